@@ -1,0 +1,47 @@
+"Execute one notebook in place: cell ids stay, widgets get the same ids on every run, skipped cells keep their outputs."
+
+import itertools
+import os
+import sys
+import uuid
+from pathlib import Path
+
+from execnb.nbio import read_nb, write_nb
+from execnb.shell import CaptureShell
+from nbdev.clean import clean_nb
+from nbdev.config import get_config
+from nbdev.process import NBProcessor
+
+WIDGETS = "application/vnd.jupyter.widget-state+json"
+
+
+def skipped(cell):
+    "Cells that `nbdev_test` does not run either"
+    d = cell.directives_
+    return (
+        cell.cell_type != "code"
+        or d.get("eval:") == ["false"]
+        or bool(d.keys() & set(get_config().tst_flags.split()))
+    )
+
+
+def run(path):
+    "Execute the notebook at `path` and write its outputs and widget state back"
+    path = Path(path).absolute()
+    nb, skip = read_nb(path), {c.id for c in NBProcessor(path).nb.cells if skipped(c)}
+    count = itertools.count()
+    uuid.uuid4 = lambda: uuid.uuid5(uuid.NAMESPACE_URL, f"{path.name}/{next(count)}")
+    sys.path.insert(0, str(get_config().config_path))
+    shell = CaptureShell(path)
+    os.chdir(path.parent)
+    shell.run_all(nb, exc_stop=True, preproc=lambda c: c.id in skip)
+    if "ipywidgets" in sys.modules:  # anywidget needs drop_defaults=False
+        state = sys.modules["ipywidgets"].Widget.get_manager_state(drop_defaults=True)
+        if state["state"]:
+            nb.metadata["widgets"] = {WIDGETS: state}
+    clean_nb(nb)
+    write_nb(nb, path)
+
+
+if __name__ == "__main__":
+    run(sys.argv[1])  # one notebook a process, so that widget ids start at zero
