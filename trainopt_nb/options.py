@@ -71,7 +71,7 @@ class Option(NamedTuple):
         elif self.kind == "numbers":
             words = "numbers separated by commas"
         elif self.kind == "text":
-            words = "text"
+            words = "text" + (", or a list of names and callables" if self.objects else "")
         elif self.high is None:
             words = "any number" if self.low is None else f"{self.low:g} or more"
         else:
@@ -104,10 +104,24 @@ class Option(NamedTuple):
             if self.optional:
                 return None
             raise self.refuse(value)
+        if self.objects and not isinstance(value, str):
+            return self._check_object(value)
         try:
             return _CHECKS[self.kind](self, value)
         except (TypeError, ValueError, OverflowError):
             raise self.refuse(value) from None
+
+    def _check_object(self, value):
+        "A callable, or a list of names and callables, stands in for a name"
+        if (
+            isinstance(value, (list, tuple))
+            and value
+            and all(isinstance(v, str) or callable(v) for v in value)
+        ):
+            return tuple(value)
+        if callable(value):
+            return value
+        raise self.refuse(value)
 
     def parse(
         self,
@@ -164,8 +178,6 @@ def _bool(option, value):
 
 
 def _choice(option, value):
-    if option.objects and callable(value):
-        return value
     by_lower = {str(choice).lower().replace("_", "-"): choice for choice in option.choices}
     try:
         return by_lower[str(value).lower().replace("_", "-")]
@@ -255,6 +267,16 @@ class Options:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.changed().items())})"
 
 
+def _name(value):
+    "A callable by its name, for a file that people read"
+    if isinstance(value, tuple):
+        return [_name(item) for item in value]
+    if not callable(value):
+        return value
+    owner = value if hasattr(value, "__qualname__") else type(value)
+    return f"{owner.__module__}.{owner.__qualname__}"
+
+
 def _hint(name, known):
     "The nearest option, looked for under its other names as well"
     names = {alias: option.name for option in known.values() for alias in (option.name, *option.aliases)}
@@ -315,7 +337,7 @@ def rows(
             "flag": o.flag,
             "keyword": o.name,
             "values": o.values,
-            "default": "none" if o.default is None else json.dumps(o.default).strip('"'),
+            "default": "none" if o.default in (None, ()) else json.dumps(o.default).strip('"'),
             "unit": o.unit,
             "help": o.help,
         }
