@@ -35,6 +35,12 @@ def order(
     return torch.randperm(samples, generator=torch.Generator().manual_seed(mix(seed, epoch)))
 
 # %% ../../nbs/data/11_batches.ipynb #7e3294dc
+def _dropped(samples, batch_size, drop_last, drop_single):
+    "Samples of an incomplete last batch that are left out"
+    short = samples % batch_size
+    return short if samples > batch_size and (drop_last or (drop_single and short == 1)) else 0
+
+
 class MemoryBatches:
     "Batches of tensors that are in memory: one index operation a tensor and batch"
 
@@ -47,7 +53,9 @@ class MemoryBatches:
         drop_last: bool = False,  # whether an incomplete last batch is left out
         drop_single: bool = False,  # whether a last batch of one sample is left out
         seed: int = 0,  # of the order
+        names: tuple = (),  # names of the columns of a table
     ):
+        self.names = names
         self.data, self.batch_size, self.shuffle, self.seed = data, batch_size, shuffle, seed
         self.samples = len(leaves(data)[0])
         short = self.samples % batch_size
@@ -55,7 +63,13 @@ class MemoryBatches:
             short if self.samples > batch_size and (drop_last or (drop_single and short == 1)) else 0
         )
         self.steps = -(-(self.samples - self.dropped) // batch_size)
-        self.state = None  # nothing to remember: the order is a function of seed and epoch
+
+    def peek(self):
+        "A few samples to try a model on"
+        return tree_map(lambda tensor: tensor[: min(self.batch_size, 8)], self.data)
+
+    def mark(self):
+        "Nothing must be stored to go on: the order is a function of seed and epoch"
 
     def epoch(
         self,
@@ -143,7 +157,6 @@ class DatasetBatches:
             short if self.samples > batch_size and (drop_last or (drop_single and short == 1)) else 0
         )
         self.steps = -(-(self.samples - self.dropped) // batch_size)
-        self.state = None
         self._order = _Order(self.samples, batch_size, shuffle, self.dropped, seed, bool(workers))
         self._loader = DataLoader(
             _SeededDataset(dataset, seed) if workers else dataset,
@@ -157,6 +170,15 @@ class DatasetBatches:
         "The batches of one epoch"
         self._order.number, self._order.start = number, start
         yield from self._loader
+
+    def peek(self):
+        "A few samples to try a model on"
+        return self._loader.collate_fn(
+            [self.dataset[i] for i in range(min(self.batch_size, 8, self.samples))]
+        )
+
+    def mark(self):
+        "Nothing must be stored to go on"
 
 
 class StreamBatches:
@@ -189,6 +211,15 @@ class StreamBatches:
         for _ in range(start):
             next(batches, None)
         yield from batches
+
+    def peek(self):
+        "The first batch; random numbers are drawn as if nobody had looked"
+        generators = self._generators()
+        before = random_state(generators)
+        try:
+            return next(iter(self.source), None)
+        finally:
+            set_random_state(before, generators)
 
     def mark(self):
         "What must be stored to go on from here"

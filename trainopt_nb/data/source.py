@@ -93,7 +93,10 @@ def _open(value, batch_size, classes, training, shuffle, drop_last, drop_single,
     common = {"drop_last": drop_last and training, "drop_single": drop_single and training, "seed": seed}
     memory = _memory(value, classes)
     if memory is not None:
-        return MemoryBatches(memory[0], batch_size, shuffle=shuffle and training, **common), memory[1]
+        names = tuple(getattr(value[0], "columns", ())) if isinstance(value, tuple) else ()
+        return MemoryBatches(
+            memory[0], batch_size, shuffle=shuffle and training, names=names, **common
+        ), memory[1]
     if isinstance(value, DataLoader):
         if isinstance(value.dataset, IterableDataset) or not _rebuildable(value):
             return StreamBatches(value), classes
