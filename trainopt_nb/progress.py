@@ -8,7 +8,7 @@ __all__ = ['LIVE', 'SHARES', 'Curve', 'Progress', 'duration', 'compact', 'figure
 # %% ../nbs/03_progress.ipynb #3a79b705
 import math
 
-from .events import Ended, Epoch, LrChanged, Note, Saved, Started, State, Step
+from .events import Ended, Epoch, LrChanged, Note, Pulse, Saved, Started, State, Step
 
 # %% ../nbs/03_progress.ipynb #32640395
 class Curve:
@@ -148,6 +148,7 @@ class Progress:
         LrChanged: lambda self, e: setattr(self, "lr", e.lr),
         Saved: lambda self, e: setattr(self, "saved", e),
         Note: lambda self, e: self.notes.append(e),
+        Pulse: lambda self, e: None,
     }
 
     @property

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..data.batches import MemoryBatches, random_state, set_random_state
 from ..data.checks import check_inputs, check_labels, check_values, overlap
 from ..data.source import Data, open_data
-from ..data.tensors import DataError, leaves, to_device
+from ..data.tensors import DataError, leaves, to_device, tree_map
 from ..options import OptionError
 from .losses import TaskError, balanced_weights, given, kind_of, make_loss
 from .metrics import Metrics
@@ -114,6 +114,7 @@ class Prepared:
     device: torch.device
     kind: str  # as from `kind_of`
     columns: int  # scores a sample
+    place: Any  # from a batch as it was loaded to the batch on the device
     loss_of: Any  # from a batch on the device to a 0-d loss with gradient
     judge: Any  # from a batch on the device to (0-d loss, Given, targets), for validation
     metrics: Metrics
@@ -242,10 +243,9 @@ def prepare(
         drop_single=has_batchnorm(task.model), seed=o.seed, workers=o.workers, valid_fraction=o.valid_fraction,
     )  # fmt: skip
     model = task.model.to(device)
-    if o.channels_last:
-        model.to(memory_format=torch.channels_last)
+    place = _placer(device, o.channels_last, model)
     before = random_state()
-    batch = to_device(data.train.peek(), device)
+    batch = place(data.train.peek())
     if batch is None:
         raise DataError("train_data gives no batch: at least one is needed.")
     outputs, targets = _try(model, batch, device)
@@ -268,7 +268,19 @@ def prepare(
     metrics = Metrics(
         "none" if as_kind == "custom" and isinstance(o.metrics, str) else o.metrics, as_kind, columns
     )
-    return Prepared(model, data, device, kind, columns, *_losses(model, o, kind, loss, pair), metrics, notes)
+    runner = torch.compile(model) if o.compile else model
+    return Prepared(
+        model, data, device, kind, columns, place, *_losses(runner, o, kind, loss, pair), metrics, notes
+    )
+
+
+def _placer(device, channels_last, model):
+    "How a batch gets to where the model is"
+    if not channels_last:
+        return lambda batch: to_device(batch, device)
+    model.to(memory_format=torch.channels_last)
+    form = lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t  # noqa: E731
+    return lambda batch: tree_map(form, to_device(batch, device))
 
 
 def _columns(scores, targets):
