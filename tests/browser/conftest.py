@@ -1,0 +1,92 @@
+"One JupyterLab and one Chromium for all browser tests, a new page for each"
+
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from harness import CHROMIUM_FLAGS, KERNELS, Lab, Server, offer_kernels
+
+CHROMIUM = "/usr/bin/chromium"
+
+
+def pytest_collection_modifyitems(items):
+    "Browser tests come last: Playwright leaves an event loop running in the main thread"
+    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    "A failed browser test reports what its page showed"
+    report = yield
+    lab = item.funcargs.get("lab") if call.when == "call" and report.failed else None
+    if lab is not None and lab.name:
+        with suppress(Exception):
+            report.sections.append((f"cells of {lab.name}, {lab.screenshot(item.name)}", lab.story()))
+            report.sections.append(("errors of the page", "\n".join(lab.errors)))
+    return report
+
+
+@pytest.fixture(scope="session")
+def cache():
+    "Folder that is kept between sessions, for the unpacked kernels"
+    return Path(os.environ.get("TRAINOPT_TEST_CACHE") or Path(tempfile.gettempdir()) / "trainopt-test-cache")
+
+
+@pytest.fixture(scope="session")
+def kernelspecs(tmp_path_factory, cache):
+    "A `share/jupyter` folder that offers every ipykernel that is tested"
+    share = tmp_path_factory.mktemp("share")
+    offer_kernels(share, cache)
+    return share
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, kernelspecs):
+    "JupyterLab with the kernels that are tested; `server.set(plugin, name=value)` changes its settings"
+    server = Server(tmp_path_factory.mktemp("jupyter"), kernelspecs)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    "A headless Chromium"
+    if not Path(CHROMIUM).exists():
+        pytest.fail(f"the browser tests need {CHROMIUM}: apt-get install chromium", pytrace=False)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def shots():
+    "Folder for screenshots: $TRAINOPT_SHOTS, else a temporary one that is removed"
+    if "TRAINOPT_SHOTS" in os.environ:
+        yield Path(os.environ["TRAINOPT_SHOTS"])
+        return
+    folder = Path(tempfile.mkdtemp(prefix="trainopt-shots-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def lab(server, browser, shots):
+    "A new page; its kernels end with the test"
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.set_default_timeout(30_000)
+    lab = Lab(server, page, shots)
+    yield lab
+    page.close()
+    server.end_sessions()
+
+
+@pytest.fixture(params=list(KERNELS))
+def kernel(request):
+    "Name of a kernelspec: a test that asks for it runs on every kernel"
+    return request.param

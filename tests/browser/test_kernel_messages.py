@@ -1,0 +1,164 @@
+"The page while a cell runs, seen from the wire and without anybody looking"
+
+import json
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+from harness import isolated_environment
+from jupyter_client import KernelManager
+from jupyter_client.kernelspec import KernelSpecManager
+
+SOURCE = """
+import time, comm
+from toy import steps, kernel
+order = []
+def opened(channel, message):
+    channel.on_msg(lambda message: order.append(message['content']['data']))
+comm.get_comm_manager().register_target('toy', opened)
+async def drive(page, seconds, fail=False):
+    for _ in steps(seconds):
+        await page.turn()
+    if fail:
+        raise ValueError('failed')
+    return len(order), page.how
+def train(seconds, fail=False):
+    page = kernel.find_page(get_ipython())
+    return kernel.run_page(drive(page, seconds, fail), page)
+"""
+
+
+@pytest.fixture
+def client(kernel, kernelspecs, tmp_path, monkeypatch):
+    "A client of a running kernel, as a front end would be"
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    specs = KernelSpecManager(kernel_dirs=[str(kernelspecs / "kernels")])
+    manager = KernelManager(kernel_name=kernel, kernel_spec_manager=specs)
+    manager.start_kernel(cwd=str(tmp_path))
+    client = manager.client()
+    client.start_channels()
+    client.wait_for_ready(timeout=60)
+    yield client
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+
+
+def run(client, code):
+    "Run code with a front end that lets it ask for input; returns the id of the request"
+    return client.execute(code, allow_stdin=True)
+
+
+def comm(client, kind, data=None):
+    "Send a comm message, as a widget does"
+    content = {"comm_id": "one", "data": data, "target_name": "toy"}
+    client.shell_channel.send(client.session.msg(kind, content))
+
+
+def replies(client, last, timeout=30):
+    "Replies on the shell channel until the one to request `last`, in their order"
+    found = []
+    while not found or found[-1]["parent_header"]["msg_id"] != last:
+        found.append(client.get_shell_msg(timeout=timeout))
+    return found
+
+
+def value(client, expression):
+    "What an expression is in the kernel"
+    reply = client.execute_interactive("", user_expressions={"x": expression}, timeout=30, allow_stdin=False)
+    return eval(reply["content"]["user_expressions"]["x"]["data"]["text/plain"])
+
+
+def test_comms_now_cells_later(client):
+    "A hundred messages during a run: comms are handled in it, cells after it, both in their order"
+    client.execute_interactive(SOURCE, timeout=60)
+    comm(client, "comm_open")
+    run(client, "done = train(2)")
+    time.sleep(0.5)
+    for i in range(50):
+        comm(client, "comm_msg", i)
+        last = run(client, f"order.append('cell {i}')")
+    asked = time.monotonic()
+    info = client.kernel_info()
+    answers = replies(client, info)
+    assert time.monotonic() - asked < 1 and len(answers) == 1  # a page that is loaded again asks for it first
+    completion = client.complete("orde")
+    last = run(client, "order.append('last')")
+    kinds = [reply["msg_type"] for reply in replies(client, last)]
+    assert kinds == ["execute_reply"] * 51 + ["complete_reply", "execute_reply"] and completion
+    assert value(client, "done") == (50, "pump")
+    assert value(client, "order") == [*range(50), *(f"cell {i}" for i in range(50)), "last"]
+
+
+def test_a_failed_run_drops_the_cells_behind_it(client):
+    "What an error drops in Jupyter is dropped, and what is sent later runs"
+    client.execute_interactive(SOURCE, timeout=60)
+    run(client, "train(1, fail=True)")
+    time.sleep(0.3)
+    last = [run(client, f"order.append({i})") for i in range(5)][-1]
+    states = [reply["content"]["status"] for reply in replies(client, last)]
+    assert states == ["error"] + ["aborted"] * 5
+    assert value(client, "order") == []
+    run(client, "train(.1)")
+    last = run(client, "order.append('later')")
+    assert [reply["content"]["status"] for reply in replies(client, last)] == ["ok", "ok"]
+
+
+def test_interrupt_in_a_callback(client):
+    "A callback that hangs is ended by the second interrupt, and nothing is lost"
+    client.execute_interactive(SOURCE, timeout=60)
+    code = """
+def hang(channel, message):
+    channel.on_msg(lambda message: [print('HANGS', flush=True), time.sleep(60)])
+comm.get_comm_manager().register_target('toy', hang)
+async def drive(page, seconds, fail=False):
+    with kernel.interrupts():
+        for _ in steps(seconds):
+            await page.turn()
+"""
+    client.execute_interactive(code, timeout=60)
+    comm(client, "comm_open")
+    run(client, "train(60)")
+    time.sleep(0.3)
+    comm(client, "comm_msg", 1)
+    last = run(client, "1")
+    while "HANGS" not in str(client.get_iopub_msg(timeout=30)["content"].get("text", "")):
+        pass
+    client.parent.interrupt_kernel()
+    time.sleep(0.2)
+    client.parent.interrupt_kernel()
+    states = [reply["content"].get("ename", reply["content"]["status"]) for reply in replies(client, last)]
+    assert states == ["KeyboardInterrupt", "aborted"]
+    last = run(client, "2")
+    assert replies(client, last)[-1]["content"]["status"] == "ok"
+
+
+HEADLESS = ["from toy import *", "%%toy .3\nname = 1", "print('next', name)", "print(train(.3))"]
+RUNNERS = {
+    "nbconvert": ["nbconvert", "--to", "notebook", "--execute", "in.ipynb", "--output", "out.ipynb"],
+    "papermill": ["papermill", "in.ipynb", "out.ipynb"],
+}
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_headless(kernel, kernelspecs, tmp_path, runner):
+    "Nobody looks: the page does nothing and Run All gives the same values"
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in HEADLESS])
+    book.metadata.kernelspec = {"name": kernel, "display_name": kernel, "language": "python"}
+    nbformat.write(book, tmp_path / "in.ipynb")
+    environment = isolated_environment(tmp_path / "home", kernelspecs)
+    subprocess.run([sys.executable, "-m", *RUNNERS[runner]], cwd=tmp_path, env=environment, check=True)
+    cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
+    assert "RESULT none after []" in json.dumps(cells[1].outputs[-1])
+    assert cells[2].outputs[0].text == "next 1\n"
+    assert cells[3].outputs[-1].text == "RESULT none after []\n"
+
+
+def test_terminal():
+    "A plain IPython has no page either"
+    code = "from trainopt_nb.notebook import kernel; print(kernel.find_page(get_ipython()).how)"
+    done = subprocess.run(
+        [sys.executable, "-m", "IPython", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "none"
