@@ -98,6 +98,11 @@ class Metrics:
         self._as_kind, self._built = as_kind, None
 
     @property
+    def names(self) -> list[str]:
+        "Names of the figures, known before torchmetrics is imported"
+        return [item if isinstance(item, str) else type(item).__name__.lower() for item in self._wanted]
+
+    @property
     def objects(self) -> dict:  # name -> torchmetrics object
         "The torchmetrics objects, made when they are first needed"
         if self._built is None:
@@ -136,8 +141,11 @@ class Metrics:
         "The figures of all batches since `reset`"
         return {name: float(metric.compute()) for name, metric in self.objects.items()}
 
-    def mode(self, name) -> str:  # `max` or `min`
+    def mode(
+        self,
+        name: str,  # one of `names`
+    ) -> str:  # `max` or `min`
         "Which direction of a figure is better"
-        metric = self.objects.get(name)
-        better = True if metric is None else metric.higher_is_better
+        item = self._wanted[self.names.index(name)]
+        better = item.higher_is_better if not isinstance(item, str) else name not in ("mae", "mse", "rmse")
         return "max" if better or better is None else "min"
