@@ -126,8 +126,12 @@ class Option(NamedTuple):
     def parse(
         self,
         text: str,  # what was typed
+        names: dict
+        | None = None,  # name -> value of the user's variables, where one may stand in for a choice
     ):  # the value in its own type
         "Read what was typed after the flag, or raise `OptionError`"
+        if self.objects and names and text in names and text not in self.choices:
+            return self.check(names[text])
         if self.optional and text.lower() == "none":
             return None
         if self.kind == "bool":
@@ -299,6 +303,7 @@ def split(
 def parse_flags(
     words: list[str],  # as from `split`
     *classes,  # subclasses of `Options`; a flag belongs to the first that declares it
+    names: dict | None = None,  # the user's variables, for options that take objects
 ) -> tuple[dict, list[str]]:  # values by keyword, and the words that are no flags
     "Read flags; an unknown or incomplete one raises `OptionError`"
     known = {o.flag: o for cls in reversed(classes) for o in declared(cls).values()}
@@ -323,7 +328,7 @@ def parse_flags(
             continue
         if not equals and not words:
             raise OptionError(f"{option.flag} needs a value: {option.values}.")
-        values[option.name] = option.parse(text if equals else words.pop(0))
+        values[option.name] = option.parse(text if equals else words.pop(0), names)
     return values, rest
 
 # %% ../nbs/00_options.ipynb #628693ff

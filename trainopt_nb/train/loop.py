@@ -181,7 +181,10 @@ class Loop:
             self.session.set_lr(command.lr)
             yield from self._tell(LrChanged(self.session.step, command.lr))
         elif isinstance(command, Save):
-            for event in self.keeper.save():
+            for event in (
+                *self.keeper.save(),
+                Pulse(self.session.step),
+            ):  # an answer comes even if all is saved
                 yield from self._tell(event)
 
     # the epochs
