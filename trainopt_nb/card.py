@@ -59,6 +59,7 @@ TEXTS = {
     "took": "{time}",
     "train loss": "train loss",
     "valid loss": "valid loss",
+    "metric": "metric",
     "lowest loss": "lowest loss",
     "samples": "samples",
     "waiting_share": "waiting for data",
@@ -75,6 +76,8 @@ TEXTS = {
     "valid": "valid",
     "best": "best {value} at epoch {epoch}",
     "from_to": "{name} from {first} to {last}",
+    "axis_epoch": "epoch",
+    "axis_step": "step",
     "over_epochs": "over {n} epochs",
     "over_steps": "over {n} steps",
 }
@@ -117,8 +120,11 @@ def metric_curves(
     progress: Progress,  # of which the curves are listed
 ) -> list[str]:  # their names, the monitored one first
     "What the second chart can show"
-    names = [name for name in progress.curves if name not in ("train loss", "valid loss")]
+    losses = ("train loss", "valid loss")
+    names = [name for name in progress.curves if name not in losses]
     monitor = progress.started.monitor if progress.started else ""
+    if monitor and monitor not in names and monitor.replace("_", " ") not in losses:
+        names.append(monitor)  # its first value comes with the first epoch
     return sorted(names, key=lambda name: name != monitor)
 
 
@@ -142,7 +148,9 @@ def figures(
     "The numbers that matter, as they are written"
     row = progress.epochs[-1] if progress.epochs else None
     name = next(iter(metric_curves(progress)), None)
-    if name:
+    if progress.started is None:
+        third = Figure("–", texts["metric"])
+    elif name:
         third = Figure(figure(name, row and row.metrics.get(name)), name, *_change(progress, name))
     else:
         losses = [r.train_loss if r.valid_loss is None else r.valid_loss for r in progress.epochs]

@@ -197,9 +197,11 @@ def compact(
     "A number that fits into a narrow place"
     if value is None or math.isnan(value):
         return "–"
-    for size, unit in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
-        if abs(value) >= size:
-            return f"{value / min(size, 1e3 if unit == ' k' else size):.3g}{unit}"
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    for least, size, unit in ((999.5e6, 1e9, " G"), (999.5e3, 1e6, " M"), (9999.5, 1e3, " k")):
+        if abs(value) >= least:
+            return f"{value / size:.3g}{unit}"
     return f"{value:.4g}"
 
 
@@ -220,7 +222,8 @@ def figure(
     "A metric as it is shown"
     if value is None or math.isnan(value):
         return "–"
-    return f"{value * 100:.1f}%" if name.split("_")[0] in SHARES else compact(value)
+    share = math.isfinite(value) and any(word in SHARES for word in name.split("_"))
+    return f"{value * 100:.1f}%" if share else compact(value)
 
 
 def epoch_line(

@@ -38,7 +38,7 @@ _PLAIN = {
 }
 
 
-def _picture(lines, unit, end, share):
+def _picture(lines, unit, end, share, axis):
     "Draw `lines` of (x, y, colour, width, opacity, dot) as a PNG"
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -76,6 +76,7 @@ def _picture(lines, unit, end, share):
         axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: compact(v)))
         for side in axes.spines.values():
             side.set_visible(False)
+        canvas.text(0.072, 0.028, axis, color=AXIS, size=7.5, ha="right", va="baseline")
         file = io.BytesIO()
         FigureCanvasAgg(canvas).print_png(file, metadata={"Software": None})
     return file.getvalue()
@@ -98,6 +99,7 @@ def charts(
 ) -> list[tuple[str, str, list, bytes]]:  # title, alternative text, legend of (text, colour), PNG
     "The curves of a run: its losses, and the metric that decides"
     unit, end = x_scale(progress)
+    axis = texts["axis_step" if unit == 1 else "axis_epoch"]
     over = texts["over_steps" if unit == 1 else "over_epochs"].format(n=f"{end:g}")
 
     def describe(title, names):
@@ -115,14 +117,14 @@ def charts(
         named = [(n, c) for n, c in (("train loss", train), ("valid loss", valid)) if c]
         legend = [(texts["train"], TRAIN)] + ([(texts["valid"], VALID)] if valid else [])
         drawn.append(
-            (texts["loss"], describe(texts["loss"], named), legend, _picture(lines, unit, end, False))
+            (texts["loss"], describe(texts["loss"], named), legend, _picture(lines, unit, end, False, axis))
         )
-    for name in metric_curves(progress)[:1]:
+    for name in [n for n in metric_curves(progress) if n in progress.curves][:1]:
         curve = progress.curves[name]
         best = progress.best.step if best_text(progress, name) else None
         dot = curve.x.index(best) if best in curve.x else None
         legend = [(best_text(progress, name, texts), "")]
-        picture = _picture([(curve.x, curve.y, VALID, 1.5, 1, dot)], unit, end, is_share(name))
+        picture = _picture([(curve.x, curve.y, VALID, 1.5, 1, dot)], unit, end, is_share(name), axis)
         drawn.append((name[:1].upper() + name[1:], describe(name, [(name, curve)]), legend, picture))
     return [(title, alt, legend, _small(png)) for title, alt, legend, png in drawn]
 
