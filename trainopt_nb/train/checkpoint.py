@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from .folders import CheckpointError, new_folder, remove_folder
 from .plain import Packer, unpack
-from .tensors import damage, lay_out, read_safetensors
+from .tensors import MANIFEST, damage, lay_out, read_safetensors
 from .tensors import write_hashed, write_manifest, write_safetensors
 
 # %% ../../nbs/train/24_checkpoint.ipynb #a4724b22
@@ -88,28 +88,40 @@ def _take_apart(model_state, training):
     )
 
 
+def _json(content):
+    return memoryview(json.dumps(content, allow_nan=False, separators=(",", ":")).encode())
+
+
+def _was_best(folder, written):
+    "Whether the same weights are marked as best already, as when a run is stopped right after an epoch"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        same = json.loads((folder / MANIFEST).read_bytes())["files"]["model.safetensors"] == written
+        return same and _open(folder, 0).best
+    return False
+
+
 def save_checkpoint(
     folder,  # holds the checkpoints of one run; made where it is missing
     step: int,  # updates so far, 0 or more
     model_state: dict,  # the model's state_dict; its tensors may be on any device
     training: dict,  # everything else that a run needs to go on; `plain.pack` says what it may hold
     *,
-    best: bool = False,  # whether this is the best so far
+    best: bool = False,  # whether this is the best so far; the same weights saved again stay the best
 ) -> Checkpoint:
     "Write a checkpoint, whole or not at all. Raises CheckpointError, or its DiskFullError"
     folder = Path(folder).absolute()
     target = folder / f"step-{step:08d}"
     content, model, rest = _take_apart(model_state, training)
-    order, now = max((c.order for c in checkpoints(folder)), default=0) + 1, time.time()
-    head = {"format": 1, "step": step, "best": best, "order": order, "time": now, "torch": torch.__version__}
-    state = json.dumps({**head, **content}, allow_nan=False, separators=(",", ":")).encode()
-    needed = model.bytes + rest.bytes + len(state) + 4 * 4096  # files fill whole blocks
+    content["order"] = max((c.order for c in checkpoints(folder)), default=0) + 1
+    content.update(format=1, step=step, time=time.time(), torch=torch.__version__)
+    needed = model.bytes + rest.bytes + len(_json(content)) + 5 * 4096  # files fill whole blocks
     with new_folder(target, needed) as writing:
         files = {
             "model.safetensors": write_safetensors(writing / "model.safetensors", model),
             "training.safetensors": write_safetensors(writing / "training.safetensors", rest),
-            "state.json": write_hashed(writing / "state.json", [memoryview(state)]),
         }
+        content["best"] = best or _was_best(target, files["model.safetensors"])
+        files["state.json"] = write_hashed(writing / "state.json", [_json(content)])
         write_manifest(writing, files)
     _seen_whole[target] = _signature(target)
     return _open(target, step)

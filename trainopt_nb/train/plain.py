@@ -106,7 +106,7 @@ class Packer:
         if kind is defaultdict:
             name = getattr(value.default_factory, "__name__", None)
             if value.default_factory not in (None, _FACTORIES.get(name)):
-                self._refuse(f"a defaultdict whose factory is {name or value.default_factory!r}", path)
+                self._refuse(f"a defaultdict whose factory is {name or value.default_factory}", path)
             return {"#defaultdict": [name, self._pairs(value, path)]}
         if kind in (set, frozenset):  # the order of a set differs from process to process
             return {_LISTS[kind]: [self._key(item, path) for item in sorted(value, key=repr)]}

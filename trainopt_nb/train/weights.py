@@ -12,13 +12,14 @@ import pickletools
 import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 
-from .tensors import damage, is_listed, read_safetensors
+from .tensors import damage, read_safetensors
 
 # %% ../../nbs/train/24_weights.ipynb #ba94b394
 class WeightsError(ValueError):
@@ -77,6 +78,12 @@ def _refuse_archive(path, size):
             return _damaged(archive)
     except zipfile.BadZipFile:
         return f"was cut short: the end of its {size:,} bytes is not the end of an archive; {_AGAIN}"
+    except (
+        ValueError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:  # zipfile's words for flipped bytes in the list
+        return f"is damaged ({type(error).__name__}); {_AGAIN}"
 
 
 def _damaged(archive):
@@ -86,7 +93,7 @@ def _damaged(archive):
             with archive.open(entry) as file:
                 while entry.CRC and file.read(1 << 20):
                     pass
-        except (zipfile.BadZipFile, EOFError):
+        except (zipfile.BadZipFile, zlib.error, EOFError):
             return f"is damaged: {entry.filename} does not match its checksum; {_AGAIN}"
     return ""
 
@@ -185,7 +192,8 @@ def read_weights(
 def _read_file(path):
     with open(path, "rb") as file:
         head, size = file.read(512), path.stat().st_size
-    if is_listed(path) and (wrong := damage(path.parent, (path.name,))):
+    ours = path.name == "model.safetensors" and path.with_name("training.safetensors").exists()
+    if ours and (wrong := damage(path.parent, (path.name,))):
         raise WeightsError(f"{path.parent} is damaged: {wrong}; use another checkpoint.")
     framed = head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= 100_000_000  # the format's own limit
     if not framed and (wrong := _refuse(path, head, size)):
@@ -202,6 +210,8 @@ def _read_folder(folder):
     for name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         if (folder / name).exists():
             return _read_parts(folder / name)
+    if (folder / "training.safetensors").exists():
+        raise WeightsError(f"{folder} is damaged: model.safetensors is missing; use another checkpoint.")
     inside = sorted(p.name for p in folder.glob("*"))
     checkpoints = [name for name in inside if name.startswith("step-")]
     if checkpoints:
