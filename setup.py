@@ -28,7 +28,7 @@ setup(
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
     entry_points={
-        "console_scripts": [f"trainopt={lib}.cli:main"],
+        "console_scripts": [f"trainopt={lib}.notebook.cli:main"],
         "nbdev": [f"{lib}={lib}._modidx:d"],
     },
     zip_safe=False,

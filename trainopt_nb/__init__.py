@@ -1,1 +1,39 @@
+"""The place in a notebook where a PyTorch model is made better: `%load_ext trainopt_nb`, then `%%trainopt`."""
+
 __version__ = "0.1.0"
+
+from trainopt_nb.options import OptionError
+from trainopt_nb.runs import Run, RunError, find_run, list_runs
+from trainopt_nb.train.fit import fit, resume
+from trainopt_nb.train.loop import train
+from trainopt_nb.train.lr_find import find_lr
+from trainopt_nb.train.task import Task
+from trainopt_nb.train.train_options import TrainOptions
+
+__all__ = [
+    "OptionError",
+    "Run",
+    "RunError",
+    "Task",
+    "TrainOptions",
+    "find_lr",
+    "find_run",
+    "fit",
+    "list_runs",
+    "resume",
+    "train",
+]
+
+
+def load_ipython_extension(shell):
+    "What `%load_ext trainopt_nb` calls"
+    from trainopt_nb.notebook.magics import load
+
+    load(shell)
+
+
+def unload_ipython_extension(shell):
+    "What `%unload_ext trainopt_nb` calls"
+    from trainopt_nb.notebook.magics import unload
+
+    unload(shell)

@@ -28,7 +28,7 @@ def save(nb):
     steps = (
         ["jupytext", "--quiet", "--to", "ipynb", *how, "-o", str(nb), str(view(nb))],
         ["ruff", "format", "--quiet", str(nb)],
-        ["ruff", "check", "--quiet", "--fix", str(nb)],
+        ["ruff", "check", "--quiet", "--fix", "--output-format", "concise", str(nb)],
         ["nbdev_clean", "--fname", str(nb)],
         ["nbdev_export", "--path", str(nb)],
         [sys.executable, str(TOOLS / "run.py"), str(nb)],
