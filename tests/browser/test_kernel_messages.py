@@ -12,12 +12,12 @@ from jupyter_client import KernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 
 SOURCE = """
-import time, comm
+import time
 from toy import steps, kernel
 order = []
 def opened(channel, message):
     channel.on_msg(lambda message: order.append(message['content']['data']))
-comm.get_comm_manager().register_target('toy', opened)
+get_ipython().kernel.comm_manager.register_target('toy', opened)
 async def drive(page, seconds, fail=False):
     for _ in steps(seconds):
         await page.turn()
@@ -111,7 +111,7 @@ def test_interrupt_in_a_callback(client):
     code = """
 def hang(channel, message):
     channel.on_msg(lambda message: [print('HANGS', flush=True), time.sleep(60)])
-comm.get_comm_manager().register_target('toy', hang)
+get_ipython().kernel.comm_manager.register_target('toy', hang)
 async def drive(page, seconds, fail=False):
     with kernel.interrupts():
         for _ in steps(seconds):

@@ -171,9 +171,9 @@ def command_from(
     content: dict,  # what the page sent
 ):  # a command, None where it is none
     "Read a click"
-    if content.get("command") != "lr":
-        kind = _COMMANDS.get(content.get("command"))
-        return kind and kind()
+    word = str(content.get("command"))
+    if word != "lr":
+        return _COMMANDS[word]() if word in _COMMANDS else None
     lr = content.get("value")
     usable = type(lr) in (int, float) and math.isfinite(lr) and lr > 0
     return SetLr(float(lr)) if usable else None
@@ -209,6 +209,7 @@ class TrainPanel:
 
     def _take(self, _, content, buffers):
         # this may run in another thread and while a step is computed: it only notes what was asked
+        content = content if isinstance(content, dict) else {}
         command = command_from(content)
         if command is not None:
             self.commands.put(command)

@@ -200,7 +200,7 @@ def cut(
     if parts == 1 or size < 2:
         return [(batch, 1.0)]
     edges = [round(i * size / min(parts, size)) for i in range(min(parts, size) + 1)]
-    rows = lambda t, a, b: t[a:b] if t.dim() and len(t) == size else t  # noqa: E731
+    rows = lambda t, a, b: t[a:b] if t.dim() and len(t) == size else t
     return [(tree_map(lambda t, a=a, b=b: rows(t, a, b), batch), (b - a) / size) for a, b in pairwise(edges)]
 
 # %% ../../nbs/train/25_step.ipynb #6e82c2b8

@@ -279,7 +279,7 @@ def _placer(device, channels_last, model):
     if not channels_last:
         return lambda batch: to_device(batch, device)
     model.to(memory_format=torch.channels_last)
-    form = lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t  # noqa: E731
+    form = lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
     return lambda batch: tree_map(form, to_device(batch, device))
 
 
