@@ -41,16 +41,19 @@ function written(value, share) {
 
 function makeStore(model) {
   const store = { seq: -1, face: null, curves: {}, skew: 0, heard: 0, views: new Set() };
-  let asked = 0;
+  let behind = false, asking = 0;
 
   const tell = (curves) => {
     store.heard = Date.now();
     store.views.forEach((view) => view(curves));
   };
   const ask = () => {
-    if (Date.now() - asked < 1000) return;
-    asked = Date.now();
+    if (asking) return;
     model.send({ ready: store.seq });
+    asking = setTimeout(() => {
+      asking = 0;
+      if (behind) ask();
+    }, 1000);
   };
   const takeWhole = () => {
     const text = model.get("whole");
@@ -61,14 +64,17 @@ function makeStore(model) {
     store.skew = Date.now() / 1000 - now;
     store.curves = {};
     for (const [name, [stride, , x, y]] of Object.entries(curves)) store.curves[name] = { stride, x, y };
-    asked = 0;
+    behind = false;
     tell(true);
   };
   const takeNews = (content) => {
     if (!content?.news) return;
     const { seq, now, face, curves } = JSON.parse(content.news);
     if (seq <= store.seq) return;
-    if (seq !== store.seq + 1) return ask(); // one was lost on the way: only the whole helps
+    if (seq !== store.seq + 1) {
+      behind = true; // one was lost on the way: only the whole helps
+      return ask();
+    }
     store.seq = seq;
     store.skew = Date.now() / 1000 - now;
     Object.assign(store.face, face);
@@ -83,7 +89,7 @@ function makeStore(model) {
   model.on("change:whole", takeWhole);
   model.on("msg:custom", takeNews);
   takeWhole();
-  ask(); // what was sent while this module was loading is lost: the kernel compares the numbers
+  model.send({ ready: store.seq }); // what was sent while this module was loading is lost: the kernel compares the numbers
   return store;
 }
 
@@ -285,7 +291,9 @@ class Panel {
     this.step = make("span", "tonb-step");
     this.lr = make("input", "tonb-lr", { type: "text", inputmode: "decimal", autocomplete: "off", spellcheck: "false",
       "aria-label": texts.lr_long });
-    this.pause = button("tonb-pause", texts.pause);
+    this.pause = button("tonb-pause", "");
+    this.words = [texts.pause, texts.resume].map((word) => make("span", "", {}, word)); // both keep their place
+    this.pause.append(...this.words);
     this.save = button("tonb-save", texts.save);
     this.stop = button("tonb-stop", texts.stop);
     this.controls = make("div", "tonb-controls", {},
@@ -422,7 +430,7 @@ class Panel {
   }
 
   show(curves) {
-    const { face, texts } = this;
+    const { face } = this;
     if (!face) return;
     this.root.dataset.state = face.state;
     this.root.dataset.step = face.step;
@@ -432,7 +440,7 @@ class Panel {
     put(this.step, face.headline);
     this.controls.hidden = !face.controls;
     for (const control of [this.lr, this.pause, this.save, this.stop]) control.disabled = !face.live;
-    put(this.pause, face.state === "paused" ? texts.resume : texts.pause);
+    this.words.forEach((word, i) => { word.style.visibility = (face.state === "paused") === (i === 1) ? "" : "hidden"; });
     if (this.sent != null && this.sent !== face.lr) this.sent = null;
     const editing = this.dirty || this.sent != null;
     if (!editing && this.lr.value !== face.lr) this.lr.value = face.lr;

@@ -1,0 +1,500 @@
+"The panel's script in a plain page of a real browser, joined to a real `TrainPanel` by the messages that both send"
+
+import json
+import math
+import random
+import re
+
+import pytest
+
+from trainopt_nb.events import (
+    Ended,
+    Epoch,
+    Note,
+    Pause,
+    Resume,
+    Save,
+    Saved,
+    SetLr,
+    Started,
+    State,
+    Step,
+    Stop,
+)
+from trainopt_nb.notebook.panel import TrainPanel
+from trainopt_nb.progress import Curve, Progress
+
+pytestmark = pytest.mark.browser
+
+STARTED = Started("digits-cnn", 0, 0, 12, 28, 336, "cpu", "fp32", 2, 1437, 9610, "accuracy", "max", 1.79e9)
+BLANK = """<!doctype html><meta charset="utf-8"><style>body { margin: 0; background: #fff }
+@media (prefers-color-scheme: dark) { body { background: #111 } }</style><div id="first"></div><div id="second"></div>"""
+OPEN = """
+async ({ esm, css, state }) => {
+  const style = document.createElement("style");
+  style.textContent = css;
+  document.head.append(style);
+  const handlers = {};
+  const call = (name, ...args) => (handlers[name] ?? []).forEach((handler) => handler(...args));
+  const model = {
+    get: (key) => state[key],
+    set: (key, value) => { state[key] = value; },
+    save_changes() {},
+    on(name, handler) { (handlers[name] ??= []).push(handler); },
+    off() {},
+    send(content) { toKernel(content); },
+  };
+  window.fromKernel = (data) => {
+    if (data.method === "custom") return call("msg:custom", data.content);
+    for (const [key, value] of Object.entries(data.state)) { state[key] = value; call(`change:${key}`); }
+  };
+  const module = await import(URL.createObjectURL(new Blob([esm], { type: "text/javascript" })));
+  const widget = await module.default();
+  await widget.initialize({ model });
+  window.render = (id) => widget.render({ model, el: document.getElementById(id) });
+  window.remove = await render("first");
+}
+"""
+
+
+def run_events(steps=336, seed=0):
+    "A loss that falls and trembles, and a metric that rises"
+    chance = random.Random(seed)
+    for step in range(1, steps + 1):
+        loss = 0.05 + 2.2 * math.exp(-step / 45) * (1 + chance.gauss(0, 0.1))
+        yield Step(step, (step - 1) // 28, loss, 3e-3, 51, step * 0.003, 1e-5)
+        if step % 28 == 0:
+            fallen = math.exp(-step / 50)
+            metrics = {"accuracy": 0.98 - 0.6 * fallen, "mae": fallen}
+            yield Epoch(
+                step // 28, step, loss, 0.07 + 2.2 * fallen, metrics, 3e-3, step * 0.003, 17000.0, True
+            )
+
+
+class Page:
+    "A page with a panel, and the panel's other end"
+
+    def __init__(self, context, progress, **kwargs):
+        self.progress, self.errors, self.waiting = progress, [], []
+        self.panel = TrainPanel(progress, **kwargs)
+        self.panel.widget.comm = self
+        self.page = context.new_page()
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", self._complaint)
+        self.page.set_content(BLANK)
+        self.page.expose_function("toKernel", self._click)
+        state = self.panel.widget.get_state()
+        shown = {key: state[key] for key in ("whole", "texts")}
+        self.page.evaluate(OPEN, {"esm": state["_esm"], "css": state["_css"], "state": shown})
+        self.root = self.page.locator(".tonb-panel").first
+
+    # what ipywidgets takes for a connection
+    comm_id, kernel = "page", True
+
+    def send(self, data=None, metadata=None, buffers=None):
+        self.waiting.append(json.loads(json.dumps(data, allow_nan=False)))
+
+    def on_msg(self, callback):
+        self.deliver = callback
+
+    def close(self, *args, **kwargs):
+        pass
+
+    def _complaint(self, message):
+        # the test itself reads the canvas, which Chromium comments on
+        if message.type in ("error", "warning") and "getImageData" not in message.text:
+            self.errors.append(message.text)
+
+    def _click(self, content):
+        self.deliver({"content": {"data": {"method": "custom", "content": content}}, "buffers": []})
+
+    def tell(self, *events):
+        "Something happens in the run, and the page is told"
+        self.progress.add(events)
+        self.panel.update()
+        self.flush()
+
+    def flush(self):
+        waiting, self.waiting = self.waiting, []
+        for data in waiting:
+            self.page.evaluate("(data) => fromKernel(data)", data)
+
+    def clicked(self):
+        "Commands that have arrived"
+        self.page.wait_for_timeout(30)
+        return [self.panel.commands.get_nowait() for _ in range(self.panel.commands.qsize())]
+
+    def text(self, name):
+        return self.root.locator(name).first.inner_text()
+
+    def data(self, name, selector=None):
+        return (self.root.locator(selector) if selector else self.root).get_attribute(f"data-{name}")
+
+    def frame(self):
+        "Wait till what was told is drawn"
+        self.page.evaluate(
+            "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
+
+
+@pytest.fixture
+def open_panel(browser):
+    "A function that opens a panel in a page; at the end no page may have complained"
+    opened = []
+
+    def opening(progress=None, *, width=1000, dark=False, **kwargs):
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
+        )
+        progress = Progress().add([STARTED]) if progress is None else progress
+        opened.append((context, Page(context, progress, **kwargs)))
+        return opened[-1][1]
+
+    yield opening
+    for context, page in opened:
+        context.close()
+        page.panel.widget.close()
+    assert [error for _, page in opened for error in page.errors] == []
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_keyboard_reaches_every_control(open_panel, dark):
+    page = open_panel(dark=dark)
+    page.tell(*run_events(30))
+    keys = page.page.keyboard
+
+    def press(name, key):
+        for _ in range(12):
+            if page.page.evaluate("(name) => document.activeElement.classList.contains(name)", name):
+                break
+            keys.press("Tab")
+        ring = page.page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle")
+        assert ring == "solid", f"no focus is seen on {name}"
+        keys.press(key)
+
+    press("tonb-lr", "ControlOrMeta+A")
+    keys.type("1e-4")
+    keys.press("Enter")
+    assert page.clicked() == [SetLr(1e-4)]
+    press("tonb-pause", "Enter")
+    assert page.clicked() == [Pause()]
+    page.tell(State("paused", 30))
+    assert page.text(".tonb-pause") == "Resume" and page.data("state") == "paused"
+    press("tonb-pause", "Space")
+    page.tell(State("training", 30))
+    press("tonb-save", "Enter")
+    press("tonb-stop", "Space")
+    assert page.clicked() == [Resume(), Save(), Stop()]
+    assert page.data("theme") == ("dark" if dark else "light")
+
+
+def test_names_and_roles(open_panel):
+    page = open_panel()
+    page.tell(*run_events(84))
+    page.frame()
+    shown = page.page
+    for name in ("Pause", "Save", "Stop"):
+        assert shown.get_by_role("button", name=name, exact=True).is_enabled()
+    assert shown.get_by_role("textbox", name="learning rate").input_value() == "0.003"
+    assert shown.get_by_role("progressbar").get_attribute("aria-valuenow") == "25"
+    assert shown.get_by_role("status").inner_text() == "training"
+    assert shown.locator("[aria-live]").count() == 1
+    assert shown.get_by_role("group", name="Training run").count() == 1
+    label = shown.get_by_role("img").first.get_attribute("aria-label")
+    assert re.match(r"Loss: train loss from 2\.\S+ to \S+, valid loss from \S+ to \S+\. Arrow keys", label)
+
+
+def test_shows_what_is_told(open_panel):
+    page = open_panel(run_path="runs/one", place="this kernel")
+    page.tell(*run_events(196), Saved(196, "c", 1, 0.1, True, 1.79e9))
+    assert page.data("step") == "196" and page.data("state") == "training"
+    assert page.text(".tonb-step").startswith("epoch 8 of 12 · step 196 of 336")
+    assert [page.data("points", name) for name in (".tonb-loss", ".tonb-other")] == ["196", "7"]
+    assert page.text(".tonb-foot").split("\n")[0].startswith("run runs/one")
+    figures = [" ".join(text.split()) for text in page.root.locator(".tonb-figure").all_inner_texts()]
+    assert figures[2].startswith("96.8% accuracy +") and figures[3].endswith("k/s samples")
+
+
+def drawn(page, chart, colour):
+    "How many pixels of about `colour` the chart's canvas holds"
+    page.frame()
+    return page.page.evaluate(
+        """([chart, [r, g, b]]) => {
+          const canvas = document.querySelector(`${chart} canvas`);
+          const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+          let count = 0;
+          for (let i = 0; i < data.length; i += 4)
+            count += data[i + 3] > 200 && Math.abs(data[i] - r) + Math.abs(data[i + 1] - g) + Math.abs(data[i + 2] - b) < 60;
+          return count;
+        }""",
+        [chart, colour],
+    )
+
+
+BLUE, ORANGE = (
+    {"light": (25, 118, 210), "dark": (100, 181, 246)},
+    {"light": (224, 101, 0), "dark": (255, 183, 77)},
+)
+
+
+def test_charts_follow_a_theme_that_is_switched(open_panel):
+    page = open_panel()
+    page.tell(*run_events(200))
+    for theme in ("light", "dark", "light"):
+        page.page.emulate_media(color_scheme=theme)
+        page.page.wait_for_selector(f".tonb-panel[data-theme={theme}]", timeout=2000)
+        other = "light" if theme == "dark" else "dark"
+        assert drawn(page, ".tonb-loss", BLUE[theme]) > 100 and drawn(page, ".tonb-loss", BLUE[other]) < 20
+        assert drawn(page, ".tonb-other", ORANGE[theme]) > 100
+    # a front end that switches by its own variables
+    page.page.evaluate(
+        "() => { document.body.style.setProperty('--jp-layout-color0', '#111');"
+        " document.body.style.setProperty('--jp-ui-font-color1', '#eee') }"
+    )
+    page.page.wait_for_selector(".tonb-panel[data-theme=dark]", timeout=2000)
+    assert drawn(page, ".tonb-loss", BLUE["dark"]) > 100
+
+
+@pytest.mark.parametrize("typed", ["fast", "-1", "0", "1e999", "0x10", "1,5", "", "NaN", "<b>"])
+def test_wrong_learning_rate_is_refused_with_a_sentence(open_panel, typed):
+    page = open_panel()
+    page.tell(*run_events(3))
+    field = page.root.locator(".tonb-lr")
+    field.fill(typed)
+    field.press("Enter")
+    field.blur()
+    assert page.clicked() == []
+    said = page.page.get_by_role("alert").inner_text()
+    assert "must be a number above 0" in said and (typed or "nothing") in said
+    assert field.get_attribute("aria-invalid") == "true"
+    page.tell(Step(4, 0, 1.0, 2e-3, 51, 0.01, 0.0))
+    assert field.input_value() == typed  # what is being typed is not overwritten
+    field.press("Escape")
+    assert field.input_value() == "0.002" and not page.root.locator(".tonb-say").is_visible()
+
+
+def test_text_is_only_text(open_panel):
+    nasty = '</b><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
+    progress = Progress().add([STARTED._replace(name=nasty, monitor=nasty, device=nasty)])
+    page = open_panel(progress, place=nasty, run_path=nasty)
+    page.tell(Note("warning", nasty, 1, "x"), Note("info", nasty + "2", 1, "x"))
+    page.tell(Epoch(1, 28, 0.1, 0.1, {nasty: 0.5, nasty + "b": 1.0}, 1e-3, 1.0, 1.0, True))
+    page.frame()
+    assert page.page.evaluate("() => [window.hacked, document.querySelectorAll('img, script').length]") == [
+        None,
+        0,
+    ]
+    assert page.text(".tonb-name") == nasty and nasty in page.text(".tonb-note")
+
+
+def test_lost_messages_are_asked_for(open_panel):
+    page = open_panel()
+    events = list(run_events(60))
+    page.tell(*events[:20])
+    page.progress.add(events[20:40])
+    page.panel.update()
+    page.waiting.clear()  # lost on the way
+    page.tell(*events[40:])
+    assert page.data("points", ".tonb-loss") == "20"
+    page.page.wait_for_timeout(50)
+    page.tell()  # the question has arrived: the next update answers it
+    assert page.data("points", ".tonb-loss") == str(len(page.progress.curves["train loss"].x)) == "60"
+
+
+def test_a_second_view_has_everything(open_panel):
+    page = open_panel()
+    page.tell(*run_events(100))
+    page.page.evaluate("() => render('second')")
+    second = page.page.locator("#second .tonb-panel")
+    assert second.get_attribute("data-step") == "100"
+    assert second.locator(".tonb-loss").get_attribute("data-points") == "100"
+    page.page.evaluate("() => remove()")
+    assert page.page.locator("#first .tonb-panel").count() == 0
+    page.tell(*list(run_events(112))[103:])
+    assert second.get_attribute("data-step") == "112"
+
+
+def test_thinned_curves_are_replaced(open_panel):
+    progress = Progress()
+    progress.curves["train loss"] = Curve(limit=50)
+    page = open_panel(progress.add([STARTED]))
+    for step in range(1, 300, 20):
+        page.tell(*[Step(i, 0, 1 / i, 1e-3, 51, i * 0.01, 0.0) for i in range(step, step + 20)])
+    assert page.data("points", ".tonb-loss") == str(len(progress.curves["train loss"].x))
+    assert progress.curves["train loss"].version > 1
+
+
+def test_drag_zooms_and_double_click_shows_all(open_panel):
+    page = open_panel()
+    page.tell(*run_events(200))
+    page.frame()
+    plot, reset = page.root.locator(".tonb-loss .u-over"), page.root.locator(".tonb-reset")
+    box, mouse = plot.bounding_box(), page.page.mouse
+
+    def drag():
+        mouse.move(box["x"] + 40, box["y"] + 60)
+        mouse.down()
+        mouse.move(box["x"] + 90, box["y"] + 60, steps=4)
+        page.tell(*list(run_events(210))[208:])  # new points do not disturb it
+        mouse.move(box["x"] + 140, box["y"] + 60, steps=4)
+        mouse.up()
+
+    assert not reset.is_visible()
+    drag()
+    assert reset.is_visible()
+    page.page.mouse.dblclick(box["x"] + 60, box["y"] + 60)
+    assert not reset.is_visible()
+    drag()
+    reset.click()
+    assert not reset.is_visible()
+
+
+def test_hover_and_arrow_keys_show_values(open_panel):
+    page = open_panel()
+    page.tell(*run_events(200))
+    page.frame()
+    legends = [page.root.locator(f"{name} .tonb-legend") for name in (".tonb-loss", ".tonb-other")]
+    before = legends[1].inner_text()
+    assert before.startswith("best 96.8% at epoch 7")
+    box = page.root.locator(".tonb-loss .u-over").bounding_box()
+    page.page.mouse.move(box["x"] + box["width"] * 3 / 12, box["y"] + 50)
+    loss, other = (" ".join(legend.inner_text().split()) for legend in legends)
+    assert re.fullmatch(r"epoch (2\.9\d|3|3\.0\d) train 0\.\d+ valid 0\.\d+", loss)
+    assert re.fullmatch(r"epoch 3 \d\d(\.\d)?%", other)  # the other chart shows the same place
+    page.page.mouse.move(5, 5)
+    assert legends[1].inner_text() == before
+    page.root.locator(".tonb-other .tonb-plot").focus()
+    page.page.keyboard.press("Home")
+    assert legends[1].inner_text().split()[:2] == ["epoch", "1"]
+    page.page.keyboard.press("ArrowRight")
+    assert legends[1].inner_text().split()[:2] == ["epoch", "2"]
+    page.page.keyboard.press("+")
+    assert page.root.locator(".tonb-reset").is_visible()
+    page.page.keyboard.press("Escape")
+    assert not page.root.locator(".tonb-reset").is_visible() and legends[1].inner_text() == before
+
+
+def test_another_metric_can_be_chosen(open_panel):
+    page = open_panel()
+    page.tell(*run_events(200))
+    page.frame()
+    choice = page.page.get_by_role("combobox", name="metric that is drawn")
+    assert choice.locator("option").all_inner_texts() == ["Accuracy", "Mae"]
+    choice.select_option("mae")
+    page.tell(*list(run_events(230))[207:])
+    assert choice.input_value() == "mae" and page.data("points", ".tonb-other") == "8"
+
+
+BOXES = """() => Object.fromEntries([...document.querySelectorAll(
+  '.tonb-controls > *, .tonb-figure, .tonb-value, .tonb-chart, .tonb-plot, .tonb-bar, .tonb-foot')].map((node, i) => {
+    const { x, y, width, height } = node.getBoundingClientRect();
+    return [`${i} ${node.className}`, [x, y, width, height].map(Math.round)];
+}))"""
+
+
+@pytest.mark.parametrize("width", [360, 480, 720, 960, 1200])
+def test_nothing_moves_and_nothing_sticks_out(open_panel, width):
+    page = open_panel(width=width, run_path="runs/2026-11-21-a-rather-long-name-of-a-run-3")
+    page.tell(*run_events(5))
+    page.frame()
+    before = page.page.evaluate(BOXES)
+    for step in (6, 40, 41, 99, 100, 200, 300):
+        loss = 12345.678 if step == 41 else 1e-7 if step == 99 else 0.5
+        page.tell(*(Step(step, step // 28, loss, 1.23e-5 * step, 51, step * 0.5, 0.3),))
+        page.frame()
+        assert page.page.evaluate(BOXES) == before
+    page.tell(State("paused", 300))
+    assert page.page.evaluate(BOXES) == before
+    assert (
+        page.page.evaluate(
+            """() => [...document.querySelectorAll('.tonb-panel, .tonb-panel button, .tonb-panel input, .tonb-value, .uplot')]
+          .filter((node) => node.offsetParent && (node.scrollWidth > node.clientWidth + 1
+            || node.getBoundingClientRect().right > innerWidth || node.getBoundingClientRect().left < 0))
+          .map((node) => node.className)"""
+        )
+        == []
+    )
+
+
+def test_the_end_turns_the_buttons_off(open_panel):
+    page = open_panel()
+    page.tell(*run_events())
+    page.progress.add([Ended("finished", 336, 12, "", 1.79e9)])
+    page.panel.close()
+    page.flush()
+    for name in (".tonb-pause", ".tonb-save", ".tonb-stop", ".tonb-lr"):
+        assert page.root.locator(name).is_disabled()
+    assert page.text(".tonb-state") == "finished" and page.text(".tonb-step").startswith(
+        "12 epochs · 336 steps"
+    )
+    assert page.page.get_by_role("progressbar").get_attribute("aria-valuenow") == "100"
+
+
+def test_a_view_of_another_process_has_no_controls(open_panel):
+    page = open_panel(live=False)
+    page.tell(*run_events(5))
+    assert not page.root.locator(".tonb-controls").is_visible() and page.data("step") == "5"
+
+
+def test_a_short_validation_is_not_announced(open_panel):
+    page = open_panel()
+    page.tell(*run_events(27))
+    page.tell(State("validating", 27))
+    assert page.data("state") == "validating" and page.text(".tonb-state") == "training"
+    page.page.wait_for_timeout(1200)
+    assert page.text(".tonb-state") == "validating"
+    page.tell(State("training", 27))
+    assert page.text(".tonb-state") == "training"
+
+
+def test_a_kernel_that_does_not_answer_is_explained(open_panel):
+    page = open_panel()
+    page.tell(*run_events(5))
+    page.page.clock.install()
+    page.root.locator(".tonb-pause").click()
+    page.page.wait_for_timeout(5500)
+    assert "interrupt it" in page.page.get_by_role("alert").inner_text()
+    page.tell(State("paused", 5))
+    assert not page.root.locator(".tonb-say").is_visible()
+
+
+CONTRAST = """() => {
+  const canvas = document.createElement("canvas"); canvas.width = canvas.height = 1;
+  const ctx = canvas.getContext("2d", { willReadFrequently: true });
+  const over = (colours) => {  // the colour that is seen when they lie on each other
+    ctx.clearRect(0, 0, 1, 1);
+    for (const colour of colours) { ctx.fillStyle = colour; ctx.fillRect(0, 0, 1, 1); }
+    return [...ctx.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const light = (rgb) => rgb.map((v) => v / 255).map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const weak = [];
+  for (const node of document.querySelectorAll(".tonb-panel *")) {
+    const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim());
+    if (!own || !node.offsetParent || node.disabled) continue;
+    const grounds = [];
+    for (let up = node; up; up = up.parentElement) grounds.unshift(getComputedStyle(up).backgroundColor);
+    const ground = over(["#fff", ...grounds]), ink = over(["#fff", ...grounds, getComputedStyle(node).color]);
+    const [a, b] = [light(ground), light(ink)].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) weak.push([node.className, node.textContent, Math.round(ratio * 100) / 100]);
+  }
+  return weak;
+}"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("state", ["training", "paused", "stopped", "failed"])
+def test_text_is_readable(open_panel, dark, state):
+    page = open_panel(dark=dark, run_path="runs/one")
+    page.tell(*run_events(100), Note("info", "one", 1, "a"), Note("warning", "two", 1, "a"))
+    page.frame()
+    if state in ("paused", "training"):
+        page.tell(State(state, 100), Note("error" if state == "paused" else "warning", "three", 100, "b"))
+        page.root.locator(".tonb-lr").fill("x")
+        page.root.locator(".tonb-lr").press("Enter")
+    else:
+        page.tell(Ended(state, 100, 3, "a reason", 1.79e9))
+    page.root.locator(".tonb-more").click()
+    page.frame()
+    assert page.page.evaluate(CONTRAST) == []

@@ -1,0 +1,448 @@
+"What the page is told of a run, and what stays of it: no browser is needed here"
+
+import json
+import math
+import threading
+from html.parser import HTMLParser
+
+import ipywidgets.embed
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from trainopt_nb.card import escape, json_text, plain
+from trainopt_nb.events import (
+    Ended,
+    Epoch,
+    Note,
+    Pause,
+    Resume,
+    Save,
+    Saved,
+    SetLr,
+    Started,
+    State,
+    Step,
+    Stop,
+)
+from trainopt_nb.notebook.panel import TrainPanel, View
+from trainopt_nb.progress import Curve, Progress
+from trainopt_nb.report import report_bundle, report_html, report_text
+
+STARTED = Started("digits", 0, 0, 3, 10, 30, "cpu", "fp32", 2, 640, 9610, "accuracy", "max", 1.79e9)
+
+
+def train(progress, first, last, metric="accuracy"):
+    "Steps `first` to `last`, with an epoch after every ten"
+    for step in range(first, last + 1):
+        progress.add([Step(step, (step - 1) // 10, 2 / step, 1e-3, 64, step * 0.01, 0.001)])
+        if step % 10 == 0:
+            progress.add(
+                [
+                    Epoch(
+                        step // 10,
+                        step,
+                        2 / step,
+                        2.1 / step,
+                        {metric: 1 - 1 / step},
+                        1e-3,
+                        1.0,
+                        6400.0,
+                        True,
+                    )
+                ]
+            )
+    return progress
+
+
+class Wire:
+    "Stands for the connection to the page, and keeps what was sent"
+
+    comm_id, kernel = "wire", True
+
+    def __init__(self):
+        self.sent = []
+
+    def send(self, data=None, metadata=None, buffers=None):
+        self.sent.append(json.loads(json.dumps(data, allow_nan=False)))
+
+    def on_msg(self, callback):
+        self.deliver = callback
+
+    def close(self, *args, **kwargs):
+        pass
+
+    def click(self, content):
+        "A message from the page"
+        self.deliver({"content": {"data": {"method": "custom", "content": content}}, "buffers": []})
+
+    def news(self):
+        "What the page was told since the last look"
+        sent, self.sent = self.sent, []
+        return [
+            json.loads(data["content"]["news"] if data["method"] == "custom" else data["state"]["whole"])
+            for data in sent
+        ]
+
+
+@pytest.fixture
+def wired():
+    "A panel, and the wire that it talks to"
+    panels = []
+
+    def build(progress, **kwargs):
+        panel = TrainPanel(progress, **kwargs)
+        panels.append(panel)
+        panel.widget.comm = Wire()
+        return panel, panel.widget.comm
+
+    yield build
+    for panel in panels:
+        panel.widget.close()
+
+
+# ---- text from elsewhere
+
+NASTY = [
+    "</script><script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "<!--<script>",
+    "--!><svg/onload=alert(1)>",
+    "]]></style></textarea><b>",
+    "&lt;b&gt; &amp;amp;",
+    "\x1b[31mred\x00\x08",
+    "half \ud800 of a pair",
+    "$\\frac{1}{0}$",
+    "\u202egnp.exe",
+    "line\r\nbreak\u2028end",
+    "/etc/passwd",
+    "{now} {0} %s",
+]
+texts = st.one_of(st.sampled_from(NASTY), st.text(st.characters(exclude_categories=()), max_size=40))
+
+
+class Skeleton(HTMLParser):
+    "Tags with the names of their attributes, and the text between"
+
+    def __init__(self, page):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.words, self.alts = [], "", ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, tuple(name for name, _ in attrs)))
+        self.alts += "".join(value or "" for name, value in attrs if name == "alt")
+
+    def handle_data(self, data):
+        self.words += data
+
+    def handle_comment(self, data):
+        self.tags.append(("comment", ()))
+
+    handle_decl = handle_pi = unknown_decl = handle_comment
+
+
+def told_by(name, metric, note, reason, place, path):
+    "A failed run in which every word comes from somebody else"
+    progress = Progress().add([STARTED._replace(name=name, monitor=metric, device=place)])
+    train(progress, 1, 20, metric)
+    progress.add([Note("warning", note, 20, "x"), Ended("failed", 20, 2, reason, 1.79e9)])
+    return progress, place, path
+
+
+HARMLESS = Skeleton(report_html(*told_by("a", "b", "c", "d", "e", "f"))).tags
+
+
+def other_words(*words):
+    "Words that do not coincide with the names of the losses or with each other"
+    return len({plain(w) for w in words}) == len(words) and not {"train loss", "valid loss"} & {
+        plain(w) for w in words
+    }
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(name=texts, metric=texts, note=texts, reason=texts, place=texts, path=texts)
+def test_no_text_changes_the_report(name, metric, note, reason, place, path):
+    assume(metric.strip() and reason and place and path and other_words(metric, note, reason))
+    page = report_html(*told_by(name, metric, note, reason, place, path))
+    page.encode("utf-8")
+    found = Skeleton(page)
+    assert found.tags == HARMLESS
+    for text in (name, metric, note, reason, place, path):
+        assert plain(text) in found.words
+    assert plain(metric) in found.alts
+
+
+@given(text=texts)
+def test_escaped_text_is_inert_everywhere(text):
+    written = escape(text)
+    assert not set(written) & set("<>\"'\x00\x1b\u202e\ud800")
+    inside = Skeleton(f'<i title="{written}">{written}</i>')
+    assert inside.words == plain(text) and inside.tags == [("i", ("title",))]
+    assert json.loads(json_text([text])) == [text] and not set(json_text([text])) & set("<>&")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=texts, metric=texts, note=texts, reason=texts, place=texts, path=texts)
+def test_no_text_breaks_a_page_that_holds_the_widget(wired, name, metric, note, reason, place, path):
+    progress, place, path = told_by(name, metric, note, reason, place, path)
+    panel, wire = wired(progress, place=place, run_path=path)
+    state = panel.widget.get_state()
+    bare = {key: value for key, value in state.items() if isinstance(value, str)}
+    page = f"<body><script type='application/json'>{json.dumps(bare)}</script><p>after</p>"  # as a careless exporter does
+    found = Skeleton(page)
+    assert [tag for tag, _ in found.tags] == ["body", "script", "p"] and found.words.endswith("after")
+    face = json.loads(state["whole"])["face"]
+    assert face["name"] == plain(name) and face["metrics"] == [plain(metric)]
+    assert ["warning", plain(note)] in face["notes"]
+    progress.add([State("training", 20)])
+    panel.update()
+    panel.close()
+    assert all("<" not in json.dumps(message) for message in wire.sent)
+    report_text(progress, place, path).encode("utf-8")
+
+
+def test_exported_page_holds_the_state(wired):
+    progress, *_ = told_by(NASTY[0], NASTY[1], NASTY[2], NASTY[3], "", "")
+    panel, _ = wired(progress)
+    state = ipywidgets.embed.dependency_state([panel.widget], drop_defaults=False)
+    page = ipywidgets.embed.embed_snippet(views=[panel.widget], state=state)
+    assert (
+        page.count("</script>") == Skeleton(page).tags.count(("script", ("type",))) + 2
+    )  # two more load the manager
+    assert "alert(1)</script>" not in page
+
+
+def test_script_and_style_can_stand_in_a_page():
+    for text in (View._esm, View._css):
+        assert not any(end in text for end in ("</script", "<script", "<!--", "</style"))
+    ours = View._esm.split("// The training panel")[1]
+    for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "https:", "http:"):
+        assert way not in ours
+
+
+def test_a_path_as_a_name_is_only_a_name(tmp_path):
+    file = tmp_path / "secret.txt"
+    file.write_text("do not tell")
+    bundle = report_bundle(Progress(str(file)))
+    assert "do not tell" not in str(bundle) and str(file) in bundle["text/plain"]
+
+
+# ---- what is sent
+
+
+def test_only_what_is_new_is_sent(wired):
+    progress = train(Progress().add([STARTED]), 1, 5)
+    panel, wire = wired(progress)
+    assert not panel.update() and wire.sent == []
+    train(progress, 6, 8)
+    assert panel.update()
+    (news,) = wire.news()
+    assert news["curves"] == {"train loss": [1, 5, [6, 7, 8], [2 / 6, 2 / 7, 2 / 8]]}
+    assert (
+        news["face"]["step"] == 8 and not {"name", "state", "notes", "machine", "axis"} & news["face"].keys()
+    )
+    progress.add([State("paused", 8)])
+    panel.update()
+    (news,) = wire.news()
+    assert news["face"]["state"] == "paused" and news["curves"] == {}
+
+
+def rebuilt(messages, curves=None):
+    "The curves that a page has after `messages`"
+    curves = curves or {}
+    for message in messages:
+        for name, (stride, start, x, y) in message["curves"].items():
+            held = curves.setdefault(name, [stride, [], []])
+            curves[name] = [stride, held[1][:start] + x, held[2][:start] + y]
+    return curves
+
+
+def as_told(progress):
+    return {
+        name: [c.stride, c.x, [v if math.isfinite(v) else None for v in c.y]]
+        for name, c in progress.curves.items()
+    }
+
+
+def test_page_follows_thinning_and_going_back(wired):
+    progress = Progress()
+    progress.curves["train loss"] = Curve(limit=64)
+    progress.add([STARTED._replace(steps=2000, epochs=200)])
+    panel, wire = wired(progress)
+    messages = [json.loads(panel.widget.get_state("whole")["whole"])]
+    for first in range(1, 1000, 7):
+        train(progress, first, first + 6)
+        panel.update()
+    assert progress.curves["train loss"].version >= 4
+    messages += wire.news()
+    assert rebuilt(messages) == as_told(progress)
+    progress.add([STARTED._replace(step=500, epoch=50, steps=2000, epochs=200)])  # goes on from a checkpoint
+    panel.update()
+    train(progress, 501, 507)
+    panel.update()
+    messages += wire.news()
+    assert rebuilt(messages) == as_told(progress)
+    assert [m["seq"] for m in messages] == list(range(1, len(messages) + 1))
+
+
+def test_whole_state_equals_the_curves_after_thinning(wired):
+    progress = Progress()
+    progress.curves["train loss"] = Curve(limit=32)
+    panel, _ = wired(train(progress.add([STARTED]), 1, 700))
+    whole = json.loads(panel.widget.get_state()["whole"])
+    assert rebuilt([whole]) == as_told(progress)
+
+
+def test_losses_that_are_not_numbers_leave_gaps(wired):
+    progress = train(Progress().add([STARTED]), 1, 3)
+    panel, wire = wired(progress)
+    values = [math.nan, math.inf, -math.inf, 0.5]
+    progress.add([Step(4 + i, 0, loss, 1e-3, 64, 0.05, 0.0) for i, loss in enumerate(values)])
+    panel.update()
+    (news,) = wire.news()
+    assert news["curves"]["train loss"][3] == [None, None, None, 0.5]
+    report_html(progress)
+
+
+def test_a_new_page_gets_everything_while_the_run_goes_on(wired):
+    progress = Progress()
+    progress.curves["train loss"] = Curve(limit=128)
+    panel, _ = wired(progress.add([STARTED._replace(steps=10**6, epochs=10**5)]))
+    wrong, over = [], threading.Event()
+
+    def ask():
+        while not over.is_set():
+            curves = json.loads(panel.widget.get_state("whole")["whole"])["curves"]
+            for _, _, x, y in curves.values():
+                if len(x) != len(y) or x != sorted(set(x)):
+                    wrong.append((x, y))
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    for first in range(1, 6000, 5):
+        train(progress, first, first + 4)
+        panel.update()
+    over.set()
+    asker.join()
+    assert wrong == []
+
+
+def test_a_page_that_missed_something_is_sent_the_whole(wired):
+    progress = train(Progress().add([STARTED]), 1, 5)
+    panel, wire = wired(progress)
+    wire.click({"ready": 1})
+    assert not panel.update() and wire.sent == []  # it has everything
+    train(progress, 6, 6)
+    panel.update()
+    wire.news()
+    wire.click({"ready": 1})
+    assert wire.sent == []  # nothing is sent from the callback, which may run in another thread
+    panel.update()
+    (data,) = wire.sent
+    assert data["method"] == "update" and rebuilt(wire.news()) == as_told(progress)
+
+
+def test_the_end_is_sent_whole_and_stays_available(wired):
+    progress = train(Progress().add([STARTED]), 1, 30)
+    panel, wire = wired(progress)
+    progress.add([Saved(30, "c", 1, 0.1, True, 1.79e9), Ended("finished", 30, 3, "", 1.79e9)])
+    panel.close()
+    (whole,) = wire.news()
+    assert rebuilt([whole]) == as_told(progress)
+    assert not whole["face"]["live"] and whole["face"]["state"] == "finished"
+    wire.click({"ready": 0})  # a page that comes after the end
+    assert rebuilt(wire.news()) == as_told(progress)
+
+
+def test_buttons_are_off_when_the_cell_is_over_whatever_the_run_said(wired):
+    panel, wire = wired(train(Progress().add([STARTED]), 1, 5))
+    panel.close()
+    assert not wire.news()[0]["face"]["live"]
+
+
+# ---- what is clicked
+
+
+def test_clicks_wait_in_the_queue(wired):
+    panel, wire = wired(Progress().add([STARTED]))
+    clicks = [{"command": c} for c in ("pause", "resume", "save")]
+    for click in [
+        *clicks,
+        {"command": "lr", "value": 1e-4},
+        {"command": "lr", "value": 1},
+        {"command": "stop"},
+    ]:
+        wire.click(click)
+    waiting = [panel.commands.get_nowait() for _ in range(panel.commands.qsize())]
+    assert waiting == [Pause(), Resume(), Save(), SetLr(1e-4), SetLr(1.0), Stop()]
+    assert wire.sent == []
+
+
+@pytest.mark.parametrize("value", [0, -1, "0.1", None, True, [1], math.nan, math.inf])
+def test_a_learning_rate_that_is_none_is_dropped(wired, value):
+    panel, wire = wired(Progress().add([STARTED]))
+    wire.click({"command": "lr", "value": value})
+    assert panel.commands.empty()
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {"command": "rm"}, {"command": None}, {"ready": "x"}, {"command": ["lr"]}, "pause", None]
+)
+def test_messages_of_no_meaning_do_nothing(wired, caplog, content):
+    panel, wire = wired(Progress().add([STARTED]))
+    wire.click(content)
+    assert panel.commands.empty() and caplog.text == ""
+
+
+# ---- what stays
+
+
+def test_report_is_small_and_needs_nothing(wired):
+    progress = Progress().add([STARTED._replace(epochs=300, steps=3000)])
+    page = report_html(train(progress, 1, 3000), "this kernel", "runs/x")
+    assert len(page) < 40_000
+    found = Skeleton(page)
+    assert found.tags.count(("img", ("alt", "style", "src"))) == 2
+    assert not {"script", "style", "link"} & {tag for tag, _ in found.tags}
+    assert "http" not in page and "class=" in page
+    assert "train loss from" in found.alts and "accuracy from" in found.alts
+
+
+def test_report_says_how_it_ended():
+    progress = train(Progress().add([STARTED]), 1, 12)
+    progress.add([Ended("failed", 12, 1, "the loss became nan at step 13", 1.79e9)])
+    for text in (report_html(progress), report_text(progress)):
+        assert "failed" in text and "epoch 1 of 3" in text and "the loss became nan at step 13" in text
+
+
+def test_report_of_a_run_that_only_began():
+    assert "<img" not in report_html(Progress("x")) and report_text(Progress("x")).startswith("waiting  x")
+
+
+def test_report_leaves_the_users_matplotlib_alone():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    with matplotlib.rc_context({"text.usetex": True, "font.family": ["fantasy"], "figure.dpi": 10}):
+        strange = report_html(train(Progress().add([STARTED]), 1, 20))
+    assert strange == report_html(train(Progress().add([STARTED]), 1, 20))
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_the_report_needs_no_widget():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from trainopt_nb import report; "
+        "print([m for m in ('IPython', 'ipywidgets', 'anywidget', 'matplotlib') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
