@@ -22,11 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from trainopt_nb.train.checkpoint import checkpoints, keep_checkpoints, load_checkpoint, save_checkpoint
-from trainopt_nb.train.folders import CheckpointError, DiskFullError, probe_folder, sweep
-from trainopt_nb.train.plain import pack, random_state, set_random_state, unpack
-from trainopt_nb.train.tensors import damage, read_safetensors, write_safetensors
-from trainopt_nb.train.weights import WeightsError, read_weights
+from trainopt_nb.store.checkpoint import checkpoints, keep_checkpoints, load_checkpoint, save_checkpoint
+from trainopt_nb.store.folders import CheckpointError, DiskFullError, probe_folder, sweep
+from trainopt_nb.store.plain import pack, random_state, set_random_state, unpack
+from trainopt_nb.store.tensors import damage, read_safetensors, write_safetensors
+from trainopt_nb.store.weights import WeightsError, read_weights
 
 ROOT = Path(__file__).parents[1]
 FILES = {"model.safetensors", "training.safetensors", "state.json", "manifest.json"}
@@ -432,8 +432,8 @@ def test_every_file_is_plain(tmp_path):
 NURSERY = """
 import json, os, signal, sys, traceback
 import torch, numpy, safetensors.torch
-from trainopt_nb.train.checkpoint import *
-from trainopt_nb.train.folders import *
+from trainopt_nb.store.checkpoint import *
+from trainopt_nb.store.folders import *
 torch.set_num_threads(1)
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 print("ready", flush=True)

@@ -5,7 +5,6 @@ __version__ = "0.1.0"
 from trainopt_nb.options import OptionError
 from trainopt_nb.runs import Run, RunError, find_run, list_runs
 from trainopt_nb.train.fit import fit, resume
-from trainopt_nb.train.loop import train
 from trainopt_nb.train.lr_find import find_lr
 from trainopt_nb.train.task import Task
 from trainopt_nb.train.train_options import TrainOptions
@@ -21,7 +20,6 @@ __all__ = [
     "fit",
     "list_runs",
     "resume",
-    "train",
 ]
 
 

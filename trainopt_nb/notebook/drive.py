@@ -14,8 +14,9 @@ from typing import Any
 from IPython.display import display
 
 from ..events import Pause, Resume, State, Stop, from_lines
+from ..interrupts import interrupts
 from .form import OptionsForm
-from .kernel import Page, has_frontend, interrupts
+from .kernel import Page, has_frontend
 from .panel import TrainPanel
 from ..options import Options
 from ..progress import LIVE, Progress

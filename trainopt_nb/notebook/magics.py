@@ -39,7 +39,7 @@ from trainopt_nb.options import (
 )
 from ..runs import RunError, find_run, list_runs
 from ..train.fit import go_on, start, stored_options
-from ..train.folders import CheckpointError
+from ..store.folders import CheckpointError
 from ..train.losses import TaskError
 from ..train.lr_find import find_lr
 from ..train.task import Task

@@ -12,8 +12,9 @@ from typing import Any
 
 from ..data.tensors import tree_map
 from ..events import Note, Saved
-from .checkpoint import keep_checkpoints, load_checkpoint, save_checkpoint
-from .folders import DiskFullError, probe_folder
+from ..interrupts import uncut
+from ..store.checkpoint import keep_checkpoints, load_checkpoint, save_checkpoint
+from ..store.folders import DiskFullError, probe_folder
 from .session import Session
 from .train_options import TrainOptions
 
@@ -74,8 +75,9 @@ class Keeper:
             self._memory |= {"best": copied} if best else {}
             return
         try:
-            made = save_checkpoint(self.folder, step, model_state, training, best=best)
-            keep_checkpoints(self.folder, self.options.keep)
+            with uncut():
+                made = save_checkpoint(self.folder, step, model_state, training, best=best)
+                keep_checkpoints(self.folder, self.options.keep)
         except DiskFullError as error:
             if self.options.on_disk_full == "stop":
                 raise

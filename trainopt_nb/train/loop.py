@@ -30,7 +30,7 @@ from trainopt_nb.events import (
     Stop,
 )
 from ..options import OptionError
-from .folders import CheckpointError
+from ..store.folders import CheckpointError
 from .keeper import Keeper
 from .session import Session
 from .step import MemoryRanOut, NonFinite, is_out_of_memory, release_memory

@@ -12,7 +12,7 @@ import math
 from copy import deepcopy
 from typing import NamedTuple
 
-from ..data.batches import random_state, set_random_state
+from ..store.plain import random_state, set_random_state
 from .losses import TaskError
 from .optim import make_optimizer
 from .step import NonFinite, Stepper

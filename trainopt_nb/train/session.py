@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
-from .plain import random_state, set_random_state
+from ..store.plain import random_state, set_random_state
 from .losses import TaskError
 from .optim import Schedule, make_optimizer
 from .step import Stepper

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.batches import MemoryBatches, random_state, set_random_state
+from ..data.batches import MemoryBatches
 from ..data.checks import check_inputs, check_labels, check_values, overlap
 from ..data.source import Data, open_data
 from ..data.tensors import DataError, leaves, to_device, tree_map
 from ..options import OptionError
+from ..store.plain import random_state, set_random_state
 from .losses import TaskError, balanced_weights, given, kind_of, make_loss
 from .metrics import Metrics
 from .train_options import TrainOptions

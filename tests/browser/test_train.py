@@ -1,0 +1,172 @@
+"The quickstart's cell in JupyterLab: its panel answers while it trains, on every kernel"
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+pytestmark = pytest.mark.browser
+
+QUICKSTART = Path(__file__).parents[2] / "nbs/guides/70_quickstart.ipynb"
+LIMIT = 300  # ms from a click to its effect, beyond the step under way
+STEP = 60  # ms that a step may take on a busy machine
+ACT = """
+([selector, value, key, wanted]) => new Promise((resolve, reject) => {
+  const root = document.querySelector('.tonb-panel'), part = root.querySelector(selector), start = performance.now();
+  const seen = () => root.dataset[key] === wanted && resolve(performance.now() - start);
+  new MutationObserver(seen).observe(root, {attributes: true, subtree: true, childList: true, characterData: true});
+  setTimeout(() => reject(new Error(`${selector}: no ${key}=${wanted} within 8 s, but ${JSON.stringify(root.dataset)}`)), 8000);
+  if (value === null) part.click();
+  else { part.focus(); part.value = value; part.dispatchEvent(new Event('change', {bubbles: true})); }
+})
+"""
+
+
+def training_cell(epochs):
+    "The quickstart's own cell, for so many epochs"
+    cells = nbformat.read(QUICKSTART, as_version=4).cells
+    source = next(c.source for c in cells if c.cell_type == "code" and c.source.startswith("%%trainopt fit"))
+    return re.sub(r"--epochs \d+", f"--epochs {epochs}", source)
+
+
+def panel(lab):
+    return lab.page.locator(".tonb-panel").first
+
+
+def state(lab):
+    return panel(lab).get_attribute("data-state")
+
+
+def step(lab):
+    return int(panel(lab).get_attribute("data-step") or 0)
+
+
+def points(lab):
+    return int(lab.page.locator(".tonb-chart").first.get_attribute("data-points") or 0)
+
+
+def trains(lab, more=10):
+    panel(lab).wait_for(timeout=60_000)
+    first = lab.wait_for(lambda: step(lab), "the first step", 60)
+    lab.wait_for(lambda: step(lab) > first + more, f"more steps than {first}")
+
+
+def act(lab, part, wanted, value=None, key="state"):
+    "Use a control; milliseconds until the panel shows the effect"
+    return lab.page.evaluate(ACT, [f".tonb-{part}", value, key, wanted])
+
+
+def events(server):
+    "All records of the newest run, as its file holds them"
+    log = max((server.work / "runs").glob("*/events.jsonl"), key=lambda path: path.stat().st_mtime)
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def steps_of(records):
+    return [n for record in records if record["kind"] == "steps" for n in record["step"]]
+
+
+def test_panel_answers_while_the_cell_trains(lab, server, kernel):
+    "Pause, resume, learning rate, save, refresh, stop; the next cell sees the model"
+    cells = ["%load_ext trainopt_nb", training_cell(2000), "print('after', type(model).__name__, run.state)"]
+    lab.open(*cells, kernel=kernel)
+    lab.run_all()
+    trains(lab)
+
+    times = {"pause": act(lab, "pause", "paused")}
+    still = step(lab)
+    lab.page.wait_for_timeout(1000)
+    assert step(lab) == still and steps_of(events(server))[-1] == still
+    times["resume"] = act(lab, "pause", "training")
+    trains(lab)
+
+    panel(lab).locator(".tonb-lr").fill("0.00025")
+    panel(lab).locator(".tonb-lr").press("Enter")
+    changed = lambda: [r for r in events(server) if r["kind"] == "LrChanged"]  # noqa: E731
+    lab.wait_for(changed, "the new learning rate among the events", 5)
+    assert changed()[0]["lr"] == 0.00025
+
+    before = len([r for r in events(server) if r["kind"] == "Saved"])
+    panel(lab).locator(".tonb-save").click()
+    lab.wait_for(lambda: len([r for r in events(server) if r["kind"] == "Saved"]) > before, "a checkpoint", 5)
+
+    lab.save()
+    shown, at = points(lab), step(lab)
+    lab.refresh()
+    trains(lab)
+    assert step(lab) > at and points(lab) >= shown > 20
+    lab.screenshot(f"train-{kernel}-refreshed")
+    assert lab.prompt(2) in ("[*]", "[ ]")  # a page that was loaded anew does not know that the cell waits
+
+    times["pause again"] = act(lab, "pause", "paused")
+    times["stop"] = act(lab, "stop", "stopped")
+    print(f"{kernel}: milliseconds from click to effect { {k: round(v) for k, v in times.items()} }")
+    lab.wait_idle()
+    lab.run(2)
+    lab.wait_text(2, "after Sequential stopped")
+    records = events(server)
+    told = steps_of(records)
+    assert told == list(range(1, len(told) + 1)) and records[-1]["kind"] == "Ended"
+    assert max(times.values()) < LIMIT + STEP, times
+    assert not lab.errors
+
+
+def test_next_cell_runs_after_a_stop(lab, kernel):
+    "Run All: the cell behind waits, then sees the trained model; the panel gives way to a picture"
+    lab.open("%load_ext trainopt_nb", training_cell(2000), "print('after', type(model).__name__, run.state)", kernel=kernel)
+    lab.run_all()
+    trains(lab)
+    lab.screenshot(f"train-{kernel}-live")
+    assert lab.prompt(2) == "[*]" and not lab.text(2)
+    panel(lab).locator(".tonb-stop").click()
+    lab.wait_text(2, "after Sequential stopped")
+    lab.output(1).locator("img").first.wait_for()
+    assert panel(lab).count() == 0
+    lab.save()
+    saved = lab.saved().cells[1].outputs
+    assert any("data:image/png" in "".join(o.get("data", {}).get("text/html", "")) for o in saved)
+    assert not any("application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in saved)
+    lab.screenshot(f"train-{kernel}-done")
+
+
+def test_interrupt_saves_and_the_next_cell_sees_the_model(lab, server, kernel):
+    "The stop of the toolbar ends the run after its step, with everything saved"
+    lab.open("%load_ext trainopt_nb", training_cell(2000), "print('after', run.state)", kernel=kernel)
+    lab.run_all()
+    trains(lab)
+    lab.interrupt()
+    lab.wait_text(2, "after stopped")
+    records = events(server)
+    last = [r for r in records if r["kind"] == "Saved"][-1]
+    assert last["step"] == steps_of(records)[-1]
+
+
+def test_form_starts_the_run(lab):
+    "The options as a form: a wrong value is refused, a changed one is used"
+    cell = training_cell(1).replace("%%trainopt fit", "%%trainopt form")
+    lab.open("%load_ext trainopt_nb", cell, "print('trained', run.options['epochs'], run.options['lr'], run.state)")
+    lab.run_all()
+    form = lab.page.locator(".tonb-form")
+    form.locator(".tonb-start").wait_for(timeout=60_000)
+    lab.screenshot("form")
+    rate = form.locator("input[placeholder='']").nth(0)
+    rate = form.locator(".widget-text", has_text=re.compile(r"^\s*lr\s*$")).locator("input")
+    rate.fill("fast")
+    rate.press("Tab")
+    form.locator(".tonb-start").click()
+    lab.wait_for(lambda: "--lr" in form.locator(".tonb-say").inner_text(), "the refusal")
+    rate.fill("0.002")
+    rate.press("Tab")
+    form.locator(".tonb-start").click()
+    lab.wait_text(2, "trained 1 0.002 finished", 60)
+
+
+def test_attach_shows_a_run_again(lab, server):
+    "A run that ended is shown with its figures"
+    lab.open("%load_ext trainopt_nb", training_cell(2), "%trainopt attach", "%trainopt runs")
+    lab.run_all()
+    lab.output(2).locator("img").first.wait_for(timeout=60_000)
+    lab.wait_text(3, "digits-cnn")
+    lab.screenshot("attach")
