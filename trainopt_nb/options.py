@@ -55,6 +55,7 @@ class Option(NamedTuple):
     optional: bool = False  # whether None is a value
     objects: bool = False  # whether a callable or a class may stand in for a name, from Python
     aliases: tuple = ()  # names under which people look for it
+    front: bool = False  # whether it is among those that people change first
 
     @property
     def flag(self) -> str:  # such as `--batch-size`

@@ -14,8 +14,8 @@ from ..events import Resume, Stop
 from ..options import Option, OptionError, Options, declared
 
 # %% ../../nbs/notebook/62_form.ipynb #0af4573f
-_STYLE = {"description_width": "9.5em"}
-_WIDE = {"width": "22em"}
+_STYLE = {"description_width": "8.5em"}
+_WIDE = {"width": "auto"}
 
 
 def control(
@@ -63,6 +63,18 @@ def read(
     return option.parse(shown.strip())
 
 # %% ../../nbs/notebook/62_form.ipynb #d3cd1a9c
+def _grid(controls):
+    return widgets.GridBox(
+        controls,
+        layout={
+            "grid_template_columns": "repeat(auto-fill, minmax(19em, 1fr))",
+            "grid_gap": "4px 20px",
+            "width": "100%",
+            "padding": "6px 0",
+        },
+    )
+
+
 class OptionsForm:
     "All options of a class as controls, with a start and a cancel button"
 
@@ -72,24 +84,27 @@ class OptionsForm:
         commands: Any,  # a queue that gets `Resume` for start and `Stop` for cancel
     ):
         self._options, self._known, self._commands = options, declared(options), commands
-        self.controls = {
-            name: control(option, getattr(options, name))
-            for name, option in self._known.items()
-            if not _foreign(option, getattr(options, name))
-        }
-        groups = dict.fromkeys(self._known[name].group for name in self.controls)
-        boxes = [
-            self._box([c for name, c in self.controls.items() if self._known[name].group == group])
-            for group in groups
-        ]
-        folds = widgets.Accordion(boxes, titles=tuple(groups), selected_index=None)
-        folds.selected_index = list(groups).index("Optimizer") if "Optimizer" in groups else 0
+        shown = {name: o for name, o in self._known.items() if not _foreign(o, getattr(options, name))}
+        self.controls = {name: control(o, getattr(options, name)) for name, o in shown.items()}
+        front = [self.controls[name] for name, o in shown.items() if o.front]
+        groups = {}
+        for name, o in shown.items():
+            if not o.front:
+                groups.setdefault(o.group, []).append(self.controls[name])
+        tabs = widgets.Tab([_grid(controls) for controls in groups.values()], titles=tuple(groups))
+        more = widgets.Accordion([tabs], titles=("More options",), selected_index=None)
         self._start = widgets.Button(description="Start training", button_style="primary")
         self._cancel = widgets.Button(description="Cancel")
         self._say = widgets.Label(value="")
         self._start.on_click(lambda _: self._press())
         self._cancel.on_click(lambda _: commands.put(Stop("cancelled in the form")))
-        self.widget = widgets.VBox([folds, widgets.HBox([self._start, self._cancel, self._say])])
+        buttons = widgets.HBox([self._start, self._cancel, self._say])
+        frame = {
+            "border": "1px solid var(--jp-border-color2, #ccc)",
+            "padding": "10px 14px",
+            "max_width": "960px",
+        }
+        self.widget = widgets.VBox([_grid(front), more, buttons], layout=frame)
         for name, place in (
             ("start", self._start),
             ("cancel", self._cancel),
@@ -97,10 +112,6 @@ class OptionsForm:
             ("say", self._say),
         ):
             place.add_class(f"tonb-{name}")
-
-    @staticmethod
-    def _box(controls):
-        return widgets.Box(controls, layout={"flex_flow": "row wrap", "display": "flex"})
 
     def _press(self):
         try:

@@ -35,6 +35,7 @@ class TrainOptions(Options):
         low=1,
         high=1_000_000,
         search=(1, 50),
+        front=True,
         group="Length",
         unit="epochs",
         aliases=("n_epochs", "num_epochs", "max_epochs"),
@@ -56,6 +57,7 @@ class TrainOptions(Options):
         high=1_000_000,
         search=(8, 512),
         log=True,
+        front=True,
         group="Data",
         unit="samples",
         aliases=("bs",),
@@ -134,6 +136,7 @@ class TrainOptions(Options):
         choices=OPTIMIZERS,
         search=COMMON,
         objects=True,
+        front=True,
         group="Optimizer",
         aliases=("optim", "opt"),
     )
@@ -144,6 +147,7 @@ class TrainOptions(Options):
         high=1000,
         search=(1e-5, 1e-1),
         log=True,
+        front=True,
         group="Optimizer",
         aliases=("learning_rate",),
     )
@@ -177,6 +181,7 @@ class TrainOptions(Options):
         "how the learning rate changes during training",
         choices=SCHEDULES,
         search=SCHEDULES,
+        front=True,
         group="Schedule",
         aliases=("scheduler", "lr_scheduler"),
     )
@@ -258,6 +263,7 @@ class TrainOptions(Options):
         "fp32",
         "number format of the heavy arithmetic",
         choices=PRECISIONS,
+        front=True,
         group="Speed",
         aliases=("amp", "dtype"),
     )
