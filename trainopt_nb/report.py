@@ -76,7 +76,7 @@ def _picture(lines, unit, end, share, axis):
         axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: compact(v)))
         for side in axes.spines.values():
             side.set_visible(False)
-        canvas.text(0.072, 0.028, axis, color=AXIS, size=7.5, ha="right", va="baseline")
+        canvas.text(0.072, 0.057, axis, color=AXIS, size=7.5, ha="right", va="baseline")
         file = io.BytesIO()
         FigureCanvasAgg(canvas).print_png(file, metadata={"Software": None})
     return file.getvalue()

@@ -4,6 +4,7 @@
 const HEIGHT = 172; // of a chart, pixels
 const GUTTER = 46; // for the numbers of its vertical axis, pixels
 const REACH = 10; // steps to either side that the mean of the training loss takes in, as in card.py
+const STEPS = Array.from({ length: 13 }, (_, k) => [1, 2, 5].map((n) => Number(`${n}e${k - 3}`))).flat(); // of the horizontal axis
 const SLOW = 4000; // milliseconds after which a click without an effect is explained
 
 function make(tag, name, attributes = {}, ...children) {
@@ -115,8 +116,27 @@ function nearest(values, index) {
   return null;
 }
 
-function valueRange(low, high, share) {
-  if (low === null || high === null) return [0, 1];
+// lowest and highest value of the lines `rows` between two places, the pieces of line at the edges included
+function extent(x, rows, [from, to]) {
+  let low = Infinity, high = -Infinity;
+  const take = (value) => { low = Math.min(low, value); high = Math.max(high, value); };
+  for (const y of rows) {
+    let last = -1;
+    for (let i = 0; i < x.length; i++) {
+      if (y[i] == null) continue;
+      if (x[i] >= from && x[i] <= to) take(y[i]);
+      for (const edge of [from, to])
+        if (last >= 0 && x[last] < edge && edge < x[i])
+          take(y[last] + ((y[i] - y[last]) * (edge - x[last])) / (x[i] - x[last]));
+      last = i;
+    }
+  }
+  return low <= high ? [low, high] : null;
+}
+
+function valueRange(found, share) {
+  if (!found) return [0, 1];
+  const [low, high] = found;
   const room = (high - low || Math.abs(high) || 1) * 0.06;
   const bottom = low >= 0 && low < 0.3 * high ? 0 : low - room;
   return [bottom, share && high <= 1 ? Math.min(high + room, 1.005) : high + room];
@@ -162,10 +182,10 @@ class Chart {
       },
       scales: {
         x: { time: false, range: () => this.owner.span() },
-        y: { range: (_, low, high) => valueRange(low, high, this.share) },
+        y: { range: () => valueRange(extent(this.data[0], this.data.slice(1), this.owner.span()), this.share) },
       },
       axes: [
-        { ...axis, size: 24, space: 48, grid: { show: false }, values: (_, all) => all.map(this.owner.begun() ? compact : () => "") },
+        { ...axis, size: 24, space: 48, incrs: STEPS, grid: { show: false }, values: (_, all) => all.map(compact) },
         { ...axis, size: GUTTER, space: 36, grid: { stroke: ink("grid"), width: 1 },
           values: (_, all) => all.map((value) => (this.filled() ? written(value, this.share) : "")) },
       ],
@@ -194,7 +214,7 @@ class Chart {
     ctx.font = `${10.5 * scale}px system-ui, -apple-system, "Segoe UI", sans-serif`;
     ctx.textAlign = "right";
     ctx.textBaseline = "top";
-    if (this.owner.begun()) ctx.fillText(this.owner.unitName(), bbox.left - 10 * scale, bbox.top + bbox.height + 6 * scale);
+    ctx.fillText(this.owner.unitName(), bbox.left - 10 * scale, bbox.top + bbox.height + 6 * scale);
     const [low, high] = this.owner.span();
     if (this.best && this.best[0] >= low && this.best[0] <= high) {
       ctx.fillStyle = this.owner.ink("c2");
@@ -308,11 +328,12 @@ class Panel {
     });
     this.choice = make("select", "tonb-metric", { "aria-label": texts.drawn });
     this.only = make("b", "tonb-title");
-    this.loss = new Chart(this, "tonb-loss", make("b", "tonb-title", {}, texts.loss));
-    this.other = new Chart(this, "tonb-other", make("span", "", {}, this.only, this.choice));
     this.reset = button("tonb-reset", texts.reset);
     this.reset.hidden = true;
-    this.charts = make("div", "tonb-charts", {}, this.loss.root, this.other.root, this.reset);
+    this.loss = new Chart(this, "tonb-loss", make("b", "tonb-title", {}, texts.loss));
+    this.loss.root.append(this.reset);
+    this.other = new Chart(this, "tonb-other", make("span", "", {}, this.only, this.choice));
+    this.charts = make("div", "tonb-charts", {}, this.loss.root, this.other.root);
     this.noteText = make("span", "tonb-note-text");
     this.noteLevel = make("b", "tonb-note-level");
     this.more = make("button", "tonb-more", { type: "button", "aria-expanded": "false" });
@@ -557,7 +578,7 @@ class Panel {
     const names = this.face.metrics;
     const single = this.begun() && !names.length;
     this.other.root.hidden = single;
-    this.other.root.style.visibility = this.begun() ? "" : "hidden"; // it keeps its place before anything is known
+    this.charts.style.visibility = this.begun() ? "" : "hidden"; // they keep their place before anything is known
     this.charts.classList.toggle("tonb-single", single);
     if (!names.includes(this.metric)) this.metric = names[0] ?? null;
     this.other.root.dataset.points = this.store.curves[this.metric]?.x.length ?? 0;
