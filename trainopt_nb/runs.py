@@ -240,6 +240,10 @@ class Run:
 
     # writing
 
+    def change_options(self, options: dict):
+        "A run that goes on with other options says so"
+        _write_json(self.path / "options.json", options)
+
     def start_writing(self):
         "Become the only writer; a line that a killed process left half is cut off"
         take_lock(self.path / "lock")

@@ -89,5 +89,7 @@ def main(
     if verb not in VERBS and verb != "fit":
         print(f"trainopt knows no {verb!r}.\n{USAGE}", file=sys.stderr)
         return 2
-    result = _shell().run_cell(f"%trainopt {shlex.join(words)}", store_history=False)
+    result = _shell().run_cell(f"%trainopt {shlex.join(words)}", silent=True)
+    if result.result is not None:
+        print(result.result)
     return 0 if result.success else 1

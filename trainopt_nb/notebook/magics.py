@@ -113,7 +113,12 @@ def _look_up(names: dict, wanted: str, flag: str, fits, what: str):
     "A variable of the user's; what is missing is said with what was found"
     if wanted in names:
         return names[wanted]
-    found = [name for name, value in names.items() if not name.startswith("_") and fits(value)]
+    taken = (CellOptions().model, CellOptions().train_data, CellOptions().valid_data)
+    found = [
+        name
+        for name, value in names.items()
+        if not name.startswith("_") and name not in taken and fits(value)
+    ]
     there = (
         f"found {', '.join(found[:6])}: name one by {flag} {found[0]}"
         if found

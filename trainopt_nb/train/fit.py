@@ -19,7 +19,7 @@ from ..options import OptionError
 from ..progress import Progress, epoch_line
 from ..runs import Run, RunError, find_run
 from ..store.checkpoint import load_checkpoint
-from .loop import train
+from .loop import Loop
 from .task import Task, prepare
 from .train_options import TrainOptions
 
@@ -91,14 +91,14 @@ class Job(NamedTuple):
         self.run.stop_writing()
 
 
-def _job(run, prepared, options, checkpoint=None):
+def _job(run, loop):
     run.start_writing()
-    progress = run.progress if checkpoint else Progress(run.name)
+    progress = run.progress if loop.resumed else Progress(run.name)
     return Job(
         run,
         progress,
-        follow(train(prepared, options, run.path, run.name, checkpoint), run, progress),
-        prepared.model,
+        follow(loop.events(run.path, run.name), run, progress),
+        loop.prepared.model,
     )
 
 
@@ -113,6 +113,7 @@ def start(
     "Prepare a new run; nothing is on the disk if that fails"
     torch.manual_seed(options.seed)
     prepared = prepare(task, options)
+    loop = Loop(prepared, options)
     run = Run.create(
         folder,
         name or type(task.model).__name__,
@@ -121,7 +122,7 @@ def start(
         classes=list(prepared.data.classes),
         kind=prepared.kind,
     )
-    return _job(run, prepared, options)
+    return _job(run, loop)
 
 
 def go_on(
@@ -139,7 +140,9 @@ def go_on(
         )
     prepared = prepare(task, options)
     prepared.notes = [("resume", sentence) for sentence in lost]  # the others were said when the run began
-    return _job(run, prepared, options, (model_state, training))
+    loop = Loop(prepared, options, (model_state, training))
+    run.change_options(options.plain())
+    return _job(run, loop)
 
 
 def stored_options(

@@ -97,19 +97,21 @@ class Loop:
         self,
         prepared: Prepared,  # what is being learned
         options: TrainOptions,  # how
-        folder: Any = None,  # directory of the run, into which checkpoints go; None keeps the newest one in memory
-        name: str = "run",  # for the reader
         checkpoint: tuple | None = None,  # (model_state, training) to go on from
     ):
-        self.prepared, self.options, self.name = prepared, options, name
+        self.prepared, self.options, self.resumed = prepared, options, checkpoint is not None
         self.session = Session(prepared, options)
         if checkpoint is not None:
             self.session.load(*checkpoint)
-        self.keeper = Keeper(folder, options, self.session, resumed=checkpoint is not None)
         self.monitor, self.mode = self._monitor()
 
-    def events(self):
+    def events(
+        self,
+        folder: Any = None,  # directory of the run, into which checkpoints go; None keeps the newest one in memory
+        name: str = "run",  # for the reader
+    ):
         "Train; yields events, takes commands"
+        self.name, self.keeper = name, Keeper(folder, self.options, self.session, self.resumed)
         with machine(self.options):
             try:
                 self.began = time.perf_counter()
@@ -339,4 +341,4 @@ def train(
 ):  # a generator of events
     "Train; yields events and takes commands. Raises `DataError`, `TaskError` or `OptionError` before the first step"
     prepared = task if isinstance(task, Prepared) else prepare(task, options)
-    return Loop(prepared, options, folder, name, checkpoint).events()
+    return Loop(prepared, options, checkpoint).events(folder, name)

@@ -1,0 +1,190 @@
+"The magics in a real shell, without a page"
+
+import json
+
+import pytest
+from IPython.core.completer import provisionalcompleter
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+
+from trainopt_nb.runs import find_run
+
+CELL = """
+import torch
+from torch import nn
+x = torch.randn(120, 4)
+y = (x.sum(1) > 0).long()
+model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+train_data, valid_data = (x[:80], y[:80]), (x[80:], y[80:])
+"""
+
+
+@pytest.fixture
+def shell(tmp_path, monkeypatch):
+    "A shell of its own, in an empty folder"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TRAINOPT_FLAGS", raising=False)
+    shell = InteractiveShell.instance()
+    shell.reset(new_session=False)
+    shell.run_line_magic("load_ext", "trainopt_nb")
+    shell.run_line_magic("reload_ext", "trainopt_nb")
+    yield shell
+    shell.run_line_magic("unload_ext", "trainopt_nb")
+
+
+def magic(shell, line, cell=None):
+    return shell.run_line_magic("trainopt", line) if cell is None else shell.run_cell_magic("trainopt", line, cell)
+
+
+def test_fit_leaves_the_model_and_the_run(shell, capsys):
+    magic(shell, "fit --epochs 3 --lr 0.01 --name toy", CELL)
+    run, said = shell.user_ns["run"], capsys.readouterr().out
+    assert run.state == "finished" and run.options["epochs"] == 3 and "toy" in run.name
+    assert said.count("epoch ") >= 3 and "accuracy" in said
+    assert "nn.Linear(4, 16)" in (run.path / "cell.py").read_text()
+    assert not shell.user_ns["model"].training
+
+
+def test_the_verb_is_optional_and_the_same_cell_gives_the_same_bits(shell):
+    magic(shell, "--epochs 2 --seed 5", CELL)
+    first = {k: v.clone() for k, v in shell.user_ns["model"].state_dict().items()}
+    magic(shell, "fit --epochs 2 --seed 5", CELL)
+    assert all((first[k] == v).all() for k, v in shell.user_ns["model"].state_dict().items())
+    magic(shell, "fit --epochs 2 --seed 6", CELL)
+    assert any((first[k] != v).any() for k, v in shell.user_ns["model"].state_dict().items())
+
+
+def test_variables_may_stand_in_for_names(shell):
+    cell = CELL + "def half(outputs, targets): return nn.functional.cross_entropy(outputs, targets) / 2\nnet = model; del model"
+    magic(shell, "fit --model net --loss half --optimizer make --epochs 1", cell + "\nmake = lambda p: torch.optim.SGD(p, lr=0.3)")
+    assert "half" in shell.user_ns["run"].options["loss"]
+
+
+def test_a_loss_named_loss_counts(shell):
+    magic(shell, "fit --epochs 1", CELL + "\nloss = nn.CrossEntropyLoss(label_smoothing=0.1)\nmetrics = ['f1']")
+    run = shell.user_ns["run"]
+    assert "CrossEntropyLoss" in run.options["loss"] and "f1" in run.metrics
+
+
+def test_a_tensor_left_over_as_loss_does_not_count(shell):
+    magic(shell, "fit --epochs 1", CELL + "\nloss = torch.tensor(1.0)")
+    assert shell.user_ns["run"].options["loss"] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("line", "cell", "said"),
+    [
+        ("fit --epoch 3", CELL, "Did you mean '--epochs'"),
+        ("fit --optimizer adamv", CELL, "Did you mean 'adam'"),
+        ("fit --epochs", CELL, "needs a value"),
+        ("fit --name 'open", CELL, "quote"),
+        ("fot", CELL, "Did you mean 'fit'"),
+        ("fit extra", CELL, "takes flags only"),
+        ("runs", CELL, "takes no cell body"),
+        ("fit", "net = 1", "There is no variable 'model'"),
+        ("fit", CELL + "net = model; del model", "--model net"),
+        ("fit", CELL + "data = train_data; del train_data", "--train-data data"),
+        ("fit --valid-data other", CELL, "There is no variable 'other'"),
+        ("fit", CELL.replace("> 0).long()", "> 0).long() + 5"), "Labels must run from 0 to 1"),
+        ("fit --monitor f2", CELL, "--monitor takes valid_loss"),
+        ("fit --precision fp16", CELL, "use bf16"),
+        ("fit --device cuda:9", CELL, "use --device auto or cpu"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence_and_leaves_no_run(shell, tmp_path, line, cell, said):
+    with pytest.raises(UsageError) as caught:
+        magic(shell, line, cell)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_wrong_flags_are_refused_before_the_body_runs(shell):
+    with pytest.raises(UsageError):
+        magic(shell, "fit --lr fast", "touched = True")
+    assert "touched" not in shell.user_ns
+
+
+def test_errors_of_the_body_are_the_users(shell):
+    with pytest.raises(ZeroDivisionError):
+        magic(shell, "fit", "1 / 0")
+    assert not shell.run_cell("%%trainopt fit\n1 / 0").success
+
+
+def test_runs_attach_resume(shell, capsys, monkeypatch):
+    magic(shell, "fit --epochs 2 --name first", CELL)
+    magic(shell, "fit --epochs 1 --lr 0.1 --name second", CELL)
+    table = magic(shell, "runs")
+    assert len(table) == 2 and "lr" in table.rows()[0] and "<table" in table._repr_mimebundle_()["text/html"]
+    magic(shell, "attach first")
+    capsys.readouterr()
+    with pytest.raises(UsageError, match="has done all of its 2 epochs"):
+        magic(shell, "resume first")
+    magic(shell, "resume first --epochs 4")
+    said = capsys.readouterr().out
+    assert "epoch 3/4" in said and "epoch 4/4" in said and "epoch 2/4" not in said
+    with pytest.raises(UsageError, match="fits no run"):
+        magic(shell, "resume third")
+
+
+def test_resume_in_a_fresh_namespace_runs_the_stored_cell(shell, capsys):
+    magic(shell, "fit --epochs 2", CELL)
+    shell.reset(new_session=False)
+    magic(shell, "resume --epochs 3")
+    assert "epoch 3/3" in capsys.readouterr().out and shell.user_ns["run"].state == "finished"
+
+
+def test_lr_find_changes_nothing(shell):
+    curve = magic(shell, "lr-find", CELL)
+    assert 1e-5 < curve.suggestion < 10 and "<img" in curve._repr_mimebundle_()["text/html"]
+    assert "run" not in shell.user_ns
+
+
+def test_options_and_help(shell, capsys):
+    assert "--weight-decay" in repr(magic(shell, "options"))
+    magic(shell, "help")
+    magic(shell, "")
+    assert capsys.readouterr().out.count("lr-find") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("%%trainopt ", "fit"),
+        ("%trainopt re", "resume"),
+        ("%%trainopt fit --sch", "--schedule"),
+        ("%%trainopt fit --schedule on", "onecycle"),
+        ("%%trainopt fit --schedule=on", "onecycle"),
+        ("%%trainopt fit --epochs 3 --opt", "--optimizer"),
+        ("%%trainopt --ep", "--epochs"),
+        ("run = %trainopt resume --ep", "--epochs"),
+    ],
+)
+def test_tab(shell, text, wanted):
+    with provisionalcompleter():
+        found = [completion.text for completion in shell.Completer.completions(text, len(text))]
+    assert wanted in found, found
+
+
+def test_tab_knows_the_runs(shell):
+    magic(shell, "fit --epochs 1 --name mine", CELL)
+    name = shell.user_ns["run"].name
+    with provisionalcompleter():
+        text = f"%trainopt attach {name[:6]}"
+        assert name in [completion.text for completion in shell.Completer.completions(text, len(text))]
+
+
+def test_unload_takes_everything_back(shell):
+    shell.run_line_magic("unload_ext", "trainopt_nb")
+    assert shell.find_line_magic("trainopt") is None and shell.find_cell_magic("trainopt") is None
+    shell.run_line_magic("load_ext", "trainopt_nb")
+    matchers = [m for m in shell.Completer.custom_matchers if getattr(m, "__name__", "") == "trainopt_matcher"]
+    assert len(matchers) == 1
+
+
+def test_a_failed_run_is_kept_and_named(shell):
+    bad = CELL + "\nx[70] = float('nan')\ntrain_data = (x[:80], y[:80])"
+    with pytest.raises(UsageError, match="in the inputs of the batch"):
+        magic(shell, "fit --epochs 1", bad)
+    run = shell.user_ns["run"]
+    assert run.state == "failed" and find_run(run.name).path == run.path
+    assert json.loads((run.path / "run.json").read_text())["name"] == run.name
