@@ -33,7 +33,11 @@ def shell(tmp_path, monkeypatch):
 
 
 def magic(shell, line, cell=None):
-    return shell.run_line_magic("trainopt", line) if cell is None else shell.run_cell_magic("trainopt", line, cell)
+    return (
+        shell.run_line_magic("trainopt", line)
+        if cell is None
+        else shell.run_cell_magic("trainopt", line, cell)
+    )
 
 
 def test_fit_leaves_the_model_and_the_run(shell, capsys):
@@ -55,13 +59,22 @@ def test_the_verb_is_optional_and_the_same_cell_gives_the_same_bits(shell):
 
 
 def test_variables_may_stand_in_for_names(shell):
-    cell = CELL + "def half(outputs, targets): return nn.functional.cross_entropy(outputs, targets) / 2\nnet = model; del model"
-    magic(shell, "fit --model net --loss half --optimizer make --epochs 1", cell + "\nmake = lambda p: torch.optim.SGD(p, lr=0.3)")
+    cell = (
+        CELL
+        + "def half(outputs, targets): return nn.functional.cross_entropy(outputs, targets) / 2\nnet = model; del model"
+    )
+    magic(
+        shell,
+        "fit --model net --loss half --optimizer make --epochs 1",
+        cell + "\nmake = lambda p: torch.optim.SGD(p, lr=0.3)",
+    )
     assert "half" in shell.user_ns["run"].options["loss"]
 
 
 def test_a_loss_named_loss_counts(shell):
-    magic(shell, "fit --epochs 1", CELL + "\nloss = nn.CrossEntropyLoss(label_smoothing=0.1)\nmetrics = ['f1']")
+    magic(
+        shell, "fit --epochs 1", CELL + "\nloss = nn.CrossEntropyLoss(label_smoothing=0.1)\nmetrics = ['f1']"
+    )
     run = shell.user_ns["run"]
     assert "CrossEntropyLoss" in run.options["loss"] and "f1" in run.metrics
 
@@ -177,7 +190,9 @@ def test_unload_takes_everything_back(shell):
     shell.run_line_magic("unload_ext", "trainopt_nb")
     assert shell.find_line_magic("trainopt") is None and shell.find_cell_magic("trainopt") is None
     shell.run_line_magic("load_ext", "trainopt_nb")
-    matchers = [m for m in shell.Completer.custom_matchers if getattr(m, "__name__", "") == "trainopt_matcher"]
+    matchers = [
+        m for m in shell.Completer.custom_matchers if getattr(m, "__name__", "") == "trainopt_matcher"
+    ]
     assert len(matchers) == 1
 
 

@@ -38,7 +38,13 @@ def typed(option, value):
     "How a value is typed after the flag"
     if isinstance(value, bool):
         return option.flag if value else "--no-" + option.flag[2:]
-    text = ",".join(f"{v!r}" for v in value) if isinstance(value, tuple) else str(value).lower() if value is None else str(value)
+    text = (
+        ",".join(f"{v!r}" for v in value)
+        if isinstance(value, tuple)
+        else str(value).lower()
+        if value is None
+        else str(value)
+    )
     return f"{option.flag} '{text}'"
 
 
@@ -84,7 +90,11 @@ def test_wrong_values_are_refused_alike(name):
     option = OPTIONS[name]
     if option.kind in ("text", "bool"):
         return
-    for wrong in ("no such thing", *([option.low - 1] if option.low is not None else []), *([option.high * 2] if option.high else [])):
+    for wrong in (
+        "no such thing",
+        *([option.low - 1] if option.low is not None else []),
+        *([option.high * 2] if option.high else []),
+    ):
         for attempt in (
             lambda wrong=wrong: TrainOptions.of(**{name: wrong}),
             lambda wrong=wrong: parse_flags(split(f"{option.flag}='{wrong}'"), TrainOptions),
@@ -96,7 +106,14 @@ def test_wrong_values_are_refused_alike(name):
 
 @pytest.mark.parametrize(
     ("given_", "nearest"),
-    [("learning_rate", "lr"), ("bs", "batch_size"), ("n_epochs", "epochs"), ("epoch", "epochs"), ("sheduler", "schedule"), ("wd", "weight_decay")],
+    [
+        ("learning_rate", "lr"),
+        ("bs", "batch_size"),
+        ("n_epochs", "epochs"),
+        ("epoch", "epochs"),
+        ("sheduler", "schedule"),
+        ("wd", "weight_decay"),
+    ],
 )
 def test_the_nearest_name_is_given(given_, nearest):
     with pytest.raises(OptionError, match=f"Did you mean '{nearest}'"):
@@ -105,7 +122,15 @@ def test_the_nearest_name_is_given(given_, nearest):
         parse_flags(["--" + given_.replace("_", "-"), "1"], TrainOptions)
 
 
-@pytest.mark.parametrize(("name", "wrong", "nearest"), [("optimizer", "adamv", "adam"), ("schedule", "cosin", "cosine"), ("precision", "bf-16", "bf16"), ("loss", "crossentropy", "cross-entropy")])
+@pytest.mark.parametrize(
+    ("name", "wrong", "nearest"),
+    [
+        ("optimizer", "adamv", "adam"),
+        ("schedule", "cosin", "cosine"),
+        ("precision", "bf-16", "bf16"),
+        ("loss", "crossentropy", "cross-entropy"),
+    ],
+)
 def test_the_nearest_value_is_given(name, wrong, nearest):
     with pytest.raises(OptionError, match=f"Did you mean '{nearest}'"):
         TrainOptions.of(**{name: wrong})
@@ -143,7 +168,11 @@ def test_form_gives_what_flags_give():
 
     form = OptionsForm(TrainOptions(), queue.SimpleQueue())
     assert form.options() == TrainOptions()
-    form.controls["lr"].value, form.controls["schedule"].value, form.controls["clip"].value = "0.01", "cosine", "1"
+    form.controls["lr"].value, form.controls["schedule"].value, form.controls["clip"].value = (
+        "0.01",
+        "cosine",
+        "1",
+    )
     flags, _ = parse_flags(split("--lr 0.01 --schedule cosine --clip 1"), TrainOptions)
     assert form.options() == TrainOptions.of(**flags)
 
@@ -153,4 +182,6 @@ def test_help_lists_every_flag(capsys):
     shell.run_line_magic("load_ext", "trainopt_nb")
     shell.run_line_magic("trainopt", "fit --help")
     said = capsys.readouterr().out
-    assert all(option.flag in said for cls in (CellOptions, TrainOptions) for option in declared(cls).values())
+    assert all(
+        option.flag in said for cls in (CellOptions, TrainOptions) for option in declared(cls).values()
+    )

@@ -115,7 +115,12 @@ def test_panel_answers_while_the_cell_trains(lab, server, kernel):
 
 def test_next_cell_runs_after_a_stop(lab, kernel):
     "Run All: the cell behind waits, then sees the trained model; the panel gives way to a picture"
-    lab.open("%load_ext trainopt_nb", training_cell(2000), "print('after', type(model).__name__, run.state)", kernel=kernel)
+    lab.open(
+        "%load_ext trainopt_nb",
+        training_cell(2000),
+        "print('after', type(model).__name__, run.state)",
+        kernel=kernel,
+    )
     lab.run_all()
     trains(lab)
     lab.screenshot(f"train-{kernel}-live")
@@ -146,7 +151,9 @@ def test_interrupt_saves_and_the_next_cell_sees_the_model(lab, server, kernel):
 def test_form_starts_the_run(lab):
     "The options as a form: a wrong value is refused, a changed one is used"
     cell = training_cell(1).replace("%%trainopt fit", "%%trainopt form")
-    lab.open("%load_ext trainopt_nb", cell, "print('trained', run.options['epochs'], run.options['lr'], run.state)")
+    lab.open(
+        "%load_ext trainopt_nb", cell, "print('trained', run.options['epochs'], run.options['lr'], run.state)"
+    )
     lab.run_all()
     form = lab.page.locator(".tonb-form")
     form.locator(".tonb-start").wait_for(timeout=60_000)

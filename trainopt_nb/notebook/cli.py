@@ -12,6 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
 from .magics import VERBS, load
@@ -89,7 +90,11 @@ def main(
     if verb not in VERBS and verb != "fit":
         print(f"trainopt knows no {verb!r}.\n{USAGE}", file=sys.stderr)
         return 2
-    result = _shell().run_cell(f"%trainopt {shlex.join(words)}", silent=True)
-    if result.result is not None:
-        print(result.result)
-    return 0 if result.success else 1
+    try:
+        result = _shell().run_line_magic("trainopt", shlex.join(words))
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if result is not None:
+        print(result)
+    return 0
