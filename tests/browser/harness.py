@@ -345,5 +345,5 @@ class Lab:
 
     def wait_done(self, i, timeout=60):
         "Until cell `i` has run; returns its prompt"
-        done = lambda: (p := self.prompt(i)) not in ("[ ]", "[*]", "[]") and p  # noqa: E731
+        done = lambda: (p := self.prompt(i)) not in ("[ ]", "[*]", "[]") and p
         return self.wait_for(done, f"cell {i} is done", timeout)

@@ -84,7 +84,7 @@ def test_panel_answers_while_the_cell_trains(lab, server, kernel):
 
     panel(lab).locator(".tonb-lr").fill("0.00025")
     panel(lab).locator(".tonb-lr").press("Enter")
-    changed = lambda: [r for r in events(server) if r["kind"] == "LrChanged"]  # noqa: E731
+    changed = lambda: [r for r in events(server) if r["kind"] == "LrChanged"]
     lab.wait_for(changed, "the new learning rate among the events", 5)
     assert changed()[0]["lr"] == 0.00025
 

@@ -54,8 +54,10 @@ def follow(
             command = None
             new.append(event)
             if type(event) is not Step or clock() >= due:
+                asked = clock()
                 command = yield told()
-                new, due = [], clock() + every
+                now = clock()
+                new, due = [], now + min(max(every, 100 * (now - asked)), 0.25)
     except StopIteration:
         pass
     finally:
