@@ -53,11 +53,12 @@ def follow(
             event = events.send(command)
             command = None
             new.append(event)
-            if type(event) is not Step or clock() >= due:
+            if clock() >= due or type(event) not in (Step, Pulse):
+                known, new = told(), []
                 asked = clock()
-                command = yield told()
+                command = yield known
                 now = clock()
-                new, due = [], now + min(max(every, 100 * (now - asked)), 0.25)
+                due = now + min(max(every, 100 * (now - asked)), 0.25)
     except StopIteration:
         pass
     finally:
