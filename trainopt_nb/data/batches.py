@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
+from .generators import held_generators, held_state, reseed, set_held_state, unseen
 from .tensors import leaves, tree_map
 from ..store.plain import random_state, set_random_state
 
@@ -59,15 +60,12 @@ class MemoryBatches:
         self.names = names
         self.data, self.batch_size, self.shuffle, self.seed = data, batch_size, shuffle, seed
         self.samples = len(leaves(data)[0])
-        short = self.samples % batch_size
-        self.dropped = (
-            short if self.samples > batch_size and (drop_last or (drop_single and short == 1)) else 0
-        )
+        self.dropped = _dropped(self.samples, batch_size, drop_last, drop_single)
         self.steps = -(-(self.samples - self.dropped) // batch_size)
 
     def peek(self):
         "A few samples to try a model on"
-        return tree_map(lambda tensor: tensor[: min(self.batch_size, 8)], self.data)
+        return tree_map(lambda tensor: tensor[: min(self.batch_size, 8)].clone(), self.data)
 
     def mark(self):
         "Nothing must be stored to go on: the order is a function of seed and epoch"
@@ -82,7 +80,9 @@ class MemoryBatches:
         keep = self.samples - self.dropped
         if not self.shuffle:
             for i in range(start * self.batch_size, keep, self.batch_size):
-                yield tree_map(lambda t, i=i: t[i : min(i + self.batch_size, keep)], self.data)
+                end = min(i + self.batch_size, keep)
+                # a copy, since a model may change its input in place
+                yield tree_map(lambda t, i=i, end=end: t[i:end].clone(), self.data)
             return
         places = order(self.samples, self.seed, number)[start * self.batch_size : keep].split(self.batch_size)
         if isinstance(self.data, tuple) and all(isinstance(item, torch.Tensor) for item in self.data):
@@ -126,7 +126,7 @@ class _SeededDataset:
     "A dataset in a worker process, whose random numbers follow from seed, epoch and index"
 
     def __init__(self, dataset, seed):
-        self.dataset, self.seed = dataset, seed
+        self.dataset, self.seed, self._held = dataset, seed, None
 
     def __getitem__(self, tagged):
         epoch, index = tagged
@@ -134,7 +134,24 @@ class _SeededDataset:
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
+        if self._held is None:
+            self._held = list(held_generators(self.dataset).values())
+        for generator in self._held:
+            reseed(generator, seed)
         return self.dataset[index]
+
+
+class _WorkerBegin:
+    "Called first in a worker process: what PyTorch tells the user's code about the dataset is the user's own"
+
+    def __init__(self, user):
+        self.user = user
+
+    def __call__(self, number):
+        info = get_worker_info()
+        vars(info)["dataset"] = info.dataset.dataset
+        if self.user is not None:
+            self.user(number)
 
 
 class DatasetBatches:
@@ -153,12 +170,11 @@ class DatasetBatches:
         **loader: Any,  # further arguments of `DataLoader`
     ):
         self.samples, self.batch_size, self.dataset = len(dataset), batch_size, dataset
-        short = self.samples % batch_size
-        self.dropped = (
-            short if self.samples > batch_size and (drop_last or (drop_single and short == 1)) else 0
-        )
+        self.dropped = _dropped(self.samples, batch_size, drop_last, drop_single)
         self.steps = -(-(self.samples - self.dropped) // batch_size)
         self._order = _Order(self.samples, batch_size, shuffle, self.dropped, seed, bool(workers))
+        if workers:
+            loader["worker_init_fn"] = _WorkerBegin(loader.get("worker_init_fn"))
         self._loader = DataLoader(
             _SeededDataset(dataset, seed) if workers else dataset,
             batch_sampler=self._order,
@@ -169,17 +185,19 @@ class DatasetBatches:
 
     def epoch(self, number: int, start: int = 0, state: Any = None):
         "The batches of one epoch"
+        set_held_state(self.dataset, state or {})
         self._order.number, self._order.start = number, start
         yield from self._loader
 
     def peek(self):
-        "A few samples to try a model on"
-        return self._loader.collate_fn(
-            [self.dataset[i] for i in range(min(self.batch_size, 8, self.samples))]
-        )
+        "A few samples to try a model on; random numbers are drawn as if nobody had looked"
+        with unseen(self.dataset):
+            few = [self.dataset[i] for i in range(min(self.batch_size, 8, self.samples))]
+            return self._loader.collate_fn(few)
 
     def mark(self):
-        "Nothing must be stored to go on"
+        "What must be stored to go on: where generators stand that the dataset holds; workers begin theirs anew for each sample"
+        return {} if self._order.tagged else held_state(self.dataset)
 
 
 class StreamBatches:
@@ -196,49 +214,41 @@ class StreamBatches:
             self.steps = len(source)
         except TypeError:
             self.steps = None
-        self._begin = {"random": None, "begin": []}
+        self._begin = {"random": None, "begin": {}}
 
     def epoch(self, number: int, start: int = 0, state: Any = None):
-        "The batches of one epoch; those before `start` are drawn again and passed over, so that random numbers agree"
-        if state is not None and start and self._remembers():
-            self.source.load_state_dict(state["own"])
-            return iter(self.source)
-        generators, before = self._generators(), random_state()
+        "The batches of one epoch; those before `start` are drawn again and passed over, unless the source can go on by itself"
+        goes_on, before = state is not None and start > 0, random_state()
         if state is not None:
-            for generator, saved in zip(generators, state["begin" if start else "now"], strict=False):
-                generator.set_state(saved)
-        if state is not None and start:
+            set_held_state(self.source, state["begin" if start else "now"])
+        if goes_on:
             set_random_state(state["random"])
-        self._begin = {"random": random_state(), "begin": [generator.get_state() for generator in generators]}
-        batches = iter(self.source)
-        for _ in range(start):
-            next(batches, None)
-        if state is not None and start:
+        self._begin = {"random": random_state(), "begin": held_state(self.source)}
+        for part in (self.source, *(getattr(self.source, name, None) for name in ("dataset", "sampler"))):
+            if hasattr(part, "set_epoch"):  # an order that is a function of the epoch
+                part.set_epoch(number)
+        if goes_on and self._remembers():
+            self.source.load_state_dict(state["own"])
+            batches = iter(self.source)
+            set_held_state(self.source, state["now"])
+        else:
+            batches = iter(self.source)
+            for _ in range(start):
+                next(batches, None)
+        if goes_on:
             set_random_state(before)  # where the checkpoint had left them
         return batches
 
     def peek(self):
         "The first batch; random numbers are drawn as if nobody had looked"
-        generators, before = self._generators(), random_state()
-        states = [generator.get_state() for generator in generators]
-        try:
+        with unseen(self.source):
             return next(iter(self.source), None)
-        finally:
-            set_random_state(before)
-            for generator, state in zip(generators, states, strict=True):
-                generator.set_state(state)
 
     def mark(self):
         "What must be stored to go on from here: random states at the beginning of the epoch, and those of own generators now"
-        own = self.source.state_dict() if self._remembers() else None
-        return {**self._begin, "now": [generator.get_state() for generator in self._generators()], "own": own}
+        with unseen(self.source):  # a loader that was never asked for a batch begins with its answer
+            own = self.source.state_dict() if self._remembers() else None
+        return {**self._begin, "now": held_state(self.source), "own": own}
 
     def _remembers(self):
         return hasattr(self.source, "load_state_dict") and hasattr(self.source, "state_dict")
-
-    def _generators(self):
-        "Generators that belong to the loader or its sampler, which the global state does not show"
-        sampler = getattr(self.source, "sampler", None)
-        inner = getattr(getattr(self.source, "batch_sampler", None), "sampler", None)
-        found = [getattr(place, "generator", None) for place in (self.source, sampler, inner)]
-        return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
