@@ -19,7 +19,7 @@ import psutil
 import torch
 from torch import nn
 
-from .events import Ended, Epoch, Started, Step, from_lines, to_lines
+from .events import Ended, Epoch, Started, Step, command_line, command_of, from_lines, to_lines
 from .progress import LIVE, Progress, compact, duration, figure
 from .store.checkpoint import load_checkpoint
 
@@ -93,6 +93,18 @@ def _read_json(path):
         return json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
+
+
+def _whole_lines(path, start):
+    "Lines from a byte on, and where the next reading begins; half a line is left for the next time"
+    try:
+        with open(path, "rb") as file:
+            file.seek(start)
+            data = file.read()
+    except FileNotFoundError:
+        return [], start
+    whole = data[: data.rfind(b"\n") + 1]
+    return whole.decode().splitlines(), start + len(whole)
 
 
 def _slug(name):
@@ -179,14 +191,7 @@ class Run:
         self, start: int = 0
     ) -> tuple[list[str], int]:  # whole lines, and where the next reading begins
         "Lines of the log from a byte on; one that is still being written is left for the next time"
-        try:
-            with open(self.path / "events.jsonl", "rb") as file:
-                file.seek(start)
-                data = file.read()
-        except FileNotFoundError:
-            return [], start
-        whole = data[: data.rfind(b"\n") + 1]
-        return whole.decode().splitlines(), start + len(whole)
+        return _whole_lines(self.path / "events.jsonl", start)
 
     def events(self) -> list:
         "All records; what a resumed run told again stands there once"
@@ -269,6 +274,34 @@ class Run:
             self._file.close()
             self._file = None
             (self.path / "lock").unlink(missing_ok=True)
+
+    # commands from other processes
+
+    def send(
+        self,
+        command,  # such as `Stop()` or `SetLr(1e-4)`
+    ):
+        "Tell the process that writes the run to do something; raises `RunError` where there is none"
+        if lock_owner(self.path / "lock") is None:
+            raise RunError(
+                f"The run {self.name} is {self.state}, so nobody takes commands: %trainopt resume goes on with it."
+            )
+        with open(self.path / "commands.jsonl", "ab", buffering=0) as file:
+            file.write((command_line(command) + "\n").encode())
+
+    def inbox(self):  # a function that returns the next command, or None
+        "For the writer: what others send from now on"
+        file, held = self.path / "commands.jsonl", []
+        file.touch()
+        place = [file.stat().st_size]
+
+        def next_command():
+            if not held and file.stat().st_size > place[0]:
+                lines, place[0] = _whole_lines(file, place[0])
+                held.extend(command for command in map(command_of, lines) if command is not None)
+            return held.pop(0) if held else None
+
+        return next_command
 
     # showing
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from IPython.display import display
 
-from ..events import Pause, Resume, State, Stop, from_lines
+from ..events import Resume, Stop, from_lines
 from ..interrupts import interrupts
 from .form import OptionsForm
 from .kernel import Page, has_frontend
@@ -22,59 +22,14 @@ from ..options import Options
 from ..progress import LIVE, Progress
 from ..report import report_bundle
 from ..runs import Run, lock_owner
-from ..train.fit import Job, drive, ended
+from ..train.fit import Job, drive, ended, steer
 
 PATIENCE = 0.02  # seconds between two looks at the page while nothing else happens
 
 # %% ../../nbs/notebook/63_drive.ipynb #008cfcf4
-class _Conductor:
-    "Asks for events, and turns clicks into commands"
-
-    def __init__(self, job: Job, page: Page, panel: TrainPanel, interrupt: Any):
-        self.job, self.page, self.panel, self.interrupt = job, page, panel, interrupt
-
-    async def run(self):
-        "Until there are no more events"
-        command = None
-        while True:
-            try:
-                self.job.turns.send(command)
-            except StopIteration:
-                return
-            self.panel.update()
-            await self.page.turn()
-            command = self._clicked()
-            if isinstance(command, Pause):
-                command = await self._pause()
-
-    def _clicked(self):
-        if self.interrupt.requested:
-            return Stop("interrupted")
-        return None if self.panel.commands.empty() else self.panel.commands.get_nowait()
-
-    def _note(self, state):
-        "A change that the generator knows nothing of"
-        event = State(state, self.job.progress.step)
-        self.job.run.append([event])
-        self.job.progress.add([event])
-        self.panel.update()
-
-    async def _pause(self):
-        "Wait for the command that ends the pause; others are obeyed without a step being taken"
-        self._note("paused")
-        while True:
-            await self.page.turn()
-            command = self._clicked()
-            if command is None:
-                time.sleep(PATIENCE)
-            elif isinstance(command, Resume):
-                self._note("training")
-                return None
-            elif isinstance(command, Stop):
-                return command
-            elif not isinstance(command, Pause):
-                self.job.turns.send(command)
-                self.panel.update()
+def _clicked(panel):
+    "What was clicked first, of what was not yet obeyed"
+    return None if panel.commands.empty() else panel.commands.get_nowait()
 
 
 async def conduct(
@@ -86,7 +41,9 @@ async def conduct(
     handle = display(panel, display_id=True)
     with interrupts() as interrupt:
         try:
-            await _Conductor(job, page, panel, interrupt).run()
+            for _ in steer(job, lambda: Stop("interrupted") if interrupt.requested else _clicked(panel)):
+                panel.update()
+                await page.turn()
         finally:
             job.close()
             panel.close()
