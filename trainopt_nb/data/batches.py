@@ -84,16 +84,20 @@ class MemoryBatches:
                 # a copy, since a model may change its input in place
                 yield tree_map(lambda t, i=i, end=end: t[i:end].clone(), self.data)
             return
-        places = order(self.samples, self.seed, number)[start * self.batch_size : keep].split(self.batch_size)
-        if isinstance(self.data, tuple) and all(isinstance(item, torch.Tensor) for item in self.data):
-            first, *rest = self.data
-            if len(rest) == 1:  # the common pair, without a call more than needed
-                second = rest[0]
-                for place in places:
-                    yield first[place], second[place]
-                return
-        for place in places:
-            yield tree_map(lambda t, place=place: t[place], self.data)
+        rows = order(self.samples, self.seed, number)[start * self.batch_size : keep]
+        devices = {tensor.device for tensor in leaves(self.data)}
+        if len(devices) == 1:  # `index_select` costs half of `tensor[place]`, and wants both on one device
+            rows, take = rows.to(devices.pop()), lambda tensor, place: tensor.index_select(0, place)
+        else:
+            take = lambda tensor, place: tensor[place]
+        pair = isinstance(self.data, tuple) and len(self.data) == 2
+        if pair and all(isinstance(item, torch.Tensor) for item in self.data):
+            first, second = self.data  # the common pair, without a call more than needed
+            for place in rows.split(self.batch_size):
+                yield take(first, place), take(second, place)
+            return
+        for place in rows.split(self.batch_size):
+            yield tree_map(lambda tensor, place=place: take(tensor, place), self.data)
 
 # %% ../../nbs/data/11_batches.ipynb #e018a3ed
 class _Order:
