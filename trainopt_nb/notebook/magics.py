@@ -260,7 +260,7 @@ class TrainoptMagics(Magics):
 
     async def _go_on(self, run, task, changes, page):
         try:
-            job = go_on(run, task, changes)
+            job = go_on(run, task, stored_options(run, changes))
             self.shell.user_ns["run"] = run
             await run_job(job, page, self.shell)
         except FAILURES as error:
