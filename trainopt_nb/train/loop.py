@@ -31,9 +31,9 @@ from trainopt_nb.events import (
 )
 from ..options import OptionError
 from ..store.folders import CheckpointError
+from .faults import MemoryRanOut, NonFinite, is_out_of_memory, release_memory
 from .keeper import Keeper
 from .session import Session
-from .step import MemoryRanOut, NonFinite, is_out_of_memory, release_memory
 from .task import Prepared, Task, prepare
 from .train_options import TrainOptions
 

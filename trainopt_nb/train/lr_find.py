@@ -13,9 +13,10 @@ from copy import deepcopy
 from typing import NamedTuple
 
 from ..store.plain import random_state, set_random_state
+from .faults import NonFinite
 from .losses import TaskError
 from .optim import make_optimizer
-from .step import NonFinite, Stepper
+from .step import Stepper
 from .task import Task, prepare
 from .train_options import TrainOptions
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from ..data.batches import MemoryBatches
 from ..data.checks import check_inputs, check_labels, check_values, overlap
 from ..data.source import Data, open_data
-from ..data.tensors import DataError, leaves, to_device, tree_map
+from ..data.tensors import DataError, leaves, size_of, to_device, tree_map
 from ..options import OptionError
 from ..store.plain import random_state, set_random_state
-from .losses import TaskError, balanced_weights, given, kind_of, make_loss
+from .losses import IGNORE, TaskError, balanced_weights, given, kind_of, make_loss
 from .metrics import Metrics
 from .train_options import TrainOptions
 
@@ -118,6 +118,7 @@ class Prepared:
     place: Any  # from a batch as it was loaded to the batch on the device
     loss_of: Any  # from a batch on the device to a 0-d loss with gradient
     judge: Any  # from a batch on the device to (0-d loss, Given, targets), for validation
+    mass_of: Any  # from a batch to what it counts in a mean over several batches
     metrics: Metrics
     notes: list = field(default_factory=list)  # (topic, sentence) for the reader
 
@@ -188,6 +189,19 @@ def _losses(model, options, kind, loss, pair):
         return loss(model(inputs), targets)
 
     return (lean if pair and kind not in ("model", "custom") else lambda batch: judge(batch)[0]), judge
+
+
+def _mass(kind, weight):
+    "What a batch counts beside others: its samples, or the weights of its labels where the loss is a mean over these"
+    if kind != "classification":
+        return size_of
+
+    def mass_of(batch):
+        targets = split_batch(batch)[1]
+        kept = targets[targets != IGNORE]
+        return kept.numel() if weight is None else weight.to(kept.device)[kept].sum().item()
+
+    return mass_of
 
 
 def _check(data, kind, columns):
@@ -271,7 +285,16 @@ def prepare(
     )
     runner = torch.compile(model) if o.compile else model
     return Prepared(
-        model, data, device, kind, columns, place, *_losses(runner, o, kind, loss, pair), metrics, notes
+        model,
+        data,
+        device,
+        kind,
+        columns,
+        place,
+        *_losses(runner, o, kind, loss, pair),
+        _mass(kind, weight),
+        metrics,
+        notes,
     )
 
 
