@@ -177,3 +177,48 @@ def test_attach_shows_a_run_again(lab, server):
     lab.output(2).locator("img").first.wait_for(timeout=60_000)
     lab.wait_text(3, "digits-cnn")
     lab.screenshot("attach")
+
+
+def test_background_run_outlives_its_cell(lab, server):
+    "The cell is back at once, the panel steers the other process, the weights come home"
+    cell = training_cell(3000).replace("%%trainopt fit", "%%trainopt fit --background")
+    lab.open("%load_ext trainopt_nb", cell, "before = model[0].weight.clone(); print('at once', run.state)", "print('home', bool((before != model[0].weight).any()), run.state)")
+    lab.run_all()
+    lab.wait_text(2, "at once (waiting|training)", 60)
+    trains(lab)
+    act(lab, "pause", "paused")
+    still = step(lab)
+    lab.page.wait_for_timeout(700)
+    assert step(lab) == still
+    act(lab, "pause", "training")
+    trains(lab)
+    lab.save()
+    lab.refresh()
+    trains(lab)
+    lab.screenshot("background")
+    act(lab, "stop", "stopped")
+    lab.run(3)
+    lab.wait_text(3, "home True stopped")
+
+
+def test_background_run_survives_the_kernel(lab, server):
+    "The kernel is restarted in mid-run: the run goes on, and a new kernel shows all of it"
+    cell = training_cell(3000).replace("%%trainopt fit", "%%trainopt fit --background")
+    lab.open("%load_ext trainopt_nb", cell, "%trainopt attach")
+    lab.run(0)
+    lab.wait_done(0)
+    lab.run(1)
+    trains(lab)
+    lab.restart()
+    lab.wait_idle()
+    at = steps_of(events(server))[-1]
+    lab.run(0)
+    lab.wait_done(0)
+    lab.run(2)
+    lab.output(2).locator(".tonb-panel").wait_for()
+    shown = lab.output(2).locator(".tonb-panel")
+    lab.wait_for(lambda: int(shown.get_attribute("data-step") or 0) > at + 20, "the run going on")
+    shown.locator(".tonb-stop").click()
+    lab.wait_for(lambda: events(server)[-1]["kind"] == "Ended", "the end")
+    told = steps_of(events(server))
+    assert told == list(range(1, len(told) + 1))
