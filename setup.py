@@ -19,7 +19,7 @@ setup(
     long_description_content_type="text/markdown",
     author=cfg["author"],
     url=cfg["git_url"],
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     license_files=["LICENSE"],
     keywords=cfg["keywords"],
     packages=find_packages(include=[lib, f"{lib}.*"]),

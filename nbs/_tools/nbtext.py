@@ -38,7 +38,9 @@ def open_(nb):
 def save(nb):
     "Write the text view back to `nb`, then format, clean, export and run it"
     if nb.exists() and (not base(nb).exists() or base(nb).read_text() != text(nb)):
-        sys.exit(f"{nb} has changed since its view was opened: open it again, which keeps your changes apart.")
+        sys.exit(
+            f"{nb} has changed since its view was opened: open it again, which keeps your changes apart."
+        )
     nb.parent.mkdir(parents=True, exist_ok=True)
     how = ["--update"] if nb.exists() else ["--set-kernel", "python3"]
     steps = (

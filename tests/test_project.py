@@ -1,0 +1,363 @@
+"The project as a whole: format, notebooks and package in step, floors, README, and the package as it is installed"
+
+import ast
+import json
+import os
+import re
+import shutil
+import site
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from configparser import ConfigParser
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "trainopt_nb"
+GENERATED = (
+    "runs",
+    "__pycache__",
+    ".ipynb_checkpoints",
+    ".hypothesis",
+    ".git",
+    ".text",
+    "build",
+    "*.egg-info",
+    ".venv",
+)
+IMPORT_NAMES = {
+    "ipython": "IPython",
+    "pillow": "PIL",
+}  # of distributions that are imported under another name
+BROUGHT = {
+    "traitlets": "ipywidgets",
+    "PIL": "matplotlib",
+}  # imported, and declared by what cannot be without it
+PAGE = {"IPython", "ipywidgets", "anywidget", "traitlets", "ipykernel", "comm", "jupyter_client"}
+HEAVY = (
+    "ipywidgets",
+    "anywidget",
+    "pandas",
+    "sklearn",
+    "torchmetrics",
+    "matplotlib",
+    "torch._dynamo",
+    "scipy",
+    "PIL",
+)
+POISONED = {"torchvision", "torchaudio", "timm", "lightning", "pytorch-lightning"}
+
+
+def call(*words, cwd=ROOT, **environment):
+    "Run a command; its output, or a failure that shows it"
+    env = {**os.environ, "NO_COLOR": "1", **environment}
+    done = subprocess.run(
+        words, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1500
+    )
+    assert done.returncode == 0, f"{' '.join(map(str, words))}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
+    return done.stdout
+
+
+def settings():
+    parser = ConfigParser(delimiters=["="])
+    parser.read(ROOT / "settings.ini", encoding="utf-8")
+    return parser["DEFAULT"]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    "The checkout without what it ignores, to change at will"
+    folder = tmp_path_factory.mktemp("checkout") / "project"
+    return shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*GENERATED))
+
+
+def tool(name):
+    "A command of this environment"
+    return Path(sysconfig.get_path("scripts"), name)
+
+
+# notebooks
+
+
+def test_ruff_is_content():
+    call(tool("ruff"), "check", "--no-cache", ".")
+    call(tool("ruff"), "format", "--no-cache", "--check", ".")
+
+
+def contents(folder):
+    "What must not change when notebooks are exported and cleaned"
+    places = ("nbs/**/*.ipynb", "trainopt_nb/**/*.py", "README.md")
+    return {path.relative_to(folder): path.read_bytes() for place in places for path in folder.glob(place)}
+
+
+def test_notebooks_package_and_readme_are_in_step(copy):
+    before = contents(copy)
+    call(tool("nbdev_export"), cwd=copy)
+    call(tool("nbdev_clean"), cwd=copy)
+    call(sys.executable, "nbs/_tools/readme.py", cwd=copy)
+    after = contents(copy)
+    changed = sorted(
+        str(path) for path in before.keys() | after.keys() if before.get(path) != after.get(path)
+    )
+    assert not changed, "run nbdev_export, nbdev_clean and nbs/_tools/readme.py"
+
+
+def test_notebooks_run(copy):
+    call(tool("nbdev_test"), "--n_workers", "2", cwd=copy, PYTHONPATH=str(copy), OMP_NUM_THREADS="1")
+
+
+def test_stored_outputs_name_no_place_of_a_machine():
+    home = re.compile(r"(?<![\w.])/(home|root|Users|tmp|var|work)/")
+    for path in ROOT.glob("nbs/**/*.ipynb"):
+        if not {"runs", ".ipynb_checkpoints"} & set(path.parts):
+            found = [
+                o
+                for c in json.loads(path.read_text())["cells"]
+                for o in c.get("outputs", [])
+                if home.search(str(o))
+            ]
+            assert not found, (path, found)
+
+
+# floors
+
+
+def modules():
+    "Name of each exported module -> its notebook's number, such as `06b`"
+    found = {}
+    for notebook in ROOT.glob("nbs/**/[0-9]*.ipynb"):
+        for cell in json.loads(notebook.read_text())["cells"]:
+            if name := re.search(r"^# ?\| default_exp (\S+)", "".join(cell["source"]), re.M):
+                found[f"trainopt_nb.{name[1]}"] = notebook.name.split("_")[0]
+    return found
+
+
+def path_of(module):
+    return ROOT / f"{module.replace('.', '/')}.py"
+
+
+def imports(module, known):
+    "Full names of what a module imports anywhere: modules of ours, and of others"
+    package = module.split(".")[:-1]
+    for node in ast.walk(ast.parse(path_of(module).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = (
+                [*package[: len(package) + 1 - node.level], *([node.module] if node.module else [])]
+                if node.level
+                else [node.module]
+            )
+            base = ".".join(start)
+            yield from (f"{base}.{a.name}" if f"{base}.{a.name}" in known else base for a in node.names)
+
+
+def test_every_module_is_exported_from_one_notebook():
+    written = {
+        path.relative_to(ROOT)
+        for path in PACKAGE.glob("**/*.py")
+        if path.name not in ("__init__.py", "_modidx.py")
+    }
+    exported = modules()
+    assert written == {path_of(name).relative_to(ROOT) for name in exported}
+    assert len(set(exported.values())) == len(exported), "two notebooks have the same number"
+
+
+@pytest.mark.parametrize("module", sorted(modules(), key=modules().get))
+def test_floors_hold(module):
+    "A module imports only what stands below it, and only notebook/ knows of a page"
+    known = modules()
+    ours = [name for name in imports(module, known) if name.split(".")[0] == "trainopt_nb"]
+    unknown = [name for name in ours if name not in known]
+    assert not unknown, "import from the module itself, not from its package"
+    above = {name: known[name] for name in ours if known[name] >= known[module]}
+    assert not above, f"{module} is {known[module]}"
+    if not module.startswith("trainopt_nb.notebook."):
+        assert not PAGE & {name.split(".")[0] for name in imports(module, known)}
+
+
+def test_what_is_imported_is_declared():
+    known, declared = modules(), [Requirement(word).name for word in settings()["requirements"].split()]
+    allowed = {IMPORT_NAMES.get(name, name) for name in declared} | sys.stdlib_module_names | {"trainopt_nb"}
+    allowed |= {name for name, by in BROUGHT.items() if by in declared}
+    found = {name.split(".")[0] for module in known for name in imports(module, known)}
+    assert found <= allowed, found - allowed
+
+
+def test_nothing_is_imported_by_star():
+    for path in [*PACKAGE.glob("**/*.py"), *ROOT.glob("tests/**/*.py"), *ROOT.glob("nbs/_tools/*.py")]:
+        nodes = ast.walk(ast.parse(path.read_text()))
+        assert not any(isinstance(n, ast.ImportFrom) and n.names[0].name == "*" for n in nodes), path
+    for path in ROOT.glob("nbs/**/[0-9]*.ipynb"):
+        assert not re.search(r'"\s*from \S+ import \*', path.read_text()), path
+
+
+def test_import_is_light():
+    seen = f"import sys, trainopt_nb; print([name for name in {HEAVY} if name in sys.modules])"
+    assert call(sys.executable, "-c", seen, PYTHONPATH=str(ROOT)).strip() == "[]"
+
+
+# what is needed
+
+
+def groups():
+    "The package's own requirements and those of each extra"
+    config = settings()
+    keys = [key for key in config if key == "requirements" or key.endswith("_requirements")]
+    return {key: [Requirement(word) for word in config[key].split()] for key in keys}
+
+
+def test_constraints_pin_what_is_declared():
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pins = dict(line.split("==") for line in lines)
+    assert pins["torch"] == "2.13.0" and not POISONED & pins.keys()
+    for need in (need for group in groups().values() for need in group):
+        assert need.specifier.contains(pins[canonicalize_name(need.name)]), need
+
+
+@pytest.mark.parametrize("group", groups())
+def test_requirements_are_met_here(group):
+    "What is installed satisfies every requirement, directly or through others, and nothing poisoned comes along"
+    waiting, seen = [*groups()[group], *groups()["requirements"]], set()
+    while waiting:
+        need = waiting.pop()
+        if str(need) in seen:
+            continue
+        seen.add(str(need))
+        package = distribution(need.name)
+        assert need.specifier.contains(package.version, prereleases=True), (need, package.version)
+        for line in map(Requirement, package.requires or []):
+            if not line.marker or any(
+                line.marker.evaluate({"extra": extra}) for extra in need.extras or {""}
+            ):
+                waiting.append(line)
+    assert not POISONED & {canonicalize_name(Requirement(need).name) for need in seen}
+
+
+# README
+
+
+def commands():
+    "README's two commands"
+    return re.findall(r"```bash\n(.*?)\n```", (ROOT / "README.md").read_text(), re.S)
+
+
+def test_continuous_integration_runs_the_second_command():
+    first, second = commands()
+    assert second in (ROOT / ".ci/run").read_text().splitlines()
+    assert all("-c constraints.txt" in command for command in (first, second))
+
+
+def test_readme_links_lead_somewhere():
+    for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()):
+        assert link.startswith("https://") or (ROOT / link).exists(), link
+
+
+def test_readme_names_the_verbs_that_exist():
+    from trainopt_nb.notebook.magics import VERBS
+
+    assert set(re.findall(r"%trainopt ([a-z-]+)", (ROOT / "README.md").read_text())) == set(VERBS)
+
+
+def test_readme_code_runs(tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)\n```", (ROOT / "README.md").read_text(), re.S)
+    monkeypatch.chdir(tmp_path)
+    code = json.dumps(blocks)
+    script = (
+        "import json, sys\n"
+        "from IPython.core.interactiveshell import InteractiveShell\n"
+        "shell = InteractiveShell.instance()\n"
+        f"for block in json.loads({code!r}):\n"
+        "    assert shell.run_cell(block).success, block\n"
+        "assert shell.user_ns['run'].state == 'finished'\n"
+        "print('accuracy', shell.user_ns['run'].metrics['accuracy'])\n"
+    )
+    said = call(sys.executable, "-c", script, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert float(said.split()[-1]) > 0.85 and len(list((tmp_path / "runs").iterdir())) == 2
+
+
+# installed
+
+
+@pytest.fixture(scope="module")
+def built(copy):
+    "A source archive, and the wheel that is built from it"
+    call(sys.executable, "-m", "build", "--no-isolation", "--outdir", copy / "dist", cwd=copy)
+    (archive,), (wheel,) = (copy / "dist").glob("*.tar.gz"), (copy / "dist").glob("*.whl")
+    return archive, wheel
+
+
+@pytest.fixture(scope="module")
+def installed(built, tmp_path_factory):
+    "A virtual environment with the wheel, which borrows everything else from this one"
+    folder = tmp_path_factory.mktemp("installed") / "venv"
+    call(sys.executable, "-m", "venv", "--without-pip", folder)
+    (libraries,) = folder.glob("lib/python*/site-packages")
+    here = [path for path in map(Path, site.getsitepackages()) if path.is_dir()]
+    (libraries / "borrowed.pth").write_text("\n".join(map(str, here)))
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", folder / "bin/python"]
+    call(*pip, "install", "--quiet", "--no-deps", "--no-index", "--force-reinstall", built[1])
+    assert "site-packages" in call(
+        folder / "bin/python", "-c", "import trainopt_nb; print(trainopt_nb.__file__)", cwd="/"
+    )
+    return folder
+
+
+def test_archives_hold_everything(built):
+    archive, wheel = built
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    package = {
+        str(path.relative_to(ROOT))
+        for path in PACKAGE.glob("**/*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert package <= inside
+    info = wheel.name.split("-py3")[0] + ".dist-info"
+    assert inside - package <= {
+        f"{info}/{name}"
+        for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "top_level.txt", "licenses/LICENSE")
+    }
+    assert {"panel.js", "panel.css", "uplot.js", "uplot.css", "uplot.LICENSE"} <= {
+        Path(name).name for name in inside
+    }
+    meta = zipfile.ZipFile(wheel).read(f"{info}/METADATA").decode()
+    assert (
+        "License-Expression: Apache-2.0" in meta and f"Requires-Python: >={settings()['min_python']}" in meta
+    )
+    names = {name.partition("/")[2] for name in tarfile.open(archive).getnames()}
+    assert package | {"LICENSE", "README.md", "CHANGELOG.md", "settings.ini"} <= names
+
+
+def test_licence_is_whole():
+    text = (ROOT / "LICENSE").read_text()
+    assert text.strip().startswith("Apache License\n                           Version 2.0, January 2004")
+    assert (
+        all(f"\n   {number}. " in text for number in range(1, 10)) and "END OF TERMS AND CONDITIONS" in text
+    )
+
+
+def test_first_command_trains_from_the_wheel(installed, tmp_path):
+    "What README's first command runs after installing: the quickstart, with its accuracy, its run and the way to open it"
+    command = commands()[0].split(" && ")[1].split()
+    notebook = shutil.copytree(
+        ROOT / "nbs/guides", tmp_path / "nbs/guides", ignore=shutil.ignore_patterns(*GENERATED)
+    )
+    said = call(installed / "bin" / command[0], *command[1:], cwd=tmp_path, PYTHONPATH="")
+    *_, accuracy, where, how = said.strip().splitlines()
+    assert float(accuracy.removeprefix("accuracy: ").removesuffix("%")) >= 98
+    run = Path(where.removeprefix("run: "))
+    assert run.parent == tmp_path / "runs" and (run / "events.jsonl").exists()
+    assert how.startswith("open it: jupyter lab ") and Path(tmp_path, how.split()[-1]).parent == notebook
+
+
+def test_command_says_what_it_can(installed, tmp_path):
+    said = call(installed / "bin/trainopt", "--help", cwd=tmp_path)
+    assert all(f"trainopt {verb}" in said for verb in ("fit", "runs", "resume", "options"))
+    assert not list(tmp_path.iterdir())
