@@ -1,0 +1,232 @@
+"Runs in a process of their own: what they give, how they end, what cannot travel"
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import psutil
+import pytest
+import torch
+from torch import nn
+
+from trainopt_nb.events import Pause, Resume, Save, SetLr, Stop
+from trainopt_nb.runs import Run, RunError, list_runs
+from trainopt_nb.store.lock import lock_owner
+from trainopt_nb.train.fit import fit, resume
+from trainopt_nb.train.launch import bring_home, launch, warm
+from trainopt_nb.train.task import Task
+from trainopt_nb.train.train_options import TrainOptions
+
+GENERATOR = torch.Generator().manual_seed(0)
+X = torch.randn(400, 4, generator=GENERATOR)
+Y = (X.sum(1) > 0).long()
+DATA = (X[:300], Y[:300]), (X[300:], Y[300:])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workers():
+    warm()
+
+
+class Slow(nn.Module):
+    "A model whose steps take a while; its class comes along, as one from a cell would"
+
+    def __init__(self, seconds=0.005, fault=None):
+        super().__init__()
+        self.body, self.seconds, self.fault, self.calls = nn.Linear(4, 2), seconds, fault, 0
+
+    def forward(self, x):
+        time.sleep(self.seconds)
+        self.calls += 1
+        if self.fault and self.calls > 20:
+            self.fault()
+        return self.body(x)
+
+
+Slow.__module__ = "__main__"  # travels by value, like a class of a notebook
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2), nn.Linear(8, 2))
+
+
+def until(check, what, seconds=30):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := check():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+def ended(run):
+    return (
+        until(
+            lambda: (
+                run.state in ("finished", "stopped", "failed", "dead")
+                and lock_owner(run.path / "lock") is None
+            ),
+            "the end",
+        )
+        and run
+    )
+
+
+def moving(run, more=5):
+    first = until(lambda: run.progress.step, "the first step")
+    until(lambda: run.progress.step >= first + more, "more steps")
+
+
+def slow_run(tmp_path, fault=None, **options):
+    return launch(
+        Task(Slow(fault=fault), *DATA),
+        TrainOptions.of(epochs=1000, save_seconds=0.2, **options),
+        folder=tmp_path,
+    )
+
+
+def test_it_gives_the_same_bits_as_a_run_in_the_cell(tmp_path):
+    here, there = model(), model()
+    fit(here, *DATA, folder=tmp_path / "here", epochs=4, write=lambda line: None)
+    run = ended(launch(Task(there, *DATA), TrainOptions(epochs=4), folder=tmp_path / "there"))
+    assert run.state == "finished" and bring_home(run, there)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(here.state_dict().values(), there.state_dict().values(), strict=True)
+    )
+    told = [
+        [(e.epoch, e.train_loss, e.valid_loss) for e in r.progress.epochs]
+        for r in (run, list_runs(tmp_path / "here")[0])
+    ]
+    assert told[0] == told[1]
+
+
+def test_commands_reach_it(tmp_path):
+    run = slow_run(tmp_path)
+    moving(run)
+    run.send(Pause())
+    until(lambda: run.state == "paused", "the pause")
+    still = run.progress.step
+    time.sleep(0.5)
+    assert run.progress.step == still
+    run.send(SetLr(0.5))
+    until(
+        lambda: any(type(e).__name__ == "LrChanged" for e in run.events()),
+        "the new learning rate, although it is paused",
+    )
+    run.send(Resume())
+    moving(run)
+    saved = run.progress.saved.step
+    run.send(Save())
+    until(lambda: run.progress.saved.step > saved, "a checkpoint")
+    sent = time.monotonic()
+    run.send(Stop())
+    ended(run)
+    print(f"stop to the end of the process: {(time.monotonic() - sent) * 1000:.0f} ms")
+    assert run.state == "stopped" and run.progress.lr == 0.5
+    told = [e.step for e in run.events() if type(e).__name__ == "Step"]
+    assert told == list(range(1, len(told) + 1))
+    with pytest.raises(RunError, match="nobody takes commands"):
+        run.send(Pause())
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_killed_worker_is_told_apart_and_resumed(tmp_path, number):
+    run = slow_run(tmp_path)
+    moving(run)
+    until(lambda: run.progress.saved and run.progress.saved.step, "a checkpoint")
+    os.kill(lock_owner(run.path / "lock")["pid"], number)
+    until(lambda: run.state == "dead", "the death")
+    if number == signal.SIGSEGV:
+        assert "Segmentation fault" in (run.path / "log.txt").read_text()
+    done = run.progress.saved.step
+    again = resume(run, Slow(seconds=0), *DATA, epochs=done // 5 + 2, write=lambda line: None)
+    assert again.state == "finished"
+
+
+def boom():
+    raise ValueError("the model gives up")
+
+
+def test_an_exception_is_shown_with_its_log(tmp_path):
+    run = ended(slow_run(tmp_path, fault=boom))
+    assert run.state == "failed" and "the model gives up" in run.progress.reason
+    assert "Traceback" in (run.path / "log.txt").read_text()
+
+
+def test_a_run_that_cannot_begin_says_why(tmp_path):
+    run = ended(launch(Task(nn.Linear(5, 2), *DATA), TrainOptions(), folder=tmp_path))
+    assert run.state == "failed" and "cannot take the first batch" in run.progress.reason
+
+
+def test_memory_limit(tmp_path):
+    "The operating system refuses memory: the run ends with a sentence, the caller is well"
+
+    def hungry():
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
+        torch.zeros(2**34, dtype=torch.uint8)
+
+    run = ended(slow_run(tmp_path, fault=hungry))
+    assert run.state == "failed" and "emory" in run.progress.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("train_data.rows", (i for i in range(3))), ("train_data.lock", __import__("threading").Lock())],
+)
+def test_what_cannot_travel_is_named(tmp_path, name, value):
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, i):
+            return X[i], Y[i]
+
+    data = Rows()
+    setattr(data, name.split(".")[1], value)
+    with pytest.raises(RunError, match=name) as caught:
+        launch(Task(model(), data), TrainOptions(), folder=tmp_path)
+    assert "__getitem__" in str(caught.value) and not list(tmp_path.iterdir())
+
+
+PARENT = """
+import sys, time, torch
+from torch import nn
+from trainopt_nb.train.launch import launch
+from trainopt_nb.train.task import Task
+from trainopt_nb.train.train_options import TrainOptions
+class Slow(nn.Linear):
+    def forward(self, x):
+        time.sleep(0.005)
+        return super().forward(x)
+if __name__ == "__main__":
+    x = torch.randn(100, 4)
+    run = launch(Task(Slow(4, 2), (x, (x.sum(1) > 0).long())), TrainOptions(epochs=20_000), folder=sys.argv[1])
+    print(run.path, flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "ends"])
+def test_it_outlives_its_parent(tmp_path, how):
+    (tmp_path / "parent.py").write_text(textwrap.dedent(PARENT))
+    patience = "60" if how == "killed" else "8"
+    words = [sys.executable, tmp_path / "parent.py", tmp_path / "runs", patience]
+    parent = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    run = Run(parent.stdout.readline().strip())
+    moving(run)
+    worker = psutil.Process(lock_owner(run.path / "lock")["pid"])
+    if how == "killed":
+        os.killpg(parent.pid, signal.SIGKILL)
+    assert parent.wait(20) == (-signal.SIGKILL if how == "killed" else 0)
+    assert worker.is_running() and run.state == "training"
+    moving(run)
+    run.send(Stop())
+    ended(run)
+    assert run.state == "stopped"
