@@ -131,8 +131,11 @@ class Save(NamedTuple):
 # %% ../nbs/01_events.ipynb #ff86c13e
 import json
 import math
+from itertools import groupby, repeat
 
+# %% ../nbs/01_events.ipynb #ac6a1c67
 KINDS = {kind.__name__: kind for kind in (Started, Epoch, State, LrChanged, Saved, Note, Ended)}
+_encode = json.JSONEncoder(allow_nan=False).encode
 
 
 def _plain(value):
@@ -141,32 +144,37 @@ def _plain(value):
         return {"float": repr(value)}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    return value
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _revive(pairs):
     return float(pairs["float"]) if pairs.keys() == {"float"} else pairs
 
 
+def _line(kind, body):
+    try:
+        return _encode({"kind": kind, **body})
+    except ValueError:  # a number that is not finite
+        return _encode({"kind": kind, **_plain(body)})
+
+
+def _columns(steps):
+    "Neighbouring steps, field by field; what stays the same is said once"
+    columns = dict(zip(Step._fields, zip(*steps, strict=True), strict=True))
+    same = (name for name, values in columns.items() if values.count(values[0]) == len(values))
+    return columns | {name: columns[name][0] for name in same if name != "step"}
+
+
 def to_lines(
     events,  # records in the order in which they happened
 ) -> list[str]:  # lines of JSON without line ends
     "Write records as text; neighbouring steps share a line"
-    lines, steps = [], []
-    for event in (*events, None):
-        if isinstance(event, Step):
-            steps.append(event)
-            continue
-        if steps:
-            columns = {
-                name: [_plain(x) for x in column]
-                for name, column in zip(Step._fields, zip(*steps, strict=True), strict=True)
-            }
-            lines.append(json.dumps({"kind": "steps", **columns}, allow_nan=False))
-            steps = []
-        if type(event).__name__ in KINDS:
-            body = {name: _plain(value) for name, value in event._asdict().items()}
-            lines.append(json.dumps({"kind": type(event).__name__, **body}, allow_nan=False))
+    lines = []
+    for kind, told in groupby(events, type):
+        if kind is Step:
+            lines.append(_line("steps", _columns(told)))
+        elif kind.__name__ in KINDS:
+            lines += [_line(kind.__name__, event._asdict()) for event in told]
     return lines
 
 
@@ -178,7 +186,8 @@ def from_lines(
         body = json.loads(line, object_hook=_revive)
         kind = body.pop("kind")
         if kind == "steps":
-            yield from map(Step, *(body[name] for name in Step._fields))
+            columns = (body[name] for name in Step._fields)
+            yield from map(Step, *(c if isinstance(c, list) else repeat(c) for c in columns))
         elif kind in KINDS:
             known = KINDS[kind]._fields
             yield KINDS[kind](**{name: value for name, value in body.items() if name in known})
