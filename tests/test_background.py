@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from trainopt_nb.catalogue import list_runs
 from trainopt_nb.events import Pause, Resume, Save, SetLr, Stop
-from trainopt_nb.runs import Run, RunError, list_runs
+from trainopt_nb.runs import Run, RunError
 from trainopt_nb.store.lock import lock_owner
 from trainopt_nb.train.fit import fit, resume
 from trainopt_nb.train.launch import bring_home, launch, warm

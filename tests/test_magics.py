@@ -7,7 +7,7 @@ from IPython.core.completer import provisionalcompleter
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
-from trainopt_nb.runs import find_run
+from trainopt_nb.catalogue import find_run
 
 CELL = """
 import torch

@@ -2,8 +2,9 @@
 
 __version__ = "0.1.0"
 
+from trainopt_nb.catalogue import find_run, list_runs
 from trainopt_nb.options import OptionError
-from trainopt_nb.runs import Run, RunError, find_run, list_runs
+from trainopt_nb.runs import Run, RunError
 from trainopt_nb.train.fit import fit, resume
 from trainopt_nb.train.lr_find import find_lr
 from trainopt_nb.train.task import Task

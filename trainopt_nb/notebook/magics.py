@@ -39,7 +39,8 @@ from trainopt_nb.options import (
     rows,
     split,
 )
-from ..runs import RunError, find_run, list_runs
+from ..catalogue import find_run, list_runs
+from ..runs import RunError
 from ..train.fit import go_on, start, stored_options
 from ..train.launch import launch, relaunch, warm
 from ..store.folders import CheckpointError

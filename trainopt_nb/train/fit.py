@@ -18,7 +18,8 @@ from ..events import Ended, Epoch, Note, Pause, Pulse, Resume, State, Step, Stop
 from ..interrupts import interrupts
 from ..options import OptionError
 from ..progress import Progress, epoch_line
-from ..runs import Run, RunError, find_run
+from ..catalogue import find_run
+from ..runs import Run, RunError
 from ..store.checkpoint import load_checkpoint
 from .loop import Loop
 from .task import Task, prepare
