@@ -227,10 +227,11 @@ def figure(
 
 
 def epoch_line(
-    progress: Progress,  # of which the newest epoch is told
+    progress: Progress,  # of the run
+    row: Epoch | None = None,  # which epoch; None means the newest
 ) -> str:  # one line, such as `epoch 3/12  train loss 0.071  valid loss 0.093  accuracy 97.8%  18.4 k/s`
     "The line that a place without a page prints for every epoch"
-    row = progress.epochs[-1]
+    row = row or progress.epochs[-1]
     parts = [f"epoch {row.epoch}/{progress.started.epochs}", f"train loss {compact(row.train_loss)}"]
     if row.valid_loss is not None:
         parts.append(f"valid loss {compact(row.valid_loss)}")
