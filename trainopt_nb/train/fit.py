@@ -42,7 +42,8 @@ def follow(
     every: float = 0.1,  # seconds between two stops at most
 ) -> Generator:  # yields lists of new records; a command sent in is passed on
     "Write a run's events down, and stop by now and then with what is new"
-    command, new, due, clock = None, [], 0.0, time.perf_counter
+    command, new, clock = None, [], time.perf_counter
+    held = {}  # kind of event -> time until which it does not make the run stop
 
     def told():
         known = _read_losses(new)
@@ -55,12 +56,14 @@ def follow(
             event = events.send(command)
             command = None
             new.append(event)
-            if clock() >= due or type(event) not in (Step, Pulse):
+            if clock() >= held.get(type(event), 0.0):
+                began = clock()
                 known, new = told(), []
-                asked = clock()
                 command = yield known
                 now = clock()
-                due = now + min(max(every, 100 * (now - asked)), 0.25)
+                soon = now + min(100 * (now - began), 0.25)
+                later = max(soon, now + every)
+                held = {State: soon, Epoch: soon, Step: later, Pulse: later}
     except StopIteration:
         pass
     finally:
@@ -229,7 +232,7 @@ def line_of(
 ) -> str:  # empty where there is nothing to say
     "What a place without a page prints of an event"
     if type(event) is Epoch:
-        return epoch_line(progress)
+        return epoch_line(progress, event)
     if type(event) is Note:
         return f"{event.level}: {event.text}"
     return f"{event.state}: {event.reason}" if type(event) is Ended and event.state != "finished" else ""
