@@ -7,22 +7,19 @@ __all__ = ['Keeper']
 
 # %% ../../nbs/train/27_keeper.ipynb #8e5be1ee
 import time
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from ..data.tensors import tree_map
 from ..events import Note, Saved
 from ..interrupts import uncut
 from ..store.checkpoint import keep_checkpoints, load_checkpoint, save_checkpoint
 from ..store.folders import DiskFullError, probe_folder
+from .faults import NonFinite, spoiled_weight
 from .session import Session
 from .train_options import TrainOptions
 
 # %% ../../nbs/train/27_keeper.ipynb #fe042da2
-def _copy(tree):
-    return tree_map(lambda tensor: tensor.detach().clone(), tree)
-
-
 class Keeper:
     "Writes the checkpoints of a run; without a folder it keeps the newest and the best in memory"
 
@@ -36,8 +33,9 @@ class Keeper:
         self.folder = None if folder is None else Path(folder) / "checkpoints"
         self.options, self.session, self.resumed = options, session, resumed
         self._last = 0.0  # time of the newest checkpoint
-        self._saved_at = None  # step and batch of the newest checkpoint
-        self._held = None  # (step, model_state, training) of a best epoch that is not on the disk yet
+        self._saved = None, False  # place of the newest checkpoint, and whether it is marked as best
+        self._best_at = None  # place of the best epoch, where this process has seen it
+        self._held = None  # (place, model_state, training) of a best epoch that is not on the disk yet
         self._memory = {}  # `last` and `best` where there is no folder
 
     def begin(self):
@@ -46,7 +44,7 @@ class Keeper:
             probe_folder(self.folder)
         self._last = time.perf_counter()
         if self.resumed and self.folder is not None:
-            self._saved_at = self._place
+            self._saved = self._place, False
             return
         yield from self.save()
 
@@ -55,25 +53,35 @@ class Keeper:
         s = self.session
         return s.step, s.epoch, s.batch
 
-    def save(self, best: bool = False):
-        "Write a checkpoint now; yields `Saved`, or a `Note` where the disk is full and the run goes on without"
+    def save(self):
+        "Write a checkpoint now; yields `Saved`, or a `Note` where the disk is full. Raises `NonFinite` rather than write spoiled weights"
+        if name := spoiled_weight(self.session.prepared.model):
+            raise NonFinite(None, f"in {name}", True)
         if self._held is not None:
-            held, self._held = self._held, None
-            best_now = held[0] == self.session.step
-            if not best_now:
-                yield from self._write(*held, best=True)
-            best = best or best_now
-        if self._saved_at != self._place or best:
-            yield from self._write(self.session.step, *self.session.state(), best=best)
-            self._saved_at = self._place
+            place, *state = self._held
+            event, written = self._write(place[0], *state, best=True)
+            if written:
+                self._saved, self._held = (place, True), None
+            yield from event
+            if not written:
+                return
+        place, best = self._place, self._best_at == self._place
+        if self._saved[0] != place or (best and not self._saved[1]):
+            event, written = self._write(self.session.step, *self.session.state(), best=best)
+            if written:
+                self._saved = place, best
+            elif best:
+                self._hold()
+            yield from event
         self._last = time.perf_counter()
 
     def _write(self, step, model_state, training, best):
+        "Returns what is to be told, in a tuple, and whether it is written"
         began = time.perf_counter()
         if self.folder is None:
-            self._memory["last"] = copied = _copy((model_state, training))
+            self._memory["last"] = copied = deepcopy((model_state, training))
             self._memory |= {"best": copied} if best else {}
-            return
+            return (), True
         try:
             with uncut():
                 made = save_checkpoint(self.folder, step, model_state, training, best=best)
@@ -81,39 +89,60 @@ class Keeper:
         except DiskFullError as error:
             if self.options.on_disk_full == "stop":
                 raise
-            yield Note(
-                "warning", f"{error} The run goes on without this checkpoint.", self.session.step, "disk"
-            )
-            return
+            text = f"{error} The run goes on without this checkpoint."
+            return (Note("warning", text, self.session.step, "disk"),), False
         path = made.folder.relative_to(self.folder.parent).as_posix()
-        yield Saved(step, path, made.bytes, time.perf_counter() - began, best, time.time())
+        return (Saved(step, path, made.bytes, time.perf_counter() - began, best, time.time()),), True
 
-    def after_epoch(self, best: bool):
-        "Save at the end of an epoch, if it is time; yields as `save` does"
-        if best:
-            self._held = None  # a better one replaces it
-        if time.perf_counter() - self._last >= self.options.save_seconds:
-            yield from self.save(best)
-        elif best:
-            self._held = (self.session.step, *_copy(self.session.state()))
+    def _hold(self):
+        self._held = self._place, *deepcopy(self.session.state())
+
+    def mark_best(self):
+        "No epoch so far was better than the one that has just ended"
+        self._best_at, self._held = self._place, None
+
+    def after_epoch(self, now: bool = False):
+        "Save at the end of an epoch, if it is time or wanted now; yields as `save` does"
+        if now or time.perf_counter() - self._last >= self.options.save_seconds:
+            yield from self.save()
+        elif self._best_at == self._place:
+            self._hold()
 
     def finish(self, restore_best: bool):
         "Save the end of the run, then put the best weights into the model; yields as `save` does"
         yield from self.save()
-        if restore_best and self.session.best_epoch and self.session.best_epoch != self.session.epoch:
-            model_state, _ = self._read("best")
-            self.session.prepared.model.load_state_dict(model_state)
-        elif self.session.stepper.average is not None:
-            self.session.stepper.average.swap()
+        s = self.session
+        if not (restore_best and s.best_epoch and s.best_epoch != s.epoch):
+            return
+        model_state, lost = self._best()
+        s.swap()  # the average stands where it is expected at the end, and is replaced
+        s.prepared.model.load_state_dict(model_state)
+        s.swap()
+        for sentence in lost:
+            yield Note("warning", sentence, s.step, "restore")
 
-    def _read(self, which):
+    def _best(self):
+        "Weights of the best epoch, or what stands in for them, and sentences that say so"
+        if self._held is not None:
+            return self._held[1], []
         if self.folder is None:
-            return self._memory.get(which)
-        _, model_state, training, _ = load_checkpoint(self.folder, which)
-        return model_state, training
+            if "best" not in self._memory:
+                text = "The best epoch lies before this process began, so the last weights are kept."
+                return self.session.state()[0], [text]
+            return self._memory["best"][0], []
+        _, model_state, _, lost = load_checkpoint(self.folder, "best")
+        return model_state, lost
 
-    def roll_back(self) -> int:  # the step that the weights are of now
-        "Put the newest good weights back after an update spoiled them"
-        self.session.load(*self._read("last"))
-        self._held, self._saved_at = None, self._place
-        return self.session.step
+    def roll_back(self) -> list[str]:  # sentences about what is damaged on the disk
+        "Put the newest good weights back after an update spoiled them. Raises `CheckpointError` where there are none"
+        lost = []
+        if self._held is not None:  # newer than what is on the disk
+            _, *state = self._held
+        elif self.folder is None:
+            state = self._memory["last"]
+        else:
+            _, *state, lost = load_checkpoint(self.folder, "last")
+        self.session.load(*deepcopy(state))
+        if self._held is None:
+            self._saved = self._place, True
+        return lost

@@ -189,7 +189,9 @@ class Schedule:
         "Tell the plateau schedule how an epoch went"
         if self.options.schedule != "plateau":
             return
-        better = self.best is None or (value > self.best if mode == "max" else value < self.best)
+        better = math.isfinite(value) and (
+            self.best is None or (value > self.best if mode == "max" else value < self.best)
+        )
         self.best, self.bad = (value, 0) if better else (self.best, self.bad + 1)
         if self.bad > self.options.plateau_patience:
             self.drops, self.bad = self.drops + 1, 0

@@ -8,9 +8,9 @@ __all__ = ['COUNTS', 'Session']
 # %% ../../nbs/train/26_session.ipynb #927e8200
 import math
 from contextlib import contextmanager
+from copy import deepcopy
 
-import torch
-
+from ..data.generators import unseen
 from ..store.plain import random_state, set_random_state
 from .losses import TaskError
 from .optim import Schedule, make_optimizer
@@ -18,7 +18,7 @@ from .step import Stepper
 from .task import Prepared
 from .train_options import TrainOptions
 
-COUNTS = ("step", "epoch", "batch", "samples", "seen", "best", "best_epoch", "bad", "skipped")
+COUNTS = ("step", "epoch", "batch", "drained", "samples", "seen", "best", "best_epoch", "bad", "skipped")
 
 
 class Session:
@@ -37,14 +37,17 @@ class Session:
             (n for n in (known, options.max_steps) if n is not None), default=None
         )  # updates in all
         self.optimizer = make_optimizer(prepared.model, options)
+        self._asked = _numbers(self.optimizer)
         self.schedule = Schedule(self.optimizer, options, self.total, self.epoch_steps)
         self.stepper = Stepper(prepared, self.optimizer, options)
         self.step = self.epoch = self.batch = 0  # updates; epochs; batches of the epoch under way
+        self.drained = False  # whether the epoch under way has no batch left
         self.samples = self.seen = 0  # training samples in all, and in the epoch under way
         self.loss_sum = 0.0  # of the epoch under way, over samples
         self.best, self.best_epoch, self.bad = None, 0, 0  # the monitored figure; epochs since it was best
         self.skipped = 0  # batches left out for a loss that was not finite
         self._data_state = None
+        self._before = None  # random numbers before the judging that goes on
         prepared.model.train()
 
     # between two steps
@@ -52,6 +55,9 @@ class Session:
     def batches(self):
         "An iterator over what is left of the epoch under way"
         state, self._data_state = self._data_state, None
+        if self.drained:
+            self._data_state = state  # which the next epoch begins from
+            return iter(())
         return iter(self.prepared.data.train.epoch(self.epoch, self.batch, state))
 
     def advance(self, batches: int, samples: int, loss):
@@ -69,7 +75,7 @@ class Session:
 
     def end_epoch(self):
         "Begin the next epoch"
-        self.epoch, self.batch, self.seen, self.loss_sum = self.epoch + 1, 0, 0, 0.0
+        self.epoch, self.batch, self.drained, self.seen, self.loss_sum = self.epoch + 1, 0, False, 0, 0.0
 
     def judge(self, value: float, mode: str, min_delta: float) -> bool:  # whether it is the best so far
         "Compare an epoch with the best one"
@@ -96,45 +102,55 @@ class Session:
         self.schedule.set_lr(lr, self.step)
         self.apply_lr()
 
-    @contextmanager
-    def averaged(self):
-        "The model with the average of its weights, where there is one"
-        if self.stepper.average is None:
-            yield
-            return
-        self.stepper.average.swap()
-        try:
-            yield
-        finally:
+    def swap(self):
+        "Exchange the model's weights and their average, where there is one"
+        if self.stepper.average is not None:
             self.stepper.average.swap()
+
+    @contextmanager
+    def judging(self):
+        "The model holds the average of its weights inside, and random numbers are drawn as if nobody had drawn them"
+        with unseen(self.prepared.data.valid):
+            self._before = random_state()
+            self.swap()
+            try:
+                yield
+            finally:
+                self.swap()
+                self._before = None
 
     # as a checkpoint holds it
 
     def state(self) -> tuple[dict, dict]:  # (model_state, training)
         "All that a checkpoint needs; the tensors are those of the run, not copies"
         average, scaler = self.stepper.average, self.stepper.scaler
+        if self._before is not None:  # a checkpoint that is asked for while the average is judged
+            self.swap()
         training = {
             **{name: getattr(self, name) for name in COUNTS},
             "loss_sum": float(self.loss_sum),
             "pieces": self.stepper.pieces,
+            "asked": self._asked,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
             "average": average.state_dict() if average else None,
-            "random": random_state(),
+            "random": self._before or random_state(),
             "data": self.prepared.data.train.mark(),
         }
         model_state = self.prepared.model.state_dict()
-        if average is None:
-            return model_state, training
-        training["weights"] = model_state  # what people load is the average; the run goes on with these
-        with self.averaged():
-            return {
-                name: tensor.clone() for name, tensor in self.prepared.model.state_dict().items()
-            }, training
+        if average is not None:  # what people load is the average; the run goes on with the weights
+            training["weights"] = model_state
+            self.swap()
+            model_state = deepcopy(self.prepared.model.state_dict())
+            self.swap()
+        if self._before is not None:
+            self.swap()
+            model_state, training = deepcopy((model_state, training))
+        return model_state, training
 
     def load(self, model_state: dict, training: dict):
-        "Go on from a checkpoint; raises `TaskError` where model and checkpoint differ"
+        "Go on from a checkpoint; options that differ now hold from here on. Raises `TaskError` where model and checkpoint differ"
         try:
             self.prepared.model.load_state_dict(training.get("weights") or model_state)
             self.optimizer.load_state_dict(training["optimizer"])
@@ -147,10 +163,33 @@ class Session:
             setattr(self, name, training[name])
         self.loss_sum = training["loss_sum"]
         self.stepper.pieces = training["pieces"]
-        self.schedule.load_state_dict(training["schedule"])
+        self._load_rates(training)
         if self.stepper.scaler and training["scaler"]:
             self.stepper.scaler.load_state_dict(training["scaler"])
-        if self.stepper.average and training["average"]:
+        if self.stepper.average:
             self.stepper.average.load_state_dict(training["average"])
         self._data_state = training["data"]
         set_random_state(training["random"])
+
+    def _load_rates(self, training):
+        "Learning rates as they were, unless others are asked for now; likewise the optimizer's other numbers"
+        base = self.schedule.base
+        self.schedule.load_state_dict(training["schedule"])
+        for group, before, now in zip(
+            self.optimizer.param_groups, training["asked"], self._asked, strict=True
+        ):
+            group.update({key: now[key] for key in now if key != "lr" and now[key] != before.get(key)})
+        if [each.get("lr") for each in training["asked"]] != [each.get("lr") for each in self._asked]:
+            self.schedule.base = base
+
+
+def _numbers(optimizer):
+    "What the options asked of an optimizer, by parameter group"
+    return [
+        {
+            key: value
+            for key, value in group.items()
+            if isinstance(value, (bool, int, float, tuple, type(None)))
+        }
+        for group in optimizer.param_groups
+    ]

@@ -106,11 +106,15 @@ class Average:
         "What a checkpoint must hold"
         return {"values": self.values, "count": self.count}
 
-    def load_state_dict(self, state: dict):
+    def load_state_dict(
+        self,
+        state: dict
+        | None,  # None where the checkpoint has no average: it begins with the weights as they are now
+    ):
         "Go on from a checkpoint"
-        self.count = state["count"]
-        for value, saved in zip(self.values, state["values"], strict=True):
-            value.copy_(saved)
+        self.count = state["count"] if state else 0
+        for value, saved in zip(self.values, state["values"] if state else self._live, strict=True):
+            value.copy_(saved.detach())
 
 
 def with_average(parts: StepParts, average: Average) -> StepParts:
