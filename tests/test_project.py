@@ -17,7 +17,9 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "trainopt_nb"
@@ -220,6 +222,15 @@ def test_constraints_pin_what_is_declared():
     assert pins["torch"] == "2.13.0" and not POISONED & pins.keys()
     for need in (need for group in groups().values() for need in group):
         assert need.specifier.contains(pins[canonicalize_name(need.name)]), need
+
+
+def test_pinned_versions_install_on_the_oldest_patch_of_python():
+    "Debian 12 has Python 3.11.2"
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    for name, version in (line.split("==") for line in lines):
+        package = distribution(name)
+        if Version(package.version).public == version:
+            assert SpecifierSet(package.metadata.get("Requires-Python") or "").contains("3.11.0"), name
 
 
 @pytest.mark.parametrize("group", groups())
