@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 
 from trainopt_nb.notebook.form import OptionsForm, control, read
-from trainopt_nb.notebook.magics import CellOptions, completions
+from trainopt_nb.notebook.verbs import CellOptions, completions
 from trainopt_nb.options import OptionError, declared, help_text, parse_flags, rows, split
 from trainopt_nb.train.train_options import TrainOptions
 

@@ -272,7 +272,7 @@ def test_readme_links_lead_somewhere():
 
 
 def test_readme_names_the_verbs_that_exist():
-    from trainopt_nb.notebook.magics import VERBS
+    from trainopt_nb.notebook.verbs import VERBS
 
     assert set(re.findall(r"%trainopt ([a-z-]+)", (ROOT / "README.md").read_text())) == set(VERBS)
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
-from .magics import VERBS, load
+from .magics import load
+from .verbs import VERBS
 from ..progress import figure
 
 USAGE = """usage: trainopt fit FILE [flags]     run a notebook or a Python file that defines model and train_data
