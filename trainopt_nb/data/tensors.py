@@ -42,6 +42,11 @@ def _frame_array(frame):
     return frame.to_numpy(dtype=np.float32)
 
 
+def _writable(array):
+    "In memory order and writable, as torch wants it; pandas hands out neither"
+    return np.require(array, requirements=["C", "W"])
+
+
 def input_tensor(
     value: Any,  # tensor, array, data frame, or a dict or tuple of them; one row a sample
 ) -> Any:  # the same with tensors: float32 for floating-point numbers
@@ -55,7 +60,7 @@ def input_tensor(
         raise DataError(
             f"Inputs must be numbers, and the array holds {array.dtype}: encode text as numbers first."
         )
-    tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(array))
+    tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(_writable(array))
     return tensor.float() if tensor.dtype in (torch.float64, torch.float16) else tensor
 
 
@@ -72,8 +77,8 @@ def target_tensor(
     if array.dtype.kind in "OUST" or str(array.dtype).startswith(("str", "string", "category")):
         return _encode(array, classes)
     if array.dtype.kind == "f":
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)), classes
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
+        return torch.from_numpy(_writable(array.astype(np.float32, copy=False))), classes
+    tensor = torch.from_numpy(_writable(array))
     return (tensor.long() if tensor.dim() == 1 else tensor), classes
 
 

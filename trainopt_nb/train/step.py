@@ -154,6 +154,7 @@ class Stepper:
         self.average = Average(prepared.model, options.ema) if options.ema else None
         self.parts = make_step(prepared, optimizer, options, self.scaler, self.average)
         self._forget = forgetting(optimizer)
+        self._forget()  # a model may come with gradients that somebody computed by hand
         self.pieces = 1  # into how many parts each batch is cut; doubled when memory runs out
         # elsewhere reading the loss makes the device wait
         self._reads = prepared.device.type == "cpu" or options.on_nonfinite == "skip"

@@ -1,0 +1,486 @@
+"What the engine can be asked for, one by one, on small data"
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torchmetrics
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
+from sklearn.metrics import f1_score, roc_auc_score
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from trainopt_nb import Task, TrainOptions, find_lr, fit
+from trainopt_nb.events import Ended, Epoch, Note, Step
+from trainopt_nb.options import OptionError
+from trainopt_nb.train.loop import train
+from trainopt_nb.train.losses import TaskError, balanced_weights
+from trainopt_nb.train.optim import make_optimizer, parameter_groups
+from trainopt_nb.train.step import Stepper
+from trainopt_nb.train.task import prepare
+from trainopt_nb.train.train_options import LOSSES, OPTIMIZERS, SCHEDULES
+
+G = torch.Generator().manual_seed(0)
+X = torch.randn(240, 4, generator=G)
+Y = (X.sum(1) > 0).long() + (X[:, 0] > 1).long()  # three classes
+SPLIT = slice(0, 180), slice(180, 240)
+
+
+def pair(x=X, y=Y):
+    return tuple((x[part], y[part]) for part in SPLIT)
+
+
+def net(outputs=3, width=16):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, outputs))
+
+
+def events_of(model, train_data, valid_data=None, **options):
+    return list(train(Task(model, train_data, valid_data), TrainOptions.of(device="cpu", **options)))
+
+
+def losses(events):
+    return [e.loss for e in events if type(e) is Step]
+
+
+def epochs(events):
+    return [e for e in events if type(e) is Epoch]
+
+
+@pytest.mark.parametrize("optimizer", [o for o in OPTIMIZERS if o not in ("sparseadam", "muon")])
+def test_every_optimizer_learns(optimizer):
+    told = losses(
+        events_of(
+            net(), pair()[0], optimizer=optimizer, lr=1.0 if optimizer == "adadelta" else 0.02, epochs=8
+        )
+    )
+    assert sum(told[-3:]) < sum(told[:3])
+
+
+def test_muon_takes_matrices_only():
+    "torch's Muon refuses biases; the sentence says so"
+    model = nn.Linear(4, 3, bias=False)
+    told = losses(events_of(model, pair()[0], optimizer="muon", lr=0.1, epochs=12))
+    assert told[-1] < told[0]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("warmup", [0.0, 0.25])
+def test_every_schedule_runs_and_warms_up(schedule, warmup):
+    more = {"milestones": (2, 3)} if schedule == "multistep" else {}
+    told = [
+        e.lr
+        for e in events_of(net(), *pair(), schedule=schedule, warmup=warmup, epochs=4, lr=0.01, **more)
+        if type(e) is Step
+    ]
+    assert all(0 <= lr <= 0.0101 for lr in told) and max(told) > 0.005
+    if warmup:
+        assert told[0] < told[2]
+
+
+@pytest.mark.parametrize("loss", [name for name in LOSSES if name not in ("auto", "model")])
+def test_every_loss_falls(loss):
+    y = X[:, :1] * 2 if loss in ("mse", "mae", "huber") else (X[:, 0] > 0).float() if loss == "bce" else Y
+    outputs = 3 if loss in ("cross-entropy", "focal") else 1
+    told = losses(events_of(net(outputs), pair(y=y)[0], loss=loss, lr=0.02, epochs=10))
+    assert told[-1] < told[0] * 0.8
+
+
+def one_step(model, data, **options):
+    "The gradients of one step over all of the data, by ours"
+    options = TrainOptions.of(
+        device="cpu", batch_size=10_000, optimizer="sgd", lr=1.0, weight_decay=0, **options
+    )
+    prepared = prepare(Task(model, data), options)
+    stepper = Stepper(prepared, make_optimizer(model, options), options)
+    before = [p.detach().clone() for p in model.parameters()]
+    model.train()
+    stepper([next(iter(prepared.data.train.epoch(0)))])
+    return [b - p.detach() for b, p in zip(before, model.parameters(), strict=True)]
+
+
+def reference(model, loss):
+    return list(torch.autograd.grad(loss(model), list(model.parameters())))
+
+
+def same(ours, theirs):
+    return all(torch.allclose(a, b, atol=1e-6) for a, b in zip(ours, theirs, strict=True))
+
+
+WEIGHT = balanced_weights(Y, 3)
+REFERENCES = {
+    "plain": ({}, lambda m: nn.functional.cross_entropy(m(X), Y)),
+    "smooth": ({"label_smoothing": 0.1}, lambda m: nn.functional.cross_entropy(m(X), Y, label_smoothing=0.1)),
+    "weighted": ({"class_weights": "balanced"}, lambda m: nn.functional.cross_entropy(m(X), Y, WEIGHT)),
+    "focal": (
+        {"loss": "focal", "focal_gamma": 1.5},
+        lambda m: (
+            ((1 - m(X).softmax(1).gather(1, Y[:, None])[:, 0]) ** 1.5)
+            * nn.functional.cross_entropy(m(X), Y, reduction="none")
+        ).mean(),
+    ),
+    "l1": (
+        {"l1": 0.01},
+        lambda m: (
+            nn.functional.cross_entropy(m(X), Y)
+            + 0.01 * sum(p.abs().sum() for p in m.parameters() if p.dim() > 1)
+        ),
+    ),
+    "accumulated": ({"accumulate": 3}, lambda m: nn.functional.cross_entropy(m(X), Y)),
+}
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_gradients_are_those_of_a_hand_written_loss(name):
+    options, loss = REFERENCES[name]
+    model = net()
+    theirs = reference(model, loss)
+    model(X).sum().backward()  # what somebody left in the gradients plays no part
+    assert same(one_step(model, (X, Y), **options), theirs)
+
+
+def test_clipping_by_norm_and_value():
+    model = net()
+    whole = reference(model, lambda m: nn.functional.cross_entropy(m(X), Y))
+    norm = torch.cat([g.flatten() for g in whole]).norm()
+    assert same(one_step(net(), (X, Y), clip=float(norm) / 2), [g / 2 for g in whole])
+    assert same(one_step(net(), (X, Y), clip_value=0.01), [g.clamp(-0.01, 0.01) for g in whole])
+
+
+def test_accumulation_equals_the_large_batch():
+    small = events_of(
+        a := net(),
+        pair()[0],
+        batch_size=15,
+        accumulate=4,
+        epochs=3,
+        optimizer="momentum",
+        lr=0.05,
+        shuffle=False,
+    )
+    large = events_of(
+        b := net(), pair()[0], batch_size=60, epochs=3, optimizer="momentum", lr=0.05, shuffle=False
+    )
+    assert len(losses(small)) == len(losses(large))
+    assert losses(small) == pytest.approx(losses(large), abs=1e-5)
+    assert same([p.detach() for p in a.parameters()], [p.detach() for p in b.parameters()])
+
+
+def test_weight_decay_spares_biases_and_norms():
+    model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    decayed, spared = parameter_groups(model, 0.1)
+    assert (
+        [p.dim() for p in decayed["params"]] == [2, 2]
+        and all(p.dim() == 1 for p in spared["params"])
+        and spared["weight_decay"] == 0
+    )
+    (everything,) = parameter_groups(model, 0.1, decay_all=True)
+    assert len(everything["params"]) == 8
+
+
+def test_dropout_override(capsys):
+    model = nn.Sequential(nn.Dropout(0.1), nn.Linear(4, 3), nn.Dropout(0.2))
+    events_of(model, pair()[0], dropout=0.4, epochs=1)
+    assert [m.p for m in model if isinstance(m, nn.Dropout)] == [0.4, 0.4]
+    assert any(
+        "changes nothing" in e.text
+        for e in events_of(net(), pair()[0], dropout=0.4, epochs=1)
+        if type(e) is Note
+    )
+
+
+def test_moving_average_is_validated_and_kept():
+    told = epochs(events_of(model := net(), *pair(), ema=0.9, epochs=6, lr=0.02))
+    with torch.no_grad():
+        kept = nn.functional.cross_entropy(model(X[SPLIT[1]]), Y[SPLIT[1]]).item()
+    best = max(told, key=lambda e: (e.metrics["accuracy"], -e.epoch))
+    assert kept == pytest.approx(best.valid_loss, rel=1e-4)
+
+
+def test_bf16_learns_on_the_cpu():
+    told = losses(events_of(net(), pair()[0], precision="bf16", epochs=8, lr=0.02))
+    assert told[-1] < told[0]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "tf32"])
+def test_precision_that_the_device_lacks_is_refused(precision):
+    with pytest.raises(OptionError, match="use"):
+        events_of(net(), pair()[0], precision=precision)
+
+
+def test_compile_gives_the_same_model():
+    plain = losses(events_of(net(), pair()[0], epochs=1))
+    model = net()
+    assert losses(events_of(model, pair()[0], epochs=1, compile=True)) == pytest.approx(plain, rel=1e-4)
+    assert list(model.state_dict()) == list(net().state_dict())
+
+
+def test_channels_last():
+    images, labels = load_digits(return_X_y=True)
+    data = torch.tensor(images[:200].reshape(-1, 1, 8, 8) / 16, dtype=torch.float32), labels[:200]
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+    told = losses(events_of(model, data, channels_last=True, epochs=6, lr=0.01))
+    assert told[-1] < told[0] and model[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_early_stopping_restores_the_best():
+    told = events_of(
+        model := net(), *pair(), epochs=200, patience=2, monitor="valid_loss", lr=0.3, optimizer="sgd"
+    )
+    rows = epochs(told)
+    best = min(rows, key=lambda e: e.valid_loss)
+    assert len(rows) == best.epoch + 2 < 200 and "did not improve for 2 epochs" in told[-1].reason
+    with torch.no_grad():
+        assert nn.functional.cross_entropy(model(X[SPLIT[1]]), Y[SPLIT[1]]).item() == pytest.approx(
+            best.valid_loss, rel=1e-4
+        )
+
+
+def test_min_delta_counts_small_changes_as_none():
+    rows = epochs(events_of(net(), *pair(), epochs=50, patience=3, min_delta=10.0, monitor="valid_loss"))
+    assert len(rows) == 4
+
+
+def test_max_steps():
+    told = events_of(net(), *pair(), max_steps=7, epochs=50)
+    assert len(losses(told)) == 7 and isinstance(told[-1], Ended) and told[-1].state == "finished"
+
+
+def test_valid_fraction_is_held_out_and_said():
+    told = events_of(net(), (X, Y), valid_fraction=0.25, epochs=1)
+    assert epochs(told)[0].valid_loss is not None and any(
+        "held out" in e.text for e in told if type(e) is Note
+    )
+
+
+# kinds of tasks, on real data
+
+
+def test_classification_metrics_are_those_of_scikit_learn(tmp_path):
+    x, y = load_wine(return_X_y=True)
+    x = (x - x.mean(0)) / x.std(0)
+    order = np.random.RandomState(0).permutation(len(x))
+    x, y = x[order], y[order]
+    model = nn.Sequential(nn.Linear(13, 16), nn.ReLU(), nn.Linear(16, 3))
+    run = fit(
+        model,
+        (x[:120], y[:120]),
+        (x[120:], y[120:]),
+        epochs=10,
+        lr=0.01,
+        metrics="accuracy,f1,auroc",
+        folder=tmp_path,
+        write=lambda s: None,
+    )
+    with torch.no_grad():
+        scores = model(torch.tensor(x[120:], dtype=torch.float32)).softmax(1).numpy()
+    assert run.metrics["accuracy"] == pytest.approx((scores.argmax(1) == y[120:]).mean(), abs=1e-6)
+    assert run.metrics["f1"] == pytest.approx(f1_score(y[120:], scores.argmax(1), average="macro"), abs=1e-6)
+    assert run.metrics["auroc"] == pytest.approx(roc_auc_score(y[120:], scores, multi_class="ovr"), abs=1e-3)
+
+
+def test_binary_with_one_output():
+    x, y = load_breast_cancer(return_X_y=True)
+    x = (x - x.mean(0)) / x.std(0)
+    data = (x[:400], y[:400]), (x[400:], y[400:])
+    rows = epochs(
+        events_of(
+            nn.Linear(30, 1), *data, epochs=10, lr=0.02, metrics="accuracy,auroc", class_weights="balanced"
+        )
+    )
+    assert rows[-1].metrics["accuracy"] > 0.9 and rows[-1].metrics["auroc"] > 0.95
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_regression_does_not_broadcast(shape):
+    x, y = load_diabetes(return_X_y=True)
+    y = (y / 100).reshape(shape)
+    rows = epochs(
+        events_of(
+            nn.Linear(10, 1), (x[:350], y[:350]), (x[350:], y[350:]), epochs=60, lr=0.1, metrics="mae,r2,rmse"
+        )
+    )
+    assert rows[-1].metrics["r2"] > 0.3 and rows[-1].metrics["rmse"] ** 2 == pytest.approx(
+        rows[-1].valid_loss, rel=1e-3
+    )
+
+
+def test_multilabel():
+    y = torch.stack([X[:, 0] > 0, X[:, 1] > 0, X[:, 2] > 1], 1)
+    for targets in (y.float(), y.long(), y):
+        rows = epochs(events_of(net(3), *pair(y=targets), epochs=15, lr=0.02, metrics="f1,accuracy"))
+        assert rows[-1].metrics["accuracy"] > 0.85
+
+
+def test_segmentation_and_sequences_with_ignored_labels():
+    images = torch.randn(40, 1, 8, 8, generator=G)
+    labels = (images[:, 0] > 0).long()
+    labels[:, 0] = -100
+    rows = epochs(events_of(nn.Conv2d(1, 2, 1), (images, labels), epochs=5, lr=0.1))
+    assert rows[-1].train_loss < rows[0].train_loss
+
+    class Tagger(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Embedding(7, 8), nn.Linear(8, 5)
+
+        def forward(self, tokens):
+            return self.head(self.embed(tokens))
+
+    tokens = torch.randint(0, 7, (60, 6), generator=G)
+    rows = epochs(events_of(Tagger(), (tokens, tokens % 5), (tokens, tokens % 5), epochs=15, lr=0.05))
+    assert rows[-1].metrics["accuracy"] > 0.9
+
+
+class OwnLoss(nn.Module):
+    "In the manner of Hugging Face: labels go in, a loss comes out"
+
+    def __init__(self):
+        super().__init__()
+        self.body = net()
+
+    def forward(self, values, labels=None):
+        scores = self.body(values)
+        out = {"logits": scores}
+        return out if labels is None else {"loss": nn.functional.cross_entropy(scores, labels), **out}
+
+
+class Rows(Dataset):
+    def __init__(self, x=X, y=Y):
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return {"values": self.x[i], "labels": self.y[i]}
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(list(zip(X, Y, strict=True)))
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = net()
+
+    def forward(self, a, b):
+        return self.body(torch.cat([a, b], 1))
+
+
+FORMS = {
+    "tensors": (net, (X, Y)),
+    "numpy": (net, (X.numpy().astype("float64"), Y.numpy())),
+    "lists of text labels": (net, (X.numpy(), np.array(["ant", "bee", "cat"])[Y])),
+    "frame and series": (
+        net,
+        (pd.DataFrame(X.numpy(), columns=list("abcd")), pd.Series(Y.numpy(), index=range(100, 340))),
+    ),
+    "frame and categories": (
+        net,
+        (pd.DataFrame(X.numpy()), pd.Series(pd.Categorical(np.array(["x", "y", "z"])[Y]))),
+    ),
+    "tuple of inputs": (Two, ((X[:, :2], X[:, 2:]), Y)),
+    "dict of inputs": (Two, ({"a": X[:, :2], "b": X[:, 2:]}, Y)),
+    "dict with labels": (OwnLoss, {"values": X, "labels": Y}),
+    "dataset of dicts": (OwnLoss, Rows()),
+    "tensor dataset": (net, TensorDataset(X, Y)),
+    "loader": (net, DataLoader(TensorDataset(X, Y), batch_size=32, shuffle=True)),
+    "loader of dicts": (OwnLoss, DataLoader(Rows(), batch_size=32)),
+    "iterable dataset": (net, Stream()),
+    "list of batches": (net, [(X[i : i + 40], Y[i : i + 40]) for i in range(0, 240, 40)]),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_data_learns(form, tmp_path):
+    make, data = FORMS[form]
+    torch.manual_seed(0)
+    run = fit(make(), data, data, epochs=15, lr=0.02, folder=tmp_path, write=lambda line: None)
+    assert run.metrics["accuracy"] > 0.85, run.metrics
+    if "text" in form:
+        assert run.classes == ("ant", "bee", "cat")
+    if "categories" in form:
+        assert run.classes == ("x", "y", "z")
+
+
+def test_the_same_rows_in_any_form_give_the_same_losses():
+    told = [
+        losses(events_of(net(), FORMS[form][1], epochs=2))
+        for form in ("tensors", "numpy", "tensor dataset", "frame and series")
+    ]
+    assert all(each == told[0] for each in told)
+
+
+def test_custom_loss_and_torchmetrics_objects():
+    metric = torchmetrics.classification.MulticlassAccuracy(num_classes=3, average="macro")
+    told = events_of(
+        net(),
+        *pair(),
+        loss=lambda out, y: nn.functional.multi_margin_loss(out, y),
+        metrics=[metric, "f1"],
+        epochs=40,
+        lr=0.02,
+    )
+    assert (
+        set(epochs(told)[-1].metrics) == {"multiclassaccuracy", "f1"} and epochs(told)[-1].metrics["f1"] > 0.7
+    )
+
+
+def test_optimizers_of_ones_own():
+    for own in (torch.optim.NAdam, lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.5)):
+        told = losses(events_of(net(), pair()[0], optimizer=own, lr=0.02, epochs=8))
+        assert told[-1] < told[0]
+    with pytest.raises(OptionError, match="must return"):
+        events_of(net(), pair()[0], optimizer=lambda parameters: "adam")
+
+
+def test_a_frozen_model_is_refused():
+    with pytest.raises(OptionError, match="requires_grad"):
+        events_of(net().requires_grad_(False), pair()[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"loss": "model"}, "returns its loss"),
+        ({"metrics": "acuracy"}, "Did you mean 'accuracy'"),
+        ({"schedule": "multistep"}, "--milestones"),
+        ({"monitor": "auroc"}, "--monitor takes"),
+    ],
+)
+def test_what_does_not_fit_is_said(options, said):
+    with pytest.raises((OptionError, TaskError), match=said):
+        events_of(net(), *pair(), **options)
+
+
+def test_schedules_need_a_length():
+    with pytest.raises(OptionError, match="--max-steps"):
+        events_of(net(), Stream(), schedule="cosine")
+    assert len(losses(events_of(net(), Stream(), schedule="cosine", max_steps=6, epochs=9))) == 6
+
+
+def test_the_range_test_changes_nothing():
+    model = net()
+    before, drawn = [p.detach().clone() for p in model.parameters()], torch.get_rng_state()
+    curve = find_lr(Task(model, pair()[0]), TrainOptions(device="cpu"))
+    assert same(before, [p.detach() for p in model.parameters()]) and torch.equal(
+        drawn, torch.get_rng_state()
+    )
+    assert curve.lrs[0] < curve.suggestion < curve.lrs[-1] and all(map(math.isfinite, curve.losses))
+
+
+def test_seeds_decide_everything():
+    first, again, other = (
+        losses(events_of(nn.Sequential(net(), nn.Dropout(0.3)), pair()[0], epochs=2, seed=s))
+        for s in (1, 1, 2)
+    )
+    assert first == again != other
+    assert (
+        losses(events_of(net(), pair()[0], epochs=1, deterministic=True))
+        and not torch.are_deterministic_algorithms_enabled()
+    )
