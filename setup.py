@@ -1,5 +1,6 @@
 "All settings are in settings.ini."
 
+import shutil
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -10,6 +11,8 @@ parser.read("settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
 lib = cfg["lib_path"]
 extras = {key.removesuffix("_requirements"): cfg[key].split() for key in cfg if key.endswith("_requirements")}
+
+shutil.rmtree("build", ignore_errors=True)  # modules that are no more would be packed again
 
 setup(
     name=cfg["lib_name"],

@@ -299,8 +299,12 @@ def test_readme_code_runs(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def built(copy):
-    "A source archive, and the wheel that is built from it"
-    call(sys.executable, "-m", "build", "--no-isolation", "--outdir", copy / "dist", cwd=copy)
+    "A source archive and a wheel, built where an earlier build left a module that is no more"
+    stale = copy / "build/lib/trainopt_nb/removed.py"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    kinds = ("--sdist", "--wheel")
+    call(sys.executable, "-m", "build", "--no-isolation", *kinds, "--outdir", copy / "dist", cwd=copy)
     (archive,), (wheel,) = (copy / "dist").glob("*.tar.gz"), (copy / "dist").glob("*.whl")
     return archive, wheel
 
