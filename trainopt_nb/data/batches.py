@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from .generators import held_generators, held_state, reseed, set_held_state, unseen
 from .tensors import leaves, tree_map
@@ -90,13 +90,14 @@ class MemoryBatches:
             rows, take = rows.to(devices.pop()), lambda tensor, place: tensor.index_select(0, place)
         else:
             take = lambda tensor, place: tensor[place]
+        places = rows.split(self.batch_size) if len(rows) else ()  # nothing, split, is one empty part
         pair = isinstance(self.data, tuple) and len(self.data) == 2
         if pair and all(isinstance(item, torch.Tensor) for item in self.data):
             first, second = self.data  # the common pair, without a call more than needed
-            for place in rows.split(self.batch_size):
+            for place in places:
                 yield take(first, place), take(second, place)
             return
-        for place in rows.split(self.batch_size):
+        for place in places:
             yield tree_map(lambda tensor, place=place: take(tensor, place), self.data)
 
 # %% ../../nbs/data/11_batches.ipynb #e018a3ed
@@ -153,7 +154,7 @@ class _WorkerBegin:
 
     def __call__(self, number):
         info = get_worker_info()
-        vars(info)["dataset"] = info.dataset.dataset
+        object.__setattr__(info, "dataset", info.dataset.dataset)  # it is frozen
         if self.user is not None:
             self.user(number)
 
@@ -255,4 +256,7 @@ class StreamBatches:
         return {**self._begin, "now": held_state(self.source), "own": own}
 
     def _remembers(self):
-        return hasattr(self.source, "load_state_dict") and hasattr(self.source, "state_dict")
+        "Whether the source can go on by itself; workers of a map-style dataset would begin their random numbers anew"
+        by_index = not isinstance(getattr(self.source, "dataset", None), IterableDataset)
+        again = getattr(self.source, "num_workers", 0) and by_index
+        return not again and hasattr(self.source, "load_state_dict") and hasattr(self.source, "state_dict")

@@ -62,7 +62,8 @@ class Keeper:
             event, written = self._write(place[0], *state, best=True)
             if written:
                 self._saved, self._held = (place, True), None
-            yield from event
+            if event:
+                yield event
             if not written:
                 return
         place, best = self._place, self._best_at == self._place
@@ -72,16 +73,17 @@ class Keeper:
                 self._saved = place, best
             elif best:
                 self._hold()
-            yield from event
+            if event:
+                yield event
         self._last = time.perf_counter()
 
     def _write(self, step, model_state, training, best):
-        "Returns what is to be told, in a tuple, and whether it is written"
+        "Returns what is to be told, or None, and whether it is written"
         began = time.perf_counter()
         if self.folder is None:
             self._memory["last"] = copied = deepcopy((model_state, training))
             self._memory |= {"best": copied} if best else {}
-            return (), True
+            return None, True
         try:
             with uncut():
                 made = save_checkpoint(self.folder, step, model_state, training, best=best)
@@ -90,9 +92,9 @@ class Keeper:
             if self.options.on_disk_full == "stop":
                 raise
             text = f"{error} The run goes on without this checkpoint."
-            return (Note("warning", text, self.session.step, "disk"),), False
+            return Note("warning", text, self.session.step, "disk"), False
         path = made.folder.relative_to(self.folder.parent).as_posix()
-        return (Saved(step, path, made.bytes, time.perf_counter() - began, best, time.time()),), True
+        return Saved(step, path, made.bytes, time.perf_counter() - began, best, time.time()), True
 
     def _hold(self):
         self._held = self._place, *deepcopy(self.session.state())

@@ -226,7 +226,10 @@ class Loop:
         )
         place, group = self.prepared.place, o.accumulate
         on_cpu = self.prepared.device.type == "cpu" and not o.channels_last
-        moves, lr, limit = s.schedule.moves, s.apply_lr(), o.max_steps or math.inf
+        limit = o.max_steps or math.inf
+        if s.drained or s.step >= limit:
+            return  # only the validation is left
+        moves, lr = s.schedule.moves, s.apply_lr()
         whole = self.prepared.data.train.steps or math.inf
         batches = s.batches()
         while s.step < limit:

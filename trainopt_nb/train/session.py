@@ -55,9 +55,6 @@ class Session:
     def batches(self):
         "An iterator over what is left of the epoch under way"
         state, self._data_state = self._data_state, None
-        if self.drained:
-            self._data_state = state  # which the next epoch begins from
-            return iter(())
         return iter(self.prepared.data.train.epoch(self.epoch, self.batch, state))
 
     def advance(self, batches: int, samples: int, loss):
@@ -145,8 +142,8 @@ class Session:
             model_state = deepcopy(self.prepared.model.state_dict())
             self.swap()
         if self._before is not None:
-            self.swap()
             model_state, training = deepcopy((model_state, training))
+            self.swap()
         return model_state, training
 
     def load(self, model_state: dict, training: dict):
