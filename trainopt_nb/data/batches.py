@@ -21,8 +21,14 @@ from ..store.plain import random_state, set_random_state
 def mix(
     *numbers: int,  # such as seed, epoch, index
 ) -> int:  # 0 to 2**63 - 1
-    "One seed made of several numbers, so that neighbours share nothing"
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+    "One seed made of several numbers, so that neighbours share nothing: SplitMix64 (Steele, Lea and Flood, 2014)"
+    state, mask = 0, 2**64 - 1
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) & mask
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & mask
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & mask
+        state ^= state >> 31
+    return state >> 1
 
 
 def order(
