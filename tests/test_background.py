@@ -231,3 +231,20 @@ def test_it_outlives_its_parent(tmp_path, how):
     run.send(Stop())
     ended(run)
     assert run.state == "stopped"
+
+
+def test_no_step_is_taken_in_a_pause_whatever_is_asked(tmp_path):
+    run = slow_run(tmp_path)
+    moving(run)
+    run.send(Pause())
+    until(lambda: run.state == "paused", "the pause")
+    still = run.progress.step
+    for _ in range(6):
+        run.send(Save())
+        time.sleep(0.1)
+    assert run.progress.step == still and run.state == "paused"
+    run.send(Stop())
+    run.send(Stop())
+    run.send(SetLr(0.1))
+    ended(run)
+    assert run.state == "stopped"

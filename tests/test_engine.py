@@ -484,3 +484,74 @@ def test_seeds_decide_everything():
         losses(events_of(net(), pair()[0], epochs=1, deterministic=True))
         and not torch.are_deterministic_algorithms_enabled()
     )
+
+
+def test_ignored_labels_count_neither_in_the_loss_nor_in_the_metrics():
+    tokens = torch.randint(0, 20, (60, 12), generator=G)
+    labels = tokens % 5
+    labels[:, 6:] = -100
+    labels[50:, 1:] = -100
+    model = nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 5))
+    row = epochs(
+        events_of(
+            model,
+            (tokens, labels),
+            (tokens, labels),
+            epochs=40,
+            lr=0.03,
+            batch_size=7,
+            metrics="accuracy,f1",
+            monitor="valid_loss",
+        )
+    )[-1]
+    with torch.no_grad():
+        kept = labels != -100
+        whole = nn.functional.cross_entropy(model(tokens)[kept], labels[kept]).item()
+    assert row.metrics == {"accuracy": 1.0, "f1": 1.0} and whole < 0.3
+    assert row.valid_loss == pytest.approx(whole, rel=0.3)
+
+
+@pytest.mark.parametrize("batch_size", [16, 64, 1000])
+def test_a_weighted_loss_does_not_depend_on_the_batch_size(batch_size):
+    order = Y.argsort()
+    model = net()
+    row = epochs(
+        events_of(
+            model,
+            (X, Y),
+            (X[order], Y[order]),
+            class_weights="balanced",
+            lr=1e-9,
+            epochs=1,
+            batch_size=batch_size,
+        )
+    )[0]
+    with torch.no_grad():
+        whole = nn.functional.cross_entropy(model(X), Y, WEIGHT).item()
+    assert row.valid_loss == pytest.approx(whole, rel=1e-4) and row.train_loss == pytest.approx(
+        whole, rel=1e-4
+    )
+
+
+def test_loss_and_metric_agree_on_the_axis_of_the_classes():
+    images = torch.randn(30, 4, 4, 4, generator=G)
+    labels = images.argmax(1)
+    row = epochs(events_of(nn.Conv2d(4, 4, 1), (images, labels), (images, labels), epochs=30, lr=0.1))[-1]
+    assert row.metrics["accuracy"] > 0.9 and row.valid_loss < 0.5
+
+
+def test_metrics_without_meaning_are_refused_and_equal_names_kept_apart():
+    with pytest.raises(OptionError, match="balanced_accuracy"):
+        events_of(nn.Linear(4, 1), pair(y=(Y > 0).long())[0], metrics="balanced_accuracy")
+    two = [
+        torchmetrics.F1Score(task="multiclass", num_classes=3),
+        torchmetrics.F1Score(task="multiclass", num_classes=3, average="macro"),
+    ]
+    assert len(epochs(events_of(net(), *pair(), metrics=two, epochs=1))[0].metrics) == 2
+
+
+def test_a_loader_with_a_batch_sampler_of_its_own():
+    loader = DataLoader(
+        TensorDataset(X, Y), batch_sampler=[list(range(i, i + 40)) for i in range(0, 240, 40)]
+    )
+    assert [e.samples for e in events_of(net(), loader, epochs=1) if type(e) is Step] == [40] * 6

@@ -21,11 +21,11 @@ from bits import fingerprint, options, quick_path, record, task  # noqa: F401
 from trainopt_nb import RunError, find_run, fit, list_runs, resume
 from trainopt_nb.events import Ended, Epoch, Saved, Started, Step, from_lines
 from trainopt_nb.store.checkpoint import CheckpointError, load_checkpoint
-from trainopt_nb.train.fit import start, stored_options
 from trainopt_nb.train.fit import go_on as prepare_to_go_on
+from trainopt_nb.train.fit import start, stored_options
 
 KILLS = 50
-OFTEN = {"save_steps": 2, "epochs": 4, "schedule": "cosine", "ema": 0.9, "keep": 2}
+OFTEN = {"save_steps": 2, "epochs": 4, "max_steps": 28, "schedule": "cosine", "ema": 0.9, "keep": 2}
 
 
 def quiet(line):
@@ -44,7 +44,9 @@ def live(folder, source, outcome):
         run = resume(None, made.model, made.train_data, made.valid_data, folder=folder, write=quiet, **given)
     except (RunError, CheckpointError):  # killed before there was anything to go on from
         made, _ = task(source)
-        run = fit(made.model, made.train_data, made.valid_data, folder=folder, name="killed", write=quiet, **given)
+        run = fit(
+            made.model, made.train_data, made.valid_data, folder=folder, name="killed", write=quiet, **given
+        )
     _, model_state, training, lost = load_checkpoint(run.path / "checkpoints", "last")
     best = load_checkpoint(run.path / "checkpoints", "best")[1]
     found = {
@@ -74,7 +76,7 @@ def read_while_it_is_there(folder):
     "Any process may read a run at any moment; nothing before a torn line is lost"
     for run in list_runs(folder):
         lines, _ = run.lines()
-        assert [json.loads(line) for line in lines] is not None
+        assert all(json.loads(line) for line in lines)
         steps = [e.step for e in run.events() if type(e) is Step]
         assert steps == list(range(1, len(steps) + 1)), steps
         assert repr(run)
@@ -82,7 +84,7 @@ def read_while_it_is_there(folder):
 
 def serve(root, source, kills, seed):
     "Trials until there were enough kills; each trial's outcome is written down"
-    import torchmetrics  # noqa: F401 so that a child need not
+    import torchmetrics  # noqa: F401 so that no child need import them
 
     draw, done, number, told = random.Random(seed), 0, 0, []
     root = Path(root)
@@ -132,7 +134,12 @@ def test_killed_at_random_moments(source, kills, tmp_path):
         assert json.loads((tmp_path / f"{number}.json").read_text()) == expected, (source, number, seed)
         runs = list_runs(tmp_path / str(number))
         assert [run.state for run in runs].count("finished") == 1
-        left = [p.name for run in runs for p in (run.path / "checkpoints").glob(".tmp*") if run.state == "finished"]
+        left = [
+            p.name
+            for run in runs
+            for p in (run.path / "checkpoints").glob(".tmp*")
+            if run.state == "finished"
+        ]
         assert not left and not (runs[0].path / "lock").exists()
 
 
@@ -198,7 +205,11 @@ def test_a_live_writer_is_told_from_a_dead_one(tmp_path):
     refused = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert refused.returncode == 1
     said = refused.stderr.strip().splitlines()[-1]
-    assert said.startswith("trainopt_nb.") and f"process {os.getpid()} on" in said and "stop that one first" in said
+    assert (
+        said.startswith("trainopt_nb.")
+        and f"process {os.getpid()} on" in said
+        and "stop that one first" in said
+    )
     assert ((run.path / "options.json").read_text(), (run.path / "events.jsonl").read_bytes()) == before
     job.close()
     assert not (run.path / "lock").exists() and go_on(run).state == "finished"
@@ -218,7 +229,7 @@ def test_a_writer_on_another_machine_is_believed(tmp_path):
     run = begun(tmp_path)
     owner = json.loads((run.path / "lock").read_text())
     (run.path / "lock").write_text(json.dumps({**owner, "host": "elsewhere"}))
-    with pytest.raises(RunError, match="process .* on elsewhere.*or remove"):
+    with pytest.raises(RunError, match=r"process .* on elsewhere.*or remove"):
         go_on(run)
 
 

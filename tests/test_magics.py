@@ -203,3 +203,23 @@ def test_a_failed_run_is_kept_and_named(shell):
     run = shell.user_ns["run"]
     assert run.state == "failed" and find_run(run.name).path == run.path
     assert json.loads((run.path / "run.json").read_text())["name"] == run.name
+
+
+def test_tracebacks_hold_the_users_frames_only(shell, capsys):
+    shell.run_cell("%%trainopt fit\ndef deep():\n    return 1 / 0\ndeep()")
+    said = capsys.readouterr().out
+    assert (
+        "ZeroDivisionError" in said
+        and "deep()" in said
+        and "trainopt_nb/notebook" not in said
+        and "magics.py" not in said
+    )
+
+
+def test_loading_warms_what_the_first_run_needs():
+    import sys
+
+    from trainopt_nb.notebook.magics import WARM, _warm
+
+    _warm()
+    assert set(WARM) <= set(sys.modules)

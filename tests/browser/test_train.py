@@ -182,7 +182,12 @@ def test_attach_shows_a_run_again(lab, server):
 def test_background_run_outlives_its_cell(lab, server):
     "The cell is back at once, the panel steers the other process, the weights come home"
     cell = training_cell(3000).replace("%%trainopt fit", "%%trainopt fit --background")
-    lab.open("%load_ext trainopt_nb", cell, "before = model[0].weight.clone(); print('at once', run.state)", "print('home', bool((before != model[0].weight).any()), run.state)")
+    lab.open(
+        "%load_ext trainopt_nb",
+        cell,
+        "before = model[0].weight.clone(); print('at once', run.state)",
+        "print('home', bool((before != model[0].weight).any()), run.state)",
+    )
     lab.run_all()
     lab.wait_text(2, "at once (waiting|training)", 60)
     trains(lab)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     IterableDataset,
     RandomSampler,
@@ -81,9 +82,14 @@ _DEFAULTS = (RandomSampler, SequentialSampler)
 def _rebuildable(loader):
     "Whether a loader's order is one of PyTorch's two plain ones, so that ours can stand in for it"
     sampler = loader.sampler
-    plain = type(sampler) in _DEFAULTS and loader.batch_sampler is not None and type(loader) is DataLoader
+    plain = (
+        type(sampler) in _DEFAULTS
+        and type(loader.batch_sampler) is BatchSampler
+        and type(loader) is DataLoader
+    )
     return (
         plain
+        and loader.batch_size is not None
         and not getattr(sampler, "replacement", False)
         and getattr(sampler, "_num_samples", None) is None
     )

@@ -62,8 +62,12 @@ def first_nonfinite(
     found, handles = [], []
     try:
         for name, module in model.named_modules():
-            if not list(module.children()):
-                seen = f"in the output of layer {name or 'model'} ({type(module).__name__})"
+            if (
+                not list(module.children()) or not name
+            ):  # the whole model last: its own forward may be what goes wrong
+                seen = (
+                    f"in the output of {f'layer {name}' if name else 'the model'} ({type(module).__name__})"
+                )
                 handles.append(
                     module.register_forward_hook(
                         lambda m, i, out, seen=seen: found.append(seen) if not _finite(out) else None

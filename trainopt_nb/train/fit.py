@@ -54,9 +54,9 @@ def follow(
     try:
         while True:
             event = events.send(command)
-            command = None
+            answer, command = command is not None, None
             new.append(event)
-            if clock() >= held.get(type(event), 0.0):
+            if answer or clock() >= held.get(type(event), 0.0):
                 began = clock()
                 known, new = told(), []
                 command = yield known
@@ -208,8 +208,9 @@ def go_on(
     prepared = prepare(task, options)
     prepared.notes = [("resume", sentence) for sentence in lost]  # the others were said when the run began
     loop = Loop(prepared, options, (model_state, training))
-    run.change_options(options.plain())
-    return _job(run, loop, token)
+    job = _job(run, loop, token)
+    run.change_options(options.plain())  # not before nobody else writes
+    return job
 
 
 def stored_options(
@@ -217,6 +218,7 @@ def stored_options(
     changes: dict,  # keyword -> value
 ) -> TrainOptions:
     "The options of a run on the disk, with changes; a callable cannot come back from a file and must be given again"
+    TrainOptions.of(**changes)  # what is wrong with these is said as it is
     stored = {name: tuple(value) if isinstance(value, list) else value for name, value in run.options.items()}
     try:
         return TrainOptions.of(**{**stored, **changes})
@@ -235,7 +237,9 @@ def line_of(
         return epoch_line(progress, event)
     if type(event) is Note:
         return f"{event.level}: {event.text}"
-    return f"{event.state}: {event.reason}" if type(event) is Ended and event.state != "finished" else ""
+    if type(event) is Ended and not event.reason.startswith("all "):  # that all is done goes without saying
+        return f"{event.state}: {event.reason}"
+    return ""
 
 
 def drive(

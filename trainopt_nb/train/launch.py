@@ -35,6 +35,10 @@ PRELOAD = ["torch", "torch._dynamo", "torchmetrics", "trainopt_nb.train.launch"]
 # %% ../../nbs/train/29b_launch.ipynb #55676959
 def _context():
     "Processes from a warm forkserver; where there is none, fresh ones, which take seconds to start"
+    if not hasattr(
+        sys.modules["__main__"], "__spec__"
+    ):  # %reset in a notebook removes it, and multiprocessing looks for it
+        sys.modules["__main__"].__spec__ = None
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

@@ -230,7 +230,7 @@ class Loop:
         if s.drained or s.step >= limit:
             return  # only the validation is left
         moves, lr = s.schedule.moves, s.apply_lr()
-        whole = self.prepared.data.train.steps or math.inf
+        whole, even = self.prepared.data.train.steps or math.inf, self.prepared.mass_of is size_of
         batches = s.batches()
         while s.step < limit:
             asked = clock()
@@ -250,7 +250,7 @@ class Loop:
                 if loss is None:
                     continue
             size = size_of(taken[0]) if group == 1 else sum(map(size_of, taken))
-            s.advance(len(taken), size, loss)
+            s.advance(len(taken), size, loss, size if even else sum(map(self.prepared.mass_of, taken)))
             command = yield Step(s.step, s.epoch, loss, lr, size, clock() - began, got - asked)
             if command is not None:
                 yield from self._obey(command)

@@ -74,7 +74,7 @@ def _suggest(lrs, losses):
     lowest = min(range(len(losses)), key=losses.__getitem__)
     inner = range(1, max(lowest, 2))
     steepest = min(inner, key=lambda i: losses[min(i + 1, len(losses) - 1)] - losses[i - 1])
-    return lrs[steepest], lrs[lowest] / 10
+    return lrs[steepest], max(lrs[steepest], lrs[lowest] / 10)
 
 
 def find_lr(

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..options import OptionError, nearest
-from .losses import Given
+from .losses import IGNORE, Given, classes_second
 
 # %% ../../nbs/train/22_metrics.ipynb #dbb1fa48
 CLASS_METRICS = {  # name -> (torchmetrics class without its prefix, arguments)
@@ -38,11 +38,23 @@ DEFAULTS = {
 }
 
 
+def _known(kind):
+    "Names that mean something for a kind of task: single answers have no mean over classes and no fifth guess"
+    if kind == "regression":
+        return VALUE_METRICS
+    several = kind == "classification"
+    return {
+        name: how
+        for name, how in CLASS_METRICS.items()
+        if several or name not in ("balanced_accuracy", "top5")
+    }
+
+
 def _build(name, kind, classes):
     "One torchmetrics object by its name"
     import torchmetrics
 
-    known = VALUE_METRICS if kind == "regression" else CLASS_METRICS
+    known = _known(kind)
     if name not in known:
         raise OptionError(
             f"--metrics (keyword metrics) knows {', '.join(known)} for {kind}, and got {name!r}.{nearest(name, known)} "
@@ -53,7 +65,7 @@ def _build(name, kind, classes):
         return getattr(torchmetrics, type_name)(**arguments)
     prefix = {"classification": "Multiclass", "binary": "Binary", "multilabel": "Multilabel"}[kind]
     number = {
-        "classification": {"num_classes": classes},
+        "classification": {"num_classes": classes, "ignore_index": IGNORE},
         "multilabel": {"num_labels": classes},
         "binary": {},
     }[kind]
@@ -91,16 +103,15 @@ class Metrics:
         self._wanted = metric_names(metrics, kind)
         as_kind = "classification" if kind in ("model", "custom") else kind
         for name in self._wanted:
-            if isinstance(name, str) and name not in (
-                VALUE_METRICS if kind == "regression" else CLASS_METRICS
-            ):
+            if isinstance(name, str) and name not in _known(as_kind):
                 _build(name, as_kind, classes)  # raises, before anything is trained
         self._as_kind, self._built = as_kind, None
 
     @property
     def names(self) -> list[str]:
         "Names of the figures, known before torchmetrics is imported"
-        return [item if isinstance(item, str) else type(item).__name__.lower() for item in self._wanted]
+        names = [item if isinstance(item, str) else type(item).__name__.lower() for item in self._wanted]
+        return [name if names.count(name) == 1 else f"{name}_{i + 1}" for i, name in enumerate(names)]
 
     @property
     def objects(self) -> dict:  # name -> torchmetrics object
@@ -110,8 +121,7 @@ class Metrics:
                 item if not isinstance(item, str) else _build(item, self._as_kind, self._classes)
                 for item in self._wanted
             ]
-            names = [item if isinstance(item, str) else type(item).__name__.lower() for item in self._wanted]
-            self._built = dict(zip(names, made, strict=True))
+            self._built = dict(zip(self.names, made, strict=True))
         return self._built
 
     def reset(self, device):
@@ -132,8 +142,8 @@ class Metrics:
         if self.kind in ("binary", "multilabel", "regression"):
             scores = scores.reshape(targets.shape)
             targets = targets if self.kind == "regression" else targets.long()
-        elif scores.dim() > 2 and scores.shape[:-1] == targets.shape:
-            scores = scores.movedim(-1, 1)
+        else:
+            scores = classes_second(scores, targets)
         for metric in self.objects.values():
             metric.update(scores, targets)
 

@@ -57,13 +57,13 @@ class Session:
         state, self._data_state = self._data_state, None
         return iter(self.prepared.data.train.epoch(self.epoch, self.batch, state))
 
-    def advance(self, batches: int, samples: int, loss):
-        "Count one update"
+    def advance(self, batches: int, samples: int, loss, mass: float):
+        "Count one update; `mass` is what its loss counts in the mean of the epoch"
         self.step += 1
         self.batch += batches
         self.samples += samples
-        self.seen += samples
-        self.loss_sum += loss * samples
+        self.seen += mass
+        self.loss_sum += loss * mass
 
     @property
     def mean_loss(self) -> float:  # NaN before the first step of an epoch

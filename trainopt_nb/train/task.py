@@ -18,7 +18,15 @@ from ..data.source import Data, open_data
 from ..data.tensors import DataError, leaves, size_of, to_device, tree_map
 from ..options import OptionError
 from ..store.plain import random_state, set_random_state
-from .losses import IGNORE, TaskError, balanced_weights, given, kind_of, make_loss
+from trainopt_nb.train.losses import (
+    IGNORE,
+    TaskError,
+    class_axis,
+    balanced_weights,
+    given,
+    kind_of,
+    make_loss,
+)
 from .metrics import Metrics
 from .train_options import TrainOptions
 
@@ -191,9 +199,9 @@ def _losses(model, options, kind, loss, pair):
     return (lean if pair and kind not in ("model", "custom") else lambda batch: judge(batch)[0]), judge
 
 
-def _mass(kind, weight):
+def _mass(kind, weight, targets):
     "What a batch counts beside others: its samples, or the weights of its labels where the loss is a mean over these"
-    if kind != "classification":
+    if kind != "classification" or (weight is None and targets is not None and not (targets == IGNORE).any()):
         return size_of
 
     def mass_of(batch):
@@ -292,7 +300,7 @@ def prepare(
         columns,
         place,
         *_losses(runner, o, kind, loss, pair),
-        _mass(kind, weight),
+        _mass(kind, weight, _targets_of(data)),
         metrics,
         notes,
     )
@@ -310,8 +318,7 @@ def _placer(device, channels_last, model):
 def _columns(scores, targets):
     if scores is None or scores.dim() < 2:
         return 1
-    last = targets is not None and scores.dim() > 2 and scores.shape[:-1] == targets.shape
-    return scores.shape[-1] if last else scores.shape[1]
+    return scores.shape[1 if targets is None else class_axis(scores, targets)]
 
 
 def _kind_for_metrics(out, targets):

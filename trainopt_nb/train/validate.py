@@ -6,6 +6,8 @@
 __all__ = ['validate']
 
 # %% ../../nbs/train/25d_validate.ipynb #b3399bc9
+import math
+
 import torch
 
 from ..data.tensors import size_of
@@ -48,9 +50,9 @@ def validate(
                     continue
                 with torch.inference_mode():
                     prepared.metrics.update(out, targets)
-                size = size_of(waiting.pop(0))
-                total, count = total + loss.float() * size, count + size
+                if mass := prepared.mass_of(waiting.pop(0)):  # otherwise the loss passes over every label
+                    total, count = total + loss.float() * mass, count + mass
             yield Pulse(step)
     finally:
         model.train()
-    return float(total) / max(count, 1), prepared.metrics.compute()
+    return float(total) / count if count else math.nan, prepared.metrics.compute()
