@@ -7,6 +7,7 @@ the public calls, save every second update, and are killed with SIGKILL.
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,11 +43,13 @@ def live(folder, source, outcome):
     given = {**how.changed(), **OFTEN}
     try:
         run = resume(None, made.model, made.train_data, made.valid_data, folder=folder, write=quiet, **given)
-    except (RunError, CheckpointError):  # killed before there was anything to go on from
-        made, _ = task(source)
-        run = fit(
-            made.model, made.train_data, made.valid_data, folder=folder, name="killed", write=quiet, **given
-        )
+    except (RunError, CheckpointError) as error:
+        if "has done all" in str(error):  # killed after the end, before its outcome was written
+            run = find_run(None, folder)
+            run.load(made.model)
+        else:  # killed before there was anything to go on from
+            made, _ = task(source)
+            run = fit(made.model, made.train_data, made.valid_data, folder=folder, write=quiet, **given)
     _, model_state, training, lost = load_checkpoint(run.path / "checkpoints", "last")
     best = load_checkpoint(run.path / "checkpoints", "best")[1]
     found = {
@@ -84,7 +87,9 @@ def read_while_it_is_there(folder):
 
 def serve(root, source, kills, seed):
     "Trials until there were enough kills; each trial's outcome is written down"
-    import torchmetrics  # noqa: F401 so that no child need import them
+    import torchmetrics  # noqa: F401 so that no child need import it, nor what the first optimizer imports
+
+    torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
 
     draw, done, number, told = random.Random(seed), 0, 0, []
     root = Path(root)
@@ -143,22 +148,29 @@ def test_killed_at_random_moments(source, kills, tmp_path):
         assert not left and not (runs[0].path / "lock").exists()
 
 
-def begun(tmp_path, steps=5):
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
     "A run that was killed in the middle, in a process of its own"
+    folder = tmp_path_factory.mktemp("killed")
     script = f"""
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from bits import task
-from trainopt_nb.events import Step
 from trainopt_nb.train.fit import start
 made, how = task()
-job = start(made, how.replace(save_steps=1, epochs=2), folder={str(tmp_path)!r})
+job = start(made, how.replace(save_steps=1, epochs=2), folder={str(folder)!r})
 for told in job.turns:
-    if job.progress.step >= {steps}:
+    if job.progress.step >= 5:
         os.kill(os.getpid(), 9)
 """
-    done = subprocess.run([sys.executable, "-c", script])
-    assert done.returncode == -signal.SIGKILL
+    assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
+    return folder
+
+
+@pytest.fixture
+def run(killed, tmp_path):
+    "The same for each test"
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     return find_run(None, tmp_path)
 
 
@@ -167,8 +179,7 @@ def go_on(run, **changes):
     return resume(run, made.model, made.train_data, made.valid_data, write=quiet, **changes)
 
 
-def test_the_torn_line_is_cut_and_nothing_before_it(tmp_path):
-    run = begun(tmp_path)
+def test_the_torn_line_is_cut_and_nothing_before_it(run):
     assert run.state == "dead" and "resume" in run.progress.reason
     log = run.path / "events.jsonl"
     whole = log.read_bytes()
@@ -185,15 +196,13 @@ def test_the_torn_line_is_cut_and_nothing_before_it(tmp_path):
     assert [type(e) for e in done.events()].count(Started) == 2 and done.events()[-1].state == "finished"
 
 
-def test_a_log_of_nothing_but_a_torn_line(tmp_path):
-    run = begun(tmp_path)
+def test_a_log_of_nothing_but_a_torn_line(run):
     (run.path / "events.jsonl").write_bytes(b'{"kind": "Sta')
     assert run.events() == [] and run.state == "dead"
     assert go_on(run).state == "finished"
 
 
-def test_a_live_writer_is_told_from_a_dead_one(tmp_path):
-    run = begun(tmp_path)
+def test_a_live_writer_is_told_from_a_dead_one(run, tmp_path):
     assert json.loads((run.path / "lock").read_text())["pid"] not in psutil.pids()
     made, _ = task()
     job = prepare_to_go_on(run, made, stored_options(run, {}))  # the dead one's lock is taken over
@@ -216,8 +225,7 @@ def test_a_live_writer_is_told_from_a_dead_one(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["another start", "no process"])
-def test_a_stale_lock_is_taken_over(change, tmp_path):
-    run = begun(tmp_path)
+def test_a_stale_lock_is_taken_over(change, run):
     owner = json.loads((run.path / "lock").read_text())
     if change == "another start":  # the number of the dead process was given to a new one
         owner["pid"] = os.getpid()
@@ -225,16 +233,14 @@ def test_a_stale_lock_is_taken_over(change, tmp_path):
     assert run.state == "dead" and go_on(run).state == "finished"
 
 
-def test_a_writer_on_another_machine_is_believed(tmp_path):
-    run = begun(tmp_path)
+def test_a_writer_on_another_machine_is_believed(run):
     owner = json.loads((run.path / "lock").read_text())
     (run.path / "lock").write_text(json.dumps({**owner, "host": "elsewhere"}))
     with pytest.raises(RunError, match=r"process .* on elsewhere.*or remove"):
         go_on(run)
 
 
-def test_a_resume_that_is_refused_leaves_the_run_as_it_was(tmp_path):
-    run = begun(tmp_path)
+def test_a_resume_that_is_refused_leaves_the_run_as_it_was(run):
     made, _ = task()
     kept = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match="another model"):

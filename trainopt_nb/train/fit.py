@@ -61,7 +61,7 @@ def follow(
                 known, new = told(), []
                 command = yield known
                 now = clock()
-                soon = now + min(100 * (now - began), 0.25)
+                soon = now + min(100 * (now - began), 0.15)
                 later = max(soon, now + every)
                 held = {State: soon, Epoch: soon, Step: later, Pulse: later}
     except StopIteration:
