@@ -109,11 +109,12 @@ def test_interrupt_in_a_callback(client):
     "A callback that hangs is ended by the second interrupt, and nothing is lost"
     client.execute_interactive(SOURCE, timeout=60)
     code = """
+from trainopt_nb.interrupts import interrupts
 def hang(channel, message):
     channel.on_msg(lambda message: [print('HANGS', flush=True), time.sleep(60)])
 get_ipython().kernel.comm_manager.register_target('toy', hang)
 async def drive(page, seconds, fail=False):
-    with kernel.interrupts():
+    with interrupts():
         for _ in steps(seconds):
             await page.turn()
 """

@@ -7,6 +7,7 @@ from IPython import get_ipython
 from IPython.core.magic import register_line_cell_magic
 from IPython.display import display
 
+from trainopt_nb.interrupts import interrupts
 from trainopt_nb.notebook import kernel
 
 STEP = 0.02  # seconds
@@ -46,7 +47,7 @@ async def drive(page, seconds, stubborn=False):
     "As the real driver does it: step, look, give the page its turn; a stubborn one does not stop when asked"
     panel, seen, shown, count = Panel(), [], 0.0, 0
     display(panel.box)
-    with kernel.interrupts() as interrupt:
+    with interrupts() as interrupt:
         for count, _ in enumerate(steps(seconds), 1):
             if interrupt.requested and "interrupt" not in seen:
                 seen.append("interrupt")

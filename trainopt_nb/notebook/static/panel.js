@@ -166,7 +166,7 @@ class Chart {
   build(series) {
     this.plot?.destroy();
     const ink = (key) => () => this.owner.ink(key);
-    const font = '10.5px system-ui, -apple-system, "Segoe UI", sans-serif';
+    const font = '11px system-ui, -apple-system, "Segoe UI", sans-serif';
     const axis = { stroke: ink("soft"), font, ticks: { show: false }, gap: 6 };
     this.plot = new uPlot({
       width: Math.max(this.plotted.clientWidth, 120),
