@@ -47,7 +47,9 @@ def install(name):  # the Python of an environment that has it
         pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", *packages]
         done = subprocess.run(pip, capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"{' '.join(packages)} cannot be installed: {done.stderr.strip().splitlines()[-1]}")
+            raise RuntimeError(
+                f"{' '.join(packages)} cannot be installed: {done.stderr.strip().splitlines()[-1]}"
+            )
     return python
 
 
@@ -180,7 +182,11 @@ def with_transformers(kind, turns, epochs, logged=False):
             logging_strategy="steps" if logged else "no", logging_steps=1,
         )  # fmt: skip
         trainer = OwnBatches(
-            model, arguments, train_dataset=list(batches.y), optimizers=(adamw(model), None), callbacks=[Ends()]
+            model,
+            arguments,
+            train_dataset=list(batches.y),
+            optimizers=(adamw(model), None),
+            callbacks=[Ends()],
         )
         for callback in list(trainer.callback_handler.callbacks):
             if type(callback).__name__ == "PrinterCallback":
@@ -201,7 +207,10 @@ def inside(name):
     trainings = {
         "fastai": {"": with_fastai},
         "lightning": {"": with_lightning, ", losses logged": lambda *a: with_lightning(*a, logged=True)},
-        "transformers": {"": with_transformers, ", losses logged": lambda *a: with_transformers(*a, logged=True)},
+        "transformers": {
+            "": with_transformers,
+            ", losses logged": lambda *a: with_transformers(*a, logged=True),
+        },
     }[name]
     title = {"fastai": "fastai", "lightning": "Lightning", "transformers": "Transformers Trainer"}[name]
     found = {"version": importlib.metadata.version(name)}
