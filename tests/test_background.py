@@ -143,7 +143,7 @@ def test_a_killed_worker_is_told_apart_and_resumed(tmp_path, number):
     os.kill(lock_owner(run.path / "lock")["pid"], number)
     until(lambda: run.state == "dead", "the death")
     if number == signal.SIGSEGV:
-        assert "Segmentation fault" in (run.path / "log.txt").read_text()
+        until(lambda: "Segmentation fault" in (run.path / "log.txt").read_text(), "the last words", 10)
     done = run.progress.saved.step
     again = resume(run, Slow(seconds=0), *DATA, epochs=done // 5 + 2, write=lambda line: None)
     assert again.state == "finished"
@@ -156,7 +156,9 @@ def boom():
 def test_an_exception_is_shown_with_its_log(tmp_path):
     run = ended(slow_run(tmp_path, fault=boom))
     assert run.state == "failed" and "the model gives up" in run.progress.reason
-    assert "Traceback" in (run.path / "log.txt").read_text()
+    until(
+        lambda: "Traceback" in (run.path / "log.txt").read_text(), "the traceback, which is written last", 10
+    )
 
 
 def test_a_run_that_cannot_begin_says_why(tmp_path):
