@@ -7,6 +7,7 @@ __all__ = ['Keeper']
 
 # %% ../../nbs/train/27_keeper.ipynb #8e5be1ee
 import time
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,11 @@ class Keeper:
         options: TrainOptions,  # save_seconds, keep, on_disk_full
         session: Session,
         resumed: bool = False,  # whether the session already stands on a checkpoint
+        before: Callable[[], None] | None = None,  # called before anything is written
     ):
         self.folder = None if folder is None else Path(folder) / "checkpoints"
         self.options, self.session, self.resumed = options, session, resumed
+        self._before = before or (lambda: None)
         self._last = 0.0  # time of the newest checkpoint
         self._saved = None, False  # place of the newest checkpoint, and whether it is marked as best
         self._best_at = None  # place of the best epoch, where this process has seen it
@@ -85,6 +88,7 @@ class Keeper:
             self._memory |= {"best": copied} if best else {}
             return None, True
         try:
+            self._before()
             with uncut():
                 made = save_checkpoint(self.folder, step, model_state, training, best=best)
                 keep_checkpoints(self.folder, self.options.keep)

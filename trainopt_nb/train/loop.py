@@ -9,6 +9,7 @@ __all__ = ['Loop', 'train']
 import math
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import closing
 from itertools import islice
 from typing import Any
@@ -56,9 +57,11 @@ class Loop:
         self,
         folder: Any = None,  # directory of the run, into which checkpoints go; None keeps the newest one in memory
         name: str = "run",  # for the reader
+        before_save: Callable[[], None] | None = None,  # called before a checkpoint is written
     ):
         "Train; yields events, takes commands"
-        self.name, self.keeper = name, Keeper(folder, self.options, self.session, self.resumed)
+        self.name = name
+        self.keeper = Keeper(folder, self.options, self.session, self.resumed, before_save)
         self.rescue = Rescue(self.session, self.keeper)
         with machine(self.options):
             try:
@@ -229,7 +232,7 @@ class Loop:
         limit = o.max_steps or math.inf
         if s.drained or s.step >= limit:
             return  # only the validation is left
-        moves, lr = s.schedule.moves, s.apply_lr()
+        moves, lr = s.schedule.moves, None
         whole, even = self.prepared.data.train.steps or math.inf, self.prepared.mass_of is size_of
         batches = s.batches()
         while s.step < limit:
@@ -241,7 +244,7 @@ class Loop:
             if not on_cpu:
                 taken = [place(batch) for batch in taken]
             got = clock()
-            if moves:
+            if moves or lr is None:
                 lr = s.apply_lr()
             try:
                 loss = stepper(taken)
