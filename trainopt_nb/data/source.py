@@ -95,8 +95,13 @@ def _rebuildable(loader):
     )
 
 
-def _open(value, batch_size, classes, training, shuffle, drop_last, drop_single, seed, workers, name):
-    common = {"drop_last": drop_last and training, "drop_single": drop_single and training, "seed": seed}
+def _open(value, batch_size, classes, training, shuffle, drop_last, drop_single, seed, workers, share, name):
+    common = {
+        "drop_last": drop_last and training,
+        "drop_single": drop_single and training,
+        "seed": seed,
+        "share": share,
+    }
     memory = _memory(value, classes)
     if memory is not None:
         names = tuple(getattr(value[0], "columns", ())) if isinstance(value, tuple) else ()
@@ -105,9 +110,9 @@ def _open(value, batch_size, classes, training, shuffle, drop_last, drop_single,
         ), memory[1]
     if isinstance(value, DataLoader):
         if isinstance(value.dataset, IterableDataset) or not _rebuildable(value):
-            return StreamBatches(value), classes
+            return StreamBatches(value, share=share), classes
         own = {"shuffle": isinstance(value.sampler, RandomSampler), "seed": seed}
-        own |= {"drop_last": value.drop_last, "drop_single": common["drop_single"]}
+        own |= {"drop_last": value.drop_last, "drop_single": common["drop_single"], "share": share}
         if (
             isinstance(value.dataset, TensorDataset)
             and value.collate_fn is default_collate
@@ -129,7 +134,9 @@ def _open(value, batch_size, classes, training, shuffle, drop_last, drop_single,
             value.dataset, value.batch_size, workers=value.num_workers, **own, **more
         ), classes
     if isinstance(value, IterableDataset):
-        return StreamBatches(DataLoader(value, batch_size=batch_size, num_workers=workers)), classes
+        return StreamBatches(
+            DataLoader(value, batch_size=batch_size, num_workers=workers), share=share
+        ), classes
     if (
         hasattr(value, "__getitem__")
         and hasattr(value, "__len__")
@@ -143,7 +150,7 @@ def _open(value, batch_size, classes, training, shuffle, drop_last, drop_single,
             raise DataError(
                 f"{name} is an iterator, which is empty after one epoch: pass a list, a DataLoader or an object with __iter__."
             )
-        return StreamBatches(value), classes
+        return StreamBatches(value, share=share), classes
     raise DataError(
         f"{name} must be a pair (inputs, targets) of arrays, a Dataset, a DataLoader or an iterable of batches, and is {describe(value)}."
     )
@@ -160,6 +167,7 @@ def open_data(
     seed: int = 0,  # of the order
     workers: int = 0,  # processes that load the samples of a Dataset
     valid_fraction: float = 0.0,  # share to hold out where there is no validation data
+    share: tuple = (0, 1),  # (which, of how many): the rows of every batch that this process takes
 ) -> Data:
     "Make batches of what people hold; raises `DataError` where that cannot be"
     notes = []
@@ -168,7 +176,7 @@ def open_data(
         notes.append(
             f"{valid_fraction:.0%} of the training data, drawn with seed {seed}, are held out for validation."
         )
-    how = (shuffle, drop_last, drop_single, seed, workers)
+    how = (shuffle, drop_last, drop_single, seed, workers, share)
     train, classes = _open(train_data, batch_size, (), True, *how, "train_data")
     _not_empty(train, "train_data")
     if train.dropped == 1 and drop_single:
