@@ -129,6 +129,7 @@ class Prepared:
     mass_of: Any  # from a batch to what it counts in a mean over several batches
     metrics: Metrics
     notes: list = field(default_factory=list)  # (topic, sentence) for the reader
+    sample: tuple = ()  # a batch and what the model gave for it, as tensors without numbers
 
 
 def _try(model, batch, device):
@@ -303,6 +304,7 @@ def prepare(
         _mass(kind, weight, _targets_of(data)),
         metrics,
         notes,
+        tree_map(lambda tensor: tensor.to("meta"), (batch, outputs)),
     )
 
 
