@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from trainopt_nb.card import escape, json_text, plain
+from trainopt_nb.curves import Curve
 from trainopt_nb.events import (
     Ended,
     Epoch,
@@ -26,7 +27,7 @@ from trainopt_nb.events import (
     Stop,
 )
 from trainopt_nb.notebook.panel import TrainPanel, View
-from trainopt_nb.progress import Curve, Progress
+from trainopt_nb.progress import Progress
 from trainopt_nb.report import report_bundle, report_html, report_text
 
 STARTED = Started("digits", 0, 0, 3, 10, 30, "cpu", "fp32", 2, 640, 9610, "accuracy", "max", 1.79e9)

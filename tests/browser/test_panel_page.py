@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from trainopt_nb.curves import Curve
 from trainopt_nb.events import (
     Ended,
     Epoch,
@@ -22,7 +23,7 @@ from trainopt_nb.events import (
     Stop,
 )
 from trainopt_nb.notebook.panel import TrainPanel
-from trainopt_nb.progress import Curve, Progress
+from trainopt_nb.progress import Progress
 
 pytestmark = pytest.mark.browser
 
