@@ -51,7 +51,7 @@ class Option(NamedTuple):
     high: float | None = None  # largest possible value
     log: bool = False  # whether factors matter rather than differences
     search: tuple = ()  # (smallest, largest) sensible value, or the choices worth trying
-    choices: tuple = ()  # names for `choice`
+    choices: tuple = ()  # names for `choice`; for a number, words that may stand in for one
     optional: bool = False  # whether None is a value
     objects: bool = False  # whether a callable or a class may stand in for a name, from Python
     aliases: tuple = ()  # names under which people look for it
@@ -77,6 +77,8 @@ class Option(NamedTuple):
             words = "any number" if self.low is None else f"{self.low:g} or more"
         else:
             words = f"{self.low:g} to {self.high:g}"
+        if self.kind == "int":
+            words += "".join(f", or {word}" for word in self.choices)
         return words + (", or none" if self.optional else "")
 
     @property
@@ -113,7 +115,9 @@ class Option(NamedTuple):
             raise self.refuse(value) from None
 
     def _check_object(self, value):
-        "A callable, or a list of names and callables, stands in for a name"
+        "A callable, a dict of objects, or a list of names and callables, stands in for a name"
+        if isinstance(value, dict) and value:
+            return value
         if (
             isinstance(value, (list, tuple))
             and value
@@ -165,6 +169,8 @@ def _within(option, number):
 
 
 def _int(option, value):
+    if str(value).lower() in option.choices:
+        return str(value).lower()
     if isinstance(value, bool) or float(value) != int(float(value)):
         raise ValueError
     return _within(option, int(float(value)))
@@ -261,12 +267,7 @@ class Options:
 
     def plain(self) -> dict:  # keyword -> value that JSON can hold; a callable becomes its name
         "The set as it is written into a run directory"
-        return {
-            name: f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
-            if callable(value)
-            else value
-            for name, value in vars(self).items()
-        }
+        return {name: _name(value) for name, value in vars(self).items()}
 
     def __repr__(self):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.changed().items())})"
@@ -276,6 +277,8 @@ def _name(value):
     "A callable by its name, for a file that people read"
     if isinstance(value, tuple):
         return [_name(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): type(item).__name__ for key, item in value.items()}
     if not callable(value):
         return value
     owner = value if hasattr(value, "__qualname__") else type(value)

@@ -33,7 +33,7 @@ def control(
         return widgets.Checkbox(value=value, indent=True, **common)
     if option.kind == "choice" and value in option.choices:
         return widgets.Dropdown(options=option.choices, value=value, **common)
-    if option.kind == "int" and not option.optional:
+    if option.kind == "int" and not option.optional and not option.choices:
         return widgets.BoundedIntText(
             value=value, min=int(option.low or 0), max=int(option.high or 2**53), **common
         )

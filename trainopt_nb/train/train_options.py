@@ -292,6 +292,51 @@ class TrainOptions(Options):
         unit="threads",
     )
 
+    devices: int = option(
+        1,
+        "how many devices train together, each in a process of its own",
+        kind="int",
+        low=1,
+        high=4096,
+        choices=("all",),
+        group="Devices",
+        unit="devices",
+        aliases=("world_size", "num_processes", "nproc"),
+    )
+    batch_scope: str = option(
+        "all",
+        "what batch_size counts: the samples of all devices together, or of each",
+        choices=("all", "each"),
+        group="Devices",
+    )
+    lr_rule: str = option(
+        "none",
+        "batch-scope each: how lr grows with the number of devices",
+        choices=("none", "linear", "sqrt"),
+        group="Devices",
+    )
+    shard: bool = option(
+        False,
+        "keep only a part of each weight on each device, by FSDP2: for what does not fit",
+        group="Devices",
+    )
+    tensor_plan: str = option(
+        "none",
+        "compute a part of each layer on each device: auto for pairs of linear layers, or a plan from Python",
+        choices=("none", "auto"),
+        objects=True,
+        group="Devices",
+    )
+    restarts: int = option(
+        0,
+        "how often a run whose process died goes on from its newest checkpoint",
+        low=0,
+        high=1000,
+        group="Devices",
+        unit="restarts",
+        aliases=("max_restarts",),
+    )
+
     monitor: str = option(
         "auto", "figure that says which epoch is best: valid_loss, train_loss or a metric", group="Stopping"
     )
