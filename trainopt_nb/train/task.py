@@ -6,6 +6,7 @@
 __all__ = ['LABELS', 'split_batch', 'call', 'find_device', 'check_precision', 'Task', 'Prepared', 'has_batchnorm', 'prepare']
 
 # %% ../../nbs/train/23_task.ipynb #35f8cb68
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,8 @@ from trainopt_nb.train.losses import (
     make_loss,
 )
 from .metrics import Metrics
+from .ranks import ALONE, Ranks
+from .spread import spread
 from .train_options import TrainOptions
 
 # %% ../../nbs/train/23_task.ipynb #cd9447bc
@@ -63,11 +66,14 @@ def call(
 # %% ../../nbs/train/23_task.ipynb #2d42f291
 def find_device(
     name: str,  # the option: `auto` or a device of torch
+    ranks: Ranks = ALONE,  # each of several takes a GPU of its own
 ) -> torch.device:
     "The device that a name means; raises `OptionError` where this machine has none"
     if name == "auto":
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return found or torch.device("cpu")
+        name = found.type if found else "cpu"
+    if ranks.world > 1 and name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', ranks.rank)}"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -130,6 +136,8 @@ class Prepared:
     metrics: Metrics
     notes: list = field(default_factory=list)  # (topic, sentence) for the reader
     sample: tuple = ()  # a batch and what the model gave for it, as tensors without numbers
+    ranks: Ranks = ALONE  # who trains
+    trained: Any = None  # the model as `spread` gave it
 
 
 def _try(model, batch, device):
@@ -255,16 +263,18 @@ def _set_dropout(model, probability):
 def prepare(
     task: Task,  # what is being learned
     options: TrainOptions,  # how
+    ranks: Ranks = ALONE,  # who trains
 ) -> Prepared:
-    "Put a task and its options together; raises `DataError`, `TaskError` or `OptionError` with the reason"
+    "Put a task and its options together; raises `DataError`, `TaskError`, `PlanError` or `OptionError` with the reason"
     o = options
     if not isinstance(task.model, nn.Module):
         raise TaskError(f"The model must be a torch.nn.Module, and is a {type(task.model).__name__}.")
-    device = find_device(o.device)
+    device = find_device(o.device, ranks)
     check_precision(o.precision, device)
     data = open_data(
         task.train_data, task.valid_data, batch_size=o.batch_size, shuffle=o.shuffle, drop_last=o.drop_last,
         drop_single=has_batchnorm(task.model), seed=o.seed, workers=o.workers, valid_fraction=o.valid_fraction,
+        share=ranks.share,
     )  # fmt: skip
     model = task.model.to(device)
     place = _placer(device, o.channels_last, model)
@@ -292,7 +302,15 @@ def prepare(
     metrics = Metrics(
         "none" if as_kind == "custom" and isinstance(o.metrics, str) else o.metrics, as_kind, columns
     )
-    runner = torch.compile(model) if o.compile else model
+    losses = lambda runner: _losses(torch.compile(runner) if o.compile else runner, o, kind, loss, pair)
+    loss_of, judge = losses(model)
+    trained = model
+    if ranks.world > 1:
+        notes += _said_of(ranks, o, model)
+        plan = o.tensor_plan if isinstance(o.tensor_plan, dict) else None
+        trained = spread(_normalising(model, device), ranks, plan, unused=_some_idle(model, loss_of, batch))
+        loss_of, _ = losses(trained)  # judging goes without the exchange of gradients
+        set_random_state(before)
     return Prepared(
         model,
         data,
@@ -300,12 +318,49 @@ def prepare(
         kind,
         columns,
         place,
-        *_losses(runner, o, kind, loss, pair),
+        loss_of,
+        judge,
         _mass(kind, weight, _targets_of(data)),
         metrics,
         notes,
         tree_map(lambda tensor: tensor.to("meta"), (batch, outputs)),
+        ranks,
+        trained,
     )
+
+
+def _normalising(model, device):
+    "BatchNorm takes its statistics over the whole batch where PyTorch can do it"
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model) if device.type == "cuda" else model
+
+
+def _said_of(ranks, options, model):
+    "What a reader must know of a run on several devices"
+    each = -(-options.batch_size // ranks.share[1])
+    text = (
+        f"{ranks.world} devices take {each} samples each of a batch of {options.batch_size}"
+        if ranks.share[1] > 1
+        else f"{ranks.world} devices take parts of each layer, all for the same {options.batch_size} samples"
+    )
+    yield "devices", f"{text}; the learning rate begins with {options.lr:g}."
+    if has_batchnorm(model) and not torch.accelerator.is_available() and ranks.share[1] > 1:
+        yield (
+            "devices",
+            f"BatchNorm normalises the {each} samples of each device by themselves: on CPUs PyTorch has no other.",
+        )
+
+
+def _some_idle(model, loss_of, batch):
+    "Whether a trainable weight gets no gradient from a batch: the exchange of gradients must know"
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        loss_of(batch).backward()
+        return any(p.requires_grad and p.grad is None for p in model.parameters())
+    finally:
+        model.zero_grad()
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def _placer(device, channels_last, model):

@@ -398,3 +398,13 @@ class TrainOptions(Options):
         choices=("stop", "continue"),
         group="Faults",
     )
+
+    def on(
+        self,
+        devices: int,  # that train together
+    ):  # `TrainOptions`
+        "The same for several devices: `batch_size` becomes that of all together, `lr` follows the rule. Linear: Goyal et al. (2017); square root: Krizhevsky (2014)"
+        if self.batch_scope == "all" or devices == 1:
+            return self
+        factor = {"none": 1.0, "linear": devices, "sqrt": devices**0.5}[self.lr_rule]
+        return self.replace(batch_size=self.batch_size * devices, lr=self.lr * factor, batch_scope="all")
