@@ -20,6 +20,7 @@ from trainopt_nb.card import (
     machine,
     metric_curves,
     plain,
+    short_path,
     smooth,
     told,
     x_scale,
@@ -47,7 +48,9 @@ def _picture(lines, unit, end, share, axis):
 
     with matplotlib.rc_context(_PLAIN):
         canvas = Canvas(figsize=(4.5, 1.85), dpi=200, facecolor="none")
-        axes = canvas.add_axes((0.1, 0.13, 0.885, 0.83), facecolor="none")
+        axes = canvas.add_axes(
+            (0.1, 0.13, 0.862, 0.83), facecolor="none"
+        )  # half of the last number sticks out
         for x, y, colour, width, opacity, dot in lines:
             x = [value / unit for value in x]
             axes.plot(
@@ -136,6 +139,7 @@ _TINT = {
     "training": "56,142,60",
     "validating": "56,142,60",
     "failed": "211,47,47",
+    "dead": "211,47,47",
     "error": "211,47,47",
     "paused": "230,126,0",
     "stopped": "128,128,128",
@@ -211,7 +215,7 @@ def _notes(progress, texts, most=5):
 
 
 def _foot(progress, place, run_path, texts):
-    code = f'<code style="font:12px ui-monospace,Menlo,Consolas,monospace;background:none;padding:0">{escape(run_path)}</code>'
+    code = f'<code style="font:12px ui-monospace,Menlo,Consolas,monospace;background:none;padding:0" title="{escape(run_path)}">{escape(short_path(run_path))}</code>'
     parts = [
         f"{escape(texts['run'])} {code}" if run_path else "",
         escape(machine(progress, texts)),
