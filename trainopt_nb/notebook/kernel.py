@@ -8,6 +8,7 @@ __all__ = ['NOW', 'TURNS', 'has_frontend', 'Pump', 'Page', 'find_page', 'run_pag
 # %% ../../nbs/notebook/60_kernel.ipynb #d46c88b1
 import ast
 import asyncio
+import contextlib
 import inspect
 import sys
 import threading
@@ -60,6 +61,7 @@ class Pump:
         self.stream, self.replies = _streams(kernel)
         self.deliver = self.stream._recv_callback  # how the kernel itself takes a message
         self.now, self.later = deque(), deque()
+        self.again = None  # the request that waits to run this cell once more
         if not callable(self.deliver):
             raise AttributeError("the kernel's stream has no reader")
 
@@ -68,7 +70,7 @@ class Pump:
         if self.depth == 1:
             self.kernel.io_loop.add_callback(self.release)  # whatever happens, no cell is lost
             self.comm_msg = self.kernel.shell_handlers["comm_msg"]
-            self.cell = self.kernel.get_parent("shell")
+            self.cell, self.again = self.kernel.get_parent("shell"), None
             self.kernel.shell_handlers["comm_msg"] = self._show_errors
             self.stream.on_recv(self._sort, copy=False)
         return self
@@ -102,7 +104,10 @@ class Pump:
     def _sort(self, frames):
         try:
             _, parts = self.kernel.session.feed_identities(frames, copy=False)
-            kind = self.kernel.session.deserialize(parts, content=False, copy=False)["header"]["msg_type"]
+            message = self.kernel.session.deserialize(parts, content=False, copy=False)
+            kind = message["header"]["msg_type"]
+            if kind == "execute_request" and _cell_id(message) and _cell_id(message) == _cell_id(self.cell):
+                self.again = message
         except Exception:  # not a request: the kernel's own affair
             kind = None
         (self.now if kind in NOW else self.later).append(frames)
@@ -126,6 +131,11 @@ class Pump:
         finally:
             kernel._publish_status("idle", "shell")
             kernel.set_parent(cell_ident, cell, channel="shell")
+
+
+def _cell_id(request):
+    "Which cell of the notebook a request runs, as JupyterLab and Notebook say"
+    return request.get("metadata", {}).get("cellId")
 
 
 def _finish(coroutine):
@@ -157,6 +167,25 @@ class Page:
         pump: Pump | None = None,  # for `pump`
     ):
         self.how, self.pump = how, pump
+
+    @property
+    def again(self):  # a request; None where nobody asked, or this page cannot know
+        "Who asked for this cell to be run once more: its output has been cleared, and it waits for its turn"
+        return self.pump.again if self.how == "pump" else None
+
+    @contextlib.contextmanager
+    def output_of(
+        self,
+        request,  # as from `again`
+    ):
+        "What is displayed inside appears in the output of a request that waits"
+        publisher = self.pump.kernel.shell.display_pub
+        before = publisher.parent_header
+        publisher.set_parent(request)
+        try:
+            yield
+        finally:
+            publisher.set_parent(before)
 
     async def turn(self):
         "Let the page's messages in; call it between two steps, at most ten times a second"
