@@ -24,6 +24,7 @@ from ..catalogue import find_run
 from ..runs import Run, RunError
 from ..store.checkpoint import load_checkpoint
 from ..store.folders import CheckpointError
+from .facts import facts_of
 from .loop import Loop
 from .task import Task, prepare
 from .train_options import TrainOptions
@@ -198,7 +199,7 @@ def _job(run, loop, token=""):
 def _loop(task, options):
     torch.manual_seed(options.seed)
     loop = Loop(prepare(task, options), options)
-    return loop, {"classes": list(loop.prepared.data.classes), "kind": loop.prepared.kind}
+    return loop, facts_of(task, loop)
 
 
 def new_run(
@@ -220,10 +221,11 @@ def start(
     folder: Any = "runs",  # where runs are kept
     name: str = "",  # what the run is about; the model's class where nothing is said
     cell: str = "",  # source that defined the task
+    **more: Any,  # further plain facts for run.json
 ) -> Job:
     "Prepare a new run in this process; nothing is on the disk if that fails"
     loop, facts = _loop(task, options)
-    return _job(new_run(task, options, folder, name, cell, **facts), loop)
+    return _job(new_run(task, options, folder, name, cell, **facts, **more), loop)
 
 
 def start_in(

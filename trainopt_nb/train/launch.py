@@ -156,10 +156,11 @@ def launch(
     folder: Any = "runs",  # where runs are kept
     name: str = "",  # what the run is about; the model's class where nothing is said
     cell: str = "",  # source that defined the task
+    **more: Any,  # further plain facts for run.json
 ) -> Run:
     "Begin a run in a process of its own and return at once; raises `RunError` where the task cannot travel"
     payload = pack_task(task, options)
-    run = new_run(task, options, folder, name, cell)
+    run = new_run(task, options, folder, name, cell, **more)
     return _begin(run, payload, resumed=False)
 
 
