@@ -9,7 +9,7 @@ __all__ = ['LIVE', 'SHARES', 'Progress', 'duration', 'digits', 'compact', 'figur
 import math
 
 from .curves import Curve, Pace
-from .events import Ended, Epoch, LrChanged, Note, Pulse, Saved, Started, State, Step
+from .events import Ended, Epoch, LrChanged, Note, Pulse, Saved, Started, State, Step, WorkerLoad
 
 # %% ../nbs/03_progress.ipynb #22598132
 LIVE = ("training", "validating", "paused")  # states in which a run still has a process that works on it
@@ -32,6 +32,7 @@ class Progress:
         self.epochs: list[Epoch] = []  # rows of the table
         self.best: Epoch | None = None  # best row by `started.monitor`
         self.notes: list[Note] = []
+        self.workers: dict[int, WorkerLoad] = {}  # rank -> how it fared lately, where several train together
         self.saved: Saved | None = None  # newest checkpoint
         self.curves: dict[str, Curve] = {"train loss": Curve()}  # name -> points over updates
         self.earlier = 0.0  # seconds that earlier processes of the run took
@@ -126,6 +127,7 @@ class Progress:
         LrChanged: lambda self, e: setattr(self, "lr", e.lr),
         Saved: _add_saved,
         Note: lambda self, e: self.notes.append(e),
+        WorkerLoad: lambda self, e: self.workers.__setitem__(e.rank, e),
         Pulse: lambda self, e: None,
     }
 

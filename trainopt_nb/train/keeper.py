@@ -18,6 +18,7 @@ from ..store.checkpoint import keep_checkpoints, load_checkpoint, save_checkpoin
 from ..store.folders import DiskFullError, probe_folder
 from .faults import NonFinite, spoiled_weight
 from .session import Session
+from .spread import load_model
 from .train_options import TrainOptions
 
 # %% ../../nbs/train/27_keeper.ipynb #fe042da2
@@ -34,6 +35,7 @@ class Keeper:
     ):
         self.folder = None if folder is None else Path(folder) / "checkpoints"
         self.options, self.session, self.resumed = options, session, resumed
+        self._ranks = session.prepared.ranks
         self._before = before or (lambda: None)
         self._last = 0.0  # time of the newest checkpoint
         self._saved = None, False  # place of the newest checkpoint, and whether it is marked as best
@@ -43,7 +45,7 @@ class Keeper:
 
     def begin(self):
         "Prove that saving works before anything is trained, and have something to go back to; yields `Note` or `Saved`"
-        if self.folder is not None:
+        if self.folder is not None and self._ranks.first:
             probe_folder(self.folder)
         self._last = time.perf_counter()
         if self.resumed and self.folder is not None:
@@ -82,11 +84,17 @@ class Keeper:
 
     def _write(self, step, model_state, training, best):
         "Returns what is to be told, or None, and whether it is written"
-        began = time.perf_counter()
         if self.folder is None:
             self._memory["last"] = copied = deepcopy((model_state, training))
             self._memory |= {"best": copied} if best else {}
             return None, True
+        event, written = (
+            self._to_disk(step, model_state, training, best) if self._ranks.first else (None, False)
+        )
+        return event, self._ranks.agree(written)
+
+    def _to_disk(self, step, model_state, training, best):
+        began = time.perf_counter()
         try:
             self._before()
             with uncut():
@@ -109,7 +117,7 @@ class Keeper:
 
     def after_epoch(self, now: bool = False):
         "Save at the end of an epoch, if it is time or wanted now; yields as `save` does"
-        if now or time.perf_counter() - self._last >= self.options.save_seconds:
+        if self._ranks.agree(now or time.perf_counter() - self._last >= self.options.save_seconds):
             yield from self.save()
         elif self._best_at == self._place:
             self._hold()
@@ -122,7 +130,7 @@ class Keeper:
             return
         model_state, lost = self._best()
         s.swap()  # the average stands where it is expected at the end, and is replaced
-        s.prepared.model.load_state_dict(model_state)
+        load_model(s.prepared.model, model_state)
         s.swap()
         for sentence in lost:
             yield Note("warning", sentence, s.step, "restore")

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import get_num_threads
 
+from ..data.batches import mix
 from ..data.tensors import DataError, size_of
 from ..events import Ended, Epoch, LrChanged, Note, Pulse, Save, SetLr, Started, State, Step, Stop
 from ..options import OptionError
@@ -78,6 +79,7 @@ class Loop:
                 yield self._ended("stopped", "interrupted within a step")
                 raise
             except Exception as error:
+                self.prepared.ranks.check(error)
                 ours = isinstance(error, (DataError, TaskError, OptionError))
                 told = str(error) if ours else "".join(traceback.format_exception_only(error)).strip()
                 yield self._ended("failed", told)
@@ -136,7 +138,7 @@ class Loop:
         count = sum(t.numel() for t in p.model.parameters() if t.requires_grad)
         return Started(
             self.name, s.step, s.epoch, o.epochs, s.epoch_steps, s.total, str(p.device), o.precision,
-            get_num_threads(), p.data.train.samples, count, self.monitor, self.mode, time.time(),
+            get_num_threads(), p.data.train.samples, count, self.monitor, self.mode, time.time(), p.ranks.world,
         )  # fmt: skip
 
     def _ended(self, state, reason):
@@ -234,7 +236,10 @@ class Loop:
             return  # only the validation is left
         moves, lr = s.schedule.moves, None
         whole, even = self.prepared.data.train.steps or math.inf, self.prepared.mass_of is size_of
-        batches = s.batches()
+        shared, batches = (
+            self.prepared.ranks.share[1] > 1,
+            s.batches() if self.prepared.ranks.world == 1 else self._same_batches(),
+        )
         while s.step < limit:
             asked = clock()
             taken = list(islice(batches, group))
@@ -252,8 +257,12 @@ class Loop:
                 loss = yield from self._through(self.rescue.recover(error, taken))
                 if loss is None:
                     continue
-            size = size_of(taken[0]) if group == 1 else sum(map(size_of, taken))
-            s.advance(len(taken), size, loss, size if even else sum(map(self.prepared.mass_of, taken)))
+            if shared:
+                size, mass = stepper.counted
+            else:
+                size = size_of(taken[0]) if group == 1 else sum(map(size_of, taken))
+                mass = size if even else sum(map(self.prepared.mass_of, taken))
+            s.advance(len(taken), size, loss, mass)
             command = yield Step(s.step, s.epoch, loss, lr, size, clock() - began, got - asked)
             if command is not None:
                 yield from self._obey(command)
@@ -268,6 +277,15 @@ class Loop:
             raise DataError(
                 f"train_data gave no batch in epoch {s.epoch + 1}: an iterable must begin anew each time that it is iterated."
             )
+
+    def _same_batches(self):
+        "All ranks draw the same order, and then numbers of their own"
+        seed = mix(self.options.seed, self.session.epoch)
+        seed_everything(seed % 2**32)
+        for number, batch in enumerate(self.session.batches()):
+            if not number:
+                seed_everything(mix(seed, self.prepared.ranks.rank) % 2**32)
+            yield batch
 
     def _judge(self, speed):
         "Validate, and say how the epoch went"

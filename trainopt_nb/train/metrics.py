@@ -124,11 +124,16 @@ class Metrics:
             self._built = dict(zip(self.names, made, strict=True))
         return self._built
 
-    def reset(self, device):
+    def reset(
+        self,
+        device: Any,  # where the scores will be
+        together: bool = False,  # whether other ranks see other samples, so that the figures are those of all
+    ):
         "Begin a new validation"
         for metric in self.objects.values():
             metric.to(device)
             metric.reset()
+            metric.sync_on_compute = together
 
     def update(
         self,

@@ -36,6 +36,10 @@ class Rescue:
         problem = memory_problem(error)
         if problem is None:
             raise error
+        if s.prepared.ranks.world > 1:  # the others wait in the middle of the same step
+            raise MemoryError(
+                f"Memory ran out on rank {s.prepared.ranks.rank} at step {s.step + 1}{problem}: a smaller --batch-size with --accumulate, or more --devices, is needed."
+            ) from error
         yield from self._shrink(problem, taken)
         try:
             return s.stepper(taken)

@@ -14,6 +14,7 @@ from ..data.generators import unseen
 from ..store.plain import random_state, set_random_state
 from .losses import TaskError
 from .optim import Schedule, make_optimizer
+from .spread import load_model, load_optimizer, whole
 from .step import Stepper
 from .task import Prepared
 from .train_options import TrainOptions
@@ -135,11 +136,12 @@ class Session:
             "random": self._before or random_state(),
             "data": self.prepared.data.train.mark(),
         }
-        model_state = self.prepared.model.state_dict()
+        training = whole(training)
+        model_state = whole(self.prepared.model.state_dict())
         if average is not None:  # what people load is the average; the run goes on with the weights
             training["weights"] = model_state
             self.swap()
-            model_state = deepcopy(self.prepared.model.state_dict())
+            model_state = deepcopy(whole(self.prepared.model.state_dict()))
             self.swap()
         if self._before is not None:
             model_state, training = deepcopy((model_state, training))
@@ -149,8 +151,8 @@ class Session:
     def load(self, model_state: dict, training: dict):
         "Go on from a checkpoint; options that differ now hold from here on. Raises `TaskError` where model and checkpoint differ"
         try:
-            self.prepared.model.load_state_dict(training.get("weights") or model_state)
-            self.optimizer.load_state_dict(training["optimizer"])
+            load_model(self.prepared.model, training.get("weights") or model_state)
+            load_optimizer(self.optimizer, training["optimizer"])
         except (RuntimeError, ValueError) as error:
             first = str(error).strip().splitlines()
             raise TaskError(

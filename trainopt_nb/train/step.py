@@ -8,6 +8,7 @@ __all__ = ['StepParts', 'with_autocast', 'with_l1', 'with_scaling', 'with_clippi
 
 # %% ../../nbs/train/25_step.ipynb #08d7e28e
 import math
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +17,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ..data.batches import Spare
+from ..data.tensors import size_of
 from .faults import NonFinite, Statistics, cut, first_nonfinite
+from .spread import hold_gradients, spread_like
 from .task import Prepared
 from .train_options import TrainOptions
 
@@ -114,7 +118,7 @@ class Average:
         "Go on from a checkpoint"
         self.count = state["count"] if state else 0
         for value, saved in zip(self.values, state["values"] if state else self._live, strict=True):
-            value.copy_(saved.detach())
+            value.copy_(spread_like(saved.detach(), value))
 
 
 def with_average(parts: StepParts, average: Average) -> StepParts:
@@ -160,6 +164,9 @@ class Stepper:
         self._reads = prepared.device.type == "cpu" or options.on_nonfinite == "skip"
         self._unread = []
         self._statistics = Statistics(prepared.model)
+        self._shared = prepared.ranks.share[1] > 1
+        self.counted = (0, 0.0)  # samples and mass of the last update, over all ranks that share it
+        self.spent = {"forward": 0.0, "backward": 0.0}  # seconds, where several ranks are compared
 
     def __call__(
         self,
@@ -167,7 +174,9 @@ class Stepper:
     ):  # the mean loss: a float on the CPU, a 0-d tensor on an accelerator
         "One update; raises `NonFinite` before the weights are touched"
         self._statistics.keep()
-        if len(batches) == 1 and self.pieces == 1:
+        if self._shared:
+            value = self._together(batches)
+        elif len(batches) == 1 and self.pieces == 1:
             loss = self.parts.loss_of(batches[0])
             value = self._look(loss, batches[0])
             self.parts.backward(loss)
@@ -189,6 +198,52 @@ class Stepper:
             value = value + self._look(loss, part, number) * weight
             self.parts.backward(loss * weight)
         return value
+
+    def _together(self, batches):
+        "The update of all ranks: each weighs its losses by what they count in the whole, so that the sum of gradients is that of one process"
+        ranks, whose = self.prepared.ranks, self.prepared.trained
+        parts = [
+            (number, part)
+            for number, batch in enumerate(batches)
+            for part in ([batch] if isinstance(batch, Spare) else cut(batch, self.pieces))
+        ]
+        masses = [0.0 if isinstance(part, Spare) else self.prepared.mass_of(part) for _, part in parts]
+        own = sum(0 if isinstance(part, Spare) else size_of(part) for _, part in parts)
+        samples, whole = ranks.sum(own, sum(masses))
+        self.counted, value, clock = (int(samples), whole), 0.0, time.perf_counter
+        for (number, part), mass in zip(parts, masses, strict=True):
+            last, weight = part is parts[-1][1], mass / whole if whole else 1 / len(parts) / ranks.world
+            hold_gradients(whose, ranks, not last)
+            began = clock()
+            loss = self.parts.loss_of(part.batch if isinstance(part, Spare) else part)
+            if mass or not whole:
+                value = value + loss.detach() * weight
+            between = clock()
+            if last:
+                value = self._agreed(value, part, number)
+            before = clock()
+            self.parts.backward(loss * (weight * ranks.world))  # the exchange of gradients takes their mean
+            self.spent["forward"] += between - began
+            self.spent["backward"] += clock() - before
+        return value
+
+    def _agreed(self, value, part, number):
+        "The loss of the whole update, known to all ranks before gradients are exchanged: either all go on or none"
+        told = torch.as_tensor(value, dtype=torch.float32, device=self.prepared.device)
+        told = self.prepared.ranks.add_up(told.clone())
+        if not self._reads:
+            self._unread.append(told)
+            if len(self._unread) == 32:
+                self.check()
+            return told
+        if not math.isfinite(told.item()):
+            self.undo()
+            found = first_nonfinite(self.prepared.model, part.batch if isinstance(part, Spare) else part)
+            self.undo()
+            told_by = self.prepared.ranks.gather([*found, math.isfinite(float(value))])
+            where, spoiled, _ = next((each for each in told_by if not each[2]), told_by[0])
+            raise NonFinite(told.item(), where, spoiled, number)
+        return told.item()
 
     def _look(self, loss, batch, number=0):
         if not self._reads:

@@ -10,6 +10,7 @@ import math
 
 import torch
 
+from ..data.batches import Spare
 from ..data.tensors import size_of
 from ..events import Note, Pulse
 from .faults import cut, memory_problem, release_memory
@@ -24,7 +25,8 @@ def validate(
 ):  # a generator of `Pulse`s, and `Note`s, that returns (mean loss, metrics by name)
     "Judge the model as it is on the validation data"
     model, total, count, pieces = prepared.model, 0.0, 0, 1
-    prepared.metrics.reset(prepared.device)
+    ranks = prepared.ranks
+    prepared.metrics.reset(prepared.device, together=ranks.share[1] > 1)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
 
     @torch.inference_mode()
@@ -35,7 +37,8 @@ def validate(
     model.eval()
     try:
         for batch in prepared.data.valid.epoch(0):
-            waiting = cut(batch, pieces)
+            spare = isinstance(batch, Spare)
+            waiting = [batch.batch] if spare else cut(batch, pieces)
             while waiting:
                 try:
                     loss, out, targets = judged(waiting[0])
@@ -48,6 +51,8 @@ def validate(
                     text = f"Memory ran out in the validation with {size} samples a batch{problem}: {-(-size // 2)} at a time are judged."
                     yield Note("warning", text, step, "memory")
                     continue
+                if spare:
+                    break
                 with torch.inference_mode():
                     prepared.metrics.update(out, targets)
                 if mass := prepared.mass_of(waiting.pop(0)):  # otherwise the loss passes over every label
@@ -55,4 +60,6 @@ def validate(
             yield Pulse(step)
     finally:
         model.train()
+    if ranks.share[1] > 1:
+        total, count = ranks.sum(float(total), count)
     return float(total) / count if count else math.nan, prepared.metrics.compute()
