@@ -250,10 +250,13 @@ class Run:
 
     def start_writing(
         self,
-        token: str = "",  # as given to `claim`, where the run was claimed
+        token: str
+        | None = "",  # as given to `claim`; None where another process of ours holds the lock for this one
     ):
         "Become the only writer; a line that a killed process left half is cut off"
-        take_lock(self.path / "lock", token)
+        if token is not None:
+            take_lock(self.path / "lock", token)
+        self._guarded = token is None
         log = self.path / "events.jsonl"
         if log.exists():
             data = log.read_bytes()
@@ -275,7 +278,8 @@ class Run:
         if self._file is not None:
             self._file.close()
             self._file = None
-            (self.path / "lock").unlink(missing_ok=True)
+            if not self._guarded:
+                (self.path / "lock").unlink(missing_ok=True)
 
     # commands from other processes
 

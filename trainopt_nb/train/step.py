@@ -166,7 +166,11 @@ class Stepper:
         self._statistics = Statistics(prepared.model)
         self._shared = prepared.ranks.share[1] > 1
         self.counted = (0, 0.0)  # samples and mass of the last update, over all ranks that share it
-        self.spent = {"forward": 0.0, "backward": 0.0}  # seconds, where several ranks are compared
+        self.spent = {
+            "samples": 0,
+            "forward": 0.0,
+            "backward": 0.0,
+        }  # of this rank: samples and seconds, where several share the work
 
     def __call__(
         self,
@@ -211,6 +215,7 @@ class Stepper:
         own = sum(0 if isinstance(part, Spare) else size_of(part) for _, part in parts)
         samples, whole = ranks.sum(own, sum(masses))
         self.counted, value, clock = (int(samples), whole), 0.0, time.perf_counter
+        self.spent["samples"] += own
         for (number, part), mass in zip(parts, masses, strict=True):
             last, weight = part is parts[-1][1], mass / whole if whole else 1 / len(parts) / ranks.world
             hold_gradients(whose, ranks, not last)
