@@ -219,7 +219,7 @@ def test_exported_page_holds_the_state(wired):
 def test_script_and_style_can_stand_in_a_page():
     for text in (View._esm, View._css):
         assert not any(end in text for end in ("</script", "<script", "<!--", "</style"))
-    ours = View._esm.split("// The training panel")[1]
+    ours = View._esm.split("// What the panels share")[1]
     for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "https:", "http:"):
         assert way not in ours
 

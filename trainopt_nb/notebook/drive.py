@@ -18,7 +18,7 @@ from ..events import Resume, Stop, from_lines
 from ..interrupts import interrupts
 from .form import OptionsForm
 from .kernel import Page, has_frontend
-from .panel import TrainPanel
+from .panel import TEXTS, TrainPanel
 from ..options import Options
 from ..progress import LIVE, Progress
 from ..report import report_bundle
@@ -42,18 +42,30 @@ async def conduct(
 ) -> Run:
     "Train to the end with a panel in the cell's output; raises `RunError` where the run failed"
     panel = TrainPanel(job.progress, run_path=str(job.run.path))
-    handle = display(panel, display_id=True)
+    handle, again = display(panel, display_id=True), None
     with interrupts() as interrupt:
         try:
             for _ in steer(job, lambda: Stop("interrupted") if interrupt.requested else _clicked(panel)):
                 panel.update()
                 await page.turn()
+                if page.again is not again:
+                    again = page.again
+                    _move(panel, handle, page)
         finally:
             job.close()
             panel.close()
             if handle is not None:  # a saved widget shows nothing without its kernel, a card does
-                handle.update(report_bundle(job.progress, run_path=str(job.run.path)), raw=True)
+                card = report_bundle(job.progress, run_path=str(job.run.path))
+                handle.update({"text/plain": repr(job.run)} if again else card, raw=True)
     return ended(job)
+
+
+def _move(panel, handle, page):
+    "Show the panel where its cell will show what it does next"
+    panel.notice = TEXTS["again"]
+    panel.update()
+    with page.output_of(page.again):
+        handle.display(panel)
 
 
 async def run_job(
@@ -82,10 +94,11 @@ async def ask(
     form = OptionsForm(options, clicks)
     handle = display(form.widget, display_id=True)
     with interrupts() as interrupt:
-        while clicks.empty() and not interrupt.requested:
+        while clicks.empty() and not interrupt.requested and not page.again:
             await page.turn()
             time.sleep(PATIENCE)
-    chosen = form.options() if not interrupt.requested and isinstance(clicks.get_nowait(), Resume) else None
+    pressed = None if clicks.empty() or interrupt.requested else clicks.get_nowait()
+    chosen = form.options() if isinstance(pressed, Resume) else None
     form.widget.close()
     text = "Cancelled: nothing was trained." if chosen is None else f"Options: {chosen!r}"
     handle.update({"text/plain": text}, raw=True)
@@ -105,7 +118,7 @@ def attach(
         return
     if not has_frontend(shell):
         print(
-            f"{run.name} trains in a process of its own: trainopt runs shows how far it is, run.send(Stop()) ends it"
+            f"{run.name} trains in a process of its own: trainopt runs shows how far it is, run.send('stop') ends it"
         )
         return
     lines, place = run.lines()

@@ -16,9 +16,10 @@ import anywidget
 import traitlets
 
 from .. import card
-from ..events import Pause, Resume, Save, SetLr, Stop
-from ..progress import LIVE, Progress
+from ..events import SetLr
+from ..progress import LIVE, Progress, digits
 from ..report import report_text
+from ..runs import WORDS
 
 # %% ../../nbs/notebook/61_panel.ipynb #ce4405cf
 TEXTS = card.TEXTS | {
@@ -36,19 +37,14 @@ TEXTS = card.TEXTS | {
     "more": "{n} earlier",
     "saved_ago": "saved {time} ago",
     "slow": "The kernel has not answered yet: it may be in the middle of a long step. To stop at once, interrupt it (■); what was saved stays.",
+    "lost": "disconnected",
+    "gone": "The kernel behind this panel was restarted or ended, so nothing that is clicked here arrives: %trainopt attach shows the run.",
+    "again": "This cell waits to run again: that begins when this run ends. Stop ends it now, with everything saved.",
     "keys": "Arrow keys show values, plus zooms in, Escape shows all.",
 }
 
 # %% ../../nbs/notebook/61_panel.ipynb #464641af
 _NOTES = 50  # the newest ones go to the page
-
-
-def _lr_text(lr):
-    "A learning rate as one would type it"
-    if not math.isfinite(lr):
-        return ""
-    mantissa, _, exponent = f"{lr:.3g}".partition("e")
-    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
 def _best(progress):
@@ -76,7 +72,6 @@ def standing(
     return {
         "state": progress.state,
         "name": card.plain(progress.name),
-        "notes": [list(note) for note in card.told(progress)[-_NOTES:]],
         "machine": card.plain(card.machine(progress, TEXTS)),
         "saved": {"step": progress.saved.step, "time": progress.saved.time} if progress.saved else None,
         "metrics": [card.plain(name) for name in metrics],
@@ -94,7 +89,7 @@ def moving(
         "step": progress.step,
         "headline": card.headline(progress, TEXTS),
         "fraction": _finite(progress.fraction),
-        "lr": _lr_text(progress.lr),
+        "lr": digits(progress.lr, 3) if math.isfinite(progress.lr) else "",
         "axis": card.x_scale(progress),
         "figures": [[f.value, card.plain(f.label), f.change, f.better] for f in figures],
     }
@@ -149,7 +144,7 @@ def _static(*names):
 class View(anywidget.AnyWidget):
     "What the page holds of a panel"
 
-    _esm = _static("uplot.js", "panel.js")
+    _esm = _static("uplot.js", "charts.js", "panel.js")
     _css = _static("uplot.css", "panel.css")
     texts = traitlets.Unicode(card.json_text(TEXTS)).tag(sync=True)
     whole = traitlets.Unicode("").tag(sync=True)  # computed for whoever asks: see `get_state`
@@ -170,16 +165,13 @@ class View(anywidget.AnyWidget):
         return state
 
 # %% ../../nbs/notebook/61_panel.ipynb #20e99cb4
-_COMMANDS = {"pause": Pause, "resume": Resume, "stop": Stop, "save": Save}
-
-
 def command_from(
     content: dict,  # what the page sent
 ):  # a command, None where it is none
     "Read a click"
     word = str(content.get("command"))
     if word != "lr":
-        return _COMMANDS[word]() if word in _COMMANDS else None
+        return WORDS[word]() if word in WORDS else None
     lr = content.get("value")
     usable = type(lr) in (int, float) and math.isfinite(lr) and lr > 0
     return SetLr(float(lr)) if usable else None
@@ -197,6 +189,7 @@ class TrainPanel:
         live: bool = True,  # whether somebody reads `commands`: without it there are no controls
     ):
         self.progress, self.place, self.run_path = progress, place, run_path
+        self.notice = ""  # one sentence for whoever looks, which is not the run's own; set it at any time
         self.commands: queue.SimpleQueue = queue.SimpleQueue()  # what was clicked, oldest first
         self._live, self._closed, self._asked = live, False, False
         self._key, self._standing = None, {}
@@ -215,23 +208,26 @@ class TrainPanel:
             len(p.epochs),
             len(p.notes),
             len(p.curves),
+            self.notice,
             self._closed,
         )
         if (
             key != self._key
         ):  # looked up again only when something of it can have changed: this runs between steps
-            listening = self._live and not self._closed and p.state in ("waiting", *LIVE)
-            self._key, self._standing = (
-                key,
-                standing(p)
-                | {
-                    "live": listening,
-                    "controls": self._live,
-                    "place": card.plain(self.place),
-                    "run_path": card.plain(self.run_path),
-                },
-            )
+            self._key, self._standing = key, standing(p) | self._own(p)
         return {**self._standing, **moving(p)}
+
+    def _own(self, p):
+        "Facts of the panel rather than of the run"
+        notes = [["info", card.plain(self.notice)]] if self.notice and not self._closed else []
+        return {
+            "notes": [list(note) for note in card.told(p)[-_NOTES:]] + notes,
+            "live": self._live and not self._closed and p.state in ("waiting", *LIVE),
+            "controls": self._live,
+            "place": card.plain(self.place),
+            "run_path": card.plain(self.run_path),
+            "short_path": card.short_path(self.run_path),
+        }
 
     def _take(self, _, content, buffers):
         # this may run in another thread and while a step is computed: it only notes what was asked

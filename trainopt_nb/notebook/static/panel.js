@@ -1,42 +1,7 @@
-// The training panel: it draws what the kernel tells and sends back what is clicked; `uPlot` stands above in the same module.
-// Every text enters the page as a text node. Nothing is kept here that the kernel could not send again.
+// The training panel: it draws what the kernel tells and sends back what is clicked; the chart stands above in the same module.
+// Nothing is kept here that the kernel could not send again.
 
-const HEIGHT = 172; // of a chart, pixels
-const GUTTER = 46; // for the numbers of its vertical axis, pixels
-const REACH = 10; // steps to either side that the mean of the training loss takes in, as in card.py
-const STEPS = Array.from({ length: 13 }, (_, k) => [1, 2, 5].map((n) => Number(`${n}e${k - 3}`))).flat(); // of the horizontal axis
 const SLOW = 4000; // milliseconds after which a click without an effect is explained
-
-function make(tag, name, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  if (name) node.className = name;
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children);
-  return node;
-}
-
-function put(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
-
-function fill(text, values) {
-  return text.replace(/\{(\w+)\}/g, (_, key) => values[key]);
-}
-
-function titled(name) {
-  return name.charAt(0).toUpperCase() + name.slice(1);
-}
-
-function compact(value) {
-  const steps = [[999.5e6, 1e9, " G"], [999.5e3, 1e6, " M"], [9999.5, 1e3, " k"], [0, 1, ""]];
-  const [, unit, sign] = steps.find(([least]) => Math.abs(value) >= least);
-  const digits = Number((value / unit).toPrecision(unit === 1 ? 4 : 3));
-  return (digits !== 0 && Math.abs(digits) < 1e-3 ? digits.toExponential() : String(digits)) + sign;
-}
-
-function written(value, share) {
-  return share ? `${Number((value * 100).toFixed(1))}%` : compact(value);
-}
 
 // ---- what the kernel told: one store a model, whatever the number of views
 
@@ -94,209 +59,21 @@ function makeStore(model) {
   return store;
 }
 
-// ---- one chart
-
-function smooth({ stride, y }) {
-  const reach = Math.round(REACH / stride);
-  return y.map((value, i) => {
-    if (value === null) return null;
-    let sum = 0, count = 0;
-    for (let j = Math.max(0, i - reach); j <= Math.min(y.length - 1, i + reach); j++)
-      if (y[j] !== null) (sum += y[j]), count++;
-    return sum / count;
-  });
-}
-
-function nearest(values, index) {
-  if (index === null || index === undefined) return null;
-  for (let away = 0; away < values.length; away++) {
-    if (values[index - away] != null) return index - away;
-    if (values[index + away] != null) return index + away;
-  }
-  return null;
-}
-
-// lowest and highest value of the lines `rows` between two places, the pieces of line at the edges included
-function extent(x, rows, [from, to]) {
-  let low = Infinity, high = -Infinity;
-  const take = (value) => { low = Math.min(low, value); high = Math.max(high, value); };
-  for (const y of rows) {
-    let last = -1;
-    for (let i = 0; i < x.length; i++) {
-      if (y[i] == null) continue;
-      if (x[i] >= from && x[i] <= to) take(y[i]);
-      for (const edge of [from, to])
-        if (last >= 0 && x[last] < edge && edge < x[i])
-          take(y[last] + ((y[i] - y[last]) * (edge - x[last])) / (x[i] - x[last]));
-      last = i;
-    }
-  }
-  return low <= high ? [low, high] : null;
-}
-
-function valueRange(found, share) {
-  if (!found) return [0, 1];
-  const [low, high] = found;
-  const room = (high - low || Math.abs(high) || 1) * 0.06;
-  const bottom = low >= 0 && low < 0.3 * high ? 0 : low - room;
-  return [bottom, share && high <= 1 ? Math.min(high + room, 1.005) : high + room];
-}
-
-class Chart {
-  // `owner` knows the axis, the zoom and the place of the cursor, which both charts share
-  constructor(owner, name, title) {
-    this.owner = owner;
-    this.share = false;
-    this.best = null; // [x, y] of the point that is marked
-    this.hint = make("span", "tonb-legend");
-    this.title = title;
-    this.plotted = make("div", "tonb-plot", { tabindex: "0", role: "img" });
-    this.root = make("div", `tonb-chart ${name}`, { "data-points": "0" },
-      make("div", "tonb-chart-head", {}, title, this.hint), this.plotted);
-    this.plotted.addEventListener("keydown", (event) => this.key(event));
-    this.plotted.addEventListener("blur", () => owner.point(null));
-  }
-
-  draw(series, data) {
-    this.data = data;
-    if (!this.plot || this.plot.series.length !== series.length + 1) this.build(series);
-    else this.plot.setData(data);
-  }
-
-  build(series) {
-    this.plot?.destroy();
-    const ink = (key) => () => this.owner.ink(key);
-    const font = '11px system-ui, -apple-system, "Segoe UI", sans-serif';
-    const axis = { stroke: ink("soft"), font, ticks: { show: false }, gap: 6 };
-    this.plot = new uPlot({
-      width: Math.max(this.plotted.clientWidth, 120),
-      height: HEIGHT,
-      padding: [8, 10, 0, 0],
-      legend: { show: false },
-      cursor: {
-        y: false,
-        drag: { x: true, y: false, setScale: false, dist: 4 },
-        points: { size: 7 },
-        dataIdx: (plot, row, index) => (plot.series[row].quiet ? null : nearest(plot.data[row], index)),
-        bind: { dblclick: () => () => this.owner.zoomTo(null) },
-      },
-      scales: {
-        x: { time: false, range: () => this.owner.span() },
-        y: { range: () => valueRange(extent(this.data[0], this.data.slice(1), this.owner.span()), this.share) },
-      },
-      axes: [
-        { ...axis, size: 24, space: 48, incrs: STEPS, grid: { show: false }, values: (_, all) => all.map(compact) },
-        { ...axis, size: GUTTER, space: 36, grid: { stroke: ink("grid"), width: 1 },
-          values: (_, all) => all.map((value) => (this.filled() ? written(value, this.share) : "")) },
-      ],
-      series: [{}, ...series.map(({ colour, faint, quiet }) => ({
-        stroke: ink(faint ? `${colour}-faint` : colour),
-        width: faint ? 1 : 1.6,
-        points: { show: (plot, row) => !faint && plot.data[row].filter((v) => v != null).length === 1, size: 5 },
-        quiet,
-      }))],
-      hooks: {
-        setCursor: [(plot) => this.hovered(plot)],
-        setSelect: [(plot) => this.selected(plot)],
-        draw: [(plot) => this.mark(plot)],
-      },
-    }, this.data, this.plotted);
-  }
-
-  filled() {
-    return this.data.slice(1).some((values) => values.length);
-  }
-
-  mark(plot) {
-    const { ctx, bbox } = plot, scale = devicePixelRatio;
-    ctx.save();
-    ctx.fillStyle = this.owner.ink("soft");
-    ctx.font = `${10.5 * scale}px system-ui, -apple-system, "Segoe UI", sans-serif`;
-    ctx.textAlign = "right";
-    ctx.textBaseline = "top";
-    ctx.fillText(this.owner.unitName(), bbox.left - 10 * scale, bbox.top + bbox.height + 6 * scale);
-    const [low, high] = this.owner.span();
-    if (this.best && this.best[0] >= low && this.best[0] <= high) {
-      ctx.fillStyle = this.owner.ink("c2");
-      ctx.beginPath();
-      ctx.arc(plot.valToPos(this.best[0], "x", true), plot.valToPos(this.best[1], "y", true), 3.2 * scale, 0, 7);
-      ctx.fill();
-    }
-    ctx.restore();
-  }
-
-  selected(plot) {
-    const { left, width } = plot.select;
-    if (width < 4) return;
-    const range = [plot.posToVal(left, "x"), plot.posToVal(left + width, "x")];
-    plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
-    this.owner.zoomTo(range);
-  }
-
-  hovered(plot) {
-    if (this.led) return;
-    const { left, idx } = plot.cursor;
-    this.owner.point(left >= 0 && idx !== null ? plot.posToVal(left, "x") : null, this);
-  }
-
-  // put the cursor at `x`, or away
-  follow(x) {
-    if (!this.plot) return;
-    this.led = true;
-    const left = x === null ? -10 : this.plot.valToPos(x, "x");
-    this.plot.setCursor({ left, top: x === null ? -10 : 10 });
-    this.led = false;
-  }
-
-  // where the cursor is: the place, and the values of the lines that are read
-  reading() {
-    const { idx, idxs } = this.plot.cursor;
-    const rows = this.plot.series.map((line, row) => (row && !line.quiet ? row : 0)).filter(Boolean);
-    const values = rows.map((row) => this.plot.data[row][idxs?.[row] ?? idx]);
-    const places = rows.map((row) => this.plot.data[0][idxs?.[row] ?? idx]);
-    return { values, places };
-  }
-
-  key(event) {
-    const { owner, plot } = this;
-    const [low, high] = owner.span();
-    const places = plot.data[0].filter((x) => x >= low && x <= high);
-    if (!places.length) return;
-    const here = owner.place ?? places.at(-1);
-    const near = places.reduce((best, x, i) => (Math.abs(x - here) < Math.abs(places[best] - here) ? i : best), 0);
-    const stride = (event.shiftKey ? 10 : 1) * Math.max(1, Math.round(places.length / 100));
-    const half = (high - low) / 4;
-    const act = {
-      ArrowLeft: () => owner.point(places[Math.max(0, near - stride)]),
-      ArrowRight: () => owner.point(places[Math.min(places.length - 1, near + stride)]),
-      Home: () => owner.point(places[0]),
-      End: () => owner.point(places.at(-1)),
-      "+": () => owner.zoomTo([Math.max(low, here - half), Math.min(high, here + half)]),
-      Escape: () => (owner.point(null), owner.zoomTo(null)),
-    }[event.key];
-    if (!act) return;
-    event.preventDefault();
-    act();
-  }
-
-  resize() {
-    const width = this.plotted.clientWidth;
-    if (this.plot && width > 0 && width !== this.plot.width) this.plot.setSize({ width, height: HEIGHT });
-  }
-}
-
 // ---- the panel
 
-class Panel {
+class Panel extends Board {
+  inkNames = ["c1", "c2", "c1-faint", "soft", "grid"];
+
   constructor(store, model, el) {
+    super();
     this.store = store;
     this.model = model;
     this.texts = JSON.parse(model.get("texts"));
-    this.zoom = this.place = this.metric = this.pending = null;
+    this.metric = this.pending = null;
     this.dirty = false;
-    this.inks = {};
     this.build();
     el.append(this.root);
+    this.line = new Lifeline(model, this.root, () => this.show(false));
     this.watch();
     this.show(true);
   }
@@ -333,7 +110,8 @@ class Panel {
     this.loss = new Chart(this, "tonb-loss", make("b", "tonb-title", {}, texts.loss));
     this.loss.root.append(this.reset);
     this.other = new Chart(this, "tonb-other", make("span", "", {}, this.only, this.choice));
-    this.charts = make("div", "tonb-charts", {}, this.loss.root, this.other.root);
+    this.charts = [this.loss, this.other];
+    this.pictures = make("div", "tonb-charts", {}, this.loss.root, this.other.root);
     this.noteText = make("span", "tonb-note-text");
     this.noteLevel = make("b", "tonb-note-level");
     this.more = make("button", "tonb-more", { type: "button", "aria-expanded": "false" });
@@ -345,7 +123,7 @@ class Panel {
     this.root = make("div", "tonb-panel tex2jax_ignore mathjax_ignore", { role: "group", "aria-label": texts.group,
       "data-lm-suppress-shortcuts": "true" }, // JupyterLab's one-letter commands keep out
       make("div", "tonb-head", {}, this.state, this.name, this.step, this.controls), this.bar, this.say,
-      make("div", "tonb-figures", {}, ...this.figures.map((figure) => figure.root)), this.charts, this.note, this.earlier,
+      make("div", "tonb-figures", {}, ...this.figures.map((figure) => figure.root)), this.pictures, this.note, this.earlier,
       make("div", "tonb-foot", {}, ...this.foot));
   }
 
@@ -373,11 +151,7 @@ class Panel {
       this.earlier.hidden = !this.earlier.hidden;
       this.more.setAttribute("aria-expanded", String(!this.earlier.hidden));
     });
-    this.sizes = new ResizeObserver(() => { this.theme(); this.loss.resize(); this.other.resize(); });
-    for (const chart of [this.loss, this.other]) this.sizes.observe(chart.plotted);
-    // the colour of an unseen property follows the theme by a transition of no length, whatever it was that switched the theme
-    this.root.addEventListener("transitionrun", () => this.theme());
-    this.root.addEventListener("transitionend", () => this.theme());
+    this.watchTheme();
     this.clock = setInterval(() => this.tick(), 1000);
     this.view = (curves) => this.show(curves);
     this.store.views.add(this.view);
@@ -388,10 +162,8 @@ class Panel {
     clearInterval(this.clock);
     clearTimeout(this.later);
     cancelAnimationFrame(this.frame);
-    this.sizes.disconnect();
-    this.loss.plot?.destroy();
-    this.other.plot?.destroy();
-    this.root.remove();
+    this.line.leave();
+    this.leave();
   }
 
   // -- what is clicked
@@ -438,6 +210,7 @@ class Panel {
 
   tick() {
     this.ago();
+    this.line.check();
     if (this.pending && !this.pending.told && Date.now() - this.pending.since > SLOW) {
       this.pending.told = true;
       this.complain(this.texts.slow);
@@ -450,6 +223,11 @@ class Panel {
     return this.store.face;
   }
 
+  // whether a click reaches somebody who trains
+  get live() {
+    return this.face.live && !this.line.gone;
+  }
+
   show(curves) {
     const { face } = this;
     if (!face) return;
@@ -460,12 +238,12 @@ class Panel {
     this.name.title = face.name;
     put(this.step, face.headline);
     this.controls.hidden = !face.controls;
-    for (const control of [this.lr, this.pause, this.save, this.stop]) control.disabled = !face.live;
+    for (const control of [this.lr, this.pause, this.save, this.stop]) control.disabled = !this.live;
     this.words.forEach((word, i) => { word.style.visibility = (face.state === "paused") === (i === 1) ? "" : "hidden"; });
     if (this.sent != null && this.sent !== face.lr) this.sent = null;
     const editing = this.dirty || this.sent != null;
     if (!editing && this.lr.value !== face.lr) this.lr.value = face.lr;
-    if (!face.live && this.dirty) this.restore();
+    if (!this.live && this.dirty) this.restore();
     this.done.style.width = `${(face.fraction ?? 0) * 100}%`;
     if (face.fraction === null) this.bar.removeAttribute("aria-valuenow");
     else this.bar.setAttribute("aria-valuenow", String(Math.floor(face.fraction * 100)));
@@ -477,19 +255,21 @@ class Panel {
       figure.change.classList.toggle("tonb-better", better);
     });
     this.showNotes();
-    put(this.code, face.run_path);
+    put(this.code, face.short_path);
+    this.code.title = face.run_path;
     this.foot[0].hidden = !face.run_path;
     put(this.foot[1], face.machine);
     put(this.foot[2], face.place);
     this.ago();
     if (this.pending?.done()) this.settle();
-    if (!face.live) this.settle();
+    if (!this.live) this.settle();
+    if (face.live && !this.live) this.complain(this.texts.gone);
     if (curves) this.draw();
   }
 
   showState() {
     // a validation that is over in no time would make the word flicker: it is named once it lasts
-    const { state } = this.face;
+    const state = this.face.live && !this.live ? "lost" : this.face.state;
     clearTimeout(this.later);
     if (state === "validating" && this.state.dataset.state === "training")
       this.later = setTimeout(() => this.nameState(this.face.state), 1000);
@@ -522,54 +302,27 @@ class Panel {
     if (!face) return;
     const seconds = face.saved ? Math.max(0, Date.now() / 1000 - this.store.skew - face.saved.time) : 0;
     const [n, unit] = seconds < 60 ? [seconds, "s"] : seconds < 5400 ? [seconds / 60, "min"] : [seconds / 3600, "h"];
-    const when = face.live ? fill(texts.saved_ago, { time: `${Math.floor(n)} ${unit}` })
+    const when = this.live ? fill(texts.saved_ago, { time: `${Math.floor(n)} ${unit}` })
       : fill(texts.saved, { step: face.saved?.step });
     put(this.foot[3], face.saved ? when : "");
   }
 
   // -- charts
 
-  span() {
-    return this.zoom ?? [0, this.face.axis[1]];
+  end() {
+    return this.face.axis[1];
   }
 
   begun() {
     return this.face.state !== "waiting";
   }
 
+  unit() {
+    return this.face.axis[0];
+  }
+
   unitName() {
-    return this.texts[this.face.axis[0] === 1 ? "axis_step" : "axis_epoch"];
-  }
-
-  ink(key) {
-    return this.inks[key];
-  }
-
-  zoomTo(range) {
-    const [low, high] = range ?? [0, 0];
-    if (range && high - low < this.face.axis[1] / 1e4) return;
-    this.zoom = range;
-    this.reset.hidden = !range;
-    for (const chart of [this.loss, this.other]) chart.plot?.setData(chart.data);
-  }
-
-  point(place, from) {
-    this.place = place;
-    for (const chart of [this.loss, this.other]) if (chart !== from) chart.follow(place);
-    this.legends();
-  }
-
-  theme() {
-    const style = getComputedStyle(this.root);
-    const [r, g, b] = style.backgroundColor.match(/[\d.]+/g)?.map(Number) ?? [255, 255, 255];
-    const theme = 0.2126 * r + 0.7152 * g + 0.0722 * b < 128 ? "dark" : "light";
-    if (this.root.dataset.theme !== theme) this.root.dataset.theme = theme;
-    const keys = ["c1", "c2", "c1-faint", "soft", "grid"];
-    const inks = Object.fromEntries(keys.map((key) => [key, style.getPropertyValue(`--tonb-${key}`).trim()]));
-    if (keys.every((key) => inks[key] === this.inks[key])) return;
-    this.inks = inks;
-    this.loss.plot?.redraw(false);
-    this.other.plot?.redraw(false);
+    return this.texts[this.unit() === 1 ? "axis_step" : "axis_epoch"];
   }
 
   draw() {
@@ -578,8 +331,8 @@ class Panel {
     const names = this.face.metrics;
     const single = this.begun() && !names.length;
     this.other.root.hidden = single;
-    this.charts.style.visibility = this.begun() ? "" : "hidden"; // they keep their place before anything is known
-    this.charts.classList.toggle("tonb-single", single);
+    this.pictures.style.visibility = this.begun() ? "" : "hidden"; // they keep their place before anything is known
+    this.pictures.classList.toggle("tonb-single", single);
     if (!names.includes(this.metric)) this.metric = names[0] ?? null;
     this.other.root.dataset.points = this.store.curves[this.metric]?.x.length ?? 0;
     cancelAnimationFrame(this.frame);
@@ -631,15 +384,14 @@ class Panel {
     const { texts, place } = this;
     const key = (name, text) => make("span", `tonb-key ${name}`, {}, text);
     const show = (value, share) => (value == null ? "–" : written(value, share));
-    const where = (places) => `${this.unitName()} ${Number((places.findLast((x) => x != null) ?? place).toFixed(this.face.axis[0] === 1 ? 0 : 2))}`;
     const at = (chart) => (place !== null && chart.plot?.data[0].length ? chart.reading() : null);
     const loss = at(this.loss), other = at(this.other);
-    this.loss.hint.replaceChildren(...(loss ? [key("", where([loss.places[0]]))] : []),
+    this.loss.hint.replaceChildren(...(loss ? [key("", this.where([loss.places[0]]))] : []),
       key("tonb-train", texts.train + (loss ? ` ${show(loss.values[0])}` : "")),
       key("tonb-valid", texts.valid + (loss ? ` ${show(loss.values[1])}` : "")));
     const best = this.face.best?.name === this.metric ? this.face.best.text : "";
     this.other.hint.replaceChildren(...(other
-      ? [key("", where(other.places)), key("tonb-valid", show(other.values[0], this.other.share))] : [key("", best)]));
+      ? [key("", this.where(other.places)), key("tonb-valid", show(other.values[0], this.other.share))] : [key("", best)]));
   }
 }
 
