@@ -26,7 +26,9 @@ from ..store.checkpoint import load_checkpoint
 from ..store.folders import CheckpointError
 from .facts import facts_of
 from .loop import Loop
+from .ranks import ALONE, Ranks
 from .task import Task, prepare
+from .together import told_to_all
 from .train_options import TrainOptions
 
 # %% ../../nbs/train/29_fit.ipynb #af93b8a1
@@ -188,17 +190,21 @@ def _pause(job, next_command, nap):
             yield job.turns.send(command)
 
 
-def _job(run, loop, token=""):
+def _job(run, loop, token="", every=0.1):
+    if not loop.prepared.ranks.first:  # it has no reader and writes nothing
+        events = told_to_all(loop.events(run.path, run.name), loop)
+        return Job(run, Progress(run.name), ([event] for event in events), loop.prepared.model)
     run.start_writing(token)
     progress = run.progress if loop.resumed else Progress(run.name)
     log = Log(run, progress)
-    events = loop.events(run.path, run.name, log.write)
-    return Job(run, progress, follow(events, run, progress, log=log), loop.prepared.model)
+    events = told_to_all(loop.events(run.path, run.name, log.write), loop)
+    return Job(run, progress, follow(events, run, progress, every, log), loop.prepared.model)
 
 
-def _loop(task, options):
+def _loop(task, options, ranks=ALONE):
     torch.manual_seed(options.seed)
-    loop = Loop(prepare(task, options), options)
+    options = options.on(ranks.share[1])
+    loop = Loop(prepare(task, options, ranks), options)
     return loop, facts_of(task, loop)
 
 
@@ -232,19 +238,24 @@ def start_in(
     run: Run,  # that was made and claimed by another process
     task: Task,  # what is being learned
     options: TrainOptions,  # how
-    token: str,  # with which it was claimed
+    token: str | None,  # with which it was claimed; None where another process of ours holds the lock
+    ranks: Ranks = ALONE,  # who trains
+    every: float = 0.1,  # seconds between two looks at commands at most
 ) -> Job:
     "Prepare a run whose directory is there already"
-    loop, facts = _loop(task, options)
-    run.add_facts(**facts)
-    return _job(run, loop, token)
+    loop, facts = _loop(task, options, ranks)
+    if ranks.first:
+        run.add_facts(**facts)
+    return _job(run, loop, token, every)
 
 
 def go_on(
     run: Run,  # to be resumed
     task: Task,  # the same that it began with
     options: TrainOptions,  # as from `stored_options`
-    token: str = "",  # where the run was claimed
+    token: str | None = "",  # as in `start_in`
+    ranks: Ranks = ALONE,  # who trains
+    every: float = 0.1,  # as in `start_in`
 ) -> Job:
     "Prepare to go on from the newest checkpoint that is whole"
     _, model_state, training, lost = load_checkpoint(run.path / "checkpoints", "last")
@@ -255,11 +266,13 @@ def go_on(
         raise RunError(
             f"The run {run.name} has done all of its {options.epochs} epochs: pass more, such as --epochs {2 * options.epochs}."
         )
-    prepared = prepare(task, options)
+    here = options.on(ranks.share[1])
+    prepared = prepare(task, here, ranks)
     prepared.notes = [("resume", sentence) for sentence in lost]  # the others were said when the run began
-    loop = Loop(prepared, options, (model_state, training))
-    job = _job(run, loop, token)
-    run.change_options(options.plain())  # not before nobody else writes
+    loop = Loop(prepared, here, (model_state, training))
+    job = _job(run, loop, token, every)
+    if ranks.first:
+        run.change_options(options.plain())  # not before nobody else writes
     return job
 
 
