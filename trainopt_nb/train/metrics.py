@@ -6,12 +6,13 @@
 __all__ = ['CLASS_METRICS', 'VALUE_METRICS', 'DEFAULTS', 'metric_names', 'Metrics']
 
 # %% ../../nbs/train/22_metrics.ipynb #280f205c
+import warnings
 from typing import Any
 
 from torch import Tensor
 
 from ..options import OptionError, nearest
-from .losses import IGNORE, Given, classes_second
+from .losses import IGNORE, Given, class_numbers, classes_second
 
 # %% ../../nbs/train/22_metrics.ipynb #dbb1fa48
 CLASS_METRICS = {  # name -> (torchmetrics class without its prefix, arguments)
@@ -50,7 +51,7 @@ def _known(kind):
     }
 
 
-def _build(name, kind, classes):
+def _build(name, kind, classes, ignore):
     "One torchmetrics object by its name"
     import torchmetrics
 
@@ -65,7 +66,7 @@ def _build(name, kind, classes):
         return getattr(torchmetrics, type_name)(**arguments)
     prefix = {"classification": "Multiclass", "binary": "Binary", "multilabel": "Multilabel"}[kind]
     number = {
-        "classification": {"num_classes": classes, "ignore_index": IGNORE},
+        "classification": {"num_classes": classes, "ignore_index": ignore},
         "multilabel": {"num_labels": classes},
         "binary": {},
     }[kind]
@@ -81,13 +82,29 @@ def metric_names(
     kind: str,  # as from `kind_of`
 ) -> list:  # names and objects
     "What is to be measured"
+    if not isinstance(
+        metrics, str
+    ):  # asked first: a torchmetrics object compared with text is a new object, and true
+        return list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
     if metrics == "auto":
         return list(DEFAULTS.get(kind, ()))
-    if metrics == "none":
-        return []
-    if isinstance(metrics, str):
-        return [name.strip() for name in metrics.split(",") if name.strip()]
-    return list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
+    return [name.strip() for name in metrics.split(",") if name.strip() not in ("", "none")]
+
+
+def _members(item):
+    "(name, metric) of what was passed; a MetricCollection gives its parts, under the names that it gives them"
+    if isinstance(item, str):
+        return [(item, item)]
+    name = getattr(item, "__name__", type(item).__name__)
+    if isinstance(item, type):
+        raise OptionError(
+            f"metrics takes objects, and got the class {name}: pass {name}(...), with brackets."
+        )
+    if not (hasattr(item, "update") and hasattr(item, "compute")):
+        raise OptionError(
+            f"metrics takes names and torchmetrics objects, and got {name}: make it the update and compute of a subclass of torchmetrics.Metric."
+        )
+    return list(item.items()) if hasattr(item, "items") else [(name.lower(), item)]
 
 
 class Metrics:
@@ -98,31 +115,85 @@ class Metrics:
         metrics: Any,  # the option
         kind: str,  # as from `kind_of`
         classes: int,  # columns of the scores
+        ignore: int = IGNORE,  # label that counts in no figure
     ):
-        self.kind, self._classes = kind, classes
-        self._wanted = metric_names(metrics, kind)
-        as_kind = "classification" if kind in ("model", "custom") else kind
-        for name in self._wanted:
-            if isinstance(name, str) and name not in _known(as_kind):
-                _build(name, as_kind, classes)  # raises, before anything is trained
-        self._as_kind, self._built = as_kind, None
+        self.kind, self._classes, self._ignore = kind, classes, ignore
+        self._as_kind = "classification" if kind in ("model", "custom") else kind
+        pairs = [pair for item in metric_names(metrics, kind) for pair in _members(item)]
+        names = [name for name, _ in pairs]
+        self._wanted = {
+            name if names.count(name) == 1 else f"{name}_{i + 1}": item
+            for i, (name, item) in enumerate(pairs)
+        }
+        self._figures = {name: (name, None) for name in self._wanted}  # (metric, key of its result)
+        self._built = None
+        for item in self._wanted.values():
+            if isinstance(item, str) and item not in _known(self._as_kind):
+                self._make(item)  # raises, before anything is trained
+
+    def _make(self, item):
+        if not isinstance(item, str):
+            return item
+        return _build(item, self._as_kind, self._classes, self._ignore)
 
     @property
     def names(self) -> list[str]:
         "Names of the figures, known before torchmetrics is imported"
-        names = [item if isinstance(item, str) else type(item).__name__.lower() for item in self._wanted]
-        return [name if names.count(name) == 1 else f"{name}_{i + 1}" for i, name in enumerate(names)]
+        return list(self._figures)
 
     @property
     def objects(self) -> dict:  # name -> torchmetrics object
         "The torchmetrics objects, made when they are first needed"
         if self._built is None:
-            made = [
-                item if not isinstance(item, str) else _build(item, self._as_kind, self._classes)
-                for item in self._wanted
-            ]
-            self._built = dict(zip(self.names, made, strict=True))
+            self._built = {name: self._make(item) for name, item in self._wanted.items()}
         return self._built
+
+    def try_out(
+        self,
+        out: Given,  # of one batch
+        targets: Tensor,  # of the same batch
+    ):
+        "Give a batch to the objects that were passed; raises `OptionError` where one cannot take it, or gives no figure"
+        if out.scores is None or targets is None:
+            return
+        scores, targets = self._fit(out.scores, targets)
+        for name, metric in self._wanted.items():
+            if not isinstance(metric, str):
+                self._try(name, metric.to(scores.device), scores, targets)
+
+    def _try(self, name, metric, scores, targets):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # few samples, of few classes
+            metric.reset()
+            metric.sync_on_compute = False
+            try:
+                metric.update(scores, targets)
+            except Exception as error:
+                raise OptionError(
+                    f"The metric {name} cannot take scores of shape {tuple(scores.shape)} and targets of shape {tuple(targets.shape)}: "
+                    f"{' '.join(str(error).split())}"
+                ) from error
+            try:
+                value = metric.compute()
+            except Exception:  # so few samples may have no result, such as a variance
+                return
+            finally:
+                metric.reset()
+        if isinstance(value, dict):
+            at, figures = list(self._figures).index(name), list(self._figures.items())
+            figures[at : at + 1] = [(str(key), (name, key)) for key in value]
+            self._figures = dict(figures)
+        for part in value.values() if isinstance(value, dict) else [value]:
+            if getattr(part, "numel", lambda: 1)() != 1:
+                shape = tuple(part.shape)
+                way = (
+                    "average='macro' or a torchmetrics.ClasswiseWrapper makes figures of it"
+                    if len(shape) == 1
+                    else "compute it after the training"
+                )
+                raise OptionError(
+                    f"metrics takes figures, and {name} gives a result of shape {shape}: {way}."
+                )
 
     def reset(
         self,
@@ -143,24 +214,36 @@ class Metrics:
         "Take in one batch"
         if not self._wanted or out.scores is None or targets is None:
             return
-        scores, targets = out.scores.float(), targets
-        if self.kind in ("binary", "multilabel", "regression"):
-            scores = scores.reshape(targets.shape)
-            targets = targets if self.kind == "regression" else targets.long()
-        else:
-            scores = classes_second(scores, targets)
+        scores, targets = self._fit(out.scores, targets)
         for metric in self.objects.values():
             metric.update(scores, targets)
 
+    def _fit(self, scores, targets):
+        "Scores and targets in the form that torchmetrics wants"
+        scores = scores.float()
+        if self.kind in ("binary", "multilabel", "regression"):
+            return scores.reshape(targets.shape), targets if self.kind == "regression" else targets.long()
+        if self.kind == "classification":
+            targets = class_numbers(scores, targets)
+        return classes_second(scores, targets), targets
+
     def compute(self) -> dict:  # name -> float
         "The figures of all batches since `reset`"
-        return {name: float(metric.compute()) for name, metric in self.objects.items()}
+        found = {name: metric.compute() for name, metric in self.objects.items()}
+        return {
+            figure: float(found[name] if key is None else found[name][key])
+            for figure, (name, key) in self._figures.items()
+        }
 
     def mode(
         self,
         name: str,  # one of `names`
     ) -> str:  # `max` or `min`
         "Which direction of a figure is better"
-        item = self._wanted[self.names.index(name)]
-        better = item.higher_is_better if not isinstance(item, str) else name not in ("mae", "mse", "rmse")
+        item = self._wanted[self._figures[name][0]]
+        better = (
+            item not in ("mae", "mse", "rmse")
+            if isinstance(item, str)
+            else getattr(item, "higher_is_better", None)
+        )
         return "max" if better or better is None else "min"
