@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 
 pytestmark = pytest.mark.browser
@@ -139,6 +140,71 @@ def test_next_cell_runs_after_a_stop(lab, kernel):
     assert any("data:image/png" in "".join(o.get("data", {}).get("text/html", "")) for o in saved)
     assert not any("application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in saved)
     lab.screenshot(f"train-{kernel}-done")
+
+
+def test_a_cell_that_is_run_again_while_it_trains(lab, server, kernel):
+    "Its panel moves to where the next one will stand; stopped there, the cell trains once more under a panel that works"
+    lab.open("%load_ext trainopt_nb", training_cell(2000), "print('after', run.state)", kernel=kernel)
+    lab.run(0)
+    lab.wait_done(0)
+    lab.run(1)
+    trains(lab)
+    lab.run(1)
+    waits = lab.output(1).locator(".tonb-note", has_text="waits to run again")
+    waits.wait_for()
+    trains(lab)
+    assert act(lab, "pause", "paused") and act(lab, "pause", "training")
+    first = panel(lab).locator(".tonb-name").inner_text()
+    panel(lab).locator(".tonb-stop").click()
+    lab.wait_text(1, f"Run {first}: stopped")
+    trains(lab)
+    second = panel(lab).locator(".tonb-name").inner_text()
+    assert second != first and waits.count() == 0 and panel(lab).count() == 1
+    assert act(lab, "stop", "stopped")
+    lab.output(1).locator("img").first.wait_for()
+    lab.run(2)
+    lab.wait_text(2, "after stopped")
+    for log in (server.work / "runs").glob("*/events.jsonl"):
+        if log.parent.name in (first, second):
+            assert json.loads(log.read_text().splitlines()[-1])["reason"] == "stopped by hand"
+    assert not lab.errors
+
+
+def test_a_form_gives_way_when_its_cell_is_run_again(lab):
+    "The form that nobody sees any more does not hold the kernel"
+    cell = training_cell(1).replace("%%trainopt fit", "%%trainopt form")
+    lab.open("%load_ext trainopt_nb", cell, "print('trained', run.state)")
+    lab.run(0)
+    lab.wait_done(0)
+    for _ in range(2):
+        lab.run(1)
+        lab.output(1).locator(".tonb-start").wait_for(timeout=60_000)
+    lab.output(1).locator(".tonb-start").click()
+    lab.wait_done(1)
+    lab.run(2)
+    lab.wait_text(2, "trained finished")
+
+
+@pytest.mark.parametrize("how", ["restarted", "killed"])
+def test_a_panel_without_its_kernel_says_so(lab, how):
+    "Buttons that reach nobody are off, and the way back is named"
+    lab.open("%load_ext trainopt_nb", training_cell(2000), "%trainopt attach")
+    lab.run_all()
+    trains(lab)
+    if how == "restarted":
+        lab.restart()
+    else:
+        sessions = lab.server.ask("GET", "/api/sessions")
+        kernel = next(each["kernel"]["id"] for each in sessions if each["path"] == lab.name)
+        words = lambda process: " ".join(process.info["cmdline"] or [])
+        process = next(p for p in psutil.process_iter(["cmdline"]) if kernel in words(p))
+        process.kill()
+    alert = panel(lab).get_by_role("alert")
+    lab.wait_for(lambda: "%trainopt attach" in alert.inner_text(), "the sentence")
+    assert panel(lab).locator(".tonb-state").inner_text() == "disconnected"
+    for name in ("lr", "pause", "save", "stop"):
+        assert panel(lab).locator(f".tonb-{name}").is_disabled()
+    lab.screenshot(f"panel-{how}")
 
 
 def test_interrupt_saves_and_the_next_cell_sees_the_model(lab, server, kernel):
