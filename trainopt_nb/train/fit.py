@@ -266,6 +266,7 @@ def go_on(
         raise RunError(
             f"The run {run.name} has done all of its {options.epochs} epochs: pass more, such as --epochs {2 * options.epochs}."
         )
+    lost += _early(run, training, options)
     here = options.on(ranks.share[1])
     prepared = prepare(task, here, ranks)
     prepared.notes = [("resume", sentence) for sentence in lost]  # the others were said when the run began
@@ -274,6 +275,22 @@ def go_on(
     if ranks.first:
         run.change_options(options.plain())  # not before nobody else writes
     return job
+
+
+def _early(run, training, options):
+    "What a run that was stopped by its patience must be told; raises `RunError` where it would stop again at once"
+    before = run.progress
+    if not (options.patience and before.started and before.state == "finished"):
+        return []
+    out = f"pass a larger one, such as --patience {2 * max(options.patience, training['bad'])}, or --patience none"
+    said = f"The run {run.name} had stopped early: {before.started.monitor} did not improve for {training['bad']} epochs"
+    if training["bad"] >= options.patience and not training["batch"]:
+        raise RunError(f"{said}, which is the patience of {options.patience}: {out}.")
+    if training["bad"] and before.epoch < before.started.epochs:
+        return [
+            f"{said}, and goes on counting up to its patience of {options.patience}: {out} to train longer."
+        ]
+    return []
 
 
 def stored_options(
