@@ -1,7 +1,11 @@
-"Execute one notebook in place: cell ids stay, widgets get the same ids on every run, skipped cells keep their outputs."
+"""
+Execute one notebook in place: cell ids stay, widgets get the same ids on every run, skipped cells keep their outputs,
+and printed text keeps neither speeds nor the machine's folders
+"""
 
 import itertools
 import os
+import re
 import sys
 import uuid
 from pathlib import Path
@@ -25,6 +29,28 @@ def skipped(cell):
     )
 
 
+NOISE = (  # what differs from machine to machine in printed text
+    (r"  [\d.]+(?: [kMG])? samples/s", ""),
+    (r"(?:/[\w.@+-]+)+/(?=runs/)", ""),  # where the folder of runs is
+    (r"\[IPKernelApp\] WARNING .*\n?", ""),  # how a kernel is reached
+    (r"\r\n", "\n"),
+)
+
+
+def steady(nb):
+    "Take out of printed text what differs from machine to machine"
+    for cell in nb.cells:
+        for output in cell.get("outputs", []):
+            for holder, key in ((output, "text"), (output.get("data", {}), "text/plain")):
+                text = kept = "".join(holder.get(key) or "")
+                for pattern, instead in NOISE:
+                    kept = re.sub(pattern, instead, kept)
+                if kept != text:
+                    holder[key] = kept.splitlines(keepends=True)
+        if "outputs" in cell:
+            cell.outputs = [o for o in cell.outputs if o.get("text", True)]
+
+
 def run(path):
     "Execute the notebook at `path` and write its outputs and widget state back"
     path = Path(path).absolute()
@@ -39,6 +65,7 @@ def run(path):
         state = sys.modules["ipywidgets"].Widget.get_manager_state(drop_defaults=True)
         if state["state"]:
             nb.metadata["widgets"] = {WIDGETS: state}
+    steady(nb)
     clean_nb(nb)
     write_nb(nb, path)
 

@@ -1,0 +1,87 @@
+"Settings of Sphinx; the pages come from nbs/_tools/docs.py"
+
+from pygments.lexer import bygroups
+from pygments.lexers import PythonLexer
+from pygments.token import Keyword, Operator, String, Text
+
+project = "trainopt_nb"
+author = "The trainopt_nb authors"
+copyright = "2026 onwards, the trainopt_nb authors"
+html_title = "trainopt_nb"
+language = "en"
+
+extensions = ["myst_nb", "sphinx.ext.viewcode", "sphinx_copybutton"]
+exclude_patterns = ["files"]
+suppress_warnings = ["mystnb.mime_type"]  # an output that no page can show is shown as text
+
+nb_execution_mode = "off"  # outputs are stored
+nb_render_markdown_format = "myst"
+nb_merge_streams = True
+nb_ipywidgets_js = {}  # a picture stands for every widget
+myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence", "deflist", "fieldlist"]
+myst_heading_anchors = 3
+
+add_module_names = False
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 80
+toc_object_entries = False
+viewcode_line_numbers = False
+nitpicky = True  # a broken reference to a name of ours fails the build
+nitpick_ignore_regex = [("py:.*", r"(?!trainopt_nb).*")]  # names of others are not looked up
+
+BRAND = ("color-brand-primary", "color-brand-content", "color-brand-visited")  # the blue of the panel
+copybutton_exclude = ".linenos, .gp, .go"
+html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_js_files = ["site.js"]
+html_favicon = "_static/mark.svg"
+html_copy_source = False
+html_show_sourcelink = False
+html_show_sphinx = False
+html_theme_options = {
+    "light_logo": "mark.svg",
+    "dark_logo": "mark.svg",
+    "light_css_variables": {
+        **dict.fromkeys(BRAND, "#1565b8"),
+        "color-foreground-primary": "#1f1f1f",
+        "color-background-secondary": "#f7f8fa",
+        "color-api-name": "#1f1f1f",
+        "color-api-pre-name": "#666666",
+        "color-api-keyword": "#666666",
+        "color-inline-code-background": "#f2f4f7",
+        "color-ground-code": "#f6f7f9",
+        "color-warm": "#b04a00",
+    },
+    "dark_css_variables": {
+        **dict.fromkeys(BRAND, "#64b5f6"),
+        "color-foreground-primary": "#e3e3e3",
+        "color-api-name": "#e6e6e6",
+        "color-api-pre-name": "#9a9a9a",
+        "color-api-keyword": "#9a9a9a",
+        "color-inline-code-background": "#222529",
+        "color-ground-code": "#1a1c1f",
+        "color-warm": "#ffb74d",
+    },
+}
+pygments_style = "friendly"
+pygments_dark_style = "github-dark"
+
+
+class CellLexer(PythonLexer):
+    "Python with magics, where the body of `%%trainopt` is Python too"
+
+    name = "IPython cell"
+    tokens = {  # noqa: RUF012 as Pygments wants it
+        **PythonLexer.tokens,
+        "root": [
+            (r"(%%?)(\w+)([^\n]*)(\n|\Z)", bygroups(Operator, Keyword, String, Text)),
+            (r"(!)([^\n]*)(\n|\Z)", bygroups(Operator, String, Text)),
+            *PythonLexer.tokens["root"],
+        ],
+    }
+
+
+def setup(app):
+    app.add_lexer("ipython3", CellLexer)
+    app.add_lexer("ipython", CellLexer)

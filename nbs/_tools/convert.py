@@ -1,0 +1,224 @@
+"Notebooks and texts of the repository as MyST pages: links and names of the package lead where they should"
+
+import ast
+import json
+import os
+import re
+import shutil
+from functools import cache
+from pathlib import Path
+
+import api
+
+ROOT = Path(__file__).parents[2]
+WIDGET = "application/vnd.jupyter.widget-view+json"
+HIDE = {"hide", "default_exp"}
+DIRECTIVE = re.compile(r"^# ?\| ?(.*)\n?", re.M)
+
+
+def cells_of(path):
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def headline(
+    path: Path,  # a notebook or a text
+) -> tuple[str, str]:  # title, and the sentence quoted below it (or nothing)
+    "What a page is called and what it says of itself"
+    notebook = path.suffix == ".ipynb"
+    text = "".join(cells_of(path)[0]["source"]) if notebook else path.read_text(encoding="utf-8")
+    title = re.search(r"^# (.+)$", text, re.M)
+    lead = re.search(r"^# .+\n+((?:> .*\n?)+)", text, re.M)
+    if title is None or (notebook and lead is None):
+        raise SystemExit(f"{path} must begin with `# title`, and a notebook with `> one sentence` below it.")
+    return title[1], " ".join(line[2:] for line in lead[1].splitlines()) if lead else ""
+
+
+# text
+
+
+def _outside_fences(text, change):
+    "Apply a function to what is no fenced code"
+    parts = re.split(r"(^(```+|~~~+).*?^\2[ \t]*$)", text, flags=re.M | re.S)
+    kept = [part for i, part in enumerate(parts) if i % 3 != 2]  # the fence marks are groups of the pattern
+    return "".join(part if i % 2 else change(part) for i, part in enumerate(kept))
+
+
+def _lead(text):
+    "The sentence below the title is set larger"
+    return re.sub(
+        r"\A(# .+\n+)((?:> .*\n?)+)",
+        lambda m: m[1] + "{.lead}\n" + re.sub(r"^> ", "", m[2], flags=re.M),
+        text,
+    )
+
+
+def _lexer(text):
+    "Python with magics is IPython"
+    magic = lambda m: f"```ipython3\n{m[1]}```" if re.search(r"^\s*%", m[1], re.M) else m[0]
+    return re.sub(r"```python\n(.*?)```", magic, text, flags=re.S)
+
+
+def link_to(
+    target: str,  # as it is written, relative to its source
+    source: Path,  # where it is written
+    known: dict,  # file of the repository -> page
+    folder: Path,  # of the site's sources
+) -> str:
+    "Where a link leads on the site; raises SystemExit where it leads nowhere"
+    place, mark, anchor = target.partition("#")
+    if re.match(r"[a-z]+:", target) or not place or place.startswith("/"):
+        return target
+    file = Path(os.path.normpath(source.parent / place))
+    if file in known:
+        return known[file] + mark + anchor
+    if (ROOT / "nbs/images") in file.parents and file.exists():
+        return f"/images/{file.relative_to(ROOT / 'nbs/images')}"
+    if not file.is_file() or ROOT not in file.parents:
+        raise SystemExit(f"{source.relative_to(ROOT)} has a link to {target!r}, which does not exist.")
+    copy = folder / "files" / file.relative_to(ROOT)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(file, copy)
+    return f"/files/{file.relative_to(ROOT)}"
+
+
+@cache
+def _declared():
+    "Flags and verbs that have an entry of their own"
+    from trainopt_nb.notebook.verbs import VERBS, CellOptions
+    from trainopt_nb.options import declared
+    from trainopt_nb.train.train_options import TrainOptions
+
+    flags = {o.flag for cls in (CellOptions, TrainOptions) for o in declared(cls).values()}
+    return flags, set(VERBS)
+
+
+def _refer(match):
+    "A name, a flag or a magic in backticks as a reference, where there is exactly one that it can mean"
+    text = match[1]
+    flags, verbs = _declared()
+    if text.startswith("--"):
+        flag = re.split(r"[ =]", text)[0]
+        return f"{{option}}`{text} <{flag}>`" if flag in flags else match[0]
+    if found := re.match(r"%?%trainopt ([a-z-]+)(?: [^`]*)?$", text):
+        return f"[`{text}`](/reference/magics.md#{found[1]})" if found[1] in verbs else match[0]
+    return api.reference(text) or match[0]
+
+
+def convert_text(
+    text: str,  # Markdown
+    source: Path,
+    known: dict,  # file of the repository -> page
+    folder: Path,  # of the site's sources
+) -> str:  # MyST
+    "Links, names and magics in a text"
+
+    def change(part):
+        part = re.sub(r"\]\(([^)\s]+)\)", lambda m: f"]({link_to(m[1], source, known, folder)})", part)
+        return re.sub(r"(?<![`}\[])`([^`\n]+)`(?![`\]])", _refer, part)
+
+    return _outside_fences(_lexer(_lead(text)), change)
+
+
+# notebooks
+
+
+def directives(source):
+    "Words behind `#|`: name -> rest"
+    found = (line.strip().partition(" ") for line in DIRECTIVE.findall(source))
+    return {name.rstrip(":"): rest.strip() for name, _, rest in found}
+
+
+def _public_in(source, public):
+    "Public names that an exported cell defines, in their order"
+    tree = ast.parse(DIRECTIVE.sub("", source))
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield from [node.name] if node.name in public else []
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            yield from (name for name in api.targets(node) if name in public)
+
+
+def _entries(source, module):
+    "One cell for each public name of an exported cell; what users import has its entry in the reference"
+    for name in _public_in(source, api.module(module).public):
+        full = f"{module}.{name}"
+        again = api.places()[full] != full
+        more = (
+            f"\n\n{{.also}}\nAlso in the [reference](/reference/python.md): {{py:obj}}`{api.places()[full]}`"
+        )
+        yield _markdown(api.entry(full, index=not again) + (more if again else ""))
+
+
+def _markdown(text):
+    return {"cell_type": "markdown", "metadata": {}, "source": text}
+
+
+def _picture_of(path):
+    "A widget needs a kernel: a picture from a browser stands for it, named as its notebook"
+    name = re.sub(r"^\d+[a-z]?_", "", path.stem)
+    return pictures(name, f"The {name}, as it stands below the cell in JupyterLab")
+
+
+def pictures(
+    name: str,  # of a file in nbs/images, without ending
+    alt: str,  # what it shows, in words
+) -> str:
+    "A picture for the light and one for the dark theme"
+    dark = (ROOT / f"nbs/images/{name}-dark.png").exists()
+    light = f"![{alt}](/images/{name}.png)" + ("{.only-light}" if dark else "")
+    return light + (f"\n![{alt}](/images/{name}-dark.png){{.only-dark}}" if dark else "")
+
+
+def _code(cell, words, path):
+    "A cell that is shown, and the picture that stands for its widget"
+    tags = [
+        tag
+        for tag, asked in (
+            ("remove-input", words.get("echo") == "false"),
+            ("remove-output", words.get("output") == "false"),
+        )
+        if asked
+    ]
+    outputs = [o for o in cell["outputs"] if WIDGET not in o.get("data", {})]
+    yield {
+        **cell,
+        "source": DIRECTIVE.sub("", "".join(cell["source"])),
+        "metadata": {"tags": tags},
+        "outputs": outputs,
+    }
+    if len(outputs) < len(cell["outputs"]):
+        yield _markdown(_picture_of(path))
+
+
+def convert_notebook(
+    path: Path,  # of the repository
+    target: Path,  # of the site's sources
+    known: dict,  # file of the repository -> page
+    folder: Path,  # of the site's sources
+):
+    "Write a notebook for myst-nb: exported code becomes the documentation of what it defines"
+    cells, module = [], None
+    for cell in cells_of(path):
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            cells.append(_markdown(convert_text(source, path, known, folder)))
+            continue
+        words = directives(source)
+        if "default_exp" in words:
+            module = f"{api.LIB}.{words['default_exp']}"
+            cells.append(_markdown(f"```{{py:module}} {module}\n```"))
+        elif {"export", "exporti"} & words.keys():
+            cells += _entries(source, module)
+        elif not HIDE & words.keys():
+            cells += _code(cell, words, path)
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    info = {"name": "python", "pygments_lexer": "ipython3"}
+    for number, cell in enumerate(cells):
+        cell["id"] = f"cell-{number}"
+    book = {
+        "cells": cells,
+        "metadata": {"kernelspec": kernel, "language_info": info},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    target.write_text(json.dumps(book), encoding="utf-8")

@@ -1,0 +1,168 @@
+"""
+Build the documentation site from the notebooks: no network, no execution, a broken link ends it
+
+    python nbs/_tools/docs.py            # into _docs/, to be opened as _docs/index.html
+    python nbs/_tools/docs.py FOLDER
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from configparser import ConfigParser
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+NBS = ROOT / "nbs"
+SITE = NBS / "_site"
+sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
+
+import api  # noqa: E402
+import pages  # noqa: E402
+from convert import convert_notebook, convert_text, headline  # noqa: E402
+
+GUIDES = {"7": "tutorials", "8": "how-to", "9": "explanation"}  # by the first digit of the number
+FLOORS = {  # folders of nbs/ -> title and sentence
+    ".": ("Ground", "what all floors stand on: options, events, progress, runs"),
+    "store": ("Store", "what is written to the disk, so that it survives"),
+    "data": ("Data", "whatever holds data becomes batches in a known order"),
+    "train": ("Train", "a task, one update, the loop, the plain call"),
+    "notebook": ("Notebook", "the page: kernel, panel, form, magics, command line"),
+}
+TEXTS = {"CHANGELOG.md": "changelog", "CONTRIBUTING.md": "contributing"}
+CHINESE = (
+    "README.zh-CN.md",
+    "nbs/README.zh-CN.md",
+    "nbs/guides/README.zh-CN.md",
+    "nbs/_site/README.zh-CN.md",
+)
+
+
+class Page(NamedTuple):
+    "One page of the site"
+
+    source: Path  # notebook or text
+    name: str  # where it stands, without ending: `tutorials/quickstart`
+    title: str
+    lead: str  # its first sentence
+
+
+def _page(source, room):
+    stem = re.sub(r"^\d+[a-z]?_", "", source.stem).replace("_", "-")
+    title, lead = headline(source)
+    return Page(source, f"{room}/{stem}" if room else stem, title, lead)
+
+
+def _number(path):
+    "Its place among its neighbours: 9, 9b, 10, 10b"
+    number, letter = re.match(r"(\d*)([a-z]?)", path.stem).groups()
+    return int(number or 0), letter, path.name
+
+
+def guides() -> dict[str, list[Page]]:  # room -> pages
+    "What nbs/guides holds, by number"
+    found = {room: [] for room in GUIDES.values()}
+    for source in sorted([*NBS.glob("guides/*.ipynb"), *NBS.glob("guides/*.md")], key=_number):
+        if room := GUIDES.get(source.name[0]):
+            found[room].append(_page(source, room))
+    return found
+
+
+def floors() -> dict[str, list[Page]]:  # folder -> pages
+    "The notebooks that are modules"
+    found = {}
+    for source in sorted(NBS.glob("**/[0-9]*.ipynb"), key=_number):
+        folder = str(source.parent.relative_to(NBS))
+        if folder.split("/")[0] != "guides" and not {"runs", ".ipynb_checkpoints"} & set(source.parts):
+            room = "inside/" + ("ground" if folder == "." else folder)
+            found.setdefault(folder, []).append(_page(source, room))
+    return {name: found[name] for name in (*FLOORS, *found.keys() - FLOORS.keys()) if name in found}
+
+
+def texts() -> list[Page]:
+    "Pages that are plain files of the repository"
+    found = [(ROOT / file, name) for file, name in TEXTS.items()]
+    found += [(ROOT / file, "zh-CN") for file in CHINESE if (ROOT / file).exists()][:1]
+    return [Page(source, name, *headline(source)) for source, name in found]
+
+
+def settings():
+    parser = ConfigParser(delimiters=["="])
+    parser.read(ROOT / "settings.ini", encoding="utf-8")
+    return parser["DEFAULT"]
+
+
+def write_sources(
+    folder: Path,  # where Sphinx is to find them
+):
+    "All pages as Sphinx reads them"
+    shutil.copytree(SITE, folder, ignore=shutil.ignore_patterns("README*", "__pycache__"))
+    shutil.copytree(NBS / "images", folder / "images")
+    by_room, by_floor, plain = guides(), floors(), texts()
+    every = [*chain(*by_room.values()), *chain(*by_floor.values()), *plain]
+    known = {page.source: f"/{page.name}{page.source.suffix}" for page in every}
+    known |= {NBS / "index.ipynb": "/index.md", ROOT / "README.md": "/index.md"}
+    for page in every:
+        target = folder / f"{page.name}{page.source.suffix}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if page.source.suffix == ".ipynb":
+            convert_notebook(page.source, target, known, folder)
+        else:
+            target.write_text(
+                convert_text(page.source.read_text(encoding="utf-8"), page.source, known, folder)
+            )
+    for room, inside in by_room.items():
+        pages.fill(folder / room / "index.md", {"pages": pages.listing(inside)})
+    pages.write_inside(folder / "inside", by_floor, FLOORS)
+    pages.write_reference(folder / "reference", by_floor)
+    front = convert_text(pages.front(NBS / "index.ipynb"), NBS / "index.ipynb", known, folder)
+    values = pages.sections(front) | {"texts": "\n".join(page.name for page in plain)}
+    pages.fill(folder / "index.md", values)
+
+
+def build(
+    out: Path,  # folder of the site, which is replaced
+):
+    "Write the sources and have Sphinx make the site; raises SystemExit where anything is wrong"
+    if out.exists() and any(out.iterdir()) and not (out / "searchindex.js").exists():
+        raise SystemExit(f"{out} holds something that is no site: name another folder.")
+    with tempfile.TemporaryDirectory(prefix="trainopt-docs-") as place:
+        source, made = Path(place, "source"), Path(place, "site")
+        write_sources(source)
+        command = [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "--fail-on-warning",
+            "--keep-going",
+            "--quiet",
+            "--jobs",
+            "2",
+        ]
+        command += [
+            "-b",
+            "html",
+            "-d",
+            str(Path(place, "doctrees")),
+            "-D",
+            f"release={settings()['version']}",
+        ]
+        done = subprocess.run([*command, str(source), str(made)], cwd=ROOT)
+        if done.returncode:
+            raise SystemExit("The site was not built: the warnings above name what is wrong.")
+        (made / ".buildinfo").unlink(missing_ok=True)
+        (made / ".nojekyll").touch()  # for GitHub Pages: folders with _ are part of the site
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(made, out)
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    if len(words) > 1 or words[:1] in (["-h"], ["--help"]):
+        raise SystemExit(__doc__)
+    target = Path(words[0] if words else ROOT / "_docs").absolute()
+    build(target)
+    print(f"open it: {target / 'index.html'} ({len(api.places())} public names)")
