@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data.tensors import leaves, size_of, tree_map
-from .task import call, split_batch
+from ..data.tensors import leaves, size_of, split_batch, tree_map
+from .trial import call
 
 # %% ../../nbs/train/24b_faults.ipynb #33654a3d
 class NonFinite(ArithmeticError):

@@ -65,7 +65,7 @@ def call(
 # %% ../../nbs/train/22c_trial.ipynb #e98fff8e
 def weights_dtype(model: nn.Module) -> torch.dtype:
     "The format of a model's weights: float32 where any of them is"
-    found = {p.dtype for p in model.parameters() if p.dtype.is_floating_point and p.element_size() > 1}
+    found = {p.dtype for p in model.parameters() if p.dtype.is_floating_point and p.dtype.itemsize > 1}
     return next(iter(found)) if len(found) == 1 else torch.float32
 
 
