@@ -111,6 +111,7 @@ def _optimizer_facts(model, optimizer, chosen):
         "optimizer_given": "name" if isinstance(chosen, str) else "class" if isinstance(chosen, type) else "factory",
         "fused": bool(optimizer.param_groups[0].get("fused")),
         "groups": len(optimizer.param_groups),
+        "decays": [group.get("weight_decay") for group in optimizer.param_groups],
         "frozen": not all(p.requires_grad for p in model.parameters()),
         "wide_norms": any(p.dim() > 1 for p in spared),
     }  # fmt: skip
