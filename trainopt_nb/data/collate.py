@@ -58,7 +58,7 @@ class Collate:
             found = []
             for item in _parts(sample):
                 if not isinstance(item, (torch.Tensor, np.ndarray, np.generic, int, float, str, bytes)):
-                    what = "None" if item is None else f"a {type(item).__name__}"
+                    what = "None" if item is None else f"something of type {type(item).__name__}"
                     return (
                         f"A sample must hold tensors, arrays, numbers or text, and one of {self.name} holds {what}: "
                         "make it a tensor in __getitem__, or leave such samples out."

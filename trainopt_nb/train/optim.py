@@ -58,6 +58,7 @@ def make_optimizer(
     groups = parameter_groups(model, o.weight_decay, o.decay_all)
     if not any(group["params"] for group in groups):
         raise OptionError("The model has no trainable parameters: set requires_grad on some of them.")
+    _check_kind(model, o.optimizer)
     if isinstance(o.optimizer, type):
         return _build(o.optimizer, groups, {"lr": o.lr})
     if callable(o.optimizer):
@@ -69,6 +70,34 @@ def make_optimizer(
         return made
     kind, more = _NAMED[o.optimizer]
     return _build(kind, groups, {"lr": o.lr, **more(o)})
+
+
+def _check_kind(model, optimizer):
+    "Two optimizers take only some kinds of parameters, and say so late or not at all"
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    kind = (
+        optimizer
+        if isinstance(optimizer, type)
+        else OTHERS.get(optimizer)
+        if isinstance(optimizer, str)
+        else None
+    )
+    name = "" if kind is None else kind.__name__.lower()
+    if name == "muon":
+        wrong, what = [(n, p) for n, p in named if p.dim() != 2], "updates matrices only"
+    elif name == "sparseadam":
+        tables = (nn.Embedding, nn.EmbeddingBag)
+        sparse = {id(m.weight) for m in model.modules() if isinstance(m, tables) and m.sparse}
+        wrong = [(n, p) for n, p in named if id(p) not in sparse]
+        what = "updates only what nn.Embedding(sparse=True) holds"
+    else:
+        return
+    if wrong:
+        first, parameter = wrong[0]
+        raise OptionError(
+            f"--optimizer {name} {what}, and {len(wrong)} of {len(named)} parameters are something else, first {first} of shape "
+            f"{tuple(parameter.shape)}: use --optimizer {'adamw' if name == 'muon' else 'adam'}, which takes all."
+        )
 
 
 def _build(kind, groups, arguments):

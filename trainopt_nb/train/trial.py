@@ -22,30 +22,25 @@ from .losses import TaskError, given
 
 # %% ../../nbs/train/22c_trial.ipynb #6231857a
 @lru_cache(maxsize=256)
-def _parameters(forward):
+def _parameters(function, bound):
     "Names of a function's parameters, and of those that must be given; None where it takes any"
     try:
-        found = list(inspect.signature(forward).parameters.values())
+        found = list(inspect.signature(function).parameters.values())[bound:]
     except (TypeError, ValueError):
         return None
     if any(p.kind is p.VAR_KEYWORD for p in found):
         return None
-    must = [p.name for p in found if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL,)]
+    must = [p.name for p in found if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
     return tuple(p.name for p in found), tuple(must)
 
 
 def _takes(model):
-    "As `_parameters`, for the model that somebody wrote"
+    "As `_parameters`, for the forward that somebody wrote"
     if isinstance(model, nn.parallel.DistributedDataParallel):
         model = model.module
     forward = getattr(getattr(model, "_orig_mod", model), "forward", model)
     function = getattr(forward, "__func__", forward)
-    known = _parameters(function)
-    return (
-        known
-        if known is None or function is forward
-        else tuple(names[names[:1] == ("self",) :] for names in known)
-    )
+    return _parameters(function, int(function is not forward))
 
 
 def call(
@@ -123,7 +118,7 @@ def try_model(
         with judged(model), torch.no_grad():
             return call(model, inputs), targets
     except Exception as error:
-        way = _way_out(model, inputs, str(error))
+        way = _way_out(model, inputs, targets, str(error))
         raise TaskError(
             f"The model cannot take {where}, inputs of {_shapes(inputs)} on {device}: {_said(error)}{way}"
         ) from error
@@ -143,13 +138,15 @@ def _check_keys(model, inputs):
         )
 
 
-def _way_out(model, inputs, said):
+def _way_out(model, inputs, targets, said):
     "What helps against an error that many people meet; empty where nothing is known"
     first, weights = next(iter(leaves(inputs)), None), weights_dtype(model)
     if first is None:
         return " A batch must hold tensors: make them by torch.as_tensor."
     name, ways = str(weights).removeprefix("torch."), []
     linear = next((m for m in model.modules() if isinstance(m, nn.Linear)), None)
+    if first.dim() == 1 and isinstance(targets, Tensor) and targets.dim() > 1:
+        return " Inputs come first in a pair: (inputs, targets) seem to be swapped."
     if first.dim() == 4 and first.shape[-1] in (1, 3, 4) and first.shape[1] not in (1, 3, 4):
         ways.append(
             "PyTorch wants the channels of images on axis 1: images.transpose(0, 3, 1, 2) of an array, permute of a tensor."
@@ -157,9 +154,10 @@ def _way_out(model, inputs, said):
     if first.dtype != weights and any(
         word in said for word in ("dtype", "type (", "scalar type", "Half", "Double")
     ):
-        bytes_ = " / 255" if first.dtype == torch.uint8 else ""
+        scale = " / 255" if first.dtype == torch.uint8 else ""
+        array = f", or x.astype('float32'){scale} of an array" if weights == torch.float32 else ""
         ways.append(
-            f"The weights are {name}: give the inputs as {name} too, by .to(torch.{name}){bytes_} of a tensor or .astype of an array."
+            f"The weights are {name}: give the inputs as {name} too, by x.to(torch.{name}){scale}{array}."
         )
     elif "index out of range" in said or "IndexError" in said:
         rows = min((m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)), default=None)
