@@ -40,7 +40,7 @@ async def inside(kind, instances, epochs):
     from trainopt_nb.notebook.drive import conduct
     from trainopt_nb.notebook.kernel import find_page
     from trainopt_nb.progress import Progress
-    from trainopt_nb.train.fit import Job, follow
+    from trainopt_nb.train.jobs import Job, follow
     from trainopt_nb.train.loop import train
 
     page = find_page(get_ipython(), awaited=True)

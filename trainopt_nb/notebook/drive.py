@@ -24,7 +24,7 @@ from ..progress import LIVE, Progress
 from ..report import report_bundle
 from ..runs import Run, RunError
 from ..store.lock import lock_owner
-from ..train.fit import Job, drive, ended, steer
+from ..train.jobs import Job, drive, ended
 from ..train.launch import bring_home
 
 FOLLOW = 0.1  # seconds between two looks at a run of another process
@@ -45,7 +45,7 @@ async def conduct(
     handle, again = display(panel, display_id=True), None
     with interrupts() as interrupt:
         try:
-            for _ in steer(job, lambda: Stop("interrupted") if interrupt.requested else _clicked(panel)):
+            for _ in job.steer(lambda: Stop("interrupted") if interrupt.requested else _clicked(panel)):
                 panel.update()
                 await page.turn()
                 if page.again is not again:

@@ -41,7 +41,8 @@ from trainopt_nb.options import (
 )
 from ..runs import RunError
 from ..store.folders import CheckpointError
-from ..train.fit import go_on, start, stored_options
+from ..train.fit import begin
+from ..train.jobs import stored_options
 from ..train.launch import launch, relaunch, warm
 from ..train.losses import TaskError
 from ..train.lr_find import find_lr
@@ -245,7 +246,7 @@ class TrainoptMagics(Magics):
             if chosen.background:
                 self._behind(launch(task, options, folder=chosen.runs, name=chosen.name, cell=source), task)
                 return
-            job = start(task, options, folder=chosen.runs, name=chosen.name, cell=source)
+            job = begin(task, options, folder=chosen.runs, name=chosen.name, cell=source)
             self.shell.user_ns["run"] = job.run
             await run_job(job, page, self.shell)
         except FAILURES as error:
@@ -261,7 +262,7 @@ class TrainoptMagics(Magics):
             if background:
                 self._behind(relaunch(run, task, stored_options(run, changes)), task)
                 return
-            job = go_on(run, task, stored_options(run, changes))
+            job = begin(task, stored_options(run, changes), run)
             self.shell.user_ns["run"] = run
             await run_job(job, page, self.shell)
         except FAILURES as error:
