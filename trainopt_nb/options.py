@@ -94,8 +94,9 @@ class Option(NamedTuple):
         "The sentence for a value that it cannot have"
         hint = nearest(value, self.choices) if self.kind == "choice" and isinstance(value, str) else ""
         unit = f" {self.unit}" if self.unit and self.kind in ("int", "float") else ""
+        got = repr(value) if len(repr(value)) < 80 else f"an object of type {type(value).__name__}"
         return OptionError(
-            f"{self.flag} (keyword {self.name}) takes {self.values}{unit}, and got {value!r}.{hint}"
+            f"{self.flag} (keyword {self.name}) takes {self.values}{unit}, and got {got}.{hint}"
         )
 
     def check(
@@ -253,7 +254,7 @@ class Options:
         for name in values:
             if name not in known:
                 raise OptionError(
-                    f"There is no option {name!r}.{_hint(name, known)} `%trainopt options` lists them all."
+                    f"There is no option (keyword) {name!r}.{_hint(name, known)} help(trainopt_nb.{cls.__name__}) lists all."
                 )
         return cls(**values)
 

@@ -64,6 +64,13 @@ def _whole_lines(path, start):
     return whole.decode().splitlines(), start + len(whole)
 
 
+def _misfit(error):
+    "The first thing that a state dict and a model do not agree on, and how many there are"
+    found = [line.strip().rstrip(".") for line in str(error).splitlines()[1:] if line.strip()]
+    more = f" ({len(found)} such differences)" if len(found) > 1 else ""
+    return (found[0] if found else str(error)) + more
+
+
 def _slug(name):
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "run"
 
@@ -222,12 +229,17 @@ class Run:
         model: nn.Module,  # of the same shape
         which: str | int = "best",  # `best`, `last` or a step
     ) -> nn.Module:  # the same model
-        "Put weights of the run into a model; raises `CheckpointError` where there are none that are whole"
+        "Put weights of the run into a model; raises `CheckpointError` where none are whole, `RunError` where they do not fit"
         _, model_state, _, lost = load_checkpoint(self.path / "checkpoints", which)
         for sentence in lost:
             if which != "best" or "marked as best" not in sentence:
                 print(sentence)
-        model.load_state_dict(model_state)
+        try:
+            model.load_state_dict(model_state)
+        except RuntimeError as error:
+            raise RunError(
+                f"The weights of the run {self.name} are those of another model: {_misfit(error)}. Build the model as it was trained."
+            ) from error
         return model.eval()
 
     # writing

@@ -21,12 +21,14 @@ from .task import LABELS, Task, split_batch
 # %% ../../nbs/train/28b_facts.ipynb #69c561b1
 def held(
     value: Any,  # arrays, in tuples and dicts
-) -> Any:  # the same shape, such as `array float64`, `tensor int64`, `series text`, `frame`
+) -> Any:  # the same shape, such as `array float64`, `tensor int64`, `series text`, `frame`, `list`
     "What people hold their data in"
     if isinstance(value, dict):
         return {name: held(item) for name, item in value.items()}
-    if isinstance(value, (tuple, list)):
+    if isinstance(value, tuple):
         return [held(item) for item in value]
+    if isinstance(value, list):
+        return "list"  # of rows
     if isinstance(value, Tensor):
         return f"tensor {str(value.dtype).removeprefix('torch.')}"
     holder = "array" if type(value).__module__ == "numpy" else "frame" if value.ndim == 2 else "series"
