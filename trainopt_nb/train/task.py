@@ -94,6 +94,7 @@ class Task:
     model: nn.Module
     train_data: Any  # a pair `(inputs, targets)` of arrays, a Dataset, a DataLoader, an iterable of batches
     valid_data: Any = None  # the same; None trains without validation
+    notes: tuple = ()  # sentences on where it comes from, which a run tells its reader
 
 
 @dataclass
@@ -254,7 +255,7 @@ def prepare(
         known["train"] = all_targets(data.train)
     said, counted = _check(data, as_kind, columns, known, strict, ignore)
     _try_valid(model, data, first, place, device, kind)
-    notes += said
+    notes += [("task", note) for note in task.notes] + said
     if kind not in ("model", "custom"):
         notes += _said_of_kind(kind, o.loss, out.scores, targets, known["train"], model)
     if text := idle(o, kind, task.train_data, data, held_out=task.valid_data is None):
