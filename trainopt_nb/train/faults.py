@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ..data.tensors import leaves, size_of, split_batch, tree_map
+from .spread import whole
 from .trial import call
 
 # %% ../../nbs/train/24b_faults.ipynb #33654a3d
@@ -39,12 +40,20 @@ def _finite(tree):
     return all(bool(torch.isfinite(leaf).all()) for leaf in leaves(tree) if leaf.dtype.is_floating_point)
 
 
+def _all_finite(tensor):
+    return (
+        whole(torch.isfinite(tensor).to(torch.uint8).amin())
+        if hasattr(tensor, "full_tensor")
+        else torch.isfinite(tensor).all()
+    ).bool()
+
+
 def spoiled_weight(model: nn.Module) -> str:  # empty where all are finite
     "The first trainable weight that is not finite; the device is asked once"
     named = [(name, p.detach()) for name, p in model.named_parameters() if p.requires_grad]
-    if not named or torch.stack([torch.isfinite(p).all() for _, p in named]).all():
+    if not named or torch.stack([_all_finite(p) for _, p in named]).all():
         return ""
-    return next(name for name, p in named if not torch.isfinite(p).all())
+    return next(name for name, p in named if not _all_finite(p))
 
 
 def first_nonfinite(
