@@ -7,7 +7,9 @@ from IPython.core.completer import provisionalcompleter
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
-from trainopt_nb.catalogue import find_run
+from trainopt_nb.catalogue import find_run, list_runs
+from trainopt_nb.events import Pause, SetLr, Started
+from trainopt_nb.runs import Run, RunError
 
 CELL = """
 import torch
@@ -84,6 +86,37 @@ def test_a_tensor_left_over_as_loss_does_not_count(shell):
     assert shell.user_ns["run"].options["loss"] == "auto"
 
 
+def test_what_earlier_cells_left_is_said(shell, capsys):
+    "It counts, and the output, the run and its report say so; what the cell itself defines needs no word"
+    shell.run_cell(
+        "from torch import nn\nclass Focal(nn.CrossEntropyLoss): pass\nloss, metrics = Focal(), ['f1']"
+    )
+    magic(shell, "fit --epochs 1", CELL)
+    run, said = shell.user_ns["run"], capsys.readouterr().out
+    sentence = (
+        "Taken from an earlier cell: loss (Focal), metrics (f1). If that is not meant: del loss, metrics."
+    )
+    assert f"info: {sentence}" in said and "Focal" in run.options["loss"] and "f1" in run.metrics
+    assert [note.text for note in run.progress.notes] == [sentence]
+    magic(shell, "fit --epochs 1 --loss auto", CELL + "\nmetrics = ['recall']")
+    assert "Taken from" not in capsys.readouterr().out
+    magic(
+        shell,
+        "fit --epochs 1 --loss auto --metrics auto",
+        CELL.replace("train_data, valid_data = ", "train_data, _ = "),
+    )
+    assert "Taken from an earlier cell: valid_data. If" in capsys.readouterr().out
+    magic(shell, "fit --epochs 1 --loss auto --metrics auto", "model = nn.Linear(4, 2)")
+    assert "Taken from" not in capsys.readouterr().out  # the data stand above on purpose
+
+
+def test_a_form_without_a_page_says_that_it_trains(shell, capsys):
+    magic(shell, "form --epochs 1 --lr 0.01", CELL)
+    said = capsys.readouterr().out
+    assert said.startswith("Nobody can fill in a form here") and "lr=0.01" in said.splitlines()[0]
+    assert shell.user_ns["run"].state == "finished"
+
+
 @pytest.mark.parametrize(
     ("line", "cell", "said"),
     [
@@ -98,6 +131,7 @@ def test_a_tensor_left_over_as_loss_does_not_count(shell):
         ("fit", CELL + "net = model; del model", "--model net"),
         ("fit", CELL + "data = train_data; del train_data", "--train-data data"),
         ("fit --valid-data other", CELL, "There is no variable 'other'"),
+        ("fit --valid-data other", CELL + "a = b = train_data; x_test = valid_data", "--valid-data x_test"),
         ("fit", CELL.replace("> 0).long()", "> 0).long() + 5"), "Labels must run from 0 to 1"),
         ("fit --monitor f2", CELL, "--monitor takes valid_loss"),
         ("fit --precision fp16", CELL, "use bf16"),
@@ -130,6 +164,7 @@ def test_runs_attach_resume(shell, capsys, monkeypatch):
     assert len(table) == 2 and "lr" in table.rows()[0] and "<table" in table._repr_mimebundle_()["text/html"]
     magic(shell, "attach first")
     capsys.readouterr()
+    assert [row[3] for row in table.rows()[1]] != ["", ""]
     with pytest.raises(UsageError, match="has done all of its 2 epochs"):
         magic(shell, "resume first")
     magic(shell, "resume first --epochs 4")
@@ -137,6 +172,25 @@ def test_runs_attach_resume(shell, capsys, monkeypatch):
     assert "epoch 3/4" in said and "epoch 4/4" in said and "epoch 2/4" not in said
     with pytest.raises(UsageError, match="fits no run"):
         magic(shell, "resume third")
+
+
+def test_resume_after_early_stopping_names_the_patience(shell, capsys):
+    magic(shell, "fit --epochs 9 --patience 2 --lr 1e-12", CELL)
+    assert shell.user_ns["run"].progress.epoch == 3
+    with pytest.raises(UsageError, match=r"did not improve for 2 epochs.*--patience 4, or --patience none"):
+        magic(shell, "resume --epochs 12")
+    magic(shell, "resume --epochs 12 --patience 4")
+    assert "goes on counting up to its patience of 4" in capsys.readouterr().out
+    assert shell.user_ns["run"].progress.epoch == 5
+
+
+def test_the_time_of_a_resumed_run_is_that_of_all_its_processes(shell):
+    magic(shell, "fit --epochs 2", CELL)
+    run = shell.user_ns["run"]
+    first = run.progress.seconds
+    magic(shell, "resume --epochs 3")
+    progress = run.progress
+    assert progress.earlier == first and progress.all_seconds > first > 0
 
 
 def test_resume_in_a_fresh_namespace_runs_the_stored_cell(shell, capsys):
@@ -223,3 +277,58 @@ def test_loading_warms_what_the_first_run_needs():
 
     _warm()
     assert set(WARM) <= set(sys.modules)
+
+
+# ---- what a run offers beside its magics
+
+
+@pytest.fixture
+def run(tmp_path):
+    "A run that this process writes"
+    run = Run.create(tmp_path / "runs", "toy", {"epochs": 2})
+    run.start_writing()
+    run.append([Started(run.name, 0, 0, 2, 10, 20, "cpu", "fp32", 1, 80, 10, "accuracy", "max", 1.7e9)])
+    yield run
+    run.stop_writing()
+
+
+def test_a_command_may_be_a_word(run):
+    inbox = run.inbox()
+    for command in ("pause", SetLr(1e-4), Pause()):
+        run.send(command)
+    assert [inbox(), inbox(), inbox(), inbox()] == [Pause(), SetLr(1e-4), Pause(), None]
+    for wrong in ("stopp", Pause, 3, None):
+        with pytest.raises(RunError, match="takes the words pause, resume, stop, save"):
+            run.send(wrong)
+    assert inbox() is None
+
+
+def test_history_is_a_row_an_epoch(shell):
+    import pandas
+
+    magic(shell, "fit --epochs 3 --metrics accuracy,f1", CELL)
+    rows = shell.user_ns["run"].history
+    table = pandas.DataFrame(rows)
+    assert list(table["epoch"]) == [1, 2, 3] and {"train_loss", "valid_loss", "accuracy", "f1", "lr"} <= set(
+        table
+    )
+    assert max(table["accuracy"]) == shell.user_ns["run"].metrics["accuracy"]
+
+
+def test_a_run_that_never_began_is_not_dead(tmp_path):
+    run = Run.create(tmp_path / "runs", "early", {})
+    (run.path / "log.txt").write_text("Traceback\nImportError: no module named mine\n")
+    assert run.state == "not begun" and "no module named mine" in run.progress.reason
+    for shown in (repr(list_runs(tmp_path / "runs")), run._repr_mimebundle_()["text/html"]):
+        assert "not begun" in shown
+    assert "no module named mine" in run._repr_mimebundle_()["text/html"]
+
+
+def test_a_run_that_is_written_cannot_be_deleted(run):
+    (run.path / "checkpoints").mkdir()
+    with pytest.raises(RunError, match="is being written"):
+        Run(run.path).delete()
+    assert run.state == "training"
+    run.stop_writing()
+    run.delete()
+    assert not run.path.exists() and not list_runs(run.path.parent)

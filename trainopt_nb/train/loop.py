@@ -116,7 +116,7 @@ class Loop:
         yield from self._through(self.keeper.begin())
         yield from self._tell(self._started())
         for topic, text in self.prepared.notes:
-            level = "info" if topic in ("data", "devices") else "warning"
+            level = "info" if topic in ("data", "task", "devices") else "warning"
             yield from self._tell(Note(level, text, self.session.step, topic))
         while not (reason := self._over()):
             yield from self._epoch()
