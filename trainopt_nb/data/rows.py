@@ -89,10 +89,11 @@ def in_memory(
     "Tensors of a pair, of a dict of arrays, of one array or of a TensorDataset; raises `DataError` where rows are missing"
     if problem := _no_pair(value, name):
         raise DataError(problem)
-    if isinstance(value, TensorDataset):
-        value = tuple(value.tensors)
-        value = value if len(value) == 2 else input_tensor(value, dtype)
-    if is_pair(value):
+    several = isinstance(value, TensorDataset) and len(value.tensors) != 2
+    value = tuple(value.tensors) if isinstance(value, TensorDataset) else value
+    if several:
+        value = input_tensor(value, dtype)
+    elif is_pair(value):
         inputs, (targets, classes) = (
             input_tensor(value[0], dtype),
             target_tensor(value[1], classes, dtype),
@@ -106,9 +107,7 @@ def in_memory(
         value = tensors
     elif is_array(value):
         value = input_tensor(value, dtype)
-    elif (
-        not (isinstance(value, tuple) and all(isinstance(item, torch.Tensor) for item in value)) or not value
-    ):
+    else:
         return None
     lengths = {len(leaf) if leaf.dim() else 0 for leaf in leaves(value)}
     if len(lengths) > 1:
@@ -137,21 +136,28 @@ def hold_out(
     seed: int,  # of the draw
 ) -> tuple[Any, Any]:  # what is kept, and what is held out
     "Split rows at random; raises `DataError` for what has no length or no index"
-    value = tuple(value.tensors) if isinstance(value, TensorDataset) else value
-    columns = isinstance(value, tuple) and all(map(is_array, value))
-    arrays = is_pair(value) or is_columns(value) or is_array(value) or columns
+    if isinstance(value, TensorDataset):
+        return tuple(
+            TensorDataset(*part) for part in _split(tuple(value.tensors), len(value), fraction, seed)
+        )
+    if is_pair(value):
+        return _split(value, len(value[1]), fraction, seed)
+    if is_columns(value):
+        return _split(value, len(next(iter(value.values()))), fraction, seed)
+    if is_array(value):
+        return _split(value, len(value), fraction, seed)
     listed = isinstance(value, (DataLoader, list, tuple, dict)) and not are_samples(value)
-    if not arrays and (not hasattr(value, "__getitem__") or listed):
+    if listed or not hasattr(value, "__getitem__"):
         raise DataError(
             f"valid_fraction can hold out rows of arrays and Datasets, and train_data is {describe(value)}: pass valid_data."
         )
-    last = (
-        value[-1] if isinstance(value, tuple) else next(iter(value.values())) if is_columns(value) else value
+    places = range(len(value))
+    return tuple(
+        Subset(value, part.tolist()) for part in _split(torch.tensor(places), len(value), fraction, seed)
     )
-    rows = len(last)
+
+
+def _split(tree, rows, fraction, seed):
     places = order(rows, seed, 0)
     cut = max(1, round(rows * fraction))
-    held, kept = places[:cut].sort().values, places[cut:].sort().values
-    if arrays:
-        return _take(value, kept), _take(value, held)
-    return Subset(value, kept.tolist()), Subset(value, held.tolist())
+    return _take(tree, places[cut:].sort().values), _take(tree, places[:cut].sort().values)

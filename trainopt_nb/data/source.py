@@ -114,8 +114,13 @@ def _open(
                 f"{name} is an iterator, which is empty after one epoch: pass a list, a DataLoader or an object with __iter__."
             )
         return StreamBatches(value, share=share), classes
+    way = (
+        " Several inputs are a tuple of their own: ((first, second), targets)."
+        if isinstance(value, tuple) and len(value) == 3
+        else ""
+    )
     raise DataError(
-        f"{name} must be a pair (inputs, targets) of arrays, a Dataset, a DataLoader or an iterable of batches, and is {describe(value)}."
+        f"{name} must be a pair (inputs, targets) of arrays, a Dataset, a DataLoader or an iterable of batches, and is {describe(value)}.{way}"
     )
 
 
