@@ -57,7 +57,9 @@ def _refuse(labels, columns, where, ignore):
     wrong, count = int(labels[outside][0]), int(outside.sum())
     kept = labels[labels != ignore]
     low, high = int(kept.min()), int(kept.max())
-    shift = " Labels that begin at 1 need 1 subtracted." if low == 1 and high == columns else ""
+    hint = " Labels that begin at 1 need 1 subtracted." if low == 1 and high == columns else ""
+    if count > 1 and not hint and (labels[outside] == wrong).all():
+        hint = f" If {wrong} means that there is no label, pass loss=torch.nn.CrossEntropyLoss(ignore_index={wrong})."
     way = (
         f"give the model {high + 1} outputs"
         if high >= columns
@@ -65,7 +67,7 @@ def _refuse(labels, columns, where, ignore):
     )
     raise DataError(
         f"Labels must run from 0 to {columns - 1}, because the model gives {columns} scores a sample, and {where} holds {wrong} in row "
-        f"{row} ({count} such label{'s' * (count > 1)}): correct them, or {way}.{shift}"
+        f"{row} ({count} such label{'s' * (count > 1)}): correct them, or {way}.{hint}"
     )
 
 

@@ -88,6 +88,11 @@ def kind_of(
         raise TaskError(
             "No scores can be found in what the model returns: let it return a tensor, or a dict with 'logits', or pass loss= as a function."
         )
+    if not (scores.dtype.is_floating_point or scores.is_complex()):
+        raise TaskError(
+            f"The model must return scores, and returns whole numbers ({str(scores.dtype).removeprefix('torch.')}), which have no gradient: "
+            "leave out argmax, and let the loss and the metrics choose."
+        )
     if loss == "auto":
         kind = _natural(scores, targets, known)
     elif loss in VALUES:

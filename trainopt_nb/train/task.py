@@ -7,6 +7,7 @@ __all__ = ['find_device', 'check_precision', 'Task', 'Prepared', 'has_batchnorm'
 
 # %% ../../nbs/train/23_task.ipynb #35f8cb68
 import os
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +38,7 @@ from trainopt_nb.train.objective import (
 from .ranks import ALONE, Ranks
 from .spread import spread
 from .train_options import TrainOptions
-from .trial import check_model, try_loss, try_model, weights_dtype
+from .trial import call, check_model, try_loss, try_model, weights_dtype
 
 # %% ../../nbs/train/23_task.ipynb #2d42f291
 def find_device(
@@ -213,6 +214,21 @@ def has_batchnorm(model: nn.Module) -> bool:
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
+def _check_single(model, data, inputs):
+    "Batches of one sample, which BatchNorm cannot normalise; a copy of the model is asked, since it keeps statistics"
+    if 1 not in (data.train.samples, getattr(data.train, "batch_size", None)) or not has_batchnorm(model):
+        return
+    try:
+        with torch.no_grad():
+            call(deepcopy(model).train(), inputs)
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):
+            raise DataError(
+                "BatchNorm normalises over the samples of a batch, and every batch holds one: pass more rows and --batch-size 2 "
+                "or more, or use LayerNorm or GroupNorm."
+            ) from error
+
+
 def _set_dropout(model, probability):
     layers = [module for module in model.modules() if isinstance(module, nn.modules.dropout._DropoutNd)]
     for layer in layers:
@@ -243,6 +259,7 @@ def prepare(
         raise DataError("train_data gives no batch: at least one is needed.")
     batch = place(first)
     outputs, targets = try_model(model, batch, device)
+    _check_single(model, data, split_batch(batch)[0])
     out, known = given(outputs), {"train": known_targets(data.train)}
     if data.valid is not None:
         known["valid"] = known_targets(data.valid)

@@ -145,6 +145,8 @@ def _way_out(model, inputs, targets, said):
         return " A batch must hold tensors: make them by torch.as_tensor."
     name, ways = str(weights).removeprefix("torch."), []
     linear = next((m for m in model.modules() if isinstance(m, nn.Linear)), None)
+    if "positional argument" in said and _takes(model) is not None:
+        return f" Its forward takes {', '.join(_takes(model)[0])}: several inputs are given as a tuple, ((first, second), targets)."
     if first.dim() == 1 and isinstance(targets, Tensor) and targets.dim() > 1:
         return " Inputs come first in a pair: (inputs, targets) seem to be swapped."
     if first.dim() == 4 and first.shape[-1] in (1, 3, 4) and first.shape[1] not in (1, 3, 4):
