@@ -134,10 +134,12 @@ def facts_of(
     p, s = loop.prepared, loop.session
     batch, outputs = p.sample
     targets = split_batch(batch)[1]
+    held_out = p.data.valid is not None and task.valid_data is None
+    valid_data = task.train_data if held_out else task.valid_data
     facts = {
         "train": _source_facts(task.train_data, p.data.train),
-        "valid": None if p.data.valid is None else _source_facts(task.valid_data, p.data.valid),
-        "held_out": p.data.valid is not None and task.valid_data is None,
+        "valid": None if p.data.valid is None else _source_facts(valid_data, p.data.valid),
+        "held_out": held_out,
         "columns": p.columns,
         "ignored": _ignored(p),
         "metrics": p.metrics.names,
@@ -148,8 +150,6 @@ def facts_of(
         "total": s.total,
         "device": p.device.type,
     }
-    if facts["held_out"]:
-        facts["valid"] = {**_source_facts(task.train_data, p.data.valid), "samples": p.data.valid.samples}
     facts |= _batch_facts(batch) | _output_facts(outputs, targets)
     facts |= _optimizer_facts(p.model, s.optimizer, loop.options.optimizer)
     return {"classes": list(p.data.classes), "kind": p.kind, "seen": facts}
