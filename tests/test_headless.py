@@ -97,6 +97,7 @@ def test_terminal_runs_a_notebook_and_flags_win(book):
     assert done.stdout.count("\nepoch ") == 1 and "epoch 2/2" in done.stdout
     (run,) = list_runs(book / "runs")
     ending = done.stdout.strip().splitlines()[-3:]
+    assert f"best epoch: {run.progress.best.epoch}\n" in done.stdout
     assert (
         ending[0].startswith("accuracy: ")
         and ending[1] == f"run: {run.path}"
@@ -113,6 +114,40 @@ def test_terminal_runs_a_python_file(tmp_path):
     assert done.returncode == 0 and "epoch 2/2" in done.stdout, done.stdout + done.stderr
     done = command(tmp_path, "resume", "--epochs", "3")
     assert done.returncode == 0 and "epoch 3/3" in done.stdout, done.stdout + done.stderr
+
+
+BODY = """import torch
+from torch import nn
+x = torch.randn(60, 4)
+model = nn.Linear(4, 2)
+train_data = (x, (x.sum(1) > 0).long())
+"""
+FILES = {
+    "a line that loads": f"%load_ext trainopt_nb\n{BODY}",
+    "a cell magic": f"%load_ext trainopt_nb\n%%trainopt fit --lr 0.1\n{BODY}",
+    "percent": f"# %% [markdown]\n# text\n\n# %%\n# %load_ext trainopt_nb\n\n# %%\n# %%trainopt fit --lr 0.1\n{BODY}\n"
+    "# %%\nassert run.state == 'finished'\n",
+    "line magic": f"# %%\n%load_ext trainopt_nb\n{BODY}# %%\n%trainopt fit --lr 0.1\n",
+    "calls": f"#!/usr/bin/env python\n# In[1]:\nget_ipython().run_line_magic('load_ext', 'trainopt_nb')\n# In[2]:\n"
+    f"get_ipython().run_cell_magic('trainopt', 'fit --lr 0.1', {BODY!r})\nassert run.state == 'finished'\n",
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_terminal_runs_a_file_with_magics_once(tmp_path, kind):
+    (tmp_path / "job.py").write_text(FILES[kind])
+    done = command(tmp_path, "fit", "job.py", "--epochs", "2")
+    assert done.returncode == 0 and "epoch 2/2" in done.stdout, done.stdout + done.stderr
+    (run,) = list_runs(tmp_path / "runs")
+    assert run.options["lr"] == (0.1 if "0.1" in FILES[kind] else 0.001)
+
+
+def test_cells_that_cannot_be_told_apart_are_refused(tmp_path):
+    (tmp_path / "job.py").write_text(f"# %load_ext trainopt_nb\n\n# %%trainopt fit\n{BODY}\nprint(run)\n")
+    done = command(tmp_path, "fit", "job.py")
+    assert (
+        done.returncode == 1 and "jupytext --to py:percent" in done.stderr and "Traceback" not in done.stderr
+    )
 
 
 @pytest.mark.parametrize(

@@ -26,13 +26,22 @@ class RunTable(list):
             progress, metrics = run.progress, run.metrics
             names |= dict.fromkeys(name for name in metrics if name not in ("train_loss",))
             table.append((run, progress, metrics, chosen))
-        head = ["run", "state", "done", "time", *(name.replace("_", " ") for name in names), *differ]
+        head = [
+            "run",
+            "state",
+            "done",
+            "time",
+            "best epoch",
+            *(name.replace("_", " ") for name in names),
+            *differ,
+        ]
         cells = [
             [
                 run.name,
                 progress.state,
                 f"{progress.epoch}/{progress.started.epochs if progress.started else '–'}",
-                duration(progress.seconds),
+                duration(progress.all_seconds),
+                str(progress.best.epoch) if progress.best else "–",
                 *(figure(name, metrics.get(name)) for name in names),
                 *(_show(chosen.get(key)) for key in differ),
             ]

@@ -8,6 +8,7 @@ __all__ = ['USAGE', 'code_cells', 'run_file', 'main']
 # %% ../../nbs/notebook/65_cli.ipynb #e306c03f
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -26,12 +27,48 @@ USAGE = """usage: trainopt fit FILE [flags]     run a notebook or a Python file 
 """
 
 # %% ../../nbs/notebook/65_cli.ipynb #49565351
+_MARK = re.compile(r"^# ?%%(?=\s|\[|$)(.*)")  # where a cell begins in percent format
+_ASLEEP = re.compile(
+    r"^# (?=%%?[a-z]\w*(\s|$))"
+)  # a magic that was made a comment, so that the file is Python
+_TRAINS = re.compile(
+    r"""^\s*(\w+\s*=\s*)?%%?trainopt\b|run_(cell|line)_magic\(\s*['"]trainopt['"]""", re.MULTILINE
+)
+
+
+def _split(
+    text: str,  # a Python file with magics of ours
+) -> list[str]:
+    "Its cells: each begins at a mark or at a cell magic, and pages of text are left out"
+    cells, marked = [[]], False
+    for line in text.splitlines():
+        mark = _MARK.match(line)
+        awake = _ASLEEP.sub("", line)
+        if mark:
+            cells.append([line] if re.match(r"\s*\[(markdown|md|raw)\]", mark[1]) else [])
+            marked = True
+        elif awake.startswith("%%trainopt") and (not marked or any(filter(str.strip, cells[-1]))):
+            if awake != line and not marked:
+                raise UsageError(
+                    "The file holds %%trainopt as a comment and no marks (# %%) that say where a cell ends: "
+                    "write it in percent format, such as by jupytext --to py:percent, or give the notebook itself."
+                )
+            cells.append([awake])
+        else:
+            cells[-1].append(awake)
+    texts = ("\n".join(lines).strip() for lines in cells if not (lines and _MARK.match(lines[0])))
+    return [text for text in texts if text]
+
+
 def code_cells(
     path: Path,  # a notebook or a Python file
-) -> list[str]:  # source of each cell; a Python file is one cell that is fitted
+) -> list[str]:  # source of each cell; a Python file without magics of ours is one cell that is fitted
     "The cells that `trainopt fit` runs"
     if path.suffix != ".ipynb":
-        return [f"%%trainopt fit\n{path.read_text(encoding='utf-8')}"]
+        text = path.read_text(encoding="utf-8")
+        if re.search(r"^(# )?%%?trainopt\b", text, re.MULTILINE):
+            return _split(text)
+        return [text] if _TRAINS.search(text) else [f"%%trainopt fit\n{text}"]
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
@@ -51,14 +88,15 @@ def run_file(
     sys.path.insert(0, str(path.parent.absolute()))
     os.environ["TRAINOPT_FLAGS"] = shlex.join(flags)
     cells = code_cells(path)
-    if not any("%trainopt" in cell and "load_ext" not in cell for cell in cells):
+    if not any(map(_TRAINS.search, cells)):
         cells.append("%trainopt fit")
     for cell in cells:
         if not shell.run_cell(cell, store_history=False, cell_id=None).success:
             return 1
     run = shell.user_ns.get("run")
     if run is not None:
-        print()
+        best = run.progress.best
+        print(f"\nbest epoch: {best.epoch}" if best else "")
         for name, value in run.metrics.items():
             print(f"{name.replace('_', ' ')}: {figure(name, value)}")
         print(f"run: {run.path}")
@@ -84,7 +122,11 @@ def main(
                 file=sys.stderr,
             )
             return 2
-        return run_file(path, rest[1:])
+        try:
+            return run_file(path, rest[1:])
+        except UsageError as error:
+            print(error, file=sys.stderr)
+            return 1
     if verb == "fit" and not rest:
         print(USAGE, file=sys.stderr)
         return 2
