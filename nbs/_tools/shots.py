@@ -1,6 +1,12 @@
-"Take nbs/images/panel.png: the quickstart's panel in a real JupyterLab, while the run is under way"
+"""
+Take the pictures of the panels in a real JupyterLab, light and dark, into nbs/images
+
+    python nbs/_tools/shots.py                # all of them
+    python nbs/_tools/shots.py panel form     # some
+"""
 
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -13,33 +19,85 @@ from playwright.sync_api import sync_playwright  # noqa: E402
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 EPOCH = 8  # that is shown, of the quickstart's 12
+THEMES = {"": "JupyterLab Light", "-dark": "JupyterLab Dark"}  # ending of the file -> theme
+LOAD = "%load_ext trainopt_nb"
+TASK = """from sklearn.datasets import load_digits
+from torch import nn
+
+images, digits = load_digits(return_X_y=True)
+images = images.astype("float32") / 16
+train_data, valid_data = (images[:1400], digits[:1400]), (images[1400:], digits[1400:])
+model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))"""
+
+
+def panel(lab):
+    "The panel of the quickstart when it is two thirds through"
+    lab.open_file(ROOT / "nbs/guides/70_quickstart.ipynb")
+    lab.command("application:toggle-left-area")
+    lab.run_all()
+    shown = lab.page.locator(".tonb-panel").first
+    begun = f"document.querySelector('.tonb-panel')?.innerText.includes('epoch {EPOCH} of')"
+    lab.page.wait_for_function(begun, timeout=120_000)
+    return shown
+
+
+def form(lab):
+    "The form before the training, with all its options open"
+    lab.open(LOAD, f"%%trainopt form\n{TASK}")
+    lab.command("application:toggle-left-area")
+    lab.run_all()
+    shown = lab.output(1).locator(".lm-Widget.widget-vbox, .widget-vbox").first
+    shown.wait_for(timeout=60_000)
+    shown.get_by_text("More options", exact=True).click()
+    lab.page.wait_for_timeout(500)  # it opens slowly
+    return shown
+
+
+def runs(lab):
+    "The table of four runs"
+    lines = [
+        f"%trainopt fit --name digits --epochs 3 {more}"
+        for more in ("--lr 3e-3", "--lr 1e-2", "--loss focal")
+    ]
+    lab.open(LOAD, f"%%trainopt fit --name digits --epochs 3\n{TASK}", *lines, "%trainopt runs --runs runs")
+    lab.command("application:toggle-left-area")
+    lab.run_all()
+    shown = lab.output(5).locator("table").first
+    shown.wait_for(timeout=120_000)
+    return shown
+
+
+PICTURES = {"panel": panel, "form": form, "runs": runs}
 
 
 def main(
-    picture: Path,  # that is written
+    names: list[str],  # of `PICTURES`
+    folder: Path,  # into which they go
 ):
-    "Run the quickstart in a page and take the panel when it is two thirds through"
+    "Take each picture in both themes"
     home = Path(tempfile.mkdtemp(prefix="trainopt-"))
     share = home / "share"
     offer_kernels(share, home / "kernels")
     server = Server(home / "jupyter", share)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-            page = browser.new_page(viewport={"width": 1180, "height": 1500}, device_scale_factor=2)
-            lab = Lab(server, page, home)
-            lab.open_file(ROOT / "nbs/guides/70_quickstart.ipynb")
-            lab.command("application:toggle-left-area")
-            lab.run_all()
-            panel = page.locator(".tonb-panel").first
-            begun = f"document.querySelector('.tonb-panel')?.innerText.includes('epoch {EPOCH} of')"
-            page.wait_for_function(begun, timeout=120_000)
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            panel.screenshot(path=picture)
+            for ending, theme in THEMES.items():
+                server.set("@jupyterlab/apputils-extension:themes", theme=theme)
+                for name in names:
+                    page = browser.new_page(viewport={"width": 1180, "height": 1500}, device_scale_factor=2)
+                    shown = PICTURES[name](Lab(server, page, home))
+                    shown.screenshot(path=folder / f"{name}{ending}.png")
+                    page.close()
+                    server.end_sessions()
+                    shutil.rmtree(
+                        server.work / "runs", ignore_errors=True
+                    )  # the next one counts from 1 again
             browser.close()
     finally:
         server.close()
 
 
 if __name__ == "__main__":
-    main(ROOT / "nbs/images/panel.png")
+    main(sys.argv[1:] or list(PICTURES), ROOT / "nbs/images")
