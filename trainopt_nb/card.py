@@ -13,7 +13,8 @@ import math
 import os
 from typing import NamedTuple
 
-from .progress import LIVE, Curve, Progress, compact, duration, figure
+from .curves import Curve
+from .progress import LIVE, Progress, compact, digits, duration, figure
 
 # %% ../nbs/04_card.ipynb #22894fd8
 _TURNS = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))  # they reverse what is read
@@ -137,11 +138,11 @@ def _change(progress, name):
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return "", False
     move = values[1] - values[0]
-    text = f"{move * 100:+.1f}" if is_share(name) else f"{move:+.2g}"
+    text = f"{move * 100:+.1f}" if is_share(name) else "+" * (move > 0) + digits(move, 2)
     if float(text) == 0:
         return "", False
     better = name == progress.started.monitor and (move > 0) == (progress.started.mode == "max")
-    return text.replace("-", "−"), better
+    return text.replace("-", "−", 1) if move < 0 else text, better
 
 
 def figures(
