@@ -35,6 +35,7 @@ from trainopt_nb.events import (
     to_lines,
 )
 from .progress import LIVE, Progress, figure
+from .eject.script import Script, write_script
 from .store.checkpoint import load_checkpoint
 from .store.lock import RunError, claim_lock, lock_owner, take_lock
 
@@ -241,6 +242,14 @@ class Run:
                 f"The weights of the run {self.name} are those of another model: {_misfit(error)}. Build the model as it was trained."
             ) from error
         return model.eval()
+
+    def eject(
+        self,
+        path: Any = None,  # of the script; `train.py` in the run's directory where nothing is said
+        overwrite: bool = False,  # whether a file that is there and differs is replaced
+    ) -> Script:
+        "Write the plain PyTorch script of what was run; raises `RunError` where that cannot be"
+        return write_script(self.path, self.options, self.facts, self.events(), path, overwrite)
 
     # writing
 

@@ -118,19 +118,20 @@ def earlier_cells(
     "What must be run before a cell"
     source = plain_source(cell)[0]
     wanted = {*missing_names(source), *(set(needed) - bound_names(source))}
-    taken = []
+    itself, taken = source.strip(), []
     for before in reversed(history):
         if not wanted:
             break
-        if before.strip() == cell.strip():
-            continue
         source = plain_source(before)[0].strip("\n")
-        if wanted & bound_names(source):
+        if source.strip() != itself and wanted & bound_names(source):
             taken.insert(0, source)
             wanted = (wanted - bound_names(source)) | set(missing_names(source))
     return "\n\n".join(taken)
 
 # %% ../../nbs/eject/08c_cells.ipynb #c7a3d76e
+_DECIDES = re.compile(r"sys\.path|environ|chdir|set_start_method")
+
+
 class Import(NamedTuple):
     "One imported name"
 
@@ -146,12 +147,13 @@ class Import(NamedTuple):
 
 def split_imports(
     source: str,  # Python
-) -> tuple[list[Import], str]:  # the imports at its beginning, and the rest
-    "Take the leading imports out of a text"
-    nodes, lines, found = ast.parse(source).body, source.splitlines(), []
-    cut, after = set(), [node.lineno for node in nodes[1:]] + [len(lines) + 1]
-    for node, following in zip(nodes, after, strict=True):
-        if not isinstance(node, (ast.Import, ast.ImportFrom)) or following <= node.end_lineno:
+) -> tuple[list[Import], str]:  # the imports at its top level, and the rest
+    "Take the imports out of a text"
+    lines, found, cut = source.splitlines(), [], set()
+    for node in ast.parse(source).body:
+        if not isinstance(node, (ast.Import, ast.ImportFrom)) or ";" in lines[node.lineno - 1]:
+            continue
+        if _DECIDES.search("\n".join(lines[: node.lineno - 1])):
             break
         if isinstance(node, ast.Import):
             found += [Import(item.name, "", item.asname or "") for item in node.names]
@@ -159,14 +161,8 @@ def split_imports(
             module = "." * node.level + (node.module or "")
             found += [Import(module, item.name, item.asname or "") for item in node.names]
         cut |= set(range(node.lineno, node.end_lineno + 1))
-    rest = [line for number, line in enumerate(lines, 1) if number not in cut]
-    late = [
-        node for node in ast.parse("\n".join(rest)).body if isinstance(node, (ast.Import, ast.ImportFrom))
-    ]
-    for node in late:
-        if node.lineno == node.end_lineno and "#" not in rest[node.lineno - 1]:
-            rest[node.lineno - 1] += "  # noqa: E402"
-    return found, "\n".join(rest).strip("\n")
+    rest = "\n".join(line for number, line in enumerate(lines, 1) if number not in cut)
+    return found, re.sub(r"\n{4,}", "\n\n\n", rest).strip("\n")
 
 
 def import_lines(

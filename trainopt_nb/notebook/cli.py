@@ -91,6 +91,7 @@ def run_file(
     if not any(map(_TRAINS.search, cells)):
         cells.append("%trainopt fit")
     for cell in cells:
+        shell.history_manager.input_hist_raw.append(cell)  # a run keeps the cells that it stands on
         if not shell.run_cell(cell, store_history=False, cell_id=None).success:
             return 1
     run = shell.user_ns.get("run")

@@ -39,6 +39,8 @@ from trainopt_nb.options import (
 )
 from ..runs import RunError
 from ..store.folders import CheckpointError
+from ..eject.cells import earlier_cells
+from ..train.facts import named
 from ..train.fit import begin
 from ..train.jobs import stored_options
 from ..train.launch import launch, relaunch, warm
@@ -169,14 +171,25 @@ class TrainoptMagics(Magics):
                 options = await ask(options, page)
                 if options is None:
                     return None
+            facts = self._facts(source, options, chosen)
+            where = {"folder": chosen.runs, "name": chosen.name, "cell": source}
             if chosen.background:
-                self._behind(launch(task, options, folder=chosen.runs, name=chosen.name, cell=source), task)
+                self._behind(launch(task, options, **where, **facts), task)
                 return
-            job = begin(task, options, folder=chosen.runs, name=chosen.name, cell=source)
+            job = begin(task, options, **where, **facts)
             self.shell.user_ns["run"] = job.run
             await run_job(job, page, self.shell)
         except FAILURES as error:
             raise self._usage(error) from None
+
+    def _facts(self, source, options, chosen):
+        "What the run should know of its cell besides the source: names, and the cells that it stands on"
+        own = {"loss": options.loss, "metrics": options.metrics, "optimizer": options.optimizer}
+        names = {"model": chosen.model, "train_data": chosen.train_data, "valid_data": chosen.valid_data}
+        names = {part: name for part, name in names.items() if name in self.shell.user_ns}
+        names |= named(self.shell.user_ns, own)
+        history = getattr(self.shell.history_manager, "input_hist_raw", [])
+        return {"names": names, "earlier": earlier_cells(source, history, tuple(names.values()))}
 
     def _behind(self, run, task):
         "Show a run that trains in another process, and have its weights when it ends"

@@ -1,0 +1,422 @@
+"A run as a plain script: it needs nothing of this package, reads well, and ends with the same weights"
+
+import json
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+from IPython.core.interactiveshell import InteractiveShell
+
+from trainopt_nb import RunError, TrainOptions, find_run, fit, resume
+from trainopt_nb.eject.cells import earlier_cells, missing_names, plain_source
+from trainopt_nb.eject.reasons import OF_DEVICES, SILENT, UNWRITTEN, WRITTEN
+from trainopt_nb.options import declared
+
+DATA = """
+import torch
+from torch import nn
+
+generator = torch.Generator().manual_seed(1)
+x = torch.randn(210, 4, generator=generator)
+y = (x.sum(1) > 0).long() + (x[:, 0] > 1).long()
+"""
+MODEL = """
+model = nn.Sequential(
+    nn.Linear(4, 16),
+    nn.ReLU(),
+    nn.Dropout(0.2),
+    nn.Linear(16, {outputs}),
+)
+"""
+SPLIT = "train_data, valid_data = (x[:161], y[:161]), (x[161:], y[161:])\n"
+PLAIN = DATA + SPLIT + MODEL.format(outputs=3)
+NORMED = (DATA + SPLIT + MODEL.format(outputs=3)).replace("nn.ReLU()", "nn.BatchNorm1d(16),\n    nn.ReLU()")
+CASES = {  # name -> (cell, flags); all of them in memory, on the CPU, in fp32
+    "defaults": (PLAIN, ""),
+    "no validation": (PLAIN.replace("train_data, valid_data =", "train_data, other ="), ""),
+    "sgd, no decay": (PLAIN, "--optimizer sgd --weight-decay 0 --lr 0.1"),
+    "nesterov": (PLAIN, "--optimizer nesterov --momentum 0.8 --lr 0.05 --decay-all"),
+    "rprop": (PLAIN, "--optimizer rprop"),
+    "rmsprop, clip": (PLAIN, "--optimizer rmsprop --clip 0.5 --clip-value 0.01"),
+    "linear": (PLAIN, "--schedule linear --final-lr 0.1 --warmup 0.2"),
+    "step": (PLAIN, "--schedule step --step-every 1 --gamma 0.5"),
+    "multistep": (PLAIN, "--schedule multistep --milestones 1,2"),
+    "exponential": (PLAIN, "--schedule exponential --gamma 0.8 --warmup 0.3"),
+    "cosine": (PLAIN, "--schedule cosine --warmup 0.1"),
+    "cosine to": (PLAIN, "--schedule cosine --final-lr 0.2"),
+    "onecycle": (PLAIN, "--schedule onecycle --warmup 0.4"),
+    "plateau": (PLAIN, "--schedule plateau --plateau-patience 0 --epochs 6 --lr 0.2 --gamma 0.3"),
+    "plateau, warm-up": (PLAIN, "--schedule plateau --plateau-patience 0 --epochs 6 --warmup 0.2 --lr 0.2"),
+    "accumulate, ema": (PLAIN, "--accumulate 3 --ema 0.95 --batch-size 16"),
+    "ema, last": (NORMED, "--ema 0.9 --no-restore-best"),
+    "batch norm": (NORMED, "--batch-size 32"),  # leaves 161 = 5 * 32 + 1: the last batch of one is left out
+    "drop last": (PLAIN, "--batch-size 50 --drop-last --no-shuffle"),
+    "l1, dropout": (PLAIN, "--l1 1e-3 --dropout 0.5"),
+    "smoothing, weights": (PLAIN, "--label-smoothing 0.1 --class-weights balanced --accumulate 2"),
+    "focal": (PLAIN, "--loss focal --focal-gamma 1.5 --class-weights balanced"),
+    "patience": (PLAIN, "--epochs 30 --patience 2 --min-delta 0.02 --lr 0.05 --monitor valid_loss"),
+    "steps": (PLAIN, "--max-steps 7 --epochs 50 --deterministic --seed 5"),
+    "held out": (PLAIN.replace("train_data, valid_data =", "train_data, other ="), "--valid-fraction 0.3"),
+    "metrics": (PLAIN, "--metrics accuracy,f1,auroc --monitor f1"),
+    "frozen": (PLAIN + "model[0].requires_grad_(False)\n", ""),
+    "ignored": (DATA + "y[::7] = -100\n" + SPLIT + MODEL.format(outputs=3), "--accumulate 2 --batch-size 4"),
+    "binary": (DATA + "y = (y > 0).long()\n" + SPLIT + MODEL.format(outputs=1), "--class-weights balanced"),
+    "regression": (
+        DATA + "y = x.square().sum(1)\n" + SPLIT + MODEL.format(outputs=1),
+        "--loss huber --huber-delta 0.5",
+    ),
+    "float64": (
+        DATA + "x, y = x.double().numpy(), x.sum(1).double().numpy()\n" + SPLIT + MODEL.format(outputs=1),
+        "--metrics r2",
+    ),
+    "multilabel": (
+        DATA + "y = (x[:, :2] > 0).long()\n" + SPLIT + MODEL.format(outputs=2),
+        "--metrics f1,auroc",
+    ),
+    "many labels": (DATA + "y = (x[:, :2] > 0).float()\n" + SPLIT + MODEL.format(outputs=2), ""),
+    "tensor dataset": (
+        DATA + "from torch.utils.data import DataLoader, TensorDataset\n\n"
+        "train_data = DataLoader(TensorDataset(x[:161], y[:161]), 25, shuffle=True)\n"
+        "valid_data = TensorDataset(x[161:], y[161:])\n" + MODEL.format(outputs=3),
+        "",
+    ),
+    "text labels": (
+        DATA + "import pandas as pd\n\n"
+        'names = pd.Series(["low", "middle", "high"])[y.numpy()]\n'
+        "table = pd.DataFrame(x.numpy())\n"
+        "train_data = table[:161], names[:161]\n"
+        "valid_data = table[161:], names[161:]\n" + MODEL.format(outputs=3),
+        "",
+    ),
+    "two inputs": (
+        DATA + "\n\nclass Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.layer = nn.Linear(4, 3)\n"
+        "        self.norm = nn.LayerNorm([1, 3])\n\n"
+        "    def forward(self, first, second):\n"
+        "        return self.norm(self.layer(torch.cat([first, second], 1))[:, None])[:, 0]\n\n\n"
+        "train_data = (x[:161, :2], x[:161, 2:].numpy()), y[:161].int()\n"
+        "valid_data = (x[161:, :2], x[161:, 2:].numpy()), y[161:].int()\n"
+        "model = Net()\n",
+        "",
+    ),
+    "own loss inside": (
+        DATA + "\n\nclass Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.layer = nn.Linear(4, 3)\n\n"
+        "    def forward(self, inputs, labels):\n"
+        "        logits = self.layer(inputs)\n"
+        "        loss = nn.functional.cross_entropy(logits, labels)\n"
+        '        return {"loss": loss, "logits": logits}\n\n\n'
+        'train_data = {"inputs": x[:161], "labels": y[:161]}\n'
+        'valid_data = {"inputs": x[161:], "labels": y[161:]}\n'
+        "net = Net()\n",
+        "--model net --metrics f1,accuracy",
+    ),
+    "loss of the cell": (
+        PLAIN
+        + "\n\ndef loss(outputs, targets):\n    return nn.functional.multi_margin_loss(outputs, targets)\n",
+        "",
+    ),
+    "objects of the cell": (
+        PLAIN + "import torchmetrics\n\n"
+        "criterion = nn.CrossEntropyLoss(label_smoothing=0.2)\n"
+        'metrics = [torchmetrics.classification.MulticlassRecall(3), "f1"]\n',
+        "--loss criterion",
+    ),
+    "optimizer of the cell": (
+        PLAIN + "\n\ndef optimizer(parameters):\n    return torch.optim.Adam(parameters, lr=0.02)\n",
+        "--optimizer optimizer",
+    ),
+    "sequences": (
+        DATA + "\n\nclass Tagger(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.layer = nn.Linear(1, 3)\n\n"
+        "    def forward(self, inputs):\n"
+        "        return self.layer(inputs[:, :, None])\n\n\n"
+        "tags = (x > 0).long() + (x > 1).long()\n"
+        "train_data, valid_data = (x[:161], tags[:161]), (x[161:], tags[161:])\n"
+        "model = Tagger()\n",
+        "",
+    ),
+    "names that clash": (
+        PLAIN + "LR = 0.5\nEPOCHS = 99\n\n\ndef order(samples, epoch):\n    return LR * EPOCHS\n",
+        "--lr 0.01",
+    ),
+}
+OTHERS = {  # near the run, not bit for bit, and said so: name -> (cell, flags)
+    "bf16": (PLAIN, "--precision bf16"),
+    "compiled": (PLAIN, "--compile --epochs 1"),
+    "dataset": (
+        DATA + "\n\nclass Rows:\n"
+        "    def __init__(self, first, last):\n"
+        "        self.rows = range(first, last)\n\n"
+        "    def __len__(self):\n"
+        "        return len(self.rows)\n\n"
+        "    def __getitem__(self, i):\n"
+        "        return x[self.rows[i]], y[self.rows[i]]\n\n\n"
+        "train_data, valid_data = Rows(0, 161), Rows(161, 210)\n" + MODEL.format(outputs=3),
+        "--class-weights balanced",
+    ),
+    "loader": (
+        DATA + "from torch.utils.data import DataLoader, WeightedRandomSampler\n\n"
+        "rows = list(zip(x, y))\n"
+        "sampler = WeightedRandomSampler(torch.ones(161), 161)\n"
+        "train_data = DataLoader(rows[:161], batch_size=32, sampler=sampler)\n"
+        "valid_data = DataLoader(rows[161:], batch_size=32)\n" + MODEL.format(outputs=3),
+        "--accumulate 2",
+    ),
+    "batches": (
+        DATA + "train_data = list(zip(x[:160].split(20), y[:160].split(20)))\n"
+        "valid_data = list(zip(x[160:].split(20), y[160:].split(20)))\n" + MODEL.format(outputs=3),
+        "",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def shell():
+    shell = InteractiveShell.instance()
+    shell.run_line_magic("load_ext", "trainopt_nb")
+    yield shell
+    InteractiveShell.clear_instance()
+
+
+def trained(shell, folder, cell, flags, epochs="--epochs 3"):
+    "The run of a cell, and the weights that it left in the kernel's model"
+    for name in ("model", "train_data", "valid_data", "loss", "metrics", "run", "net", "optimizer", "other"):
+        shell.user_ns.pop(name, None)
+    line = f"%%trainopt fit --runs {folder} --name case --lr 0.01 {epochs} {flags}\n"
+    result = shell.run_cell(line + cell.lstrip(), store_history=True)
+    result.raise_error()
+    model = shell.user_ns[re.search(r"--model (\w+)", flags)[1] if "--model" in flags else "model"]
+    return shell.user_ns["run"], {name: value.clone() for name, value in model.state_dict().items()}
+
+
+RUNNER = """
+import json, os, pathlib, runpy, sys
+import torch
+assert not any(name.startswith("trainopt") for name in sys.modules)
+for script, folder in json.loads(sys.argv[1]):
+    pathlib.Path(folder).mkdir()
+    os.chdir(folder)
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except BaseException as error:
+        pathlib.Path("error.txt").write_text(f"{type(error).__name__}: {error}")
+    torch.use_deterministic_algorithms(False)
+assert not any(name.startswith("trainopt") for name in sys.modules)
+"""
+
+
+@pytest.fixture(scope="module")
+def ended(shell, tmp_path_factory):
+    "All cases as they were trained and as their scripts ended, the scripts in one fresh process"
+    folder = tmp_path_factory.mktemp("eject")
+    found = {}
+    for number, (name, (cell, flags)) in enumerate({**CASES, **OTHERS}.items()):
+        run, weights = trained(shell, folder / f"runs{number}", cell, flags)
+        found[name] = run, run.eject(), weights, folder / f"script{number}"
+    jobs = json.dumps([(str(script.path), str(place)) for _, script, _, place in found.values()])
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", RUNNER, jobs],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return found
+
+
+def left(place):
+    "The weights that a script saved"
+    assert not (place / "error.txt").exists(), (place / "error.txt").read_text()
+    (file,) = place.glob("*.pt")
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_script_ends_with_the_weights_of_the_run(ended, name):
+    run, script, weights, place = ended[name]
+    assert run.state == "finished" and script.exact, script.notes
+    now = left(place)
+    assert weights.keys() == now.keys()
+    different = [key for key in weights if not torch.equal(weights[key], now[key])]
+    assert not different, (place, different)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_not_promised_is_near_and_said(ended, name):
+    _, script, weights, place = ended[name]
+    assert script.notes and not script.exact
+    assert all(" ".join(note.split()) in " ".join(script.text.split()) for note in script.notes)
+    now = left(place)
+    assert all(torch.allclose(weights[key], now[key], atol=0.1) for key in weights)
+
+
+@pytest.mark.parametrize("name", {**CASES, **OTHERS})
+def test_script_reads_as_if_written_by_hand(ended, name, tmp_path):
+    "In any line length, by ruff's own defaults; no trace of this package, no name that is not used"
+    text = ended[name][1].text
+    path = tmp_path / "train.py"
+    path.write_text(text)
+    assert not re.search(r"trainopt", text)
+    for words in (["check"], ["format", "--diff"], ["format", "--diff", "--line-length", "110"]):
+        done = subprocess.run(
+            [Path(sysconfig.get_path("scripts"), "ruff"), *words, "--isolated", path],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    constants = re.findall(r"^([A-Z_0-9]+) = ", text, re.M)
+    assert all(len(re.findall(rf"\b{constant}\b", text)) > 1 for constant in constants)
+
+
+def test_cases_cover_the_options():
+    "Each option that a script writes is set by some case, or needs a device that is not here"
+    said = " ".join(flags for _, flags in [*CASES.values(), *OTHERS.values()]).replace("--no-", "--")
+    unsaid = {name for name in WRITTEN if "--" + name.replace("_", "-") not in said}
+    assert unsaid <= {"epochs", "device", "threads", "workers", "channels_last"}
+    known = {*WRITTEN, *SILENT, *OF_DEVICES, *UNWRITTEN}
+    assert known >= set(declared(TrainOptions)), (
+        "an option changes the script, is said in it, or changes nothing in what is learned"
+    )
+    assert known <= set(declared(TrainOptions))
+
+
+# what cannot be written
+
+
+def net():
+    torch.manual_seed(0)
+    return torch.nn.Linear(4, 3)
+
+
+def pair():
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    return x, (x.sum(1) > 0).long()
+
+
+def quiet(line):
+    "Nothing is printed"
+
+
+def test_a_run_from_python_has_places_to_fill_in(tmp_path):
+    run = fit(net(), pair(), folder=tmp_path, epochs=1, write=quiet)
+    script = run.eject(tmp_path / "script.py")
+    assert (
+        "model = ..." in script.text
+        and "train_data = ..." in script.text
+        and "holds no code" in script.notes[0]
+    )
+    compile(script.text, "script.py", "exec")
+
+
+def test_a_loss_from_elsewhere_is_asked_for(tmp_path):
+    elsewhere = torch.nn.CrossEntropyLoss(label_smoothing=0.3)
+    script = fit(net(), pair(), folder=tmp_path, epochs=1, write=quiet, loss=elsewhere).eject()
+    assert "raise NotImplementedError" in script.text
+    assert any("CrossEntropyLoss" in note for note in script.notes)
+
+
+def test_what_was_done_by_hand_is_said(tmp_path):
+    run = fit(net(), pair(), folder=tmp_path, epochs=1, write=quiet)
+    resume(run, net(), pair(), epochs=2, write=quiet)
+    assert any("resumed" in note for note in run.eject().notes)
+    assert "EPOCHS = 2" in run.eject().text
+
+
+def test_a_file_of_the_users_is_not_overwritten(tmp_path):
+    run = fit(net(), pair(), folder=tmp_path, epochs=1, write=quiet)
+    path = run.eject(tmp_path / "mine.py").path
+    assert run.eject(path).path == path  # the same text
+    path.write_text("# mine")
+    with pytest.raises(RunError, match="overwrite=True"):
+        run.eject(path)
+    assert path.read_text() == "# mine"
+    assert run.eject(path, overwrite=True).text == path.read_text()
+
+
+def test_a_run_without_facts_is_refused(tmp_path):
+    run = fit(net(), pair(), folder=tmp_path, epochs=1, write=quiet)
+    facts = json.loads((run.path / "run.json").read_text())
+    del facts["seen"]
+    (run.path / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(RunError, match="no facts"):
+        find_run(run.path).eject()
+
+
+def test_on_a_page_it_is_code(tmp_path):
+    script = fit(net(), pair(), folder=tmp_path, epochs=1, write=quiet).eject()
+    bundle = script._repr_mimebundle_()
+    assert bundle["text/markdown"].startswith("```python\n") and "train.py" in bundle["text/plain"]
+
+
+# cells
+
+
+def test_cells_that_a_cell_stands_on_come_along(shell, tmp_path):
+    for cell in ("%pwd\nimport torch\nfrom torch import nn", "width = 8", "print('hello')\nunused = 1"):
+        shell.run_cell(cell, store_history=True).raise_error()
+    cell = "x = torch.ones(60, 4)\ntrain_data = x, torch.arange(60) % 3\nmodel = nn.Sequential(nn.Linear(4, width), nn.Linear(width, 3))\n"
+    run, weights = trained(shell, tmp_path / "runs", cell, "")
+    script = run.eject()
+    assert (
+        "width = 8" in script.text
+        and "unused" not in script.text
+        and "%pwd" not in script.text
+        and script.exact
+    )
+    done = subprocess.run([sys.executable, str(script.path)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    now = torch.load(tmp_path / "case.pt", weights_only=True)
+    assert all(torch.equal(weights[key], now[key]) for key in weights)
+
+
+@pytest.mark.parametrize(
+    ("cell", "needed"),
+    [
+        ("x = x / 2", ["x"]),
+        ("x += 1", ["x"]),
+        ("for i in range(3): total = i", []),
+        ("def f(a, b=c):\n    return a + late\nlate = 1", ["c"]),
+        ("class A(Base):\n    z = q\n    def f(self):\n        return np.ones(self.z)", ["Base", "q", "np"]),
+        ("[n for n in rows if n > low]", ["rows", "low"]),
+        ("with open(path) as file: text = file.read()", ["path"]),
+        ("f'{a} {b!r}'", ["a", "b"]),
+        ("try:\n    import fast\nexcept ImportError:\n    fast = None\nfast", []),
+        ("lambda q: q + r", ["r"]),
+    ],
+)
+def test_needed_names_are_found(cell, needed):
+    assert sorted(missing_names(cell)) == sorted(needed)
+
+
+@pytest.mark.parametrize(
+    ("cell", "plain"),
+    [
+        ("%load_ext x\na = 1", "a = 1"),
+        ("if a:\n    !ls\n    b = 2", "if a:\n    pass  # !ls\n    b = 2"),
+        ("%time a = f()", "a = f()"),
+        ("a = 1  #@param {min: 0}", "a = 1"),
+        ("%%time\na = 1", "a = 1"),
+        ("%%bash\nls", ""),
+        ("a = (b\n% c)", "a = (b\n% c)"),
+        ("help?\na = 1", "a = 1"),
+    ],
+)
+def test_magics_are_taken_out(cell, plain):
+    assert plain_source(cell)[0] == plain
+
+
+def test_the_last_cell_that_binds_a_name_counts():
+    history = ["a = 1", "a = 2", "b = a"]
+    assert earlier_cells("c = b", history) == "a = 2\n\nb = a"
