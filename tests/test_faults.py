@@ -12,12 +12,17 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
+from torchmetrics import MetricCollection, classification
 
 from trainopt_nb import RunError, Task, TrainOptions, fit, list_runs
 from trainopt_nb.data.tensors import DataError
 from trainopt_nb.events import Ended, Note, Step
+from trainopt_nb.options import OptionError
 from trainopt_nb.store.checkpoint import load_checkpoint
 from trainopt_nb.train.loop import train
+from trainopt_nb.train.losses import TaskError
+from trainopt_nb.train.objective import asked_before, asker
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(160, 4, generator=G)
@@ -243,6 +248,241 @@ def test_odd_data_are_said_before_the_first_step(tmp_path, name):
     kinds = [type(e) for e in run.events()]
     assert run.state == "finished" and any(text in note.text for note in notes(run, topic))
     assert kinds.index(Note) < kinds.index(Step) and any(text in line for line in said)
+
+
+# rows 14 and 33: labels that no class stands for, in every kind of data
+
+
+class Rows(Dataset):
+    "Loads a sample when it is asked for one; what it keeps under `name` is visible"
+
+    def __init__(self, x, y, name="hidden", shift=0):
+        self.x, self.name, self.shift = x, name, shift
+        setattr(self, name, y)
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return self.x[i], getattr(self, self.name)[i] - self.shift
+
+
+HIGH, LOW = torch.cat([Y[:100], torch.full((60,), 2)]), torch.where(torch.arange(160) == 100, -1, Y)
+KNOWN = {
+    "targets": (Rows(X, HIGH.tolist(), "targets"), "holds 2 in row"),
+    "labels": (Rows(X, LOW.numpy(), "labels"), "holds -1 in row 100"),
+    "a part": (Subset(Rows(X, LOW, "targets"), range(90, 150)), "holds -1 in row 10"),
+    "two put together": (ConcatDataset([TensorDataset(X, Y), Rows(X, LOW, "targets")]), "holds -1 in row 260"),
+    "a loader with a collation of its own": (DataLoader(TensorDataset(X, LOW), 16, collate_fn=lambda s: [torch.stack(p) for p in zip(*s, strict=True)]), "row 100"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_labels_that_a_dataset_shows_are_checked_before_anything_is_written(tmp_path, name):
+    data, said = KNOWN[name]
+    for sets in ((data, None), ((X, Y), data)):
+        with pytest.raises(DataError, match="Labels must run from 0 to 1") as caught:
+            fit(net(), *sets, folder=tmp_path / "runs")
+        assert said in str(caught.value) and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("more", [{}, {"workers": 1}, {"loss": "focal"}, {"label_smoothing": 0.1}])
+def test_labels_that_a_dataset_hides_are_explained_when_they_come(tmp_path, more):
+    for data, said in ((Rows(X, HIGH), "holds 2"), (Rows(X, LOW), "holds -1")):
+        with pytest.raises(DataError, match="a batch of train_data " + said):
+            fit(net(), data, folder=tmp_path, device="cpu", write=lambda line: None, **more)
+    if not more:
+        with pytest.raises(DataError, match="a batch of valid_data holds -1 in row 100"):
+            fit(net(), (X, Y), Rows(X, LOW), folder=tmp_path, device="cpu", write=lambda line: None)
+    assert "Labels must run" in list_runs(tmp_path)[0].progress.reason
+
+
+def test_labels_are_seen_before_they_reach_an_accelerator():
+    "On a GPU the error would come too late: the batch is not even moved"
+    moved = []
+    place = asked_before(moved.append, asker("classification", 2, -100), wait=False)
+    place((X[:4], torch.tensor([0, 1, -100, 1])))
+    with pytest.raises(DataError, match="holds 2 in row 1"):
+        place((X[:4], torch.tensor([0, 2, 1, 1])))
+    assert len(moved) == 1
+
+
+def test_what_a_dataset_stores_is_not_held_against_what_it_gives(tmp_path):
+    "A transform of the targets makes 0 and 1 of 1 and 2"
+    run, _ = run_of(tmp_path, net(), Rows(X, Y + 1, "targets", shift=1), epochs=1)
+    assert run.state == "finished" and not notes(run, "labels")
+
+
+def test_labels_that_only_a_loss_of_ones_own_knows(tmp_path):
+    ignore = torch.where(torch.arange(160) < 20, 255, Y)
+    own = nn.CrossEntropyLoss(ignore_index=255)
+    run, _ = run_of(tmp_path, net(), (X, ignore), (X, ignore), epochs=1, loss=own)
+    assert run.state == "finished" and "accuracy" in run.metrics and not notes(run, "labels")
+    with pytest.raises(DataError, match="holds -1"):
+        fit(net(), (X, LOW), loss=own, folder=tmp_path)
+    ordinal = lambda out, y: nn.functional.multilabel_margin_loss(out, torch.stack([y % 2, y * 0 - 1], 1))
+    run, _ = run_of(tmp_path, net(), (X, HIGH), (X, HIGH), epochs=1, loss=ordinal)
+    assert run.state == "finished" and "accuracy" not in run.metrics and len(notes(run, "labels")) == 2
+
+
+def test_answers_that_are_neither_yes_nor_no(tmp_path):
+    with pytest.raises(DataError, match="takes targets from 0 to 1, and train_data holds -1 in row"):
+        fit(nn.Linear(4, 1), (X, Y.float() * 2 - 1), loss="bce", folder=tmp_path)
+    with pytest.raises(DataError, match="a batch holds 2"):
+        fit(nn.Linear(4, 1), Rows(X, HIGH), folder=tmp_path, device="cpu", write=lambda line: None)
+
+
+# what does not fit: one sentence with the way out, before the first step
+
+
+class Named(nn.Module):
+    "Takes one keyword and knows nothing of labels"
+
+    def __init__(self):
+        super().__init__()
+        self.body = net()
+
+    def forward(self, x):
+        return self.body(x)
+
+
+class Gives(Named):
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def forward(self, x):
+        return self.change(self.body(x))
+
+
+FRAME = pd.DataFrame(X.numpy(), columns=list("abcd")).assign(paid=Y.numpy())
+UNEQUAL = Rows([torch.ones(4 + i % 2) for i in range(160)], Y)
+MATRIX, VECTOR = (
+    classification.MulticlassConfusionMatrix(2),
+    classification.MulticlassAccuracy(2, average=None),
+)
+MISFITS = {
+    "a loss for each sample": (net, (X, Y), {"loss": nn.CrossEntropyLoss(reduction="none")}, "reduction='mean'"),
+    "a loss without gradient": (net, (X, Y), {"loss": lambda o, t: o.mean().detach()}, "without a gradient"),
+    "a loss that is a float": (net, (X, Y), {"loss": lambda o, t: o.mean().item()}, "leave out .item()"),
+    "a loss that fails": (net, (X, Y), {"loss": nn.MSELoss()}, "MSELoss fails for scores of (8, 2) float32"),
+    "a loss that broadcasts": (lambda: nn.Linear(4, 1), (X, X[:, 0]), {"loss": nn.MSELoss()}, "every score with every target"),
+    "a loss that is a class": (net, (X, Y), {"loss": nn.CrossEntropyLoss}, "CrossEntropyLoss(), with brackets"),
+    "a matrix for a metric": (net, (X, Y), {"metrics": MATRIX}, "result of shape (2, 2)"),
+    "a metric for each class": (net, (X, Y), {"metrics": VECTOR}, "average='macro'"),
+    "a metric of other classes": (net, (X, Y), {"metrics": classification.MulticlassAccuracy(5)}, "cannot take scores of shape (8, 2)"),
+    "a metric that is a class": (net, (X, Y), {"metrics": classification.MulticlassAccuracy}, "with brackets"),
+    "a metric that is a function": (net, (X, Y), {"metrics": lambda o, t: 0.0}, "torchmetrics.Metric"),
+    "samples of unequal shape": (net, UNEQUAL, {}, "train_data gives (4,) and (5,)"),
+    "the same in a worker": (net, UNEQUAL, {"workers": 1}, "train_data gives (4,) and (5,)"),
+    "rows of unequal length": (net, ([[1.0, 2], [1.0]], [0, 1]), {}, "rows of shape (2,) and (1,)"),
+    "a sample that is None": (net, Rows([None] * 160, Y), {}, "holds None"),
+    "text for labels": (net, [(x, "ant") for x in X], {}, "tuple of str"),
+    "a frame alone": (net, FRAME, {}, "frame.drop(columns='paid'), frame['paid']"),
+    "inputs alone": (net, X, {}, "pass the pair (inputs, targets)"),
+    "a list for a pair": (net, [X, Y], {}, "round brackets"),
+    "three arrays": (net, (X, X, Y), {}, "((first, second), targets)"),
+    "a pair the wrong way round": (net, (Y, X), {}, "seem to be swapped"),
+    "another keyword": (Named, {"z": X, "labels": Y}, {}, "forward takes x, and a batch holds z, labels"),
+    "labels that are no whole numbers": (net, (X, Y.float()), {}, "convert the labels to int64"),
+    "numbers for one score": (lambda: nn.Linear(4, 1), (X, Y * 3), {}, "--loss mse"),
+    "answers for two scores": (net, (X, Y), {"loss": "bce"}, "--loss bce compares number with number"),
+    "whole numbers for scores": (lambda: Gives(lambda o: o.argmax(1)), (X, Y), {}, "leave out argmax"),
+    "one row of scores": (lambda: Gives(lambda o: o.mean(0)), (X, Y), {}, "scores for each of the 8 samples"),
+    "bytes": (net, ((X * 9).byte(), Y), {}, "astype('float32') / 255"),
+    "channels last": (lambda: nn.Conv2d(3, 2, 3), (torch.ones(9, 8, 8, 3), Y[:9]), {}, "permute"),
+    "no flattening": (lambda: nn.Linear(64, 2), (torch.ones(9, 8, 8), Y[:9]), {}, "nn.Flatten()"),
+    "a missing column": (lambda: nn.Linear(1, 1), (X[:, 0], X[:, 1]), {}, "inputs[:, None]"),
+    "tokens beyond the table": (lambda: nn.Embedding(5, 2), ((X > 0).long() * 7, Y), {}, "Embedding of 5 rows"),
+    "data without numbers": (net, (X.to("meta"), Y), {}, "meta device"),
+    "a model without numbers": (lambda: nn.Linear(4, 2, device="meta"), (X, Y), {}, "meta device"),
+    "a model that is a class": (lambda: nn.Linear, (X, Y), {}, "Linear(...), with brackets"),
+    "a nullable label": (net, (X[:3], pd.Series([0, None, 1], dtype="Int64")), {}, "row 1"),
+    "dates": (net, (X[:2], np.array(["2026-01-01", "2026-01-02"], "M8[D]")), {}, "hold datetime64"),
+    "batches of one": (lambda: nn.Sequential(nn.BatchNorm1d(4), net()), (X, Y), {"batch_size": 1}, "--batch-size 2"),
+    "muon and biases": (net, (X, Y), {"optimizer": "muon"}, "2 of 4 parameters are something else, first 0.bias"),
+    "sparseadam": (net, (X, Y), {"optimizer": "sparseadam"}, "nn.Embedding(sparse=True)"),
+    "an optimizer that is made": (net, (X, Y), {"optimizer": torch.optim.SGD(net().parameters())}, "an object of type SGD"),
+    "a keyword that does not exist": (net, (X, Y), {"epoch": 2}, "Did you mean 'epochs'? help(trainopt_nb.TrainOptions)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_what_does_not_fit_is_explained_before_anything_is_written(tmp_path, name):
+    make, data, more, said = MISFITS[name]
+    valid = (X[:40], Y[:40]) if "metric" in name else None
+    with pytest.raises((DataError, TaskError, OptionError)) as caught:
+        fit(make(), data, valid, folder=tmp_path / "runs", device="cpu", **more)
+    assert said in str(caught.value) and "\n" not in str(caught.value) and not (tmp_path / "runs").exists()
+
+
+VALID = {
+    "other columns": ((X[:, :3], Y), "cannot take valid_data, inputs of (8, 3)"),
+    "other columns in a dataset": (Rows(X[:, :3], Y), "cannot take valid_data, inputs of (8, 3)"),
+    "labels that are no whole numbers": ((X, Y.float()), "valid_data do not fit the training"),
+    "no labels": (X, "hold inputs and no targets"),
+}
+
+
+@pytest.mark.parametrize("name", VALID)
+def test_validation_data_are_tried_before_the_first_epoch(tmp_path, name):
+    with pytest.raises(TaskError) as caught:
+        fit(net(), (X, Y), VALID[name][0], folder=tmp_path / "runs")
+    assert VALID[name][1] in str(caught.value) and not (tmp_path / "runs").exists()
+
+
+SAID = {
+    "0.0 and 1.0": (lambda: nn.Linear(4, 1), (X, Y.float()), {}, "data", "binary cross-entropy is minimised; --loss mse"),
+    "the same, unknown": (lambda: nn.Linear(4, 1), Rows(X, Y.float()), {}, "data", "pass --loss bce"),
+    "a second softmax": (lambda: nn.Sequential(net(), nn.Softmax(1)), (X, Y), {}, "loss", "softmax of its own"),
+    "a second sigmoid": (lambda: nn.Sequential(nn.Linear(4, 1), nn.Sigmoid()), (X, Y), {}, "loss", "sigmoid"),
+    "weights of 16 bits": (lambda: net().bfloat16(), (X, Y), {}, "precision", "small updates vanish"),
+    "a batch size beside a loader": (net, DataLoader(Rows(X, Y), 32), {"batch_size": 8}, "options", "--batch-size 8 (because train_data is a DataLoader"),
+    "a batch size beside batches": (net, [(X, Y)], {"batch_size": 8}, "options", "gives whole batches"),
+    "gamma without focal": (net, (X, Y), {"focal_gamma": 3.0}, "options", "--focal-gamma 3.0 (because the loss is cross-entropy)"),
+    "weights for a loss of one's own": (net, (X, Y), {"class_weights": "balanced", "label_smoothing": 0.1, "loss": nn.CrossEntropyLoss()}, "options", "--class-weights balanced, --label-smoothing 0.1 (because the loss is a function of yours)"),
+    "metrics without validation": (net, (X, Y), {"metrics": "f1"}, "options", "--metrics f1 (because there is no validation data)"),
+    "a rate beside a factory": (net, (X, Y), {"lr": 0.5, "optimizer": lambda p: torch.optim.SGD(p, 0.1)}, "options", "--lr 0.5"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_is_chosen_or_changes_nothing_is_said(tmp_path, name):
+    make, data, more, topic, text = SAID[name]
+    run, _ = run_of(tmp_path, make(), data, epochs=1, **more)
+    (note,) = notes(run, topic)
+    assert text in note.text, note.text
+
+
+def test_options_that_count_are_not_called_idle(tmp_path):
+    more = {"loss": "focal", "focal_gamma": 3.0, "label_smoothing": 0.1, "class_weights": "balanced", "batch_size": 8, "lr": 0.1,
+            "schedule": "step", "step_every": 1, "gamma": 0.5, "optimizer": "nesterov", "momentum": 0.5, "metrics": "f1", "monitor": "f1",
+            "decay_all": True, "valid_fraction": 0.2, "drop_last": True}  # fmt: skip
+    run, _ = run_of(tmp_path, net(), (X, Y), epochs=1, **more)
+    assert run.state == "finished" and not notes(run, "options")
+
+
+def test_weights_of_another_model_are_told_apart(tmp_path):
+    run, _ = run_of(tmp_path, net(), (X, Y), epochs=1)
+    with pytest.raises(RunError, match=r"those of another model: size mismatch for 0\.weight"):
+        run.load(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
+
+
+def test_first_rows_that_look_like_answers_make_no_classifier(tmp_path):
+    "Eight zeros and ones are no proof, since all targets are known"
+    counts = torch.cat([Y[:20].float(), X[20:].square().sum(1)])
+    run, _ = run_of(tmp_path, nn.Linear(4, 1), (X, counts), (X, counts), epochs=1)
+    assert "mae" in run.metrics and not notes(run, "data")
+
+
+def test_a_collection_of_metrics_becomes_figures(tmp_path):
+    parts = {"hits": classification.MulticlassAccuracy(2), "f": classification.MulticlassF1Score(2)}
+    both = MetricCollection(parts, prefix="my_")
+    run, _ = run_of(tmp_path, net(), (X, Y), (X, Y), epochs=2, metrics=[both, "accuracy"], monitor="my_f")
+    assert {"my_hits", "my_f", "accuracy"} < set(run.metrics) and run.state == "finished"
+    alone = classification.MulticlassRecall(2, average="macro")
+    run, _ = run_of(tmp_path, net(), (X, Y), (X, Y), epochs=1, metrics=alone)
+    assert set(run.metrics) == {"train_loss", "valid_loss", "multiclassrecall"}
 
 
 # row 26: a last batch of one
