@@ -17,6 +17,7 @@ from trainopt_nb.events import Ended, Epoch, Note, Step
 from trainopt_nb.options import OptionError
 from trainopt_nb.train.loop import train
 from trainopt_nb.train.losses import TaskError, balanced_weights
+from trainopt_nb.train.lr_find import LrCurve, as_written
 from trainopt_nb.train.optim import make_optimizer, parameter_groups
 from trainopt_nb.train.step import Stepper
 from trainopt_nb.train.task import prepare
@@ -363,6 +364,25 @@ class Stream(IterableDataset):
         return iter(list(zip(X, Y, strict=True)))
 
 
+class Keyword(nn.Module):
+    "Takes its input by name and knows nothing of labels"
+
+    def __init__(self):
+        super().__init__()
+        self.body = net()
+
+    def forward(self, values):
+        return self.body(values)
+
+
+class Inner(Keyword):
+    "Gives the scores of an inner layer too while it trains, as GoogLeNet does"
+
+    def forward(self, values):
+        scores = self.body(values)
+        return (scores, scores.detach()) if self.training else scores
+
+
 class Two(nn.Module):
     def __init__(self):
         super().__init__()
@@ -384,6 +404,28 @@ FORMS = {
         net,
         (pd.DataFrame(X.numpy()), pd.Series(pd.Categorical(np.array(["x", "y", "z"])[Y]))),
     ),
+    "lists": (net, (X.tolist(), Y.tolist())),
+    "lists of rows and text": (net, (list(X), [("ant", "bee", "cat")[y] for y in Y])),
+    "nullable columns": (
+        net,
+        (pd.DataFrame(X.numpy()).convert_dtypes(), pd.Series(Y.numpy()).astype("Int64")),
+    ),
+    "a column of labels": (net, (X, pd.Series(Y.numpy()).to_frame())),
+    "a column of text labels": (net, (X, pd.DataFrame({"kind": np.array(["ant", "bee", "cat"])[Y]}))),
+    "dataset with a column of labels": (net, TensorDataset(X, Y[:, None].int())),
+    "labels of 32 bits": (net, DataLoader(list(zip(X.numpy(), Y.int().numpy(), strict=True)), 32)),
+    "list of samples": (net, list(zip(X, Y, strict=True))),
+    "list of samples in float64": (net, list(zip(X.double().numpy(), Y.tolist(), strict=True))),
+    "rows of numbers in dicts": (
+        Keyword,
+        [{"values": x, "labels": y} for x, y in zip(X.tolist(), Y.tolist(), strict=True)],
+    ),
+    "dict of lists": (Keyword, {"values": X.tolist(), "labels": Y.tolist()}),
+    "dict with text labels": (Keyword, {"values": X, "labels": np.array(["ant", "bee", "cat"])[Y]}),
+    "dataset of dicts, labels unknown to the model": (Keyword, Rows()),
+    "compiled model of dicts": (lambda: torch.compile(Keyword(), backend="eager"), Rows()),
+    "inner scores": (Inner, (X, Y)),
+    "model in double": (lambda: net().double(), (X.double(), Y)),
     "tuple of inputs": (Two, ((X[:, :2], X[:, 2:]), Y)),
     "dict of inputs": (Two, ({"a": X[:, :2], "b": X[:, 2:]}, Y)),
     "dict with labels": (OwnLoss, {"values": X, "labels": Y}),
@@ -409,11 +451,34 @@ def test_every_form_of_data_learns(form, tmp_path):
 
 
 def test_the_same_rows_in_any_form_give_the_same_losses():
-    told = [
-        losses(events_of(net(), FORMS[form][1], epochs=2))
-        for form in ("tensors", "numpy", "tensor dataset", "frame and series")
-    ]
+    forms = ("tensors", "numpy", "tensor dataset", "frame and series", "lists", "nullable columns")
+    forms = (*forms, "list of samples", "list of samples in float64", "a column of labels")
+    told = [losses(events_of(net(), FORMS[form][1], epochs=2)) for form in forms]
     assert all(each == told[0] for each in told)
+
+
+def test_labels_keep_the_order_that_a_category_declares(tmp_path):
+    sizes = pd.Series(
+        np.array(["small", "middle", "large"])[Y], dtype=pd.CategoricalDtype(["small", "middle", "large"])
+    )
+    run = fit(net(), (X, sizes), epochs=1, folder=tmp_path, write=lambda line: None)
+    assert run.classes == ("small", "middle", "large")
+    told = losses(events_of(net(), (X, sizes), epochs=1))
+    assert told == losses(events_of(net(), (X, Y), epochs=1))
+
+
+@pytest.mark.parametrize("channel", [False, True])
+@pytest.mark.parametrize(
+    ("classes", "dtype"), [(3, torch.uint8), (3, torch.int64), (1, torch.int64), (1, torch.float32)]
+)
+def test_masks_with_and_without_a_channel(channel, classes, dtype):
+    images = torch.randn(40, 3, 6, 6, generator=G)
+    masks = (images.argmax(1) if classes > 1 else (images[:, 0] > 0)).to(dtype)
+    data = images, masks[:, None] if channel else masks
+    torch.manual_seed(0)
+    model = nn.Conv2d(3, classes, 1)
+    row = epochs(events_of(model, data, data, epochs=20, lr=0.1, class_weights="balanced"))[-1]
+    assert row.metrics["accuracy"] > 0.9
 
 
 def test_custom_loss_and_torchmetrics_objects():
@@ -462,6 +527,18 @@ def test_schedules_need_a_length():
     with pytest.raises(OptionError, match="--max-steps"):
         events_of(net(), Stream(), schedule="cosine")
     assert len(losses(events_of(net(), Stream(), schedule="cosine", max_steps=6, epochs=9))) == 6
+
+
+def test_learning_rates_as_people_write_them():
+    curve = LrCurve([1e-5, 1.0], [1.0, 0.5], 10.2, 97.0)
+    assert repr(curve) == "learning rate 10 suggested (loss falls fastest), at most 97; use --lr 10"
+    assert [as_written(lr) for lr in (1e-7, 3.16e-5, 0.00123, 0.1, 2)] == [
+        "1e-7",
+        "3.2e-5",
+        "0.0012",
+        "0.1",
+        "2",
+    ]
 
 
 def test_the_range_test_changes_nothing():
