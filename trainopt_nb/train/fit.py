@@ -28,11 +28,10 @@ def begin(
     **where: Any,  # folder, name, cell: as for `start`
 ) -> Job | Away:
     "Prepare a run, or the rest of one, where its options want it"
-    plan = "shard" if options.shard else "data" if options.tensor_plan == "none" else "tensor"
-    ranks = from_environment(plan)
+    ranks = from_environment(options.plan)
     if ranks is not ALONE:
         return _one_of(ranks, task, options, run, where)
-    if options.devices != 1 or options.restarts or options.shard or options.tensor_plan != "none":
+    if options.devices != 1 or options.restarts or options.plan != "data":
         return leave(task, options, run, **where)
     return start(task, options, **where) if run is None else go_on(run, task, options)
 

@@ -104,8 +104,13 @@ def _build(kind, groups, arguments):
     "The fused implementation where there is one for these parameters"
     if kind.__name__ in ("SparseAdam",):  # knows no weight decay
         groups = [{"params": [p for group in groups for p in group["params"]]}]
+    spread = any(hasattr(p, "full_tensor") for group in groups for p in group["params"])
     try:
-        return kind(groups, fused=True, **arguments)
+        if not spread or kind.__name__ in (
+            "Adam",
+            "AdamW",
+        ):  # of the fused ones, these know parameters in parts
+            return kind(groups, fused=True, **arguments)
     except (TypeError, RuntimeError):
         pass
     try:

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ..data.batches import Spare
 from ..data.tensors import size_of
 from .faults import NonFinite, Statistics, cut, first_nonfinite
-from .spread import hold_gradients, spread_like
+from .spread import hold_gradients, spread_like, whole
 from .task import Prepared
 from .train_options import TrainOptions
 
@@ -48,7 +48,7 @@ def with_l1(parts: StepParts, model: nn.Module, strength: float) -> StepParts:
     "A penalty on the sum of the absolute weights, biases and norms left out"
     weights = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
     return parts._replace(
-        loss_of=lambda batch: parts.loss_of(batch) + strength * sum(w.abs().sum() for w in weights)
+        loss_of=lambda batch: parts.loss_of(batch) + strength * sum(whole(w.abs().sum()) for w in weights)
     )
 
 
@@ -193,11 +193,11 @@ class Stepper:
     def _sum(self, batches):
         parts = [(number, part) for number, batch in enumerate(batches) for part in cut(batch, self.pieces)]
         masses = [self.prepared.mass_of(part) for _, part in parts]
-        whole, value = sum(masses), 0.0
+        together, value = sum(masses), 0.0
         for (number, part), mass in zip(parts, masses, strict=True):
-            if whole and not mass:
+            if together and not mass:
                 continue  # the loss passes over every label of this part
-            weight = mass / whole if whole else 1 / len(parts)
+            weight = mass / together if together else 1 / len(parts)
             loss = self.parts.loss_of(part)
             value = value + self._look(loss, part, number) * weight
             self.parts.backward(loss * weight)
@@ -213,15 +213,18 @@ class Stepper:
         ]
         masses = [0.0 if isinstance(part, Spare) else self.prepared.mass_of(part) for _, part in parts]
         own = sum(0 if isinstance(part, Spare) else size_of(part) for _, part in parts)
-        samples, whole = ranks.sum(own, sum(masses))
-        self.counted, value, clock = (int(samples), whole), 0.0, time.perf_counter
+        samples, mass_of_all = ranks.sum(own, sum(masses))
+        self.counted, value, clock = (int(samples), mass_of_all), 0.0, time.perf_counter
         self.spent["samples"] += own
         for (number, part), mass in zip(parts, masses, strict=True):
-            last, weight = part is parts[-1][1], mass / whole if whole else 1 / len(parts) / ranks.world
+            last, weight = (
+                part is parts[-1][1],
+                mass / mass_of_all if mass_of_all else 1 / len(parts) / ranks.world,
+            )
             hold_gradients(whose, ranks, not last)
             began = clock()
             loss = self.parts.loss_of(part.batch if isinstance(part, Spare) else part)
-            if mass or not whole:
+            if mass or not mass_of_all:
                 value = value + loss.detach() * weight
             between = clock()
             if last:

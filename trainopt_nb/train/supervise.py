@@ -63,15 +63,12 @@ def work_of(
         raise OptionError(
             f"--devices {world} needs so many devices of the kind {device.type}, and torch sees {there}: use --devices all."
         )
-    if o.shard and o.tensor_plan != "none":
-        raise OptionError("--shard and --tensor-plan both say what a device keeps: choose one.")
-    if world == 1 and (o.shard or o.tensor_plan != "none"):
+    if world == 1 and o.plan != "data":
         flag = "--shard" if o.shard else "--tensor-plan"
         raise OptionError(
             f"{flag} spreads a model over devices, and the run has one: add --devices 2 or more."
         )
-    plan = "shard" if o.shard else "data" if o.tensor_plan == "none" else "tensor"
-    return {"world": world, "plan": plan, "device": o.device, "restarts": o.restarts}
+    return {"world": world, "plan": o.plan, "device": o.device, "restarts": o.restarts}
 
 
 def quiet(run: Run):
@@ -262,8 +259,7 @@ class Supervisor:
         return ("nothing",)
 
     def _kernel_gone(self):
-        for rank in self.ranks:
-            rank.process.kill()
+        self._end()
         (self.run.path / "lock").unlink(missing_ok=True)
         return 0
 

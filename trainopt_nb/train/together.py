@@ -18,16 +18,14 @@ from .loop import Loop
 
 # %% ../../nbs/train/28c_together.ipynb #2f36d4b2
 SHARED = frozenset((Started, Step, Epoch, State, LrChanged, Pulse))  # others are told by rank 0 alone
-COMMANDS = (None, Stop, SetLr, Save)  # their numbers are what travels
+COMMANDS = (type(None), Stop, SetLr, Save)  # their numbers are what travels
 
 
 def _heed(ranks, command, ask):
     "The command of rank 0, on every rank, and whether a report is wanted"
-    number, lr, ask = ranks.heed(
-        COMMANDS.index(type(command)) if command else 0, getattr(command, "lr", 0.0), ask
-    )
+    number, lr, ask = ranks.heed(COMMANDS.index(type(command)), getattr(command, "lr", 0.0), ask)
     kind = COMMANDS[int(number)]
-    if kind is None or ranks.first:
+    if command is not None or number == 0:
         return command, bool(ask)
     return (SetLr(lr) if kind is SetLr else kind()), bool(ask)
 

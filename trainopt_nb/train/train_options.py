@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..options import Options, help_text, option
+from ..options import OptionError, Options, help_text, option
 
 # %% ../../nbs/train/20_train_options.ipynb #2b9041d8
 COMMON = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
@@ -398,6 +398,17 @@ class TrainOptions(Options):
         choices=("stop", "continue"),
         group="Faults",
     )
+
+    @property
+    def plan(self) -> str:  # `data`, `shard` or `tensor`
+        "What each of several devices has for itself; raises `OptionError` where the options contradict each other"
+        if self.shard and self.tensor_plan != "none":
+            raise OptionError("--shard and --tensor-plan both say what a device keeps: choose one.")
+        if self.shard and self.l1:
+            raise OptionError(
+                "--l1 needs whole weights, and --shard leaves each device a part: use --weight-decay."
+            )
+        return "shard" if self.shard else "data" if self.tensor_plan == "none" else "tensor"
 
     def on(
         self,
