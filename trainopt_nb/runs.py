@@ -181,8 +181,21 @@ class Run:
     @property
     def progress(self) -> Progress:
         "What the run looks like now"
-        progress = Progress(self.name).add(from_lines(self.lines()[0]))
-        if progress.state in (*LIVE, "waiting") and lock_owner(self.path / "lock") is None:
+        alive = self.alive  # asked first: a process that ends meanwhile has told its end
+        return self.settle(Progress(self.name).add(from_lines(self.lines()[0])), alive)
+
+    @property
+    def alive(self) -> bool:
+        "Whether a process writes it"
+        return lock_owner(self.path / "lock") is not None
+
+    def settle(
+        self,
+        progress: Progress,  # as the log tells it
+        alive: bool,  # `alive`, asked before the log was read
+    ) -> Progress:  # the same
+        "Correct what no log can know: that the process which wrote it went away"
+        if progress.state in (*LIVE, "waiting") and not alive:
             progress.state, progress.reason = self._gone(progress)
         return progress
 
