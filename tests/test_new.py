@@ -1,0 +1,86 @@
+"`trainopt new`: notebooks that train at once, from a terminal and through nbconvert"
+
+import json
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from trainopt_nb import list_runs
+from trainopt_nb.notebook.cli import main
+from trainopt_nb.notebook.new import STARTERS, new_notebook
+from trainopt_nb.options import OptionError
+
+LEAST = {"image": 0.97, "text": 0.95, "audio": 0.95, "table": 0.93}  # accuracy
+
+
+def execute(*words, folder):
+    return subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("kind", STARTERS)
+def test_each_kind_trains_from_a_terminal(kind, tmp_path):
+    made = new_notebook(tmp_path / "mine", kind)
+    start = "import sys; from trainopt_nb.notebook.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = execute("-c", start, "fit", made.name, folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = list_runs(tmp_path / "runs")
+    assert run.state == "finished" and run.metrics["accuracy"] >= LEAST[kind]
+    assert "warning" not in (done.stdout + done.stderr).lower()
+    script = run.eject().text
+    assert "def load():" in script and "trainopt" not in script
+
+
+def test_it_runs_as_a_notebook(tmp_path):
+    made = new_notebook(tmp_path / "mine.ipynb", "table")
+    words = ("-m", "nbconvert", "--to", "notebook", "--execute", made.name, "--output", "done.ipynb")
+    done = execute(*words, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    outputs = [o for cell in nbformat.read(tmp_path / "done.ipynb", 4).cells for o in cell.get("outputs", [])]
+    assert not any(o.output_type == "error" for o in outputs)
+    assert "malignant" in outputs[-1].text
+
+
+@pytest.mark.parametrize("kind", STARTERS)
+def test_it_is_a_valid_notebook_that_reads_well(kind, tmp_path):
+    made = new_notebook(tmp_path / kind, kind)
+    nbformat.validate(nbformat.read(made, 4))
+    words = ("ruff", "format", "--isolated", "--line-length", "110", "--diff", str(made))
+    done = execute("-m", *words, folder=tmp_path)
+    assert done.returncode == 0, done.stdout
+    text = "".join("".join(cell["source"]) for cell in json.loads(made.read_text())["cells"])
+    assert "Your own" in text and f"# {kind}\n" in text
+
+
+def test_nothing_is_overwritten(tmp_path, capsys):
+    path = tmp_path / "mine.ipynb"
+    path.write_text("precious")
+    with pytest.raises(OptionError, match="nothing is overwritten"):
+        new_notebook(tmp_path / "mine")
+    assert main(["new", str(path)]) == 2 and path.read_text() == "precious"
+    assert "choose another name" in capsys.readouterr().err
+
+
+def test_it_says_what_to_do_next(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "my sounds", "--kind", "audio"]) == 0
+    said = capsys.readouterr().out
+    assert "trainopt fit 'my sounds.ipynb'" in said and "jupyter lab 'my sounds.ipynb'" in said
+    assert "stft" in (tmp_path / "my sounds.ipynb").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["new"], "takes one name, and got none"),
+        (["new", "a", "b"], "takes one name, and got a b"),
+        (["new", "a", "--kind", "tabel"], "Did you mean 'table'"),
+        (["new", "a", "--kin", "table"], "Did you mean '--kind'"),
+    ],
+)
+def test_a_wrong_word_is_answered(words, sentence, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert re.search(re.escape(sentence), capsys.readouterr().err) and not list(tmp_path.iterdir())
