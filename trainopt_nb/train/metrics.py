@@ -7,6 +7,7 @@ __all__ = ['CLASS_METRICS', 'VALUE_METRICS', 'DEFAULTS', 'metric_names', 'Metric
 
 # %% ../../nbs/train/22_metrics.ipynb #280f205c
 import warnings
+from copy import deepcopy
 from typing import Any
 
 from torch import Tensor
@@ -107,6 +108,14 @@ def _members(item):
     return list(item.items()) if hasattr(item, "items") else [(name.lower(), item)]
 
 
+def _copy(metric):
+    "A copy to try out, so that somebody's own object is not touched"
+    try:
+        return deepcopy(metric)
+    except Exception:  # whatever a foreign object raises
+        return metric
+
+
 class Metrics:
     "The figures of one validation; called batch by batch, then asked"
 
@@ -159,7 +168,7 @@ class Metrics:
         scores, targets = self._fit(out.scores, targets)
         for name, metric in self._wanted.items():
             if not isinstance(metric, str):
-                self._try(name, metric.to(scores.device), scores, targets)
+                self._try(name, _copy(metric).to(scores.device), scores, targets)
 
     def _try(self, name, metric, scores, targets):
         with warnings.catch_warnings():
