@@ -105,11 +105,13 @@ class Chart {
 
   draw(series, data) {
     this.data = data;
-    if (!this.plot || this.plot.series.length !== series.length + 1) this.build(series);
+    const kind = JSON.stringify(series);
+    if (!this.plot || this.kind !== kind) this.build(series);
     else this.plot.setData(data);
   }
 
   build(series) {
+    this.kind = JSON.stringify(series);
     this.plot?.destroy();
     const ink = (key) => () => this.owner.ink(key);
     const font = '11px system-ui, -apple-system, "Segoe UI", sans-serif';
