@@ -425,8 +425,8 @@ class Slow(nn.Module):
 
     def forward(self, x):
         self.steps += self.training
-        last = os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-        if self.steps == 18 and last:
+        if self.steps == 18 and os.environ["RANK"] == "1" and not os.path.exists("FOLDER-once"):
+            open("FOLDER-once", "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
         return self.body(x)
 

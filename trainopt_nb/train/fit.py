@@ -49,8 +49,8 @@ def _one_of(ranks, task, options, run, where):
 
 
 def _begun(group, folder):
-    "The run that an earlier attempt of the same group began and did not end"
-    if not group or group == "none" or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+    "The run that an earlier attempt of the same group began and did not end; a group without a name is known by its restart alone"
+    if group in ("", "none") and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         return None
     known = (run for run in list_runs(folder) if run.facts.get("elastic") == group)
     return next((run for run in known if run.state not in ("finished", "stopped")), None)

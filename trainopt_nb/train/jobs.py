@@ -189,7 +189,7 @@ class Job(NamedTuple):
 def _job(run, loop, token="", every=0.1):
     if not loop.prepared.ranks.first:  # it has no reader and writes nothing
         events = told_to_all(loop.events(run.path, run.name), loop)
-        return Job(run, Progress(run.name), ([event] for event in events), loop.prepared.model)
+        return Job(run, Progress(run.name), ([] for _ in events), loop.prepared.model)
     run.start_writing(token)
     progress = run.progress if loop.resumed else Progress(run.name)
     log = Log(run, progress)
