@@ -1,5 +1,7 @@
 "Settings of Sphinx; the pages come from nbs/_tools/docs.py"
 
+from pathlib import Path
+
 from pygments.lexer import bygroups
 from pygments.lexers import PythonLexer
 from pygments.token import Keyword, Operator, String, Text
@@ -35,6 +37,8 @@ html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
+html_search_scorer = str(Path(__file__).parent / "_static/scorer.js")
+html_domain_indices = False
 html_favicon = "_static/mark.svg"
 html_copy_source = False
 html_show_sourcelink = False

@@ -88,10 +88,9 @@ def modules() -> list[str]:
 
 @cache
 def places() -> dict[str, str]:
-    "Full name of each public name -> the name under which it is documented; a shorter one where there is one"
-    found = {f"{name}.{public}": f"{name}.{public}" for name in modules() for public in module(name).public}
-    top = module(LIB)
-    return found | {f"{origin(LIB, name)}.{name}": f"{LIB}.{name}" for name in top.public}
+    "Full name of each public name -> the shorter one under which users import it, where there is one"
+    found = {f"{name}.{public}": "" for name in modules() for public in module(name).public}
+    return found | {f"{origin(LIB, name)}.{name}": f"{LIB}.{name}" for name in module(LIB).public}
 
 
 @cache
@@ -103,7 +102,7 @@ def words() -> dict[str, str]:
             found[word] = "" if found.get(word, full) != full else full
     top = module(LIB)
     found |= {name: f"{origin(LIB, name)}.{name}" for name in top.public}
-    return {word: places()[full] for word, full in found.items() if full}
+    return {word: full for word, full in found.items() if full}
 
 
 # signatures
@@ -117,7 +116,7 @@ class _Qualify(ast.NodeTransformer):
 
     def visit_Name(self, node):
         full = f"{origin(self.home.name, node.id)}.{node.id}"
-        return ast.Name(places()[full]) if full in places() else node
+        return ast.Name(full) if full in places() else node
 
 
 def _type(home, node):
@@ -221,7 +220,10 @@ def fields(home: Module, node: ast.ClassDef) -> dict[str, tuple]:  # name -> (ty
 
 def errors(home: Module, node: ast.FunctionDef) -> list[str]:
     "Errors that the docstring names, or that are raised in the body"
-    said = re.findall(r"`(\w*Error)`", ast.get_docstring(node) or "")
+    text = ast.get_docstring(node) or ""
+    if same := re.search(r"[Rr]aises as `(\w+)` does", text):
+        return errors(home, home.nodes[same[1]])
+    said = re.findall(r"`(\w*Error)`", text)
     for item in ast.walk(node):
         if (
             isinstance(item, ast.Raise)
@@ -277,14 +279,12 @@ def _decorators(node):
     return {ast.unparse(item).partition("(")[0] for item in node.decorator_list}
 
 
-def _method(home, node, options):
+def _method(home, node):
     "A public method or property of a class"
     marks = _decorators(node)
     if marks & {"property", "functools.cached_property", "cached_property"}:
         kind, text = _type(home, node.returns), result(home, node)
-        return _directive(
-            "property", node.name, {**options, **({"type": kind} if kind else {})}, [*_text(node), text]
-        )
+        return _directive("property", node.name, {"type": kind} if kind else {}, [*_text(node), link(text)])
     more = (
         {"classmethod": ""}
         if "classmethod" in marks
@@ -295,7 +295,7 @@ def _method(home, node, options):
     skip = 0 if "staticmethod" in marks else 1
     more |= {"async": ""} if isinstance(node, ast.AsyncFunctionDef) else {}
     body = [*_text(node), *_fields_of(home, node)]
-    return _directive("method", node.name + signature(home, node, skip), {**options, **more}, body)
+    return _directive("method", node.name + signature(home, node, skip), more, body)
 
 
 def _class(home, node, options):
@@ -314,10 +314,9 @@ def _class(home, node, options):
         body += [link(f":param {name}: {text}") for name, (_, _, text) in own.items() if text]
     if declares:
         body += ["Its fields are the [options](/reference/options.md), which stand there by group.", ""]
-    inner = {key: value for key, value in options.items() if key == "no-index"}
     for item in node.body:
         if isinstance(item, FUNCTIONS) and not item.name.startswith("_"):
-            body += ["", _method(home, item, inner)]
+            body += ["", _method(home, item)]
     return _directive(kind, head, options, body, fence=4)
 
 
@@ -331,16 +330,10 @@ def _data(home, node, name, options):
 
 def entry(
     full: str,  # such as `trainopt_nb.train.fit.fit`
-    index: bool = True,  # False where it is shown a second time
 ) -> str:  # MyST
     "The documentation of one public name"
     home, name = module(full.rpartition(".")[0]), full.rpartition(".")[2]
-    place = places()[full]
-    options = {"module": place.rpartition(".")[0]}
-    if place != full:
-        options["canonical"] = full
-    if not index:
-        options = {"module": options["module"], "no-index": ""}
+    options = {"module": home.name} | ({"canonical": places()[full]} if places()[full] else {})
     node = home.nodes[name]
     if isinstance(node, ast.ClassDef):
         return _class(home, node, options)

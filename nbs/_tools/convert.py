@@ -142,11 +142,8 @@ def _entries(source, module):
     "One cell for each public name of an exported cell; what users import has its entry in the reference"
     for name in _public_in(source, api.module(module).public):
         full = f"{module}.{name}"
-        again = api.places()[full] != full
-        more = (
-            f"\n\n{{.also}}\nAlso in the [reference](/reference/python.md): {{py:obj}}`{api.places()[full]}`"
-        )
-        yield _markdown(api.entry(full, index=not again) + (more if again else ""))
+        there = f"{{py:obj}}`{name} <{full}>` stands in the reference: {api.link(api.summary(full))}"
+        yield _markdown(f"{{.also}}\n{there}" if api.places()[full] else api.entry(full))
 
 
 def _markdown(text):

@@ -109,8 +109,7 @@ def write_reference(
     by_floor: dict,  # folder of nbs/ -> pages
 ):
     "Fill the templates of the reference"
-    origin = {name: full for full, name in api.places().items()}
-    every = {f"api {name}": api.entry(full) for name, full in origin.items()}
+    every = {f"api {name}": api.entry(full) for full, name in api.places().items() if name}
     values = {
         **every,
         "options": _options(TrainOptions),
@@ -220,12 +219,12 @@ def _form():
 def _shown():
     "Every public class that a notebook shows as more than text"
     lines = ["| shown | what it is |", "| --- | --- |"]
-    for full, place in api.places().items():
+    for full in api.places():
         node = api.module(full.rpartition(".")[0]).nodes[full.rpartition(".")[2]]
         if isinstance(node, ast.ClassDef) and any(
             getattr(n, "name", "") == "_repr_mimebundle_" for n in node.body
         ):
-            lines.append(f"| {{py:obj}}`{node.name} <{place}>` | {api.summary(full)} |")
+            lines.append(f"| {{py:obj}}`{node.name} <{full}>` | {api.summary(full)} |")
     return "\n".join(lines)
 
 
@@ -235,8 +234,7 @@ def _records(table, *more):
     names = re.findall(r"\b[A-Z]\w+\b", ast.unparse(home.nodes[table].value))
     for name in (*more, *(n for n in names if n not in more)):
         node = home.nodes[name]
-        place = api.places()[f"{home.name}.{name}"]
-        lines = [f"### {name}", "", f"{{py:obj}}`{place}`: {ast.get_docstring(node)}."]
+        lines = [f"### {name}", "", f"{{py:obj}}`{home.name}.{name}`: {ast.get_docstring(node)}."]
         own = api.fields(home, node)
         if own:
             lines += ["", "| field | type | meaning |", "| --- | --- | --- |"]
@@ -261,6 +259,6 @@ def _names(by_floor):
         for name in home.public:
             full = f"{module}.{name}"
             text = api.summary(full).replace("|", "\\|")
-            lines.append(f"| {{py:obj}}`{name} <{api.places()[full]}>` | {text} |")
+            lines.append(f"| {{py:obj}}`{name} <{full}>` | {text} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)

@@ -1,4 +1,4 @@
-"One JupyterLab and one Chromium for all browser tests, a new page for each"
+"One JupyterLab for all tests that drive it, a new page for each"
 
 import os
 import shutil
@@ -7,14 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from harness import CHROMIUM_FLAGS, KERNELS, Lab, Server, offer_kernels
-
-CHROMIUM = "/usr/bin/chromium"
-
-
-def pytest_collection_modifyitems(items):
-    "Browser tests come last: Playwright leaves an event loop running in the main thread"
-    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+from harness import KERNELS, Lab, Server, offer_kernels
 
 
 @pytest.hookimpl(wrapper=True)
@@ -49,19 +42,6 @@ def server(tmp_path_factory, kernelspecs):
     server = Server(tmp_path_factory.mktemp("jupyter"), kernelspecs)
     yield server
     server.close()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    "A headless Chromium"
-    if not Path(CHROMIUM).exists():
-        pytest.fail(f"the browser tests need {CHROMIUM}: apt-get install chromium", pytrace=False)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=CHROMIUM_FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,412 @@
+"The documentation site: built once, complete, and looked at in a browser"
+
+import importlib
+import inspect
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from functools import cache, partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+from fastcore.docments import docments
+from sphinx.util.inventory import InventoryFile
+
+import trainopt_nb
+from trainopt_nb.notebook.verbs import VERBS, CellOptions
+from trainopt_nb.options import Options, declared, rows
+from trainopt_nb.train.train_options import TrainOptions
+
+ROOT = Path(__file__).parents[1]
+BUILDER = ROOT / "nbs/_tools/docs.py"
+sys.path.insert(0, str(BUILDER.parent))
+FOUND_BY = {  # what people search for -> where they should come out
+    "precision": ("how-to/precision.html", "reference/options.html#cmdoption-precision"),
+    "resume": ("how-to/resume.html", "reference/magics.html#resume"),
+    "schedule": ("reference/options.html#cmdoption-schedule",),
+}
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    "The site, as the one command builds it"
+    folder = tmp_path_factory.mktemp("site") / "html"
+    done = subprocess.run(
+        [sys.executable, BUILDER, folder], cwd=ROOT, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return folder
+
+
+@cache
+def soup(path):
+    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
+def pages(site):
+    "Every page but the listings of source code"
+    return sorted(path for path in site.glob("**/*.html") if "_modules" not in path.parts)
+
+
+def inventory(site):
+    "Documented name -> its page and place, by kind of name"
+    with open(site / "objects.inv", "rb") as file:
+        found = InventoryFile.load(file, "", lambda base, uri: uri)
+    return {kind: {name: item.uri for name, item in items.items()} for kind, items in found.items()}
+
+
+def entry(site, uri):
+    "Signature and text of a documented name"
+    page, _, anchor = uri.partition("#")
+    head = soup(site / page).find(id=anchor)
+    assert head is not None and head.name == "dt", uri
+    return head, head.find_next_sibling("dd")
+
+
+def words(tag):
+    return " ".join(tag.get_text(" ").split())
+
+
+# complete
+
+
+def public():
+    "Every public name: full name -> object"
+    found = {}
+    for info in pkgutil.walk_packages(trainopt_nb.__path__, "trainopt_nb."):
+        module = importlib.import_module(info.name)
+        found |= {f"{info.name}.{name}": getattr(module, name) for name in getattr(module, "__all__", ())}
+    return found | {f"trainopt_nb.{name}": getattr(trainopt_nb, name) for name in trainopt_nb.__all__}
+
+
+def documented(site):
+    return {
+        name: uri
+        for kind, names in inventory(site).items()
+        if kind.startswith("py:")
+        for name, uri in names.items()
+    }
+
+
+def test_every_public_name_is_documented(site):
+    missing = public().keys() - documented(site).keys()
+    assert not missing
+
+
+def plain(text):
+    "A comment as a page shows it, without marks, spaces and the kind of quotes"
+    return re.sub(r"[\s`'\"’‘“”]|noqa: \w+", "", text.replace("…", "..."))
+
+
+def test_every_parameter_is_in_its_signature_and_every_comment_on_the_page(site):
+    places, seen = documented(site), 0
+    for name, value in public().items():
+        made_here = inspect.isfunction(value) or (inspect.isclass(value) and not issubclass(value, Options))
+        if not made_here or not value.__module__.startswith("trainopt_nb"):
+            continue
+        head, text = entry(site, places[name])
+        assert head.select_one(".viewcode-link"), f"{name} has no link to its source"
+        said = plain(words(text))
+        if value.__doc__ and not value.__doc__.startswith(f"{value.__name__}("):
+            first = plain(value.__doc__.strip().split("\n")[0])
+            assert first in said, name
+        if inspect.isfunction(value):
+            for parameter, comment in docments(value).items():
+                assert parameter == "return" or parameter in head.get_text(), (name, parameter)
+                if comment:
+                    seen += 1
+                    assert plain(str(comment)) in said, (name, parameter, comment)
+    assert seen > 100
+
+
+def test_errors_are_named(site):
+    places = documented(site)
+    for name, error in (
+        ("fit", "DataError"),
+        ("resume", "RunError"),
+        ("find_run", "RunError"),
+        ("Run", "RunError"),
+    ):
+        _, text = entry(site, places[f"trainopt_nb.{name}"])
+        raised = text.find("p", class_="raises", recursive=False)
+        assert error in words(raised) and raised.find("a", href=True), name
+
+
+@pytest.mark.parametrize("cls", [TrainOptions, CellOptions])
+def test_every_option_is_documented(site, cls):
+    places = inventory(site)["std:cmdoption"]
+    for row in rows(cls):
+        head, text = entry(site, places[row["flag"]])
+        said = plain(words(text)).lower()
+        for what in ("help", "default", "values", "unit"):
+            assert plain(str(row[what])).lower() in said, (row["flag"], what)
+        assert f"keyword{row['keyword']}".lower() in said
+        assert row["flag"] in words(head)
+        if declared(cls)[row["keyword"]].kind == "bool":
+            assert f"--no-{row['flag'][2:]}" in places
+
+
+def test_every_verb_is_documented(site):
+    page = soup(site / "reference/magics.html")
+    for verb, text in VERBS.items():
+        section = page.find(id=verb)
+        assert section is not None, verb
+        assert plain(text).lower() in plain(words(section)).lower()
+
+
+def test_verbs_take_a_cell_where_the_page_says_so(site, tmp_path, monkeypatch):
+    import pages as made
+    from IPython.core.error import UsageError
+    from IPython.core.interactiveshell import InteractiveShell
+
+    monkeypatch.chdir(tmp_path)
+    shell = InteractiveShell.instance()
+    shell.run_line_magic("load_ext", "trainopt_nb")
+    takes = set()
+    for verb in VERBS:
+        try:
+            shell.run_cell_magic("trainopt", verb, "raise StopAsyncIteration")
+        except UsageError as error:
+            assert "takes no cell body" in str(error), verb
+        except StopAsyncIteration:
+            takes.add(verb)
+    assert takes == set(made.ABOVE_A_CELL)
+
+
+def test_everything_that_is_shown_stands_among_the_panels(site):
+    listed = {link.get_text() for link in soup(site / "reference/panels.html").select("table a.reference")}
+    shown = {v.__name__ for v in public().values() if inspect.isclass(v) and "_repr_mimebundle_" in vars(v)}
+    assert shown and shown <= listed
+
+
+def test_every_guide_has_a_page_and_a_place(site):
+    listed = {
+        room: {link["href"] for link in soup(site / room / "index.html").select("article a.reference")}
+        for room in ("tutorials", "how-to", "explanation")
+    }
+    rooms = {"7": "tutorials", "8": "how-to", "9": "explanation"}
+    guides = [path for path in (ROOT / "nbs/guides").glob("[789]*") if path.suffix in (".ipynb", ".md")]
+    assert len(guides) > 15
+    for guide in guides:
+        room, name = rooms[guide.name[0]], re.sub(r"^\d+[a-z]?_", "", guide.stem).replace("_", "-")
+        assert (site / room / f"{name}.html").exists() and f"{name}.html" in listed[room]
+
+
+def test_code_in_guides_and_templates_is_run():
+    "Code stands in cells, which the tests run; a block in a text would be read and never tried"
+    blocks = re.compile(r"^```[ \t]*(python|ipython3?|py|bash|sh|console|shell)\b", re.M)
+    for path in [
+        *ROOT.glob("nbs/guides/[89]*.ipynb"),
+        *ROOT.glob("nbs/guides/[89]*.md"),
+        *ROOT.glob("nbs/_site/**/*.md"),
+    ]:
+        text = path.read_text(encoding="utf-8").replace("\\n", "\n").replace('"', "\n")
+        assert path.name.startswith("README") or not blocks.search(text), path
+
+
+# sound
+
+
+def test_a_broken_reference_fails(tmp_path):
+    from convert import link_to
+
+    with pytest.raises(SystemExit, match=r"nowhere\.ipynb"):
+        link_to("nowhere.ipynb", ROOT / "nbs/index.ipynb", {}, tmp_path)
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "nbs/_site/_static", source / "_static")
+    shutil.copy(ROOT / "nbs/_site/conf.py", source)
+    broken = "# Page\n\n{py:obj}`trainopt_nb.nothing` {option}`--nothing` [gone](gone.md) [far](/index.md#nothing)\n"
+    (source / "index.md").write_text(broken)
+    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", "-b", "html"]
+    done = subprocess.run([*command, source, tmp_path / "out"], capture_output=True, text=True)
+    said = [line for line in done.stderr.splitlines() if "WARNING" in line]
+    assert done.returncode and len(said) == 4, done.stderr
+
+
+def test_an_unrelated_folder_is_left_alone(tmp_path):
+    (tmp_path / "letter.txt").write_text("dear")
+    done = subprocess.run([sys.executable, BUILDER, tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode and "no site" in done.stderr and (tmp_path / "letter.txt").exists()
+
+
+def test_links_lead_somewhere_and_pictures_have_a_text(site):
+    wrong = []
+    for path in site.glob("**/*.html"):
+        page, here = soup(path), path.relative_to(site)
+        for link in page.find_all("a", href=True):
+            parts = urlsplit(link["href"])
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            if not target.is_file() or not target.is_relative_to(site):
+                wrong.append((str(here), link["href"]))
+            elif parts.fragment and target.suffix == ".html":
+                anchor = unquote(parts.fragment)
+                if not soup(target).find(id=anchor) and not soup(target).find(attrs={"name": anchor}):
+                    wrong.append((str(here), link["href"]))
+        for picture in page.find_all("img"):
+            if picture.find_parent(class_="sidebar-logo-container"):
+                continue
+            if len(picture.get("alt", "")) < 10:
+                wrong.append((str(here), f"a picture without a text: {picture.get('src', '')[:60]}"))
+            if (
+                not picture["src"].startswith("data:")
+                and not (path.parent / unquote(picture["src"])).is_file()
+            ):
+                wrong.append((str(here), picture["src"]))
+        for tag, where in (("script", "src"), ("link", "href"), ("img", "src"), ("iframe", "src")):
+            wrong += [
+                (str(here), t[where])
+                for t in page.find_all(tag)
+                if re.match(r"(https?:)?//", t.get(where, ""))
+            ]
+    assert not wrong, wrong[:20]
+
+
+def test_front_page_says_what_readme_says(site):
+    page = words(soup(site / "index.html").article)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for command in re.findall(r"```bash\n(.*?)\n```", readme, re.S):
+        assert plain(command) in plain(page)
+    assert plain(re.search(r"^\| tasks \| (.*) \|$", readme, re.M)[1]) in plain(page)
+
+
+# workflows
+
+
+def test_workflows_do_what_is_done_here():
+    flows = {
+        path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".github/workflows").glob("*.yml")
+    }
+    steps = {name: [s for job in flow["jobs"].values() for s in job["steps"]] for name, flow in flows.items()}
+    runs = {name: [step["run"] for step in found if "run" in step] for name, found in steps.items()}
+    assert runs["tests"] == [".ci/run"]
+    assert (
+        "python nbs/_tools/docs.py" in runs["site"]
+        and "pip install -c constraints.txt -e '.[docs]'" in runs["site"]
+    )
+    upload = next(s for s in steps["site"] if s.get("uses", "").startswith("actions/upload-pages-artifact@"))
+    assert upload["with"]["path"] == "_docs"
+    publish = flows["publish"]["jobs"]["publish"]
+    assert publish["permissions"] == {"id-token": "write"} and publish["environment"] == "pypi"
+    assert "password" not in str(publish) and publish["needs"] == "build"
+    assert flows["publish"][True] == {"release": {"types": ["published"]}}  # YAML reads `on` as true
+    assert all(flow["permissions"] == {"contents": "read"} for flow in flows.values())
+
+
+# in a browser
+
+
+@pytest.fixture(scope="session")
+def server(site):
+    "The site as a web server gives it"
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/"
+    server.shutdown()
+
+
+class Silent(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+class Watched:
+    "A page whose errors and requests are kept"
+
+    def __init__(self, browser, base, **context):
+        self.base, self.errors, self.outside = base, [], []
+        self.context = browser.new_context(**context)
+        self.page = self.context.new_page()
+        self.page.on("console", self._said)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", self._asked)
+
+    def _said(self, message):
+        if message.type in ("error", "warning"):
+            self.errors.append(message.text)
+
+    def _asked(self, request):
+        if not request.url.startswith((self.base, "data:", "blob:")):
+            self.outside.append(request.url)
+
+    def open(self, name):
+        self.page.goto(self.base + name)
+        return self.page
+
+
+@pytest.fixture
+def watch(browser):
+    "Makes watched pages; at the end none of them may have had an error or have asked for anything outside"
+    made = []
+
+    def new(base, **context):
+        made.append(Watched(browser, base, **context))
+        return made[-1]
+
+    yield new
+    for watched in made:
+        watched.context.close()
+        assert not watched.errors and not watched.outside, (watched.errors, watched.outside)
+
+
+def place(site):
+    return f"{site.resolve().as_uri()}/"
+
+
+@pytest.mark.browser
+def test_every_page_opens_without_errors_and_fits_a_phone(site, watch):
+    watched = watch(place(site), viewport={"width": 390, "height": 844})
+    wide = []
+    for path in pages(site):
+        page = watched.open(str(path.relative_to(site)))
+        overflow = page.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+        wide += [(path.name, overflow)] if overflow > 0 else []
+    assert not wide, wide
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("word", FOUND_BY)
+@pytest.mark.parametrize("how", ["file", "web"])
+def test_search_finds(site, server, watch, how, word):
+    watched = watch(place(site) if how == "file" else server)
+    page = watched.open("index.html")
+    page.get_by_placeholder("Search").first.fill(word)
+    page.keyboard.press("Enter")
+    page.wait_for_function(
+        "document.querySelector('#search-results p.search-summary')?.innerText.match(/\\d+ page/)"
+    )
+    page.wait_for_timeout(300)  # results come one by one
+    links = page.eval_on_selector_all("#search-results li > a", "all => all.map(a => a.getAttribute('href'))")
+    parts = map(urlsplit, links)
+    found = [part.path + (f"#{part.fragment}" if part.fragment else "") for part in parts]
+    for wanted in FOUND_BY[word]:
+        assert wanted in found[:12], found[:20]
+    if how == "web":  # a page that was opened as a file may not read its neighbours
+        page.wait_for_selector("#search-results li p.context")
+        assert word in page.locator("#search-results").inner_text().lower()
+
+
+@pytest.mark.browser
+def test_light_and_dark(site, watch):
+    grounds = {}
+    for theme in ("light", "dark"):
+        page = watch(place(site), color_scheme=theme).open("index.html")
+        grounds[theme] = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        shown = page.evaluate(
+            "[...document.querySelectorAll('article img')].filter(i => i.offsetWidth).map(i => i.getAttribute('src'))"
+        )
+        assert len(shown) == 1 and shown[0].endswith("panel-dark.png") == (theme == "dark")
+    page.locator(".theme-toggle:visible").first.click()
+    assert grounds["light"] != grounds["dark"]
+    assert page.evaluate("document.body.dataset.theme") == "light"
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == grounds["light"]
