@@ -202,7 +202,7 @@ PATH = 56  # characters of a path that are shown
 def short_path(
     path: str,  # any text
     most: int = PATH,  # characters
-) -> str:  # such as `runs/2026-11-21-digits-cnn-3` or `/home/ann/…/runs/2026-11-21-digits-cnn-3`
+) -> str:  # such as `runs/2026-11-21-digits-cnn-3` or `/data/ann/…/runs/2026-11-21-digits-cnn-3`
     "A path as a reader wants it: from here on where it is below, without its middle where it is long"
     here = os.getcwd().rstrip(os.sep) + os.sep
     text = plain(path).removeprefix(here)

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import inspect
 import os
 import random
 import sys
@@ -27,6 +28,7 @@ from ..data.tensors import DataError
 from .drive import ask, attach, run_job
 from .kernel import await_magics, find_page, has_frontend, is_awaited, run_page
 from .names import bound_names, find_task, from_names, leftovers
+from .runs_page import LiveTable
 from .verbs import VERBS, CellOptions, OptionTable, matcher, verbs_text
 from trainopt_nb.options import (
     OptionError,
@@ -86,7 +88,8 @@ class TrainoptMagics(Magics):
         "Train in a notebook: %trainopt help"
         __tracebackhide__ = True  # the reader wants frames of their own code
         try:
-            return self._run(line, cell)
+            result = self._run(line, cell)
+            return _later(result) if is_awaited() and not inspect.isawaitable(result) else result
         except FAILURES as error:
             raise self._usage(error) from None
         except UsageError:
@@ -210,7 +213,7 @@ class TrainoptMagics(Magics):
     def _with_runs(self, verb, values, rest):
         chosen, changes = _parted(values)
         if verb == "runs":
-            return list_runs(chosen.runs)
+            return LiveTable(chosen.runs, self.shell) if has_frontend(self.shell) else list_runs(chosen.runs)
         run = find_run(" ".join(rest) or None, chosen.runs)
         if verb == "attach":
             attach(run, self.shell)
@@ -229,6 +232,11 @@ class TrainoptMagics(Magics):
         source = shell.transform_cell(cell)
         name = shell.compile.cache(source, shell.execution_count)
         exec(compile(source, name, "exec"), shell.user_ns)
+
+
+async def _later(value):
+    "For whoever awaits what is there already"
+    return value
 
 
 def _parted(values):

@@ -36,7 +36,7 @@ VERBS = {
     "fit": "train `model` on `train_data`; above a cell (alone it means this too) or on a line",
     "form": "the same with a form of all options first",
     "lr-find": "try learning rates over a few batches, plot the loss and suggest one",
-    "runs": "a table of all runs",
+    "runs": "a table of all runs: compare, attach, stop, resume and delete them",
     "attach": "show a run with its whole history: attach [RUN]",
     "resume": "go on with a run from its newest checkpoint: resume [RUN] [flags that change]",
     "options": "a table of all options",
