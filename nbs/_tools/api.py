@@ -320,9 +320,17 @@ def _class(home, node, options):
     return _directive(kind, head, options, body, fence=4)
 
 
+def _value_of(node, name):
+    "What a name is given, also where several are given their values in one line"
+    target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+    if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+        return node.value.elts[[item.id for item in target.elts].index(name)]
+    return node.value
+
+
 def _data(home, node, name, options):
     "A constant with its value, where that is short"
-    value = ast.unparse(node.value)
+    value = ast.unparse(_value_of(node, name))
     more = {"value": value} if len(value) <= 90 and "\n" not in value else {}
     text = _comment_within(home, node.lineno, node.end_lineno)
     return _directive("data", name, {**options, **more}, [text[:1].upper() + text[1:], ""])
