@@ -63,8 +63,10 @@ def run(path):
     shell = CaptureShell(path)
     with TemporaryDirectory() as empty:  # a guide's runs have the same numbers each time
         os.chdir(empty if path.parent.name == "guides" else path.parent)
-        shell.run_all(nb, exc_stop=True, preproc=lambda c: c.id in skip)
-        os.chdir(path.parent)
+        try:
+            shell.run_all(nb, exc_stop=True, preproc=lambda c: c.id in skip)
+        finally:
+            os.chdir(path.parent)
     if "ipywidgets" in sys.modules:  # anywidget needs drop_defaults=False
         state = sys.modules["ipywidgets"].Widget.get_manager_state(drop_defaults=True)
         if state["state"]:
