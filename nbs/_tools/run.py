@@ -34,6 +34,7 @@ NOISE = (  # what differs from machine to machine in printed text
     (r"  [\d.]+(?: [kMG])? samples/s", ""),
     (r"\b20\d\d-\d\d-\d\d-(?=[a-z])", "2026-01-01-"),  # the day in the name of a run
     (r"(?:/[\w.@+-]+)+/(?=runs/)", ""),  # where the folder of runs is
+    (r"(: stopped, epoch \d+, step )\d+", r"\1…"),  # how far it was when it was stopped
     (r"\[IPKernelApp\] WARNING .*\n?", ""),  # how a kernel is reached
     (r"\r\n", "\n"),
 )
