@@ -137,7 +137,10 @@ def attach(
         )
         return
     lines, place = run.lines()
-    panel = TrainPanel(Progress(run.name).add(from_lines(lines)), run_path=str(run.path))
+    progress = Progress(run.name).add(from_lines(lines))
+    if progress.state not in LIVE:  # a run that is resumed has not yet said so
+        progress.state, progress.reason = "waiting", ""
+    panel = TrainPanel(progress, run_path=str(run.path))
     task = asyncio.get_event_loop().create_task(_watch(run, panel, show(panel), place, model))
     _watching.add(task)  # the loop itself holds no reference
     task.add_done_callback(_watching.discard)
@@ -148,7 +151,7 @@ _watching = set()
 
 async def _watch(run: Run, panel: TrainPanel, replace: Any, place: int, model: Any):
     progress, alive = panel.progress, True
-    while progress.state in (*LIVE, "waiting") and alive:
+    while alive:  # the end is told before the last of it is done
         await asyncio.sleep(FOLLOW)
         alive = run.alive  # asked first, so that the last lines are read
         lines, place = run.lines(place)
@@ -157,8 +160,6 @@ async def _watch(run: Run, panel: TrainPanel, replace: Any, place: int, model: A
             with contextlib.suppress(RunError):  # it ended meanwhile
                 run.send(command)
         panel.update()
-    while run.alive:  # the end is told before the last of it is done
-        await asyncio.sleep(FOLLOW)
     panel.progress = run.progress
     if model is not None:
         bring_home(run, model)

@@ -14,6 +14,7 @@ import ipywidgets as widgets
 from IPython.core.error import UsageError
 from IPython.display import display
 
+from ..card import escape
 from ..catalogue import RunTable, list_runs
 from .drive import attach
 from .names import find_task
@@ -80,9 +81,12 @@ def show_runs(
         look(run)
 
     def close():
-        handle.update(list_runs(folder)._repr_mimebundle_(), raw=True)
-        for widget in (panel.widget, box):
-            widget.close()
+        printed = list_runs(folder)._repr_mimebundle_()
+        handle.update(printed, raw=True)
+        box.children = (
+            _card(printed),
+        )  # a page that was refreshed has forgotten which output the handle means
+        panel.widget.close()
 
     panel = RunsPanel(folder, attach=look, resume=resume, close=close)
     box.children = (panel.widget,)
@@ -91,7 +95,7 @@ def show_runs(
 
 
 def _card(bundle):
-    return widgets.HTML(bundle["text/html"])
+    return widgets.HTML(bundle.get("text/html") or escape(bundle["text/plain"]))
 
 
 class LiveTable(RunTable):

@@ -30,6 +30,8 @@ from ..train.train_options import TrainOptions
 TEXTS = card.TEXTS | {
     "runs": "Runs",
     "group": "Table of runs",
+    "hint": "choose runs to compare, attach, stop, resume or delete them",
+    "chosen": "{n} chosen",
     "none": "No runs here yet: %%trainopt fit makes one.",
     "attach": "Attach",
     "attach_tip": "show the chosen run below, with its whole history",

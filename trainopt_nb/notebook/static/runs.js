@@ -83,6 +83,7 @@ class Runs extends Board {
       const [value, label] = [make("b", "tonb-value"), make("span", "tonb-label")];
       return { value, label, root: make("div", "tonb-figure", {}, value, make("small", "", {}, label)) };
     });
+    this.summary = make("div", "tonb-figures", {}, ...this.figures.map((figure) => figure.root));
     this.body = make("tbody");
     const heads = ["", texts.name, texts.state, texts.done, texts.best_head, texts.time, texts.changed];
     this.table = make("table", "tonb-table", {},
@@ -100,7 +101,7 @@ class Runs extends Board {
     this.root = make("div", "tonb-panel tonb-runs tex2jax_ignore mathjax_ignore", { role: "group", "aria-label": texts.group,
       "data-lm-suppress-shortcuts": "true" },
       make("div", "tonb-head", {}, make("b", "tonb-name", {}, texts.runs), this.counted, this.controls), make("div", "tonb-rule"),
-      this.say, make("div", "tonb-figures", {}, ...this.figures.map((figure) => figure.root)), this.none, this.scroll,
+      this.say, this.summary, this.none, this.scroll,
       this.question, this.picture, make("div", "tonb-foot", {}, this.code));
     this.listen();
   }
@@ -191,8 +192,9 @@ class Runs extends Board {
     const { store, texts } = this;
     const lost = this.line?.gone;
     for (const name of this.chosen.keys()) if (!store.rows.has(name)) this.chosen.delete(name);
-    const running = this.rows.filter((row) => AT_WORK.includes(row.state) && row.alive).length;
-    put(this.counted, lost ? texts.lost : running ? `${running} ${texts.running}` : "");
+    const { size: chosen } = this.chosen;
+    put(this.counted, lost ? texts.lost : chosen ? fill(texts.chosen, { n: chosen }) : store.order.length ? texts.hint : "");
+    this.summary.hidden = !store.order.length;
     store.figures.forEach(([value, label], i) => {
       put(this.figures[i].value, value);
       put(this.figures[i].label, label);
@@ -242,7 +244,7 @@ class Runs extends Board {
       if (line.told !== row) this.fillRow(line, row);
       const ink = this.chosen.get(row.name);
       line.box.checked = this.chosen.has(row.name);
-      line.root.setAttribute("aria-selected", String(line.box.checked));
+      line.root.classList.toggle("tonb-chosen", line.box.checked);
       line.dot.dataset.ink = ink && this.comparing ? ink : "";
       const next = before ? before.nextSibling : this.body.firstChild;
       if (next !== line.root) this.body.insertBefore(line.root, next);

@@ -1,0 +1,404 @@
+"The table of runs: its script in a plain page against real runs on the disk, and the whole of it in JupyterLab"
+
+import json
+import re
+import time
+
+import pytest
+from test_panel_page import BLANK, CONTRAST, OPEN, STARTED, drawn, run_events
+from test_train import training_cell, trains
+
+from trainopt_nb.events import Ended, Epoch
+from trainopt_nb.notebook.runs_panel import RunsPanel
+from trainopt_nb.runs import Run
+
+pytestmark = pytest.mark.browser
+
+
+def make_run(folder, name, steps, state=None, lift=0.0, **options):
+    "A run with so many steps, which goes on where no state is given"
+    run = Run.create(folder, name, {"epochs": 12, **options})
+    run.start_writing()
+    told = [
+        e._replace(metrics={"accuracy": e.metrics["accuracy"] + lift}) if isinstance(e, Epoch) else e
+        for e in run_events(steps)
+    ]
+    run.append([STARTED._replace(name=run.name), *told])
+    if state:
+        run.append([Ended(state, steps, steps // 28, "a reason", 1.79e9)])
+        run.stop_writing()
+    time.sleep(0.002)  # the newest stands first
+    return run
+
+
+class Page:
+    "A page with the table, and the table's other end"
+
+    comm_id, kernel = "page", True
+
+    def __init__(self, context, folder):
+        self.done, self.waiting, self.asked, self.errors = [], [], [], []
+        note = lambda what: lambda run: self.done.append((what, run.name))
+        self.panel = RunsPanel(
+            folder, attach=note("attach"), resume=note("resume"), close=lambda: self.done.append("close")
+        )
+        self.panel.widget.comm = self
+        self.page = context.new_page()
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", self._complaint)
+        self.page.set_content(BLANK)
+        self.page.expose_function("toKernel", self._click)
+        state = self.panel.widget.get_state()
+        shown = {key: state[key] for key in ("whole", "texts")}
+        self.page.evaluate(OPEN, {"esm": state["_esm"], "css": state["_css"], "state": shown})
+        self.root = self.page.locator(".tonb-runs").first
+
+    def send(self, data=None, metadata=None, buffers=None):
+        self.waiting.append(json.loads(json.dumps(data, allow_nan=False)))
+
+    def on_msg(self, callback):
+        self.deliver = callback
+
+    def close(self, *args, **kwargs):
+        pass
+
+    def _complaint(self, message):
+        if message.type in ("error", "warning") and "getImageData" not in message.text:
+            self.errors.append(message.text)
+
+    def _click(self, content):
+        self.asked.append(content)
+        self.deliver({"content": {"data": {"method": "custom", "content": content}}, "buffers": []})
+
+    def settle(self):
+        "Wait for the next question, and hand over what the kernel answers"
+        before = len(self.asked)
+        for _ in range(200):
+            if len(self.asked) > before or self.waiting:
+                break
+            self.page.wait_for_timeout(50)
+        return self.hand_over()
+
+    def hand_over(self):
+        "Deliver what waits; returns it"
+        self.page.wait_for_timeout(60)
+        told = []
+        while self.waiting:
+            data = self.waiting.pop(0)
+            told.append(json.loads(data["content"]["news"]))
+            self.page.evaluate("(data) => fromKernel(data)", data)
+        self.page.evaluate(
+            "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
+        return told
+
+    def row(self, run):
+        return self.root.locator(f"tr[data-name='{run.name}']")
+
+    def pick(self, *runs):
+        for run in runs:
+            self.row(run).locator(".tonb-pick").check()
+
+    def press(self, name):
+        self.root.get_by_role("button", name=name, exact=True).first.click()
+        return self.hand_over()
+
+    def enabled(self):
+        return {b.inner_text() for b in self.root.locator(".tonb-controls button").all() if b.is_enabled()}
+
+
+@pytest.fixture
+def open_table(browser, tmp_path):
+    "A function that opens a table of the runs in a folder; at the end no page may have complained"
+    opened = []
+
+    def opening(width=1000, dark=False):
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
+        )
+        opened.append((context, Page(context, tmp_path)))
+        return opened[-1][1]
+
+    yield opening
+    for context, page in opened:
+        context.close()
+        page.panel.widget.close()
+    assert [error for _, page in opened for error in page.errors] == []
+
+
+def test_a_row_says_what_a_run_is(open_table, tmp_path):
+    run = make_run(tmp_path, "digits", 140, "stopped", lr=0.01, loss="focal")
+    never = Run.create(tmp_path, "never", {"epochs": 2})
+    page = open_table()
+    cells = [" ".join(text.split()) for text in page.row(run).locator("td").all_inner_texts()]
+    assert cells[1:3] == [run.name, "stopped"] and cells[3] == "5/12"
+    assert re.fullmatch(r"94\.4% accuracy, epoch 5", cells[4]) and cells[6] == "lr 0.01, loss focal"
+    assert "not begun" in page.row(never).inner_text()
+    names = page.root.locator("tbody tr").evaluate_all("rows => rows.map((row) => row.dataset.name)")
+    assert names == [never.name, run.name]
+    figures = [" ".join(text.split()) for text in page.root.locator(".tonb-figure").all_inner_texts()]
+    assert figures[:3] == ["2 runs", "0 running", "94.4% best accuracy"]
+
+
+def test_only_changed_rows_travel_while_something_trains(open_table, tmp_path):
+    old, running = make_run(tmp_path, "old", 56, "finished"), make_run(tmp_path, "running", 0)
+    page = open_table()
+    running.append(list(run_events(56)))
+    (news,) = page.settle()
+    assert [row["name"] for row in news["rows"]] == [running.name] and news["order"] is None
+    assert "2/12" in page.row(running).inner_text()
+    began = time.monotonic()
+    assert [page.settle()[0]["rows"] for _ in range(2)] == [[], []]
+    assert time.monotonic() - began > 1.5  # a question a second at most
+    assert page.row(old).count() == 1
+    running.append([Ended("finished", 56, 2, "", 1.79e9)])
+    running.stop_writing()
+    page.settle()
+    assert "finished" in page.row(running).inner_text()
+    asked = len(page.asked)
+    page.page.wait_for_timeout(2500)
+    assert len(page.asked) == asked  # nothing trains: it asks seldom
+
+
+def test_a_page_that_is_not_looked_at_asks_nothing(open_table, tmp_path):
+    make_run(tmp_path, "running", 10)
+    page = open_table()
+    page.settle()
+    page.page.evaluate("() => Object.defineProperty(document, 'hidden', { value: true })")
+    asked = len(page.asked)
+    page.page.wait_for_timeout(2500)
+    assert len(page.asked) == asked
+
+
+def test_buttons_fit_what_is_chosen(open_table, tmp_path):
+    done, stopped, running = (
+        make_run(tmp_path, name, 56, state)
+        for name, state in (("done", "finished"), ("stopped", "stopped"), ("running", None))
+    )
+    page = open_table()
+    assert page.enabled() == {"Close"} and "choose runs" in page.root.locator(".tonb-step").inner_text()
+    page.pick(stopped)
+    assert page.enabled() == {"Compare", "Attach", "Resume", "Delete", "Close"}
+    page.press("Resume")
+    page.press("Attach")
+    assert page.done == [("resume", stopped.name), ("attach", stopped.name)]
+    page.pick(running)
+    assert page.enabled() == {"Compare", "Stop", "Close"}
+    inbox = running.inbox()
+    page.press("Stop")
+    assert "stopped by hand" in str(inbox()) and inbox() is None
+    assert (
+        "is stopped, so nobody" in page.root.get_by_role("alert").inner_text()
+    )  # the other one, which had ended
+    page.row(running).locator(".tonb-pick").uncheck()
+    page.row(stopped).locator(".tonb-run-name").click()  # a click on the row chooses as well
+    page.pick(done)
+    assert page.enabled() == {"Compare", "Attach", "Delete", "Close"}
+    assert f"resume {done.name} --epochs" in page.root.locator(".tonb-resume").get_attribute("title")
+
+
+def test_delete_asks_first_and_never_takes_a_run_that_is_written(open_table, tmp_path):
+    done, kept, running = (
+        make_run(tmp_path, name, 56, state)
+        for name, state in (("done", "finished"), ("kept", "stopped"), ("running", None))
+    )
+    page = open_table()
+    page.pick(done)
+    page.press("Delete")
+    question = page.root.get_by_role("alertdialog")
+    assert f"Delete {done.name} for ever" in question.inner_text() and "kB" in question.inner_text()
+    page.page.keyboard.press("Enter")  # what has the focus is Keep
+    assert not question.is_visible() and done.path.exists()
+    page.press("Delete")
+    page.page.keyboard.press("Escape")
+    assert not question.is_visible() and done.path.exists()
+    page.press("Delete")
+    question.get_by_role("button", name="Delete").click()
+    page.hand_over()
+    assert not done.path.exists() and page.row(done).count() == 0 and kept.path.exists()
+    page.page.evaluate(
+        "(names) => toKernel({ since: 0, curves: {}, do: 'delete', names })", [running.name, "../.."]
+    )
+    (news,) = page.hand_over()
+    assert running.path.exists() and "is being written" in news["said"] and "not in" in news["said"]
+
+
+def test_curves_of_chosen_runs_lie_over_each_other(open_table, tmp_path):
+    first, second = (
+        make_run(tmp_path, "first", 336, "finished"),
+        make_run(tmp_path, "second", 140, None, 0.01),
+    )
+    page = open_table()
+    page.pick(first, second)
+    page.press("Compare")
+    chart = page.root.locator(".tonb-compared")
+    assert (
+        chart.get_attribute("data-lines") == "2"
+        and page.root.locator(".tonb-metric").input_value() == "accuracy"
+    )
+    inks = {"first": (25, 118, 210), "second": (217, 95, 2)}
+    assert all(drawn(page_like(page), ".tonb-compared", ink) > 60 for ink in inks.values())
+    keys = [" ".join(text.split()) for text in page.root.locator(".tonb-key").all_inner_texts()]
+    assert keys == [f"{first.name} 97.9%", f"{second.name} 95.4%"]
+    second.append(list(run_events(168))[145:])
+    for _ in range(3):
+        page.settle()
+    assert "95.9%" in page.root.locator(".tonb-key").nth(1).inner_text()  # it goes on
+    page.root.locator(".tonb-metric").select_option("train loss")
+    assert "train loss" in page.root.locator(".tonb-compared .tonb-plot").get_attribute("aria-label")
+    page.root.locator(".tonb-plot").focus()
+    page.page.keyboard.press("Home")
+    assert page.root.locator(".tonb-compared .tonb-legend").inner_text().startswith("epoch 0")
+    page.row(first).locator(".tonb-pick").uncheck()
+    page.hand_over()
+    assert chart.get_attribute("data-lines") == "1"
+    assert drawn(page_like(page), ".tonb-compared", inks["first"]) < 20  # colours stay with their runs
+
+
+def page_like(page):
+    "What `drawn` wants to know of a page"
+    page.frame = page.hand_over
+    return page
+
+
+def test_text_is_only_text(open_table, tmp_path):
+    nasty = "<img src=x onerror='window.hacked=1'>"
+    run = make_run(tmp_path, "x", 28, "failed", loss=nasty)
+    hostile = run.path.rename(tmp_path / nasty.replace("/", ""))
+    page = open_table()
+    page.root.locator(".tonb-pick").first.check()
+    page.press("Compare")
+    page.press("Delete")
+    assert page.page.evaluate("() => [window.hacked, document.querySelectorAll('img, script').length]") == [
+        None,
+        0,
+    ]
+    assert hostile.name in page.root.locator(".tonb-run-name").inner_text()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_is_readable_and_keys_reach_everything(open_table, tmp_path, dark):
+    runs = [make_run(tmp_path, state, 56, state, lr=0.01) for state in ("finished", "stopped", "failed")]
+    make_run(tmp_path, "running", 30)
+    page = open_table(dark=dark)
+    page.pick(*runs)
+    page.press("Compare")
+    page.press("Delete")
+    assert page.page.evaluate(CONTRAST) == []
+    page.page.keyboard.press("Escape")
+    seen = set()
+    for _ in range(30):
+        page.page.keyboard.press("Tab")
+        seen.add(page.page.evaluate("() => document.activeElement.className.split(' ').at(-1)"))
+        assert page.page.evaluate(
+            "() => document.activeElement === document.body || getComputedStyle(document.activeElement).outlineStyle !== 'none'"
+        )
+    assert {"tonb-compare", "tonb-delete", "tonb-close", "tonb-pick", "tonb-metric", "tonb-plot"} <= seen
+
+
+@pytest.mark.parametrize("width", [300, 480, 720, 1200])
+def test_nothing_sticks_out(open_table, tmp_path, width):
+    runs = [
+        make_run(tmp_path, "a-rather-long-name-of-a-run-that-says-much", 56, "stopped", lr=0.01)
+        for _ in range(3)
+    ]
+    page = open_table(width=width)
+    page.pick(*runs)
+    page.press("Compare")
+    page.press("Delete")
+    assert (
+        page.page.evaluate(
+            """() => [...document.querySelectorAll('.tonb-panel, .tonb-head *, .tonb-value, .uplot, .tonb-question *, .tonb-keys')]
+          .filter((node) => node.offsetParent && (node.scrollWidth > node.clientWidth + 1 && node.clientWidth
+            || node.getBoundingClientRect().right > innerWidth || node.getBoundingClientRect().left < 0))
+          .map((node) => node.className)"""
+        )
+        == []
+    )
+
+
+# ---- in JupyterLab
+
+
+def test_runs_are_stopped_resumed_compared_and_deleted_in_a_notebook(lab, server):
+    "Two background runs, steered from the table alone"
+    cell = lambda name: training_cell(3000).replace(
+        "%%trainopt fit --name digits-cnn", f"%%trainopt fit --background --name {name}"
+    )
+    lab.open("%load_ext trainopt_nb", cell("one"), cell("two"), "%trainopt runs", "print(len(table))")
+    for i in range(3):
+        lab.run(i)
+        lab.wait_done(i)
+    trains(lab)
+    lab.run(3)
+    table = lab.output(3).locator(".tonb-runs")
+    table.wait_for()
+    row = lambda name: table.locator("tr", has_text=f"-{name}-")
+    state = lambda name: row(name).locator(".tonb-state").inner_text()
+    lab.wait_for(lambda: state("one") == state("two") == "training", "both training")
+    done = row("one").locator(".tonb-cell-done").inner_text()
+    lab.wait_for(lambda: row("one").locator(".tonb-cell-done").inner_text() != done, "a row that moves")
+
+    row("one").locator(".tonb-pick").check()
+    row("two").locator(".tonb-pick").check()
+    table.locator(".tonb-compare").click()
+    lab.wait_for(lambda: table.locator(".tonb-compared").get_attribute("data-lines") == "2", "two curves")
+    lab.screenshot("runs-compared")
+    row("two").locator(".tonb-pick").uncheck()
+    table.locator(".tonb-stop").click()
+    lab.wait_for(lambda: state("one") == "stopped", "the stop")
+    assert state("two") == "training"
+
+    table.locator(".tonb-resume").click()
+    lab.wait_for(lambda: state("one") == "training", "the resumed run", 60)
+    below = lab.output(3).locator(".tonb-panel:not(.tonb-runs)")
+    below.wait_for()
+    first = int(below.get_attribute("data-step"))
+    lab.wait_for(lambda: int(below.get_attribute("data-step")) > first + 5, "the attached panel moving")
+    lab.screenshot("runs-resumed")
+    below.locator(".tonb-stop").click()
+    lab.wait_for(lambda: state("one") == "stopped", "the second stop")
+    lab.output(3).locator(".tonb-report").wait_for()
+
+    lab.save()
+    lab.refresh()
+    table.wait_for()
+    row("two").locator(".tonb-pick").check()
+    table.locator(".tonb-stop").click()
+    lab.wait_for(lambda: state("two") == "stopped", "a stop from the refreshed page")
+    lab.wait_for(lambda: table.locator(".tonb-delete").is_enabled(), "delete being allowed")
+    table.locator(".tonb-delete").click()
+    lab.screenshot("runs-question")
+    table.locator(".tonb-yes").click()
+    lab.wait_for(lambda: row("two").count() == 0, "the deleted row")
+    assert [
+        path.parent.name.split("-")[3]
+        for path in (server.work / "runs").glob("*/run.json")
+        if "-one-" in str(path) or "-two-" in str(path)
+    ] == ["one"]
+    table.locator(".tonb-close").click()
+    lab.output(3).locator("table:not(.tonb-table)").wait_for()
+    assert lab.page.locator(".tonb-runs").count() == 0
+    assert not lab.errors
+
+
+def test_a_run_in_a_cell_is_seen_and_stopped_from_the_table(lab, server, kernel):
+    "The kernel is busy with the run itself, and the table above it works"
+    lab.open(
+        "%load_ext trainopt_nb",
+        "%trainopt runs",
+        training_cell(3000),
+        "print('after', run.state)",
+        kernel=kernel,
+    )
+    lab.run_all()
+    trains_in = lab.output(2).locator(".tonb-panel")
+    trains_in.wait_for(timeout=60_000)
+    table = lab.output(1).locator(".tonb-runs")
+    row = table.locator("tbody tr").first
+    lab.wait_for(lambda: row.count() and "training" in row.inner_text(), "the row of the run", 30)
+    row.locator(".tonb-pick").check()
+    table.locator(".tonb-stop").click()
+    lab.wait_text(3, "after stopped")
+    lab.wait_for(lambda: "stopped" in row.inner_text(), "the row saying so")
+    assert not lab.errors
