@@ -139,14 +139,24 @@ def test_errors_are_named(site):
         assert error in words(raised) and raised.find("a", href=True), name
 
 
-@pytest.mark.parametrize("cls", [TrainOptions, CellOptions])
+def option_sets():
+    "Every class that declares options, and the command that its flags belong to where it is not the magic"
+    found = [
+        v for v in public().values() if inspect.isclass(v) and issubclass(v, Options) and v is not Options
+    ]
+    return {cls: "" if cls in (TrainOptions, CellOptions) else "trainopt-new" for cls in found}
+
+
+@pytest.mark.parametrize("cls", option_sets())
 def test_every_option_is_documented(site, cls):
-    places = inventory(site)["std:cmdoption"]
+    places, program = inventory(site)["std:cmdoption"], option_sets()[cls]
     for row in rows(cls):
-        head, text = entry(site, places[row["flag"]])
+        name = f"{program}.{row['flag']}".lstrip(".")
+        assert name in places
+        head, text = entry(site, places[name])
         said = plain(words(text)).lower()
         for what in ("help", "default", "values", "unit"):
-            assert plain(str(row[what])).lower() in said, (row["flag"], what)
+            assert plain(str(row[what])).lower() in said, (name, what)
         assert f"keyword{row['keyword']}".lower() in said
         assert row["flag"] in words(head)
         if declared(cls)[row["keyword"]].kind == "bool":

@@ -8,6 +8,7 @@ import api
 from convert import cells_of, convert_text, directives, pictures
 
 from trainopt_nb.notebook.cli import USAGE
+from trainopt_nb.notebook.new import NewOptions
 from trainopt_nb.notebook.verbs import VERBS, CellOptions
 from trainopt_nb.options import declared, rows
 from trainopt_nb.train.train_options import TrainOptions
@@ -114,6 +115,7 @@ def write_reference(
         **every,
         "options": _options(TrainOptions),
         "cell options": _options(CellOptions),
+        "new options": _options(NewOptions, "trainopt new"),
         "front options": _front(),
         "verbs": _verbs(),
         "usage": USAGE.strip(),
@@ -159,13 +161,13 @@ def _option(o, row):
 _METAVAR = {"int": "N", "float": "X", "choice": "NAME", "text": "TEXT", "numbers": "N,N,..."}
 
 
-def _options(cls):
-    "All options of a class under the headings of their groups"
-    known, parts, group = declared(cls), [], None
+def _options(cls, program=""):
+    "All options of a class under the headings of their groups; those of a command of its own are told from the others"
+    known, parts, group = declared(cls), [f"```{{program}} {program}\n```"] if program else [], None
     for row in rows(cls):
         if row["group"] != group:
             group = row["group"]
-            parts.append(f"## {group}")
+            parts += [f"## {group}"] if group and not program else []
         parts.append(_option(known[row["keyword"]], row))
     return "\n\n".join(parts)
 

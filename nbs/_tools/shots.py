@@ -54,16 +54,19 @@ def form(lab):
 
 
 def runs(lab):
-    "The table of four runs"
-    lines = [
-        f"%trainopt fit --name digits --epochs 3 {more}"
-        for more in ("--lr 3e-3", "--lr 1e-2", "--loss focal")
-    ]
-    lab.open(LOAD, f"%%trainopt fit --name digits --epochs 3\n{TASK}", *lines, "%trainopt runs --runs runs")
+    "The table of four runs, with the curves of three laid over each other"
+    ways = ("", "--lr 3e-3", "--lr 1e-2", "--lr 1e-2 --schedule onecycle")
+    fits = [f"%%trainopt fit --name digits --epochs 8 {way}\n{TASK}" for way in ways]
+    lab.open(LOAD, *fits, "%trainopt runs --runs runs")
     lab.command("application:toggle-left-area")
     lab.run_all()
-    shown = lab.output(5).locator("table").first
+    shown = lab.output(5).locator(".tonb-runs")
     shown.wait_for(timeout=120_000)
+    for box in shown.locator("tbody input[type=checkbox]").all()[:3]:
+        box.click()
+    shown.get_by_role("button", name="Compare").click()
+    shown.locator(".tonb-compared canvas").wait_for()
+    lab.page.wait_for_timeout(800)
     return shown
 
 
