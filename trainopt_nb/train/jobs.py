@@ -311,9 +311,9 @@ def line_of(
     "What a place without a page prints of an event"
     if type(event) is Epoch:
         return epoch_line(progress, event)
-    if type(event) is Note:
+    if type(event) is Note and event.level != "error":  # what ends a run is said by the exception
         return f"{event.level}: {event.text}"
-    if type(event) is Ended and not event.reason.startswith("all "):  # that all is done goes without saying
+    if type(event) is Ended and event.state != "failed" and not event.reason.startswith("all "):
         return f"{event.state}: {event.reason}"
     return ""
 
