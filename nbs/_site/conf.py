@@ -55,7 +55,7 @@ html_theme_options = {
         "color-api-keyword": "#666666",
         "color-inline-code-background": "#f2f4f7",
         "color-ground-code": "#f6f7f9",
-        "color-warm": "#b04a00",
+        "color-highlight-on-target": "#e6f0fa",
     },
     "dark_css_variables": {
         **dict.fromkeys(BRAND, "#64b5f6"),
@@ -65,7 +65,7 @@ html_theme_options = {
         "color-api-keyword": "#9a9a9a",
         "color-inline-code-background": "#222529",
         "color-ground-code": "#1a1c1f",
-        "color-warm": "#ffb74d",
+        "color-highlight-on-target": "#17293b",
     },
 }
 pygments_style = "friendly"
