@@ -95,7 +95,12 @@ def failed(
     with contextlib.suppress(Exception):
         run.start_writing(token)
         before = run.progress
-        run.append([Ended("failed", before.step, before.epoch, reason, time.time())])
+        end = Ended("failed", before.step, before.epoch, reason, time.time())
+        if before.state == "finished":  # what was reached stays reached, though it cannot go on
+            why = Note("error", reason, before.step, "resume")
+            run.append([why, end._replace(state="finished", reason=before.reason)])
+        else:
+            run.append([end])
         run.stop_writing()
 
 

@@ -133,14 +133,14 @@ class Chart {
         y: { range: () => valueRange(extent(this.data[0], this.data.slice(1), this.owner.span()), this.share) },
       },
       axes: [
-        { ...axis, size: 24, space: 48, incrs: STEPS, grid: { show: false }, values: (_, all) => all.map(compact) },
+        { ...axis, size: 24, space: 48, incrs: () => this.places(), grid: { show: false }, values: (_, all) => all.map(compact) },
         { ...axis, size: GUTTER, space: 36, grid: { stroke: ink("grid"), width: 1 },
           values: (_, all) => all.map((value) => (this.filled() ? written(value, this.share) : "")) },
       ],
       series: [{}, ...series.map(({ colour, faint, quiet }) => ({
         stroke: ink(faint ? `${colour}-faint` : colour),
         width: faint ? 1 : 1.6,
-        points: { show: (plot, row) => !faint && plot.data[row].filter((v) => v != null).length === 1, size: 5 },
+        points: { show: (plot, row) => !faint && plot.data[row].filter((v) => v != null).length === 1, size: 6, fill: ink(colour) },
         quiet,
       }))],
       hooks: {
@@ -149,6 +149,11 @@ class Chart {
         draw: [(plot) => this.mark(plot)],
       },
     }, this.data, this.plotted);
+  }
+
+  // places of the numbers below: whole epochs and steps, unless somebody looks closer
+  places() {
+    return this.owner.zoom || this.owner.end() < 2 ? STEPS : STEPS.filter((step) => step >= 1);
   }
 
   filled() {
