@@ -1,6 +1,7 @@
 "The magics in a real shell, without a page"
 
 import json
+import time
 
 import pytest
 from IPython.core.completer import provisionalcompleter
@@ -332,3 +333,31 @@ def test_a_run_that_is_written_cannot_be_deleted(run):
     run.stop_writing()
     run.delete()
     assert not run.path.exists() and not list_runs(run.path.parent)
+
+
+def test_a_stopped_run_goes_on_behind_and_leaves_the_notebook_alone(shell):
+    from trainopt_nb.notebook.runs_page import resume_behind
+
+    magic(shell, "fit --epochs 2", CELL)
+    run, model = shell.user_ns["run"], shell.user_ns["model"]
+    run.change_options(run.options | {"epochs": 4})  # as if it had been stopped on its way
+    shell.run_cell("helper = 1; del x, y, train_data")
+    resume_behind(run, shell)
+    for _ in range(600):
+        if not run.alive:
+            break
+        time.sleep(0.1)
+    assert run.state == "finished" and run.progress.epoch == 4 and run.progress.earlier > 0
+    assert shell.user_ns["model"] is model and "train_data" not in shell.user_ns
+    (run.path / "cell.py").write_text("model = nothing_of_the_kind")
+    with pytest.raises(RunError, match="does not run here: NameError: name 'nothing_of_the_kind'"):
+        resume_behind(run, shell)
+    (run.path / "cell.py").unlink()
+    with pytest.raises(RunError, match="No cell is stored"):
+        resume_behind(run, shell)
+
+
+def test_the_table_is_a_list_where_nobody_clicks(shell):
+    magic(shell, "fit --epochs 1", CELL)
+    table = magic(shell, "runs")
+    assert type(table).__name__ == "RunTable" and not hasattr(table, "_ipython_display_")

@@ -27,8 +27,10 @@ from trainopt_nb.events import (
     Stop,
 )
 from trainopt_nb.notebook.panel import TrainPanel, View
+from trainopt_nb.notebook.runs_panel import RunsPanel, RunsTable, RunsView
 from trainopt_nb.progress import Progress
 from trainopt_nb.report import report_bundle, report_html, report_text
+from trainopt_nb.runs import Run
 
 STARTED = Started("digits", 0, 0, 3, 10, 30, "cpu", "fp32", 2, 640, 9610, "accuracy", "max", 1.79e9)
 
@@ -217,9 +219,9 @@ def test_exported_page_holds_the_state(wired):
 
 
 def test_script_and_style_can_stand_in_a_page():
-    for text in (View._esm, View._css):
+    for text in (View._esm, View._css, RunsView._esm):
         assert not any(end in text for end in ("</script", "<script", "<!--", "</style"))
-    ours = View._esm.split("// What the panels share")[1]
+    ours = "".join(view._esm.split("// What the panels share")[1] for view in (View, RunsView))
     for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "https:", "http:"):
         assert way not in ours
 
@@ -447,3 +449,144 @@ def test_the_report_needs_no_widget():
         ).stdout.strip()
         == "[]"
     )
+
+
+# ---- the table of runs
+
+
+def write(folder, name, steps, state=None, **options):
+    "A run on the disk, which goes on where no state is given"
+    run = Run.create(folder, name, {"epochs": 3, **options})
+    run.start_writing()
+    told = []
+
+    class Told:
+        add = staticmethod(told.extend)
+
+    train(Told, 1, steps)
+    run.append([STARTED._replace(name=run.name), *told])
+    if state:
+        run.append([Ended(state, steps, steps // 10, "a reason", 1.79e9)])
+        run.stop_writing()
+    return run
+
+
+@pytest.fixture
+def tabled(tmp_path):
+    "A table of runs, and the wire that it talks to"
+    panels = []
+
+    def build(**does):
+        panel = RunsPanel(tmp_path, **does)
+        panels.append(panel)
+        panel.widget.comm = Wire()
+        return panel, panel.widget.comm
+
+    yield build
+    for panel in panels:
+        panel.widget.close()
+
+
+def answers(wire):
+    sent, wire.sent = wire.sent, []
+    return [json.loads(data["content"]["news"]) for data in sent]
+
+
+def test_a_table_tells_what_changed_since_any_version(tmp_path):
+    one, two = write(tmp_path, "one", 10), write(tmp_path, "two", 20, "finished")
+    table = RunsTable(tmp_path)
+    table.refresh()
+    first = table.version
+    assert {row["name"] for row in table.news()["rows"]} == {one.name, two.name}
+    table.refresh()
+    assert table.version == first  # nothing happened, nothing is new
+    one.append([Step(11, 1, 0.1, 1e-3, 64, 0.2, 0.0)])
+    three = write(tmp_path, "three", 5, "stopped")
+    table.refresh()
+    news = table.news(first)
+    assert {row["name"] for row in news["rows"]} == {one.name, three.name} and three.name in news["order"]
+    two.delete()
+    table.refresh()
+    assert two.name not in table.news(news["version"])["order"] and not table.news(news["version"])["rows"]
+    assert len(table.news()["rows"]) == 2  # a page that begins anew has everything
+    one.stop_writing()
+
+
+def test_a_row_knows_resumed_and_dead_runs(tmp_path):
+    run = write(tmp_path, "one", 20, "stopped", lr=0.5)
+    table = RunsTable(tmp_path)
+    state = lambda: (table.refresh(), table.news()["rows"][0])[1]
+    assert state()["resumable"] and state()["changed"] == "lr 0.5" and state()["time"]
+    run.start_writing()
+    run.append([STARTED._replace(step=10, epoch=1), Step(11, 1, 0.1, 1e-3, 64, 0.01, 0.0)])
+    assert state()["state"] == "training" and state()["alive"] and not state()["resumable"]
+    assert table.news(0, {run.name: -1})["curves"][run.name]["lines"]["train loss"][1] == list(range(1, 12))
+    lock = json.loads((run.path / "lock").read_text())
+    (run.path / "lock").write_text(json.dumps(lock | {"pid": 2**22 + 1, "started": 0.0}))
+    assert state()["state"] == "dead" and state()["resumable"] and "process is gone" in state()["why"]
+
+
+def test_two_pages_are_answered_as_they_ask(tabled, tmp_path):
+    run = write(tmp_path, "one", 10)
+    panel, wire = tabled()
+    wire.click({"since": 0, "curves": {run.name: -1}})
+    wire.click({"since": 1, "curves": {}})
+    wire.click({"since": 1, "curves": {run.name: panel.table._watched[run.name].place}})
+    whole, little, drawn = answers(wire)
+    assert len(whole["rows"]) == 1 and run.name in whole["curves"]
+    assert not little["rows"] and not little["curves"] and not drawn["curves"]
+    run.stop_writing()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "stop",
+        {},
+        {"since": "x", "curves": {}},
+        {"since": 0},
+        {"since": 0, "curves": [], "do": "delete"},
+    ],
+)
+def test_questions_of_no_meaning_get_no_answer(tabled, caplog, content):
+    _, wire = tabled()
+    wire.click(content)
+    assert wire.sent == [] and caplog.text == ""
+
+
+def test_clicks_on_runs_call_the_plain_functions(tabled, tmp_path):
+    done, running = write(tmp_path, "done", 30, "finished"), write(tmp_path, "running", 10)
+    shown, inbox = [], running.inbox()
+    _, wire = tabled(attach=shown.append)
+
+    def click(what, *names):
+        wire.click({"since": 0, "curves": {}, "do": what, "names": [*names]})
+        return answers(wire)[-1]
+
+    assert click("stop", running.name, done.name)["said"].startswith(f"The run {done.name} is finished")
+    assert inbox() == Stop() and inbox() is None
+    click("attach", done.name)
+    assert [run.name for run in shown] == [done.name]
+    assert (
+        click("resume", done.name)["said"] == "" and "resume" not in click("", "")["offers"]
+    )  # was not handed in
+    for name in (running.name, "../..", "..", ""):
+        assert click("delete", name)["said"] and running.path.exists()
+    assert click("delete", done.name)["order"] == [running.name] and not done.path.exists()
+    running.stop_writing()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(metric=texts, option=texts, reason=texts)
+def test_no_text_breaks_a_page_that_holds_the_table(tmp_path_factory, metric, option, reason):
+    folder = tmp_path_factory.mktemp("runs")
+    run = Run.create(folder, "x", {"loss": option})
+    run.start_writing()
+    run.append([STARTED._replace(monitor=metric), Epoch(1, 1, 1.0, 1.0, {metric: 0.5}, 1e-3, 1.0, 1.0, True)])
+    run.append([Ended("failed", 1, 1, reason, 1.79e9)])
+    run.stop_writing()
+    panel = RunsPanel(folder)
+    whole = panel.widget.get_state("whole")["whole"]
+    panel.widget.close()
+    assert not set(whole) & set("<>&") and json.loads(whole)["rows"][0]["why"] == plain(reason)
