@@ -44,7 +44,8 @@ def steady(nb):
     "Take out of printed text what differs from machine to machine"
     for cell in nb.cells:
         for output in cell.get("outputs", []):
-            for holder, key in ((output, "text"), (output.get("data", {}), "text/plain")):
+            data = output.get("data", {})
+            for holder, key in ((output, "text"), (data, "text/plain"), (data, "text/markdown")):
                 text = kept = "".join(holder.get(key) or "")
                 for pattern, instead in NOISE:
                     kept = re.sub(pattern, instead, kept)
