@@ -190,6 +190,18 @@ def test_a_checkpoint_knows_no_devices(plan, tmp_path):
     assert torch.allclose(losses(run), losses(whole), rtol=1e-5)
 
 
+def test_an_optimizer_in_the_computers_memory(tmp_path):
+    "The same numbers, to the last bit, also over a stop and a resume"
+    how = {"epochs": 3, "batch_size": 32, "clip": 1.0, "ema": 0.9, "folder": tmp_path, "write": lambda line: None}
+    one, two = net(), net()
+    fit(one, TRAIN, VALID, **how)
+    run = fit(two, TRAIN, VALID, **how | {"epochs": 1}, offload=True)
+    two = net(3)
+    resume(run, two, TRAIN, VALID, epochs=3, folder=tmp_path, write=lambda line: None)
+    assert run.options["offload"] and torch.equal(weights(one), weights(two))
+    assert_same(*both(tmp_path, net, lambda: TRAIN, spread={"offload": True}, epochs=1))
+
+
 def test_words_before_anything_starts(tmp_path):
     with pytest.raises(OptionError, match="--devices 2 or more"):
         fit(net(), TRAIN, folder=tmp_path, shard=True)

@@ -105,6 +105,9 @@ def _open(
         return StreamBatches(loader, share=share), classes
     batches = isinstance(value, (list, tuple, dict, str)) and not are_samples(value)
     if hasattr(value, "__getitem__") and hasattr(value, "__len__") and not batches:
+        how["pin_memory"] = (
+            torch.cuda.is_available()
+        )  # from pinned memory a copy to the GPU goes on while it computes
         return DatasetBatches(
             value, batch_size, shuffle=shuffle and training, workers=workers, **common, **how
         ), classes

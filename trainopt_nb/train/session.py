@@ -13,7 +13,7 @@ from copy import deepcopy
 from ..data.generators import unseen
 from ..store.plain import random_state, set_random_state
 from .losses import TaskError
-from .optim import Schedule, make_optimizer
+from .optim import Schedule, copy_to_host, make_optimizer
 from .spread import load_model, load_optimizer, whole
 from .step import Stepper
 from .task import Prepared
@@ -152,6 +152,7 @@ class Session:
         "Go on from a checkpoint; options that differ now hold from here on. Raises `TaskError` where model and checkpoint differ"
         try:
             load_model(self.prepared.model, training.get("weights") or model_state)
+            copy_to_host(self.optimizer)
             load_optimizer(self.optimizer, training["optimizer"])
         except (RuntimeError, ValueError) as error:
             first = str(error).strip().splitlines()

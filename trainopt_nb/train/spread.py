@@ -67,6 +67,7 @@ def spread(
     plan: Any = None,  # for `tensor`: name of a layer -> how it is cut, as `parallelize_module` takes it
     *,
     unused: bool = False,  # whether a weight may go without a gradient, which costs a search in each step
+    offload: bool = False,  # `shard`: whether shards wait in the memory of the computer until they are needed
 ) -> nn.Module:  # what is to be called in training; called so, gradients become those of all ranks
     "Put a model on all ranks. Raises `PlanError` where that cannot be"
     if ranks.world == 1:
@@ -80,10 +81,11 @@ def spread(
 
     mesh = init_device_mesh(device.type, (ranks.world,))
     if ranks.plan == "shard":
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
+        policy = CPUOffloadPolicy() if offload and device.type != "cpu" else OffloadPolicy()
         for part in (*blocks(model), model):
-            fully_shard(part, mesh=mesh)
+            fully_shard(part, mesh=mesh, offload_policy=policy)
         return model
     from torch.distributed.tensor.parallel import parallelize_module
 

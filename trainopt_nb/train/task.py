@@ -183,7 +183,13 @@ def prepare(
     if ranks.world > 1:
         notes += _said_of(ranks, o, model)
         plan = o.tensor_plan if isinstance(o.tensor_plan, dict) else None
-        trained = spread(_normalising(model, device), ranks, plan, unused=_some_idle(model, loss_of, batch))
+        trained = spread(
+            _normalising(model, device),
+            ranks,
+            plan,
+            unused=_some_idle(model, loss_of, batch),
+            offload=o.offload,
+        )
         loss_of, _ = losses(trained)  # judging goes without the exchange of gradients
         set_random_state(before)
     return Prepared(

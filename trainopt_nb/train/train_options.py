@@ -327,6 +327,12 @@ class TrainOptions(Options):
         objects=True,
         group="Devices",
     )
+    offload: bool = option(
+        False,
+        "keep the optimizer and its numbers in the memory of the computer, not of the accelerator",
+        group="Devices",
+        aliases=("cpu_offload",),
+    )
     restarts: int = option(
         0,
         "how often a run whose process died goes on from its newest checkpoint",
