@@ -7,6 +7,7 @@ __all__ = ['TEXTS', 'OVER', 'REST', 'REFUSALS', 'Watched', 'RunsTable', 'RunsVie
 
 # %% ../../nbs/notebook/61b_runs_panel.ipynb #bd8ee763
 import math
+import os
 import threading
 import time
 from collections import Counter
@@ -94,6 +95,15 @@ def _bytes(folder):
     return total
 
 
+def _mark(file):
+    "Size and time of a file; None where there is none"
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
 class Watched:
     "A run that is looked at again and again"
 
@@ -103,7 +113,8 @@ class Watched:
     ):
         self.run, self.version, self.row = run, 0, {}
         self.created = run.facts.get("created", 0)
-        self._options, self._sized = None, None
+        self._options, self._sized, self._marks = None, None, None
+        self._files = [str(run.path / name) for name in ("events.jsonl", "lock", "options.json")]
         self._begin()
 
     def _begin(self):
@@ -111,8 +122,11 @@ class Watched:
 
     def refresh(self) -> bool:  # whether there is something new to show
         "Read what was added to the log"
-        alive, log = self.run.alive, self.run.path / "events.jsonl"
-        if log.exists() and log.stat().st_size < self.place:
+        marks = [_mark(file) for file in self._files]
+        if marks == self._marks and self.progress.state in OVER:
+            return False  # most runs, most of the time: three looks at the folder and nothing else
+        self._marks, alive = marks, self.run.alive
+        if marks[0] and marks[0][0] < self.place:
             self._begin()
         lines, self.place = self.run.lines(self.place)
         self.progress.add(from_lines(lines))
@@ -171,11 +185,13 @@ class RunsTable:
 
     def refresh(self):
         "Look at the folder"
-        found = {card.plain(path.parent.name): path.parent for path in self.folder.glob("*/run.json")}
+        inside = os.listdir(self.folder) if self.folder.is_dir() else []
+        found = {card.plain(name): self.folder / name for name in inside}
         for name in self._watched.keys() - found.keys():
             del self._watched[name]
         for name in found.keys() - self._watched.keys():
-            self._watched[name] = Watched(Run(found[name]))
+            if (found[name] / "run.json").exists():
+                self._watched[name] = Watched(Run(found[name]))
         now = self.version + 1
         for watched in self._watched.values():
             if watched.refresh():
