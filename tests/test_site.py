@@ -50,6 +50,11 @@ def soup(path):
     return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
 
 
+@cache
+def anchors(path):
+    return {tag["id"] for tag in soup(path).find_all(id=True)}
+
+
 def pages(site):
     "Every page but the listings of source code"
     return sorted(path for path in site.glob("**/*.html") if "_modules" not in path.parts)
@@ -258,8 +263,7 @@ def test_links_lead_somewhere_and_pictures_have_a_text(site):
             if not target.is_file() or not target.is_relative_to(site):
                 wrong.append((str(here), link["href"]))
             elif parts.fragment and target.suffix == ".html":
-                anchor = unquote(parts.fragment)
-                if not soup(target).find(id=anchor) and not soup(target).find(attrs={"name": anchor}):
+                if unquote(parts.fragment) not in anchors(target):
                     wrong.append((str(here), link["href"]))
         for picture in page.find_all("img"):
             if picture.find_parent(class_="sidebar-logo-container"):
