@@ -28,6 +28,7 @@ GUIDES = {"7": "tutorials", "8": "how-to", "9": "explanation"}  # by the first d
 FLOORS = {  # folders of nbs/ -> title and sentence
     ".": ("Ground", "what all floors stand on: options, events, progress, runs"),
     "store": ("Store", "what is written to the disk, so that it survives"),
+    "eject": ("Eject", "a run becomes a plain PyTorch script"),
     "data": ("Data", "whatever holds data becomes batches in a known order"),
     "train": ("Train", "a task, one update, the loop, the plain call"),
     "notebook": ("Notebook", "the page: kernel, panel, form, magics, command line"),
