@@ -11,8 +11,10 @@ import io
 import math
 
 from trainopt_nb.card import (
+    PARTS,
     TEXTS,
     best_text,
+    devices,
     escape,
     figures,
     headline,
@@ -200,6 +202,47 @@ def _charts(progress, texts):
     return f'<div style="display:flex;flex-wrap:wrap">{"".join(cells)}</div>' if cells else ""
 
 
+_INKS = dict(
+    zip(PARTS, ("#8e6bbf", TRAIN, "#2a9d8f", "rgba(128,128,128,.55)", "rgba(128,128,128,.2)"), strict=True)
+)
+
+
+def _devices(progress, texts):
+    rows = devices(progress)
+    if not rows:
+        return ""
+    key = " &nbsp; ".join(
+        f'<span><i style="display:inline-block;width:8px;height:8px;background:{ink}"></i> {escape(texts[part])}</span>'
+        for part, ink in _INKS.items()
+    )
+    cell = "padding:2px 14px 2px 0;text-align:left;white-space:nowrap;font-variant-numeric:tabular-nums"
+    slow = f" <b>{escape(texts['slowest'])}</b>"
+    lines = "".join(
+        f'<tr><td style="{cell}">{escape(row.name)}{slow if row.slow else ""}</td>'
+        f'<td style="{cell};width:100%"><div style="display:flex;height:8px">'
+        + "".join(
+            f'<i style="width:{share:.1%};background:{ink}"></i>'
+            for share, ink in zip(row.shares, _INKS.values(), strict=True)
+        )
+        + "</div></td>"
+        + "".join(
+            f'<td style="{cell}">{escape(text)} {escape(unit)}</td>'
+            for text, unit in zip(row.cells, _units(texts), strict=True)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<div style="padding:8px 14px;border-top:{_LINE};font-size:12px"><div style="display:flex;flex-wrap:wrap;gap:2px 14px;padding-bottom:4px">'
+        f'<b style="font-weight:600">{escape(texts["devices"])}</b> <span style="{_SOFT}">{key}</span></div>'
+        f'<table style="border-collapse:collapse;width:100%;margin:0">{lines}</table></div>'
+    )
+
+
+def _units(texts):
+    return texts["samples_second"], "", texts["cores"]
+
+
 def _notes(progress, texts, most=5):
     notes = told(progress)
     rows = [
@@ -244,6 +287,7 @@ def report_html(
         + _bar(progress)
         + _numbers(progress, texts)
         + _charts(progress, texts)
+        + _devices(progress, texts)
         + _notes(progress, texts)
         + _foot(progress, place, run_path, texts)
         + "</div>"

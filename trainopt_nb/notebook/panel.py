@@ -77,6 +77,7 @@ def standing(
         "metrics": [card.plain(name) for name in metrics],
         "shares": [card.plain(name) for name in metrics if card.is_share(name)],
         "best": _best(progress),
+        "devices": [[d.name, d.shares, d.cells, d.slow] for d in card.devices(progress)],
     }
 
 
@@ -211,6 +212,7 @@ class TrainPanel:
             len(p.epochs),
             len(p.notes),
             len(p.curves),
+            tuple(p.workers.values()),
             self.notice,
             self._closed,
         )

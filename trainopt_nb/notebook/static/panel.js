@@ -112,6 +112,12 @@ class Panel extends Board {
     this.other = new Chart(this, "tonb-other", make("span", "", {}, this.only, this.choice));
     this.charts = [this.loss, this.other];
     this.pictures = make("div", "tonb-charts", {}, this.loss.root, this.other.root);
+    this.parts = ["data", "forward", "backward", "others", "rest"];
+    this.rows = make("tbody");
+    this.devices = make("div", "tonb-devices", { hidden: "" },
+      make("div", "tonb-device-head", {}, make("b", "tonb-title", {}, texts.devices),
+        ...this.parts.map((part) => make("span", "tonb-part-key", { "data-part": part }, texts[part]))),
+      make("div", "tonb-scroll", {}, make("table", "tonb-table", {}, this.rows)));
     this.noteText = make("span", "tonb-note-text");
     this.noteLevel = make("b", "tonb-note-level");
     this.more = make("button", "tonb-more", { type: "button", "aria-expanded": "false" });
@@ -123,7 +129,7 @@ class Panel extends Board {
     this.root = make("div", "tonb-panel tex2jax_ignore mathjax_ignore", { role: "group", "aria-label": texts.group,
       "data-lm-suppress-shortcuts": "true" }, // JupyterLab's one-letter commands keep out
       make("div", "tonb-head", {}, this.state, this.name, this.step, this.controls), this.bar, this.say,
-      make("div", "tonb-figures", {}, ...this.figures.map((figure) => figure.root)), this.pictures, this.note, this.earlier,
+      make("div", "tonb-figures", {}, ...this.figures.map((figure) => figure.root)), this.pictures, this.devices, this.note, this.earlier,
       make("div", "tonb-foot", {}, ...this.foot));
   }
 
@@ -255,6 +261,7 @@ class Panel extends Board {
       figure.change.classList.toggle("tonb-better", better);
     });
     this.showNotes();
+    this.showDevices();
     put(this.code, face.short_path);
     this.code.title = face.run_path;
     this.foot[0].hidden = !face.run_path;
@@ -295,6 +302,22 @@ class Panel extends Board {
     put(this.more, fill(this.texts.more, { n: notes.length - 1 }));
     this.earlier.replaceChildren(...notes.slice(0, -1).reverse().map(([kind, line]) =>
       make("li", "", { "data-level": kind }, kind === "info" ? "" : make("b", "", {}, `${this.texts[kind] ?? kind} `), line)));
+  }
+
+  showDevices() {
+    const { devices } = this.face;
+    if (this.compared === devices) return;
+    this.compared = devices;
+    this.devices.hidden = !devices.length;
+    const { texts } = this, cell = (name, text) => make("td", name, {}, text);
+    this.rows.replaceChildren(...devices.map(([name, shares, [speed, memory, cores], slow]) => {
+      const told = this.parts.map((part, i) => `${texts[part]} ${Math.round(shares[i] * 100)}%`).join(", ");
+      const bar = make("div", "tonb-shares", { role: "img", "aria-label": told, title: told },
+        ...this.parts.map((part) => make("i", "", { "data-part": part })));
+      shares.forEach((share, i) => { bar.children[i].style.width = `${share * 100}%`; });
+      return make("tr", "", {}, make("td", "", {}, make("span", "tonb-device-name", {}, name), slow ? make("b", "tonb-slow", {}, texts.slowest) : ""),
+        make("td", "tonb-cell-shares", {}, bar), cell("", `${speed} ${texts.samples_second}`), cell("", memory), cell("", `${cores} ${texts.cores}`));
+    }));
   }
 
   ago() {
