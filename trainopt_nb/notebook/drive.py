@@ -39,7 +39,13 @@ def _clicked(panel):
 def _commands(job, panel, interrupt):
     "What the page, other processes and the interrupt want of a run that trains here"
     inbox = job.run.inbox() if isinstance(job, Job) else lambda: None  # others read their own
-    return lambda: Stop("interrupted") if interrupt.requested else _clicked(panel) or inbox()
+
+    def next_command():
+        if interrupt.requested:
+            return Stop("interrupted")
+        return inbox() if panel.commands.empty() else _clicked(panel)  # a command without a field is false
+
+    return next_command
 
 
 async def conduct(
