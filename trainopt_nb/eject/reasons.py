@@ -19,6 +19,7 @@ SILENT = (
     "keep",
     "on_disk_full",
     "restarts",
+    "cluster",
 )  # change nothing in what is learned
 UNWRITTEN = {  # option -> (value that needs nothing, what the script does instead)
     "devices": (1, "The run used several devices; the script uses one, with the batches of all of them"),

@@ -50,6 +50,8 @@ class Work(NamedTuple):
     plan: str = "data"  # as for `Ranks`
     device: str = "auto"  # the option
     restarts: int = 0  # how often a run whose process died may begin again
+    cluster: str = ""  # of Ray: `local` or an address; empty where the ranks are processes of this machine
+    cpus: int = 1  # cores of each worker of a cluster
 
 
 def work_of(

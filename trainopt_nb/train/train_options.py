@@ -342,6 +342,12 @@ class TrainOptions(Options):
         unit="restarts",
         aliases=("max_restarts",),
     )
+    cluster: str = option(
+        "",
+        "train on a Ray cluster: local starts one here, an address such as ray://head:10001 names one that is there",
+        kind="text",
+        group="Devices",
+    )
 
     monitor: str = option(
         "auto", "figure that says which epoch is best: valid_loss, train_loss or a metric", group="Stopping"
