@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from .curves import Curve
 from .progress import LIVE, Progress, compact, digits, duration, figure
+from .texts import wording
 
 # %% ../nbs/04_card.ipynb #22894fd8
 _TURNS = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))  # they reverse what is read
@@ -45,57 +46,7 @@ def json_text(
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 # %% ../nbs/04_card.ipynb #ba7b49ad
-TEXTS = {
-    "waiting": "waiting",
-    "training": "training",
-    "validating": "validating",
-    "paused": "paused",
-    "finished": "finished",
-    "stopped": "stopped",
-    "failed": "failed",
-    "dead": "dead",
-    "not begun": "not begun",
-    "epoch": "epoch {now} of {all}",
-    "epochs": "{all} epochs",
-    "step": "step {now} of {all}",
-    "step_only": "step {now}",
-    "steps": "{all} steps",
-    "left": "{time} left",
-    "took": "{time}",
-    "train loss": "train loss",
-    "valid loss": "valid loss",
-    "metric": "metric",
-    "lowest loss": "lowest loss",
-    "samples": "samples",
-    "waiting_share": "waiting for data",
-    "threads": "{n} threads",
-    "thread": "1 thread",
-    "saved": "saved at step {step}",
-    "more": "and {n} earlier",
-    "warning": "Warning:",
-    "error": "Error:",
-    "run": "run",
-    "group": "Training run",
-    "loss": "Loss",
-    "train": "train",
-    "valid": "valid",
-    "best": "best {value} at epoch {epoch}",
-    "from_to": "{name} from {first} to {last}",
-    "axis_epoch": "epoch",
-    "axis_step": "step",
-    "over_epochs": "over {n} epochs",
-    "over_steps": "over {n} steps",
-    "devices": "Devices",
-    "data": "data",
-    "forward": "forward",
-    "backward": "backward and exchange",
-    "others": "waiting for others",
-    "rest": "rest",
-    "samples_second": "samples/s",
-    "memory": "memory",
-    "cores": "cores",
-    "slowest": "slowest",
-}
+TEXTS = wording("card", code="en")  # what is said where nobody says otherwise
 
 
 def headline(

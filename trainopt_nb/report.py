@@ -27,6 +27,7 @@ from trainopt_nb.card import (
     told,
     x_scale,
 )
+from .texts import wording
 from .progress import Progress, compact, figure
 
 # %% ../nbs/05_report.ipynb #d252f50d
@@ -104,12 +105,15 @@ def charts(
 ) -> list[tuple[str, str, list, bytes]]:  # title, alternative text, legend of (text, colour), PNG
     "The curves of a run: its losses, and the metric that decides"
     unit, end = x_scale(progress)
-    axis = texts["axis_step" if unit == 1 else "axis_epoch"]
+    name = "axis_step" if unit == 1 else "axis_epoch"
+    axis = (
+        texts[name] if texts[name].isascii() else TEXTS[name]
+    )  # the font of the picture has no other letters
     over = texts["over_steps" if unit == 1 else "over_epochs"].format(n=f"{end:g}")
 
     def describe(title, names):
         ends = [
-            texts["from_to"].format(name=n, first=figure(n, c.y[0]), last=figure(n, c.y[-1]))
+            texts["from_to"].format(name=texts.get(n, n), first=figure(n, c.y[0]), last=figure(n, c.y[-1]))
             for n, c in names
         ]
         return f"{title} {over}: {', '.join(ends)}"
@@ -277,9 +281,10 @@ def report_html(
     progress: Progress,  # what is told about
     place: str = "",  # where it trained, in words, such as `process 4121`
     run_path: str = "",  # the run's directory, as the reader can open it
-    texts: dict = TEXTS,  # the words
+    texts: dict | None = None,  # the words; None takes those of the reader's language
 ) -> str:  # a `<div>` that needs nothing around it
     "The card of a run, as it stays in a saved notebook"
+    texts = texts or wording("card")
     frame = f"max-width:960px;border:{_LINE};border-radius:6px;overflow:hidden;text-align:left;font:13px/1.45 system-ui,sans-serif"
     return (
         f'<div class="tonb-report tex2jax_ignore mathjax_ignore" role="group" aria-label="{escape(texts["group"])}" style="{frame}">'
@@ -298,9 +303,10 @@ def report_text(
     progress: Progress,  # what is told about
     place: str = "",  # where it trained, in words
     run_path: str = "",  # the run's directory
-    texts: dict = TEXTS,  # the words
+    texts: dict | None = None,  # the words; None takes those of the reader's language
 ) -> str:  # a few lines without an end of line
     "The same in plain text"
+    texts = texts or wording("card")
     line = [texts.get(progress.state, progress.state), plain(progress.name), headline(progress, texts)]
     lines = ["  ".join(part for part in line if part)]
     lines.append("  ".join(f"{item.label} {item.value}" for item in figures(progress, texts)))
@@ -316,7 +322,7 @@ def report_bundle(
     progress: Progress,  # what is told about
     place: str = "",  # where it trained, in words
     run_path: str = "",  # the run's directory
-    texts: dict = TEXTS,  # the words
+    texts: dict | None = None,  # the words; None takes those of the reader's language
 ) -> dict:  # media type -> text
     "The card for `display(..., raw=True)`"
     # raw, because IPython's HTML object reads a file when its text happens to be the path of one

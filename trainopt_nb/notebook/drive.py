@@ -19,11 +19,12 @@ from ..events import Resume, Stop, from_lines
 from ..interrupts import interrupts
 from .form import OptionsForm
 from .kernel import Page, has_frontend
-from .panel import TEXTS, TrainPanel
+from .panel import TrainPanel
 from ..options import Options
 from ..progress import LIVE, Progress
 from ..report import report_bundle
 from ..runs import Run, RunError
+from ..texts import wording
 from ..train.jobs import Job, drive, ended
 from ..train.launch import bring_home
 
@@ -74,7 +75,7 @@ async def conduct(
 
 def _move(panel, handle, page):
     "Show the panel where its cell will show what it does next"
-    panel.notice = TEXTS["again"]
+    panel.notice = panel.texts["again"]
     panel.update()
     with page.output_of(page.again):
         handle.display(panel)
@@ -112,7 +113,7 @@ async def ask(
     pressed = None if clicks.empty() or interrupt.requested else clicks.get_nowait()
     chosen = form.options() if isinstance(pressed, Resume) else None
     form.widget.close()
-    text = "Cancelled: nothing was trained." if chosen is None else f"Options: {chosen!r}"
+    text = wording("form")["cancelled"] if chosen is None else f"Options: {chosen!r}"
     handle.update({"text/plain": text}, raw=True)
     return chosen
 

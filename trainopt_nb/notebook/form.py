@@ -11,6 +11,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from ..events import Resume, Stop
+from ..texts import wording
 from ..options import Option, OptionError, Options, declared
 
 # %% ../../nbs/notebook/62_form.ipynb #0af4573f
@@ -91,10 +92,12 @@ class OptionsForm:
         for name, o in shown.items():
             if not o.front:
                 groups.setdefault(o.group, []).append(self.controls[name])
-        tabs = widgets.Tab([_grid(controls) for controls in groups.values()], titles=tuple(groups))
-        more = widgets.Accordion([tabs], titles=("More options",), selected_index=None)
-        self._start = widgets.Button(description="Start training", button_style="primary")
-        self._cancel = widgets.Button(description="Cancel")
+        texts = wording("form")
+        titles = tuple(texts.get(group, group) for group in groups)
+        tabs = widgets.Tab([_grid(controls) for controls in groups.values()], titles=titles)
+        more = widgets.Accordion([tabs], titles=(texts["more"],), selected_index=None)
+        self._start = widgets.Button(description=texts["start"], button_style="primary")
+        self._cancel = widgets.Button(description=texts["cancel"])
         self._say = widgets.Label(value="")
         self._start.on_click(lambda _: self._press())
         self._cancel.on_click(lambda _: commands.put(Stop("cancelled in the form")))

@@ -19,38 +19,20 @@ from .. import card
 from ..events import SetLr
 from ..progress import LIVE, Progress, digits
 from ..report import report_text
+from ..texts import hear, wording
 from ..runs import WORDS
 
 # %% ../../nbs/notebook/61_panel.ipynb #ce4405cf
-TEXTS = card.TEXTS | {
-    "lr": "lr",
-    "lr_long": "learning rate",
-    "lr_refused": "The learning rate must be a number above 0, such as 0.001 or 1e-3; “{found}” is none. Nothing was changed.",
-    "nothing": "nothing",
-    "pause": "Pause",
-    "resume": "Resume",
-    "save": "Save",
-    "stop": "Stop",
-    "progress": "share of the steps that are done",
-    "drawn": "metric that is drawn",
-    "reset": "Show all",
-    "more": "{n} earlier",
-    "saved_ago": "saved {time} ago",
-    "slow": "The kernel has not answered yet: it may be in the middle of a long step. To stop at once, interrupt it (■); what was saved stays.",
-    "lost": "disconnected",
-    "gone": "The kernel behind this panel was restarted or ended, so nothing that is clicked here arrives: %trainopt attach shows the run.",
-    "again": "This cell waits to run again: that begins when this run ends. Stop ends it now, with everything saved.",
-    "keys": "Arrow keys show values, plus zooms in, Escape shows all.",
-}
+TEXTS = wording("card", "panel", code="en")  # what is said where nobody says otherwise
 
 # %% ../../nbs/notebook/61_panel.ipynb #464641af
 _NOTES = 50  # the newest ones go to the page
 
 
-def _best(progress):
+def _best(progress, texts):
     "The marked point of the metric that decides"
     for name in card.metric_curves(progress)[:1]:
-        if text := card.best_text(progress, name, TEXTS):
+        if text := card.best_text(progress, name, texts):
             value = progress.best.metrics[name]
             return {
                 "name": card.plain(name),
@@ -66,29 +48,31 @@ def _finite(value):
 
 def standing(
     progress: Progress,  # what is shown
+    texts: dict = TEXTS,  # the words
 ) -> dict:  # plain data without NaN
     "The facts that change with an epoch, a note or a state, not with a step"
     metrics = card.metric_curves(progress)
     return {
         "state": progress.state,
         "name": card.plain(progress.name),
-        "machine": card.plain(card.machine(progress, TEXTS)),
+        "machine": card.plain(card.machine(progress, texts)),
         "saved": {"step": progress.saved.step, "time": progress.saved.time} if progress.saved else None,
         "metrics": [card.plain(name) for name in metrics],
         "shares": [card.plain(name) for name in metrics if card.is_share(name)],
-        "best": _best(progress),
+        "best": _best(progress, texts),
         "devices": [[d.name, d.shares, d.cells, d.slow] for d in card.devices(progress)],
     }
 
 
 def moving(
     progress: Progress,  # what is shown
+    texts: dict = TEXTS,  # the words
 ) -> dict:  # plain data without NaN
     "The facts that change with every step"
-    figures = card.figures(progress, TEXTS)
+    figures = card.figures(progress, texts)
     return {
         "step": progress.step,
-        "headline": card.headline(progress, TEXTS),
+        "headline": card.headline(progress, texts),
         "fraction": _finite(progress.fraction),
         "lr": digits(progress.lr, 3) if math.isfinite(progress.lr) else "",
         "axis": card.x_scale(progress),
@@ -198,8 +182,9 @@ class TrainPanel:
         self._live, self._closed, self._asked = live, False, False
         self._key, self._standing = None, {}
         self._sent = Sent()
+        self.texts = wording("card", "panel")
         self._sent.advance(self._facts(), progress.curves)
-        self.widget = View(self._sent)
+        self.widget = View(self._sent, texts=card.json_text(self.texts))
         self.widget.on_msg(self._take)
 
     def _facts(self):
@@ -219,8 +204,8 @@ class TrainPanel:
         if (
             key != self._key
         ):  # looked up again only when something of it can have changed: this runs between steps
-            self._key, self._standing = key, standing(p) | self._own(p)
-        return {**self._standing, **moving(p)}
+            self._key, self._standing = key, standing(p, self.texts) | self._own(p)
+        return {**self._standing, **moving(p, self.texts)}
 
     def _own(self, p):
         "Facts of the panel rather than of the run"
@@ -238,6 +223,10 @@ class TrainPanel:
         # this may run in another thread and while a step is computed: it only notes what was asked
         content = content if isinstance(content, dict) else {}
         command = command_from(content)
+        if isinstance(content.get("language"), str):
+            hear(content["language"])
+            if self._closed:
+                self._reword()
         if command is not None:
             self.commands.put(command)
         elif "ready" in content and content["ready"] != self._sent.seq:
@@ -245,12 +234,21 @@ class TrainPanel:
             if self._closed:
                 self._send_whole()
 
+    def _reword(self):
+        "Speak as the page does"
+        words = wording("card", "panel")
+        if words is not self.texts:
+            self.texts, self._key, self._asked = words, None, True
+            self.widget.texts = card.json_text(words)
+            self._sent.advance(self._facts(), self.progress.curves)
+
     def _send_whole(self):
         self._asked = False
         self.widget.send_state("whole")
 
     def update(self) -> bool:  # whether anything was sent
         "Tell the page what is new; to be called from the main thread, at most ten times a second"
+        self._reword()
         news = self._sent.advance(self._facts(), self.progress.curves)
         if self._asked:
             self._send_whole()
@@ -261,6 +259,7 @@ class TrainPanel:
     def close(self):
         "Show the end: the last figures, and buttons that are off"
         self._closed = True
+        self._reword()
         self._sent.advance(self._facts(), self.progress.curves)
         self._send_whole()
 

@@ -25,54 +25,11 @@ from ..progress import LIVE, Progress, compact, duration, figure
 from ..runs import Run
 from ..store.folders import CheckpointError
 from ..store.lock import RunError
+from ..texts import hear, wording
 from ..train.train_options import TrainOptions
 
 # %% ../../nbs/notebook/61b_runs_panel.ipynb #755968c3
-TEXTS = card.TEXTS | {
-    "runs": "Runs",
-    "group": "Table of runs",
-    "hint": "choose runs to compare, attach, stop, resume or delete them",
-    "chosen": "{n} chosen",
-    "none": "No runs here yet: %%trainopt fit makes one.",
-    "attach": "Attach",
-    "attach_tip": "show the chosen run below, with its whole history",
-    "stop": "Stop",
-    "stop_tip": "end the chosen runs after the step under way, with everything saved",
-    "resume": "Resume",
-    "resume_tip": "go on with the chosen run in a process of its own",
-    "resume_done": "has done all of its epochs: %trainopt resume NAME --epochs N goes on",
-    "delete": "Delete",
-    "delete_tip": "remove the chosen runs from the disk",
-    "compare": "Compare",
-    "compare_tip": "lay the curves of the chosen runs over each other",
-    "close": "Close",
-    "close_tip": "leave the table as it stands, as a saved notebook keeps it",
-    "choose": "choose {name}",
-    "question": "Delete {what} for ever, with {size} of events and checkpoints?",
-    "these": "{n} runs",
-    "yes": "Delete",
-    "no": "Keep",
-    "writing": "A run that is being written cannot be deleted: stop it first.",
-    "most": "Eight curves at most: the first eight chosen runs are shown.",
-    "nothing_drawn": "The chosen runs have no curve yet.",
-    "drawn": "curve that is drawn",
-    "reset": "Show all",
-    "total": "runs",
-    "running": "running",
-    "best_of": "best {name}",
-    "trained": "trained in all",
-    "disk": "on the disk",
-    "name": "run",
-    "state": "state",
-    "done": "epochs",
-    "best_head": "best",
-    "time": "time",
-    "changed": "options that differ from their defaults",
-    "at_epoch": "{name}, epoch {epoch}",
-    "lost": "disconnected",
-    "gone": "The kernel behind this table was restarted or ended: %trainopt runs shows it again.",
-    "keys": "Arrow keys show values, plus zooms in, Escape shows all.",
-}
+TEXTS = wording("card", "runs", code="en")  # what is said where nobody says otherwise
 OVER = ("finished", "stopped", "failed", "dead", "not begun")  # states in which no process works on a run
 
 
@@ -211,6 +168,7 @@ class RunsTable:
         since: int = 0,  # version that somebody has
         curves: dict
         | None = None,  # name -> mark of the curves that somebody has, of the runs that are compared
+        texts: dict = TEXTS,  # the words
     ) -> dict:  # plain data
         "What has changed"
         watched = [self._watched[name] for name in self._order]
@@ -220,16 +178,16 @@ class RunsTable:
             "version": self.version,
             "order": self._order if self._ordered > since else None,
             "rows": [each.row for each in watched if each.version > since],
-            "figures": self._figures(watched) if self.version > since else None,
+            "figures": self._figures(watched, texts) if self.version > since else None,
             "curves": {name: each.curves() for name, each in drawn.items() if each.place != curves[name]},
         }
 
-    def _figures(self, watched):
+    def _figures(self, watched, texts):
         "Five numbers over all runs"
         wanted = Counter(
             (w.progress.started.monitor, w.progress.started.mode) for w in watched if w.progress.best
         )
-        best, label = "–", TEXTS["metric"]
+        best, label = "–", texts["metric"]
         if wanted:
             name, mode = wanted.most_common(1)[0][0]
             rows = [
@@ -238,16 +196,16 @@ class RunsTable:
             values = [row.metrics.get(name, getattr(row, name, None)) for row in rows]
             pick = max if mode == "max" else min
             best = figure(name, pick((v for v in values if v is not None), default=None))
-            label = TEXTS["best_of"].format(name=name.replace("_", " "))
+            label = texts["best_of"].format(name=name.replace("_", " "))
         running = sum(w.progress.state in LIVE for w in watched)
         taken = duration(sum(w.progress.all_seconds for w in watched)) if watched else "–"
         size = compact(float(sum(w.bytes for w in watched))) + ("B" if watched else "")
         return [
-            [str(len(watched)), TEXTS["total"]],
-            [str(running), TEXTS["running"]],
+            [str(len(watched)), texts["total"]],
+            [str(running), texts["running"]],
             [best, card.plain(label)],
-            [taken, TEXTS["trained"]],
-            [size, TEXTS["disk"]],
+            [taken, texts["trained"]],
+            [size, texts["disk"]],
         ]
 
 # %% ../../nbs/notebook/61b_runs_panel.ipynb #23d2911e
@@ -296,8 +254,9 @@ class RunsPanel:
         self._does |= {"attach": attach} if attach else {}
         self._does |= {"resume": resume} if resume else {}
         self._close = close
+        self.texts = wording("card", "runs")
         self._look()
-        self.widget = RunsView(self._whole)
+        self.widget = RunsView(self._whole, texts=card.json_text(self.texts))
         self.widget.on_msg(self._take)
 
     @staticmethod
@@ -312,7 +271,7 @@ class RunsPanel:
     def _news(self, since=0, curves=None, said=""):
         offers = [*self._does, *(["close"] if self._close else [])]
         return card.json_text(
-            self.table.news(since, curves)
+            self.table.news(since, curves, self.texts)
             | {
                 "said": card.plain(said),
                 "folder": card.short_path(str(self.table.folder.absolute())),
@@ -335,9 +294,22 @@ class RunsPanel:
             self._close()
             return
         with self._lock:
+            if self._reword(content.get("language")):
+                since = 0  # what was told in another language is told again
             said = self._do(content.get("do"), content.get("names"))
             self._look(now="do" in content)
             self.widget.send({"news": self._news(since, curves, said)})
+
+    def _reword(self, spoken):
+        "Speak as the page does; returns whether that is new"
+        if isinstance(spoken, str):
+            hear(spoken)
+        words = wording("card", "runs")
+        if words is self.texts:
+            return False
+        self.texts = words
+        self.widget.texts = card.json_text(words)
+        return True
 
     def _do(self, what, names):
         "Do what was clicked; returns the sentences of what was refused"

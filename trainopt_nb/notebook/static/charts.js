@@ -240,6 +240,25 @@ class Chart {
 
 // ---- charts side by side: they share their axis, their zoom, the place of the cursor and the colours of the page
 
+// the language of the page, which the kernel speaks too unless the user wants another one
+function spoken() {
+  return document.documentElement.lang || navigator.language || "";
+}
+
+// a view that is drawn anew when its words change
+function redrawn(model, draw) {
+  let view = draw();
+  const again = () => {
+    view.remove();
+    view = draw();
+  };
+  model.on("change:texts", again);
+  return () => {
+    model.off("change:texts", again);
+    view.remove();
+  };
+}
+
 class Board {
   // who extends it has `root`, `charts`, `end()` of the axis, its `unitName()` and `legends()`
   constructor() {

@@ -15,7 +15,7 @@ function makeStore(model) {
   };
   const ask = () => {
     if (asking) return;
-    model.send({ ready: store.seq });
+    model.send({ ready: store.seq, language: spoken() });
     asking = setTimeout(() => {
       asking = 0;
       if (behind) ask();
@@ -55,7 +55,7 @@ function makeStore(model) {
   model.on("change:whole", takeWhole);
   model.on("msg:custom", takeNews);
   takeWhole();
-  model.send({ ready: store.seq }); // what was sent while this module was loading is lost: the kernel compares the numbers
+  model.send({ ready: store.seq, language: spoken() }); // what was sent while this module was loading is lost: the kernel compares the numbers
   return store;
 }
 
@@ -398,7 +398,7 @@ class Panel extends Board {
 
   describe(chart, title, lines) {
     const parts = lines.filter(([, curve]) => curve.y.length).map(([name, { y }, share]) =>
-      fill(this.texts.from_to, { name, first: y[0] === null ? "–" : written(y[0], share),
+      fill(this.texts.from_to, { name: this.texts[name] ?? name, first: y[0] === null ? "–" : written(y[0], share),
         last: y.at(-1) === null ? "–" : written(y.at(-1), share) }));
     chart.plotted.setAttribute("aria-label", `${[title, parts.join(", ")].filter(Boolean).join(": ")}. ${this.texts.keys}`);
   }
@@ -427,8 +427,7 @@ export default () => {
       store ??= makeStore(model);
     },
     render({ model, el }) {
-      const panel = new Panel((store ??= makeStore(model)), model, el);
-      return () => panel.remove();
+      return redrawn(model, () => new Panel((store ??= makeStore(model)), model, el));
     },
   };
 };

@@ -153,7 +153,7 @@ class Runs extends Board {
     const drawn = this.comparing ? this.drawn().map((name) => [name, this.store.curves[name]?.mark ?? -1]) : [];
     this.asked = Date.now();
     this.store.answered = false;
-    this.model.send({ since: this.store.version, curves: Object.fromEntries(drawn), ...more });
+    this.model.send({ since: this.store.version, curves: Object.fromEntries(drawn), language: spoken(), ...more });
   }
 
   act(what) {
@@ -372,8 +372,7 @@ export default () => {
       store ??= makeStore(model);
     },
     render({ model, el }) {
-      const runs = new Runs((store ??= makeStore(model)), model, el);
-      return () => runs.remove();
+      return redrawn(model, () => new Runs((store ??= makeStore(model)), model, el));
     },
   };
 };

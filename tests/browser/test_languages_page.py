@@ -1,0 +1,93 @@
+"The panels speak the language of the page, in a real JupyterLab"
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+TASK = """from sklearn.datasets import load_digits
+from torch import nn
+
+images, digits = load_digits(return_X_y=True)
+images = images.astype("float32") / 16
+train_data, valid_data = (images[:1400], digits[:1400]), (images[1400:], digits[1400:])
+model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))"""
+LONG = f"%%trainopt fit --epochs 100000 --name digits --runs language\n{TASK}"
+QUIET = "import os\nfor name in ('TRAINOPT_LANGUAGE', 'LANGUAGE', 'LC_ALL', 'LC_MESSAGES', 'LANG'): os.environ.pop(name, None)\n"
+LOAD = f"{QUIET}%load_ext trainopt_nb"
+
+
+def speak(lab, code):
+    "What JupyterLab does when its language is changed"
+    lab.page.evaluate("code => { document.documentElement.lang = code }", code)
+
+
+def test_a_chinese_page_has_a_chinese_panel_and_card(lab):
+    lab.open(LOAD, LONG)
+    speak(lab, "zh-CN")
+    lab.run_all()
+    panel = lab.page.locator(".tonb-panel").first
+    panel.get_by_text("训练中").wait_for(timeout=60_000)
+    for word in ("暂停", "保存", "停止"):
+        assert panel.get_by_role("button", name=word).is_enabled()
+    lab.wait_for(
+        lambda: "验证损失" in panel.inner_text() and "轮" in panel.inner_text(), "figures in Chinese"
+    )
+    lab.wait_for(lambda: int(panel.get_attribute("data-step") or 0) > 500, "500 steps")
+    lab.screenshot("panel-chinese")
+    panel.get_by_role("button", name="暂停").click()
+    panel.get_by_text("已暂停").wait_for()
+    panel.get_by_role("button", name="停止").click()
+    lab.wait_done(1)
+    lab.wait_for(lambda: "已停止" in lab.text(1) and "第" in lab.text(1), "a card in Chinese")
+    assert "stopped by" not in lab.text(1).split("\n")[0]
+    lab.output(1).scroll_into_view_if_needed()
+    lab.screenshot("card-chinese")
+    assert not lab.errors
+
+
+def test_an_english_page_has_an_english_panel_whatever_the_system_speaks(lab):
+    lab.open(f"{QUIET}os.environ['LANG'] = 'zh_CN.UTF-8'\n%load_ext trainopt_nb", LONG)
+    lab.run_all()
+    panel = lab.page.locator(".tonb-panel").first
+    panel.get_by_role("button", name="Stop").wait_for(timeout=60_000)
+    lab.wait_for(lambda: "valid loss" in panel.inner_text(), "figures in English")
+    panel.get_by_role("button", name="Stop").click()
+    lab.wait_done(1)
+    assert "停" not in lab.text(1)
+
+
+def test_the_users_word_counts_more_than_the_pages(lab):
+    lab.open(f"{QUIET}os.environ['TRAINOPT_LANGUAGE'] = 'zh'\n%load_ext trainopt_nb", LONG)
+    lab.run_all()
+    panel = lab.page.locator(".tonb-panel").first
+    panel.get_by_role("button", name="停止").click(timeout=60_000)
+    lab.wait_done(1)
+
+
+def test_table_and_form_speak_it_too(lab):
+    fit = f"%%trainopt fit --epochs 2 --name digits --runs table\n{TASK}"
+    lab.open(LOAD, fit, fit, "%trainopt runs --runs table", f"%%trainopt form\n{TASK}")
+    speak(lab, "zh-CN")
+    lab.run_all()
+    table = lab.page.locator(".tonb-runs")
+    table.get_by_role("button", name="比较").wait_for(timeout=60_000)
+    lab.wait_for(
+        lambda: "已完成" in table.inner_text() and "运行总数" in table.inner_text(), "rows in Chinese"
+    )
+    for box in table.locator("tbody input[type=checkbox]").all()[:2]:
+        box.click()
+    table.get_by_role("button", name="比较").click()
+    table.locator(".tonb-compared canvas").wait_for()
+    table.scroll_into_view_if_needed()
+    lab.page.wait_for_timeout(500)
+    lab.screenshot("runs-chinese")
+    form = lab.output(4)
+    form.get_by_text("开始训练").wait_for(timeout=60_000)
+    form.get_by_text("更多选项").click()
+    form.get_by_text("优化器").wait_for()
+    form.scroll_into_view_if_needed()
+    lab.page.wait_for_timeout(500)
+    lab.screenshot("form-chinese")
+    form.get_by_text("取消").click()
+    lab.wait_text(4, "已取消")
+    assert not lab.errors

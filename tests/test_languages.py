@@ -1,0 +1,114 @@
+"Another language says the same: every word of the catalogue, the whole README; the reader's choice counts"
+
+import json
+import os
+import re
+import string
+from pathlib import Path
+
+import pytest
+
+from trainopt_nb import texts
+from trainopt_nb.options import declared
+from trainopt_nb.train.train_options import TrainOptions
+
+ROOT = Path(__file__).parents[1]
+STATIC = ROOT / "trainopt_nb/notebook/static"
+OTHERS = [code for code in texts.languages() if code != texts.ENGLISH]
+CATALOGUE = {
+    code: json.loads((STATIC / f"texts.{code}.json").read_text(encoding="utf-8"))
+    for code in texts.languages()
+}
+
+
+def fields(text):
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+
+def words(text):
+    "What one types is the same in every language"
+    return re.findall(r"%+trainopt [a-z-]+(?: NAME)?(?: --[a-z]+ N)?|■|1e-3|0\.001", text)
+
+
+@pytest.mark.parametrize("code", OTHERS)
+def test_every_text_is_translated_with_its_fields(code):
+    english, other = CATALOGUE["en"], CATALOGUE[code]
+    assert english.keys() == other.keys()
+    for section in english.keys() - {"language"}:
+        assert english[section].keys() == other[section].keys(), section
+        for key, text in english[section].items():
+            assert fields(text) == fields(other[section][key]), (section, key)
+            assert words(text) == words(other[section][key]), (section, key)
+            assert other[section][key].strip(), (section, key)
+
+
+def test_chinese_is_chinese():
+    for section in CATALOGUE["zh-CN"].keys() - {"language"}:
+        for key, text in CATALOGUE["zh-CN"][section].items():
+            assert re.search(r"[\u4e00-\u9fff]", text), (section, key)
+
+
+def test_every_group_of_options_has_a_name():
+    groups = {option.group for option in declared(TrainOptions).values()}
+    assert groups <= CATALOGUE["en"]["form"].keys()
+
+
+@pytest.fixture
+def nobody(monkeypatch):
+    "Neither user nor page nor system has said anything"
+    for name in ("TRAINOPT_LANGUAGE", "LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(texts, "_page", "")
+    return monkeypatch
+
+
+def test_the_user_counts_before_the_page_before_the_system(nobody):
+    assert texts.language() == "en"
+    nobody.setenv("LANG", "zh_CN.UTF-8")
+    assert texts.language() == "zh-CN"
+    texts.hear("en")
+    assert texts.language() == "en"
+    nobody.setenv("TRAINOPT_LANGUAGE", "zh")
+    assert texts.language() == "zh-CN"
+    nobody.setenv("TRAINOPT_LANGUAGE", "tlh")  # nobody speaks it here
+    assert texts.language() == "en"
+
+
+@pytest.mark.parametrize("said", ["C", "C.UTF-8", "POSIX", "", "de_DE.UTF-8", "../../secret", "\x00"])
+def test_what_is_not_spoken_is_english(nobody, said):
+    texts.hear(said)
+    assert texts.language() == "en"
+
+
+# README
+
+
+def shape(path):
+    "What two languages of a page have in common"
+    text = (ROOT / path).read_text(encoding="utf-8")
+    outside = re.sub(r"```.*?```", "", text, flags=re.S)
+    return {
+        "code": re.findall(r"```(?:bash|python)\n.*?```", text, re.S),
+        "headings": re.findall(r"^#+", outside, re.M),
+        "rows": [line.count("|") for line in outside.splitlines() if line.startswith("|")],
+        "left": [
+            re.findall(r"`[^`]+`", line.split("|")[1])
+            for line in outside.splitlines()
+            if line.startswith("| `")
+        ],
+        "links": sorted(link for link in re.findall(r"\]\(([^)]+)\)", outside) if "README" not in link),
+        "words": sorted(set(re.findall(r"`[^`\n]+`", outside))),
+    }
+
+
+def test_the_chinese_readme_says_what_the_english_one_says():
+    english, chinese = shape("README.md"), shape("README.zh-CN.md")
+    for part in english:
+        assert english[part] == chinese[part], part
+    assert "](README.zh-CN.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "](README.md)" in (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
+
+
+def test_links_of_the_chinese_readme_lead_somewhere():
+    for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")):
+        assert os.path.exists(ROOT / link), link
