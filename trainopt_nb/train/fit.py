@@ -31,7 +31,7 @@ def begin(
     ranks = from_environment(options.plan)
     if ranks is not ALONE:
         return _one_of(ranks, task, options, run, where)
-    if options.devices != 1 or options.restarts or options.plan != "data":
+    if options.devices != 1 or options.restarts or options.plan != "data" or options.cluster:
         return leave(task, options, run, **where)
     return start(task, options, **where) if run is None else go_on(run, task, options)
 

@@ -25,8 +25,9 @@ from ..progress import LIVE, Progress
 from ..runs import Run, RunError
 from ..store.checkpoint import CheckpointError, load_checkpoint
 from ..store.lock import lock_owner
+from .cluster import Cluster, needs_of
 from .jobs import new_run
-from .supervise import Supervisor, Work, quiet, train_here, work_of
+from .supervise import Supervisor, Work, quiet, train_here
 from .task import Task
 from .train_options import TrainOptions
 
@@ -126,7 +127,9 @@ def _main(work, leash):
     "What the process does: it trains, or watches over those that do"
     quiet(Run(work.path))
     with contextlib.suppress(BaseException):  # it was printed and told where it was raised
-        if work.world == 1 and not work.restarts and leash is None:
+        if work.cluster:
+            Cluster(work, leash).watch()
+        elif work.world == 1 and not work.restarts and leash is None:
             train_here(work)
         else:
             Supervisor(work, leash).watch()
@@ -145,7 +148,7 @@ def launch(
     **more: Any,  # further plain facts for run.json
 ) -> Run:
     "Begin a run in processes of its own and return at once; raises `RunError` where the task cannot travel"
-    needs, payload = work_of(options), pack_task(task, options)
+    needs, payload = needs_of(options), pack_task(task, options)
     run = new_run(task, options, folder, name, cell, **more)
     return _begin(run, payload, False, needs, leash)
 
@@ -157,7 +160,7 @@ def relaunch(
     leash: Any = None,  # as for `launch`
 ) -> Run:
     "Go on with a run in processes of its own"
-    return _begin(run, pack_task(task, options), True, work_of(options), leash)
+    return _begin(run, pack_task(task, options), True, needs_of(options), leash)
 
 
 def _begin(run, payload, resumed, needs, leash):
