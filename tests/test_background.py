@@ -250,3 +250,19 @@ def test_no_step_is_taken_in_a_pause_whatever_is_asked(tmp_path):
     run.send(SetLr(0.1))
     ended(run)
     assert run.state == "stopped"
+
+
+def test_a_run_in_a_terminal_obeys_other_processes(tmp_path):
+    source = (
+        "import torch, time\nfrom torch import nn\nfrom trainopt_nb import fit\n"
+        "class Slow(nn.Linear):\n    def forward(self, x):\n        time.sleep(0.01)\n        return super().forward(x)\n"
+        f"fit(Slow(4, 2), (torch.randn(80, 4), torch.randint(2, (80,))), epochs=1000, batch_size=8, folder={str(tmp_path)!r})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True)
+    run = until(lambda: list_runs(tmp_path), "a run", 60)[0]
+    moving(run)
+    run.send(SetLr(0.5))
+    until(lambda: run.progress.lr == 0.5, "the new learning rate")
+    run.send("stop")
+    assert "stopped: stopped by hand" in process.communicate(timeout=30)[0]
+    assert process.returncode == 0

@@ -298,6 +298,11 @@ class Run:
                 os.truncate(log, data.rfind(b"\n") + 1)
         self._file = open(log, "ab", buffering=0)
 
+    @property
+    def writing(self) -> bool:
+        "Whether this process writes the run by this object"
+        return self._file is not None
+
     def append(
         self,
         events,  # records, in their order

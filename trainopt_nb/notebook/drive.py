@@ -37,18 +37,6 @@ def _clicked(panel):
     return None if panel.commands.empty() else panel.commands.get_nowait()
 
 
-def _commands(job, panel, interrupt):
-    "What the page, other processes and the interrupt want of a run that trains here"
-    inbox = job.run.inbox() if isinstance(job, Job) else lambda: None  # others read their own
-
-    def next_command():
-        if interrupt.requested:
-            return Stop("interrupted")
-        return inbox() if panel.commands.empty() else _clicked(panel)  # a command without a field is false
-
-    return next_command
-
-
 async def conduct(
     job: Job,  # about to train
     page: Page,  # as from `find_page`
@@ -58,7 +46,7 @@ async def conduct(
     handle, again = display(panel, display_id=True), None
     with interrupts() as interrupt:
         try:
-            for _ in job.steer(_commands(job, panel, interrupt)):
+            for _ in job.steer(lambda: Stop("interrupted") if interrupt.requested else _clicked(panel)):
                 panel.update()
                 await page.turn()
                 if page.again is not again:

@@ -154,11 +154,15 @@ class Job(NamedTuple):
 
     def steer(
         self,
-        next_command: Callable[[], Any],  # gives what was asked for since, or None
+        asked: Callable[[], Any] = lambda: None,  # gives what was asked for here since, or None
         nap: float = 0.02,  # seconds between two looks while the run is paused
     ) -> Generator:  # yields lists of new records, empty ones while nothing happens
-        "Train to the end, obeying commands; pausing is asking for no further event, whatever else is asked for meanwhile"
-        command = None
+        "Train to the end, obeying what is asked for here, then what others send; pausing is asking for no further event"
+        command, inbox = None, self.run.inbox() if self.run.writing else lambda: None
+
+        def next_command():
+            return inbox() if (told := asked()) is None else told
+
         while True:
             try:
                 told = self.turns.send(command)

@@ -120,8 +120,7 @@ def train_here(
         torch.set_num_threads(share(threads))
         begin = go_on if work.resumed else start_in
         job = begin(run, task, options, guarded, ranks, TURN)
-        inbox = run.inbox() if ranks.first else lambda: None
-        for _ in job.steer(inbox):
+        for _ in job.steer():
             pass
     except BaseException as error:
         traceback.print_exc()
