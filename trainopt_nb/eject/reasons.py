@@ -96,12 +96,10 @@ def _what_happened(events):
     return said
 
 
-def unknown_options(options: dict) -> list[str]:
-    "Options that no part of a script knows and that seem to be set"
+def unknown_options(
+    k: Known,
+) -> list[str]:
+    "Options that differ from their defaults and that no part of a script knows"
     known = {*WRITTEN, *SILENT, *OF_DEVICES, *UNWRITTEN}
-    usual = (None, False, 0, 1, "", "none", "auto", (), [])
-    return [
-        f"The option {name}={value!r} is not written."
-        for name, value in options.items()
-        if name not in known and value not in usual
-    ]
+    unknown = [name for name in k.t.changed if name not in known]
+    return [f"The option {name}={getattr(k.o, name)!r} is not written." for name in unknown]

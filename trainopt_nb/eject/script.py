@@ -218,7 +218,7 @@ def script_text(
         *([k.name("valid_data")] if t.valid and not t.held_out else []),
     ]
     missing = [n for n in dict.fromkeys([*missing_names(lines(earlier, source)), *wanted]) if n not in bound]
-    k.notes.extend([*said, *why_not_exact(k, cell, earlier, events), *unknown_options(options)])
+    k.notes.extend([*said, *why_not_exact(k, cell, earlier, events), *unknown_options(k)])
     k.notes.extend(f"The cell does not define {n}: put it where the script says so." for n in missing if cell)
     aliases = _aliases(k)
     body = _body(k)

@@ -150,6 +150,7 @@ def facts_of(
         "epoch_steps": s.epoch_steps,
         "total": s.total,
         "device": p.device.type,
+        "changed": sorted(loop.options.changed()),
     }
     facts |= _batch_facts(batch) | _output_facts(outputs, targets)
     facts |= _optimizer_facts(p.model, s.optimizer, loop.options.optimizer)
