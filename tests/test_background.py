@@ -11,6 +11,7 @@ import psutil
 import pytest
 import torch
 from torch import nn
+from waits import until
 
 from trainopt_nb.catalogue import list_runs
 from trainopt_nb.events import Pause, Resume, Save, SetLr, Stop
@@ -53,15 +54,6 @@ Slow.__module__ = "__main__"  # travels by value, like a class of a notebook
 def model():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2), nn.Linear(8, 2))
-
-
-def until(check, what, seconds=30):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := check():
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s: {what}")
 
 
 def ended(run):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+from waits import until
 
 from trainopt_nb import OptionError, RunError, Task, TrainOptions, fit, resume
 from trainopt_nb.events import Note, Pause, Resume, Save, SetLr, Step, Stop, WorkerLoad
@@ -219,15 +220,6 @@ def test_words_before_anything_starts(tmp_path):
 
 
 # commands
-
-
-def until(check, what, seconds=30):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := check():
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"not within {seconds} s: {what}")
 
 
 def over(run):
