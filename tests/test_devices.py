@@ -170,7 +170,16 @@ def test_a_layer_without_gradient(tmp_path):
 def test_what_batch_size_counts(tmp_path):
     "Twice the batch a device and twice the rate, as the linear rule has it, is one run with both doubled"
     run = fit(net(), TRAIN, folder=tmp_path, epochs=1, batch_size=16, batch_scope="each", lr_rule="linear", lr=0.01, devices=2, optimizer="sgd", write=lambda line: None)  # fmt: skip
-    same = fit(net(), TRAIN, folder=tmp_path, epochs=1, batch_size=32, lr=0.02, optimizer="sgd", write=lambda line: None)
+    same = fit(
+        net(),
+        TRAIN,
+        folder=tmp_path,
+        epochs=1,
+        batch_size=32,
+        lr=0.02,
+        optimizer="sgd",
+        write=lambda line: None,
+    )
     assert torch.allclose(losses(run), losses(same), rtol=1e-5)
     said = next(e.text for e in run.events() if type(e) is Note and e.topic == "devices")
     assert "16 samples each of a batch of 32" in said and "0.02" in said
@@ -193,7 +202,14 @@ def test_a_checkpoint_knows_no_devices(plan, tmp_path):
 
 def test_an_optimizer_in_the_computers_memory(tmp_path):
     "The same numbers, to the last bit, also over a stop and a resume"
-    how = {"epochs": 3, "batch_size": 32, "clip": 1.0, "ema": 0.9, "folder": tmp_path, "write": lambda line: None}
+    how = {
+        "epochs": 3,
+        "batch_size": 32,
+        "clip": 1.0,
+        "ema": 0.9,
+        "folder": tmp_path,
+        "write": lambda line: None,
+    }
     one, two = net(), net()
     fit(one, TRAIN, VALID, **how)
     run = fit(two, TRAIN, VALID, **how | {"epochs": 1}, offload=True)
@@ -229,7 +245,10 @@ def over(run):
 
 def ranks_of(run):
     "Processes of the ranks, as the supervisor wrote them into the log"
-    line = until(lambda: [x for x in (run.path / "log.txt").read_text().splitlines() if x.startswith("ranks ")], "ranks")[-1]
+    line = until(
+        lambda: [x for x in (run.path / "log.txt").read_text().splitlines() if x.startswith("ranks ")],
+        "ranks",
+    )[-1]
     return [int(pid) for pid in line.removeprefix("ranks ").split(", ")]
 
 
@@ -266,7 +285,9 @@ def test_commands_reach_all_ranks(tmp_path):
     assert run.state == "stopped"
     assert not any(alive(pid) for pid in ranks_of(run))
     load = [e for e in run.events() if type(e) is WorkerLoad]
-    assert {e.rank for e in load} == {0, 1} and all(e.forward > 0 and e.samples > 0 and e.memory > 1e6 for e in load)
+    assert {e.rank for e in load} == {0, 1} and all(
+        e.forward > 0 and e.samples > 0 and e.memory > 1e6 for e in load
+    )
 
 
 def test_a_stop_is_obeyed_time_after_time(tmp_path):
@@ -339,7 +360,13 @@ for fault in (explode_on_second_rank, poison_on_second_rank):
 
 
 def test_an_error_on_one_rank(tmp_path):
-    run = over(launch(Task(Slow(0, explode_on_second_rank), TRAIN), TrainOptions.of(devices=2, epochs=9), folder=tmp_path))
+    run = over(
+        launch(
+            Task(Slow(0, explode_on_second_rank), TRAIN),
+            TrainOptions.of(devices=2, epochs=9),
+            folder=tmp_path,
+        )
+    )
     assert run.state == "failed" and run.progress.reason == "rank 1: ValueError: no good"
     assert "ValueError: no good" in (run.path / "log.txt").read_text()
 
@@ -408,8 +435,12 @@ def test_ranks_of_the_background_outlive_the_kernel(tmp_path):
 
 def test_a_script_needs_no_guard(tmp_path):
     "The workers do not run the script again"
-    (tmp_path / "train.py").write_text(SCRIPT + "print('once'); run = fit(Slow(), (x, y), devices=2, epochs=1)\nprint(run.state)")
-    done = subprocess.run([sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    (tmp_path / "train.py").write_text(
+        SCRIPT + "print('once'); run = fit(Slow(), (x, y), devices=2, epochs=1)\nprint(run.state)"
+    )
+    done = subprocess.run(
+        [sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
     assert done.stdout.count("once") == 1 and done.stdout.strip().endswith("finished"), done.stderr
 
 
@@ -446,8 +477,20 @@ def test_two_elastic_agents(tmp_path):
     script.write_text(textwrap.dedent(TORCHRUN).replace("FOLDER", str(tmp_path / "runs")))
     agents = []
     for _ in range(2):
-        command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--max-restarts=3"]
-        command += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:29731", "--rdzv-id=job", "--local-addr=127.0.0.1"]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nnodes=2",
+            "--nproc-per-node=1",
+            "--max-restarts=3",
+        ]
+        command += [
+            "--rdzv-backend=c10d",
+            "--rdzv-endpoint=127.0.0.1:29731",
+            "--rdzv-id=job",
+            "--local-addr=127.0.0.1",
+        ]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
         agents.append(subprocess.Popen([*command, str(script)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))  # fmt: skip
     said = [agent.communicate(timeout=180)[0] for agent in agents]
