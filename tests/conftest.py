@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads a process on busy cores wait for each other
+os.environ["TRAINOPT_LANGUAGE"] = "en"  # whatever the developer speaks
 CHROMIUM = "/usr/bin/chromium"
 
 

@@ -17,6 +17,7 @@ from nbdev.clean import clean_nb
 from nbdev.config import get_config
 from nbdev.process import NBProcessor
 
+os.environ["TRAINOPT_LANGUAGE"] = "en"  # whatever the developer speaks
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 
 
