@@ -189,7 +189,10 @@ ended(run)
 
 def cold(devices, times):
     source = COLD.format(here=str(Path(__file__).parent), devices=devices, folder=FOLDER)
-    runs = [subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True) for _ in range(times)]
+    runs = [
+        subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+        for _ in range(times)
+    ]
     return [float(run.stdout.split()[0]) for run in runs]
 
 
@@ -204,7 +207,11 @@ def main(share):
         told(f"{devices} in the background, warm: to the first step", first, limit)
     torch.randn(800, 800) @ torch.randn(800, 800)
     for devices in (1, 2):
-        told(f"{devices} in the cell: from a stop to the weights, {amount(50)} times", stops_of(devices, amount(50)), "150")
+        told(
+            f"{devices} in the cell: from a stop to the weights, {amount(50)} times",
+            stops_of(devices, amount(50)),
+            "150",
+        )
     told("a killed rank is named in the run", deaths(amount(10)), "100")
     told("no worker is left after the caller was killed", orphans(amount(5)), "1000")
     for devices in (1, 2):

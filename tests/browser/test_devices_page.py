@@ -38,7 +38,12 @@ def workers(server):
 
 
 def test_two_devices_in_a_cell(lab, server):
-    lab.open("%load_ext trainopt_nb", MODEL, CELL, "print('home', bool((before != model.body[0].weight).any()), run.state)")
+    lab.open(
+        "%load_ext trainopt_nb",
+        MODEL,
+        CELL,
+        "print('home', bool((before != model.body[0].weight).any()), run.state)",
+    )
     lab.run_all()
     trains(lab)
     act(lab, "pause", "paused")
