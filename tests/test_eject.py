@@ -14,6 +14,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from trainopt_nb import RunError, TrainOptions, find_run, fit, resume
 from trainopt_nb.eject.cells import earlier_cells, missing_names, plain_source
 from trainopt_nb.eject.reasons import OF_DEVICES, SILENT, UNWRITTEN, WRITTEN
+from trainopt_nb.eject.script import script_text
 from trainopt_nb.options import declared
 
 DATA = """
@@ -296,6 +297,46 @@ def test_an_option_that_no_script_knows_is_said(tmp_path):
     (run.path / "run.json").write_text(json.dumps(facts))
     (run.path / "options.json").write_text(json.dumps({**options, "freeze_epochs": 3}))
     assert "The option freeze_epochs=3 is not written." in run.eject().notes
+
+
+@pytest.mark.parametrize("options", [
+    {"precision": "fp16", "clip": 1.0, "accumulate": 2, "schedule": "cosine", "ema": 0.9},
+    {"precision": "tf32", "channels_last": True, "threads": 2, "device": "cuda:1"},
+    {"precision": "bf16", "compile": True, "on_nonfinite": "skip", "class_weights": "balanced", "metrics": "f1"},
+])  # fmt: skip
+def test_a_script_for_a_gpu_reads_well(ended, options, tmp_path):
+    "It cannot run here, but what it says is complete and formatted"
+    run = ended["batch norm"][0]
+    facts = run.facts
+    facts["seen"] |= {"device": "cuda", "images": True}
+    stored = {**run.options, "device": "auto", **options}
+    text, notes = script_text("2026-01-01-gpu-1", stored, facts, run.events(), NORMED)
+    path = tmp_path / "train.py"
+    path.write_text(text)
+    for words in (["check"], ["format", "--diff"]):
+        done = subprocess.run(
+            [Path(sysconfig.get_path("scripts"), "ruff"), *words, "--isolated", path],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    wanted = {
+        "fp16": [
+            "GradScaler(device.type)",
+            "scaler.unscale_(optimizer)",
+            "scaler.step(optimizer)",
+            "torch.float16",
+        ],
+        "tf32": [
+            'set_float32_matmul_precision("high")',
+            "channels_last",
+            'torch.device("cuda:1")',
+            "set_num_threads(2)",
+        ],
+        "bf16": ["torch.bfloat16", "torch.compile(model)", ".to(device)", "continue"],
+    }[options["precision"]]
+    assert all(part in text for part in wanted), text
+    assert any("cuda" in note for note in notes)
 
 
 # what cannot be written

@@ -124,7 +124,7 @@ def epoch_text(k: Known) -> str:
         f"share = {size} / size",
         block("if not share:", "continue") if k.t.ignored else "",
         loss,
-        backward.format("(loss * share)"),
+        backward.format("loss * share" if "scaler" in backward else "(loss * share)"),
         "value += loss.item() * share",
     )
     return lines(
