@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 import threading
@@ -166,6 +167,7 @@ _LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # then a node's address is 127.0.0.1, and its servers listen nowhere else
     "RAY_AUTH_MODE": "token",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_prestart_worker_first_driver": "0",  # such workers lack the environment of ours, and cost seconds
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
@@ -220,12 +222,16 @@ class Cluster(Supervisor):
         how = {"log_to_driver": False, "logging_level": "ERROR"}
         if self.local:
             os.environ.update(_LOOPBACK, RAY_AUTH_TOKEN=secrets.token_hex(32))
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # the user's modules are found
             self.folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
             how |= {"include_dashboard": False, "num_cpus": self.work.world * self.work.cpus}
             how |= {
                 "object_store_memory": 2 * len(self.work.payload) + 100 * 2**20,
                 "_temp_dir": self.folder,
             }
+        elif self.work.cluster != "auto":
+            host, port = self.work.cluster.removeprefix("ray://").rsplit(":", 1)
+            socket.create_connection((host.strip("[]"), int(port)), 20).close()  # Ray would try for minutes
         import ray
 
         print(f"connecting to the Ray cluster {self.work.cluster}", flush=True)
