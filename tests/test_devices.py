@@ -291,9 +291,17 @@ def test_commands_reach_all_ranks(tmp_path):
 
 
 def test_a_stop_is_obeyed_time_after_time(tmp_path):
-    "Also after a matrix product with two threads, where workers that were forked from the kernel would hang"
-    torch.set_num_threads(2)
+    "Also after a matrix product with several threads, where workers that were forked from the kernel would hang"
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)  # two for each of two workers
     torch.randn(500, 500) @ torch.randn(500, 500)
+    try:
+        stop_five_times(tmp_path)
+    finally:
+        torch.set_num_threads(before)
+
+
+def stop_five_times(tmp_path):
     for _ in range(5):
         model = Slow(0.002)
         before = weights(model)

@@ -187,7 +187,11 @@ def test_escaped_text_is_inert_everywhere(text):
     assert json.loads(json_text([text])) == [text] and not set(json_text([text])) & set("<>&")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(name=texts, metric=texts, note=texts, reason=texts, place=texts, path=texts)
 def test_no_text_breaks_a_page_that_holds_the_widget(wired, name, metric, note, reason, place, path):
     progress, place, path = told_by(name, metric, note, reason, place, path)
@@ -577,7 +581,11 @@ def test_clicks_on_runs_call_the_plain_functions(tabled, tmp_path):
     running.stop_writing()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(metric=texts, option=texts, reason=texts)
 def test_no_text_breaks_a_page_that_holds_the_table(tmp_path_factory, metric, option, reason):
     folder = tmp_path_factory.mktemp("runs")
