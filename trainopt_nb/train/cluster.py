@@ -339,9 +339,11 @@ class Cluster(Supervisor):
     def _leave(self):
         "Leave the cluster; one that was started for the run ends"
         if self.local:
-            for process in psutil.Process().children(recursive=True):
+            left = psutil.Process().children(recursive=True)
+            for process in left:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
+            psutil.wait_procs(left, 5)  # they would write into the folder that is removed
         elif self._payload is not None:
             import ray
 
