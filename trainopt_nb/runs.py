@@ -35,7 +35,6 @@ from trainopt_nb.events import (
     to_lines,
 )
 from .progress import LIVE, Progress, figure
-from .eject.script import Script, write_script
 from .store.checkpoint import load_checkpoint
 from .store.lock import RunError, claim_lock, lock_owner, take_lock
 
@@ -260,8 +259,12 @@ class Run:
         self,
         path: Any = None,  # of the script; `train.py` in the run's directory where nothing is said
         overwrite: bool = False,  # whether a file that is there and differs is replaced
-    ) -> Script:
+    ) -> (
+        Any
+    ):  # a `Script`: its path, its text, what it could not write, whether it ends with the same weights
         "Write the plain PyTorch script of what was run; raises `RunError` where that cannot be"
+        from trainopt_nb.eject.script import write_script  # who never leaves need not load it
+
         return write_script(self.path, self.options, self.facts, self.events(), path, overwrite)
 
     # writing
