@@ -321,7 +321,11 @@ class Run:
             self._file.close()
             self._file = None
             if not self._guarded:
-                (self.path / "lock").unlink(missing_ok=True)
+                self.release()
+
+    def release(self):
+        "Give back the lock that a claim took; for the process that it was claimed for"
+        (self.path / "lock").unlink(missing_ok=True)
 
     # commands from other processes
 

@@ -27,11 +27,10 @@ from typing import Any
 import psutil
 import torch
 
-from ..events import Note
 from ..options import OptionError
 from ..runs import Run, RunError
-from .ranks import PATIENCE, Ranks, join
-from .supervise import Supervisor, Work, failed, train_here, work_of
+from .ranks import PATIENCE, Ranks, backends, join
+from .supervise import Supervisor, Work, failed, print_into, train_here, work_of, worded
 from .task import find_device
 from .train_options import TrainOptions
 
@@ -121,14 +120,6 @@ class Board:
         return found
 
 # %% ../../nbs/train/29ab_cluster.ipynb #0a9e1024
-def _print_into(run):
-    "Ray's workers print into files of Ray, where nobody looks"
-    log = open(run.path / "log.txt", "a", buffering=1)
-    os.dup2(log.fileno(), 1)
-    os.dup2(log.fileno(), 2)
-    sys.stdout = sys.stderr = log
-
-
 def _work_on_ray(
     told: dict,  # `work` without its payload, `payload` as Ray holds it, `word` of the board, `alone` on this machine
 ):
@@ -141,16 +132,14 @@ def _work_on_ray(
     ranks = Ranks(rank, world, plan=work.plan, lost=lambda text: time.sleep(PATIENCE.total_seconds()))
     board.check(told["word"])
     board.say(rank, "here")
-    _print_into(Run(work.path))
+    print_into(Run(work.path))  # Ray's workers print into files of Ray, where nobody looks
     try:
         if told["alone"] and world > 1:
             join(rank, world, board.path / "meeting", find_device(work.device, ranks))
         work = work._replace(payload=ray.get(told["payload"]))
         train_here(work, ranks, lambda threads: work.cpus)
     except BaseException as error:
-        text = "".join(traceback.format_exception_only(error)).strip()
-        ours = type(error).__module__.startswith("trainopt_nb")
-        board.say(rank, "failed", str(error) if ours else f"rank {rank}: {text}" if world > 1 else text)
+        board.say(rank, "failed", worded(error, rank, world))
         time.sleep(PATIENCE.total_seconds())  # the supervisor ends this process
     board.say(rank, "done")
 
@@ -205,7 +194,7 @@ class Cluster(Supervisor):
         except Exception as error:
             traceback.print_exc()
             failed(self.run, f"The Ray cluster {self.work.cluster} cannot be used: {error}", None)
-            (self.run.path / "lock").unlink(missing_ok=True)
+            self.run.release()
         finally:
             self._leave()
 
@@ -253,9 +242,7 @@ class Cluster(Supervisor):
         each = 1 if kind == "GPU" else work.cpus
         if world * each > has:
             text = f"The run wants {world} workers with {each} {kind} each, and the Ray cluster has {has} {kind}: it waits until there are more."
-            self.run.start_writing(None)
-            self.run.append([Note("warning", text, 0, "cluster")])
-            self.run.stop_writing()
+            self._warn(text, "cluster")
         return {"world": world, "device": device}
 
     def _fit(self, word, told):
@@ -265,7 +252,7 @@ class Cluster(Supervisor):
 
         gpu, work = self.work.device.startswith("cuda"), self.work
         resources = {"CPU": work.cpus} | ({"GPU": 1} if gpu else {})
-        backend = "cpu:gloo,cuda:nccl" if gpu else "cpu:gloo"
+        backend = backends("cuda" if gpu else "cpu")
         config = (
             _met_by_file()
             if self.local
@@ -300,7 +287,7 @@ class Cluster(Supervisor):
         while True:
             ready = wait([self._outcome, *([self.leash] if self.leash else [])], 0.05)
             if self.leash in ready:
-                os._exit(self._kernel_gone())
+                self._kernel_gone()
             words = self.board.words()
             if len(words) == self.work.world and not named:
                 named = True
@@ -350,9 +337,3 @@ class Cluster(Supervisor):
             ray.shutdown()
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _kernel_gone(self):
-        self._leave()
-        self.board.take_down()
-        (self.run.path / "lock").unlink(missing_ok=True)
-        return 0

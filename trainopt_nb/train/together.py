@@ -74,7 +74,8 @@ def together(
             command = None
             if type(event) is Step:
                 load.data += event.wait
-            waiting += [told for told in [(yield event)] if told is not None]
+            if (told := (yield event)) is not None:
+                waiting.append(told)
             if type(event) not in SHARED:
                 continue
             due = type(event) is Step and time.perf_counter() - last >= every
@@ -83,7 +84,8 @@ def together(
                 last = time.perf_counter()
                 rows = ranks.gather(load.row())
                 for row in rows if ranks.first else ():
-                    waiting += [told for told in [(yield WorkerLoad(*row))] if told is not None]
+                    if (told := (yield WorkerLoad(*row))) is not None:
+                        waiting.append(told)
     except StopIteration:
         return
     finally:
