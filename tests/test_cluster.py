@@ -13,6 +13,8 @@ from torch import nn
 
 pytest.importorskip("ray", reason="pip install -c constraints.txt 'trainopt_nb[ray]'")
 
+from waits import until
+
 from trainopt_nb import OptionError, Run, RunError, Task, TrainOptions, fit
 from trainopt_nb.events import Note, SetLr, Step, Stop, WorkerLoad
 from trainopt_nb.store.lock import lock_owner
@@ -23,6 +25,7 @@ G = torch.Generator().manual_seed(0)
 X = torch.randn(331, 6, generator=G)
 Y = (X[:, :3] @ torch.ones(3) > 0).long() + (X[:, 3] > 0.8).long()
 TRAIN, VALID = (X[:241], Y[:241]), (X[241:], Y[241:])
+START = 240  # seconds: Ray begins with a dozen processes of Python, which takes a minute on busy cores
 HOW = {"epochs": 6, "batch_size": 32, "lr": 0.01, "save_steps": 5}
 
 
@@ -55,16 +58,6 @@ def losses(run):
 
 def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
-def until(check, what, seconds=240):
-    "Ray starts a dozen processes of Python: on busy cores that takes a minute"
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := check():
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s: {what}")
 
 
 def ranks_of(run):
@@ -157,10 +150,10 @@ def test_a_killed_worker_is_replaced(alone, tmp_path):
     "The run goes on from its newest checkpoint and ends as if nothing had happened"
     options = TrainOptions.of(cluster="local", devices=2, restarts=1, **HOW)
     run = launch(Task(Slow(0.02), TRAIN, VALID), options, folder=tmp_path)
-    until(lambda: run.progress.step >= 12, "some steps")
+    until(lambda: run.progress.step >= 12, "some steps", START)
     victim = ranks_of(run)[1]
     os.kill(victim, signal.SIGKILL)
-    until(lambda: lock_owner(run.path / "lock") is None, "the end")
+    until(lambda: lock_owner(run.path / "lock") is None, "the end", START)
     assert run.state == "finished", run.progress.reason
     assert torch.allclose(losses(run), losses(alone[1]), rtol=1e-5, atol=1e-7)
     said = [e.text for e in run.events() if type(e) is Note and e.topic == "restart"]
@@ -210,8 +203,8 @@ def test_nothing_is_left_when_the_kernel_is_killed(tmp_path):
         SCRIPT + f"fit(Slow(), (x, y), folder={str(tmp_path)!r}, cluster='local', devices=2, epochs=100_000)"
     )
     process = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.DEVNULL)
-    run = Run(until(lambda: [p.parent for p in tmp_path.glob("*/run.json")], "a run")[0])
-    until(lambda: run.progress.step > 3, "some steps")
+    run = Run(until(lambda: [p.parent for p in tmp_path.glob("*/run.json")], "a run", START)[0])
+    until(lambda: run.progress.step > 3, "some steps", START)
     supervisor = lock_owner(run.path / "lock")["pid"]
     process.kill()
     process.wait()

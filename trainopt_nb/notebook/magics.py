@@ -27,7 +27,7 @@ from ..catalogue import find_run, list_runs
 from ..data.tensors import DataError
 from .drive import ask, attach, run_job
 from .kernel import await_magics, find_page, has_frontend, is_awaited, run_page
-from .names import bound_names, find_task, from_names, leftovers
+from .names import find_task, from_names, leftovers
 from .runs_page import LiveTable
 from .verbs import VERBS, CellOptions, OptionTable, matcher, verbs_text
 from trainopt_nb.options import (
@@ -41,7 +41,7 @@ from trainopt_nb.options import (
 )
 from ..runs import RunError
 from ..store.folders import CheckpointError
-from ..eject.cells import earlier_cells
+from ..eject.cells import bound_names, earlier_cells
 from ..train.facts import named
 from ..train.fit import begin
 from ..train.jobs import stored_options

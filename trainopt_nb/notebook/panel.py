@@ -10,6 +10,7 @@ import math
 import queue
 import threading
 import time
+from collections.abc import Callable
 from importlib.resources import files
 
 import anywidget
@@ -130,26 +131,26 @@ def read_static(
 
 
 class View(anywidget.AnyWidget):
-    "What the page holds of a panel"
+    "What the page holds of a panel, and asks its kernel for when it is new"
 
     _esm = read_static("uplot.js", "charts.js", "panel.js")
     _css = read_static("uplot.css", "panel.css")
-    texts = traitlets.Unicode(card.json_text(TEXTS)).tag(sync=True)
+    texts = traitlets.Unicode("{}").tag(sync=True)  # the words
     whole = traitlets.Unicode("").tag(sync=True)  # computed for whoever asks: see `get_state`
 
     def __init__(
         self,
-        sent: Sent,  # what the page was told
+        tell: Callable[[], str],  # everything, as JSON
         **kwargs,
     ):
-        self._sent = sent
+        self._tell = tell
         super().__init__(**kwargs)
 
     def get_state(self, key=None, drop_defaults=False):
-        "The state for a new page, with all curves"
+        "The state for a new page, with all there is"
         state = super().get_state(key=key, drop_defaults=drop_defaults)
         if key is None or key == "whole" or (not isinstance(key, str) and "whole" in key):
-            state["whole"] = self._sent.whole()
+            state["whole"] = self._tell()
         return state
 
 # %% ../../nbs/notebook/61_panel.ipynb #20e99cb4
@@ -184,7 +185,7 @@ class TrainPanel:
         self._sent = Sent()
         self.texts = wording("card", "panel")
         self._sent.advance(self._facts(), progress.curves)
-        self.widget = View(self._sent, texts=card.json_text(self.texts))
+        self.widget = View(self._sent.whole, texts=card.json_text(self.texts))
         self.widget.on_msg(self._take)
 
     def _facts(self):

@@ -14,13 +14,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import anywidget
-import traitlets
-
 from .. import card
 from ..catalogue import list_runs
 from ..events import from_lines
-from .panel import read_static
+from .panel import View, read_static
 from ..progress import LIVE, Progress, compact, duration, figure
 from ..runs import Run
 from ..store.folders import CheckpointError
@@ -213,28 +210,10 @@ REST = 0.4  # seconds in which the folder is not looked at again, however many p
 REFUSALS = (RunError, CheckpointError, OSError)
 
 
-class RunsView(anywidget.AnyWidget):
+class RunsView(View):
     "What the page holds of the table"
 
     _esm = read_static("uplot.js", "charts.js", "runs.js")
-    _css = read_static("uplot.css", "panel.css")
-    texts = traitlets.Unicode(card.json_text(TEXTS)).tag(sync=True)
-    whole = traitlets.Unicode("").tag(sync=True)  # computed for whoever asks: see `get_state`
-
-    def __init__(
-        self,
-        tell: Callable[[], str],  # everything, as JSON
-        **kwargs,
-    ):
-        self._tell = tell
-        super().__init__(**kwargs)
-
-    def get_state(self, key=None, drop_defaults=False):
-        "The state for a new page, with all rows"
-        state = super().get_state(key=key, drop_defaults=drop_defaults)
-        if key is None or key == "whole" or (not isinstance(key, str) and "whole" in key):
-            state["whole"] = self._tell()
-        return state
 
 
 class RunsPanel:

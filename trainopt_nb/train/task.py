@@ -181,7 +181,7 @@ def prepare(
     loss_of, judge = losses(model)
     trained = model
     if ranks.world > 1:
-        notes += _said_of(ranks, o, model)
+        notes += _said_of(ranks, o, model, device)
         plan = o.tensor_plan if isinstance(o.tensor_plan, dict) else None
         trained = spread(
             _normalising(model, device),
@@ -215,7 +215,7 @@ def _normalising(model, device):
     return nn.SyncBatchNorm.convert_sync_batchnorm(model) if device.type == "cuda" else model
 
 
-def _said_of(ranks, options, model):
+def _said_of(ranks, options, model, device):
     "What a reader must know of a run on several devices"
     each = -(-options.batch_size // ranks.share[1])
     text = (
@@ -224,10 +224,10 @@ def _said_of(ranks, options, model):
         else f"{ranks.world} devices take parts of each layer, all for the same {options.batch_size} samples"
     )
     yield "devices", f"{text}; the learning rate begins with {options.lr:g}."
-    if has_batchnorm(model) and not torch.accelerator.is_available() and ranks.share[1] > 1:
+    if has_batchnorm(model) and device.type != "cuda" and ranks.share[1] > 1:
         yield (
             "devices",
-            f"BatchNorm normalises the {each} samples of each device by themselves: on CPUs PyTorch has no other.",
+            f"BatchNorm normalises the {each} samples of each device by themselves: PyTorch has no other here.",
         )
 
 
