@@ -274,6 +274,18 @@ def test_continuous_integration_runs_the_second_command():
     assert all("-c constraints.txt" in command for command in (first, second))
 
 
+def test_pythons_are_the_same_everywhere():
+    "README names what the workflow tests, and the oldest of it is the oldest that installs"
+    found = re.search(r"with Python (.*):$", (ROOT / "README.md").read_text(), re.M)
+    named = re.findall(r"\d\.\d+", found[1])
+    workflow = (ROOT / ".github/workflows/tests.yml").read_text()
+    assert json.loads(re.search(r"python: (\[.*\])", workflow)[1]) == named
+    assert (
+        settings()["min_python"] == named[0] and f"Python {named[0]} on" in (ROOT / "README.md").read_text()
+    )
+    assert all(version in (ROOT / "README.zh-CN.md").read_text() for version in named)
+
+
 def test_readme_links_lead_somewhere():
     for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()):
         assert link.startswith("https://") or (ROOT / link).exists(), link

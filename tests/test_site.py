@@ -212,6 +212,7 @@ def test_every_guide_has_a_page_and_a_place(site):
     for guide in guides:
         room, name = rooms[guide.name[0]], re.sub(r"^\d+[a-z]?_", "", guide.stem).replace("_", "-")
         assert (site / room / f"{name}.html").exists() and f"{name}.html" in listed[room]
+    assert "measured.html" in listed["explanation"]
 
 
 def test_code_in_guides_and_templates_is_run():

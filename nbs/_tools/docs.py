@@ -34,6 +34,7 @@ FLOORS = {  # folders of nbs/ -> title and sentence
     "notebook": ("Notebook", "the page: kernel, panel, form, magics, command line"),
 }
 TEXTS = {"CHANGELOG.md": "changelog", "CONTRIBUTING.md": "contributing"}
+MEASURED = ROOT / "tests/bench/results.md"
 CHINESE = (
     "README.zh-CN.md",
     "nbs/README.zh-CN.md",
@@ -64,11 +65,12 @@ def _number(path):
 
 
 def guides() -> dict[str, list[Page]]:  # room -> pages
-    "What nbs/guides holds, by number"
+    "What nbs/guides holds, by number, and what was measured"
     found = {room: [] for room in GUIDES.values()}
     for source in sorted([*NBS.glob("guides/*.ipynb"), *NBS.glob("guides/*.md")], key=_number):
         if room := GUIDES.get(source.name[0]):
             found[room].append(_page(source, room))
+    found["explanation"].append(Page(MEASURED, "explanation/measured", *headline(MEASURED)))
     return found
 
 
