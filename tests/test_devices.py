@@ -219,6 +219,41 @@ def test_an_optimizer_in_the_computers_memory(tmp_path):
     assert_same(*both(tmp_path, net, lambda: TRAIN, spread={"offload": True}, epochs=1))
 
 
+class Forgetful(torch.utils.data.Dataset):
+    "Samples that are drawn a little differently each time"
+
+    def __len__(self):
+        return len(TRAIN[0])
+
+    def __getitem__(self, i):
+        return TRAIN[0][i] + 0.1 * torch.randn(TRAIN[0].shape[1:]), TRAIN[1][i]
+
+
+Forgetful.__module__ = "__main__"  # as in a notebook
+
+
+@pytest.mark.parametrize("source", [lambda: TRAIN, Forgetful], ids=["tensors", "dataset"])
+def test_random_numbers_of_each_rank_go_on(source, tmp_path):
+    "Dropout draws what it would have drawn, to the last bit, where a run goes on in the middle of an epoch"
+
+    def forgetful(seed=0):
+        model = net(seed)
+        return nn.Sequential(nn.Dropout(0.3), *model)
+
+    how, place = {"epochs": 2, "batch_size": 4, "devices": 2}, {"folder": tmp_path}
+    one, two = forgetful(), forgetful(3)
+    whole = fit(one, source(), VALID, **how, **place, write=lambda line: None)
+    job = leave(Task(forgetful(), source(), VALID), TrainOptions.of(**how), **place)
+    for _ in job.steer(lambda: Stop() if job.progress.step > 3 else None):
+        pass
+    job.close()
+    assert job.progress.state == "stopped" and job.progress.step % 61, (
+        "between two epochs there is nothing to lose"
+    )
+    resume(job.run, two, source(), VALID, **place, write=lambda line: None)
+    assert torch.equal(losses(whole), losses(job.run)) and torch.equal(weights(one), weights(two))
+
+
 def test_words_before_anything_starts(tmp_path):
     with pytest.raises(OptionError, match="--devices 2 or more"):
         fit(net(), TRAIN, folder=tmp_path, shard=True)

@@ -395,7 +395,9 @@ def test_a_run_in_a_cell_is_seen_and_stopped_from_the_table(lab, server, kernel)
     trains_in = lab.output(2).locator(".tonb-panel")
     trains_in.wait_for(timeout=60_000)
     table = lab.output(1).locator(".tonb-runs")
-    row = table.locator("tbody tr").first
+    named = trains_in.locator(".tonb-name")  # a run that an earlier cell left behind may be training too
+    lab.wait_for(named.inner_text, "the name of the run", 30)
+    row = table.locator(f"tr[data-name='{named.inner_text()}']")
     lab.wait_for(lambda: row.count() and "training" in row.inner_text(), "the row of the run", 30)
     row.locator(".tonb-pick").check()
     table.locator(".tonb-stop").click()

@@ -50,7 +50,6 @@ class Loop:
         self.session = Session(prepared, options)
         if checkpoint is not None:
             self.session.load(*checkpoint)
-        self._random = checkpoint[1]["random"] if checkpoint else None
         self._due = False  # whether a checkpoint is to be written at the end of the epoch
         self.monitor, self.mode = self._monitor()
 
@@ -90,10 +89,10 @@ class Loop:
 
     def _set_random(self):
         "Random numbers begin with the seed, or where the checkpoint left them, whatever was drawn meanwhile"
-        if self._random is None:
+        if self.session.random is None:
             seed_everything(self.options.seed)
         else:
-            set_random_state(self._random)
+            set_random_state(self.session.random)
 
     def _to_the_end(self):
         "Train until nothing is left to do, a stop or a fault; returns the state that the run ends in, and the reason"
@@ -279,11 +278,13 @@ class Loop:
             )
 
     def _same_batches(self):
-        "All ranks draw the same order, and then numbers of their own"
-        seed = mix(self.options.seed, self.session.epoch)
-        seed_everything(seed % 2**32)
-        for number, batch in enumerate(self.session.batches()):
-            if not number:
+        "All ranks draw the same order, and then numbers of their own, which go on where a checkpoint left them"
+        s = self.session
+        seed, goes_on = mix(self.options.seed, s.epoch), s.batch > 0 and s.random is not None
+        if not goes_on:
+            seed_everything(seed % 2**32)
+        for number, batch in enumerate(s.batches()):
+            if not number and not goes_on:
                 seed_everything(mix(seed, self.prepared.ranks.rank) % 2**32)
             yield batch
 

@@ -6,7 +6,6 @@
 __all__ = ['ALONE', 'PATIENCE', 'Ranks', 'backends', 'join', 'meet', 'from_environment']
 
 # %% ../../nbs/train/20b_ranks.ipynb #eb31abe2
-import json
 import os
 import re
 import secrets
@@ -78,14 +77,14 @@ class Ranks:
 
     def gather(
         self,
-        value: Any,  # plain: numbers, texts, lists, dicts
+        value: Any,  # what can be pickled, on the processor
     ) -> list:  # one for each rank, in their order
         "Show all ranks what each of them holds"
         if self.world == 1:
             return [value]
         told = [None] * self.world
-        self._meet(torch.distributed.all_gather_object, told, json.dumps(value))
-        return [json.loads(each) for each in told]
+        self._meet(torch.distributed.all_gather_object, told, value)
+        return told
 
     def add_up(
         self,

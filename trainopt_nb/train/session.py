@@ -49,6 +49,7 @@ class Session:
         self.skipped = 0  # batches left out for a loss that was not finite
         self._data_state = None
         self._before = None  # random numbers before the judging that goes on
+        self.random = None  # where this rank's random numbers stood in the checkpoint; None where none of its own are there
         prepared.model.train()
 
     # between two steps
@@ -133,7 +134,7 @@ class Session:
             "schedule": self.schedule.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
             "average": average.state_dict() if average else None,
-            "random": self._before or random_state(),
+            "random": self.prepared.ranks.gather(self._before or random_state()),
             "data": self.prepared.data.train.mark(),
         }
         training = whole(training)
@@ -169,7 +170,10 @@ class Session:
         if self.stepper.average:
             self.stepper.average.load_state_dict(training["average"])
         self._data_state = training["data"]
-        set_random_state(training["random"])
+        ranks, held = self.prepared.ranks, training["random"]
+        self.random = held[ranks.rank] if ranks.world in (1, len(held)) else None
+        if self.random is not None:
+            set_random_state(self.random)
 
     def _load_rates(self, training):
         "Learning rates as they were, unless others are asked for now; likewise the optimizer's other numbers"
