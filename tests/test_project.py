@@ -12,7 +12,7 @@ import sysconfig
 import tarfile
 import zipfile
 from configparser import ConfigParser
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -239,12 +239,9 @@ def test_pinned_versions_install_on_the_oldest_patch_of_python():
             assert SpecifierSet(package.metadata.get("Requires-Python") or "").contains("3.11.0"), name
 
 
-@pytest.mark.parametrize("group", groups())
-def test_requirements_are_met_here(group):
-    "What is installed satisfies every requirement, directly or through others, and nothing poisoned comes along"
-    if group == "ray_requirements":
-        pytest.importorskip("ray", reason="pip install -c constraints.txt '.[ray]'")
-    waiting, seen = [*groups()[group], *groups()["requirements"]], set()
+def closure(needs):
+    "Requirements and all that they bring: name of a distribution -> distribution; each must be met here"
+    waiting, seen, found = list(needs), set(), {}
     while waiting:
         need = waiting.pop()
         if str(need) in seen:
@@ -252,12 +249,50 @@ def test_requirements_are_met_here(group):
         seen.add(str(need))
         package = distribution(need.name)
         assert need.specifier.contains(package.version, prereleases=True), (need, package.version)
+        found[canonicalize_name(need.name)] = package
         for line in map(Requirement, package.requires or []):
             if not line.marker or any(
                 line.marker.evaluate({"extra": extra}) for extra in need.extras or {""}
             ):
                 waiting.append(line)
-    assert not POISONED & {canonicalize_name(Requirement(need).name) for need in seen}
+    return found
+
+
+@pytest.mark.parametrize("group", groups())
+def test_requirements_are_met_here(group):
+    "What is installed satisfies every requirement, directly or through others, and nothing poisoned comes along"
+    if group == "ray_requirements":
+        pytest.importorskip("ray", reason="pip install -c constraints.txt '.[ray]'")
+    assert not POISONED & closure([*groups()[group], *groups()["requirements"]]).keys()
+
+
+def unguarded(tree):
+    "Modules that a text of Python imports, but for those it does without: in `try`"
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.split(".")[0]
+        elif not isinstance(node, ast.Try):
+            yield from unguarded(node)
+
+
+def test_guides_need_no_more_than_the_first_command_installs():
+    here = closure([*groups()["requirements"], *groups()["lab_requirements"]])
+    commands = {point.name for d in here.values() for point in d.entry_points} | {"trainopt"}
+    homes, missing = packages_distributions(), []
+    for path in ROOT.glob("nbs/guides/[78]*.ipynb"):
+        for cell in json.loads(path.read_text())["cells"]:
+            lines = "".join(cell["source"]).splitlines()
+            if cell["cell_type"] != "code":
+                continue
+            called = {line[1:].split()[0] for line in lines if line.startswith("!")}
+            missing += [(path.name, name) for name in called - commands]
+            tree = ast.parse("\n".join(line for line in lines if line[:1] not in ("%", "!")))
+            for name in set(unguarded(tree)) - sys.stdlib_module_names - {"trainopt_nb"}:
+                if not here.keys() & {canonicalize_name(home) for home in homes.get(name, ())}:
+                    missing.append((path.name, name))
+    assert not missing
 
 
 # README
