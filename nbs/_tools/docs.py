@@ -122,7 +122,8 @@ def write_sources(
     pages.write_inside(folder / "inside", by_floor, FLOORS)
     pages.write_reference(folder / "reference", by_floor)
     front = convert_text(pages.front(NBS / "index.ipynb"), NBS / "index.ipynb", known, folder)
-    values = pages.sections(front) | {"texts": "\n".join(page.name for page in plain)}
+    names = {"zh-CN": "简体中文 <zh-CN>"}  # its title is that of the front page
+    values = pages.sections(front) | {"texts": "\n".join(names.get(page.name, page.name) for page in plain)}
     pages.fill(folder / "index.md", values)
 
 
