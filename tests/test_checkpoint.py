@@ -561,7 +561,8 @@ def test_killed_between_the_two_renames(tmp_path):
 
 def test_an_interrupt_loses_nothing(tmp_path, nursery):
     code = """
-import _thread, threading, time
+import _thread, signal, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what runs in the background ignore it
 save_checkpoint(folder, 1, {"w": torch.ones(1)}, {})
 cut = 0
 for i in range(60):
