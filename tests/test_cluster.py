@@ -1,4 +1,4 @@
-"A real Ray cluster of two workers on this machine: the numbers of one process, commands and faults; Ray is an extra"
+"A real Ray cluster of two workers on this machine: the numbers of one process, commands and faults"
 
 import os
 import signal
@@ -10,9 +10,6 @@ import psutil
 import pytest
 import torch
 from torch import nn
-
-pytest.importorskip("ray", reason="pip install -c constraints.txt 'trainopt_nb[ray]'")
-
 from waits import until
 
 from trainopt_nb import OptionError, Run, RunError, Task, TrainOptions, fit
