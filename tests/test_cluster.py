@@ -1,5 +1,6 @@
 "A real Ray cluster of two workers on this machine: the numbers of one process, commands and faults"
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -236,6 +237,14 @@ def test_a_folder_that_is_not_shared(tmp_path):
     Board(tmp_path / "b").put_up()
     with pytest.raises(RunError, match="does not see"):
         Board(tmp_path / "b").check(word)
+
+
+def test_where_ray_is_not_installed(monkeypatch):
+    find_spec = importlib.util.find_spec
+    absent = lambda name, *more: None if name == "ray" else find_spec(name, *more)
+    monkeypatch.setattr(importlib.util, "find_spec", absent)
+    with pytest.raises(OptionError, match=r"pip install 'trainopt_nb\[ray\]'"):
+        needs_of(TrainOptions.of(cluster="local"))
 
 
 def test_a_cluster_that_is_not_there(tmp_path):
