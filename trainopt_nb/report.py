@@ -13,6 +13,7 @@ import math
 from trainopt_nb.card import (
     PARTS,
     TEXTS,
+    best_loss,
     best_text,
     devices,
     escape,
@@ -24,6 +25,7 @@ from trainopt_nb.card import (
     plain,
     short_path,
     smooth,
+    titled,
     told,
     x_scale,
 )
@@ -124,7 +126,10 @@ def charts(
         lines = [(train.x, train.y, TRAIN, 0.7, 0.4, None), (train.x, smooth(train), TRAIN, 1.5, 1, None)]
         lines += [(valid.x, valid.y, VALID, 1.5, 1, None)] if valid else []
         named = [(n, c) for n, c in (("train loss", train), ("valid loss", valid)) if c]
-        legend = [(texts["train"], TRAIN)] + ([(texts["valid"], VALID)] if valid else [])
+        best = best_loss(progress, texts)
+        legend = (
+            [(best, "")] * bool(best) + [(texts["train"], TRAIN)] + [(texts["valid"], VALID)] * bool(valid)
+        )
         drawn.append(
             (texts["loss"], describe(texts["loss"], named), legend, _picture(lines, unit, end, False, axis))
         )
@@ -134,7 +139,7 @@ def charts(
         dot = curve.x.index(best) if best in curve.x else None
         legend = [(best_text(progress, name, texts), "")]
         picture = _picture([(curve.x, curve.y, VALID, 1.5, 1, dot)], unit, end, is_share(name), axis)
-        drawn.append((name[:1].upper() + name[1:], describe(name, [(name, curve)]), legend, picture))
+        drawn.append((titled(name), describe(name, [(name, curve)]), legend, picture))
     return [(title, alt, legend, _small(png)) for title, alt, legend, png in drawn]
 
 # %% ../nbs/05_report.ipynb #a240b4d7
@@ -310,7 +315,7 @@ def report_text(
     line = [texts.get(progress.state, progress.state), plain(progress.name), headline(progress, texts)]
     lines = ["  ".join(part for part in line if part)]
     lines.append("  ".join(f"{item.label} {item.value}" for item in figures(progress, texts)))
-    best = [best_text(progress, name, texts) for name in metric_curves(progress)[:1]]
+    best = [best_loss(progress, texts)] + [best_text(progress, n, texts) for n in metric_curves(progress)[:1]]
     lines += [plain(text) for text in best if text]
     lines += [f"{texts.get(level, '')} {text}".strip() for level, text in told(progress)]
     saved = texts["saved"].format(step=progress.saved.step) if progress.saved else ""

@@ -61,6 +61,7 @@ def standing(
         "metrics": [card.plain(name) for name in metrics],
         "shares": [card.plain(name) for name in metrics if card.is_share(name)],
         "best": _best(progress, texts),
+        "lowest": card.best_loss(progress, texts),
         "devices": [[d.name, d.shares, d.cells, d.slow] for d in card.devices(progress)],
     }
 

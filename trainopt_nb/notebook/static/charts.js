@@ -23,8 +23,12 @@ function fill(text, values) {
   return text.replace(/\{(\w+)\}/g, (_, key) => values[key]);
 }
 
+// as `titled` in card.py
+const TITLES = { f1: "F1", auroc: "AUROC", mae: "MAE", mse: "MSE", rmse: "RMSE", r2: "R²" };
+
 function titled(name) {
-  return name.charAt(0).toUpperCase() + name.slice(1);
+  const words = name.replaceAll("_", " ");
+  return Object.hasOwn(TITLES, name) ? TITLES[name] : words.charAt(0).toUpperCase() + words.slice(1);
 }
 
 // as `compact` in progress.py: a number that fits into a narrow place

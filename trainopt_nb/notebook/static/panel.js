@@ -409,7 +409,7 @@ class Panel extends Board {
     const show = (value, share) => (value == null ? "–" : written(value, share));
     const at = (chart) => (place !== null && chart.plot?.data[0].length ? chart.reading() : null);
     const loss = at(this.loss), other = at(this.other);
-    this.loss.hint.replaceChildren(...(loss ? [key("", this.where([loss.places[0]]))] : []),
+    this.loss.hint.replaceChildren(key("", loss ? this.where([loss.places[0]]) : this.face.lowest ?? ""),
       key("tonb-train", texts.train + (loss ? ` ${show(loss.values[0])}` : "")),
       key("tonb-valid", texts.valid + (loss ? ` ${show(loss.values[1])}` : "")));
     const best = this.face.best?.name === this.metric ? this.face.best.text : "";
