@@ -37,15 +37,16 @@ def workers(server):
     return [int(pid) for pid in re.findall(r"\d+", re.findall(r"^ranks (.*)$", log, re.MULTILINE)[-1])]
 
 
-def test_two_devices_in_a_cell(lab, server):
+@pytest.mark.parametrize("where", ["", "--cluster local"], ids=["here", "ray"])
+def test_two_devices_in_a_cell(lab, server, where):
     lab.open(
         "%load_ext trainopt_nb",
         MODEL,
-        CELL,
+        CELL.replace("--devices 2", f"--devices 2 {where}"),
         "print('home', bool((before != model.body[0].weight).any()), run.state)",
     )
     lab.run_all()
-    trains(lab)
+    trains(lab, patience=240 if where else 60)  # a cluster starts a dozen processes
     act(lab, "pause", "paused")
     still = step(lab)
     lab.page.wait_for_timeout(1000)

@@ -48,9 +48,9 @@ def points(lab):
     return int(lab.page.locator(".tonb-chart").first.get_attribute("data-points") or 0)
 
 
-def trains(lab, more=10):
+def trains(lab, more=10, patience=60):
     panel(lab).wait_for(timeout=60_000)
-    first = lab.wait_for(lambda: step(lab), "the first step", 60)
+    first = lab.wait_for(lambda: step(lab), "the first step", patience)
     lab.wait_for(lambda: step(lab) > first + more, f"more steps than {first}")
 
 
