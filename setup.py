@@ -1,5 +1,6 @@
 "All settings are in settings.ini."
 
+import re
 import shutil
 from configparser import ConfigParser
 from pathlib import Path
@@ -12,13 +13,22 @@ cfg = parser["DEFAULT"]
 lib = cfg["lib_path"]
 extras = {key.removesuffix("_requirements"): cfg[key].split() for key in cfg if key.endswith("_requirements")}
 
+
+def front_page():
+    "README for the package's own page, from which no link leads to a file beside it"
+    place = f"{cfg['git_url']}/{{}}/{cfg['branch']}/"
+    text = Path("README.md").read_text(encoding="utf-8")
+    text = re.sub(r"(!\[[^\]]*\]\()(?!https:)", rf"\1{place.format('raw')}", text)
+    return re.sub(r"(\]\()(?!https:|#)", rf"\1{place.format('blob')}", text)
+
+
 shutil.rmtree("build", ignore_errors=True)  # modules that are no more would be packed again
 
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description=front_page(),
     long_description_content_type="text/markdown",
     author=cfg["author"],
     url=cfg["git_url"],

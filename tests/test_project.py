@@ -394,6 +394,9 @@ def test_archives_hold_everything(built):
     assert (
         "License-Expression: Apache-2.0" in meta and f"Requires-Python: >={settings()['min_python']}" in meta
     )
+    assert set(re.findall(r"\]\((\w+)", meta)) == {"https"}, (
+        "a link that leads nowhere from the package's page"
+    )
     names = {name.partition("/")[2] for name in tarfile.open(archive).getnames()}
     assert package | {"LICENSE", "README.md", "CHANGELOG.md", "settings.ini"} <= names
 
