@@ -65,6 +65,9 @@ class Option(NamedTuple):
     @property
     def values(self) -> str:  # such as `1 to 65536`
         "What it can be, in words"
+        low, high = (
+            end if end is None or self.kind == "int" else f"{end:g}" for end in (self.low, self.high)
+        )
         if self.kind == "bool":
             words = "on or off"
         elif self.kind == "choice":
@@ -74,9 +77,9 @@ class Option(NamedTuple):
         elif self.kind == "text":
             words = "text" + (", or a list of names and callables" if self.objects else "")
         elif self.high is None:
-            words = "any number" if self.low is None else f"{self.low:g} or more"
+            words = "any number" if low is None else f"{low} or more"
         else:
-            words = f"{self.low:g} to {self.high:g}"
+            words = f"{low} to {high}"
         if self.kind == "int":
             words += "".join(f", or {word}" for word in self.choices)
         return words + (", or none" if self.optional else "")
