@@ -6,6 +6,7 @@
 __all__ = ['ALONE', 'PATIENCE', 'Ranks', 'backends', 'join', 'meet', 'from_environment']
 
 # %% ../../nbs/train/20b_ranks.ipynb #eb31abe2
+import atexit
 import os
 import re
 import secrets
@@ -201,6 +202,13 @@ def _join_elastic():
     store = torch.distributed.PrefixStore(meet(store, rank, world, seconds), store)
     backend = backends("cuda" if torch.cuda.is_available() else "cpu")
     torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
+    atexit.register(_part)
+
+
+def _part():
+    "Threads of the group that outlived the interpreter would end the process with a signal"
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def from_environment(
