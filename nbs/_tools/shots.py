@@ -49,6 +49,7 @@ def form(lab):
     shown = lab.output(1).locator(".lm-Widget.widget-vbox, .widget-vbox").first
     shown.wait_for(timeout=60_000)
     shown.get_by_text("More options", exact=True).click()
+    shown.get_by_text("Optimizer", exact=True).click()
     lab.page.wait_for_timeout(500)  # it opens slowly
     return shown
 
@@ -70,7 +71,19 @@ def runs(lab):
     return shown
 
 
-PICTURES = {"panel": panel, "form": form, "runs": runs}
+def devices(lab):
+    "The panel of a run on two devices, with what their seconds went into"
+    lab.open(LOAD, f"%%trainopt fit --name digits --devices 2 --epochs 60 --batch-size 128\n{TASK}")
+    lab.command("application:toggle-left-area")
+    lab.run_all()
+    shown = lab.page.locator(".tonb-panel").first
+    begun = "document.querySelector('.tonb-panel')?.innerText.match(/epoch (4\\d|5\\d) of/)"
+    lab.page.wait_for_function(begun, timeout=120_000)
+    shown.locator(".tonb-devices tbody tr").nth(1).wait_for()
+    return shown
+
+
+PICTURES = {"panel": panel, "form": form, "runs": runs, "devices": devices}
 
 
 def main(

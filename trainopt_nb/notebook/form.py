@@ -76,6 +76,13 @@ def _grid(controls):
     )
 
 
+# a tab is as wide as its title, and those that do not fit stand in a second row
+_TABS = (
+    "<style>.tonb-form .lm-TabBar-content{flex-wrap:wrap}"
+    ".tonb-form .lm-TabBar-tab{flex:0 0 auto!important;min-width:0!important;max-width:none!important;padding:0 8px!important}</style>"
+)
+
+
 class OptionsForm:
     "All options of a class as controls, with a start and a cancel button"
 
@@ -107,7 +114,8 @@ class OptionsForm:
             "padding": "10px 14px",
             "max_width": "960px",
         }
-        self.widget = widgets.VBox([_grid(front), more, buttons], layout=frame)
+        style = widgets.HTML(_TABS, layout={"display": "none"})
+        self.widget = widgets.VBox([style, _grid(front), more, buttons], layout=frame)
         for name, place in (
             ("start", self._start),
             ("cancel", self._cancel),
