@@ -33,7 +33,11 @@ class StepParts(NamedTuple):
     update: Callable[[], None]  # changes the weights
 
 # %% ../../nbs/train/25_step.ipynb #a28131ea
-def with_autocast(parts: StepParts, device: torch.device, precision: str) -> StepParts:
+def with_autocast(
+    parts: StepParts,  # of an update
+    device: torch.device,  # that computes
+    precision: str,  # `bf16` or `fp16`
+) -> StepParts:
     "Heavy arithmetic in a 16-bit format; the weights stay in 32 bits"
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
@@ -44,7 +48,11 @@ def with_autocast(parts: StepParts, device: torch.device, precision: str) -> Ste
     return parts._replace(loss_of=loss_of)
 
 
-def with_l1(parts: StepParts, model: nn.Module, strength: float) -> StepParts:
+def with_l1(
+    parts: StepParts,  # of an update
+    model: nn.Module,  # whose weights are meant
+    strength: float,  # factor of the sum
+) -> StepParts:
     "A penalty on the sum of the absolute weights, biases and norms left out"
     weights = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
     return parts._replace(
@@ -52,7 +60,11 @@ def with_l1(parts: StepParts, model: nn.Module, strength: float) -> StepParts:
     )
 
 
-def with_scaling(parts: StepParts, optimizer: Optimizer, scaler) -> StepParts:
+def with_scaling(
+    parts: StepParts,  # of an update
+    optimizer: Optimizer,  # that the scaler steps
+    scaler,  # a `torch.amp.GradScaler`
+) -> StepParts:
     "fp16: losses are scaled so that small gradients do not vanish; an update whose gradients overflowed is left out"
 
     def update():
@@ -63,7 +75,11 @@ def with_scaling(parts: StepParts, optimizer: Optimizer, scaler) -> StepParts:
 
 
 def with_clipping(
-    parts: StepParts, parameters: list, norm: float | None, value: float | None, unscale: Callable
+    parts: StepParts,  # of an update
+    parameters: list,  # whose gradients are meant
+    norm: float | None,  # largest norm of all gradients together
+    value: float | None,  # largest absolute value of each number
+    unscale: Callable,  # called first, so that the factor of fp16 does not count
 ) -> StepParts:
     "Gradients are made smaller before an update"
 
@@ -121,7 +137,10 @@ class Average:
             value.copy_(spread_like(saved.detach(), value))
 
 
-def with_average(parts: StepParts, average: Average) -> StepParts:
+def with_average(
+    parts: StepParts,  # of an update
+    average: Average,  # of the weights
+) -> StepParts:
     "The average follows every update"
 
     def update():
@@ -283,7 +302,7 @@ class Stepper:
 
 
 def make_step(
-    prepared: Prepared,
+    prepared: Prepared,  # model and loss
     optimizer: Optimizer,
     options: TrainOptions,
     scaler: Any = None,  # for fp16
