@@ -85,7 +85,10 @@ def held_state(owner: Any) -> dict:  # path -> state
     return {path: _GENERATORS[type(g)][0](g) for path, g in held_generators(owner).items()}
 
 
-def set_held_state(owner: Any, state: dict):
+def set_held_state(
+    owner: Any,  # an object, such as a dataset
+    state: dict,  # as from `held_state`
+):
     "Put the generators that an object holds back"
     for path, generator in held_generators(owner).items():
         if path in state:
