@@ -93,7 +93,10 @@ class Option(NamedTuple):
             return Dimension(self.kind, *self.search, log=self.log)
         return Dimension("choice", choices=tuple(self.search))
 
-    def refuse(self, value) -> OptionError:
+    def refuse(
+        self,
+        value,  # that was given
+    ) -> OptionError:
         "The sentence for a value that it cannot have"
         hint = nearest(value, self.choices) if self.kind == "choice" and isinstance(value, str) else ""
         unit = f" {self.unit}" if self.unit and self.kind in ("int", "float") else ""
@@ -261,7 +264,10 @@ class Options:
                 )
         return cls(**values)
 
-    def replace(self, **values):
+    def replace(
+        self,
+        **values,  # keyword -> value
+    ):
         "The same set with some values changed"
         return type(self).of(**{**vars(self), **values})
 
