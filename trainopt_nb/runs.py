@@ -163,7 +163,8 @@ class Run:
         return tuple(self.facts.get("classes", ()))
 
     def lines(
-        self, start: int = 0
+        self,
+        start: int = 0,  # byte of the log
     ) -> tuple[list[str], int]:  # whole lines, and where the next reading begins
         "Lines of the log from a byte on; one that is still being written is left for the next time"
         return _whole_lines(self.path / "events.jsonl", start)
@@ -269,11 +270,17 @@ class Run:
 
     # writing
 
-    def add_facts(self, **facts: Any):
+    def add_facts(
+        self,
+        **facts: Any,  # name -> what JSON can hold
+    ):
         "Add to what run.json holds"
         _write_json(self.path / "run.json", {**self.facts, **facts})
 
-    def change_options(self, options: dict):
+    def change_options(
+        self,
+        options: dict,  # keyword -> plain value, as from `Options.plain`
+    ):
         "A run that goes on with other options says so"
         _write_json(self.path / "options.json", options)
 
