@@ -25,7 +25,10 @@ class Known(NamedTuple):
     names: dict  # keyword -> variable of the user's
     notes: list  # sentences about what the script does not do as the run did; parts add to it
 
-    def name(self, keyword: str) -> str:
+    def name(
+        self,
+        keyword: str,  # such as `train_data`
+    ) -> str:
         "How the user calls something"
         return self.names.get(keyword, keyword)
 
@@ -53,9 +56,9 @@ def block(
 
 def call_text(
     head: str,  # up to the opening bracket
-    arguments: list[str],
+    arguments: list[str],  # as they are written
     depth: int = 0,  # columns by which it will be indented
-    brackets: str = "()",
+    brackets: str = "()",  # the opening and the closing one
 ) -> str:
     "A call on one line, or on one line an argument where it is too long"
     line = f"{head}{brackets[0]}{', '.join(arguments)}{brackets[1]}"
@@ -171,7 +174,11 @@ def order(samples, epoch):
 """.strip()
 
 
-def samples_text(k: Known, part: dict, prefix: str) -> str:
+def samples_text(
+    k: Known,
+    part: dict,  # what is known of the training or the validation data
+    prefix: str,  # of their variables: `train` or `valid`
+) -> str:
     "How many samples there are, as an expression"
     spec = part["arrays"]
     if part["holds"] == "pair":
@@ -276,7 +283,10 @@ def _channels(k):
     return "inputs = inputs.to(memory_format=torch.channels_last)"
 
 
-def outputs_text(k: Known, model: str) -> str:
+def outputs_text(
+    k: Known,
+    model: str,  # name of its variable
+) -> str:
     "An expression that runs the model on a batch"
     if k.t.batch == "mapping":
         return f"{model}(**batch)"
@@ -299,6 +309,8 @@ def size_text(k: Known) -> str:
     return "len(next(iter(batch.values())))" if k.t.batch == "mapping" else "len(inputs)"
 
 
-def path_text(path: list | None) -> str:
+def path_text(
+    path: list | None,  # keys and places, from the outermost
+) -> str:
     "An index into what the model gives"
     return "".join(f"[{item!r}]".replace("'", '"') for item in path or [])
