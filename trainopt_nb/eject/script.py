@@ -140,7 +140,7 @@ def _body(k):
 # %% ../../nbs/eject/08i_script.ipynb #f1aa1eb8
 def rename(
     text: str,  # Python
-    names: set[str],
+    names: set[str],  # to be changed
 ) -> str:
     "Put a line behind names, wherever they are no attributes"
     edits, before = [], ""
