@@ -160,8 +160,8 @@ def join(
 
 def meet(
     store: Any,  # a `torch.distributed.Store`, in which earlier attempts may have left their keys
-    rank: int,
-    world: int,
+    rank: int,  # of this process, from 0
+    world: int,  # ranks that there are
     seconds: float = 60.0,  # after which the others are given up
 ) -> str:  # a name that these ranks share, and no earlier ones
     "Find those who are here now. Raises `TimeoutError` where they do not come"
