@@ -72,7 +72,10 @@ def asked_before(
     return asking
 
 
-def asked_within(loss: Callable, ask: Callable) -> Callable:
+def asked_within(
+    loss: Callable,  # takes scores and targets
+    ask: Callable,  # takes targets and what to call them; raises where they cannot be
+) -> Callable:
     "`loss`, with a look at the targets first"
 
     def asking(scores, targets):
