@@ -67,7 +67,7 @@ def look(
 
 def check_data(
     data: Data,
-    seen: Seen,
+    seen: Seen,  # what `look` recognised
 ) -> tuple[list, Seen]:  # (topic, sentence), and what was seen, now that all labels are known
     "Raise `DataError` for what cannot be trained on, and say what should be known"
     said = [("data", note) for note in data.notes]
@@ -110,7 +110,7 @@ def _inputs(batch):
 def said_of_loss(
     model: nn.Module,
     loss: Any,  # the option
-    seen: Seen,
+    seen: Seen,  # what `look` recognised
     scores: Tensor,  # of one batch
     targets: Tensor,  # of the same batch
 ) -> list:  # (topic, sentence)
