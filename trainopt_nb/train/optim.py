@@ -113,7 +113,9 @@ def _kept_by_host(optimizer, pairs):
     return optimizer
 
 
-def copy_to_host(optimizer: Optimizer):
+def copy_to_host(
+    optimizer: Optimizer,  # after its weights were loaded
+):
     "Where an optimizer works on copies, tell it that the weights were changed by others"
     with torch.no_grad():
         for parameter, host in getattr(optimizer, "hosted", ()):
@@ -291,7 +293,10 @@ class Schedule:
         "What a checkpoint must hold"
         return {"base": self.base, "drops": self.drops, "bad": self.bad, "best": self.best}
 
-    def load_state_dict(self, state: dict[str, Any]):
+    def load_state_dict(
+        self,
+        state: dict[str, Any],  # as from `state_dict`
+    ):
         "Go on from a checkpoint"
         self.base, self.drops, self.bad, self.best = (
             list(state["base"]),
