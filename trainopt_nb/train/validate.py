@@ -19,7 +19,7 @@ from .train_options import TrainOptions
 
 # %% ../../nbs/train/25d_validate.ipynb #bf4fa17e
 def validate(
-    prepared: Prepared,
+    prepared: Prepared,  # model, loss, metrics and data
     options: TrainOptions,  # precision
     step: int,  # for the pulses
 ):  # a generator of `Pulse`s, and `Note`s, that returns (mean loss, metrics by name)
