@@ -79,7 +79,7 @@ class MemoryBatches:
         share: tuple = (
             0,
             1,
-        ),  # (which, of how many): this many processes train together, and this is one of them
+        ),  # (which, of how many), where ranks share a batch
     ):
         self.names, self.share = names, share
         self.data, self.batch_size, self.shuffle, self.seed = data, batch_size, shuffle, seed
@@ -223,7 +223,12 @@ class DatasetBatches:
             **{"persistent_workers": bool(workers), **loader},
         )
 
-    def epoch(self, number: int, start: int = 0, state: Any = None):
+    def epoch(
+        self,
+        number: int,  # which epoch, from 0
+        start: int = 0,  # batches to leave out
+        state: Any = None,  # of the dataset's generators, as from a checkpoint
+    ):
         "The batches of one epoch"
         set_held_state(self.dataset, state or {})
         self._order.number, self._order.start = number, start
@@ -264,7 +269,12 @@ class StreamBatches:
             self.steps = None
         self._begin = {"random": None, "begin": {}}
 
-    def epoch(self, number: int, start: int = 0, state: Any = None):
+    def epoch(
+        self,
+        number: int,  # which epoch, from 0
+        start: int = 0,  # batches to leave out
+        state: Any = None,  # as from a checkpoint
+    ):
         "The batches of one epoch; those before `start` are drawn again and passed over, unless the source can go on by itself"
         goes_on, before = state is not None and start > 0, random_state()
         if state is not None:
