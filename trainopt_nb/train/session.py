@@ -59,7 +59,13 @@ class Session:
         state, self._data_state = self._data_state, None
         return iter(self.prepared.data.train.epoch(self.epoch, self.batch, state))
 
-    def advance(self, batches: int, samples: int, loss, mass: float):
+    def advance(
+        self,
+        batches: int,  # taken from the data
+        samples: int,  # in them
+        loss,  # of the update
+        mass: float,  # what the loss counts in the mean of the epoch
+    ):
         "Count one update; `mass` is what its loss counts in the mean of the epoch"
         self.step += 1
         self.batch += batches
@@ -96,7 +102,10 @@ class Session:
         "Learning rate of the first parameter group"
         return self.optimizer.param_groups[0]["lr"]
 
-    def set_lr(self, lr: float):
+    def set_lr(
+        self,
+        lr: float,  # the base rate from the next update on
+    ):
         "Take a learning rate set by hand"
         self.schedule.set_lr(lr, self.step)
         self.apply_lr()
@@ -149,7 +158,11 @@ class Session:
             self.swap()
         return model_state, training
 
-    def load(self, model_state: dict, training: dict):
+    def load(
+        self,
+        model_state: dict,  # name -> tensor
+        training: dict,  # optimizer, schedule, random numbers and place in the data, as from `state`
+    ):
         "Go on from a checkpoint; options that differ now hold from here on. Raises `TaskError` where model and checkpoint differ"
         try:
             load_model(self.prepared.model, training.get("weights") or model_state)
