@@ -115,14 +115,20 @@ class Keeper:
         "No epoch so far was better than the one that has just ended"
         self._best_at, self._held = self._place, None
 
-    def after_epoch(self, now: bool = False):
+    def after_epoch(
+        self,
+        now: bool = False,  # whether it is wanted in any case
+    ):
         "Save at the end of an epoch, if it is time or wanted now; yields as `save` does"
         if self._ranks.agree(now or time.perf_counter() - self._last >= self.options.save_seconds):
             yield from self.save()
         elif self._best_at == self._place:
             self._hold()
 
-    def finish(self, restore_best: bool):
+    def finish(
+        self,
+        restore_best: bool,  # whether the model ends with the weights of its best epoch
+    ):
         "Save the end of the run, then put the best weights into the model; yields as `save` does"
         yield from self.save()
         s = self.session
