@@ -21,7 +21,11 @@ class Rescue:
     def __init__(self, session: Session, keeper: Keeper):
         self.session, self.keeper, self.options = session, keeper, session.options
 
-    def recover(self, error, taken):
+    def recover(
+        self,
+        error,  # that the update raised
+        taken,  # batches of the update
+    ):
         "Do the update in another way and return its loss, or None where it is left out; raises what ends the run"
         s, o = self.session, self.options
         if isinstance(error, NonFinite):
@@ -56,7 +60,10 @@ class Rescue:
         step, batch = s.step + 1 - problem.ago, s.batch + 1 - problem.ago * self.options.accumulate
         return f"The loss became {problem.loss} at step {step} (epoch {s.epoch + 1}, batch {batch + problem.batch}), first {problem.where}"
 
-    def go_back(self, problem):
+    def go_back(
+        self,
+        problem,  # the `NonFinite` that was raised
+    ):
         "End the run with the last good weights; returns the sentence that says so"
         s, what, lr, lost = self.session, self._what(problem), self.session.lr, []
         try:
