@@ -67,7 +67,7 @@ def work_of(
             f"--devices {world} needs so many devices of the kind {device.type}, and torch sees {there}: use --devices all."
         )
     if world == 1 and o.plan != "data":
-        flag = "--shard" if o.shard else "--tensor-plan"
+        flag = {"shard": "--shard", "tensor": "--tensor-plan", "pipeline": "--pipeline-plan"}[o.plan]
         raise OptionError(
             f"{flag} spreads a model over devices, and the run has one: add --devices 2 or more."
         )
