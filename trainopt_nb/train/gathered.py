@@ -51,24 +51,17 @@ def gathered(
     own = dict(_leaves(tree))
     tensors = [(path, t) for path, t in own.items() if isinstance(t, Tensor)]
     plain = [(path, v) for path, v in own.items() if v is None or isinstance(v, (bool, int, float, str))]
-    told = ranks.gather(
-        [
-            [[path, list(t.shape), str(t.dtype).removeprefix("torch.")] for path, t in tensors],
-            [[path, value] for path, value in plain],
-        ]
-    )
+    told = ranks.gather(([(path, t.shape, t.dtype) for path, t in tensors], plain))
     seen, wanted, values = set(), [], {}
-    for rank, (listed, others) in enumerate(told):
-        new = [(tuple(p), shape, kind) for p, shape, kind in listed if tuple(p) not in seen]
-        wanted += [(rank, *entry) for entry in new if rank]
-        fresh = [(tuple(p), value) for p, value in others if tuple(p) not in seen]
-        values |= dict(fresh) if rank else {}
-        seen |= {path for path, *_ in (*new, *fresh)}
+    for rank, (listed, others) in enumerate(told):  # what several ranks have is that of the first of them
+        wanted += [(rank, *entry) for entry in listed if rank and entry[0] not in seen]
+        values |= {path: value for path, value in others if rank and path not in seen}
+        seen |= {path for path, *_ in (*listed, *others)}
     for rank, path, shape, kind in wanted:
         if ranks.rank == rank:
             torch.distributed.send(_bytes(own[path].detach().cpu().contiguous()), 0)
         elif ranks.first:
-            values[path] = torch.empty(shape, dtype=getattr(torch, kind))
+            values[path] = torch.empty(shape, dtype=kind)
             torch.distributed.recv(_bytes(values[path]), rank)
     return _filled(tree, values) if ranks.first else tree
 
