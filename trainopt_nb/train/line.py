@@ -56,7 +56,7 @@ def try_stages(
     with judged(model), torch.no_grad():
         for stage in range(made.stages):
             try:
-                given = stage_module(model, made, stage)(*given)
+                given = stage_module(model, made, stage).forward(*given)  # a call would print what fails
             except (AttributeError, TypeError) as error:
                 raise PlanError(
                     f"--pipeline-plan: after stage {stage + 1} something else than tensors would have to travel ({error}): compute it where it is used, or "
