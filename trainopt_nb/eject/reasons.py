@@ -12,7 +12,8 @@ from .data import Known
 from ..events import Ended, LrChanged, Note, Started
 
 # %% ../../nbs/eject/08h_reasons.ipynb #061d1bcb
-OF_DEVICES = ("batch_scope", "lr_rule", "shard", "tensor_plan")  # say how several devices share the work
+# say how several devices share the work
+OF_DEVICES = ("batch_scope", "lr_rule", "shard", "tensor_plan", "pipeline_plan", "micro_batches")
 SILENT = (
     "save_seconds",
     "save_steps",

@@ -84,7 +84,11 @@ class TrainoptMagics(Magics):
         super().__init__(shell)
 
     @line_cell_magic
-    def trainopt(self, line, cell=None):
+    def trainopt(
+        self,
+        line,  # behind `%trainopt`
+        cell=None,  # the body; None on a line
+    ):
         "Train in a notebook: %trainopt help"
         __tracebackhide__ = True  # the reader wants frames of their own code
         try:
@@ -271,7 +275,9 @@ def _warm_workers():
         warm()
 
 
-def load(shell: Any):
+def load(
+    shell: Any,  # of IPython
+):
     "Register magics and completion; harmless the second time"
     if has_frontend(shell):
         timer = threading.Timer(WARM_AFTER, _warm_workers)
@@ -286,7 +292,9 @@ def load(shell: Any):
         shell.Completer.custom_matchers.append(matcher())
 
 
-def unload(shell: Any):
+def unload(
+    shell: Any,  # of IPython
+):
     "Take everything back; harmless where nothing was loaded"
     await_magics(shell, on=False)
     for kind in ("line", "cell"):

@@ -98,9 +98,9 @@ class Board:
 
     def say(
         self,
-        rank: int,
+        rank: int,  # that says it
         word: str,  # `here`, `done` or `failed`
-        text: str = "",
+        text: str = "",  # what there is to tell
     ):
         self._write(
             f"rank-{rank}", {"word": word, "text": text, "pid": os.getpid(), "host": os.uname().nodename}

@@ -10,6 +10,7 @@ __all__ = ['NonFinite', 'spoiled_weight', 'first_nonfinite', 'MemoryRanOut', 'is
 import gc
 import re
 import traceback
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -50,7 +51,11 @@ def _all_finite(tensor):
 
 def spoiled_weight(model: nn.Module) -> str:  # empty where all are finite
     "The first trainable weight that is not finite; the device is asked once"
-    named = [(name, p.detach()) for name, p in model.named_parameters() if p.requires_grad]
+    named = [
+        (name, p.detach())
+        for name, p in model.named_parameters()
+        if p.requires_grad and not p.is_meta  # of a part that another rank keeps
+    ]
     if not named or torch.stack([_all_finite(p) for _, p in named]).all():
         return ""
     return next(name for name, p in named if not _all_finite(p))
@@ -59,8 +64,22 @@ def spoiled_weight(model: nn.Module) -> str:  # empty where all are finite
 def first_nonfinite(
     model: nn.Module,
     batch: Any,  # the one whose loss is not finite
+    run: Callable[[Any], Any] | None = None,  # passes the batch through the model; None calls it
+    first_of: Callable[[Any], Any] = lambda found: (
+        found
+    ),  # where several ranks look: what the first of them found
 ) -> tuple[str, bool]:  # a phrase, and whether the weights are spoiled
     "Where it begins: in a weight, in the inputs, in a layer, or in the loss"
+    given = first_of(_in_what_is_given(model, batch))
+    if given:
+        return tuple(given)
+    run = run or (lambda batch: call(model, split_batch(batch)[0]))
+    where = first_of(_first_layer(model, batch, run))
+    return where or "in the loss itself, from scores that are finite", False
+
+
+def _in_what_is_given(model, batch):
+    "What is wrong before anything is computed, or None"
     if name := spoiled_weight(model):
         return f"in the weights {name}, which an earlier update had made so", True
     inputs, targets = split_batch(batch)
@@ -68,6 +87,11 @@ def first_nonfinite(
         return "in the inputs of the batch", False
     if targets is not None and not _finite(targets):
         return "in the targets of the batch", False
+    return None
+
+
+def _first_layer(model, batch, run):
+    "The first layer whose output is not finite, as a phrase; None where there is none"
     found, handles = [], []
     try:
         for name, module in model.named_modules():
@@ -83,11 +107,11 @@ def first_nonfinite(
                     )
                 )
         with torch.no_grad():
-            call(model, inputs)
+            run(batch)
     finally:
         for handle in handles:
             handle.remove()
-    return (found[0] if found else "in the loss itself, from scores that are finite"), False
+    return found[0] if found else None
 
 # %% ../../nbs/train/24b_faults.ipynb #de9fda77
 class MemoryRanOut(MemoryError):
@@ -152,8 +176,10 @@ class Statistics:
 
     def __init__(self, model: nn.Module):
         norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase))
-        quiet = {id(b): b for m in norms for b in m.buffers(recurse=False)}  # changed without a new version
-        others = [b for b in model.buffers() if id(b) not in quiet and not b.is_inference()]
+        # these are changed without a new version
+        quiet = {id(b): b for m in norms for b in m.buffers(recurse=False) if not b.is_meta}
+        held = (b for b in model.buffers() if id(b) not in quiet and not b.is_meta)
+        others = [b for b in held if not b.is_inference()]
         self._live = [*quiet.values(), *others]
         self._kept = [b.clone() for b in self._live]
         self._others = range(len(quiet), len(self._live))

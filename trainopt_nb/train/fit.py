@@ -15,7 +15,7 @@ from torch import nn
 from ..catalogue import find_run, list_runs
 from ..runs import Run
 from .jobs import Job, drive, go_on, start, start_in, stored_options, new_run
-from .launch import Away, leave
+from .launch import Away, bring_home, leave
 from .ranks import ALONE, from_environment
 from .task import Task
 from .train_options import TrainOptions
@@ -68,7 +68,8 @@ def fit(
 ) -> Run:
     "Train a model. Raises `OptionError`, `DataError` or `TaskError` before the first step, `RunError` where training failed"
     task = Task(model, train_data, valid_data)
-    return drive(begin(task, TrainOptions.of(**options), folder=folder, name=name), write)
+    run = drive(begin(task, TrainOptions.of(**options), folder=folder, name=name), write)
+    return _with_all(run, model)
 
 
 def resume(
@@ -83,4 +84,16 @@ def resume(
 ) -> Run:
     "Go on with a run from its newest checkpoint that is whole. Raises as `fit` does"
     run = run if isinstance(run, Run) else find_run(run, folder)
-    return drive(begin(Task(model, train_data, valid_data), stored_options(run, changes), run), write)
+    run = drive(begin(Task(model, train_data, valid_data), stored_options(run, changes), run), write)
+    return _with_all(run, model)
+
+
+def _with_all(run, model):
+    "Under torchrun a process may have kept some of the layers: the others come from the checkpoint, into the memory of the computer"
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        from trainopt_nb.train.stages import make_room
+
+        from_environment().gather(None)  # not before the first rank has written the end of the run
+        make_room(model)
+        bring_home(run, model.cpu())
+    return run

@@ -60,7 +60,8 @@ class Keeper:
 
     def save(self):
         "Write a checkpoint now; yields `Saved`, or a `Note` where the disk is full. Raises `NonFinite` rather than write spoiled weights"
-        if name := spoiled_weight(self.session.prepared.model):
+        spoiled = self._ranks.gather(spoiled_weight(self.session.prepared.model))
+        if name := next(filter(None, spoiled), ""):
             raise NonFinite(None, f"in {name}", True)
         if self._held is not None:
             place, *state = self._held

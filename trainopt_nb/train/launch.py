@@ -147,8 +147,9 @@ def launch(
     leash: Any = None,  # a pipe's end, whose other end, when closed, ends the run: None lets it outlive the kernel
     **more: Any,  # further plain facts for run.json
 ) -> Run:
-    "Begin a run in processes of its own and return at once; raises `RunError` where the task cannot travel"
+    "Begin a run in processes of its own and return at once; raises `RunError` where the task cannot travel, `PlanError` where the model cannot be spread as asked"
     needs, payload = needs_of(options), pack_task(task, options)
+    _check_plan(task.model, options, needs)
     run = new_run(task, options, folder, name, cell, **more)
     return _begin(run, payload, False, needs, leash)
 
@@ -160,7 +161,17 @@ def relaunch(
     leash: Any = None,  # as for `launch`
 ) -> Run:
     "Go on with a run in processes of its own"
-    return _begin(run, pack_task(task, options), True, needs_of(options), leash)
+    needs = needs_of(options)
+    _check_plan(task.model, options, needs)
+    return _begin(run, pack_task(task, options), True, needs, leash)
+
+
+def _check_plan(model, options, needs):
+    "Refuse a pipeline that cannot be before anything is begun, where the number of its stages is known"
+    if needs["plan"] == "pipeline" and needs["world"]:
+        from trainopt_nb.train.stages import cut, owners
+
+        owners(model, cut(model, options.pipeline_plan, needs["world"]))
 
 
 def _begin(run, payload, resumed, needs, leash):

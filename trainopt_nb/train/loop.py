@@ -235,10 +235,9 @@ class Loop:
             return  # only the validation is left
         moves, lr = s.schedule.moves, None
         whole, even = self.prepared.data.train.steps or math.inf, self.prepared.mass_of is size_of
-        shared, batches = (
-            self.prepared.ranks.share[1] > 1,
-            s.batches() if self.prepared.ranks.world == 1 else self._same_batches(),
-        )
+        ranks = self.prepared.ranks
+        shared, alone = ranks.share[1] > 1, ranks.world == 1
+        batches = s.batches() if alone else self._same_batches() if shared else self._whole_batches()
         while s.step < limit:
             asked = clock()
             taken = list(islice(batches, group))
@@ -287,6 +286,17 @@ class Loop:
             if not number and not goes_on:
                 seed_everything(mix(seed, self.prepared.ranks.rank) % 2**32)
             yield batch
+
+    def _whole_batches(self):
+        "Ranks that all take whole batches also draw alike what is in them: numbers of their own are those that the model draws"
+        s, ranks = self.session, self.prepared.ranks
+        seed, first = mix(self.options.seed, s.epoch), s.batch
+        own = 0 if ranks.plan == "tensor" else ranks.rank  # those that share a layer drop out the same scores
+        seed_everything(mix(seed, first) % 2**32)
+        for number, batch in enumerate(s.batches(), first):
+            seed_everything(mix(seed, number, own) % 2**32)
+            yield batch
+            seed_everything(mix(seed, number + 1) % 2**32)
 
     def _judge(self, speed):
         "Validate, and say how the epoch went"

@@ -10,6 +10,7 @@ import warnings
 from copy import deepcopy
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..options import OptionError, nearest
@@ -116,6 +117,18 @@ def _copy(metric):
         return metric
 
 
+def _alone():
+    "No other process sees other samples"
+    return False
+
+
+def _share(metric, together):
+    "Let a metric add up over all ranks, or not; once it is made, torchmetrics asks this function and no longer its `sync_on_compute`"
+    for part in metric.modules():  # some hold others
+        if hasattr(part, "distributed_available_fn"):
+            part.distributed_available_fn = torch.distributed.is_initialized if together else _alone
+
+
 class Metrics:
     "The figures of one validation; called batch by batch, then asked"
 
@@ -174,7 +187,7 @@ class Metrics:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # few samples, of few classes
             metric.reset()
-            metric.sync_on_compute = False
+            _share(metric, False)
             try:
                 metric.update(scores, targets)
             except Exception as error:
@@ -213,7 +226,7 @@ class Metrics:
         for metric in self.objects.values():
             metric.to(device)
             metric.reset()
-            metric.sync_on_compute = together
+            _share(metric, together)
 
     def update(
         self,

@@ -65,10 +65,10 @@ def make_optimizer(
         raise OptionError(
             "--offload and --precision fp16 do not work together: use bf16, which needs no scaling."
         )
-    pairs = [(p, _host(p)) for group in groups for p in group["params"]]
+    pairs = [(p, _host(p)) for group in groups for p in group["params"] if not p.is_meta]
     hosts = {id(p): host for p, host in pairs}
     return _kept_by_host(
-        _made([{**g, "params": [hosts[id(p)] for p in g["params"]]} for g in groups], o), pairs
+        _made([{**g, "params": [hosts.get(id(p), p) for p in g["params"]]} for g in groups], o), pairs
     )
 
 

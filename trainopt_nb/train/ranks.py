@@ -31,7 +31,7 @@ class Ranks:
         rank: int = 0,  # which one this is; 0 writes the run
         world: int = 1,  # how many there are
         *,
-        plan: str = "data",  # `data`, `shard` or `tensor`: what each rank has for itself
+        plan: str = "data",  # `data`, `shard`, `tensor` or `pipeline`: what each rank has for itself
         lost: Callable[[str], NoReturn] | None = None,  # called when the others are gone; None raises
     ):
         self.rank, self.world, self.plan, self._lost = rank, world, plan, lost
@@ -44,8 +44,8 @@ class Ranks:
 
     @property
     def share(self) -> tuple[int, int]:  # (which, of how many)
-        "Which part of every batch this rank takes; ranks that share a layer all take the whole batch"
-        return (0, 1) if self.plan == "tensor" else (self.rank, self.world)
+        "Which part of every batch this rank takes; ranks that have parts of the model all take the whole batch"
+        return (0, 1) if self.plan in ("tensor", "pipeline") else (self.rank, self.world)
 
     def sum(
         self,

@@ -41,8 +41,11 @@ class Rescue:
         if problem is None:
             raise error
         if s.prepared.ranks.world > 1:  # the others wait in the middle of the same step
+            smaller = (
+                "more --micro-batches" if s.prepared.line else "a smaller --batch-size with --accumulate"
+            )
             raise MemoryError(
-                f"Memory ran out on rank {s.prepared.ranks.rank} at step {s.step + 1}{problem}: a smaller --batch-size with --accumulate, or more --devices, is needed."
+                f"Memory ran out on rank {s.prepared.ranks.rank} at step {s.step + 1}{problem}: {smaller}, or more --devices, is needed."
             ) from error
         yield from self._shrink(problem, taken)
         try:

@@ -14,7 +14,7 @@ from ..data.generators import unseen
 from ..store.plain import random_state, set_random_state
 from .losses import TaskError
 from .optim import Schedule, copy_to_host, make_optimizer
-from .spread import load_model, load_optimizer, whole
+from .spread import load_model, load_optimizer, optimizer_state, whole
 from .step import Stepper
 from .task import Prepared
 from .train_options import TrainOptions
@@ -31,6 +31,7 @@ class Session:
         options: TrainOptions,  # how
     ):
         self.prepared, self.options = prepared, options
+        self._whole = prepared.line.whole if prepared.line else whole
         steps = prepared.data.train.steps
         self.epoch_steps = None if steps is None else -(-steps // options.accumulate)  # updates an epoch
         known = None if self.epoch_steps is None else self.epoch_steps * options.epochs
@@ -139,19 +140,19 @@ class Session:
             "loss_sum": float(self.loss_sum),
             "pieces": self.stepper.pieces,
             "asked": self._asked,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
             "schedule": self.schedule.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
             "average": average.state_dict() if average else None,
             "random": self.prepared.ranks.gather(self._before or random_state()),
             "data": self.prepared.data.train.mark(),
         }
-        training = whole(training)
-        model_state = whole(self.prepared.model.state_dict())
+        training = self._whole(training)
+        model_state = self._whole(self.prepared.model.state_dict())
         if average is not None:  # what people load is the average; the run goes on with the weights
             training["weights"] = model_state
             self.swap()
-            model_state = deepcopy(whole(self.prepared.model.state_dict()))
+            model_state = deepcopy(self._whole(self.prepared.model.state_dict()))
             self.swap()
         if self._before is not None:
             model_state, training = deepcopy((model_state, training))

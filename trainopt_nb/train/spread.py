@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PlanError', 'blocks', 'tensor_plan', 'spread', 'hold_gradients', 'whole', 'spread_like', 'load_model',
-           'load_optimizer']
+           'optimizer_state', 'load_optimizer']
 
 # %% ../../nbs/train/20c_spread.ipynb #91cfe8e9
 from typing import Any
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..options import OptionError
 from .ranks import Ranks
 
 # %% ../../nbs/train/20c_spread.ipynb #b4c596fc
-class PlanError(ValueError):
+class PlanError(OptionError):
     "A model cannot be spread in the way that was asked for"
 
 
@@ -139,9 +140,31 @@ def load_model(
 ):
     "As `load_state_dict`"
     now = model.state_dict()
+    elsewhere = {key: tensor.shape for key, tensor in now.items() if tensor.is_meta}
     model.load_state_dict(
-        {key: spread_like(value, now[key]) if key in now else value for key, value in state.items()}
+        {
+            key: now[key]
+            if elsewhere.get(key) == value.shape
+            else spread_like(value, now[key])
+            if key in now
+            else value
+            for key, value in state.items()
+        }
     )
+
+
+def _parameters(optimizer):
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def optimizer_state(
+    optimizer: torch.optim.Optimizer,  # of a model of which other ranks may keep a part
+) -> dict:
+    "As `state_dict`, without what belongs to weights that others keep"
+    state, elsewhere = optimizer.state_dict(), [p.is_meta for p in _parameters(optimizer)]
+    if not any(elsewhere):
+        return state
+    return {**state, "state": {n: each for n, each in state["state"].items() if not elsewhere[n]}}
 
 
 def load_optimizer(
@@ -149,7 +172,10 @@ def load_optimizer(
     state: dict,  # in one piece
 ):
     "As `load_state_dict`"
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = _parameters(optimizer)
+    if any(p.is_meta for p in parameters):
+        mine = {n: each for n, each in state["state"].items() if not parameters[n].is_meta}
+        state = {**state, "state": mine}
     if any(hasattr(p, "full_tensor") for p in parameters):
         cut = lambda number, value: (
             spread_like(value, parameters[number]) if isinstance(value, Tensor) else value

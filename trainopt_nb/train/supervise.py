@@ -96,8 +96,8 @@ def quiet(run: Run):
 
 def worded(
     error: BaseException,  # raised on a rank
-    rank: int,
-    world: int,
+    rank: int,  # that raised it
+    world: int,  # ranks that there are
 ) -> str:  # a sentence of ours as it is, another with its type and the rank
     "What went wrong, in the words of the run"
     if type(error).__module__.startswith("trainopt_nb"):
@@ -125,8 +125,8 @@ def failed(
 
 
 def train_here(
-    work: Work,
-    ranks: Ranks = ALONE,
+    work: Work,  # what to train, and where
+    ranks: Ranks = ALONE,  # those that train together
     share: Callable[[int], int] = lambda threads: threads,  # threads of this process, of those the kernel had
 ):
     "Train in this process, to the end. Raises what the user's code raises"

@@ -112,6 +112,7 @@ class Prepared:
     sample: tuple = ()  # a batch and what the model gave for it, as tensors without numbers
     ranks: Ranks = ALONE  # who trains
     trained: Any = None  # the model as `spread` gave it
+    line: Any = None  # a `Pipeline`, where each rank keeps some of the layers
 
 
 def _set_dropout(model, probability):
@@ -131,24 +132,29 @@ def prepare(
     notes = [("precision", said) for said in check_model(task.model)]
     device = find_device(o.device, ranks)
     check_precision(o.precision, device)
+    # a model that is cut need not fit one device: it is tried in the memory of the computer
+    in_stages = ranks.plan == "pipeline" and ranks.world > 1
+    near = torch.device("cpu") if in_stages else device
     data = open_data(
         task.train_data, task.valid_data, batch_size=o.batch_size, shuffle=o.shuffle, drop_last=o.drop_last,
         drop_single=has_batchnorm(task.model), seed=o.seed, workers=o.workers, valid_fraction=o.valid_fraction,
         share=ranks.share, dtype=weights_dtype(task.model),
     )  # fmt: skip
-    model = task.model.to(device)
-    place = _placer(device, o.channels_last, model)
+    model = task.model.to(near)
+    place = _placer(near, o.channels_last, model)
     before = random_state()
     first = data.train.peek()
     if first is None:
         raise DataError("train_data gives no batch: at least one is needed.")
     batch = place(first)
-    outputs, targets = try_model(model, batch, device)
+    outputs, targets = try_model(model, batch, near)
     check_single(model, data, split_batch(batch)[0])
     out = given(outputs)
     said, seen = check_data(data, look(o, data, out, targets))
     kind, columns = seen.kind, seen.columns
-    try_valid(model, data, first, place, device, kind)
+    try_valid(model, data, first, place, near, kind)
+    if near != device:
+        place = _placer(device, o.channels_last, model)
     notes += [("task", note) for note in task.notes] + said
     if seen.strict:
         notes += said_of_loss(model, o.loss, seen, out.scores, targets)
@@ -179,8 +185,14 @@ def prepare(
         torch.compile(runner) if o.compile else runner, loss, o.loss, kind, pair, ask
     )
     loss_of, judge = losses(model)
-    trained = model
-    if ranks.world > 1:
+    trained, line = model, None
+    if in_stages:
+        from trainopt_nb.train.line import in_line, said_of_line  # takes seconds to import, and few need it
+
+        notes += said_of_line(ranks, o, model)
+        line, judge = in_line(model, o, ranks, device, (batch, outputs), kind, losses)
+        set_random_state(before)
+    elif ranks.world > 1:
         notes += _said_of(ranks, o, model, device)
         plan = o.tensor_plan if isinstance(o.tensor_plan, dict) else None
         trained = spread(
@@ -207,6 +219,7 @@ def prepare(
         tree_map(lambda tensor: tensor.to("meta"), (batch, outputs)),
         ranks,
         trained,
+        line,
     )
 
 

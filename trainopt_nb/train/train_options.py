@@ -327,6 +327,23 @@ class TrainOptions(Options):
         objects=True,
         group="Devices",
     )
+    pipeline_plan: str = option(
+        "none",
+        "give each device consecutive layers: auto for equal parts of an nn.Sequential, or names of the layers at which the next device begins, separated by commas",
+        kind="text",
+        objects=True,
+        group="Devices",
+    )
+    micro_batches: int = option(
+        "auto",
+        "pipeline-plan: parts of a batch that are under way at once; auto is four for each device",
+        kind="int",
+        low=1,
+        high=100_000,
+        choices=("auto",),
+        group="Devices",
+        aliases=("microbatches", "num_microbatches", "chunks"),
+    )
     offload: bool = option(
         False,
         "keep the optimizer and its numbers in the memory of the computer, not of the accelerator",
@@ -412,15 +429,41 @@ class TrainOptions(Options):
     )
 
     @property
-    def plan(self) -> str:  # `data`, `shard` or `tensor`
+    def plan(self) -> str:  # `data`, `shard`, `tensor` or `pipeline`
         "What each of several devices has for itself; raises `OptionError` where the options contradict each other"
-        if self.shard and self.tensor_plan != "none":
-            raise OptionError("--shard and --tensor-plan both say what a device keeps: choose one.")
+        asked = {
+            "shard": self.shard,
+            "tensor": self.tensor_plan != "none",
+            "pipeline": self.pipeline_plan != "none",
+        }
+        flags = {"shard": "--shard", "tensor": "--tensor-plan", "pipeline": "--pipeline-plan"}
+        chosen = [plan for plan, wanted in asked.items() if wanted]
+        if len(chosen) > 1:
+            first, second = (flags[plan] for plan in chosen[:2])
+            raise OptionError(f"{first} and {second} both say what a device keeps: choose one.")
         if self.shard and self.l1:
             raise OptionError(
                 "--l1 needs whole weights, and --shard leaves each device a part: use --weight-decay."
             )
-        return "shard" if self.shard else "data" if self.tensor_plan == "none" else "tensor"
+        if asked["pipeline"]:
+            self._check_pipeline()
+        return chosen[0] if chosen else "data"
+
+    def _check_pipeline(self):
+        if not isinstance(self.pipeline_plan, (str, tuple)) or not all(
+            isinstance(name, str) for name in self.pipeline_plan
+        ):
+            raise OptionError(
+                "--pipeline-plan takes auto or names of layers, such as pipeline_plan=['3', '6'], and got something else."
+            )
+        if self.compile:
+            raise OptionError(
+                "--compile wants the whole model, and --pipeline-plan leaves each device some of its layers: leave one of them out."
+            )
+        if self.precision == "fp16":
+            raise OptionError(
+                "--precision fp16 scales the loss by the gradients of the whole model, and with --pipeline-plan no device sees these: use bf16 or fp32."
+            )
 
     def on(
         self,

@@ -25,7 +25,7 @@ def validate(
 ):  # a generator of `Pulse`s, and `Note`s, that returns (mean loss, metrics by name)
     "Judge the model as it is on the validation data"
     model, total, count, pieces = prepared.model, 0.0, 0, 1
-    ranks = prepared.ranks
+    ranks, line = prepared.ranks, prepared.line
     prepared.metrics.reset(prepared.device, together=ranks.share[1] > 1)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
 
@@ -41,18 +41,21 @@ def validate(
             waiting = [batch.batch] if spare else cut(batch, pieces)
             while waiting:
                 try:
-                    loss, out, targets = judged(waiting[0])
+                    judgement = judged(waiting[0])
                 except Exception as error:
                     problem, size = memory_problem(error), size_of(waiting[0])
-                    if problem is None or size == 1:
+                    if (
+                        problem is None or size == 1 or line
+                    ):  # in a pipeline the others wait for this very part
                         raise
                     pieces, waiting = pieces * 2, [half for part in waiting for half in cut(part, 2)]
                     release_memory()
                     text = f"Memory ran out in the validation with {size} samples a batch{problem}: {-(-size // 2)} at a time are judged."
                     yield Note("warning", text, step, "memory")
                     continue
-                if spare:
+                if spare or judgement is None:
                     break
+                loss, out, targets = judgement
                 with torch.inference_mode():
                     prepared.metrics.update(out, targets)
                 if mass := prepared.mass_of(waiting.pop(0)):  # otherwise the loss passes over every label
@@ -62,4 +65,7 @@ def validate(
         model.train()
     if ranks.share[1] > 1:
         total, count = ranks.sum(float(total), count)
-    return float(total) / count if count else math.nan, prepared.metrics.compute()
+    mean = float(total) / count if count else math.nan
+    if line:  # the last stage alone has seen scores
+        return tuple(ranks.gather([mean, prepared.metrics.compute()] if line.last else None)[-1])
+    return mean, prepared.metrics.compute()
