@@ -302,8 +302,9 @@ def begun(tmp_path, model=None, step=5, **how):
     return run
 
 
-def test_commands_reach_all_ranks(tmp_path):
-    run = begun(tmp_path)
+@pytest.mark.parametrize("plan", ["data", "tensor"])
+def test_commands_reach_all_ranks(plan, tmp_path):
+    run = begun(tmp_path, Slow() if plan == "data" else net(), epochs=100_000, **PLANS[plan])
     run.send(Pause())
     until(lambda: run.state == "paused", "the pause")
     before = run.progress.step
@@ -321,7 +322,7 @@ def test_commands_reach_all_ranks(tmp_path):
     assert not any(alive(pid) for pid in ranks_of(run))
     load = [e for e in run.events() if type(e) is WorkerLoad]
     assert {e.rank for e in load} == {0, 1} and all(
-        e.forward > 0 and e.samples > 0 and e.memory > 1e6 for e in load
+        e.forward > 0 and e.backward > 0 and e.samples > 0 and e.memory > 1e6 for e in load
     )
 
 

@@ -30,6 +30,16 @@ def _heed(ranks, command, ask):
     return (SetLr(lr) if kind is SetLr else kind()), bool(ask)
 
 
+def _utilisation(device):
+    "Share of the last moment in which a GPU computed; None where the driver cannot be asked"
+    try:
+        return torch.cuda.utilization(device) / 100
+    except (
+        Exception
+    ):  # nvidia-ml-py is not installed, or the driver does not tell: a figure is no reason to end a run
+        return None
+
+
 class Load:
     "What one rank spent since it was last asked"
 
@@ -57,8 +67,9 @@ class Load:
         self._before = now
         on_gpu = device.type == "cuda"
         memory = torch.cuda.max_memory_allocated(device) if on_gpu else self.process.memory_info().rss
+        busy = _utilisation(device) if on_gpu else None
         head = self.loop.prepared.ranks.rank, os.getpid(), str(device), self.loop.session.step
-        return [*head, samples, seconds, *parts, memory, used / max(seconds, 1e-9)]
+        return [*head, samples, seconds, *parts, memory, used / max(seconds, 1e-9), busy]
 
 
 def together(
