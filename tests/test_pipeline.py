@@ -421,6 +421,15 @@ def test_refused_before_anything_begins(words, tmp_path):
     assert words in str(told.value) and not list(tmp_path.iterdir())
 
 
+def test_micro_batches_without_stages_are_said_to_be_idle(tmp_path):
+    run = fit(net(), TRAIN, folder=tmp_path, epochs=1, micro_batches=4, **QUIET)
+    assert any(
+        "--micro-batches 4 (because there is no --pipeline-plan)" in e.text
+        for e in run.events()
+        if type(e) is Note
+    )
+
+
 class OwnLoss(nn.Module):
     def __init__(self, gives):
         super().__init__()

@@ -91,7 +91,7 @@ def resume(
 def _with_all(run, model):
     "Under torchrun a process may have kept some of the layers: the others come from the checkpoint, into the memory of the computer"
     if any(tensor.is_meta for tensor in model.state_dict().values()):
-        from trainopt_nb.train.stages import make_room
+        from trainopt_nb.train.gathered import make_room
 
         from_environment().gather(None)  # not before the first rank has written the end of the run
         make_room(model)

@@ -77,6 +77,11 @@ def _of_the_optimizer(o):
     )
 
 
+def _of_the_devices(o):
+    if o.pipeline_plan == "none":
+        yield ("micro_batches",), "there is no --pipeline-plan"
+
+
 def idle(
     options: TrainOptions,
     kind: str,  # as from `kind_of`
@@ -90,6 +95,7 @@ def idle(
         *_of_the_data(options, train_data, data, held_out),
         *_of_the_loss(options, kind),
         *_of_the_optimizer(options),
+        *_of_the_devices(options),
     )
     reasons = {}
     for names, why in rules:
