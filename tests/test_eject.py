@@ -437,6 +437,8 @@ def test_cells_that_a_cell_stands_on_come_along(shell, tmp_path):
         ("def f(a, b=c):\n    return a + late\nlate = 1", ["c"]),
         ("class A(Base):\n    z = q\n    def f(self):\n        return np.ones(self.z)", ["Base", "q", "np"]),
         ("[n for n in rows if n > low]", ["rows", "low"]),
+        ("{k: [j for j in v] for k, v in pairs} | {n for n in rows}", ["pairs", "rows"]),
+        ("found = [n for n in rows]\nn", ["rows", "n"]),
         ("with open(path) as file: text = file.read()", ["path"]),
         ("f'{a} {b!r}'", ["a", "b"]),
         ("try:\n    import fast\nexcept ImportError:\n    fast = None\nfast", []),

@@ -72,13 +72,31 @@ _SIMPLE = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Expr, ast.Delete, ast.A
 _KNOWN = {*dir(builtins), "__name__", "__file__", "get_ipython"}
 
 
+class _AsGenerators(ast.NodeTransformer):
+    "From Python 3.12 on the variable of a comprehension counts as one of the code around it, that of a generator does not"
+
+    def visit_ListComp(self, node):
+        self.generic_visit(node)
+        return ast.GeneratorExp(node.elt, node.generators)
+
+    visit_SetComp = visit_ListComp
+
+    def visit_DictComp(self, node):
+        self.generic_visit(node)
+        return ast.GeneratorExp(ast.Tuple([node.key, node.value], ast.Load()), node.generators)
+
+
+def _table(node):
+    return symtable.symtable(ast.unparse(_AsGenerators().visit(node)), "cell", "exec")
+
+
 def bound_names(
     source: str,  # Python; anything else binds nothing
 ) -> set[str]:
     "Names that code gives a value to at its top level"
     if not parses(source):
         return set()
-    return {s.get_name() for s in symtable.symtable(source, "cell", "exec").get_symbols() if _binds(s)}
+    return {s.get_name() for s in _table(ast.parse(source)).get_symbols() if _binds(s)}
 
 
 def _binds(symbol):
@@ -98,7 +116,7 @@ def missing_names(
     "Names that code reads and does not bind before"
     bound, needed, later = set(_KNOWN), {}, {}
     for node in ast.parse(source).body:
-        table = symtable.symtable(ast.unparse(node), "cell", "exec")
+        table = _table(node)
         here = {s.get_name(): s for s in table.get_symbols()}
         first = isinstance(node, _SIMPLE)  # the right side is read before the left is bound
         reads = [name for name, s in here.items() if s.is_referenced() and (first or not _binds(s))]
