@@ -41,7 +41,8 @@ class LrCurve(NamedTuple):
 
     def __repr__(self):
         lr, most = as_written(self.suggestion), as_written(self.highest)
-        return f"learning rate {lr} suggested (loss falls fastest), at most {most}; use --lr {lr}"
+        room = f", at most {most}" if most != lr else ""
+        return f"learning rate {lr} suggested (loss falls fastest){room}; use --lr {lr}"
 
     def picture(self) -> bytes:  # PNG
         "The curve with the suggestion marked"
@@ -64,7 +65,7 @@ class LrCurve(NamedTuple):
         axes.set_ylim(low - 0.1 * (high - low), high + 0.4 * abs(high - low) + 1e-9)
         axes.set_xlabel("learning rate", color="#888888")
         axes.set_ylabel("training loss", color="#888888")
-        axes.tick_params(colors="#888888")
+        axes.tick_params(which="both", colors="#888888")
         axes.grid(color="#888888", alpha=0.25, linewidth=0.6)
         for side in axes.spines.values():
             side.set_visible(False)
