@@ -1,6 +1,7 @@
 "The quickstart where nobody looks: nbconvert, papermill, a terminal"
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -175,3 +176,15 @@ def test_the_event_log_is_readable_by_anybody(book):
     kinds = [json.loads(line)["kind"] for line in (run.path / "events.jsonl").read_text().splitlines()]
     assert kinds[0] == "Saved" and "steps" in kinds and kinds[-1] == "Ended"
     assert json.loads((run.path / "options.json").read_text())["epochs"] == 1
+
+
+@pytest.mark.parametrize("verb", ["--help", "options"])
+def test_a_reader_who_has_seen_enough_is_no_error(tmp_path, verb):
+    "As in `trainopt options | head`"
+    ours, theirs = os.pipe()
+    os.close(ours)
+    code = f"import sys; from trainopt_nb.notebook.cli import main; sys.exit(main([{verb!r}]))"
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=tmp_path, stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (0, "")

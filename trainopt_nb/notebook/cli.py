@@ -132,7 +132,16 @@ def main(
     words: list[str] | None = None,  # arguments, the command line's where nothing is given
 ) -> int:  # exit status
     "The command `trainopt`"
-    words = sys.argv[1:] if words is None else words
+    try:
+        status = _command(sys.argv[1:] if words is None else words)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # who reads has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _command(words):
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0
