@@ -247,8 +247,8 @@ def devices(
             (
                 compact(float(f"{load.samples / max(load.seconds, 1e-9):.3g}")),
                 f"{compact(float(f'{load.memory / 1e6:.3g}'))} MB",
-                f"{load.processor:.2f}"
-                + ("" if load.utilisation is None else f", GPU {load.utilisation:.0%}"),
+                ("" if load.utilisation is None else f"GPU {load.utilisation:.0%}, ")
+                + f"{load.processor:.2f}",
             ),
             most - least > SKEW and wait == least,
         )
