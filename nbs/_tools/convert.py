@@ -46,7 +46,7 @@ def _outside_fences(text, change):
 def _lead(text):
     "The sentence below the title is set larger"
     return re.sub(
-        r"\A(# .+\n+)((?:> .*\n?)+)",
+        r"\A(?:<!--.*?-->\s*)?(# .+\n+)((?:> .*\n?)+)",
         lambda m: m[1] + "{.lead}\n" + re.sub(r"^> ", "", m[2], flags=re.M),
         text,
     )

@@ -122,7 +122,7 @@ def write_sources(
     pages.write_inside(folder / "inside", by_floor, FLOORS)
     pages.write_reference(folder / "reference", by_floor)
     front = convert_text(pages.front(NBS / "index.ipynb"), NBS / "index.ipynb", known, folder)
-    names = {"zh-CN": "简体中文 <zh-CN>"}  # its title is that of the front page
+    names = {"zh-CN": "In Chinese <zh-CN>"}  # its title is that of the front page
     values = pages.sections(front) | {"texts": "\n".join(names.get(page.name, page.name) for page in plain)}
     pages.fill(folder / "index.md", values)
 
