@@ -227,7 +227,7 @@ def _devices(progress, texts):
     cell = "padding:2px 14px 2px 0;text-align:left;white-space:nowrap;font-variant-numeric:tabular-nums"
     slow = f" <b>{escape(texts['slowest'])}</b>"
     lines = "".join(
-        f'<tr><td style="{cell}">{escape(row.name)}{slow if row.slow else ""}</td>'
+        f'<tr style="background:none"><td style="{cell}">{escape(row.name)}{slow if row.slow else ""}</td>'
         f'<td style="{cell};width:100%"><div style="display:flex;height:8px">'
         + "".join(
             f'<i style="width:{share:.1%};background:{ink}"></i>'
@@ -244,7 +244,7 @@ def _devices(progress, texts):
     return (
         f'<div style="padding:8px 14px;border-top:{_LINE};font-size:12px"><div style="display:flex;flex-wrap:wrap;gap:2px 14px;padding-bottom:4px">'
         f'<b style="font-weight:600">{escape(texts["devices"])}</b> <span style="{_SOFT}">{key}</span></div>'
-        f'<table style="border-collapse:collapse;width:100%;margin:0">{lines}</table></div>'
+        f'<table style="border-collapse:collapse;table-layout:auto;width:100%;margin:0">{lines}</table></div>'
     )
 
 
