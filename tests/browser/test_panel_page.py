@@ -382,7 +382,7 @@ def test_another_metric_can_be_chosen(open_panel):
     page.tell(*run_events(200))
     page.frame()
     choice = page.page.get_by_role("combobox", name="metric that is drawn")
-    assert choice.locator("option").all_inner_texts() == ["Accuracy", "Mae"]
+    assert choice.locator("option").all_inner_texts() == ["Accuracy", "MAE"]
     choice.select_option("mae")
     page.tell(*list(run_events(230))[207:])
     assert choice.input_value() == "mae" and page.data("points", ".tonb-other") == "8"
