@@ -65,9 +65,7 @@ def first_nonfinite(
     model: nn.Module,
     batch: Any,  # the one whose loss is not finite
     run: Callable[[Any], Any] | None = None,  # passes the batch through the model; None calls it
-    first_of: Callable[[Any], Any] = lambda found: (
-        found
-    ),  # where several ranks look: what the first of them found
+    first_of: Callable[[Any], Any] = lambda own: own,  # what the first of several ranks found
 ) -> tuple[str, bool]:  # a phrase, and whether the weights are spoiled
     "Where it begins: in a weight, in the inputs, in a layer, or in the loss"
     given = first_of(_in_what_is_given(model, batch))

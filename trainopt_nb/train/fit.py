@@ -67,9 +67,9 @@ def fit(
     **options: Any,  # any of `TrainOptions`
 ) -> Run:
     "Train a model. Raises `OptionError`, `DataError` or `TaskError` before the first step, `RunError` where training failed"
-    task = Task(model, train_data, valid_data)
-    run = drive(begin(task, TrainOptions.of(**options), folder=folder, name=name), write)
-    return _with_all(run, model)
+    task, chosen = Task(model, train_data, valid_data), TrainOptions.of(**options)
+    run = drive(begin(task, chosen, folder=folder, name=name), write)
+    return _with_all(run, model, chosen)
 
 
 def resume(
@@ -84,16 +84,17 @@ def resume(
 ) -> Run:
     "Go on with a run from its newest checkpoint that is whole. Raises as `fit` does"
     run = run if isinstance(run, Run) else find_run(run, folder)
-    run = drive(begin(Task(model, train_data, valid_data), stored_options(run, changes), run), write)
-    return _with_all(run, model)
+    chosen = stored_options(run, changes)
+    run = drive(begin(Task(model, train_data, valid_data), chosen, run), write)
+    return _with_all(run, model, chosen)
 
 
-def _with_all(run, model):
+def _with_all(run, model, options):
     "Under torchrun a process may have kept some of the layers: the others come from the checkpoint, into the memory of the computer"
-    if any(tensor.is_meta for tensor in model.state_dict().values()):
+    if options.plan == "pipeline":
         from trainopt_nb.train.gathered import make_room
 
         from_environment().gather(None)  # not before the first rank has written the end of the run
-        make_room(model)
-        bring_home(run, model.cpu())
+        if make_room(model):
+            bring_home(run, model.cpu())
     return run

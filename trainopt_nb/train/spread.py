@@ -140,17 +140,14 @@ def load_model(
 ):
     "As `load_state_dict`"
     now = model.state_dict()
-    elsewhere = {key: tensor.shape for key, tensor in now.items() if tensor.is_meta}
-    model.load_state_dict(
-        {
-            key: now[key]
-            if elsewhere.get(key) == value.shape
-            else spread_like(value, now[key])
-            if key in now
-            else value
-            for key, value in state.items()
-        }
-    )
+    model.load_state_dict({key: _placed(value, now.get(key)) for key, value in state.items()})
+
+
+def _placed(value, here):
+    "A tensor as the model holds it; what stands for it where another rank keeps it"
+    if here is None:
+        return value
+    return here if here.is_meta and here.shape == value.shape else spread_like(value, here)
 
 
 def _parameters(optimizer):

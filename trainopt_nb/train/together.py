@@ -31,12 +31,10 @@ def _heed(ranks, command, ask):
 
 
 def _utilisation(device):
-    "Share of the last moment in which a GPU computed; None where the driver cannot be asked"
+    "Share of the last moment in which a GPU computed; None where nvidia-ml-py is not installed or the driver does not tell"
     try:
         return torch.cuda.utilization(device) / 100
-    except (
-        Exception
-    ):  # nvidia-ml-py is not installed, or the driver does not tell: a figure is no reason to end a run
+    except Exception:  # a figure is no reason to end a run
         return None
 
 

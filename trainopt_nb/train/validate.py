@@ -44,9 +44,8 @@ def validate(
                     judgement = judged(waiting[0])
                 except Exception as error:
                     problem, size = memory_problem(error), size_of(waiting[0])
-                    if (
-                        problem is None or size == 1 or line
-                    ):  # in a pipeline the others wait for this very part
+                    # in a pipeline the others wait for this very part
+                    if problem is None or size == 1 or line:
                         raise
                     pieces, waiting = pieces * 2, [half for part in waiting for half in cut(part, 2)]
                     release_memory()
