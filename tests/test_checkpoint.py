@@ -21,6 +21,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from waits import alive
 
 from trainopt_nb.store.checkpoint import checkpoints, keep_checkpoints, load_checkpoint, save_checkpoint
 from trainopt_nb.store.folders import CheckpointError, DiskFullError, probe_folder, sweep
@@ -474,7 +475,7 @@ class Nursery:
 
     def run(self, code, out, **names):
         pid = self.start(code, out, **names)
-        wait_for(lambda: not is_alive(pid))
+        wait_for(lambda: not alive(pid))
         text = Path(out).read_text()
         assert text.endswith("done\n"), text
         return text.removesuffix("done\n")
@@ -485,14 +486,6 @@ def wait_for(condition, seconds=30):
     while not condition():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.002)
-
-
-def is_alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.fixture(scope="module")
@@ -524,7 +517,7 @@ def test_killed_while_saving(tmp_path, nursery):
         wait_for(lambda: out.exists() and out.stat().st_size > before)  # noqa: B023
         time.sleep(chance.uniform(0, 0.03))
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not is_alive(pid))  # noqa: B023
+        wait_for(lambda: not alive(pid))  # noqa: B023
 
         acknowledged = int(out.read_text().split("\n")[-2])
         left = [p.name for p in folder.iterdir() if p.name.startswith(".tmp-") or ".old-" in p.name]
@@ -810,7 +803,7 @@ def test_a_living_writer_is_left_alone(tmp_path, nursery):
     wait_for(lambda: out.exists() and "here" in out.read_text())
     assert sweep(folder) == []
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not is_alive(pid))
+    wait_for(lambda: not alive(pid))
     assert len(sweep(folder)) == 1
 
 

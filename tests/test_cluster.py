@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 from torch import nn
-from waits import until
+from waits import alive, ranks_of, until
 
 from trainopt_nb import OptionError, Run, RunError, Task, TrainOptions, fit
 from trainopt_nb.events import Note, SetLr, Step, Stop, WorkerLoad
@@ -56,12 +56,6 @@ def losses(run):
 
 def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
-def ranks_of(run):
-    "Processes of the ranks that began last, as the log has them"
-    line = [x for x in (run.path / "log.txt").read_text().splitlines() if x.startswith("ranks ")][-1]
-    return [int(pid) for pid in line.removeprefix("ranks ").split(", ")]
 
 
 def of_ray():
@@ -203,10 +197,11 @@ def test_nothing_is_left_when_the_kernel_is_killed(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.DEVNULL)
     run = Run(until(lambda: [p.parent for p in tmp_path.glob("*/run.json")], "a run", START)[0])
     until(lambda: run.progress.step > 3, "some steps", START)
-    supervisor = lock_owner(run.path / "lock")["pid"]
+    ours = [lock_owner(run.path / "lock")["pid"], *ranks_of(run)]
     process.kill()
     process.wait()
-    until(lambda: not psutil.pid_exists(supervisor) and gone(before), "the end of Ray", 5)
+    until(lambda: not any(alive(pid) for pid in ours[1:]), "the end of the workers", 5)
+    until(lambda: not alive(ours[0]) and gone(before), "the end of Ray", 20)
     assert run.state == "dead"
 
 

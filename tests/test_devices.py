@@ -7,12 +7,11 @@ import sys
 import textwrap
 import time
 
-import psutil
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
-from waits import until
+from waits import alive, ranks_of, until
 
 from trainopt_nb import OptionError, RunError, Task, TrainOptions, fit, resume
 from trainopt_nb.events import Note, Pause, Resume, Save, SetLr, Step, Stop, WorkerLoad
@@ -276,23 +275,6 @@ def test_words_before_anything_starts(tmp_path):
 def over(run):
     until(lambda: lock_owner(run.path / "lock") is None, "the end")
     return run
-
-
-def ranks_of(run):
-    "Processes of the ranks, as the supervisor wrote them into the log"
-    line = until(
-        lambda: [x for x in (run.path / "log.txt").read_text().splitlines() if x.startswith("ranks ")],
-        "ranks",
-    )[-1]
-    return [int(pid) for pid in line.removeprefix("ranks ").split(", ")]
-
-
-def alive(pid):
-    "Whether a process is there; one that ended and was not asked for its exit code is not"
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def begun(tmp_path, model=None, step=5, **how):

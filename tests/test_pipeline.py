@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from waits import until
+from waits import ranks_of, until
 
 from trainopt_nb import OptionError, RunError, Task, TrainOptions, fit, list_runs, resume
 from trainopt_nb.events import Epoch, Note, Pause, Resume, Save, SetLr, Step, Stop, WorkerLoad
@@ -290,11 +290,6 @@ def test_a_run_goes_on_with_any_number_of_devices(tmp_path):
 def over(run):
     until(lambda: lock_owner(run.path / "lock") is None, "the end")
     return run
-
-
-def ranks_of(run):
-    lines = lambda: [x for x in (run.path / "log.txt").read_text().splitlines() if x.startswith("ranks ")]
-    return [int(pid) for pid in until(lines, "ranks")[-1].removeprefix("ranks ").split(", ")]
 
 
 def begun(tmp_path, model, step=5, **how):

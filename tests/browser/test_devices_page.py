@@ -2,9 +2,9 @@
 
 import re
 
-import psutil
 import pytest
 from test_train import act, events, panel, step, trains
+from waits import alive
 
 pytestmark = pytest.mark.browser
 
@@ -65,7 +65,7 @@ def test_two_devices_in_a_cell(lab, server, where):
     lab.wait_for(lambda: cells.count() == 10, "the card that remains, with five cells a device")
     assert cells.evaluate_all("all => all.every(td => td.scrollWidth <= td.clientWidth)"), "cells overlap"
     lab.screenshot("devices-card")
-    lab.wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids), "the end of the workers")
+    lab.wait_for(lambda: not any(alive(pid) for pid in pids), "the end of the workers")
     assert any(e["kind"] == "LrChanged" and e["lr"] == 0.002 for e in events(server))
 
 
@@ -84,4 +84,4 @@ def test_a_restart_of_the_kernel_ends_the_workers_of_its_cell(lab, server):
     trains(lab)
     pids = workers(server)
     lab.restart()
-    lab.wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids), "the end of the workers", 5)
+    lab.wait_for(lambda: not any(alive(pid) for pid in pids), "the end of the workers", 5)
