@@ -14,6 +14,7 @@ from pathlib import Path
 
 import nbformat
 import psutil
+from playwright.sync_api import TimeoutError as PageTimeout
 
 HERE = Path(__file__).resolve().parent  # cells can import what lies here
 ROOT = HERE.parents[1]  # the checkout that is tested
@@ -248,9 +249,16 @@ class Lab:
         self.name = f"{kernel}-{secrets.token_hex(4)}.ipynb"
         book.metadata.kernelspec = {"name": kernel, "display_name": kernel, "language": "python"}
         nbformat.write(book, self.server.work / self.name)
-        self.page.goto(f"{self.server.url}/lab/tree/{self.name}?token={self.server.token}&reset")
-        self.page.wait_for_selector(CELL, timeout=60_000)
-        self.wait_idle()
+        for left in (1, 0):
+            self.page.goto(f"{self.server.url}/lab/tree/{self.name}?token={self.server.token}&reset")
+            self.page.wait_for_selector(CELL, timeout=60_000)
+            try:
+                self.wait_idle()
+                break
+            except PageTimeout:
+                if not left:
+                    raise
+                self.server.end_sessions()  # JupyterLab can miss what a kernel says first, and then waits for ever
         return self
 
     def cell(self, i):
@@ -320,7 +328,7 @@ class Lab:
         self.page.locator("[data-jp-item-name=restart] jp-button").first.click()
         self.page.locator(".jp-Dialog button.jp-mod-accept").click()
 
-    def wait_idle(self, timeout=60):
+    def wait_idle(self, timeout=30):
         "Until the kernel says that it has nothing to do"
         self.page.wait_for_function(IDLE, timeout=timeout * 1000)
 
