@@ -30,6 +30,10 @@ FLOORS = {  # folders of nbs/ -> title and sentence
     "store": ("Store", "what is written to the disk, so that it survives"),
     "eject": ("Eject", "a run becomes a plain PyTorch script"),
     "data": ("Data", "whatever holds data becomes batches in a known order"),
+    "devices": (
+        "Devices",
+        "several processes that train one model: ranks, what each of them holds, pipelines",
+    ),
     "train": ("Train", "a task, one update, the loop, the plain call"),
     "notebook": ("Notebook", "the page: kernel, panel, form, magics, command line"),
 }

@@ -27,10 +27,10 @@ from typing import Any
 import psutil
 import torch
 
+from ..devices.ranks import PATIENCE, Ranks, backends, join
 from ..options import OptionError
 from ..runs import Run, RunError
-from .ranks import PATIENCE, Ranks, backends, join
-from .supervise import Supervisor, Work, failed, print_into, train_here, work_of, worded
+from .supervise import Supervisor, Work, failed, print_into, train_here, worded, work_of
 from .task import find_device
 from .train_options import TrainOptions
 

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from ..data.batches import DatasetBatches, MemoryBatches
 from ..data.rows import is_pair
 from ..data.tensors import LABELS, split_batch
-from .losses import IGNORE, class_axis, given
 from .loop import Loop
+from .losses import IGNORE, class_axis, given
 from .task import Task
 
 # %% ../../nbs/train/28b_facts.ipynb #69c561b1

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ..data.tensors import leaves, size_of, split_batch, tree_map
-from .spread import whole
+from ..devices.spread import whole
 from .trial import call
 
 # %% ../../nbs/train/24b_faults.ipynb #33654a3d

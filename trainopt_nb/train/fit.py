@@ -13,10 +13,10 @@ from typing import Any
 from torch import nn
 
 from ..catalogue import find_run, list_runs
+from ..devices.ranks import ALONE, from_environment
 from ..runs import Run
-from .jobs import Job, drive, go_on, start, start_in, stored_options, new_run
+from .jobs import Job, drive, go_on, new_run, start, start_in, stored_options
 from .launch import Away, bring_home, leave
-from .ranks import ALONE, from_environment
 from .task import Task
 from .train_options import TrainOptions
 
@@ -92,7 +92,7 @@ def resume(
 def _with_all(run, model, options):
     "Under torchrun a process may have kept some of the layers: the others come from the checkpoint, into the memory of the computer"
     if options.plan == "pipeline":
-        from trainopt_nb.train.gathered import make_room
+        from trainopt_nb.devices.gathered import make_room
 
         from_environment().gather(None)  # not before the first rank has written the end of the run
         if make_room(model):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ..devices.ranks import ALONE, Ranks
 from ..events import Ended, Epoch, Note, Pause, Pulse, Resume, State, Step, Stop
 from ..interrupts import interrupts
 from ..options import OptionError
@@ -24,7 +25,6 @@ from ..store.checkpoint import load_checkpoint
 from ..store.folders import CheckpointError
 from .facts import facts_of
 from .loop import Loop
-from .ranks import ALONE, Ranks
 from .task import Task, prepare
 from .together import told_to_all
 from .train_options import TrainOptions

@@ -12,13 +12,13 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from ..devices.spread import load_model
 from ..events import Note, Saved
 from ..interrupts import uncut
 from ..store.checkpoint import keep_checkpoints, load_checkpoint, save_checkpoint
 from ..store.folders import DiskFullError, probe_folder
 from .faults import NonFinite, spoiled_weight
 from .session import Session
-from .spread import load_model
 from .train_options import TrainOptions
 
 # %% ../../nbs/train/27_keeper.ipynb #fe042da2

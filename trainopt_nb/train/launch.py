@@ -169,7 +169,7 @@ def relaunch(
 def _check_plan(model, options, needs):
     "Refuse a pipeline that cannot be before anything is begun, where the number of its stages is known"
     if needs["plan"] == "pipeline" and needs["world"]:
-        from trainopt_nb.train.stages import cut, owners
+        from trainopt_nb.devices.stages import cut, owners
 
         owners(model, cut(model, options.pipeline_plan, needs["world"]))
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ..data.tensors import split_batch
-from .gathered import keep_part
-from .pipeline import Pipeline
-from .ranks import Ranks
-from .spread import PlanError
-from .stages import cut, owners, stage_module
+from ..devices.gathered import keep_part
+from ..devices.pipeline import Pipeline
+from ..devices.ranks import Ranks
+from ..devices.spread import PlanError
+from ..devices.stages import cut, owners, stage_module
 from .survey import has_batchnorm
 from .train_options import TrainOptions
 from .trial import judged

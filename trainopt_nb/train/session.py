@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from copy import deepcopy
 
 from ..data.generators import unseen
+from ..devices.spread import load_model, load_optimizer, optimizer_state, whole
 from ..store.plain import random_state, set_random_state
 from .losses import TaskError
 from .optim import Schedule, copy_to_host, make_optimizer
-from .spread import load_model, load_optimizer, optimizer_state, whole
 from .step import Stepper
 from .task import Prepared
 from .train_options import TrainOptions

@@ -19,8 +19,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..data.batches import Spare
 from ..data.tensors import size_of
+from ..devices.spread import hold_gradients, spread_like, whole
 from .faults import NonFinite, Statistics, cut, first_nonfinite
-from .spread import hold_gradients, spread_like, whole
 from .task import Prepared
 from .train_options import TrainOptions
 

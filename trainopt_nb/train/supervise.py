@@ -24,14 +24,14 @@ from typing import Any, NamedTuple
 import cloudpickle
 import torch
 
+from ..devices.ranks import ALONE, Ranks, join
 from ..events import Ended, Note
 from ..options import OptionError
 from ..progress import LIVE
 from ..runs import Run
-from ..store.folders import CheckpointError
 from ..store.checkpoint import load_checkpoint
+from ..store.folders import CheckpointError
 from .jobs import go_on, start_in
-from .ranks import ALONE, Ranks, join
 from .task import find_device
 from .train_options import TrainOptions
 

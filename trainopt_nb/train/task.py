@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from ..data.batches import MemoryBatches
 from ..data.source import Data, open_data
 from ..data.tensors import DataError, split_batch, to_device, tree_map
+from ..devices.ranks import ALONE, Ranks
+from ..devices.spread import spread
 from ..options import OptionError
 from ..store.plain import random_state, set_random_state
 from .idle import idle
@@ -30,8 +32,6 @@ from trainopt_nb.train.objective import (
     losses_of,
     mass_function,
 )
-from .ranks import ALONE, Ranks
-from .spread import spread
 from .survey import check_data, check_single, has_batchnorm, look, said_of_loss, try_valid
 from .train_options import TrainOptions
 from .trial import check_model, try_loss, try_model, weights_dtype
