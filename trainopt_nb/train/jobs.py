@@ -17,7 +17,7 @@ from torch import nn
 
 from ..devices.ranks import ALONE, Ranks
 from ..events import Ended, Epoch, Note, Pause, Pulse, Resume, State, Step, Stop
-from ..interrupts import interrupts
+from ..interrupts import interrupted, interrupts
 from ..options import OptionError
 from ..progress import Progress, epoch_line
 from ..runs import Run, RunError
@@ -100,7 +100,7 @@ def follow(
             event = events.send(command)
             answer, command = command is not None, None
             log.new.append(event)
-            if answer or clock() >= held.get(type(event), 0.0):
+            if answer or interrupted() or clock() >= held.get(type(event), 0.0):
                 began = clock()
                 command = yield log.take()
                 now = clock()
