@@ -249,14 +249,14 @@ class Lab:
         self.name = f"{kernel}-{secrets.token_hex(4)}.ipynb"
         book.metadata.kernelspec = {"name": kernel, "display_name": kernel, "language": "python"}
         nbformat.write(book, self.server.work / self.name)
-        for left in (1, 0):
+        for last in (False, True):
             self.page.goto(f"{self.server.url}/lab/tree/{self.name}?token={self.server.token}&reset")
             self.page.wait_for_selector(CELL, timeout=60_000)
             try:
-                self.wait_idle()
+                self.wait_idle(60 if last else 30)
                 break
             except PageTimeout:
-                if not left:
+                if last:
                     raise
                 self.server.end_sessions()  # JupyterLab can miss what a kernel says first, and then waits for ever
         return self
@@ -328,7 +328,7 @@ class Lab:
         self.page.locator("[data-jp-item-name=restart] jp-button").first.click()
         self.page.locator(".jp-Dialog button.jp-mod-accept").click()
 
-    def wait_idle(self, timeout=30):
+    def wait_idle(self, timeout=60):
         "Until the kernel says that it has nothing to do"
         self.page.wait_for_function(IDLE, timeout=timeout * 1000)
 
