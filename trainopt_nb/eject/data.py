@@ -18,8 +18,8 @@ WIDTH = 88  # characters of a line, as most formatters have it
 class Known(NamedTuple):
     "All that a script is written from"
 
-    o: SimpleNamespace  # options by keyword
-    t: SimpleNamespace  # what the run found out about its task
+    options: SimpleNamespace  # options by keyword
+    seen: SimpleNamespace  # what the run found out about its task
     kind: str  # of task, such as `classification`
     classes: list  # names of the classes where labels were text
     names: dict  # keyword -> variable of the user's
@@ -35,7 +35,7 @@ class Known(NamedTuple):
     @property
     def onto(self) -> str:
         "What moves a tensor to where the model is; nothing where that is the CPU in any case"
-        return "" if self.o.device == "cpu" else ".to(device)"
+        return "" if self.options.device == "cpu" else ".to(device)"
 
 
 def lines(
@@ -88,9 +88,9 @@ def _quote(key):
     return '"' + str(key).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _targets_text(k, spec, name):
+def _targets_text(known, spec, name):
     holder, _, dtype = spec.partition(" ")
-    wanted = k.t.target_type
+    wanted = known.seen.target_type
     if dtype == "text":
         return f"torch.tensor([CLASSES.index(str(label)) for label in {name}])"
     if holder == "tensor":
@@ -100,7 +100,7 @@ def _targets_text(k, spec, name):
     return f"torch.{make}({value})" if dtype == wanted else f"torch.{make}({value}, dtype=torch.{wanted})"
 
 
-def _tensors_text(k, part, prefix, user):
+def _tensors_text(known, part, prefix, user):
     "Statements that make tensors of training or validation data in memory"
     source = user + part["through"]
     spec = part["arrays"]
@@ -108,34 +108,34 @@ def _tensors_text(k, part, prefix, user):
         inputs = _inputs_text(spec[0], f"{source}[0]")
         return [
             f"{prefix}_inputs = {inputs}",
-            f"{prefix}_targets = {_targets_text(k, spec[1], f'{source}[1]')}",
+            f"{prefix}_targets = {_targets_text(known, spec[1], f'{source}[1]')}",
         ]
     if part["holds"] == "mapping":
         return [f"{prefix}_batch = {_inputs_text(spec, source)}"]
     return [f"{prefix}_parts = {source}"]
 
 
-def data_text(k: Known) -> str:
+def data_text(known: Known) -> str:
     "What stands between the cell and the batches"
-    train, valid, said = k.t.train, k.t.valid, []
+    train, valid, said = known.seen.train, known.seen.valid, []
     if train["form"] == "memory":
         text = "text" in str(train["arrays"])
-        said += [call_text("CLASSES = ", [_quote(name) for name in k.classes], 0, "[]")] if text else []
-        said += _tensors_text(k, train, "train", k.name("train_data"))
-    if k.t.held_out:
-        said += _held_out_text(k)
+        said += [call_text("CLASSES = ", [_quote(name) for name in known.classes], 0, "[]")] if text else []
+        said += _tensors_text(known, train, "train", known.name("train_data"))
+    if known.seen.held_out:
+        said += _held_out_text(known)
     elif valid and valid["form"] == "memory":
-        said += _tensors_text(k, valid, "valid", k.name("valid_data"))
+        said += _tensors_text(known, valid, "valid", known.name("valid_data"))
     return lines(said)
 
 
-def _held_out_text(k):
+def _held_out_text(known):
     "The same rows are held out as the run held out"
-    form, data = k.t.train["form"], k.name("train_data") + k.t.train.get("through", "")
+    form, data = known.seen.train["form"], known.name("train_data") + known.seen.train.get("through", "")
     names = {"pair": ("inputs", "targets"), "mapping": ("batch",), "tensors": ("parts",)}.get(
-        k.t.train.get("holds")
+        known.seen.train.get("holds")
     )
-    rows = samples_text(k, k.t.train, "train") if form == "memory" else f"len({data})"
+    rows = samples_text(known, known.seen.train, "train") if form == "memory" else f"len({data})"
     first = [
         f"rows = order({rows}, 0)",
         "held = max(1, round(len(rows) * VALID_FRACTION))",
@@ -145,10 +145,12 @@ def _held_out_text(k):
         sets = [f"{part}_set = Subset({data}, {part}_rows.tolist())" for part in ("valid", "train")]
         return [*first, *sets]
     spec = (
-        dict(zip(("inputs", "targets"), k.t.train["arrays"], strict=False)) if names[0] == "inputs" else None
+        dict(zip(("inputs", "targets"), known.seen.train["arrays"], strict=False))
+        if names[0] == "inputs"
+        else None
     )
     taken = [
-        f"{part}_{name} = {_take(spec[name] if spec else k.t.train['arrays'], f'train_{name}', f'{part}_rows')}"
+        f"{part}_{name} = {_take(spec[name] if spec else known.seen.train['arrays'], f'train_{name}', f'{part}_rows')}"
         for part in ("valid", "train")
         for name in names
     ]
@@ -175,7 +177,7 @@ def order(samples, epoch):
 
 
 def samples_text(
-    k: Known,
+    known: Known,
     part: dict,  # what is known of the training or the validation data
     prefix: str,  # of their variables: `train` or `valid`
 ) -> str:
@@ -199,21 +201,21 @@ def _take(spec, name, rows, onto=""):
     return f"{name}[{rows}]{onto}"
 
 
-def _yielded(k, part, prefix):
+def _yielded(known, part, prefix):
     spec = part["arrays"]
     if part["holds"] == "pair":
         return lines(
-            f"inputs = {_take(spec[0], f'{prefix}_inputs', 'rows', k.onto)}",
-            f"yield inputs, {prefix}_targets[rows]{k.onto}",
+            f"inputs = {_take(spec[0], f'{prefix}_inputs', 'rows', known.onto)}",
+            f"yield inputs, {prefix}_targets[rows]{known.onto}",
         )
     name = f"{prefix}_batch" if part["holds"] == "mapping" else f"{prefix}_parts"
-    return f"yield {_take(spec, name, 'rows', k.onto)}"
+    return f"yield {_take(spec, name, 'rows', known.onto)}"
 
 
-def _loader_text(k, part, prefix, rows):
+def _loader_text(known, part, prefix, rows):
     "A loader of a dataset; one of the user's gives what else it was made with"
-    user = k.name(f"{prefix}_data")
-    data = f"{prefix}_set" if k.t.held_out else user + part["through"]
+    user = known.name(f"{prefix}_data")
+    data = f"{prefix}_set" if known.seen.held_out else user + part["through"]
     size = "BATCH_SIZE" if prefix == "train" else "VALID_BATCH_SIZE"
     more = [f"sampler={rows}.tolist()"] if rows else []
     more += ["drop_last=True"] if part["dropped"] else []
@@ -224,89 +226,93 @@ def _loader_text(k, part, prefix, rows):
     return call_text("return DataLoader", [data, f"batch_size={size}", *more], 4)
 
 
-def _batches(k, part, prefix, epoch):
+def _batches(known, part, prefix, epoch):
     "The body of the function that gives the batches of training or validation data"
-    user = k.name(f"{prefix}_data")
+    user = known.name(f"{prefix}_data")
     if part["form"] == "dataset":
-        count = f"len({prefix}_set)" if k.t.held_out else f"len({user}{part['through']})"
-        return _loader_text(k, part, prefix, f"order({count}, {epoch})" if part["shuffle"] else "")
-    count, size = samples_text(k, part, prefix), "BATCH_SIZE" if prefix == "train" else "VALID_BATCH_SIZE"
+        count = f"len({prefix}_set)" if known.seen.held_out else f"len({user}{part['through']})"
+        return _loader_text(known, part, prefix, f"order({count}, {epoch})" if part["shuffle"] else "")
+    count, size = samples_text(known, part, prefix), "BATCH_SIZE" if prefix == "train" else "VALID_BATCH_SIZE"
     rows = f"order({count}, {epoch})" if part["shuffle"] else f"torch.arange({count})"
     if not part["dropped"]:
-        return block(f"for rows in {rows}.split({size}):", _yielded(k, part, prefix))
+        return block(f"for rows in {rows}.split({size}):", _yielded(known, part, prefix))
     whole = f"whole = {count} // {size} * {size}  # no incomplete batch"
-    return lines(whole, block(f"for rows in {rows}[:whole].split({size}):", _yielded(k, part, prefix)))
+    return lines(whole, block(f"for rows in {rows}[:whole].split({size}):", _yielded(known, part, prefix)))
 
 
-def batches_text(k: Known) -> list[str]:
+def batches_text(known: Known) -> list[str]:
     "Functions that give batches"
-    parts = [part for part in (k.t.train, k.t.valid) if part]
-    shuffled = any(part.get("shuffle") for part in parts) or k.t.held_out
+    parts = [part for part in (known.seen.train, known.seen.valid) if part]
+    shuffled = any(part.get("shuffle") for part in parts) or known.seen.held_out
     found = [ORDER] if shuffled else []
-    if k.t.train["form"] != "stream":
+    if known.seen.train["form"] != "stream":
         says = '"The batches of an epoch"'
-        found.append(block("def training_batches(epoch):", says, _batches(k, k.t.train, "train", "epoch")))
-    if k.t.valid and k.t.valid["form"] != "stream":
+        found.append(
+            block("def training_batches(epoch):", says, _batches(known, known.seen.train, "train", "epoch"))
+        )
+    if known.seen.valid and known.seen.valid["form"] != "stream":
         says = '"The validation data, a batch at a time"'
-        found.append(block("def validation_batches():", says, _batches(k, k.t.valid, "valid", "0")))
+        found.append(
+            block("def validation_batches():", says, _batches(known, known.seen.valid, "valid", "0"))
+        )
     return found
 
 # %% ../../nbs/eject/08d_data.ipynb #a576c2e9
-def loop_variables(k: Known) -> str:
+def loop_variables(known: Known) -> str:
     "What stands between `for` and `in`"
     return {
         "pair": "inputs, targets",
         "many": "*inputs, targets",
         "one": "(inputs,)",
         "mapping": "batch",
-    }.get(k.t.batch, "inputs")
+    }.get(known.seen.batch, "inputs")
 
 
-def move_text(k: Known) -> str:
+def move_text(known: Known) -> str:
     "Statements that bring a batch to where the model is; batches of arrays in memory are there already"
-    if k.t.train["form"] == "memory" or not k.onto:
-        return _channels(k)
-    if k.t.batch == "mapping":
+    if known.seen.train["form"] == "memory" or not known.onto:
+        return _channels(known)
+    if known.seen.batch == "mapping":
         return "batch = {key: part.to(device) for key, part in batch.items()}"
     inputs = {
         "mapping": "{key: part.to(device) for key, part in inputs.items()}",
         "sequence": "[part.to(device) for part in inputs]",
-    }.get(k.t.inputs, "inputs.to(device)")
-    if k.t.batch in ("pair", "many"):
-        return lines(f"inputs, targets = {inputs}, targets.to(device)", _channels(k))
-    return lines(f"inputs = {inputs}", _channels(k))
+    }.get(known.seen.inputs, "inputs.to(device)")
+    if known.seen.batch in ("pair", "many"):
+        return lines(f"inputs, targets = {inputs}, targets.to(device)", _channels(known))
+    return lines(f"inputs = {inputs}", _channels(known))
 
 
-def _channels(k):
-    if not (k.o.channels_last and k.t.images):
+def _channels(known):
+    if not (known.options.channels_last and known.seen.images):
         return ""
     return "inputs = inputs.to(memory_format=torch.channels_last)"
 
 
 def outputs_text(
-    k: Known,
+    known: Known,
     model: str,  # name of its variable
 ) -> str:
     "An expression that runs the model on a batch"
-    if k.t.batch == "mapping":
+    if known.seen.batch == "mapping":
         return f"{model}(**batch)"
     return {"mapping": f"{model}(**inputs)", "sequence": f"{model}(*inputs)"}.get(
-        k.t.inputs, f"{model}(inputs)"
+        known.seen.inputs, f"{model}(inputs)"
     )
 
 
-def targets_name(k: Known) -> str:
+def targets_name(known: Known) -> str:
     "The targets of a batch as an expression; empty where there are none"
-    if k.t.batch == "mapping":
-        return f'batch["{k.t.target_key}"]' if k.t.target_key else ""
-    return "targets" if k.t.batch in ("pair", "many") else ""
+    if known.seen.batch == "mapping":
+        return f'batch["{known.seen.target_key}"]' if known.seen.target_key else ""
+    return "targets" if known.seen.batch in ("pair", "many") else ""
 
 
-def size_text(k: Known) -> str:
+def size_text(known: Known) -> str:
     "How many samples a batch holds"
-    if targets_name(k):
-        return f"len({targets_name(k)})"
-    return "len(next(iter(batch.values())))" if k.t.batch == "mapping" else "len(inputs)"
+    if targets_name(known):
+        return f"len({targets_name(known)})"
+    return "len(next(iter(batch.values())))" if known.seen.batch == "mapping" else "len(inputs)"
 
 
 def path_text(

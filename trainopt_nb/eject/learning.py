@@ -9,25 +9,31 @@ __all__ = ['FACTORS', 'weighted', 'weights_text', 'own_loss', 'loss_text', 'opti
 from .data import Known, block, call_text, lines
 
 # %% ../../nbs/eject/08e_learning.ipynb #475c36c2
-def weighted(k: Known) -> bool:
+def weighted(known: Known) -> bool:
     "Whether classes are weighed by their frequency"
-    return k.o.class_weights == "balanced" and k.kind in ("classification", "binary", "multilabel")
+    return known.options.class_weights == "balanced" and known.kind in (
+        "classification",
+        "binary",
+        "multilabel",
+    )
 
 
-def weights_text(k: Known) -> str:
+def weights_text(known: Known) -> str:
     "Statements that count the training labels"
-    if not weighted(k):
+    if not weighted(known):
         return ""
-    onto = k.onto
-    memory = k.t.train["form"] == "memory"
-    data = "train_set" if k.t.held_out else k.name("train_data") + k.t.train.get("through", "")
+    onto = known.onto
+    memory = known.seen.train["form"] == "memory"
+    data = (
+        "train_set" if known.seen.held_out else known.name("train_data") + known.seen.train.get("through", "")
+    )
     labels = "train_targets" if memory else "labels"
     first = [] if memory else [f"labels = torch.stack([torch.as_tensor(label) for _, label in {data}])"]
-    if k.kind == "classification" and k.t.columns > 1:
-        share = f"len({labels}) / ({k.t.columns} * count)"
+    if known.kind == "classification" and known.seen.columns > 1:
+        share = f"len({labels}) / ({known.seen.columns} * count)"
         return lines(
             first,
-            f"count = torch.bincount({labels}, minlength={k.t.columns}).float()",
+            f"count = torch.bincount({labels}, minlength={known.seen.columns}).float()",
             f"WEIGHT = torch.where(count > 0, {share}, 0.0){onto}",
         )
     return lines(
@@ -38,49 +44,49 @@ def weights_text(k: Known) -> str:
     )
 
 
-def own_loss(k: Known) -> str:
+def own_loss(known: Known) -> str:
     "The expression of a loss that the user wrote, or nothing"
-    if k.kind != "custom":
+    if known.kind != "custom":
         return ""
-    return k.names.get("loss", "loss_of")
+    return known.names.get("loss", "loss_of")
 
 
-def loss_text(k: Known) -> str:
+def loss_text(known: Known) -> str:
     "The function that is minimised; nothing where the model or the user has one"
-    if k.kind == "model" or (k.kind == "custom" and "loss" in k.names):
+    if known.kind == "model" or (known.kind == "custom" and "loss" in known.names):
         return ""
-    if k.kind == "custom":
-        said = f"The loss was {k.o.loss}, whose code the run does not hold: write it into loss_of."
-        k.notes.append(said)
+    if known.kind == "custom":
+        said = f"The loss was {known.options.loss}, whose code the run does not hold: write it into loss_of."
+        known.notes.append(said)
         return block(
             "def loss_of(outputs, targets):",
             '"What is minimised, a tensor without dimensions"',
-            f"# The run used {k.o.loss}, whose code it does not hold: put it here.",
+            f"# The run used {known.options.loss}, whose code it does not hold: put it here.",
             "raise NotImplementedError",
         )
-    scores = "scores.movedim(-1, 1)" if k.t.class_axis == -1 else "scores"
-    if k.kind == "classification":
-        more = ["WEIGHT"] if weighted(k) else []
-        smooth = ["label_smoothing=LABEL_SMOOTHING"] if k.o.label_smoothing else []
-        if k.o.loss == "focal":
-            return _focal(k, scores, smooth)
+    scores = "scores.movedim(-1, 1)" if known.seen.class_axis == -1 else "scores"
+    if known.kind == "classification":
+        more = ["WEIGHT"] if weighted(known) else []
+        smooth = ["label_smoothing=LABEL_SMOOTHING"] if known.options.label_smoothing else []
+        if known.options.loss == "focal":
+            return _focal(known, scores, smooth)
         value = call_text("return F.cross_entropy", [scores, "targets", *more, *smooth], 4)
         return block("def loss_of(scores, targets):", '"Cross-entropy"', value)
-    same = "scores" if k.t.same_shape else "scores.reshape(targets.shape)"
-    targets = "targets" if k.t.target_type == "float32" else "targets.float()"
-    if k.kind in ("binary", "multilabel"):
-        more = ["pos_weight=WEIGHT"] if weighted(k) else []
+    same = "scores" if known.seen.same_shape else "scores.reshape(targets.shape)"
+    targets = "targets" if known.seen.target_type == "float32" else "targets.float()"
+    if known.kind in ("binary", "multilabel"):
+        more = ["pos_weight=WEIGHT"] if weighted(known) else []
         value = call_text("return F.binary_cross_entropy_with_logits", [same, targets, *more], 4)
         return block("def loss_of(scores, targets):", '"Binary cross-entropy"', value)
     name, more, says = {
         "mae": ("l1_loss", [], "Mean absolute error"),
         "huber": ("huber_loss", ["delta=HUBER_DELTA"], "Huber loss"),
-    }.get(k.o.loss, ("mse_loss", [], "Mean squared error"))
+    }.get(known.options.loss, ("mse_loss", [], "Mean squared error"))
     value = call_text(f"return F.{name}", [same, targets, *more], 4)
     return block("def loss_of(scores, targets):", f'"{says}"', value)
 
 
-def _focal(k, scores, smooth):
+def _focal(known, scores, smooth):
     plain = call_text("plain = F.cross_entropy", ["scores", "targets", 'reduction="none"', *smooth], 4)
     return block(
         "def loss_of(scores, targets):",
@@ -88,22 +94,22 @@ def _focal(k, scores, smooth):
         f"scores = {scores}" if scores != "scores" else "",
         plain,
         "sure = scores.log_softmax(1).gather(1, targets.unsqueeze(1)).squeeze(1).exp()",
-        f"each = {'WEIGHT[targets]' if weighted(k) else 'torch.ones_like(plain)'}",
+        f"each = {'WEIGHT[targets]' if weighted(known) else 'torch.ones_like(plain)'}",
         "return (each * (1 - sure) ** FOCAL_GAMMA * plain).sum() / each.sum()",
     )
 
 # %% ../../nbs/eject/08e_learning.ipynb #d3bbfe0f
-def optimizer_text(k: Known) -> str:
+def optimizer_text(known: Known) -> str:
     "Statements that make the optimizer"
-    t, o, model = k.t, k.o, k.name("model")
+    t, o, model = known.seen, known.options, known.name("model")
     every, first = f"{model}.parameters()", []
     if t.frozen:
         every, first = "trainable", [f"trainable = [p for p in {model}.parameters() if p.requires_grad]"]
     foreign = t.optimizer_given == "factory" or not t.optimizer_module.startswith("torch.optim")
-    factory = k.names.get("optimizer") if foreign else None
+    factory = known.names.get("optimizer") if foreign else None
     if foreign and not factory:
         stands = f"torch.optim.{t.optimizer} with PyTorch's defaults stands for it"
-        k.notes.append(
+        known.notes.append(
             f"The optimizer was made by {o.optimizer}, whose code the run does not hold: {stands}."
         )
         first.append(f"# The run's optimizer was made by {o.optimizer}, which is not here.")
@@ -111,10 +117,10 @@ def optimizer_text(k: Known) -> str:
     more += ["momentum=MOMENTUM"] if o.optimizer in ("momentum", "nesterov") else []
     more += ["nesterov=True"] if o.optimizer == "nesterov" else []
     if t.optimizer_given == "factory" and factory:
-        return lines(first, _factory(k, every, factory))
+        return lines(first, _factory(known, every, factory))
     split = len(t.decays) == 2
     if split:
-        first += _groups(k, every)
+        first += _groups(known, every)
     elif t.decays[0] is not None:
         more.append(
             "weight_decay=WEIGHT_DECAY" if t.decays[0] == o.weight_decay else f"weight_decay={t.decays[0]!r}"
@@ -124,20 +130,20 @@ def optimizer_text(k: Known) -> str:
     return lines(first, call_text(head, ["groups" if split else every, *more], 4))
 
 
-def _factory(k, every, factory):
+def _factory(known, every, factory):
     "A function of the user's, which is given all parameters: those that decay first"
-    if k.o.weight_decay and not k.o.decay_all:
-        return lines(_groups(k, every)[:-1], f"optimizer = {factory}([*decay, *rest])")
+    if known.options.weight_decay and not known.options.decay_all:
+        return lines(_groups(known, every)[:-1], f"optimizer = {factory}([*decay, *rest])")
     return f"optimizer = {factory}(list({every}))"
 
 
-def _groups(k, every):
+def _groups(known, every):
     "Two groups: what decays, and biases and norms, which do not"
     decays, others, first = "p.dim() > 1", "p.dim() < 2", []
-    if k.t.wide_norms:
+    if known.seen.wide_norms:
         first = [
             "kinds = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)",
-            f"norms = [m for m in {k.name('model')}.modules() if isinstance(m, kinds)]",
+            f"norms = [m for m in {known.name('model')}.modules() if isinstance(m, kinds)]",
             "spared = {id(p) for norm in norms for p in norm.parameters()}",
         ]
         decays, others = f"{decays} and id(p) not in spared", f"{others} or id(p) in spared"
@@ -171,20 +177,26 @@ return high + (low - high) / 2 * (1 + math.cos(math.pi * part))
 }
 
 
-def moves(k: Known) -> bool:
+def moves(known: Known) -> bool:
     "Whether the learning rate changes from step to step"
-    return k.o.schedule not in ("constant", "plateau") or bool(k.o.warmup)
+    return known.options.schedule not in ("constant", "plateau") or bool(known.options.warmup)
 
 
-def schedule_text(k: Known) -> str:
+def schedule_text(known: Known) -> str:
     "The function from updates done to the factor of the learning rate"
-    if not moves(k):
+    if not moves(known):
         return ""
-    cycle, plateau = k.o.schedule == "onecycle", k.o.schedule == "plateau"
-    rises = k.o.warmup and not cycle
-    name = "cosine to" if k.o.schedule == "cosine" and k.o.final_lr else k.o.schedule
+    cycle, plateau = known.options.schedule == "onecycle", known.options.schedule == "plateau"
+    rises = known.options.warmup and not cycle
+    name = (
+        "cosine to"
+        if known.options.schedule == "cosine" and known.options.final_lr
+        else known.options.schedule
+    )
     left = "(STEPS - RISE)" if rises else "STEPS"
-    text = FACTORS[name].replace("{left}", left).replace("{rise}", "WARMUP" if k.o.warmup else "0.3")
+    text = (
+        FACTORS[name].replace("{left}", left).replace("{rise}", "WARMUP" if known.options.warmup else "0.3")
+    )
     warm = block("if done < RISE:", "return (done + 1) / (RISE + 1)") if rises else ""
     shift = "done -= RISE" if rises and "done" in text else ""
     return block(

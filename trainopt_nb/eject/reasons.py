@@ -39,13 +39,13 @@ WRITTEN = (
 
 # %% ../../nbs/eject/08h_reasons.ipynb #ff0e3a4b
 def why_not_exact(
-    k: Known,
+    known: Known,
     source: str,  # of the cell
     earlier: str,  # of cells before it
     events: list,  # of the run
 ) -> list[str]:
     "Sentences for what no line of a script can make equal"
-    o, t, said = k.o, k.t, []
+    o, t, said = known.options, known.seen, []
     if not source:
         said.append(
             "The run holds no code, since it was begun from Python: define model and data where the script says so."
@@ -98,9 +98,9 @@ def _what_happened(events):
 
 
 def unknown_options(
-    k: Known,
+    known: Known,
 ) -> list[str]:
     "Options that differ from their defaults and that no part of a script knows"
-    known = {*WRITTEN, *SILENT, *OF_DEVICES, *UNWRITTEN}
-    unknown = [name for name in k.t.changed if name not in known]
-    return [f"The option {name}={getattr(k.o, name)!r} is not written." for name in unknown]
+    treated = {*WRITTEN, *SILENT, *OF_DEVICES, *UNWRITTEN}
+    unknown = [name for name in known.seen.changed if name not in treated]
+    return [f"The option {name}={getattr(known.options, name)!r} is not written." for name in unknown]

@@ -66,9 +66,9 @@ MODULES = {  # name that a script uses -> how it is imported
 }  # fmt: skip
 
 
-def _constants(k, weights):
+def _constants(known, weights):
     "Names in capitals, of which the script keeps those that it uses"
-    o, t = k.o, k.t
+    o, t = known.options, known.seen
     numbers = {name: getattr(o, name) for name in WRITTEN if isinstance(getattr(o, name), (int, float))}
     plain = {name.upper(): value for name, value in numbers.items()}
     made = {
@@ -84,9 +84,9 @@ def _constants(k, weights):
     return {**plain, **made}
 
 
-def _settings(k):
+def _settings(known):
     "Statements about the whole process"
-    o = k.o
+    o = known.options
     deterministic = [
         'os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")',
         "torch.use_deterministic_algorithms(True)",
@@ -97,42 +97,42 @@ def _settings(k):
         else f'device = torch.device("{o.device}")'
     )
     return lines(
-        device if k.onto else "",
+        device if known.onto else "",
         f"torch.set_num_threads({o.threads})" if o.threads else "",
         'torch.set_float32_matmul_precision("high")' if o.precision == "tf32" else "",
         deterministic if o.deterministic else "",
     )
 
 
-def _model_settings(k):
+def _model_settings(known):
     "What the options change in the model"
-    model = k.name("model")
+    model = known.name("model")
     dropout = f"for module in {model}.modules():\n    if isinstance(module, nn.modules.dropout._DropoutNd):\n        module.p = DROPOUT"
     return lines(
-        f"{model}.to(device)" if k.onto else "",
-        f"{model}.to(memory_format=torch.channels_last)" if k.o.channels_last else "",
-        dropout if k.o.dropout is not None else "",
+        f"{model}.to(device)" if known.onto else "",
+        f"{model}.to(memory_format=torch.channels_last)" if known.options.channels_last else "",
+        dropout if known.options.dropout is not None else "",
     )
 
 
-def _body(k):
+def _body(known):
     "What stands below the cell: data, functions, training"
-    top = lines(data_text(k), weights_text(k), _model_settings(k))
-    parts = batches_text(k)
+    top = lines(data_text(known), weights_text(known), _model_settings(known))
+    parts = batches_text(known)
     order = [parts.pop(0)] if parts and parts[0].startswith("def mix") else []
     functions = [
         *parts,
-        loss_text(k),
-        schedule_text(k),
-        FOLLOW if k.o.ema else "",
-        validation_text(k),
-        training_text(k),
+        loss_text(known),
+        schedule_text(known),
+        FOLLOW if known.options.ema else "",
+        validation_text(known),
+        training_text(known),
     ]
-    metrics = metrics_text(k)
+    metrics = metrics_text(known)
     top = "\n\n".join(part for part in (top, metrics) if part)
     sections = [*order, "# Data and model as the run prepared them\n\n" + top if top else "", *functions]
     main = ["train_model()"] + (
-        [f"torch.save({k.name('model')}.state_dict(), WEIGHTS)"] if not restores_best(k) else []
+        [f"torch.save({known.name('model')}.state_dict(), WEIGHTS)"] if not restores_best(known) else []
     )
     sections.append('if __name__ == "__main__":\n' + "\n".join(f"    {line}" for line in main))
     return "\n\n\n".join(part for part in sections if part)
@@ -157,13 +157,13 @@ def rename(
 ALIASES = {"loss": "criterion", "optimizer": "make_optimizer"}  # the loop has variables of these names
 
 
-def _aliases(k):
+def _aliases(known):
     "The cell's own loss or optimizer under a name that the loop does not use"
     said = []
     for keyword, alias in ALIASES.items():
-        if k.names.get(keyword) == keyword:
+        if known.names.get(keyword) == keyword:
             said.append(f"{alias} = {keyword}")
-            k.names[keyword] = alias
+            known.names[keyword] = alias
     return lines(said)
 
 
@@ -208,32 +208,34 @@ def script_text(
 ) -> tuple[str, list[str]]:  # Python, and sentences about what it does not do as the run did
     "The script of a run"
     o, t = SimpleNamespace(**options), SimpleNamespace(**facts["seen"])
-    k = Known(o, t, facts["kind"], list(facts.get("classes", ())), dict(facts.get("names", {})), [])
+    known = Known(o, t, facts["kind"], list(facts.get("classes", ())), dict(facts.get("names", {})), [])
     imports, earlier, source, said = _code(cell, facts.get("earlier", ""))
     theirs = bound_names(lines(earlier, source))
     bound = {each.bound for each in imports} | theirs | set(MODULES)
     wanted = [
-        k.name("model"),
-        k.name("train_data"),
-        *([k.name("valid_data")] if t.valid and not t.held_out else []),
+        known.name("model"),
+        known.name("train_data"),
+        *([known.name("valid_data")] if t.valid and not t.held_out else []),
     ]
     missing = [n for n in dict.fromkeys([*missing_names(lines(earlier, source)), *wanted]) if n not in bound]
-    k.notes.extend([*said, *why_not_exact(k, cell, earlier, events), *unknown_options(k)])
-    k.notes.extend(f"The cell does not define {n}: put it where the script says so." for n in missing if cell)
-    aliases = _aliases(k)
-    body = _body(k)
+    known.notes.extend([*said, *why_not_exact(known, cell, earlier, events), *unknown_options(known)])
+    known.notes.extend(
+        f"The cell does not define {n}: put it where the script says so." for n in missing if cell
+    )
+    aliases = _aliases(known)
+    body = _body(known)
     weights = re.sub(r"^\d{4}-\d\d-\d\d-|-\d+$", "", name) + ".pt"
-    used = {n: v for n, v in _constants(k, weights).items() if re.search(rf"\b{n}\b", body)}
+    used = {n: v for n, v in _constants(known, weights).items() if re.search(rf"\b{n}\b", body)}
     constants = "\n".join(f"{n} = {_literal(v)}" for n, v in ({"SEED": o.seed} | used).items())
     clash = (bound_names(constants) | bound_names(SEEDS) | bound_names(body)) & theirs
     constants, settings, seeds, body = (
-        rename(part, clash) for part in (constants, _settings(k), SEEDS, body)
+        rename(part, clash) for part in (constants, _settings(known), SEEDS, body)
     )
     seeding = rename("seed_everything()", clash)
     cells = lines("# Data and model, as in the notebook\n", seeding, source)
     parts = (lines(constants, settings), seeds, _placeholders(missing, cell), earlier, cells, aliases, body)
     text = "\n\n\n".join(part for part in parts if part)
-    return _with_imports(_head(name, facts.get("versions", {}), k.notes), imports, text), k.notes
+    return _with_imports(_head(name, facts.get("versions", {}), known.notes), imports, text), known.notes
 
 
 def _with_imports(head, imports, text):

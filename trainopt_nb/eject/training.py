@@ -34,95 +34,99 @@ def follow(average, model, count):
 """.strip()
 
 
-def _loss_value(k, model):
+def _loss_value(known, model):
     "Statements that give `loss` for a batch"
     outputs, targets = (
-        outputs_text(k, model),
-        targets_name(k) or ("batch" if k.t.batch == "mapping" else "inputs"),
+        outputs_text(known, model),
+        targets_name(known) or ("batch" if known.seen.batch == "mapping" else "inputs"),
     )
-    if k.kind == "model":
-        return f"loss = {outputs}{path_text(k.t.own_loss)}"
-    if k.kind == "custom":
-        return f"loss = {own_loss(k)}({outputs}, {targets})"
-    return f"loss = loss_of({outputs}{path_text(k.t.scores)}, {targets})"
+    if known.kind == "model":
+        return f"loss = {outputs}{path_text(known.seen.own_loss)}"
+    if known.kind == "custom":
+        return f"loss = {own_loss(known)}({outputs}, {targets})"
+    return f"loss = loss_of({outputs}{path_text(known.seen.scores)}, {targets})"
 
 
-def _l1(k):
-    if not k.o.l1:
+def _l1(known):
+    if not known.options.l1:
         return ""
-    model = k.name("model")
+    model = known.name("model")
     return lines(
         f"weights = [p for p in {model}.parameters() if p.requires_grad and p.dim() > 1]",
         "loss = loss + L1 * sum(p.abs().sum() for p in weights)",
     )
 
 
-def _check(k):
+def _check(known):
     "A loss that is not finite"
-    if k.o.on_nonfinite == "skip":
+    if known.options.on_nonfinite == "skip":
         return block("if not math.isfinite(loss.item()):", "continue  # such a batch is left out")
     said = 'raise SystemExit(f"the loss is {loss.item()} in epoch {epoch + 1}")'
     return block("if not math.isfinite(loss.item()):", said)
 
 
-def _update(k):
+def _update(known):
     "Statements that change the weights"
-    scaled, model = k.o.precision == "fp16", k.name("model")
-    clips = k.o.clip is not None or k.o.clip_value is not None
+    scaled, model = known.options.precision == "fp16", known.name("model")
+    clips = known.options.clip is not None or known.options.clip_value is not None
     schedule = [
         block(
             "for group in optimizer.param_groups:",
             'group["lr"] = LR * factor(step, drops)',
         )
-        if moves(k) and k.o.schedule == "plateau"
+        if moves(known) and known.options.schedule == "plateau"
         else ""
     ]
     return lines(
         schedule,
         "scaler.unscale_(optimizer)" if scaled and clips else "",
-        f"nn.utils.clip_grad_norm_({model}.parameters(), CLIP)" if k.o.clip is not None else "",
-        f"nn.utils.clip_grad_value_({model}.parameters(), CLIP_VALUE)" if k.o.clip_value is not None else "",
+        f"nn.utils.clip_grad_norm_({model}.parameters(), CLIP)" if known.options.clip is not None else "",
+        f"nn.utils.clip_grad_value_({model}.parameters(), CLIP_VALUE)"
+        if known.options.clip_value is not None
+        else "",
         ["scaler.step(optimizer)", "scaler.update()"] if scaled else "optimizer.step()",
-        "scheduler.step()" if moves(k) and k.o.schedule != "plateau" else "",
-        "step += 1" if counts(k) else "",
-        f"follow(average, {model}, step)" if k.o.ema else "",
+        "scheduler.step()" if moves(known) and known.options.schedule != "plateau" else "",
+        "step += 1" if counts(known) else "",
+        f"follow(average, {model}, step)" if known.options.ema else "",
     )
 
 
-def counts(k: Known) -> bool:
+def counts(known: Known) -> bool:
     "Whether the script must know how many updates are done"
-    return bool(k.o.max_steps or k.o.ema or (moves(k) and k.o.schedule == "plateau"))
+    return bool(
+        known.options.max_steps or known.options.ema or (moves(known) and known.options.schedule == "plateau")
+    )
 
 
-def epoch_text(k: Known) -> str:
+def epoch_text(known: Known) -> str:
     "The steps of one epoch"
-    variables = loop_variables(k)
-    source = k.name("train_data") if k.t.train["form"] == "stream" else "training_batches(epoch)"
-    runner = "compiled" if k.o.compile else k.name("model")
-    limit = block("if step == MAX_STEPS:", "break") if k.o.max_steps else ""
-    loss = lines(autocast_text(k, _loss_value(k, runner)), _l1(k), _check(k))
-    backward = "scaler.scale({}).backward()" if k.o.precision == "fp16" else "{}.backward()"
+    variables = loop_variables(known)
+    source = known.name("train_data") if known.seen.train["form"] == "stream" else "training_batches(epoch)"
+    runner = "compiled" if known.options.compile else known.name("model")
+    limit = block("if step == MAX_STEPS:", "break") if known.options.max_steps else ""
+    loss = lines(autocast_text(known, _loss_value(known, runner)), _l1(known), _check(known))
+    backward = "scaler.scale({}).backward()" if known.options.precision == "fp16" else "{}.backward()"
     begun = "total, count = 0.0, 0"
-    size = mass_text(k)
-    if k.o.accumulate == 1:
+    size = mass_text(known)
+    if known.options.accumulate == 1:
         return lines(
             begun,
             block(
                 f"for {variables} in {source}:",
                 limit,
-                move_text(k),
+                move_text(known),
                 "optimizer.zero_grad()",
                 loss,
                 backward.format("loss"),
-                _update(k),
+                _update(known),
                 summed("loss.item()", size),
             ),
         )
     inner = block(
         f"for {variables} in group:",
-        move_text(k),
+        move_text(known),
         f"share = {size} / size",
-        block("if not share:", "continue") if k.t.ignored else "",
+        block("if not share:", "continue") if known.seen.ignored else "",
         loss,
         backward.format("loss * share" if "scaler" in backward else "(loss * share)"),
         "value += loss.item() * share",
@@ -137,79 +141,87 @@ def epoch_text(k: Known) -> str:
             "value = 0.0",
             "optimizer.zero_grad()",
             inner,
-            _update(k),
+            _update(known),
             summed("value", "size"),
         ),
     )
 
 # %% ../../nbs/eject/08g_training.ipynb #55204174
-def _judged(k):
+def _judged(known):
     "Statements after an epoch: is it the best so far, is it time to stop, does the learning rate drop"
-    model = "average" if k.o.ema else k.name("model")
-    figure = f'figures["{k.t.monitor}"]'
-    up = k.t.mode == "max"
-    delta = (" + MIN_DELTA" if up else " - MIN_DELTA") if k.o.min_delta else ""
-    plateau, restores = [], restores_best(k)
-    if k.o.schedule == "plateau":
+    model = "average" if known.options.ema else known.name("model")
+    figure = f'figures["{known.seen.monitor}"]'
+    up = known.seen.mode == "max"
+    delta = (" + MIN_DELTA" if up else " - MIN_DELTA") if known.options.min_delta else ""
+    plateau, restores = [], restores_best(known)
+    if known.options.schedule == "plateau":
         plateau = [
             block(f"if {figure} {'>' if up else '<'} top:", f"top, flat = {figure}, 0"),
             block("else:", "flat += 1"),
             block("if flat > PLATEAU_PATIENCE:", "drops, flat = drops + 1, 0"),
         ]
-        if not k.o.warmup:
+        if not known.options.warmup:
             plateau.append(block("for group in optimizer.param_groups:", 'group["lr"] = LR * GAMMA**drops'))
     best = []
-    if restores or k.o.patience:
+    if restores or known.options.patience:
         best = [
             block(
                 f"if {figure} {'>' if up else '<'} best{delta}:",
-                f"best{', bad' if k.o.patience else ''} = {figure}{', 0' if k.o.patience else ''}",
+                f"best{', bad' if known.options.patience else ''} = {figure}{', 0' if known.options.patience else ''}",
                 f"torch.save({model}.state_dict(), WEIGHTS)" if restores else "",
             )
         ]
-    if k.o.patience:
+    if known.options.patience:
         best.append(block("else:", "bad += 1"))
-    limit = block("if step == MAX_STEPS:", "break") if k.o.max_steps else ""
-    patience = block("if bad == PATIENCE:", "break") if k.o.patience else ""
+    limit = block("if step == MAX_STEPS:", "break") if known.options.max_steps else ""
+    patience = block("if bad == PATIENCE:", "break") if known.options.patience else ""
     return [*plateau, *best, limit, patience]
 
 
-def restores_best(k: Known) -> bool:
+def restores_best(known: Known) -> bool:
     "Whether the best epoch's weights are what is left"
-    return bool(k.o.restore_best and k.t.valid)
+    return bool(known.options.restore_best and known.seen.valid)
 
 
-def training_text(k: Known) -> str:
+def training_text(known: Known) -> str:
     "The function that trains"
-    model, worst = k.name("model"), "-math.inf" if k.t.mode == "max" else "math.inf"
-    judged = "average" if k.o.ema else "compiled" if k.o.compile else model
-    scaled, valid, stepped = k.o.precision == "fp16", bool(k.t.valid), moves(k) and k.o.schedule != "plateau"
+    model, worst = known.name("model"), "-math.inf" if known.seen.mode == "max" else "math.inf"
+    judged = "average" if known.options.ema else "compiled" if known.options.compile else model
+    scaled, valid, stepped = (
+        known.options.precision == "fp16",
+        bool(known.seen.valid),
+        moves(known) and known.options.schedule != "plateau",
+    )
     schedule = "scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)"
     setup = lines(
         "seed_everything()",
-        optimizer_text(k),
+        optimizer_text(known),
         schedule if stepped else "",
         "scaler = torch.amp.GradScaler(device.type)" if scaled else "",
-        f"average = copy.deepcopy({model})" if k.o.ema else "",
-        f"compiled = torch.compile({model})" if k.o.compile else "",
-        "step = 0" if counts(k) else "",
-        f"best, bad = {worst}, 0" if k.o.patience else f"best = {worst}" if restores_best(k) else "",
-        f"top, flat, drops = {worst}, 0, 0" if k.o.schedule == "plateau" else "",
+        f"average = copy.deepcopy({model})" if known.options.ema else "",
+        f"compiled = torch.compile({model})" if known.options.compile else "",
+        "step = 0" if counts(known) else "",
+        f"best, bad = {worst}, 0"
+        if known.options.patience
+        else f"best = {worst}"
+        if restores_best(known)
+        else "",
+        f"top, flat, drops = {worst}, 0, 0" if known.options.schedule == "plateau" else "",
         f"{model}.train()",
     )
-    epochs_of = [f"{part}.set_epoch(epoch)" for part in _with_epochs(k)]
+    epochs_of = [f"{part}.set_epoch(epoch)" for part in _with_epochs(known)]
     loop = block(
         "for epoch in range(EPOCHS):",
         epochs_of,
-        epoch_text(k),
+        epoch_text(known),
         'figures = {"train_loss": total / count}' if not valid else "",
         f'figures = {{"train_loss": total / count, **validate({judged})}}' if valid else "",
         'text = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())',
         'print(f"epoch {epoch + 1}/{EPOCHS}  {text}")',
-        _judged(k),
+        _judged(known),
     )
-    end = f"{model}.load_state_dict(torch.load(WEIGHTS))  # of the best epoch" if restores_best(k) else ""
-    if k.o.ema and not end:
+    end = f"{model}.load_state_dict(torch.load(WEIGHTS))  # of the best epoch" if restores_best(known) else ""
+    if known.options.ema and not end:
         end = f"{model}.load_state_dict(average.state_dict())"
     return block(
         "def train_model():",
@@ -221,7 +233,7 @@ def training_text(k: Known) -> str:
     )
 
 
-def _with_epochs(k):
-    if k.t.train["form"] != "stream":
+def _with_epochs(known):
+    if known.seen.train["form"] != "stream":
         return []
-    return [k.name("train_data") + part for part in k.t.train["set_epoch"]]
+    return [known.name("train_data") + part for part in known.seen.train["set_epoch"]]

@@ -22,12 +22,12 @@ from trainopt_nb.eject.data import (
 from .learning import own_loss, weighted
 
 # %% ../../nbs/eject/08f_validation.ipynb #1fc489fb
-def mass_text(k: Known) -> str:
+def mass_text(known: Known) -> str:
     "What a batch counts in a mean of losses"
-    targets = targets_name(k)
-    if weighted(k) and k.kind == "classification":
+    targets = targets_name(known)
+    if weighted(known) and known.kind == "classification":
         return f"WEIGHT[{targets}].sum().item()"
-    return f"({targets} != -100).sum().item()" if k.t.ignored else size_text(k)
+    return f"({targets} != -100).sum().item()" if known.seen.ignored else size_text(known)
 
 
 def summed(
@@ -41,12 +41,12 @@ def summed(
 
 
 def autocast_text(
-    k: Known,
+    known: Known,
     *body,  # parts
 ) -> str:
     "Statements in the precision that the options ask for"
-    dtype = {"bf16": "bfloat16", "fp16": "float16"}.get(k.o.precision)
-    kind = '"cpu"' if k.o.device == "cpu" else "device.type"
+    dtype = {"bf16": "bfloat16", "fp16": "float16"}.get(known.options.precision)
+    kind = '"cpu"' if known.options.device == "cpu" else "device.type"
     return block(f"with torch.autocast({kind}, torch.{dtype}):" if dtype else "", *body)
 
 # %% ../../nbs/eject/08f_validation.ipynb #98bb55e7
@@ -73,45 +73,45 @@ TORCHMETRICS_VALUES = {
 }
 
 
-def _as_kind(k):
+def _as_kind(known):
     "What the figures take the task for"
-    return "classification" if k.t.metric_kind in ("model", "custom") else k.t.metric_kind
+    return "classification" if known.seen.metric_kind in ("model", "custom") else known.seen.metric_kind
 
 
-def _wanted(k):
+def _wanted(known):
     "Metrics as they were asked for: names, or whatever the run wrote of objects"
-    asked = k.o.metrics
+    asked = known.options.metrics
     if asked == "auto":
-        return k.t.metrics
+        return known.seen.metrics
     if isinstance(asked, str):
-        return [name.strip() for name in asked.split(",")] if k.t.metrics else []
-    return list(asked) if len(asked) == len(k.t.metrics) else list(k.t.metrics)
+        return [name.strip() for name in asked.split(",")] if known.seen.metrics else []
+    return list(asked) if len(asked) == len(known.seen.metrics) else list(known.seen.metrics)
 
 
-def plain_metric(k: Known) -> tuple | None:
+def plain_metric(known: Known) -> tuple | None:
     "How the only metric is summed in a line, where it can be"
-    if len(k.t.metrics) != 1 or k.t.scores is None or weighted(k) or k.t.ignored:
+    if len(known.seen.metrics) != 1 or known.seen.scores is None or weighted(known) or known.seen.ignored:
         return None
-    found = PLAIN.get((_as_kind(k), k.t.metrics[0]))
-    if found is None or _as_kind(k) != "classification":
+    found = PLAIN.get((_as_kind(known), known.seen.metrics[0]))
+    if found is None or _as_kind(known) != "classification":
         return found
-    usual = k.t.class_axis == 1 and k.t.score_dims == 2 and k.t.target_dims == 1
-    return found if usual and k.t.train["form"] == "memory" else None
+    usual = known.seen.class_axis == 1 and known.seen.score_dims == 2 and known.seen.target_dims == 1
+    return found if usual and known.seen.train["form"] == "memory" else None
 
 
-def metrics_text(k: Known) -> str:
+def metrics_text(known: Known) -> str:
     "The torchmetrics objects"
-    if not k.t.valid or not k.t.metrics or k.t.scores is None or plain_metric(k):
+    if not known.seen.valid or not known.seen.metrics or known.seen.scores is None or plain_metric(known):
         return ""
     made = [
-        f'"{name}": {_metric(k, asked, i)}'
-        for i, (name, asked) in enumerate(zip(k.t.metrics, _wanted(k), strict=True))
+        f'"{name}": {_metric(known, asked, i)}'
+        for i, (name, asked) in enumerate(zip(known.seen.metrics, _wanted(known), strict=True))
     ]
     return "\n".join(["METRICS = {", *(f"    {line}," for line in made), "}"])
 
 
-def _metric(k, asked, place):
-    kind = _as_kind(k)
+def _metric(known, asked, place):
+    kind = _as_kind(known)
     if kind == "regression" and asked in TORCHMETRICS_VALUES:
         made = f"torchmetrics.{TORCHMETRICS_VALUES[asked]}"
     elif kind != "regression" and asked in TORCHMETRICS:
@@ -122,57 +122,61 @@ def _metric(k, asked, place):
             if kind == "binary"
             else {n: v for n, v in more.items() if kind == "classification" or n != "top_k"}
         )
-        first = [str(k.t.columns)] if kind != "binary" else []
-        ignore = ["ignore_index=-100"] if kind == "classification" and not _surely_labelled(k) else []
+        first = [str(known.seen.columns)] if kind != "binary" else []
+        ignore = ["ignore_index=-100"] if kind == "classification" and not _surely_labelled(known) else []
         arguments = [
             *first,
             *(f'{n}="{v}"' if isinstance(v, str) else f"{n}={v}" for n, v in more.items()),
             *ignore,
         ]
         made = call_text(f"torchmetrics.classification.{prefix}{name}", arguments, 24).replace("\n", "\n    ")
-    elif "metrics" in k.names:
-        made = f"{k.names['metrics']}[{place}]" if isinstance(k.o.metrics, list) else k.names["metrics"]
+    elif "metrics" in known.names:
+        made = (
+            f"{known.names['metrics']}[{place}]"
+            if isinstance(known.options.metrics, list)
+            else known.names["metrics"]
+        )
     else:
-        k.notes.append(
+        known.notes.append(
             f"The metric {asked} is an object whose code the run does not hold: put it into METRICS."
         )
         made = "..."
-    return made + k.onto
+    return made + known.onto
 
 
-def _surely_labelled(k):
-    return k.t.train["form"] == "memory" and not k.t.ignored
+def _surely_labelled(known):
+    return known.seen.train["form"] == "memory" and not known.seen.ignored
 
 
-def validation_text(k: Known) -> str:
+def validation_text(known: Known) -> str:
     "The function that judges the model"
-    if not k.t.valid:
+    if not known.seen.valid:
         return ""
-    targets = targets_name(k) or ("batch" if k.t.batch == "mapping" else "inputs")
-    source = k.name("valid_data") if k.t.valid["form"] == "stream" else "validation_batches()"
-    own, plain = k.kind in ("model", "custom"), plain_metric(k)
-    first = f"outputs = {outputs_text(k, 'model')}"
-    if k.kind == "model":
-        loss = f"loss = outputs{path_text(k.t.own_loss)}"
-    elif k.kind == "custom":
-        loss = f"loss = {own_loss(k)}(outputs, {targets})"
+    targets = targets_name(known) or ("batch" if known.seen.batch == "mapping" else "inputs")
+    source = known.name("valid_data") if known.seen.valid["form"] == "stream" else "validation_batches()"
+    own, plain = known.kind in ("model", "custom"), plain_metric(known)
+    first = f"outputs = {outputs_text(known, 'model')}"
+    if known.kind == "model":
+        loss = f"loss = outputs{path_text(known.seen.own_loss)}"
+    elif known.kind == "custom":
+        loss = f"loss = {own_loss(known)}(outputs, {targets})"
     else:
         first, loss = (
-            f"scores = {outputs_text(k, 'model')}{path_text(k.t.scores)}",
+            f"scores = {outputs_text(known, 'model')}{path_text(known.seen.scores)}",
             f"loss = loss_of(scores, {targets})",
         )
-    measured = bool(metrics_text(k))
-    scores = "outputs" + path_text(k.t.scores) if own else "scores"
+    measured = bool(metrics_text(known))
+    scores = "outputs" + path_text(known.seen.scores) if own else "scores"
     body = block(
-        f"for {loop_variables(k)} in {source}:",
-        move_text(k),
-        autocast_text(k, first, loss),
-        summed("loss", mass_text(k)),
-        _plain_sum(k, plain, scores, targets) if plain else "",
-        _metric_update(k, scores, targets) if measured else "",
+        f"for {loop_variables(known)} in {source}:",
+        move_text(known),
+        autocast_text(known, first, loss),
+        summed("loss", mass_text(known)),
+        _plain_sum(known, plain, scores, targets) if plain else "",
+        _metric_update(known, scores, targets) if measured else "",
     )
     figures = ['"valid_loss": float(total) / count']
-    figures += [f'"{k.t.metrics[0]}": {plain[1]}'] if plain else []
+    figures += [f'"{known.seen.metrics[0]}": {plain[1]}'] if plain else []
     result = call_text("return ", figures, 4, "{}") if not measured else _measured()
     return block(
         "@torch.inference_mode()\ndef validate(model):",
@@ -193,21 +197,21 @@ def _measured():
     )
 
 
-def _shaped(k, scores, targets):
+def _shaped(known, scores, targets):
     "Scores and targets as the metrics want them"
-    scores = f"{scores}.float()" if k.o.precision in ("bf16", "fp16") else scores
-    if k.t.metric_kind in ("binary", "multilabel", "regression"):
-        scores = scores if k.t.same_shape else f"{scores}.reshape({targets}.shape)"
-        whole = k.t.metric_kind != "regression" and k.t.target_type != "int64"
+    scores = f"{scores}.float()" if known.options.precision in ("bf16", "fp16") else scores
+    if known.seen.metric_kind in ("binary", "multilabel", "regression"):
+        scores = scores if known.seen.same_shape else f"{scores}.reshape({targets}.shape)"
+        whole = known.seen.metric_kind != "regression" and known.seen.target_type != "int64"
         return scores, f"{targets}.long()" if whole else targets
-    return f"{scores}.movedim(-1, 1)" if k.t.class_axis == -1 else scores, targets
+    return f"{scores}.movedim(-1, 1)" if known.seen.class_axis == -1 else scores, targets
 
 
-def _plain_sum(k, plain, scores, targets):
-    scores, targets = _shaped(k, scores, targets)
+def _plain_sum(known, plain, scores, targets):
+    scores, targets = _shaped(known, scores, targets)
     return f"right += {plain[0].format(scores=scores, targets=targets)}"
 
 
-def _metric_update(k, scores, targets):
-    scores, targets = _shaped(k, scores, targets)
+def _metric_update(known, scores, targets):
+    scores, targets = _shaped(known, scores, targets)
     return block("for metric in METRICS.values():", f"metric.update({scores}, {targets})")
