@@ -50,6 +50,13 @@ IDLE = """
   return context?.isReady && context.session?.kernel?.status === "idle";
 }
 """
+ANSWERS = """
+async (seconds) => {
+  const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+  const answer = kernel.requestExecute({ code: "", silent: true, store_history: false }).done.then(() => true);
+  return Promise.race([answer, new Promise((resolve) => setTimeout(() => resolve(false), 1000 * seconds))]);
+}
+"""
 CELL = ".jp-Notebook .jp-CodeCell"
 
 
@@ -249,17 +256,15 @@ class Lab:
         self.name = f"{kernel}-{secrets.token_hex(4)}.ipynb"
         book.metadata.kernelspec = {"name": kernel, "display_name": kernel, "language": "python"}
         nbformat.write(book, self.server.work / self.name)
-        for last in (False, True):
+        for _ in range(3):
             self.page.goto(f"{self.server.url}/lab/tree/{self.name}?token={self.server.token}&reset")
             self.page.wait_for_selector(CELL, timeout=60_000)
-            try:
-                self.wait_idle(60 if last else 30)
-                break
-            except PageTimeout:
-                if last:
-                    raise
-                self.server.end_sessions()  # JupyterLab can miss what a kernel says first, and then waits for ever
-        return self
+            with suppress(PageTimeout):
+                self.wait_idle()
+                if self.page.evaluate(ANSWERS, 20):
+                    return self
+            self.server.end_sessions()  # a page can miss what its kernel says first, and then waits for ever
+        raise AssertionError(f"{kernel} does not answer its page, three times")
 
     def cell(self, i):
         "Locator of code cell `i`"
@@ -328,7 +333,7 @@ class Lab:
         self.page.locator("[data-jp-item-name=restart] jp-button").first.click()
         self.page.locator(".jp-Dialog button.jp-mod-accept").click()
 
-    def wait_idle(self, timeout=60):
+    def wait_idle(self, timeout=30):
         "Until the kernel says that it has nothing to do"
         self.page.wait_for_function(IDLE, timeout=timeout * 1000)
 
