@@ -1,7 +1,11 @@
-"What all tests share"
+"What all tests share: which of them run, where and in which order, and the fixtures"
 
+import asyncio
+import fcntl
 import os
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,9 +15,81 @@ os.environ["TRAINOPT_LANGUAGE"] = "en"  # whatever the developer speaks
 CHROMIUM = "/usr/bin/chromium"
 
 
+# which tests run, and where
+
+
+def pytest_configure(config):
+    "Leave slow tests out unless `-m` names them, and make a folder that all processes of this test run share"
+    chosen = config.option.markexpr
+    if "slow" not in chosen:
+        config.option.markexpr = f"({chosen}) and not slow" if chosen else "not slow"
+    if not hasattr(config, "workerinput"):  # not one of the processes of pytest-xdist
+        folder = tempfile.TemporaryDirectory(prefix="trainopt-tests-")
+        config.add_cleanup(folder.cleanup)
+        os.environ["TRAINOPT_TEST_RUN"] = folder.name
+
+
+def is_marked(item, name):
+    return item is not None and item.get_closest_marker(name) is not None
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    "Browser tests come last: Playwright leaves an event loop running in the main thread"
-    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+    "What measures time comes first and then what needs a browser, all in one process; each file is a group of its own"
+    on_page = lambda item: is_marked(item, "quiet") or is_marked(item, "browser")
+    items.sort(key=lambda item: (not on_page(item), not is_marked(item, "quiet"), is_marked(item, "browser")))
+    for item in items:
+        if not is_marked(item, "xdist_group"):
+            item.add_marker(pytest.mark.xdist_group("page" if on_page(item) else item.path.stem))
+
+
+# tests that measure time
+
+
+class Machine:
+    "Two locks by which the processes of a test run share the machine, or one of them has it alone"
+
+    def __init__(self, folder):
+        self.door, self.room = (open(Path(folder, name), "w") for name in ("door", "room"))
+        self.alone = False
+
+    def enter(self, alone):
+        "Wait for the machine; a process that waits to be alone holds the door, so that no other enters meanwhile"
+        if alone and self.alone:
+            return
+        self.leave()
+        fcntl.flock(self.door, fcntl.LOCK_EX)
+        fcntl.flock(self.room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(self.door, fcntl.LOCK_UN)
+        self.alone = alone
+
+    def leave(self):
+        fcntl.flock(self.room, fcntl.LOCK_UN)
+        self.alone = False
+
+
+@cache
+def machine():
+    return Machine(os.environ["TRAINOPT_TEST_RUN"])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    "Tests that measure time run while no other process of this test run has a test"
+    machine().enter(alone=is_marked(item, "quiet"))
+    try:
+        return (yield)
+    finally:
+        if not (is_marked(item, "quiet") and is_marked(nextitem, "quiet")):
+            machine().leave()
+
+
+def pytest_runtest_setup(item):
+    if not is_marked(item, "browser"):
+        asyncio._set_running_loop(None)  # Playwright leaves its loop marked as running until it is used again
+
+
+# fixtures
 
 
 @pytest.fixture(scope="session")
