@@ -35,12 +35,12 @@ def is_marked(item, name):
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    "What measures time comes first and then what needs a browser, all in one process; each file is a group of its own"
-    on_page = lambda item: is_marked(item, "quiet") or is_marked(item, "browser")
-    items.sort(key=lambda item: (not on_page(item), not is_marked(item, "quiet"), is_marked(item, "browser")))
+    "One process has what measures time and what needs JupyterLab, and begins with it; else each file is a group"
+    first = lambda item: is_marked(item, "quiet") or "lab" in item.fixturenames
+    items.sort(key=lambda item: (not first(item), not is_marked(item, "quiet"), is_marked(item, "browser")))
     for item in items:
         if not is_marked(item, "xdist_group"):
-            item.add_marker(pytest.mark.xdist_group("page" if on_page(item) else item.path.stem))
+            item.add_marker(pytest.mark.xdist_group("lab" if first(item) else item.path.stem))
 
 
 # tests that measure time

@@ -57,8 +57,10 @@ def ask(path):
     data = json.dumps(command).encode()
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, lambda signum, _: os.kill(pid, signum))
+        signal.signal(
+            signal.SIGINT, lambda signum, _: os.killpg(pid, signum)
+        )  # as from a terminal or JupyterLab
+        signal.signal(signal.SIGTERM, lambda signum, _: os.kill(pid, signum))
         socket.send_fds(connection, [struct.pack("i", len(data))], [0, 1, 2])
         connection.sendall(data)
         (pid,) = struct.unpack("i", connection.recv(4))

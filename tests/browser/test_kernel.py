@@ -54,11 +54,11 @@ def interrupt_twice(lab, i):
 
 
 @pytest.fixture(params=list(PAGES))
-def comms(request, server):
+def comms(request, lab):
     "A page whose JupyterLab sends widget messages over subshells, and one that does not, like VS Code"
-    server.set("@jupyterlab/apputils-extension:kernels-settings", commsOverSubshells=PAGES[request.param])
+    lab.set("@jupyterlab/apputils-extension:kernels-settings", commsOverSubshells=PAGES[request.param])
     yield request.param
-    server.set("@jupyterlab/apputils-extension:kernels-settings")
+    lab.set("@jupyterlab/apputils-extension:kernels-settings")
 
 
 @pytest.mark.parametrize("way", WAYS)
