@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import json
 import os
 import sys
 import tempfile
@@ -9,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from warm_python import python
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads a process on busy cores wait for each other
 os.environ["TRAINOPT_LANGUAGE"] = "en"  # whatever the developer speaks
@@ -105,3 +107,13 @@ def browser():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=CHROMIUM_FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def warm_kernel(tmp_path_factory, monkeypatch):
+    "The kernel `python3`, for nbconvert and papermill, starts from the warm process"
+    share = tmp_path_factory.mktemp("share")
+    spec = {"argv": python("-m", "ipykernel_launcher", "-f", "{connection_file}"), "display_name": "warm"}
+    (share / "kernels/python3").mkdir(parents=True)
+    (share / "kernels/python3/kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(share))

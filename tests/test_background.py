@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 from waits import until
+from warm_python import python
 
 from trainopt_nb.catalogue import list_runs
 from trainopt_nb.events import Pause, Resume, Save, SetLr, Stop
@@ -205,21 +206,23 @@ if __name__ == "__main__":
     x = torch.randn(100, 4)
     run = launch(Task(Slow(4, 2), (x, (x.sum(1) > 0).long())), TrainOptions(epochs=20_000), folder=sys.argv[1])
     print(run.path, flush=True)
-    time.sleep(float(sys.argv[2]))
+    sys.stdin.read()
 """
 
 
 @pytest.mark.parametrize("how", ["killed", "ends"])
 def test_it_outlives_its_parent(tmp_path, how):
     (tmp_path / "parent.py").write_text(textwrap.dedent(PARENT))
-    patience = "60" if how == "killed" else "8"
-    words = [sys.executable, tmp_path / "parent.py", tmp_path / "runs", patience]
-    parent = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    words = [sys.executable, tmp_path / "parent.py", tmp_path / "runs"]
+    pipe = subprocess.PIPE
+    parent = subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
     run = Run(parent.stdout.readline().strip())
     moving(run)
     worker = psutil.Process(lock_owner(run.path / "lock")["pid"])
     if how == "killed":
         os.killpg(parent.pid, signal.SIGKILL)
+    else:
+        parent.stdin.close()
     assert parent.wait(20) == (-signal.SIGKILL if how == "killed" else 0)
     assert worker.is_running() and run.state == "training"
     moving(run)
@@ -251,7 +254,7 @@ def test_a_run_in_a_terminal_obeys_other_processes(tmp_path):
         "class Slow(nn.Linear):\n    def forward(self, x):\n        time.sleep(0.01)\n        return super().forward(x)\n"
         f"fit(Slow(4, 2), (torch.randn(80, 4), torch.randint(2, (80,))), epochs=1000, batch_size=8, folder={str(tmp_path)!r})"
     )
-    process = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(python("-c", source), stdout=subprocess.PIPE, text=True)
     run = until(lambda: list_runs(tmp_path), "a run", 60)[0]
     moving(run)
     run.send(SetLr(0.5))

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 from waits import alive, ranks_of, until
+from warm_python import python
 
 from trainopt_nb import OptionError, RunError, Task, TrainOptions, fit, resume
 from trainopt_nb.events import Note, Pause, Resume, Save, SetLr, Step, Stop, WorkerLoad
@@ -427,7 +428,7 @@ x, y = torch.randn(200, 6), torch.randint(3, (200,))
 
 def test_workers_of_the_cell_die_with_the_kernel(tmp_path):
     source = SCRIPT + f"fit(Slow(), (x, y), folder={str(tmp_path)!r}, devices=2, epochs=1000)"
-    process = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(python("-c", source), stdout=subprocess.DEVNULL)
     run = until(lambda: [p.parent for p in tmp_path.glob("*/run.json")], "a run", 60)[0]
     from trainopt_nb import Run
 
@@ -446,7 +447,7 @@ def test_ranks_of_the_background_outlive_the_kernel(tmp_path):
         f"run = launch(Task(Slow(), (x, y)), TrainOptions.of(devices=2, epochs=20), folder={str(tmp_path)!r})\n"
         "while run.progress.step < 3: time.sleep(0.01)"
     )
-    process = subprocess.Popen([sys.executable, "-c", source + "\ntime.sleep(60)"])
+    process = subprocess.Popen(python("-c", source + "\ntime.sleep(60)"))
     from trainopt_nb import Run
 
     run = Run(until(lambda: [p.parent for p in tmp_path.glob("*/run.json")], "a run", 60)[0])
@@ -503,14 +504,14 @@ def test_two_elastic_agents(tmp_path):
     script.write_text(textwrap.dedent(TORCHRUN).replace("FOLDER", str(tmp_path / "runs")))
     agents = []
     for _ in range(2):
-        command = [
-            sys.executable,
+        command = python(
             "-m",
             "torch.distributed.run",
             "--nnodes=2",
             "--nproc-per-node=1",
             "--max-restarts=3",
-        ]
+            "--no-python",
+        )
         command += [
             "--rdzv-backend=c10d",
             "--rdzv-endpoint=127.0.0.1:29731",
@@ -518,7 +519,7 @@ def test_two_elastic_agents(tmp_path):
             "--local-addr=127.0.0.1",
         ]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-        agents.append(subprocess.Popen([*command, str(script)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))  # fmt: skip
+        agents.append(subprocess.Popen([*command, *python(script)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))  # fmt: skip
     said = [agent.communicate(timeout=180)[0] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], said
     from trainopt_nb import list_runs

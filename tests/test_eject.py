@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
+from warm_python import python
 
 from trainopt_nb import RunError, TrainOptions, find_run, fit, resume
 from trainopt_nb.eject.cells import earlier_cells, missing_names, plain_source
@@ -422,7 +423,7 @@ def test_cells_that_a_cell_stands_on_come_along(shell, tmp_path):
         and "%pwd" not in script.text
         and script.exact
     )
-    done = subprocess.run([sys.executable, str(script.path)], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(python(script.path), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     now = torch.load(tmp_path / "case.pt", weights_only=True)
     assert all(torch.equal(weights[key], now[key]) for key in weights)

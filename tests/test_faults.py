@@ -3,7 +3,6 @@
 import gc
 import os
 import subprocess
-import sys
 import textwrap
 import weakref
 
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 from torchmetrics import MetricCollection, classification
+from warm_python import python
 
 from trainopt_nb import RunError, Task, TrainOptions, fit, list_runs
 from trainopt_nb.data.tensors import DataError
@@ -181,8 +181,9 @@ except RunError as error:
 
 @pytest.mark.parametrize(("policy", "said"), [("stop", "Memory ran out at step 1"), ("shrink", "FINISHED")])
 def test_a_real_lack_of_memory(tmp_path, policy, said):
-    words = [sys.executable, "-c", textwrap.dedent(REAL), tmp_path, policy]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        python("-c", textwrap.dedent(REAL), tmp_path, policy), capture_output=True, text=True, timeout=120
+    )
     assert said in done.stdout, done.stdout + done.stderr
 
 

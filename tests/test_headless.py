@@ -4,11 +4,11 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+from warm_python import python
 
 from trainopt_nb.catalogue import list_runs
 
@@ -31,8 +31,13 @@ def book(tmp_path):
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def kernels(warm_kernel):
+    "Kernels start quickly"
+
+
 def execute(words, folder):
-    return subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=300)
+    return subprocess.run(python(*words), cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 def outputs(path):
@@ -184,7 +189,8 @@ def test_a_reader_who_has_seen_enough_is_no_error(tmp_path, verb):
     ours, theirs = os.pipe()
     os.close(ours)
     code = f"import sys; from trainopt_nb.notebook.cli import main; sys.exit(main([{verb!r}]))"
-    words = [sys.executable, "-c", code]
-    done = subprocess.run(words, cwd=tmp_path, stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=120)
+    done = subprocess.run(
+        python("-c", code), cwd=tmp_path, stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=120
+    )
     os.close(theirs)
     assert (done.returncode, done.stderr) == (0, "")

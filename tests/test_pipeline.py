@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 
@@ -13,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 from waits import ranks_of, until
+from warm_python import python
 
 from trainopt_nb import OptionError, RunError, Task, TrainOptions, fit, list_runs, resume
 from trainopt_nb.devices.pipeline import goes, micro
@@ -472,14 +472,8 @@ def test_a_script_under_torchrun(tmp_path):
     "At the end each process has the whole model"
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(TORCHRUN).replace("FOLDER", str(tmp_path / "runs")))
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node=2",
-        "--standalone",
-        str(script),
-    ]
+    launcher = python("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "--no-python")
+    command = [*launcher, *python(script)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]

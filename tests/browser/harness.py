@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 import psutil
 from playwright.sync_api import TimeoutError as PageTimeout
-from warm import warm
+from warm_python import python
 
 HERE = Path(__file__).resolve().parent  # cells can import what lies here
 ROOT = HERE.parents[1]  # the checkout that is tested
@@ -97,7 +97,7 @@ def write_kernelspec(
     "A kernelspec that runs this interpreter with another ipykernel"
     folder.mkdir(parents=True, exist_ok=True)
     spec = {
-        "argv": warm("-m", "ipykernel_launcher", "-f", "{connection_file}"),
+        "argv": python("-m", "ipykernel_launcher", "-f", "{connection_file}"),
         "display_name": folder.name,
         "language": "python",
         "env": {"PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"},

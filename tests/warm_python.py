@@ -1,7 +1,7 @@
 """
 Start Python programs from a warm process, which has imported torch, IPython and whatever else takes long
 
-`subprocess.run(warm("-c", code))` runs a program that starts in a tenth of a second instead of four: a fork of the warm process, which takes
+`subprocess.run(python("-c", code))` runs a program that starts in a tenth of a second instead of four: a fork of the warm process, which takes
 over the command's files, folder and environment. Use `[sys.executable, "-c", code]` where the start of a process is what is tested.
 """
 
@@ -24,7 +24,7 @@ safetensors.torch""".split()  # not the package, which reads its environment, an
 # the tests
 
 
-def warm(
+def python(
     *words: str,  # arguments for Python: a file, `-m module` or `-c code`, and what the program itself takes
 ) -> list[str]:  # for `subprocess`
     "The command that starts a program from the warm process of this process"
