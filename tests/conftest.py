@@ -109,11 +109,13 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def warm_kernel(tmp_path_factory, monkeypatch):
+@pytest.fixture(scope="module")
+def warm_kernel(tmp_path_factory):
     "The kernel `python3`, for nbconvert and papermill, starts from the warm process"
     share = tmp_path_factory.mktemp("share")
     spec = {"argv": python("-m", "ipykernel_launcher", "-f", "{connection_file}"), "display_name": "warm"}
     (share / "kernels/python3").mkdir(parents=True)
     (share / "kernels/python3/kernel.json").write_text(json.dumps(spec))
-    monkeypatch.setenv("JUPYTER_PATH", str(share))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(share))
+        yield

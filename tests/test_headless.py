@@ -19,21 +19,31 @@ WAYS = {
 }
 
 
-@pytest.fixture
-def book(tmp_path):
-    "The quickstart with fewer epochs and no outputs, in a folder of its own"
+def write_book(folder):
+    "The quickstart with fewer epochs and no outputs"
     notebook = nbformat.read(QUICKSTART, as_version=4)
     for cell in notebook.cells:
         cell.source = re.sub(r"--epochs \d+", "--epochs 4", cell.source).replace(">= 0.98", ">= 0.5")
         if cell.cell_type == "code":
             cell.outputs = []
-    nbformat.write(notebook, tmp_path / "book.ipynb")
-    return tmp_path
+    nbformat.write(notebook, folder / "book.ipynb")
+    return folder
 
 
-@pytest.fixture(autouse=True)
-def kernels(warm_kernel):
-    "Kernels start quickly"
+@pytest.fixture
+def book(tmp_path, warm_kernel):
+    "A notebook in a folder of its own"
+    return write_book(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory, warm_kernel):
+    "The folder in which each way has executed the notebook"
+    folders = {way: write_book(tmp_path_factory.mktemp(way)) for way in WAYS}
+    for way, folder in folders.items():
+        done = execute(WAYS[way], folder)
+        assert done.returncode == 0, done.stderr
+    return folders
 
 
 def execute(words, folder):
@@ -50,9 +60,8 @@ def outputs(path):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_run_all_leaves_the_run_and_static_outputs(book, way):
-    done = execute(WAYS[way], book)
-    assert done.returncode == 0, done.stderr
+def test_run_all_leaves_the_run_and_static_outputs(executed, way):
+    book = executed[way]
     (run,) = list_runs(book / "runs")
     assert run.state == "finished" and run.progress.epoch == 4
     found = outputs(book / "done.ipynb")
@@ -63,14 +72,13 @@ def test_run_all_leaves_the_run_and_static_outputs(book, way):
     assert not any("widget-view" in kind for o in found for kind in o.get("data", {}))
 
 
-def test_both_leave_the_same_run(book, tmp_path_factory):
+def test_both_leave_the_same_run(executed):
     "The same notebook gives the same weights and the same events, whoever runs it"
     told = []
-    for way in WAYS:
-        execute(WAYS[way], book)
-        run = list_runs(book / "runs")[0]
+    for folder in executed.values():
+        (run,) = list_runs(folder / "runs")
         told.append([(e.epoch, e.train_loss, e.metrics) for e in run.progress.epochs])
-    assert told[0] == told[1] and len(list_runs(book / "runs")) == 2
+    assert told[0] == told[1]
 
 
 def test_an_error_stops_run_all(book):
@@ -83,8 +91,8 @@ def test_an_error_stops_run_all(book):
     assert done.returncode != 0 and "Did you mean '--epochs'" in said and not (book / "runs").exists()
 
 
-def test_exported_page_shows_the_end(book):
-    execute(WAYS["nbconvert"], book)
+def test_exported_page_shows_the_end(executed):
+    book = executed["nbconvert"]
     done = execute(["-m", "nbconvert", "--to", "html", "done.ipynb"], book)
     assert done.returncode == 0, done.stderr
     page = (book / "done.html").read_text()
