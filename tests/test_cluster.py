@@ -4,7 +4,6 @@ import importlib.util
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import psutil
@@ -12,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from waits import alive, ranks_of, until
+from warm_python import python
 
 from trainopt_nb import OptionError, Run, RunError, Task, TrainOptions, fit
 from trainopt_nb.events import Note, SetLr, Step, Stop, WorkerLoad
@@ -108,6 +108,7 @@ def test_two_workers_compute_what_one_process_does_and_are_steered(alone, tmp_pa
     until(lambda: gone(before), "the end of Ray", 20)
 
 
+@pytest.mark.slow
 def test_commands_reach_the_workers_and_a_stop_brings_the_weights(tmp_path):
     before, model = of_ray(), Slow(0.01)
     was = weights(model)
@@ -138,6 +139,7 @@ def test_commands_reach_the_workers_and_a_stop_brings_the_weights(tmp_path):
     until(lambda: gone(before), "the end of Ray", 20)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced(alone, tmp_path):
     "The run goes on from its newest checkpoint and ends as if nothing had happened"
     options = TrainOptions.of(cluster="local", devices=2, restarts=1, **HOW)
@@ -152,6 +154,7 @@ def test_a_killed_worker_is_replaced(alone, tmp_path):
     assert len(said) == 1 and f"Rank 1 (process {victim}" in said[0] and "restart 1 of 1" in said[0]
 
 
+@pytest.mark.slow
 def test_an_error_in_a_worker_is_told_and_not_repeated(tmp_path):
     before = of_ray()
     with pytest.raises(RunError, match=r"^rank 1: ValueError: no good$") as caught:
@@ -189,12 +192,13 @@ x, y = torch.randn(200, 6), torch.randint(3, (200,))
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_left_when_the_kernel_is_killed(tmp_path):
     before = of_ray()
     source = (
         SCRIPT + f"fit(Slow(), (x, y), folder={str(tmp_path)!r}, cluster='local', devices=2, epochs=100_000)"
     )
-    process = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(python("-c", source), stdout=subprocess.DEVNULL)
     run = Run(until(lambda: [p.parent for p in tmp_path.glob("*/run.json")], "a run", START)[0])
     until(lambda: run.progress.step > 3, "some steps", START)
     ours = [lock_owner(run.path / "lock")["pid"], *ranks_of(run)]

@@ -179,7 +179,10 @@ except RunError as error:
 """
 
 
-@pytest.mark.parametrize(("policy", "said"), [("stop", "Memory ran out at step 1"), ("shrink", "FINISHED")])
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [("stop", "Memory ran out at step 1"), pytest.param("shrink", "FINISHED", marks=pytest.mark.slow)],
+)
 def test_a_real_lack_of_memory(tmp_path, policy, said):
     done = subprocess.run(
         python("-c", textwrap.dedent(REAL), tmp_path, policy), capture_output=True, text=True, timeout=120

@@ -120,7 +120,7 @@ def notebooks():
             yield pytest.param(place, id=str(place), marks=pytest.mark.xdist_group(place.stem))
 
 
-@pytest.mark.parametrize("notebook", notebooks())
+@pytest.mark.parametrize("notebook", [*notebooks()])
 def test_notebook_runs(copy, notebook):
     "As `nbdev_test` runs it"
     flags = settings()["tst_flags"].split()

@@ -73,7 +73,18 @@ def lab(only_lab):
     only_lab.server.end_sessions()
 
 
-@pytest.fixture(params=list(KERNELS))
+OLD = [name for name, version in KERNELS.items() if version]
+
+
+@pytest.fixture(
+    params=[*(k for k in KERNELS if k not in OLD), *(pytest.param(k, marks=pytest.mark.slow) for k in OLD)]
+)
 def kernel(request):
-    "Name of a kernelspec: a test that asks for it runs on every kernel"
+    "Name of a kernelspec: a test that asks for it runs on the installed kernel, and on the older ones where it may take long"
+    return request.param
+
+
+@pytest.fixture(params=list(KERNELS))
+def every_kernel(request):
+    "Name of a kernelspec: a test that asks for it always runs on every kernel"
     return request.param

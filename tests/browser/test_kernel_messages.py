@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import time
 
 import nbformat
@@ -10,6 +9,7 @@ import pytest
 from harness import isolated_environment
 from jupyter_client import KernelManager
 from jupyter_client.kernelspec import KernelSpecManager
+from warm_python import python
 
 SOURCE = """
 import time
@@ -31,11 +31,11 @@ def train(seconds, fail=False):
 
 
 @pytest.fixture
-def client(kernel, kernelspecs, tmp_path, monkeypatch):
+def client(every_kernel, kernelspecs, tmp_path, monkeypatch):
     "A client of a running kernel, as a front end would be"
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     specs = KernelSpecManager(kernel_dirs=[str(kernelspecs / "kernels")])
-    manager = KernelManager(kernel_name=kernel, kernel_spec_manager=specs)
+    manager = KernelManager(kernel_name=every_kernel, kernel_spec_manager=specs)
     manager.start_kernel(cwd=str(tmp_path))
     client = manager.client()
     client.start_channels()
@@ -143,13 +143,13 @@ RUNNERS = {
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_headless(kernel, kernelspecs, tmp_path, runner):
+def test_headless(every_kernel, kernelspecs, tmp_path, runner):
     "Nobody looks: the page does nothing and Run All gives the same values"
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in HEADLESS])
-    book.metadata.kernelspec = {"name": kernel, "display_name": kernel, "language": "python"}
+    book.metadata.kernelspec = {"name": every_kernel, "display_name": every_kernel, "language": "python"}
     nbformat.write(book, tmp_path / "in.ipynb")
     environment = isolated_environment(tmp_path / "home", kernelspecs)
-    subprocess.run([sys.executable, "-m", *RUNNERS[runner]], cwd=tmp_path, env=environment, check=True)
+    subprocess.run(python("-m", *RUNNERS[runner]), cwd=tmp_path, env=environment, check=True)
     cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
     assert "RESULT none after []" in json.dumps(cells[1].outputs[-1])
     assert cells[2].outputs[0].text == "next 1\n"
@@ -159,7 +159,5 @@ def test_headless(kernel, kernelspecs, tmp_path, runner):
 def test_terminal():
     "A plain IPython has no page either"
     code = "from trainopt_nb.notebook import kernel; print(kernel.find_page(get_ipython()).how)"
-    done = subprocess.run(
-        [sys.executable, "-m", "IPython", "-c", code], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run(python("-m", "IPython", "-c", code), capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "none"

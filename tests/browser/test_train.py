@@ -69,10 +69,11 @@ def steps_of(records):
     return [n for record in records if record["kind"] == "steps" for n in record["step"]]
 
 
-def test_panel_answers_while_the_cell_trains(lab, server, kernel):
+@pytest.mark.quiet
+def test_panel_answers_while_the_cell_trains(lab, server, every_kernel):
     "Pause, resume, learning rate, save, refresh, stop; the next cell sees the model"
     cells = ["%load_ext trainopt_nb", training_cell(2000), "print('after', type(model).__name__, run.state)"]
-    lab.open(*cells, kernel=kernel)
+    lab.open(*cells, kernel=every_kernel)
     lab.run_all()
     trains(lab)
 
@@ -101,12 +102,12 @@ def test_panel_answers_while_the_cell_trains(lab, server, kernel):
     lab.refresh()
     trains(lab)
     assert step(lab) > at and points(lab) >= shown > 20
-    lab.screenshot(f"train-{kernel}-refreshed")
+    lab.screenshot(f"train-{every_kernel}-refreshed")
     assert lab.prompt(2) in ("[*]", "[ ]")  # a page that was loaded anew does not know that the cell waits
 
     times["pause again"] = act(lab, "pause", "paused")
     times["stop"] = act(lab, "stop", "stopped")
-    print(f"{kernel}: milliseconds from click to effect { {k: round(v) for k, v in times.items()} }")
+    print(f"{every_kernel}: milliseconds from click to effect { {k: round(v) for k, v in times.items()} }")
     lab.wait_idle()
     lab.run(2)
     lab.wait_text(2, "after Sequential stopped")
