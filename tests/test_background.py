@@ -10,8 +10,8 @@ import time
 import psutil
 import pytest
 import torch
+from helpers import assert_still, moving, over, quiet, until
 from torch import nn
-from waits import until
 from warm_python import python
 
 from trainopt_nb.catalogue import list_runs
@@ -57,24 +57,6 @@ def model():
     return nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2), nn.Linear(8, 2))
 
 
-def ended(run):
-    return (
-        until(
-            lambda: (
-                run.state in ("finished", "stopped", "failed", "dead")
-                and lock_owner(run.path / "lock") is None
-            ),
-            "the end",
-        )
-        and run
-    )
-
-
-def moving(run, more=5):
-    first = until(lambda: run.progress.step, "the first step")
-    until(lambda: run.progress.step >= first + more, "more steps")
-
-
 def slow_run(tmp_path, fault=None, **options):
     return launch(
         Task(Slow(fault=fault), *DATA),
@@ -85,8 +67,8 @@ def slow_run(tmp_path, fault=None, **options):
 
 def test_it_gives_the_same_bits_as_a_run_in_the_cell(tmp_path):
     here, there = model(), model()
-    fit(here, *DATA, folder=tmp_path / "here", epochs=4, write=lambda line: None)
-    run = ended(launch(Task(there, *DATA), TrainOptions(epochs=4), folder=tmp_path / "there"))
+    fit(here, *DATA, folder=tmp_path / "here", epochs=4, write=quiet)
+    run = over(launch(Task(there, *DATA), TrainOptions(epochs=4), folder=tmp_path / "there"))
     assert run.state == "finished" and bring_home(run, there)
     assert all(
         torch.equal(a, b)
@@ -104,9 +86,7 @@ def test_commands_reach_it(tmp_path):
     moving(run)
     run.send(Pause())
     until(lambda: run.state == "paused", "the pause")
-    still = run.progress.step
-    time.sleep(0.5)
-    assert run.progress.step == still
+    assert_still(lambda: run.progress.step)
     run.send(SetLr(0.5))
     until(
         lambda: any(type(e).__name__ == "LrChanged" for e in run.events()),
@@ -119,7 +99,7 @@ def test_commands_reach_it(tmp_path):
     until(lambda: run.progress.saved.step > saved, "a checkpoint")
     sent = time.monotonic()
     run.send(Stop())
-    ended(run)
+    over(run)
     print(f"stop to the end of the process: {(time.monotonic() - sent) * 1000:.0f} ms")
     assert run.state == "stopped" and run.progress.lr == 0.5
     told = [e.step for e in run.events() if type(e).__name__ == "Step"]
@@ -138,7 +118,7 @@ def test_a_killed_worker_is_told_apart_and_resumed(tmp_path, number):
     if number == signal.SIGSEGV:
         until(lambda: "Segmentation fault" in (run.path / "log.txt").read_text(), "the last words", 10)
     done = run.progress.saved.step
-    again = resume(run, Slow(seconds=0), *DATA, epochs=done // 5 + 2, write=lambda line: None)
+    again = resume(run, Slow(seconds=0), *DATA, epochs=done // 5 + 2, write=quiet)
     assert again.state == "finished"
 
 
@@ -147,7 +127,7 @@ def boom():
 
 
 def test_an_exception_is_shown_with_its_log(tmp_path):
-    run = ended(slow_run(tmp_path, fault=boom))
+    run = over(slow_run(tmp_path, fault=boom))
     assert run.state == "failed" and "the model gives up" in run.progress.reason
     until(
         lambda: "Traceback" in (run.path / "log.txt").read_text(), "the traceback, which is written last", 10
@@ -155,7 +135,7 @@ def test_an_exception_is_shown_with_its_log(tmp_path):
 
 
 def test_a_run_that_cannot_begin_says_why(tmp_path):
-    run = ended(launch(Task(nn.Linear(5, 2), *DATA), TrainOptions(), folder=tmp_path))
+    run = over(launch(Task(nn.Linear(5, 2), *DATA), TrainOptions(), folder=tmp_path))
     assert run.state == "failed" and "cannot take the first batch" in run.progress.reason
 
 
@@ -169,7 +149,7 @@ def test_memory_limit(tmp_path):
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         torch.zeros(2**34, dtype=torch.uint8)
 
-    run = ended(slow_run(tmp_path, fault=hungry))
+    run = over(slow_run(tmp_path, fault=hungry))
     assert run.state == "failed" and "emory" in run.progress.reason
 
 
@@ -227,7 +207,7 @@ def test_it_outlives_its_parent(tmp_path, how):
     assert worker.is_running() and run.state == "training"
     moving(run)
     run.send(Stop())
-    ended(run)
+    over(run)
     assert run.state == "stopped"
 
 
@@ -239,12 +219,12 @@ def test_no_step_is_taken_in_a_pause_whatever_is_asked(tmp_path):
     still = run.progress.step
     for _ in range(6):
         run.send(Save())
-        time.sleep(0.1)
+        assert_still(lambda: run.progress.step, 0.1)
     assert run.progress.step == still and run.state == "paused"
     run.send(Stop())
     run.send(Stop())
     run.send(SetLr(0.1))
-    ended(run)
+    over(run)
     assert run.state == "stopped"
 
 

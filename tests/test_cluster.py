@@ -9,20 +9,17 @@ import time
 import psutil
 import pytest
 import torch
+from helpers import alive, losses, quiet, ranks_of, small_table, until, weights
 from torch import nn
-from waits import alive, ranks_of, until
 from warm_python import python
 
 from trainopt_nb import OptionError, Run, RunError, Task, TrainOptions, fit
-from trainopt_nb.events import Note, SetLr, Step, Stop, WorkerLoad
+from trainopt_nb.events import Note, SetLr, Stop, WorkerLoad
 from trainopt_nb.store.lock import lock_owner
 from trainopt_nb.train.cluster import Board, needs_of
 from trainopt_nb.train.launch import launch, leave, warm
 
-G = torch.Generator().manual_seed(0)
-X = torch.randn(331, 6, generator=G)
-Y = (X[:, :3] @ torch.ones(3) > 0).long() + (X[:, 3] > 0.8).long()
-TRAIN, VALID = (X[:241], Y[:241]), (X[241:], Y[241:])
+X, Y, TRAIN, VALID = small_table()
 START = 240  # seconds: Ray begins with a dozen processes of Python, which takes a minute on busy cores
 HOW = {"epochs": 6, "batch_size": 32, "lr": 0.01, "save_steps": 5}
 
@@ -50,14 +47,6 @@ class Slow(nn.Module):
 Slow.__module__ = "__main__"
 
 
-def losses(run):
-    return torch.tensor([e.loss for e in run.events() if type(e) is Step])
-
-
-def weights(model):
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
 def of_ray():
     "Processes of Ray that are there"
     found = []
@@ -80,9 +69,7 @@ def gone(before):
 def alone(tmp_path_factory):
     "The same run in one process"
     model = Slow()
-    return model, fit(
-        model, TRAIN, VALID, folder=tmp_path_factory.mktemp("one"), write=lambda line: None, **HOW
-    )
+    return model, fit(model, TRAIN, VALID, folder=tmp_path_factory.mktemp("one"), write=quiet, **HOW)
 
 
 def test_two_workers_compute_what_one_process_does_and_are_steered(alone, tmp_path):
@@ -165,7 +152,7 @@ def test_an_error_in_a_worker_is_told_and_not_repeated(tmp_path):
             cluster="local",
             devices=2,
             restarts=3,
-            write=lambda line: None,
+            write=quiet,
         )
     run = caught.value.run
     assert run.state == "failed" and not [e for e in run.events() if type(e) is Note and e.topic == "restart"]
@@ -248,4 +235,4 @@ def test_where_ray_is_not_installed(monkeypatch):
 
 def test_a_cluster_that_is_not_there(tmp_path):
     with pytest.raises(RunError, match=r"The Ray cluster 127\.0\.0\.1:1 cannot be used"):
-        fit(nn.Linear(6, 3), TRAIN, folder=tmp_path, cluster="127.0.0.1:1", write=lambda line: None)
+        fit(nn.Linear(6, 3), TRAIN, folder=tmp_path, cluster="127.0.0.1:1", write=quiet)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import quiet
 from IPython.core.interactiveshell import InteractiveShell
 from warm_python import python
 
@@ -351,10 +352,6 @@ def net():
 def pair():
     x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
     return x, (x.sum(1) > 0).long()
-
-
-def quiet(line):
-    "Nothing is printed"
 
 
 def test_a_run_from_python_has_places_to_fill_in(tmp_path):

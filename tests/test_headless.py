@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from helpers import execute
 from warm_python import python
 
 from trainopt_nb.catalogue import list_runs
@@ -41,13 +42,9 @@ def executed(tmp_path_factory, warm_kernel):
     "The folder in which each way has executed the notebook"
     folders = {way: write_book(tmp_path_factory.mktemp(way)) for way in WAYS}
     for way, folder in folders.items():
-        done = execute(WAYS[way], folder)
+        done = execute(*WAYS[way], folder=folder)
         assert done.returncode == 0, done.stderr
     return folders
-
-
-def execute(words, folder):
-    return subprocess.run(python(*words), cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 def outputs(path):
@@ -86,23 +83,22 @@ def test_an_error_stops_run_all(book):
     for cell in notebook.cells:
         cell.source = cell.source.replace("%%trainopt fit", "%%trainopt fit --epoch 2")
     nbformat.write(notebook, book / "book.ipynb")
-    done = execute(WAYS["papermill"], book)
+    done = execute(*WAYS["papermill"], folder=book)
     said = "".join(o.get("text", "") for o in outputs(book / "done.ipynb"))
     assert done.returncode != 0 and "Did you mean '--epochs'" in said and not (book / "runs").exists()
 
 
 def test_exported_page_shows_the_end(executed):
     book = executed["nbconvert"]
-    done = execute(["-m", "nbconvert", "--to", "html", "done.ipynb"], book)
+    done = execute("-m", "nbconvert", "--to", "html", "done.ipynb", folder=book)
     assert done.returncode == 0, done.stderr
     page = (book / "done.html").read_text()
     assert "data:image/png;base64" in page and "finished" in page and "Error displaying widget" not in page
 
 
 def command(folder, *words):
-    return execute(
-        ["-c", "import sys; from trainopt_nb.notebook.cli import main; sys.exit(main())", *words], folder
-    )
+    code = "import sys; from trainopt_nb.notebook.cli import main; sys.exit(main())"
+    return execute("-c", code, *words, folder=folder)
 
 
 def test_terminal_runs_a_notebook_and_flags_win(book):

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from bits import fingerprint, options, quick_path, record, task  # noqa: F401
+from helpers import fingerprint, options, quick_path, quiet, record, task  # noqa: F401
 from warm_python import python
 
 from trainopt_nb import RunError, find_run, fit, list_runs, resume
@@ -33,10 +33,6 @@ SOURCES = {  # of data -> how often a run is killed where it may take long
     "iterable dataset": 12,
 }
 OFTEN = {"save_steps": 2, "epochs": 4, "max_steps": 28, "schedule": "cosine", "ema": 0.9, "keep": 2}
-
-
-def quiet(line):
-    pass
 
 
 # --- the helper process
@@ -164,7 +160,7 @@ def killed(tmp_path_factory):
     script = f"""
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from bits import task
+from helpers import task
 from trainopt_nb.train.jobs import start
 made, how = task()
 job = start(made, how.replace(save_steps=1, epochs=2), folder={str(folder)!r})

@@ -2,11 +2,10 @@
 
 import json
 import re
-import subprocess
 
 import nbformat
 import pytest
-from warm_python import python
+from helpers import execute
 
 from trainopt_nb import list_runs
 from trainopt_nb.notebook.cli import main
@@ -14,10 +13,6 @@ from trainopt_nb.notebook.new import STARTERS, new_notebook
 from trainopt_nb.options import OptionError
 
 LEAST = {"image": 0.97, "text": 0.95, "audio": 0.95, "table": 0.93}  # accuracy
-
-
-def execute(*words, folder):
-    return subprocess.run(python(*words), cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("kind", STARTERS)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bits import RECIPES, SOURCES, follow, go_on, options, outcome, quick_path, record, task  # noqa: F401
+from helpers import RECIPES, SOURCES, follow, go_on, options, outcome, quick_path, quiet, record, task  # noqa: F401
 from torch import nn
 
 from trainopt_nb import Task, fit, resume
@@ -312,7 +312,7 @@ def test_patience_counts_across_a_resume(tmp_path):
 def test_fit_and_resume_keep_one_record(tmp_path):
     made, how = task("weighted sampler", "accumulated")
     given = {**how.changed(), "epochs": 2}
-    run = fit(made.model, made.train_data, made.valid_data, folder=tmp_path, write=lambda line: None, **given)
+    run = fit(made.model, made.train_data, made.valid_data, folder=tmp_path, write=quiet, **given)
     again, _ = task("weighted sampler", "accumulated", seed=9)
     said = []
     back = resume(
@@ -351,12 +351,10 @@ def test_an_interrupted_fit_goes_on_as_if_nothing_had_happened(tmp_path):
 
     made, how = task("dataset", "plain")
     model = Interrupting(*made.model)
-    run = fit(
-        model, made.train_data, made.valid_data, folder=tmp_path, write=lambda line: None, **how.changed()
-    )
+    run = fit(model, made.train_data, made.valid_data, folder=tmp_path, write=quiet, **how.changed())
     assert run.state == "stopped" and run.progress.step == 10
     again, _ = task("dataset", "plain", seed=9)
-    done = resume(run, again.model, again.train_data, again.valid_data, write=lambda line: None)
+    done = resume(run, again.model, again.train_data, again.valid_data, write=quiet)
     assert done.state == "finished"
     assert outcome(run.path, again.model, run.events())["record"] == whole("dataset", "plain")["record"]
 

@@ -3,8 +3,8 @@
 import re
 
 import pytest
+from helpers import alive
 from test_train import act, events, panel, step, trains
-from waits import alive
 
 pytestmark = pytest.mark.browser
 

@@ -50,6 +50,17 @@ def run(client, code):
     return client.execute(code, allow_stdin=True)
 
 
+def begins(client, request):
+    "Wait until the kernel has begun with a request"
+    while True:
+        message = client.get_iopub_msg(timeout=30)
+        if (
+            message["parent_header"].get("msg_id") == request
+            and message["content"].get("execution_state") == "busy"
+        ):
+            return
+
+
 def comm(client, kind, data=None):
     "Send a comm message, as a widget does"
     content = {"comm_id": "one", "data": data, "target_name": "toy"}
@@ -74,8 +85,7 @@ def test_comms_now_cells_later(client):
     "A hundred messages during a run: comms are handled in it, cells after it, both in their order"
     client.execute_interactive(SOURCE, timeout=60)
     comm(client, "comm_open")
-    run(client, "done = train(2)")
-    time.sleep(0.5)
+    begins(client, run(client, "done = train(2)"))
     for i in range(50):
         comm(client, "comm_msg", i)
         last = run(client, f"order.append('cell {i}')")
@@ -94,8 +104,7 @@ def test_comms_now_cells_later(client):
 def test_a_failed_run_drops_the_cells_behind_it(client):
     "What an error drops in Jupyter is dropped, and what is sent later runs"
     client.execute_interactive(SOURCE, timeout=60)
-    run(client, "train(1, fail=True)")
-    time.sleep(0.3)
+    begins(client, run(client, "train(1, fail=True)"))
     last = [run(client, f"order.append({i})") for i in range(5)][-1]
     states = [reply["content"]["status"] for reply in replies(client, last)]
     assert states == ["error"] + ["aborted"] * 5
@@ -120,8 +129,7 @@ async def drive(page, seconds, fail=False):
 """
     client.execute_interactive(code, timeout=60)
     comm(client, "comm_open")
-    run(client, "train(60)")
-    time.sleep(0.3)
+    begins(client, run(client, "train(60)"))
     comm(client, "comm_msg", 1)
     last = run(client, "1")
     while "HANGS" not in str(client.get_iopub_msg(timeout=30)["content"].get("text", "")):
