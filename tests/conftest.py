@@ -109,6 +109,12 @@ def browser():
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def warm_process():
+    "The workers of this process start quickly"
+    python()
+
+
 @pytest.fixture(scope="module")
 def warm_kernel(tmp_path_factory):
     "The kernel `python3`, for nbconvert and papermill, starts from the warm process"

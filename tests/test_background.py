@@ -30,7 +30,7 @@ DATA = (X[:300], Y[:300]), (X[300:], Y[300:])
 
 
 @pytest.fixture(scope="module", autouse=True)
-def workers():
+def workers(warm_process):
     warm()
 
 

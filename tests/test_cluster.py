@@ -25,7 +25,7 @@ HOW = {"epochs": 6, "batch_size": 32, "lr": 0.01, "save_steps": 5}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def workers():
+def workers(warm_process):
     warm()
 
 

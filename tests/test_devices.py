@@ -23,7 +23,7 @@ X, Y, TRAIN, VALID = small_table()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def workers():
+def workers(warm_process):
     warm()
 
 

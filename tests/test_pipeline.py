@@ -27,7 +27,7 @@ QUIET = {"write": quiet}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def workers():
+def workers(warm_process):
     warm()
 
 

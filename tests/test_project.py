@@ -121,7 +121,7 @@ def notebooks():
 
 
 @pytest.mark.parametrize("notebook", [*notebooks()])
-def test_notebook_runs(copy, notebook):
+def test_notebook_runs(copy, notebook, warm_kernel):
     "As `nbdev_test` runs it"
     flags = settings()["tst_flags"].split()
     code = (
@@ -314,7 +314,9 @@ def commands():
 
 def test_continuous_integration_runs_the_second_command():
     first, second = commands()
-    assert second in (ROOT / ".ci/run").read_text().splitlines()
+    assert (ROOT / ".ci/run").read_text().splitlines()[-1] == second and second.endswith(
+        "&& python -m pytest"
+    )
     assert all("-c constraints.txt" in command for command in (first, second))
 
 

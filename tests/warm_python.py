@@ -2,9 +2,11 @@
 Start Python programs from a warm process, which has imported torch, IPython and whatever else takes long
 
 `subprocess.run(python("-c", code))` runs a program that starts in a tenth of a second instead of four: a fork of the warm process, which takes
-over the command's files, folder and environment. Use `[sys.executable, "-c", code]` where the start of a process is what is tested.
+over the command's open files, folder and environment. Processes of `multiprocessing` that are not forked start in the same way, here and in
+the program. Use `[sys.executable, "-c", code]` where the start of a process is what is tested.
 """
 
+import fcntl
 import json
 import os
 import select
@@ -30,38 +32,58 @@ def python(
     "The command that starts a program from the warm process of this process"
     if PLACE not in os.environ:
         os.environ[PLACE] = start()
-    return [sys.executable, "-I", "-S", __file__, *map(str, words)]
+        start_processes_warm()
+    return [os.environ[PLACE] + "/python", *map(str, words)]
+
+
+def start_processes_warm():
+    import multiprocessing
+
+    multiprocessing.set_executable(os.environ[PLACE] + "/python")
 
 
 def start():
-    "Start a warm process that ends with this one; returns where it listens"
+    "Start a warm process that ends with this one; returns its folder, where `python` asks it and `socket` is where it listens"
     import subprocess
     import tempfile
 
-    path = tempfile.mkdtemp(prefix="trainopt-warm-") + "/socket"
+    folder = tempfile.mkdtemp(prefix="trainopt-warm-")
+    with open(f"{folder}/python", "w") as file, open(__file__) as source:
+        file.write(f"#!{sys.executable} -IS\n{source.read()}")
+    os.chmod(file.name, 0o700)
     cold = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    process = subprocess.Popen(
-        [sys.executable, __file__, "serve", path], env=cold, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, __file__, "serve", folder], env=cold, stdin=pipe, stdout=pipe)
     assert process.stdout.readline(), "the warm process did not start"
     start.process = process  # its standard input closes with this process, which ends it
-    return path
+    return folder
 
 
 # between them: a small process that stands for the program
 
 
-def ask(path):
+def inherited():
+    "Open files that the parent of this process wants it to have"
+    for number in map(int, os.listdir("/dev/fd")):
+        with suppress(OSError):
+            if os.get_inheritable(number):
+                yield number
+
+
+def ask(folder):
     "Have the warm process run the command line of this process, and end as the program does"
-    command = {"words": sys.argv[1:], "cwd": os.getcwd(), "env": dict(os.environ)}
+    words, files = sys.argv[1:], sorted(inherited())
+    while words[0][:1] == "-" and words[0] not in ("-c", "-m"):  # flags of the interpreter
+        del words[: 2 if words[0] in ("-W", "-X") else 1]
+    command = {"words": words, "cwd": os.getcwd(), "env": dict(os.environ), "files": files}
     data = json.dumps(command).encode()
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(path)
+        connection.connect(f"{folder}/socket")
         signal.signal(
             signal.SIGINT, lambda signum, _: os.killpg(pid, signum)
         )  # as from a terminal or JupyterLab
         signal.signal(signal.SIGTERM, lambda signum, _: os.kill(pid, signum))
-        socket.send_fds(connection, [struct.pack("i", len(data))], [0, 1, 2])
+        socket.send_fds(connection, [struct.pack("i", len(data))], files)
         connection.sendall(data)
         (pid,) = struct.unpack("i", connection.recv(4))
         answer = connection.recv(4)
@@ -76,7 +98,7 @@ def ask(path):
 # the warm process
 
 
-def serve(path):
+def serve(folder):
     "Fork a child for each command; answer with its process id, and its exit code when it ends"
     import gc
     import importlib
@@ -86,7 +108,7 @@ def serve(path):
         importlib.import_module(name)
     gc.freeze()  # what is never looked at by the garbage collector stays shared with the children
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(path)
+    listener.bind(f"{folder}/socket")
     listener.listen(64)
     woken, wake = socket.socketpair()
     woken.setblocking(False)
@@ -99,7 +121,7 @@ def serve(path):
     while True:
         ready, _, _ = select.select([0, listener, woken, *children.values()], [], [])
         if 0 in ready:  # the tests have ended
-            return shutil.rmtree(os.path.dirname(path))
+            return shutil.rmtree(folder)
         if woken in ready:
             woken.recv(4096)
         for pid in [pid for pid, connection in children.items() if connection in ready]:
@@ -123,8 +145,8 @@ def serve(path):
 
 
 def receive(connection):
-    "A command and its three standard files"
-    header, files, _, _ = socket.recv_fds(connection, 4, 3)
+    "A command and its open files"
+    header, files, _, _ = socket.recv_fds(connection, 4, 200)
     (size,) = struct.unpack("i", header)
     with connection.makefile("rb") as stream:
         return json.loads(stream.read(size)), files
@@ -161,13 +183,18 @@ def become(command, files):
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for number, file in enumerate(files):
+    aside = [
+        fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 300) for file in files
+    ]  # above any number that is wanted
+    os.closerange(3, 300)
+    for file, number in zip(aside, command["files"], strict=True):
         os.dup2(file, number)
         os.close(file)
     os.chdir(command["cwd"])
     os.environ.clear()
     os.environ.update(command["env"])
     os.environ["JPY_PARENT_PID"] = str(os.getppid())  # a kernel looks whether its parent is there
+    start_processes_warm()
     how, *words = command["words"]
     more = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     sys.path[:] = [{"-c": "", "-m": os.getcwd()}.get(how, os.path.dirname(how)), *more, *sys.path[1:]]
