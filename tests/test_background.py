@@ -15,8 +15,9 @@ from waits import until
 
 from trainopt_nb.api.fit import fit, resume
 from trainopt_nb.api.launch import launch, load_final_weights, warm
+from trainopt_nb.base.errors import RunError
 from trainopt_nb.events.records import Pause, Resume, Save, SetLr, Stop
-from trainopt_nb.runs.run import Run, RunError
+from trainopt_nb.runs.run import Run
 from trainopt_nb.runs.table import list_runs
 from trainopt_nb.store.lock import lock_owner
 from trainopt_nb.task.train_options import TrainOptions

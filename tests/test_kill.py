@@ -22,8 +22,9 @@ from bits import fingerprint, options, quick_path, record, task  # noqa: F401
 from trainopt_nb import RunError, find_run, fit, list_runs, resume
 from trainopt_nb.api.run_task import go_on as prepare_to_go_on
 from trainopt_nb.api.run_task import start, stored_options
+from trainopt_nb.base.errors import CheckpointError
 from trainopt_nb.events.records import Ended, Epoch, Saved, Started, Step, from_lines
-from trainopt_nb.store.checkpoint import CheckpointError, load_checkpoint
+from trainopt_nb.store.checkpoint import load_checkpoint
 from trainopt_nb.store.lock import lock_owner
 
 KILLS = 50

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from trainopt_nb import list_runs
-from trainopt_nb.base.options import OptionError
+from trainopt_nb.base.errors import OptionError
 from trainopt_nb.notebook.cli import main
 from trainopt_nb.notebook.new import STARTERS, new_notebook
 

@@ -22,8 +22,9 @@ import torch
 
 from ..events.records import Stop, from_lines
 from ..events.progress import LIVE, Progress
-from ..runs.run import Run, RunError
-from ..store.checkpoint import CheckpointError, load_checkpoint
+from ..base.errors import CheckpointError, RunError
+from ..runs.run import Run
+from ..store.checkpoint import load_checkpoint
 from ..store.lock import lock_owner
 from .ray_cluster import Cluster, needs_of
 from .run_task import new_run

@@ -28,8 +28,8 @@ import psutil
 import torch
 
 from ..parallel.ranks import PATIENCE, Ranks, backends, join
-from ..base.options import OptionError
-from ..runs.run import Run, RunError
+from ..base.errors import OptionError, RunError
+from ..runs.run import Run
 from .supervise import Supervisor, Work, failed, print_into, train_here, worded, work_of
 from ..train.prepare import find_device
 from ..task.train_options import TrainOptions

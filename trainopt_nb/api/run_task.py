@@ -18,11 +18,10 @@ from torch import nn
 from ..parallel.ranks import SINGLE, Ranks
 from ..events.records import Ended, Epoch, Note, Pause, Heartbeat, Resume, State, Step, Stop
 from ..base.interrupts import interrupted, interrupts
-from ..base.options import OptionError
+from ..base.errors import CheckpointError, OptionError, RunError
 from ..events.progress import Progress, epoch_line
-from ..runs.run import Run, RunError
+from ..runs.run import Run
 from ..store.checkpoint import load_checkpoint
-from ..store.folders import CheckpointError
 from ..train.task_record import task_record
 from ..train.loop import Loop
 from ..train.prepare import Task, prepare

@@ -26,11 +26,10 @@ import torch
 
 from ..parallel.ranks import SINGLE, Ranks, join
 from ..events.records import Ended, Note
-from ..base.options import OptionError
+from ..base.errors import CheckpointError, OptionError
 from ..events.progress import LIVE
 from ..runs.run import Run
 from ..store.checkpoint import load_checkpoint
-from ..store.folders import CheckpointError
 from .run_task import go_on, start_in
 from ..train.prepare import find_device
 from ..task.train_options import TrainOptions

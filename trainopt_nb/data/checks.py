@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .tensors import DataError, leaves
+from ..base.errors import DataError
+from .tensors import leaves
 
 # %% ../../nbs/data/08_checks.ipynb #6ba50e34
 def _name(number, classes):

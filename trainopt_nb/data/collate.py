@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from .tensors import DataError, tree_map
+from ..base.errors import DataError
+from .tensors import tree_map
 
 # %% ../../nbs/data/04_collate.ipynb #8272de90
 def _listed(value):

@@ -13,7 +13,8 @@ import torch
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from .batches import order
-from .tensors import LABELS, DataError, input_tensor, is_array, leaves, target_tensor
+from ..base.errors import DataError
+from .tensors import LABELS, input_tensor, is_array, leaves, target_tensor
 
 # %% ../../nbs/data/05_rows.ipynb #b959c3a3
 def describe(value: Any) -> str:

@@ -22,7 +22,7 @@ from torch.utils.data import (
 from .batches import DatasetBatches, MemoryBatches, StreamBatches
 from .collate import Collate
 from .rows import are_samples, describe, hold_out, in_memory, is_pair
-from .tensors import DataError
+from ..base.errors import DataError
 
 # %% ../../nbs/data/06_source.ipynb #1b41d92f
 class Data(NamedTuple):

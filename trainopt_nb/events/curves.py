@@ -8,9 +8,6 @@ __all__ = ['Curve', 'Pace']
 # %% ../../nbs/events/02_curves.ipynb #c07044df
 import math
 
-# %% ../../nbs/events/02_curves.ipynb #54a20d78
-# | export
-
 # %% ../../nbs/events/02_curves.ipynb #948bc8bc
 class Curve:
     "Points of a curve, thinned by averaging neighbours once there are more than `limit`"

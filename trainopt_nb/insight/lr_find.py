@@ -13,8 +13,7 @@ from copy import deepcopy
 from typing import NamedTuple
 
 from ..store.plain import random_state, set_random_state
-from ..train.faults import NonFinite
-from ..task.losses import TaskError
+from ..base.errors import NonFinite, TaskError
 from ..train.optimizers import make_optimizer
 from ..train.update import Stepper
 from ..train.prepare import Task, prepare

@@ -19,7 +19,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from .magics import load
 from .new import NewOptions, new_notebook
 from .verbs import VERBS
-from ..base.options import OptionError, parse_flags
+from ..base.errors import OptionError
+from ..base.options import parse_flags
 from ..events.progress import figure
 
 USAGE = """usage: trainopt fit FILE [flags]     run a notebook or a Python file that defines model and train_data

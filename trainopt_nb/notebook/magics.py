@@ -24,29 +24,18 @@ import torch
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 from ..runs.table import find_run, list_runs
-from ..data.tensors import DataError
+from ..base.errors import CheckpointError, DataError, OptionError, RunError, TaskError
 from .train_in_cell import ask, attach, run_job
 from .kernel import await_magics, find_page, has_frontend, is_awaited, run_page
 from .cell_variables import find_task, from_names, leftovers
 from .runs_page import LiveTable
 from .verbs import VERBS, CellOptions, OptionTable, matcher, verbs_text
-from trainopt_nb.base.options import (
-    OptionError,
-    declared,
-    help_text,
-    nearest,
-    parse_flags,
-    rows,
-    split,
-)
-from ..runs.run import RunError
-from ..store.folders import CheckpointError
+from ..base.options import declared, help_text, nearest, parse_flags, rows, split
 from ..base.cells import bound_names, earlier_cells
 from ..train.task_record import named
 from ..api.fit import begin
 from ..api.run_task import stored_options
 from ..api.launch import launch, relaunch, warm
-from ..task.losses import TaskError
 from ..insight.lr_find import find_lr
 from ..task.train_options import TrainOptions
 

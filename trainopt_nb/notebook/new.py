@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ..base.options import OptionError, Options, option
+from ..base.errors import OptionError
+from ..base.options import Options, option
 
 # %% ../../nbs/notebook/08_new.ipynb #f23e33aa
 class Starter(NamedTuple):

@@ -21,7 +21,8 @@ from .cell_variables import find_task
 from ..panels.train_panel import TrainPanel
 from ..panels.runs_panel import RunsPanel
 from .verbs import CellOptions
-from ..runs.run import Run, RunError
+from ..base.errors import RunError
+from ..runs.run import Run
 from ..api.run_task import stored_options
 from ..api.launch import relaunch
 from ..train.torch_settings import seed_everything

@@ -23,7 +23,8 @@ from ..panels.train_panel import TrainPanel
 from ..base.options import Options
 from ..events.progress import LIVE, Progress
 from ..runs.report import report_bundle
-from ..runs.run import Run, RunError
+from ..base.errors import RunError
+from ..runs.run import Run
 from ..base.texts import wording
 from ..api.run_task import Job, drive, ended
 from ..api.launch import load_final_weights

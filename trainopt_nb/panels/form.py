@@ -12,7 +12,8 @@ import ipywidgets as widgets
 
 from ..events.records import Resume, Stop
 from ..base.texts import wording
-from ..base.options import Option, OptionError, Options, declared
+from ..base.errors import OptionError
+from ..base.options import Option, Options, declared
 
 # %% ../../nbs/panels/04_form.ipynb #0af4573f
 _STYLE = {"description_width": "8.5em"}

@@ -20,8 +20,7 @@ from ..events.records import from_lines
 from .train_panel import View, read_static
 from ..events.progress import LIVE, Progress, compact, duration, figure
 from ..runs.run import Run
-from ..store.folders import CheckpointError
-from ..store.lock import RunError
+from ..base.errors import CheckpointError, RunError
 from ..base.texts import hear, wording
 from ..task.train_options import TrainOptions
 

@@ -16,7 +16,7 @@ from ..data.tensors import split_batch
 from .gather_stages import keep_part
 from .pipeline import Pipeline
 from .ranks import Ranks
-from .parallelize import PlanError
+from ..base.errors import PlanError
 from .stages import cut, owners, stage_module
 from ..task.infer import has_batchnorm
 from ..task.train_options import TrainOptions

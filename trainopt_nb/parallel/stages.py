@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
-from .parallelize import PlanError
+from ..base.errors import PlanError
 from ..base.options import nearest
 
 # %% ../../nbs/parallel/03_stages.ipynb #47c377f0

@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 
 from ..events.progress import compact, duration, figure
-from .run import Run, RunError
+from ..base.errors import RunError
+from .run import Run
 
 # %% ../../nbs/runs/04_table.ipynb #5f9d1c3f
 class RunTable(list):

@@ -27,7 +27,7 @@ from .learning import loss_text, schedule_text, weights_text
 from .training import FOLLOW, restores_best, training_text
 from .validation import metrics_text, validation_text
 from .reasons import WRITTEN, unknown_options, why_not_exact
-from ..store.lock import RunError
+from ..base.errors import RunError
 
 # %% ../../nbs/script/06_write.ipynb #48507b25
 class Script(NamedTuple):

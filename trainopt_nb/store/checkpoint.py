@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from .folders import CheckpointError, new_folder, remove_folder
+from ..base.errors import CheckpointError
+from .folders import new_folder, remove_folder
 from .plain import Packer, unpack
 from .tensors import MANIFEST, damage, lay_out, read_safetensors
 from .tensors import write_hashed, write_manifest, write_safetensors

@@ -16,9 +16,10 @@ from ..data.batches import DatasetBatches, MemoryBatches
 from ..data.checks import check_inputs, check_labels, check_values, overlap
 from ..data.source import Data
 from ..data.targets import known_targets
-from ..data.tensors import LABELS, DataError, leaves, split_batch
+from ..base.errors import DataError, TaskError
+from ..data.tensors import LABELS, leaves, split_batch
 from .task_type import infer_task_type
-from .losses import Given, TaskError, class_axis, class_numbers, given
+from .losses import Given, class_axis, class_numbers, given
 from .loss_step import all_targets, asker, ignored, is_strict
 from .train_options import TrainOptions
 from .preflight import call, try_model

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from ..data.batches import DatasetBatches
 from ..data.checks import check_answers, check_labels
 from ..data.tensors import size_of, split_batch
-from .losses import IGNORE, TaskError, balanced_weights, class_numbers, given, make_loss
+from ..base.errors import TaskError
+from .losses import IGNORE, balanced_weights, class_numbers, given, make_loss
 from .train_options import TrainOptions
 from .preflight import call
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..base.options import OptionError, nearest
+from ..base.errors import OptionError
+from ..base.options import nearest
 from .losses import IGNORE, Given, class_numbers, classes_second
 
 # %% ../../nbs/task/04_metrics.ipynb #dbb1fa48

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ..data.tensors import LABELS, leaves, split_batch
-from .losses import TaskError, given
+from ..base.errors import TaskError
+from .losses import given
 
 # %% ../../nbs/task/06_preflight.ipynb #6231857a
 @lru_cache(maxsize=256)

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .losses import Given, TaskError, class_axis
+from ..base.errors import TaskError
+from .losses import Given, class_axis
 
 KINDS = ("classification", "binary", "multilabel", "regression", "model", "custom")
 VALUES = ("mse", "mae", "huber")  # losses of numbers

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..base.options import OptionError, Options, help_text, option
+from ..base.errors import OptionError
+from ..base.options import Options, help_text, option
 
 # %% ../../nbs/task/01_train_options.ipynb #2b9041d8
 COMMON = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")

@@ -17,7 +17,15 @@ from typing import Any
 from torch import get_num_threads
 
 from ..data.batches import mix
-from ..data.tensors import DataError, size_of
+from trainopt_nb.base.errors import (
+    CheckpointError,
+    DataError,
+    MemoryRanOut,
+    NonFinite,
+    OptionError,
+    TaskError,
+)
+from ..data.tensors import size_of
 from trainopt_nb.events.records import (
     Ended,
     Epoch,
@@ -31,12 +39,8 @@ from trainopt_nb.events.records import (
     Step,
     Stop,
 )
-from ..base.options import OptionError
-from ..store.folders import CheckpointError
 from ..store.plain import set_random_state
-from .faults import MemoryRanOut, NonFinite
 from .saver import Saver
-from ..task.losses import TaskError
 from .torch_settings import machine, seed_everything
 from .recovery import Recovery
 from .state import TrainingState

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ..base.options import OptionError
+from ..base.errors import OptionError
 from ..task.train_options import OTHERS, TrainOptions
 
 # %% ../../nbs/train/02_optimizers.ipynb #d7a5e795

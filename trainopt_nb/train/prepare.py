@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from ..data.batches import MemoryBatches
 from ..data.source import Data, open_data
-from ..data.tensors import DataError, split_batch, to_device, tree_map
+from ..base.errors import DataError, OptionError, TaskError
+from ..data.tensors import split_batch, to_device, tree_map
 from ..parallel.ranks import SINGLE, Ranks
 from ..parallel.parallelize import spread
-from ..base.options import OptionError
 from ..store.plain import random_state, set_random_state
 from ..task.unused_options import idle
-from ..task.losses import TaskError, given
+from ..task.losses import given
 from ..task.metrics import Metrics
 from trainopt_nb.task.loss_step import (
     asked_before,

@@ -8,8 +8,8 @@ __all__ = ['Recovery']
 # %% ../../nbs/train/09_recovery.ipynb #2e559981
 from ..data.tensors import size_of
 from ..events.records import Note
-from ..store.folders import CheckpointError
-from .faults import MemoryRanOut, NonFinite, memory_problem, release_memory
+from ..base.errors import CheckpointError, MemoryRanOut, NonFinite
+from .faults import memory_problem, release_memory
 from .saver import Saver
 from .state import TrainingState
 from .prepare import has_batchnorm

@@ -16,8 +16,9 @@ from ..parallel.parallelize import load_model
 from ..events.records import Note, Saved
 from ..base.interrupts import defer_interrupt
 from ..store.checkpoint import keep_checkpoints, load_checkpoint, save_checkpoint
-from ..store.folders import DiskFullError, probe_folder
-from .faults import NonFinite, spoiled_weight
+from ..base.errors import DiskFullError, NonFinite
+from ..store.folders import probe_folder
+from .faults import spoiled_weight
 from .state import TrainingState
 from ..task.train_options import TrainOptions
 

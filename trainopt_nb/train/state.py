@@ -13,7 +13,7 @@ from copy import deepcopy
 from ..data.generators import preserve_rng
 from ..parallel.parallelize import load_model, load_optimizer, optimizer_state, whole
 from ..store.plain import random_state, set_random_state
-from ..task.losses import TaskError
+from ..base.errors import TaskError
 from .optimizers import Schedule, copy_to_host, make_optimizer
 from .update import Stepper
 from .prepare import Prepared

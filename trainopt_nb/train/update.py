@@ -20,7 +20,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ..data.batches import PaddingBatch
 from ..data.tensors import size_of
 from ..parallel.parallelize import hold_gradients, spread_like, whole
-from .faults import NonFinite, Statistics, cut, first_nonfinite
+from ..base.errors import NonFinite
+from .faults import Statistics, cut, first_nonfinite
 from .prepare import Prepared
 from ..task.train_options import TrainOptions
 
