@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRando
 from warm_python import python
 
 from trainopt_nb import Task, TrainOptions
-from trainopt_nb.events import Epoch, Started, Step, Stop
+from trainopt_nb.events.records import Epoch, Started, Step, Stop
 from trainopt_nb.store.checkpoint import load_checkpoint
 from trainopt_nb.store.lock import lock_owner
 from trainopt_nb.store.plain import pack

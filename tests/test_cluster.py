@@ -14,10 +14,10 @@ from torch import nn
 from warm_python import python
 
 from trainopt_nb import OptionError, Run, RunError, Task, TrainOptions, fit
-from trainopt_nb.events import Note, SetLr, Stop, WorkerLoad
+from trainopt_nb.api.launch import launch, leave, warm
+from trainopt_nb.api.ray_cluster import Board, needs_of
+from trainopt_nb.events.records import Note, SetLr, Stop, WorkerLoad
 from trainopt_nb.store.lock import lock_owner
-from trainopt_nb.train.cluster import Board, needs_of
-from trainopt_nb.train.launch import launch, leave, warm
 
 X, Y, TRAIN, VALID = small_table()
 START = 240  # seconds: Ray begins with a dozen processes of Python, which takes a minute on busy cores

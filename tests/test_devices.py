@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 from warm_python import python
 
 from trainopt_nb import OptionError, RunError, Task, TrainOptions, fit, resume
-from trainopt_nb.events import Note, Pause, Resume, Save, SetLr, Step, Stop, WorkerLoad
+from trainopt_nb.api.launch import launch, leave, warm
+from trainopt_nb.events.records import Note, Pause, Resume, Save, SetLr, Step, Stop, WorkerLoad
 from trainopt_nb.store.lock import lock_owner
-from trainopt_nb.train.launch import launch, leave, warm
 
 X, Y, TRAIN, VALID = small_table()
 
@@ -394,7 +394,7 @@ import sys, time
 import torch
 from torch import nn
 from trainopt_nb import Task, TrainOptions, fit
-from trainopt_nb.train.launch import launch
+from trainopt_nb.api.launch import launch
 
 class Slow(nn.Module):
     def __init__(self):

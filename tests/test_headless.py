@@ -11,7 +11,7 @@ import pytest
 from helpers import execute
 from warm_python import python
 
-from trainopt_nb.catalogue import list_runs
+from trainopt_nb.runs.table import list_runs
 
 QUICKSTART = Path(__file__).parents[1] / "nbs/guides/70_quickstart.ipynb"
 WAYS = {

@@ -21,11 +21,12 @@ from helpers import fingerprint, options, quick_path, quiet, record, task  # noq
 from warm_python import python
 
 from trainopt_nb import RunError, find_run, fit, list_runs, resume
-from trainopt_nb.events import Ended, Epoch, Saved, Started, Step, from_lines
-from trainopt_nb.store.checkpoint import CheckpointError, load_checkpoint
+from trainopt_nb.api.run_task import go_on as prepare_to_go_on
+from trainopt_nb.api.run_task import start, stored_options
+from trainopt_nb.base.errors import CheckpointError
+from trainopt_nb.events.records import Ended, Epoch, Saved, Started, Step, from_lines
+from trainopt_nb.store.checkpoint import load_checkpoint
 from trainopt_nb.store.lock import lock_owner
-from trainopt_nb.train.jobs import go_on as prepare_to_go_on
-from trainopt_nb.train.jobs import start, stored_options
 
 SOURCES = {  # of data -> how often a run is killed where it may take long
     "memory": 50,
@@ -161,7 +162,7 @@ def killed(tmp_path_factory):
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from helpers import task
-from trainopt_nb.train.jobs import start
+from trainopt_nb.api.run_task import start
 made, how = task()
 job = start(made, how.replace(save_steps=1, epochs=2), folder={str(folder)!r})
 for told in job.turns:

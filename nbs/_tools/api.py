@@ -17,7 +17,7 @@ NOT_FOR_READERS = re.compile(r"^(noqa(: \w+)?|fmt: \w+)\s*")
 class Module(NamedTuple):
     "One module, parsed"
 
-    name: str  # such as `trainopt_nb.train.fit`
+    name: str  # such as `trainopt_nb.api.fit`
     public: tuple  # names in `__all__`
     nodes: dict  # public name -> where it is defined
     comments: dict  # line -> text of its comment
@@ -27,7 +27,7 @@ class Module(NamedTuple):
 
 @cache
 def module(
-    name: str,  # such as `trainopt_nb.train.fit`
+    name: str,  # such as `trainopt_nb.api.fit`
 ) -> Module:
     "Parse a module"
     path = ROOT / (name.replace(".", "/") + ".py")
@@ -337,7 +337,7 @@ def _data(home, node, name, options):
 
 
 def entry(
-    full: str,  # such as `trainopt_nb.train.fit.fit`
+    full: str,  # such as `trainopt_nb.api.fit.fit`
 ) -> str:  # MyST
     "The documentation of one public name"
     home, name = module(full.rpartition(".")[0]), full.rpartition(".")[2]

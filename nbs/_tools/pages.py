@@ -7,11 +7,11 @@ from pathlib import Path
 import api
 from convert import cells_of, convert_text, directives, pictures
 
+from trainopt_nb.base.options import declared, rows
 from trainopt_nb.notebook.cli import USAGE
 from trainopt_nb.notebook.new import NewOptions
 from trainopt_nb.notebook.verbs import VERBS, CellOptions
-from trainopt_nb.options import declared, rows
-from trainopt_nb.train.train_options import TrainOptions
+from trainopt_nb.task.train_options import TrainOptions
 
 ABOVE_A_CELL = ("fit", "form", "lr-find")  # verbs that take a body
 FLAGS = {  # verb -> what can be said behind it
@@ -232,7 +232,7 @@ def _shown():
 
 def _records(table, *more):
     "The records of the module `events`, with their fields"
-    home, parts = api.module("trainopt_nb.events"), []
+    home, parts = api.module("trainopt_nb.events.records"), []
     names = re.findall(r"\b[A-Z]\w+\b", ast.unparse(home.nodes[table].value))
     for name in (*more, *(n for n in names if n not in more)):
         node = home.nodes[name]
