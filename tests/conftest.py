@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 import sys
 import tempfile
 from functools import cache
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from warm_python import python
+from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads a process on busy cores wait for each other
 os.environ["TRAINOPT_LANGUAGE"] = "en"  # whatever the developer speaks
@@ -35,14 +37,41 @@ def is_marked(item, name):
     return item is not None and item.get_closest_marker(name) is not None
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    "One process has what measures time and what needs JupyterLab, and begins with it; else each file is a group"
-    first = lambda item: is_marked(item, "quiet") or "lab" in item.fixturenames
-    items.sort(key=lambda item: (not first(item), not is_marked(item, "quiet"), is_marked(item, "browser")))
-    for item in items:
-        if not is_marked(item, "xdist_group"):
-            item.add_marker(pytest.mark.xdist_group("lab" if first(item) else item.path.stem))
+    "What needs JupyterLab takes longest and comes first, and of it what measures time; notebooks are last, to fill the gaps"
+
+    def turn(item):
+        if in_lab(item.path):
+            return -1 if is_marked(item, "quiet") else 0
+        return 2 if alone(item.nodeid) else 1
+
+    items.sort(key=turn)
+
+
+def alone(nodeid):
+    "Whether a test may run in any process, wherever others of its file run"
+    return "::test_notebook_runs[" in nodeid
+
+
+@cache
+def in_lab(path):
+    "Whether a file has tests that drive JupyterLab"
+    return re.search(r"^def test_\w+\(lab\b", path.read_text(), re.MULTILINE) is not None
+
+
+class Groups(LoadScopeScheduling):
+    "One process gets all files that drive JupyterLab; any other file is a group, and so is each notebook"
+
+    def _split_scope(self, nodeid):
+        if alone(nodeid):
+            return nodeid
+        file = nodeid.partition("::")[0]
+        return "lab" if in_lab(self.config.rootpath / file) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return Groups(config, log)
 
 
 # tests that measure time

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 
@@ -448,9 +447,7 @@ def test_a_script_needs_no_guard(tmp_path):
     (tmp_path / "train.py").write_text(
         SCRIPT + "print('once'); run = fit(Slow(), (x, y), devices=2, epochs=1)\nprint(run.state)"
     )
-    done = subprocess.run(
-        [sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run(python("train.py"), cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.stdout.count("once") == 1 and done.stdout.strip().endswith("finished"), done.stderr
 
 
@@ -481,6 +478,7 @@ print("RANK", os.environ["RANK"], run.path.name, flush=True)
 """
 
 
+@pytest.mark.slow
 def test_two_elastic_agents(tmp_path):
     "Two hosts, as torchrun sees them, on this one: a rank that dies takes all down, and all go on from the checkpoint"
     script = tmp_path / "train.py"

@@ -116,14 +116,14 @@ def test_notebooks_package_and_readme_are_in_step(copy):
 
 
 def notebooks():
-    "Those that run, each in a group of its own for pytest-xdist"
+    "Those that run"
     for path in sorted(ROOT.glob("nbs/**/*.ipynb")):
         place = path.relative_to(ROOT)
         if not any(part.startswith((".", "_")) or part == "runs" for part in place.parts):
-            yield pytest.param(place, id=str(place), marks=pytest.mark.xdist_group(place.stem))
+            yield place
 
 
-@pytest.mark.parametrize("notebook", [*notebooks()])
+@pytest.mark.parametrize("notebook", [*notebooks()], ids=str)
 def test_notebook_runs(copy, notebook, warm_kernel):
     "As `nbdev_test` runs it"
     flags = settings()["tst_flags"].split()

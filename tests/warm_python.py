@@ -179,6 +179,7 @@ def become(command, files):
     "Turn a forked child into the program"
     import runpy
     import types
+    from multiprocessing import process
 
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -195,6 +196,7 @@ def become(command, files):
     os.environ.update(command["env"])
     os.environ["JPY_PARENT_PID"] = str(os.getppid())  # a kernel looks whether its parent is there
     start_processes_warm()
+    process.ORIGINAL_DIR = os.getcwd()  # from which multiprocessing finds the main script again
     how, *words = command["words"]
     more = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     sys.path[:] = [{"-c": "", "-m": os.getcwd()}.get(how, os.path.dirname(how)), *more, *sys.path[1:]]
