@@ -27,7 +27,7 @@ def nearest(
 class Dimension(NamedTuple):
     "What a sweep needs to know to vary an option"
 
-    kind: str  # `float`, `int` or `choice`
+    type: str  # `float`, `int` or `choice`
     low: float | None = None  # smallest sensible value
     high: float | None = None  # largest sensible value
     log: bool = False  # whether factors matter rather than differences
@@ -38,7 +38,7 @@ class Option(NamedTuple):
     "One declared option: everything that its five faces are made from"
 
     name: str  # the Python keyword, such as `batch_size`
-    kind: str  # `int`, `float`, `bool`, `choice`, `text` or `numbers`
+    type: str  # `int`, `float`, `bool`, `choice`, `text` or `numbers`
     default: Any
     help: str  # one phrase
     group: str = ""  # heading that it stands under
@@ -62,21 +62,21 @@ class Option(NamedTuple):
     def values(self) -> str:  # such as `1 to 65536`
         "What it can be, in words"
         low, high = (
-            end if end is None or self.kind == "int" else f"{end:g}" for end in (self.low, self.high)
+            end if end is None or self.type == "int" else f"{end:g}" for end in (self.low, self.high)
         )
-        if self.kind == "bool":
+        if self.type == "bool":
             words = "on or off"
-        elif self.kind == "choice":
+        elif self.type == "choice":
             words = ", ".join(map(str, self.choices)) + (", or a callable" if self.objects else "")
-        elif self.kind == "numbers":
+        elif self.type == "numbers":
             words = "numbers separated by commas"
-        elif self.kind == "text":
+        elif self.type == "text":
             words = "text" + (", or a list of names and callables" if self.objects else "")
         elif self.high is None:
             words = "any number" if low is None else f"{low} or more"
         else:
             words = f"{low} to {high}"
-        if self.kind == "int":
+        if self.type == "int":
             words += "".join(f", or {word}" for word in self.choices)
         return words + (", or none" if self.optional else "")
 
@@ -85,8 +85,8 @@ class Option(NamedTuple):
         "How a sweep varies it"
         if not self.search:
             return None
-        if self.kind in ("int", "float"):
-            return Dimension(self.kind, *self.search, log=self.log)
+        if self.type in ("int", "float"):
+            return Dimension(self.type, *self.search, log=self.log)
         return Dimension("choice", choices=tuple(self.search))
 
     def refuse(
@@ -94,8 +94,8 @@ class Option(NamedTuple):
         value,  # that was given
     ) -> OptionError:
         "The sentence for a value that it cannot have"
-        hint = nearest(value, self.choices) if self.kind == "choice" and isinstance(value, str) else ""
-        unit = f" {self.unit}" if self.unit and self.kind in ("int", "float") else ""
+        hint = nearest(value, self.choices) if self.type == "choice" and isinstance(value, str) else ""
+        unit = f" {self.unit}" if self.unit and self.type in ("int", "float") else ""
         got = repr(value) if len(repr(value)) < 80 else f"an object of type {type(value).__name__}"
         return OptionError(
             f"{self.flag} (keyword {self.name}) takes {self.values}{unit}, and got {got}.{hint}"
@@ -113,7 +113,7 @@ class Option(NamedTuple):
         if self.objects and not isinstance(value, str):
             return self._check_object(value)
         try:
-            return _CHECKS[self.kind](self, value)
+            return _CHECKS[self.type](self, value)
         except (TypeError, ValueError, OverflowError):
             raise self.refuse(value) from None
 
@@ -142,11 +142,11 @@ class Option(NamedTuple):
             return self.check(names[text])
         if self.optional and text.lower() == "none":
             return None
-        if self.kind == "bool":
+        if self.type == "bool":
             if text.lower() not in _WORDS:
                 raise self.refuse(text)
             return _WORDS[text.lower()]
-        return self.check(text.split(",") if self.kind == "numbers" else text)
+        return self.check(text.split(",") if self.type == "numbers" else text)
 
 # %% ../../nbs/base/02_options.ipynb #ec236719
 _WORDS = {
@@ -230,12 +230,12 @@ def declared(
     found = {}
     for field in dataclasses.fields(cls):
         given = dict(field.metadata["option"])
-        kind = given.pop("kind", None) or ("choice" if given.get("choices") else _KINDS[type(field.default)])
-        found[field.name] = Option(field.name, kind, field.default, **given)
+        type_ = given.pop("type", None) or ("choice" if given.get("choices") else _TYPES[type(field.default)])
+        found[field.name] = Option(field.name, type_, field.default, **given)
     return found
 
 
-_KINDS = {bool: "bool", int: "int", float: "float", str: "text", tuple: "numbers"}
+_TYPES = {bool: "bool", int: "int", float: "float", str: "text", tuple: "numbers"}
 
 # %% ../../nbs/base/02_options.ipynb #f8dce7fb
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -331,9 +331,9 @@ def parse_flags(
                 .replace(" '", " '--")
             )
             raise OptionError(f"There is no flag {word}.{near}")
-        if word not in known and option.kind != "bool":
+        if word not in known and option.type != "bool":
             raise OptionError(f"{word} turns nothing off: {option.flag} takes {option.values}.")
-        if option.kind == "bool" and not equals:
+        if option.type == "bool" and not equals:
             values[option.name] = word in known
             continue
         if not equals and not words:
