@@ -17,7 +17,7 @@ from ..parallel.ranks import SINGLE, from_environment
 from ..runs.run import Run
 from .run_task import Job, drive, go_on, new_run, start, start_in, stored_options
 from .launch import Away, load_final_weights, leave
-from ..train.prepare import Task
+from ..task.task import Task
 from ..task.train_options import TrainOptions
 
 # %% ../../nbs/api/05_fit.ipynb #4cc515e0

@@ -24,7 +24,8 @@ from ..runs.run import Run
 from ..store.checkpoint import load_checkpoint
 from ..train.task_record import task_record
 from ..train.loop import Loop
-from ..train.prepare import Task, prepare
+from ..task.task import Task
+from ..train.prepare import prepare
 from ..train.sync import synced_events
 from ..task.train_options import TrainOptions
 

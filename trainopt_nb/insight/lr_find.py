@@ -16,7 +16,8 @@ from ..store.plain import random_state, set_random_state
 from ..base.errors import NonFinite, TaskError
 from ..train.optimizers import make_optimizer
 from ..train.update import Stepper
-from ..train.prepare import Task, prepare
+from ..task.task import Task
+from ..train.prepare import prepare
 from ..task.train_options import TrainOptions
 
 # %% ../../nbs/insight/01_lr_find.ipynb #a1cdddd6

@@ -44,7 +44,8 @@ from .saver import Saver
 from .torch_settings import machine, seed_everything
 from .recovery import Recovery
 from .state import TrainingState
-from .prepare import Prepared, Task, prepare
+from ..task.task import Task
+from .prepare import Prepared, prepare
 from ..task.train_options import TrainOptions
 from .validate import validate
 

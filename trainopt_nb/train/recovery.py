@@ -12,7 +12,7 @@ from ..base.errors import CheckpointError, MemoryRanOut, NonFinite
 from .faults import memory_problem, release_memory
 from .saver import Saver
 from .state import TrainingState
-from .prepare import has_batchnorm
+from ..task.infer import has_batchnorm
 
 # %% ../../nbs/train/09_recovery.ipynb #6d9a5488
 class Recovery:

@@ -17,7 +17,7 @@ from ..data.rows import is_pair
 from ..data.tensors import LABELS, split_batch
 from .loop import Loop
 from ..task.losses import IGNORE, class_axis, given
-from .prepare import Task
+from ..task.task import Task
 
 # %% ../../nbs/train/11_task_record.ipynb #69c561b1
 def held(
