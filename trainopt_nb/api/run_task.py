@@ -203,7 +203,7 @@ def _job(run, loop, token="", every=0.1):
 
 def _loop(task, options, ranks=SINGLE):
     torch.manual_seed(options.seed)
-    options = options.on(ranks.share[1])
+    options = options.on(ranks.data_shard[1])
     loop = Loop(prepare(task, options, ranks), options)
     return loop, task_record(task, loop)
 
@@ -267,7 +267,7 @@ def go_on(
             f"The run {run.name} has done all of its {options.epochs} epochs: pass more, such as --epochs {2 * options.epochs}."
         )
     lost += _early(run, training, options)
-    here = options.on(ranks.share[1])
+    here = options.on(ranks.data_shard[1])
     prepared = prepare(task, here, ranks)
     prepared.notes = [("resume", sentence) for sentence in lost]  # the others were said when the run began
     loop = Loop(prepared, here, (model_state, training))

@@ -18,21 +18,28 @@ from ..base.errors import DataError, TaskError
 from ..data.tensors import split_batch, to_device, tree_map
 from ..parallel.device import check_precision, find_device
 from ..parallel.ranks import SINGLE, Ranks
-from ..parallel.parallelize import spread
+from ..parallel.parallelize import parallelize
 from ..store.plain import random_state, set_random_state
-from ..task.unused_options import idle
+from ..task.unused_options import unused_options
 from ..task.losses import given
 from ..task.metrics import Metrics
 from trainopt_nb.task.loss_step import (
-    asked_before,
-    asked_within,
-    asker,
+    check_before_transfer,
+    check_in_loss,
+    target_check,
     class_weight,
-    loss_for,
-    losses_of,
-    mass_function,
+    task_loss,
+    step_functions,
+    make_sample_weight,
 )
-from ..task.infer import check_data, check_single, has_batchnorm, look, said_of_loss, try_valid
+from trainopt_nb.task.infer import (
+    check_data,
+    check_batchnorm,
+    has_batchnorm,
+    infer_task,
+    loss_notes,
+    check_valid,
+)
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..task.preflight import check_model, try_loss, try_model, weights_dtype
@@ -45,18 +52,18 @@ class Prepared:
     model: nn.Module  # on its device
     data: Data
     device: torch.device
-    kind: str  # as from `infer_task_type`
+    task_type: str  # as from `infer_task_type`
     columns: int  # scores a sample
-    place: Any  # from a batch as it was loaded to the batch on the device
+    to_device: Any  # from a batch as it was loaded to the batch on the device
     loss_of: Any  # from a batch on the device to a 0-d loss with gradient
-    judge: Any  # from a batch on the device to (0-d loss, Given, targets), for validation
-    mass_of: Any  # from a batch to what it counts in a mean over several batches
+    eval_step: Any  # from a batch on the device to (0-d loss, Given, targets), for validation
+    sample_weight: Any  # from a batch to what it counts in a mean over several batches
     metrics: Metrics
     notes: list = field(default_factory=list)  # (topic, sentence) for the reader
     sample: tuple = ()  # a batch and what the model gave for it, as tensors without numbers
     ranks: Ranks = SINGLE  # who trains
-    trained: Any = None  # the model as `spread` gave it
-    line: Any = None  # a `Pipeline`, where each rank keeps some of the layers
+    trained: Any = None  # the model as `parallelize` gave it
+    pipeline: Any = None  # a `Pipeline`, where each rank keeps some of the layers
 
 
 def _set_dropout(model, probability):
@@ -82,7 +89,7 @@ def prepare(
     data = open_data(
         task.train_data, task.valid_data, batch_size=o.batch_size, shuffle=o.shuffle, drop_last=o.drop_last,
         drop_single=has_batchnorm(task.model), seed=o.seed, workers=o.workers, valid_fraction=o.valid_fraction,
-        share=ranks.share, dtype=weights_dtype(task.model),
+        share=ranks.data_shard, dtype=weights_dtype(task.model),
     )  # fmt: skip
     model = task.model.to(near)
     place = _placer(near, o.channels_last, model)
@@ -92,57 +99,59 @@ def prepare(
         raise DataError("train_data gives no batch: at least one is needed.")
     batch = place(first)
     outputs, targets = try_model(model, batch, near)
-    check_single(model, data, split_batch(batch)[0])
+    check_batchnorm(model, data, split_batch(batch)[0])
     out = given(outputs)
-    said, seen = check_data(data, look(o, data, out, targets))
-    kind, columns = seen.kind, seen.columns
-    try_valid(model, data, first, place, near, kind)
+    said, seen = check_data(data, infer_task(o, data, out, targets))
+    task_type, columns = seen.task_type, seen.columns
+    check_valid(model, data, first, place, near, task_type)
     if near != device:
         place = _placer(device, o.channels_last, model)
     notes += [("task", note) for note in task.notes] + said
     if seen.strict:
-        notes += said_of_loss(model, o.loss, seen, out.scores, targets)
-    if text := idle(o, kind, task.train_data, data, held_out=task.valid_data is None):
+        notes += loss_notes(model, o.loss, seen, out.scores, targets)
+    if text := unused_options(o, task_type, task.train_data, data, held_out=task.valid_data is None):
         notes.append(("options", text))
     if o.dropout is not None and not _set_dropout(model, o.dropout):
         notes.append(("dropout", f"--dropout {o.dropout:g} changes nothing: the model has no dropout layer."))
-    ask = asker(seen.figures, columns, seen.ignore)
-    weight = class_weight(kind, columns, seen.known["train"]).to(device) if seen.balanced else None
-    loss = loss_for(o, kind, weight, out.scores, targets)
+    check = target_check(seen.figures, columns, seen.ignore)
+    weight = class_weight(task_type, columns, seen.known["train"]).to(device) if seen.balanced else None
+    loss = task_loss(o, task_type, weight, out.scores, targets)
     in_memory = isinstance(data.train, MemoryBatches)
     if seen.strict and not (in_memory and isinstance(data.valid, (MemoryBatches, type(None)))):
         if device.type != "cpu":
-            place = asked_before(place, ask, wait=not in_memory)
-        elif kind in ("binary", "multilabel") and any(targets is None for targets in seen.known.values()):
-            loss = asked_within(loss, ask)
+            place = check_before_transfer(place, check, wait=not in_memory)
+        elif task_type in ("binary", "multilabel") and any(
+            targets is None for targets in seen.known.values()
+        ):
+            loss = check_in_loss(loss, check)
     pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[0], Tensor)
     pair = pair and isinstance(outputs, Tensor)
-    if kind in ("model", "custom"):
-        name = "The model's own loss" if kind == "model" else f"The loss {_name(o.loss)}"
-        try_loss(model, losses_of(model, loss, o.loss, kind, pair, ask)[0], batch, name, outputs)
+    if task_type in ("model", "custom"):
+        name = "The model's own loss" if task_type == "model" else f"The loss {_name(o.loss)}"
+        try_loss(model, step_functions(model, loss, o.loss, task_type, pair, check)[0], batch, name, outputs)
     unnamed = seen.figures == "custom" and isinstance(o.metrics, str)
     metrics = Metrics("none" if unnamed else o.metrics, seen.figures, columns, seen.ignore)
     if data.valid is not None:
         metrics.try_out(out, targets)
     set_random_state(before)
-    losses = lambda runner: losses_of(
-        torch.compile(runner) if o.compile else runner, loss, o.loss, kind, pair, ask
+    losses = lambda runner: step_functions(
+        torch.compile(runner) if o.compile else runner, loss, o.loss, task_type, pair, check
     )
     loss_of, judge = losses(model)
     trained, line = model, None
     if in_stages:
         from trainopt_nb.parallel.make_pipeline import (
-            in_line,
-            said_of_line,
+            make_pipeline,
+            pipeline_notes,
         )  # takes seconds to import, and few need it
 
-        notes += said_of_line(ranks, o, model)
-        line, judge = in_line(model, o, ranks, device, (batch, outputs), kind, losses)
+        notes += pipeline_notes(ranks, o, model)
+        line, judge = make_pipeline(model, o, ranks, device, (batch, outputs), task_type, losses)
         set_random_state(before)
     elif ranks.world > 1:
         notes += _said_of(ranks, o, model, device)
         plan = o.tensor_plan if isinstance(o.tensor_plan, dict) else None
-        trained = spread(
+        trained = parallelize(
             _normalising(model, device),
             ranks,
             plan,
@@ -155,12 +164,12 @@ def prepare(
         model,
         data,
         device,
-        kind,
+        task_type,
         columns,
         place,
         loss_of,
         judge,
-        mass_function(kind, weight, *seen.known.values()),
+        make_sample_weight(task_type, weight, *seen.known.values()),
         metrics,
         notes,
         tree_map(lambda tensor: tensor.to("meta"), (batch, outputs)),
@@ -177,14 +186,14 @@ def _normalising(model, device):
 
 def _said_of(ranks, options, model, device):
     "What a reader must know of a run on several devices"
-    each = -(-options.batch_size // ranks.share[1])
+    each = -(-options.batch_size // ranks.data_shard[1])
     text = (
         f"{ranks.world} devices take {each} samples each of a batch of {options.batch_size}"
-        if ranks.share[1] > 1
+        if ranks.data_shard[1] > 1
         else f"{ranks.world} devices take parts of each layer, all for the same {options.batch_size} samples"
     )
     yield "devices", f"{text}; the learning rate begins with {options.lr:g}."
-    if has_batchnorm(model) and device.type != "cuda" and ranks.share[1] > 1:
+    if has_batchnorm(model) and device.type != "cuda" and ranks.data_shard[1] > 1:
         yield (
             "devices",
             f"BatchNorm normalises the {each} samples of each device by themselves: PyTorch has no other here.",
