@@ -21,8 +21,8 @@ from trainopt_nb.events.records import Pause, Resume, Save, SetLr, Stop
 from trainopt_nb.runs.run import Run
 from trainopt_nb.runs.table import list_runs
 from trainopt_nb.store.lock import lock_owner
+from trainopt_nb.task.task import Task
 from trainopt_nb.task.train_options import TrainOptions
-from trainopt_nb.train.prepare import Task
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(400, 4, generator=GENERATOR)
@@ -177,7 +177,7 @@ PARENT = """
 import sys, time, torch
 from torch import nn
 from trainopt_nb.api.launch import launch
-from trainopt_nb.train.prepare import Task
+from trainopt_nb.task.task import Task
 from trainopt_nb.task.train_options import TrainOptions
 class Slow(nn.Linear):
     def forward(self, x):

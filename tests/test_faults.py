@@ -20,7 +20,7 @@ from trainopt_nb import RunError, Task, TrainOptions, fit, list_runs
 from trainopt_nb.base.errors import DataError, OptionError, TaskError
 from trainopt_nb.events.records import Ended, Note, Step
 from trainopt_nb.store.checkpoint import load_checkpoint
-from trainopt_nb.task.loss_step import asked_before, asker
+from trainopt_nb.task.loss_step import check_before_transfer, target_check
 from trainopt_nb.train.loop import train
 
 G = torch.Generator().manual_seed(0)
@@ -303,7 +303,7 @@ def test_labels_that_a_dataset_hides_are_explained_when_they_come(tmp_path, more
 def test_labels_are_seen_before_they_reach_an_accelerator():
     "On a GPU the error would come too late: the batch is not even moved"
     moved = []
-    place = asked_before(moved.append, asker("classification", 2, -100), wait=False)
+    place = check_before_transfer(moved.append, target_check("classification", 2, -100), wait=False)
     place((X[:4], torch.tensor([0, 1, -100, 1])))
     with pytest.raises(DataError, match="holds 2 in row 1"):
         place((X[:4], torch.tensor([0, 2, 1, 1])))

@@ -7,7 +7,7 @@ from trainopt_nb.base.errors import OptionError, RunError
 from trainopt_nb.runs.run import RUN_ACTIONS, Run
 from trainopt_nb.api.fit import fit, resume
 from trainopt_nb.insight.lr_find import find_lr
-from trainopt_nb.train.prepare import Task
+from trainopt_nb.task.task import Task
 from trainopt_nb.task.train_options import TrainOptions
 
 __all__ = [

@@ -41,10 +41,11 @@ from trainopt_nb.events.records import (
 )
 from ..store.plain import set_random_state
 from .saver import Saver
-from .torch_settings import machine, seed_everything
+from .torch_settings import torch_settings, seed_everything
 from .recovery import Recovery
 from .state import TrainingState
-from .prepare import Prepared, Task, prepare
+from ..task.task import Task
+from .prepare import Prepared, prepare
 from ..task.train_options import TrainOptions
 from .validate import validate
 
@@ -63,9 +64,9 @@ class Loop:
         checkpoint: tuple | None = None,  # (model_state, training) to go on from
     ):
         self.prepared, self.options, self.resumed = prepared, options, checkpoint is not None
-        self.session = TrainingState(prepared, options)
+        self.state = TrainingState(prepared, options)
         if checkpoint is not None:
-            self.session.load(*checkpoint)
+            self.state.load_state_dict(*checkpoint)
         self._due = False  # whether a checkpoint is to be written at the end of the epoch
         self.monitor, self.mode = self._monitor()
 
@@ -77,9 +78,9 @@ class Loop:
     ):
         "Train; yields events, takes commands"
         self.name = name
-        self.saver = Saver(folder, self.options, self.session, self.resumed, before_save)
-        self.recovery = Recovery(self.session, self.saver)
-        with machine(self.options):
+        self.saver = Saver(folder, self.options, self.state, self.resumed, before_save)
+        self.recovery = Recovery(self.state, self.saver)
+        with torch_settings(self.options):
             try:
                 self.began = time.perf_counter()
                 self._set_random()
@@ -100,15 +101,15 @@ class Loop:
                 yield self._ended("failed", told)
                 raise
             finally:
-                self.session.swap()  # what is left in the model is the average, where there is one
+                self.state.swap()  # what is left in the model is the average, where there is one
                 self.prepared.model.eval()
 
     def _set_random(self):
         "Random numbers begin with the seed, or where the checkpoint left them, whatever was drawn meanwhile"
-        if self.session.random is None:
+        if self.state.random is None:
             seed_everything(self.options.seed)
         else:
-            set_random_state(self.session.random)
+            set_random_state(self.state.random)
 
     def _to_the_end(self):
         "Train until nothing is left to do, a stop or a fault; returns the state that the run ends in, and the reason"
@@ -122,7 +123,7 @@ class Loop:
             return "failed", (yield from self.recovery.go_back(problem))
         except MemoryRanOut as problem:
             traceback.clear_frames(problem.__traceback__)
-            yield Note("error", str(problem), self.session.step, "memory")
+            yield Note("error", str(problem), self.state.step, "memory")
             yield from self.saver.save()
             return "failed", str(problem)
 
@@ -132,7 +133,7 @@ class Loop:
         yield from self._tell(self._started())
         for topic, text in self.prepared.notes:
             level = "info" if topic in ("data", "task", "devices") else "warning"
-            yield from self._tell(Note(level, text, self.session.step, topic))
+            yield from self._tell(Note(level, text, self.state.step, topic))
         while not (reason := self._over()):
             yield from self._epoch()
         yield from self.saver.finish(self.options.restore_best and self.prepared.data.valid is not None)
@@ -149,7 +150,7 @@ class Loop:
     # what is told
 
     def _started(self):
-        s, o, p = self.session, self.options, self.prepared
+        s, o, p = self.state, self.options, self.prepared
         count = sum(t.numel() for t in p.model.parameters() if t.requires_grad)
         return Started(
             self.name, s.step, s.epoch, o.epochs, s.epoch_steps, s.total, str(p.device), o.precision,
@@ -157,7 +158,7 @@ class Loop:
         )  # fmt: skip
 
     def _ended(self, state, reason):
-        return Ended(state, self.session.step, self.session.epoch, reason, time.time())
+        return Ended(state, self.state.step, self.state.epoch, reason, time.time())
 
     def _monitor(self):
         "The figure that says which epoch is best, and its direction"
@@ -190,7 +191,7 @@ class Loop:
                 yield from self._tell(event)
 
     def _obey(self, command):
-        s = self.session
+        s = self.state
         if isinstance(command, Stop):
             raise _Stopped(command.reason)
         if isinstance(command, SetLr):
@@ -210,7 +211,7 @@ class Loop:
 
     def _over(self):
         "The sentence that says why nothing is left to do; empty while something is"
-        s, o = self.session, self.options
+        s, o = self.state, self.options
         if s.epoch >= o.epochs:
             return f"all {o.epochs} epochs are done"
         if s.batch:
@@ -223,7 +224,7 @@ class Loop:
 
     def _epoch(self):
         "The steps that are left of an epoch, its validation, and a checkpoint where it is time"
-        s = self.session
+        s = self.state
         began, samples = time.perf_counter(), s.samples
         yield from self._steps()
         seconds, samples = time.perf_counter() - began, s.samples - samples
@@ -238,21 +239,21 @@ class Loop:
     def _steps(self):
         "The steps of one epoch, or what is left of it: fetch, forward, backward, update"
         s, o, stepper, clock, began = (
-            self.session,
+            self.state,
             self.options,
-            self.session.stepper,
+            self.state.stepper,
             time.perf_counter,
             self.began,
         )
-        place, group = self.prepared.place, o.accumulate
+        place, group = self.prepared.to_device, o.accumulate
         on_cpu = self.prepared.device.type == "cpu" and not o.channels_last
         limit = o.max_steps or math.inf
         if s.drained or s.step >= limit:
             return  # only the validation is left
         moves, lr = s.schedule.moves, None
-        whole, even = self.prepared.data.train.steps or math.inf, self.prepared.mass_of is size_of
+        whole, even = self.prepared.data.train.steps or math.inf, self.prepared.sample_weight is size_of
         ranks = self.prepared.ranks
-        shared, alone = ranks.share[1] > 1, ranks.world == 1
+        shared, alone = ranks.data_shard[1] > 1, ranks.world == 1
         batches = s.batches() if alone else self._same_batches() if shared else self._whole_batches()
         while s.step < limit:
             asked = clock()
@@ -275,7 +276,7 @@ class Loop:
                 size, mass = stepper.counted
             else:
                 size = size_of(taken[0]) if group == 1 else sum(map(size_of, taken))
-                mass = size if even else sum(map(self.prepared.mass_of, taken))
+                mass = size if even else sum(map(self.prepared.sample_weight, taken))
             s.advance(len(taken), size, loss, mass)
             command = yield Step(s.step, s.epoch, loss, lr, size, clock() - began, got - asked)
             if command is not None:
@@ -294,7 +295,7 @@ class Loop:
 
     def _same_batches(self):
         "All ranks draw the same order, and then numbers of their own, which go on where a checkpoint left them"
-        s = self.session
+        s = self.state
         seed, goes_on = mix(self.options.seed, s.epoch), s.batch > 0 and s.random is not None
         if not goes_on:
             seed_everything(seed % 2**32)
@@ -305,7 +306,7 @@ class Loop:
 
     def _whole_batches(self):
         "Ranks that all take whole batches also draw alike what is in them: numbers of their own are those that the model draws"
-        s, ranks = self.session, self.prepared.ranks
+        s, ranks = self.state, self.prepared.ranks
         seed, first = mix(self.options.seed, s.epoch), s.batch
         own = 0 if ranks.plan == "tensor" else ranks.rank  # those that share a layer drop out the same scores
         seed_everything(mix(seed, first) % 2**32)
@@ -316,15 +317,15 @@ class Loop:
 
     def _judge(self, speed):
         "Validate, and say how the epoch went"
-        s, p = self.session, self.prepared
+        s, p = self.state, self.prepared
         loss, metrics = None, {}
         if p.data.valid is not None:
             yield from self._tell(State("validating", s.step))
-            with s.judging():
+            with s.evaluating():
                 loss, metrics = yield from self._through(validate(p, self.options, s.step))
             yield from self._tell(State("training", s.step))
         figures = {"train_loss": s.mean_loss, "valid_loss": loss, **metrics}
-        best = s.judge(figures[self.monitor], self.mode, self.options.min_delta)
+        best = s.update_best(figures[self.monitor], self.mode, self.options.min_delta)
         lr, seconds = s.optimizer.param_groups[0]["lr"], time.perf_counter() - self.began
         return Epoch(s.epoch + 1, s.step, s.mean_loss, loss, metrics, lr, seconds, speed, best)
 

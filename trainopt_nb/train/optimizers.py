@@ -211,7 +211,7 @@ SCHEDULE_FACTORS = {
     "exponential": _exponential,
     "cosine": _cosine,
     "onecycle": _onecycle,
-    "plateau": _constant,  # its drops come from `Schedule.judge`
+    "plateau": _constant,  # its drops come from `Schedule.end_epoch`
 }
 
 
@@ -265,7 +265,7 @@ class Schedule:
             group["lr"] = base * factor
         return self.optimizer.param_groups[0]["lr"]
 
-    def judge(
+    def end_epoch(
         self,
         value: float,  # the monitored figure of an epoch
         mode: str,  # `max` or `min`

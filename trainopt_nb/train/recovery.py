@@ -12,14 +12,14 @@ from ..base.errors import CheckpointError, MemoryRanOut, NonFinite
 from .faults import memory_problem, release_memory
 from .saver import Saver
 from .state import TrainingState
-from .prepare import has_batchnorm
+from ..task.infer import has_batchnorm
 
 # %% ../../nbs/train/09_recovery.ipynb #6d9a5488
 class Recovery:
     "Deals with the faults of a run; its generators yield `Note`s"
 
-    def __init__(self, session: TrainingState, saver: Saver):
-        self.session, self.saver, self.options = session, saver, session.options
+    def __init__(self, state: TrainingState, saver: Saver):
+        self.state, self.saver, self.options = state, saver, state.options
 
     def recover(
         self,
@@ -27,7 +27,7 @@ class Recovery:
         taken,  # batches of the update
     ):
         "Do the update in another way and return its loss, or None where it is left out; raises what ends the run"
-        s, o = self.session, self.options
+        s, o = self.state, self.options
         if isinstance(error, NonFinite):
             if o.on_nonfinite == "stop" or error.spoiled:
                 raise error
@@ -42,7 +42,7 @@ class Recovery:
             raise error
         if s.prepared.ranks.world > 1:  # the others wait in the middle of the same step
             smaller = (
-                "more --micro-batches" if s.prepared.line else "a smaller --batch-size with --accumulate"
+                "more --micro-batches" if s.prepared.pipeline else "a smaller --batch-size with --accumulate"
             )
             raise MemoryError(
                 f"Memory ran out on rank {s.prepared.ranks.rank} at step {s.step + 1}{problem}: {smaller}, or more --devices, is needed."
@@ -55,7 +55,7 @@ class Recovery:
 
     def _what(self, problem):
         "A loss or weights that are not finite, in words"
-        s = self.session
+        s = self.state
         if problem.loss is None:
             return (
                 f"An update spoiled the weights by step {s.step} (epoch {s.epoch + 1}), first {problem.where}"
@@ -68,7 +68,7 @@ class Recovery:
         problem,  # the `NonFinite` that was raised
     ):
         "End the run with the last good weights; returns the sentence that says so"
-        s, what, lr, lost = self.session, self._what(problem), self.session.lr, []
+        s, what, lr, lost = self.state, self._what(problem), self.state.lr, []
         try:
             lost = self.saver.roll_back() if problem.spoiled else lost
         except CheckpointError as error:
@@ -87,7 +87,7 @@ class Recovery:
 
     def _shrink(self, problem, taken):
         "Let each batch be cut into twice as many parts; raises `MemoryRanOut` where that is not wanted or not possible"
-        s, o, size = self.session, self.options, size_of(taken[0])
+        s, o, size = self.state, self.options, size_of(taken[0])
         s.stepper.undo()
         release_memory()
         part = size // (2 * s.stepper.pieces)

@@ -30,13 +30,13 @@ class Saver:
         self,
         folder: Any,  # directory of the run, or None
         options: TrainOptions,  # save_seconds, keep, on_disk_full
-        session: TrainingState,
+        state: TrainingState,
         resumed: bool = False,  # whether the session already stands on a checkpoint
         before: Callable[[], None] | None = None,  # called before anything is written
     ):
         self.folder = None if folder is None else Path(folder) / "checkpoints"
-        self.options, self.session, self.resumed = options, session, resumed
-        self._ranks = session.prepared.ranks
+        self.options, self.state, self.resumed = options, state, resumed
+        self._ranks = state.prepared.ranks
         self._before = before or (lambda: None)
         self._last = 0.0  # time of the newest checkpoint
         self._saved = None, False  # place of the newest checkpoint, and whether it is marked as best
@@ -56,12 +56,12 @@ class Saver:
 
     @property
     def _place(self):
-        s = self.session
+        s = self.state
         return s.step, s.epoch, s.batch
 
     def save(self):
         "Write a checkpoint now; yields `Saved`, or a `Note` where the disk is full. Raises `NonFinite` rather than write spoiled weights"
-        spoiled = self._ranks.gather(spoiled_weight(self.session.prepared.model))
+        spoiled = self._ranks.all_gather(spoiled_weight(self.state.prepared.model))
         if name := next(filter(None, spoiled), ""):
             raise NonFinite(None, f"in {name}", True)
         if self._held is not None:
@@ -75,7 +75,7 @@ class Saver:
                 return
         place, best = self._place, self._best_at == self._place
         if self._saved[0] != place or (best and not self._saved[1]):
-            event, written = self._write(self.session.step, *self.session.state(), best=best)
+            event, written = self._write(self.state.step, *self.state.state_dict(), best=best)
             if written:
                 self._saved = place, best
             elif best:
@@ -106,12 +106,12 @@ class Saver:
             if self.options.on_disk_full == "stop":
                 raise
             text = f"{error} The run goes on without this checkpoint."
-            return Note("warning", text, self.session.step, "disk"), False
+            return Note("warning", text, self.state.step, "disk"), False
         path = made.folder.relative_to(self.folder.parent).as_posix()
         return Saved(step, path, made.bytes, time.perf_counter() - began, best, time.time()), True
 
     def _hold(self):
-        self._held = self._place, *deepcopy(self.session.state())
+        self._held = self._place, *deepcopy(self.state.state_dict())
 
     def mark_best(self):
         "No epoch so far was better than the one that has just ended"
@@ -133,7 +133,7 @@ class Saver:
     ):
         "Save the end of the run, then put the best weights into the model; yields as `save` does"
         yield from self.save()
-        s = self.session
+        s = self.state
         if not (restore_best and s.best_epoch and s.best_epoch != s.epoch):
             return
         model_state, lost = self._best()
@@ -150,7 +150,7 @@ class Saver:
         if self.folder is None:
             if "best" not in self._memory:
                 text = "The best epoch lies before this process began, so the last weights are kept."
-                return self.session.state()[0], [text]
+                return self.state.state_dict()[0], [text]
             return self._memory["best"][0], []
         _, model_state, _, lost = load_checkpoint(self.folder, "best")
         return model_state, lost
@@ -164,7 +164,7 @@ class Saver:
             state = self._memory["last"]
         else:
             _, *state, lost = load_checkpoint(self.folder, "last")
-        self.session.load(*deepcopy(state))
+        self.state.load_state_dict(*deepcopy(state))
         if self._held is None:
             self._saved = self._place, True
         return lost

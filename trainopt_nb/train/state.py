@@ -31,7 +31,7 @@ class TrainingState:
         options: TrainOptions,  # how
     ):
         self.prepared, self.options = prepared, options
-        self._whole = prepared.line.whole if prepared.line else whole
+        self._whole = prepared.pipeline.whole if prepared.pipeline else whole
         steps = prepared.data.train.steps
         self.epoch_steps = None if steps is None else -(-steps // options.accumulate)  # updates an epoch
         known = None if self.epoch_steps is None else self.epoch_steps * options.epochs
@@ -83,7 +83,7 @@ class TrainingState:
         "Begin the next epoch"
         self.epoch, self.batch, self.drained, self.seen, self.loss_sum = self.epoch + 1, 0, False, 0, 0.0
 
-    def judge(self, value: float, mode: str, min_delta: float) -> bool:  # whether it is the best so far
+    def update_best(self, value: float, mode: str, min_delta: float) -> bool:  # whether it is the best so far
         "Compare an epoch with the best one"
         sign = 1 if mode == "max" else -1
         better = math.isfinite(value) and (self.best is None or sign * value > sign * self.best + min_delta)
@@ -91,7 +91,7 @@ class TrainingState:
             self.best, self.best_epoch, self.bad = value, self.epoch + 1, 0
         else:
             self.bad += 1
-        self.schedule.judge(value, mode)
+        self.schedule.end_epoch(value, mode)
         return better
 
     def apply_lr(self) -> float:
@@ -117,7 +117,7 @@ class TrainingState:
             self.stepper.average.swap()
 
     @contextmanager
-    def judging(self):
+    def evaluating(self):
         "The model holds the average of its weights inside, and random numbers are drawn as if nobody had drawn them"
         with preserve_rng(self.prepared.data.valid):
             self._before = random_state()
@@ -130,7 +130,7 @@ class TrainingState:
 
     # as a checkpoint holds it
 
-    def state(self) -> tuple[dict, dict]:  # (model_state, training)
+    def state_dict(self) -> tuple[dict, dict]:  # (model_state, training)
         "All that a checkpoint needs; the tensors are those of the run, not copies"
         average, scaler = self.stepper.average, self.stepper.scaler
         if self._before is not None:  # a checkpoint that is asked for while the average is judged
@@ -144,7 +144,7 @@ class TrainingState:
             "schedule": self.schedule.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
             "average": average.state_dict() if average else None,
-            "random": self.prepared.ranks.gather(self._before or random_state()),
+            "random": self.prepared.ranks.all_gather(self._before or random_state()),
             "data": self.prepared.data.train.mark(),
         }
         training = self._whole(training)
@@ -159,7 +159,7 @@ class TrainingState:
             self.swap()
         return model_state, training
 
-    def load(
+    def load_state_dict(
         self,
         model_state: dict,  # name -> tensor
         training: dict,  # optimizer, schedule, random numbers and place in the data, as from `state`

@@ -18,7 +18,7 @@ from ..data.rows import is_pair
 from ..data.tensors import LABELS, split_batch
 from .loop import Loop
 from ..task.losses import IGNORE, class_axis, given
-from .prepare import Task
+from ..task.task import Task
 
 # %% ../../nbs/train/11_task_record.ipynb #69c561b1
 def held(
@@ -123,7 +123,7 @@ def _optimizer_facts(model, optimizer, chosen):
 
 def _ignored(prepared):
     "Whether some training labels in memory are those that the losses pass over"
-    if prepared.kind != "classification" or not isinstance(prepared.data.train, MemoryBatches):
+    if prepared.task_type != "classification" or not isinstance(prepared.data.train, MemoryBatches):
         return False
     return bool((split_batch(prepared.data.train.data)[1] == IGNORE).any())
 
@@ -133,7 +133,7 @@ def task_record(
     loop: Loop,  # put together from it
 ) -> dict:  # plain values for run.json
     "What was found out about a task"
-    p, s = loop.prepared, loop.session
+    p, s = loop.prepared, loop.state
     batch, outputs = p.sample
     targets = split_batch(batch)[1]
     held_out = p.data.valid is not None and task.valid_data is None
@@ -145,7 +145,7 @@ def task_record(
         "columns": p.columns,
         "ignored": _ignored(p),
         "metrics": p.metrics.names,
-        "metric_kind": p.metrics.kind,
+        "metric_kind": p.metrics.task_type,
         "monitor": loop.monitor,
         "mode": loop.mode,
         "epoch_steps": s.epoch_steps,
@@ -155,7 +155,7 @@ def task_record(
     }
     facts |= _batch_facts(batch) | _output_facts(outputs, targets)
     facts |= _optimizer_facts(p.model, s.optimizer, loop.options.optimizer)
-    return {"classes": list(p.data.classes), "kind": p.kind, "seen": facts}
+    return {"classes": list(p.data.classes), "kind": p.task_type, "seen": facts}
 
 # %% ../../nbs/train/11_task_record.ipynb #8b956d28
 def named(

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..data.batches import PaddingBatch
 from ..data.tensors import size_of
-from ..parallel.parallelize import hold_gradients, spread_like, whole
+from ..parallel.parallelize import hold_gradients, distribute_like, whole
 from ..base.errors import NonFinite
 from .faults import Statistics, cut, first_nonfinite
 from .prepare import Prepared
@@ -165,7 +165,7 @@ class Average:
         "Go on from a checkpoint"
         self.count = state["count"] if state else 0
         for value, saved in zip(self.values, state["values"] if state else self._live, strict=True):
-            value.copy_(spread_like(saved.detach(), value))
+            value.copy_(distribute_like(saved.detach(), value))
 
 
 def with_average(
@@ -214,22 +214,22 @@ class Stepper:
         self._reads = prepared.device.type == "cpu" or options.on_nonfinite == "skip"
         self._unread = []
         self._statistics = Statistics(prepared.model)
-        self._line = prepared.line
-        self._penalty = l1_of(prepared.model, options.l1) if options.l1 and self._line else None
+        self._pipeline = prepared.pipeline
+        self._penalty = l1_of(prepared.model, options.l1) if options.l1 and self._pipeline else None
         # how several ranks do an update; None for who trains alone, or as if alone
         self._jointly = self._way(prepared.ranks)
         self.counted = (0, 0.0)  # samples and mass of the last update, over all ranks that share it
         # of this rank: samples and seconds, where several share the work
         self.spent = {"samples": 0, "forward": 0.0, "backward": 0.0}
-        if self._jointly and not self._line:
+        if self._jointly and not self._pipeline:
             self.parts = with_clock(self.parts, self.spent)
 
     def _way(self, ranks):
         if ranks.world == 1:
             return None
-        if self._line:
+        if self._pipeline:
             return self._in_line
-        return self._together if ranks.share[1] > 1 else self._alike
+        return self._together if ranks.data_shard[1] > 1 else self._alike
 
     def __call__(
         self,
@@ -251,7 +251,7 @@ class Stepper:
 
     def _sum(self, batches):
         parts = [(number, part) for number, batch in enumerate(batches) for part in cut(batch, self.pieces)]
-        masses = [self.prepared.mass_of(part) for _, part in parts]
+        masses = [self.prepared.sample_weight(part) for _, part in parts]
         together, value = sum(masses), 0.0
         for (number, part), mass in zip(parts, masses, strict=True):
             if together and not mass:
@@ -270,9 +270,11 @@ class Stepper:
             for number, batch in enumerate(batches)
             for part in ([batch] if isinstance(batch, PaddingBatch) else cut(batch, self.pieces))
         ]
-        masses = [0.0 if isinstance(part, PaddingBatch) else self.prepared.mass_of(part) for _, part in parts]
+        masses = [
+            0.0 if isinstance(part, PaddingBatch) else self.prepared.sample_weight(part) for _, part in parts
+        ]
         own = sum(0 if isinstance(part, PaddingBatch) else size_of(part) for _, part in parts)
-        samples, mass_of_all = ranks.sum(own, sum(masses))
+        samples, mass_of_all = ranks.sum_numbers(own, sum(masses))
         self.counted, value = (int(samples), mass_of_all), 0.0
         self.spent["samples"] += own
         for (number, part), mass in zip(parts, masses, strict=True):
@@ -296,8 +298,8 @@ class Stepper:
 
     def _in_line(self, batches):
         "The update of a pipeline: gradients are exchanged by the stages, the loss is what the last one says"
-        line, ranks, spent = self._line, self.prepared.ranks, self.spent
-        values = line.learn(batches, self.prepared.mass_of)
+        line, ranks, spent = self._pipeline, self.prepared.ranks, self.spent
+        values = line.forward_backward(batches, self.prepared.sample_weight)
         if self._penalty is not None and torch.is_tensor(penalty := self._penalty()):
             penalty.backward()
             values[0] += penalty.detach()
@@ -313,10 +315,10 @@ class Stepper:
         wrong = next((n for n, value in enumerate(values) if not math.isfinite(value)), None)
         if wrong is not None:
             self.undo()
-            first_of = lambda found: next((each for each in ranks.gather(found) if each), None)
+            first_of = lambda found: next((each for each in ranks.all_gather(found) if each), None)
             with torch.no_grad():
-                line.score(batches[wrong])  # so that shapes are known to all before anyone looks on
-            where, spoiled = first_nonfinite(self.prepared.model, batches[wrong], line.score, first_of)
+                line.forward(batches[wrong])  # so that shapes are known to all before anyone looks on
+            where, spoiled = first_nonfinite(self.prepared.model, batches[wrong], line.forward, first_of)
             self.undo()
             raise NonFinite(values[wrong], where, spoiled, wrong)
         return sum(values)
@@ -336,7 +338,7 @@ class Stepper:
                 self.prepared.model, part.batch if isinstance(part, PaddingBatch) else part
             )
             self.undo()
-            told_by = self.prepared.ranks.gather([*found, math.isfinite(float(value))])
+            told_by = self.prepared.ranks.all_gather([*found, math.isfinite(float(value))])
             where, spoiled, _ = next((each for each in told_by if not each[2]), told_by[0])
             raise NonFinite(told.item(), where, spoiled, number)
         return told.item()
@@ -389,7 +391,7 @@ def make_step(
     if o.clip is not None or o.clip_value is not None:
         unscale = (lambda: scaler.unscale_(optimizer)) if scaler else (lambda: None)
         trainable = [p for p in model.parameters() if p.requires_grad]
-        clip = nn.utils.clip_grad_norm_ if prepared.line is None else prepared.line.clip
+        clip = nn.utils.clip_grad_norm_ if prepared.pipeline is None else prepared.pipeline.clip
         parts = with_clipping(parts, trainable, o.clip, o.clip_value, unscale, clip)
     if average is not None:
         parts = with_average(parts, average)

@@ -25,14 +25,14 @@ def validate(
 ):  # a generator of `Heartbeat`s, and `Note`s, that returns (mean loss, metrics by name)
     "Judge the model as it is on the validation data"
     model, total, count, pieces = prepared.model, 0.0, 0, 1
-    ranks, line = prepared.ranks, prepared.line
-    prepared.metrics.reset(prepared.device, together=ranks.share[1] > 1)
+    ranks, line = prepared.ranks, prepared.pipeline
+    prepared.metrics.reset(prepared.device, together=ranks.data_shard[1] > 1)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
 
     @torch.inference_mode()
     def judged(batch):
         with torch.autocast(prepared.device.type, dtype, enabled=dtype is not None):
-            return prepared.judge(prepared.place(batch))
+            return prepared.eval_step(prepared.to_device(batch))
 
     model.eval()
     try:
@@ -57,14 +57,16 @@ def validate(
                 loss, out, targets = judgement
                 with torch.inference_mode():
                     prepared.metrics.update(out, targets)
-                if mass := prepared.mass_of(waiting.pop(0)):  # otherwise the loss passes over every label
+                if mass := prepared.sample_weight(
+                    waiting.pop(0)
+                ):  # otherwise the loss passes over every label
                     total, count = total + loss.float() * mass, count + mass
             yield Heartbeat(step)
     finally:
         model.train()
-    if ranks.share[1] > 1:
-        total, count = ranks.sum(float(total), count)
+    if ranks.data_shard[1] > 1:
+        total, count = ranks.sum_numbers(float(total), count)
     mean = float(total) / count if count else math.nan
     if line:  # the last stage alone has seen scores
-        return tuple(ranks.gather([mean, prepared.metrics.compute()] if line.last else None)[-1])
+        return tuple(ranks.all_gather([mean, prepared.metrics.compute()] if line.last else None)[-1])
     return mean, prepared.metrics.compute()
