@@ -381,7 +381,7 @@ def test_another_metric_can_be_chosen(open_panel):
     page = open_panel()
     page.tell(*run_events(200))
     page.frame()
-    choice = page.page.get_by_role("combobox", name="metric that is drawn")
+    choice = page.page.get_by_role("combobox", name="metric to plot")
     assert choice.locator("option").all_inner_texts() == ["Accuracy", "MAE"]
     choice.select_option("mae")
     page.tell(*list(run_events(230))[207:])

@@ -206,8 +206,8 @@ def test_delete_asks_first_and_never_takes_a_run_that_is_written(open_table, tmp
     page.pick(done)
     page.press("Delete")
     question = page.root.get_by_role("alertdialog")
-    assert f"Delete {done.name} for ever" in question.inner_text() and "kB" in question.inner_text()
-    page.page.keyboard.press("Enter")  # what has the focus is Keep
+    assert f"Permanently delete {done.name}" in question.inner_text() and "kB" in question.inner_text()
+    page.page.keyboard.press("Enter")  # Cancel has the focus
     assert not question.is_visible() and done.path.exists()
     page.press("Delete")
     page.page.keyboard.press("Escape")

@@ -150,7 +150,7 @@ def test_a_cell_that_is_run_again_while_it_trains(lab, server, kernel):
     lab.run(1)
     trains(lab)
     lab.run(1)
-    waits = lab.output(1).locator(".tonb-note", has_text="waits to run again")
+    waits = lab.output(1).locator(".tonb-note", has_text="queued to run again")
     waits.wait_for()
     trains(lab)
     assert act(lab, "pause", "paused") and act(lab, "pause", "training")
