@@ -1,5 +1,5 @@
 """
-Build the documentation site from the notebooks: no network, no execution, a broken link ends it
+Build the documentation site from the notebooks, without network access and without executing them
 
     python nbs/_tools/docs.py            # into _docs/, to be opened as _docs/index.html
     python nbs/_tools/docs.py FOLDER
@@ -26,16 +26,16 @@ from convert import convert_notebook, convert_text, headline  # noqa: E402
 
 GUIDES = {"7": "tutorials", "8": "how-to", "9": "explanation"}  # by the first digit of the number
 FLOORS = {  # folders of nbs/ -> title and sentence
-    ".": ("Ground", "what all floors stand on: options, events, progress, runs"),
-    "store": ("Store", "what is written to the disk, so that it survives"),
-    "eject": ("Eject", "a run becomes a plain PyTorch script"),
-    "data": ("Data", "whatever holds data becomes batches in a known order"),
+    ".": ("Ground", "options, events, progress and runs, which all other rooms use"),
+    "store": ("Store", "checkpoints and other files that survive a crash"),
+    "eject": ("Eject", "a run as a plain PyTorch script"),
+    "data": ("Data", "batches from arrays, datasets and loaders, in a reproducible order"),
     "devices": (
         "Devices",
-        "several processes that train one model: ranks, what each of them holds, pipelines",
+        "several processes that train one model: ranks, sharding and pipelines",
     ),
-    "train": ("Train", "a task, one update, the loop, the plain call"),
-    "notebook": ("Notebook", "the page: kernel, panel, form, magics, command line"),
+    "train": ("Train", "the task, the optimizer step, the training loop and `fit`"),
+    "notebook": ("Notebook", "kernel, panels, form, magics and the command line"),
 }
 TEXTS = {"CHANGELOG.md": "changelog", "CONTRIBUTING.md": "contributing"}
 MEASURED = ROOT / "tests/bench/results.md"
