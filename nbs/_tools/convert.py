@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import api
+import public
 
 ROOT = Path(__file__).parents[2]
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -101,7 +102,7 @@ def _refer(match):
         return f"{{option}}`{text} <{flag}>`" if flag in flags else match[0]
     if found := re.match(r"%?%trainopt ([a-z-]+)(?: [^`]*)?$", text):
         return f"[`{text}`](/reference/magics.md#{found[1]})" if found[1] in verbs else match[0]
-    return api.reference(text) or match[0]
+    return public.reference(text) or match[0]
 
 
 def convert_text(
@@ -128,22 +129,21 @@ def directives(source):
     return {name.rstrip(":"): rest.strip() for name, _, rest in found}
 
 
-def _public_in(source, public):
-    "Public names that an exported cell defines, in their order"
+def _defined_in(source, wanted):
+    "Yield the public names that an exported cell defines, in their order"
     tree = ast.parse(DIRECTIVE.sub("", source))
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            yield from [node.name] if node.name in public else []
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            yield from (name for name in api.targets(node) if name in public)
+            yield from [node.name] if node.name in wanted else []
+        yield from (name for name in public.targets(node) if name in wanted)
 
 
 def _entries(source, module):
     "One cell for each public name of an exported cell; what users import has its entry in the reference"
-    for name in _public_in(source, api.module(module).public):
+    for name in _defined_in(source, getattr(public.modules().get(module), "__all__", ())):
         full = f"{module}.{name}"
-        there = f"{{py:obj}}`{name} <{full}>` stands in the reference: {api.link(api.summary(full))}"
-        yield _markdown(f"{{.also}}\n{there}" if api.places()[full] else api.entry(full))
+        there = f"{{py:obj}}`{name} <{full}>` is in the reference: {public.link(api.summary(full))}"
+        yield _markdown(f"{{.also}}\n{there}" if public.places()[full] else api.entry(full))
 
 
 def _markdown(text):
@@ -202,7 +202,7 @@ def convert_notebook(
             continue
         words = directives(source)
         if "default_exp" in words:
-            module = f"{api.LIB}.{words['default_exp']}"
+            module = f"{public.LIB}.{words['default_exp']}"
             cells.append(_markdown(f"```{{py:module}} {module}\n```"))
         elif {"export", "exporti"} & words.keys():
             cells += _entries(source, module)

@@ -20,8 +20,8 @@ NBS = ROOT / "nbs"
 SITE = NBS / "_site"
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
 
-import api  # noqa: E402
 import pages  # noqa: E402
+import public  # noqa: E402
 from convert import convert_notebook, convert_text, headline  # noqa: E402
 
 GUIDES = {"7": "tutorials", "8": "how-to", "9": "explanation"}  # by the first digit of the number
@@ -173,4 +173,4 @@ if __name__ == "__main__":
         raise SystemExit(__doc__)
     target = Path(words[0] if words else ROOT / "_docs").absolute()
     build(target)
-    print(f"open it: {target / 'index.html'} ({len(api.places())} public names)")
+    print(f"open it: {target / 'index.html'} ({len(public.places())} public names)")

@@ -1,10 +1,10 @@
 "Pages of the site that are made from declarations: options, magics, panels, records, names, and the lists of what there is"
 
-import ast
 import re
 from pathlib import Path
 
 import api
+import public
 from convert import cells_of, convert_text, directives, pictures
 
 from trainopt_nb.notebook.cli import USAGE
@@ -110,7 +110,7 @@ def write_reference(
     by_floor: dict,  # folder of nbs/ -> pages
 ):
     "Fill the templates of the reference"
-    every = {f"api {name}": api.entry(full) for full, name in api.places().items() if name}
+    every = {f"api {name}": api.entry(full) for full, name in public.places().items() if name}
     values = {
         **every,
         "options": _options(TrainOptions),
@@ -221,23 +221,22 @@ def _form():
 def _shown():
     "Every public class that a notebook shows as more than text"
     lines = ["| shown | what it is |", "| --- | --- |"]
-    for full in api.places():
-        node = api.module(full.rpartition(".")[0]).nodes[full.rpartition(".")[2]]
-        if isinstance(node, ast.ClassDef) and any(
-            getattr(n, "name", "") == "_repr_mimebundle_" for n in node.body
-        ):
-            lines.append(f"| {{py:obj}}`{node.name} <{full}>` | {api.summary(full)} |")
+    for full in public.places():
+        _, name, value, _ = public.find(full)
+        if isinstance(value, type) and "_repr_mimebundle_" in vars(value):
+            lines.append(f"| {{py:obj}}`{name} <{full}>` | {api.summary(full)} |")
     return "\n".join(lines)
 
 
 def _records(table, *more):
     "The records of the module `events`, with their fields"
-    home, parts = api.module("trainopt_nb.events"), []
-    names = re.findall(r"\b[A-Z]\w+\b", ast.unparse(home.nodes[table].value))
+    home, parts = public.modules()["trainopt_nb.events"], []
+    names = [cls.__name__ for cls in getattr(home, table).values()]
     for name in (*more, *(n for n in names if n not in more)):
-        node = home.nodes[name]
-        lines = [f"### {name}", "", f"{{py:obj}}`{home.name}.{name}`: {ast.get_docstring(node)}."]
-        own = api.fields(home, node)
+        full = f"{home.__name__}.{name}"
+        _, _, cls, node = public.find(full)
+        lines = [f"### {name}", "", f"{{py:obj}}`{full}`: {api.summary(full)}."]
+        own = api.fields(cls, node)
         if own:
             lines += ["", "| field | type | meaning |", "| --- | --- | --- |"]
             lines += [f"| `{n}` | {kind.replace('|', 'or')} | {text} |" for n, (kind, _, text) in own.items()]
@@ -252,13 +251,12 @@ def _names(by_floor):
     for inside in by_floor.values():
         for page in inside:
             if name := re.search(r"# ?\| ?default_exp (\S+)", page.source.read_text(encoding="utf-8")):
-                of_module[f"{api.LIB}.{name[1].strip(chr(34)).removesuffix(chr(92) + 'n')}"] = page
+                of_module[f"{public.LIB}.{name[1].strip(chr(34)).removesuffix(chr(92) + 'n')}"] = page
     for module, page in of_module.items():
-        home = api.module(module)
-        if not home.public:
+        if module not in public.modules():
             continue
         lines = [f"## [{module}](/{page.name}.ipynb)", "", f"{page.lead}", "", "| name | |", "| --- | --- |"]
-        for name in home.public:
+        for name in public.modules()[module].__all__:
             full = f"{module}.{name}"
             text = api.summary(full).replace("|", "\\|")
             lines.append(f"| {{py:obj}}`{name} <{full}>` | {text} |")
