@@ -48,7 +48,7 @@ def fields(cls: type, node: ast.ClassDef) -> dict[str, tuple]:  # name -> (type,
     found = {}
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and not item.target.id.startswith("_"):
-            kind = _known(stringify_annotation(cls.__annotations__[item.target.id]))
+            kind = _known(stringify_annotation(cls.__annotations__[item.target.id], "smart"))
             default = "" if item.value is None else ast.unparse(item.value)
             found[item.target.id] = (kind, default, _beside(cls.__module__, item.end_lineno, item.lineno))
     return found
@@ -78,7 +78,7 @@ def _function(function, node, bound=False):
     named = comments(function, node)
     returns = named.pop("return", "")
     update_default_value(function, bound)
-    head = _known(stringify_signature(signature(function, bound_method=bound)))
+    head = _known(stringify_signature(signature(function, bound_method=bound), unqualified_typehints=True))
     lines = [f":param {name}: {text}" for name, text in named.items()]
     lines = [link(line) for line in [*lines, *([f":returns: {returns}"] if returns else [])]]
     if raised := errors(function.__module__, node):
@@ -91,7 +91,9 @@ def _method(cls, node):
     static = vars(cls)[node.name]
     if getter := getattr(static, "fget", None) or getattr(static, "func", None):
         kind, text = signature(getter).return_annotation, comments(getter, node).get("return", "")
-        options = {} if kind is inspect.Signature.empty else {"type": _known(stringify_annotation(kind))}
+        options = (
+            {} if kind is inspect.Signature.empty else {"type": _known(stringify_annotation(kind, "smart"))}
+        )
         body = [link(ast.get_docstring(node) or ""), "", link(text)]
         return _directive("property", node.name, options, body)
     marks = {"classmethod": classmethod, "staticmethod": staticmethod}

@@ -239,7 +239,9 @@ def _records(table, *more):
         own = api.fields(cls, node)
         if own:
             lines += ["", "| field | type | meaning |", "| --- | --- | --- |"]
-            lines += [f"| `{n}` | {kind.replace('|', 'or')} | {text} |" for n, (kind, _, text) in own.items()]
+            for n, (kind, _, text) in own.items():
+                kind = re.sub(r"~[\w.]+\.", "", kind).replace("|", "or")
+                lines.append(f"| `{n}` | {kind} | {text} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
