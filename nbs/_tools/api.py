@@ -115,7 +115,7 @@ def _class(cls, node, options):
             [*body, *(line for line in more if ":returns:" not in line)],
         )
     elif any(base.__name__ == "Options" for base in cls.__bases__):
-        body += ["Its fields are the [options](/reference/options.md), which stand there by group.", ""]
+        body += ["Its fields are the [options](/reference/options.md).", ""]
     elif own:
         head = "(" + ", ".join(f"{n}: {t}" + (f" = {d}" if d else "") for n, (t, d, _) in own.items()) + ")"
         body += [link(f":param {name}: {text}") for name, (_, _, text) in own.items() if text]

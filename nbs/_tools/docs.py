@@ -51,9 +51,9 @@ class Page(NamedTuple):
     "One page of the site"
 
     source: Path  # notebook or text
-    name: str  # where it stands, without ending: `tutorials/quickstart`
+    name: str  # path without suffix, such as `tutorials/quickstart`
     title: str
-    lead: str  # its first sentence
+    lead: str  # the sentence below the title
 
 
 def _page(source, room):
@@ -63,13 +63,13 @@ def _page(source, room):
 
 
 def _number(path):
-    "Its place among its neighbours: 9, 9b, 10, 10b"
+    "Return the sort key of a notebook: 9, 9b, 10, 10b"
     number, letter = re.match(r"(\d*)([a-z]?)", path.stem).groups()
     return int(number or 0), letter, path.name
 
 
 def guides() -> dict[str, list[Page]]:  # room -> pages
-    "What nbs/guides holds, by number, and what was measured"
+    "List the guides by room, and the page of measurements"
     found = {room: [] for room in GUIDES.values()}
     for source in sorted([*NBS.glob("guides/*.ipynb"), *NBS.glob("guides/*.md")], key=_number):
         if room := GUIDES.get(source.name[0]):
@@ -79,7 +79,7 @@ def guides() -> dict[str, list[Page]]:  # room -> pages
 
 
 def floors() -> dict[str, list[Page]]:  # folder -> pages
-    "The notebooks that are modules"
+    "List the notebooks that export modules"
     found = {}
     for source in sorted(NBS.glob("**/[0-9]*.ipynb"), key=_number):
         folder = str(source.parent.relative_to(NBS))
@@ -90,7 +90,7 @@ def floors() -> dict[str, list[Page]]:  # folder -> pages
 
 
 def texts() -> list[Page]:
-    "Pages that are plain files of the repository"
+    "List the pages that are text files of the repository"
     found = [(ROOT / file, name) for file, name in TEXTS.items()]
     found += [(ROOT / file, "zh-CN") for file in CHINESE if (ROOT / file).exists()][:1]
     return [Page(source, name, *headline(source)) for source, name in found]
@@ -103,9 +103,9 @@ def settings():
 
 
 def write_sources(
-    folder: Path,  # where Sphinx is to find them
+    folder: Path,  # read by Sphinx
 ):
-    "All pages as Sphinx reads them"
+    "Write all pages for Sphinx"
     shutil.copytree(SITE, folder, ignore=shutil.ignore_patterns("README*", "__pycache__"))
     shutil.copytree(NBS / "images", folder / "images")
     by_room, by_floor, plain = guides(), floors(), texts()
@@ -132,9 +132,9 @@ def write_sources(
 
 
 def build(
-    out: Path,  # folder of the site, which is replaced
+    out: Path,  # folder of the site, which is overwritten
 ):
-    "Write the sources and have Sphinx make the site; raises SystemExit where anything is wrong"
+    "Build the site with Sphinx; raise SystemExit if anything is wrong"
     if out.exists() and any(out.iterdir()) and not (out / "searchindex.js").exists():
         raise SystemExit(f"{out} holds something that is no site: name another folder.")
     with tempfile.TemporaryDirectory(prefix="trainopt-docs-") as place:
