@@ -176,7 +176,7 @@ def test_buttons_fit_what_is_chosen(open_table, tmp_path):
         for name, state in (("done", "finished"), ("stopped", "stopped"), ("running", None))
     )
     page = open_table()
-    assert page.enabled() == {"Close"} and "choose runs" in page.root.locator(".tonb-step").inner_text()
+    assert page.enabled() == {"Close"} and "select runs" in page.root.locator(".tonb-step").inner_text()
     page.pick(stopped)
     assert page.enabled() == {"Compare", "Attach", "Resume", "Delete", "Close"}
     page.press("Resume")
