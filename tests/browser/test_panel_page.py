@@ -482,7 +482,7 @@ def test_a_kernel_that_does_not_answer_is_explained(open_panel):
     page.page.clock.install()
     page.root.locator(".tonb-pause").click()
     page.page.wait_for_timeout(5500)
-    assert "interrupt it" in page.page.get_by_role("alert").inner_text()
+    assert "interrupt the kernel" in page.page.get_by_role("alert").inner_text()
     page.tell(State("paused", 5))
     assert not page.root.locator(".tonb-say").is_visible()
 
