@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
 
 from trainopt_nb import Task, TrainOptions
-from trainopt_nb.events import Epoch, Started, Step, Stop
+from trainopt_nb.events.records import Epoch, Started, Step, Stop
 from trainopt_nb.store.checkpoint import load_checkpoint
 from trainopt_nb.store.plain import pack
 from trainopt_nb.train.loop import train

@@ -13,14 +13,15 @@ import torch
 from torch import nn
 from waits import until
 
-from trainopt_nb.catalogue import list_runs
-from trainopt_nb.events import Pause, Resume, Save, SetLr, Stop
-from trainopt_nb.runs import Run, RunError
+from trainopt_nb.api.fit import fit, resume
+from trainopt_nb.api.launch import launch, load_final_weights, warm
+from trainopt_nb.base.errors import RunError
+from trainopt_nb.events.records import Pause, Resume, Save, SetLr, Stop
+from trainopt_nb.runs.run import Run
+from trainopt_nb.runs.table import list_runs
 from trainopt_nb.store.lock import lock_owner
-from trainopt_nb.train.fit import fit, resume
-from trainopt_nb.train.launch import bring_home, launch, warm
-from trainopt_nb.train.task import Task
-from trainopt_nb.train.train_options import TrainOptions
+from trainopt_nb.task.train_options import TrainOptions
+from trainopt_nb.train.prepare import Task
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(400, 4, generator=GENERATOR)
@@ -86,7 +87,7 @@ def test_it_gives_the_same_bits_as_a_run_in_the_cell(tmp_path):
     here, there = model(), model()
     fit(here, *DATA, folder=tmp_path / "here", epochs=4, write=lambda line: None)
     run = ended(launch(Task(there, *DATA), TrainOptions(epochs=4), folder=tmp_path / "there"))
-    assert run.state == "finished" and bring_home(run, there)
+    assert run.state == "finished" and load_final_weights(run, there)
     assert all(
         torch.equal(a, b)
         for a, b in zip(here.state_dict().values(), there.state_dict().values(), strict=True)
@@ -194,9 +195,9 @@ def test_what_cannot_travel_is_named(tmp_path, name, value):
 PARENT = """
 import sys, time, torch
 from torch import nn
-from trainopt_nb.train.launch import launch
-from trainopt_nb.train.task import Task
-from trainopt_nb.train.train_options import TrainOptions
+from trainopt_nb.api.launch import launch
+from trainopt_nb.train.prepare import Task
+from trainopt_nb.task.train_options import TrainOptions
 class Slow(nn.Linear):
     def forward(self, x):
         time.sleep(0.005)

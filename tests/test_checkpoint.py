@@ -23,11 +23,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from waits import alive
 
+from trainopt_nb.base.errors import CheckpointError, DiskFullError, WeightsError
 from trainopt_nb.store.checkpoint import checkpoints, keep_checkpoints, load_checkpoint, save_checkpoint
-from trainopt_nb.store.folders import CheckpointError, DiskFullError, probe_folder, sweep
+from trainopt_nb.store.folders import probe_folder, sweep
 from trainopt_nb.store.plain import pack, random_state, set_random_state, unpack
 from trainopt_nb.store.tensors import damage, read_safetensors, write_safetensors
-from trainopt_nb.store.weights import WeightsError, read_weights
+from trainopt_nb.store.weights import read_weights
 
 ROOT = Path(__file__).parents[1]
 FILES = {"model.safetensors", "training.safetensors", "state.json", "manifest.json"}

@@ -14,10 +14,10 @@ from torch import nn
 from waits import alive, ranks_of, until
 
 from trainopt_nb import OptionError, Run, RunError, Task, TrainOptions, fit
-from trainopt_nb.events import Note, SetLr, Step, Stop, WorkerLoad
+from trainopt_nb.api.launch import launch, leave, warm
+from trainopt_nb.api.ray_cluster import Board, needs_of
+from trainopt_nb.events.records import Note, SetLr, Step, Stop, WorkerLoad
 from trainopt_nb.store.lock import lock_owner
-from trainopt_nb.train.cluster import Board, needs_of
-from trainopt_nb.train.launch import launch, leave, warm
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(331, 6, generator=G)

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 from waits import alive, ranks_of, until
 
 from trainopt_nb import OptionError, RunError, Task, TrainOptions, fit, resume
-from trainopt_nb.events import Note, Pause, Resume, Save, SetLr, Step, Stop, WorkerLoad
+from trainopt_nb.api.launch import launch, leave, warm
+from trainopt_nb.events.records import Note, Pause, Resume, Save, SetLr, Step, Stop, WorkerLoad
 from trainopt_nb.store.lock import lock_owner
-from trainopt_nb.train.launch import launch, leave, warm
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(331, 6, generator=G)
@@ -410,7 +410,7 @@ import sys, time
 import torch
 from torch import nn
 from trainopt_nb import Task, TrainOptions, fit
-from trainopt_nb.train.launch import launch
+from trainopt_nb.api.launch import launch
 
 class Slow(nn.Module):
     def __init__(self):

@@ -12,10 +12,10 @@ import torch
 from IPython.core.interactiveshell import InteractiveShell
 
 from trainopt_nb import RunError, TrainOptions, find_run, fit, resume
-from trainopt_nb.eject.cells import earlier_cells, missing_names, plain_source
-from trainopt_nb.eject.reasons import OF_DEVICES, SILENT, UNWRITTEN, WRITTEN
-from trainopt_nb.eject.script import script_text
-from trainopt_nb.options import declared
+from trainopt_nb.base.cells import earlier_cells, missing_names, plain_source
+from trainopt_nb.base.options import declared
+from trainopt_nb.script.reasons import OF_DEVICES, SILENT, UNWRITTEN, WRITTEN
+from trainopt_nb.script.write import script_text
 
 DATA = """
 import torch

@@ -13,15 +13,15 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from trainopt_nb import Task, TrainOptions, find_lr, fit
-from trainopt_nb.events import Ended, Epoch, Note, Step
-from trainopt_nb.options import OptionError
+from trainopt_nb.base.errors import OptionError, TaskError
+from trainopt_nb.events.records import Ended, Epoch, Note, Step
+from trainopt_nb.insight.lr_find import LrCurve, as_written
+from trainopt_nb.task.losses import balanced_weights
+from trainopt_nb.task.train_options import LOSSES, OPTIMIZERS, SCHEDULES
 from trainopt_nb.train.loop import train
-from trainopt_nb.train.losses import TaskError, balanced_weights
-from trainopt_nb.train.lr_find import LrCurve, as_written
-from trainopt_nb.train.optim import make_optimizer, parameter_groups
-from trainopt_nb.train.step import Stepper
-from trainopt_nb.train.task import prepare
-from trainopt_nb.train.train_options import LOSSES, OPTIMIZERS, SCHEDULES
+from trainopt_nb.train.optimizers import make_optimizer, parameter_groups
+from trainopt_nb.train.prepare import prepare
+from trainopt_nb.train.update import Stepper
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(240, 4, generator=G)

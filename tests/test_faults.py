@@ -16,13 +16,11 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorD
 from torchmetrics import MetricCollection, classification
 
 from trainopt_nb import RunError, Task, TrainOptions, fit, list_runs
-from trainopt_nb.data.tensors import DataError
-from trainopt_nb.events import Ended, Note, Step
-from trainopt_nb.options import OptionError
+from trainopt_nb.base.errors import DataError, OptionError, TaskError
+from trainopt_nb.events.records import Ended, Note, Step
 from trainopt_nb.store.checkpoint import load_checkpoint
+from trainopt_nb.task.loss_step import asked_before, asker
 from trainopt_nb.train.loop import train
-from trainopt_nb.train.losses import TaskError
-from trainopt_nb.train.objective import asked_before, asker
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(160, 4, generator=G)

@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from trainopt_nb.catalogue import list_runs
+from trainopt_nb.runs.table import list_runs
 
 QUICKSTART = Path(__file__).parents[1] / "nbs/guides/70_quickstart.ipynb"
 WAYS = {

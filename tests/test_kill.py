@@ -20,11 +20,12 @@ import torch
 from bits import fingerprint, options, quick_path, record, task  # noqa: F401
 
 from trainopt_nb import RunError, find_run, fit, list_runs, resume
-from trainopt_nb.events import Ended, Epoch, Saved, Started, Step, from_lines
-from trainopt_nb.store.checkpoint import CheckpointError, load_checkpoint
+from trainopt_nb.api.run_task import go_on as prepare_to_go_on
+from trainopt_nb.api.run_task import start, stored_options
+from trainopt_nb.base.errors import CheckpointError
+from trainopt_nb.events.records import Ended, Epoch, Saved, Started, Step, from_lines
+from trainopt_nb.store.checkpoint import load_checkpoint
 from trainopt_nb.store.lock import lock_owner
-from trainopt_nb.train.jobs import go_on as prepare_to_go_on
-from trainopt_nb.train.jobs import start, stored_options
 
 KILLS = 50
 OFTEN = {"save_steps": 2, "epochs": 4, "max_steps": 28, "schedule": "cosine", "ema": 0.9, "keep": 2}
@@ -157,7 +158,7 @@ def killed(tmp_path_factory):
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from bits import task
-from trainopt_nb.train.jobs import start
+from trainopt_nb.api.run_task import start
 made, how = task()
 job = start(made, how.replace(save_steps=1, epochs=2), folder={str(folder)!r})
 for told in job.turns:

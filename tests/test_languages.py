@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from trainopt_nb import texts
-from trainopt_nb.options import declared
-from trainopt_nb.train.train_options import TrainOptions
+from trainopt_nb.base import texts
+from trainopt_nb.base.options import declared
+from trainopt_nb.task.train_options import TrainOptions
 
 ROOT = Path(__file__).parents[1]
-STATIC = ROOT / "trainopt_nb/notebook/static"
+STATIC = ROOT / "trainopt_nb/panels/static"
 OTHERS = [code for code in texts.languages() if code != texts.ENGLISH]
 CATALOGUE = {
     code: json.loads((STATIC / f"texts.{code}.json").read_text(encoding="utf-8"))

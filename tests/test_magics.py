@@ -8,9 +8,10 @@ from IPython.core.completer import provisionalcompleter
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
-from trainopt_nb.catalogue import find_run, list_runs
-from trainopt_nb.events import Pause, SetLr, Started
-from trainopt_nb.runs import Run, RunError
+from trainopt_nb.base.errors import RunError
+from trainopt_nb.events.records import Pause, SetLr, Started
+from trainopt_nb.runs.run import Run
+from trainopt_nb.runs.table import find_run, list_runs
 
 CELL = """
 import torch

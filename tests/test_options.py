@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 
-from trainopt_nb.notebook.form import OptionsForm, control, read
+from trainopt_nb.base.errors import OptionError
+from trainopt_nb.base.options import declared, help_text, parse_flags, rows, split
 from trainopt_nb.notebook.verbs import CellOptions, completions
-from trainopt_nb.options import OptionError, declared, help_text, parse_flags, rows, split
-from trainopt_nb.train.train_options import TrainOptions
+from trainopt_nb.panels.form import OptionsForm, control, read
+from trainopt_nb.task.train_options import TrainOptions
 
 OPTIONS = declared(TrainOptions)
 NAMES = pytest.mark.parametrize("name", OPTIONS)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from trainopt_nb.card import escape, json_text, plain
-from trainopt_nb.curves import Curve
-from trainopt_nb.events import (
+from trainopt_nb.events.curves import Curve
+from trainopt_nb.events.progress import Progress
+from trainopt_nb.events.records import (
     Ended,
     Epoch,
     Note,
@@ -26,11 +26,11 @@ from trainopt_nb.events import (
     Step,
     Stop,
 )
-from trainopt_nb.notebook.panel import TrainPanel, View
-from trainopt_nb.notebook.runs_panel import RunsPanel, RunsTable, RunsView
-from trainopt_nb.progress import Progress
-from trainopt_nb.report import report_bundle, report_html, report_text
-from trainopt_nb.runs import Run
+from trainopt_nb.panels.runs_panel import RunsPanel, RunsTable, RunsView
+from trainopt_nb.panels.train_panel import TrainPanel, View
+from trainopt_nb.runs.card import escape, json_text, plain
+from trainopt_nb.runs.report import report_bundle, report_html, report_text
+from trainopt_nb.runs.run import Run
 
 STARTED = Started("digits", 0, 0, 3, 10, 30, "cpu", "fp32", 2, 640, 9610, "accuracy", "max", 1.79e9)
 
@@ -444,7 +444,7 @@ def test_the_report_needs_no_widget():
     import sys
 
     code = (
-        "import sys; from trainopt_nb import report; "
+        "import sys; from trainopt_nb.runs import report; "
         "print([m for m in ('IPython', 'ipywidgets', 'anywidget', 'matplotlib') if m in sys.modules])"
     )
     assert (

@@ -15,12 +15,12 @@ from torch.utils.data import Dataset
 from waits import ranks_of, until
 
 from trainopt_nb import OptionError, RunError, Task, TrainOptions, fit, list_runs, resume
-from trainopt_nb.devices.pipeline import goes, micro
-from trainopt_nb.devices.stages import balanced
-from trainopt_nb.events import Epoch, Note, Pause, Resume, Save, SetLr, Step, Stop, WorkerLoad
+from trainopt_nb.api.launch import launch, warm
+from trainopt_nb.events.records import Epoch, Note, Pause, Resume, Save, SetLr, Step, Stop, WorkerLoad
+from trainopt_nb.parallel.pipeline import goes, micro
+from trainopt_nb.parallel.stages import balanced
 from trainopt_nb.store.checkpoint import load_checkpoint
 from trainopt_nb.store.lock import lock_owner
-from trainopt_nb.train.launch import launch, warm
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(331, 6, generator=G)

@@ -24,7 +24,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "trainopt_nb"
 GENERATED = (
-    "runs",
+    "20??-??-??-*",
     "__pycache__",
     ".ipynb_checkpoints",
     ".hypothesis",
@@ -42,6 +42,9 @@ BROUGHT = {
     "traitlets": "ipywidgets",
     "PIL": "matplotlib",
 }  # imported, and declared by what cannot be without it
+sys.path.insert(0, str(ROOT / "nbs/_tools"))
+from rooms import ROOMS, modules, order  # noqa: E402
+
 PAGE = {"IPython", "ipywidgets", "anywidget", "traitlets", "ipykernel", "comm", "jupyter_client"}
 HEAVY = (
     "ipywidgets",
@@ -118,7 +121,7 @@ def test_notebooks_run(copy):
 def test_stored_outputs_name_no_place_of_a_machine():
     home = re.compile(r"(?<![\w.])/(home|root|Users|tmp|var|work)/")
     for path in ROOT.glob("nbs/**/*.ipynb"):
-        if not {"runs", ".ipynb_checkpoints"} & set(path.parts):
+        if not {".ipynb_checkpoints"} & set(path.parts):
             found = [
                 o
                 for c in json.loads(path.read_text())["cells"]
@@ -129,16 +132,6 @@ def test_stored_outputs_name_no_place_of_a_machine():
 
 
 # floors
-
-
-def modules():
-    "Name of each exported module -> its notebook's number, such as `06b`"
-    found = {}
-    for notebook in ROOT.glob("nbs/**/[0-9]*.ipynb"):
-        for cell in json.loads(notebook.read_text())["cells"]:
-            if name := re.search(r"^# ?\| default_exp (\S+)", "".join(cell["source"]), re.M):
-                found[f"trainopt_nb.{name[1]}"] = notebook.name.split("_")[0]
-    return found
 
 
 def path_of(module):
@@ -161,6 +154,11 @@ def imports(module, known):
             yield from (f"{base}.{a.name}" if f"{base}.{a.name}" in known else base for a in node.names)
 
 
+def place(module):
+    "Where a module stands: its room, then its notebook's number"
+    return list(ROOMS).index(module.split(".")[1]), order(modules()[module])[:2]
+
+
 def test_every_module_is_exported_from_one_notebook():
     written = {
         path.relative_to(ROOT)
@@ -169,19 +167,20 @@ def test_every_module_is_exported_from_one_notebook():
     }
     exported = modules()
     assert written == {path_of(name).relative_to(ROOT) for name in exported}
-    assert len(set(exported.values())) == len(exported), "two notebooks have the same number"
+    assert all(notebook.parent.name == name.split(".")[1] for name, notebook in exported.items())
+    assert len({place(name) for name in exported}) == len(exported), "two notebooks have the same number"
 
 
-@pytest.mark.parametrize("module", sorted(modules(), key=modules().get))
+@pytest.mark.parametrize("module", modules())
 def test_floors_hold(module):
-    "A module imports only what stands below it, and only notebook/ knows of a page"
+    "A module imports only what stands below it, and only panels/ and notebook/ know of a page"
     known = modules()
     ours = [name for name in imports(module, known) if name.split(".")[0] == "trainopt_nb"]
     unknown = [name for name in ours if name not in known]
     assert not unknown, "import from the module itself, not from its package"
-    above = {name: known[name] for name in ours if known[name] >= known[module]}
-    assert not above, f"{module} is {known[module]}"
-    if not module.startswith("trainopt_nb.notebook."):
+    above = {name: place(name) for name in ours if place(name) >= place(module)}
+    assert not above, f"{module} is {place(module)}"
+    if module.split(".")[1] not in ("panels", "notebook"):
         assert not PAGE & {name.split(".")[0] for name in imports(module, known)}
 
 

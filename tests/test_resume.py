@@ -17,14 +17,14 @@ from bits import RECIPES, SOURCES, follow, go_on, options, outcome, quick_path, 
 from torch import nn
 
 from trainopt_nb import Task, fit, resume
-from trainopt_nb.events import Ended, Epoch, LrChanged, Pulse, Save, Saved, SetLr, State, Step
+from trainopt_nb.events.records import Ended, Epoch, Heartbeat, LrChanged, Save, Saved, SetLr, State, Step
 from trainopt_nb.store.checkpoint import load_checkpoint
 from trainopt_nb.train.loop import train
 
 PLACES = {
     "within an epoch": lambda e: type(e) is Step and e.step == (2 if e.step < 4 else 5),
     "at an epoch's edge": lambda e: type(e) is Epoch and e.epoch == 1,
-    "within a validation": lambda e: type(e) is Pulse and e.step > 3,
+    "within a validation": lambda e: type(e) is Heartbeat and e.step > 3,
 }
 CASES = [(source, "plain") for source in SOURCES] + [
     ("memory", recipe) for recipe in RECIPES if recipe != "plain"
@@ -149,7 +149,7 @@ def test_saving_by_hand_while_the_average_is_judged(tmp_path):
     asked = iter([Save()])
     events = follow(
         train(made, how.replace(save_seconds=1e6), tmp_path),
-        command=lambda e: next(asked, None) if type(e) is Pulse and e.step > 8 else None,
+        command=lambda e: next(asked, None) if type(e) is Heartbeat and e.step > 8 else None,
     )
     saved = [e for e in events if type(e) is Saved]
     assert [e.step for e in saved][:3] == [0, 7, 14] and record(events) == whole("dataset", "averaged")[

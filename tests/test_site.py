@@ -20,9 +20,9 @@ from fastcore.docments import docments
 from sphinx.util.inventory import InventoryFile
 
 import trainopt_nb
+from trainopt_nb.base.options import Options, declared, rows
 from trainopt_nb.notebook.verbs import VERBS, CellOptions
-from trainopt_nb.options import Options, declared, rows
-from trainopt_nb.train.train_options import TrainOptions
+from trainopt_nb.task.train_options import TrainOptions
 
 ROOT = Path(__file__).parents[1]
 BUILDER = ROOT / "nbs/_tools/docs.py"

@@ -2,13 +2,13 @@
 
 __version__ = "0.1.0"
 
-from trainopt_nb.catalogue import find_run, list_runs
-from trainopt_nb.options import OptionError
-from trainopt_nb.runs import Run, RunError
-from trainopt_nb.train.fit import fit, resume
-from trainopt_nb.train.lr_find import find_lr
-from trainopt_nb.train.task import Task
-from trainopt_nb.train.train_options import TrainOptions
+from trainopt_nb.runs.table import find_run, list_runs
+from trainopt_nb.base.errors import OptionError, RunError
+from trainopt_nb.runs.run import RUN_ACTIONS, Run
+from trainopt_nb.api.fit import fit, resume
+from trainopt_nb.insight.lr_find import find_lr
+from trainopt_nb.train.prepare import Task
+from trainopt_nb.task.train_options import TrainOptions
 
 __all__ = [
     "OptionError",
@@ -22,6 +22,8 @@ __all__ = [
     "list_runs",
     "resume",
 ]
+
+RUN_ACTIONS.register("eject", "trainopt_nb.script.write:write_script")
 
 
 def load_ipython_extension(shell):

@@ -136,7 +136,7 @@ def _data(module, node, name, options):
 
 
 def entry(
-    full: str,  # such as `trainopt_nb.train.fit.fit`
+    full: str,  # such as `trainopt_nb.api.fit.fit`
 ) -> str:  # MyST
     "Document one public name"
     module, name, value, node = find(full)

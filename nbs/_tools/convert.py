@@ -85,9 +85,9 @@ def link_to(
 @cache
 def _declared():
     "Return the documented flags and verbs"
+    from trainopt_nb.base.options import declared
     from trainopt_nb.notebook.verbs import VERBS, CellOptions
-    from trainopt_nb.options import declared
-    from trainopt_nb.train.train_options import TrainOptions
+    from trainopt_nb.task.train_options import TrainOptions
 
     flags = {o.flag for cls in (CellOptions, TrainOptions) for o in declared(cls).values()}
     return flags, set(VERBS)

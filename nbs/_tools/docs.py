@@ -23,20 +23,9 @@ sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
 import pages  # noqa: E402
 import public  # noqa: E402
 from convert import convert_notebook, convert_text, headline  # noqa: E402
+from rooms import ROOMS, notebooks, order  # noqa: E402
 
 GUIDES = {"7": "tutorials", "8": "how-to", "9": "explanation"}  # by the first digit of the number
-FLOORS = {  # folders of nbs/ -> title and sentence
-    ".": ("Ground", "options, events, progress and runs, which all other rooms use"),
-    "store": ("Store", "checkpoints and other files that survive a crash"),
-    "eject": ("Eject", "a run as a plain PyTorch script"),
-    "data": ("Data", "batches from arrays, datasets and loaders, in a reproducible order"),
-    "devices": (
-        "Devices",
-        "several processes that train one model: ranks, sharding and pipelines",
-    ),
-    "train": ("Train", "the task, the optimizer step, the training loop and `fit`"),
-    "notebook": ("Notebook", "kernel, panels, form, magics and the command line"),
-}
 TEXTS = {"CHANGELOG.md": "changelog", "CONTRIBUTING.md": "contributing"}
 MEASURED = ROOT / "tests/bench/results.md"
 CHINESE = (
@@ -62,31 +51,22 @@ def _page(source, room):
     return Page(source, f"{room}/{stem}" if room else stem, title, lead)
 
 
-def _number(path):
-    "Return the sort key of a notebook: 9, 9b, 10, 10b"
-    number, letter = re.match(r"(\d*)([a-z]?)", path.stem).groups()
-    return int(number or 0), letter, path.name
-
-
 def guides() -> dict[str, list[Page]]:  # room -> pages
     "List the guides by room, and the page of measurements"
     found = {room: [] for room in GUIDES.values()}
-    for source in sorted([*NBS.glob("guides/*.ipynb"), *NBS.glob("guides/*.md")], key=_number):
+    for source in sorted([*NBS.glob("guides/*.ipynb"), *NBS.glob("guides/*.md")], key=order):
         if room := GUIDES.get(source.name[0]):
             found[room].append(_page(source, room))
     found["explanation"].append(Page(MEASURED, "explanation/measured", *headline(MEASURED)))
     return found
 
 
-def floors() -> dict[str, list[Page]]:  # folder -> pages
-    "List the notebooks that export modules"
+def rooms_inside() -> dict[str, list[Page]]:  # room -> pages
+    "List the notebooks that export modules, by room"
     found = {}
-    for source in sorted(NBS.glob("**/[0-9]*.ipynb"), key=_number):
-        folder = str(source.parent.relative_to(NBS))
-        if folder.split("/")[0] != "guides" and not {"runs", ".ipynb_checkpoints"} & set(source.parts):
-            room = "inside/" + ("ground" if folder == "." else folder)
-            found.setdefault(folder, []).append(_page(source, room))
-    return {name: found[name] for name in (*FLOORS, *found.keys() - FLOORS.keys()) if name in found}
+    for source in notebooks():
+        found.setdefault(source.parent.name, []).append(_page(source, f"inside/{source.parent.name}"))
+    return found
 
 
 def texts() -> list[Page]:
@@ -108,7 +88,7 @@ def write_sources(
     "Write all pages for Sphinx"
     shutil.copytree(SITE, folder, ignore=shutil.ignore_patterns("README*", "__pycache__"))
     shutil.copytree(NBS / "images", folder / "images")
-    by_room, by_floor, plain = guides(), floors(), texts()
+    by_room, by_floor, plain = guides(), rooms_inside(), texts()
     every = [*chain(*by_room.values()), *chain(*by_floor.values()), *plain]
     known = {page.source: f"/{page.name}{page.source.suffix}" for page in every}
     known |= {NBS / "index.ipynb": "/index.md", ROOT / "README.md": "/index.md"}
@@ -123,7 +103,7 @@ def write_sources(
             )
     for room, inside in by_room.items():
         pages.fill(folder / room / "index.md", {"pages": pages.listing(inside)})
-    pages.write_inside(folder / "inside", by_floor, FLOORS)
+    pages.write_inside(folder / "inside", by_floor, ROOMS)
     pages.write_reference(folder / "reference", by_floor)
     front = convert_text(pages.front(NBS / "index.ipynb"), NBS / "index.ipynb", known, folder)
     names = {"zh-CN": "In Chinese <zh-CN>"}  # its title is that of the front page

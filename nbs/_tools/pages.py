@@ -7,12 +7,12 @@ import api
 import public
 from convert import cells_of, convert_text, directives, pictures
 
+from trainopt_nb.base.options import declared, rows
+from trainopt_nb.base.texts import wording
 from trainopt_nb.notebook.cli import USAGE
 from trainopt_nb.notebook.new import NewOptions
 from trainopt_nb.notebook.verbs import VERBS, CellOptions
-from trainopt_nb.options import declared, rows
-from trainopt_nb.texts import wording
-from trainopt_nb.train.train_options import TrainOptions
+from trainopt_nb.task.train_options import TrainOptions
 
 ABOVE_A_CELL = ("fit", "form", "lr-find")  # verbs with a cell body
 FLAGS = {  # verb -> options that it accepts
@@ -237,7 +237,7 @@ def _shown():
 
 def _records(table, *more):
     "Document the events and commands with their fields"
-    home, parts = public.modules()["trainopt_nb.events"], []
+    home, parts = public.modules()["trainopt_nb.events.records"], []
     names = [cls.__name__ for cls in getattr(home, table).values()]
     for name in (*more, *(n for n in names if n not in more)):
         full = f"{home.__name__}.{name}"

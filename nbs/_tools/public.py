@@ -22,7 +22,7 @@ def modules() -> dict[str, ModuleType]:
 
 @cache
 def nodes(
-    module: str,  # such as `trainopt_nb.runs`
+    module: str,  # such as `trainopt_nb.runs.run`
 ) -> dict[str, ast.stmt]:  # name -> statement that defines it
     "Parse the definitions of a module"
     found = {}
@@ -43,7 +43,7 @@ def targets(node: ast.stmt) -> list[str]:
 
 
 def find(
-    full: str,  # such as `trainopt_nb.runs.Run`
+    full: str,  # such as `trainopt_nb.runs.run.Run`
 ) -> tuple:  # module, name, object and statement
     "Look up a public name"
     module, _, name = full.rpartition(".")

@@ -35,10 +35,10 @@ from panel_cost import panel_rows
 from rivals import RIVALS, rival_rows
 
 from trainopt_nb import Run, Task, TrainOptions
+from trainopt_nb.api.run_task import follow
 from trainopt_nb.data.batches import order
-from trainopt_nb.events import Epoch, Saved, State
-from trainopt_nb.progress import Progress
-from trainopt_nb.train.jobs import follow
+from trainopt_nb.events.progress import Progress
+from trainopt_nb.events.records import Epoch, Saved, State
 from trainopt_nb.train.loop import train
 
 AMOUNTS = {"mlp": (30, 104), "cnn": (8, 16)}  # trainings of each kind, epochs of each

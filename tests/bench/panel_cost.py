@@ -37,10 +37,10 @@ async def inside(kind, instances, epochs):
     from loop_overhead import StopAtEpochs, options, task
 
     from trainopt_nb import Run
-    from trainopt_nb.notebook.drive import conduct
+    from trainopt_nb.api.run_task import Job, follow
+    from trainopt_nb.events.progress import Progress
     from trainopt_nb.notebook.kernel import find_page
-    from trainopt_nb.progress import Progress
-    from trainopt_nb.train.jobs import Job, follow
+    from trainopt_nb.notebook.train_in_cell import conduct
     from trainopt_nb.train.loop import train
 
     page = find_page(get_ipython(), awaited=True)

@@ -43,13 +43,13 @@ os.chdir(tempfile.mkdtemp(prefix="trainopt-bench-"))
 began, cpu = time.perf_counter(), time.process_time()
 shell.run_line_magic("load_ext", "trainopt_nb")
 found |= {"load_ext": time.perf_counter() - began, "load_ext CPU": time.process_time() - cpu}
-from trainopt_nb.train.session import Session
-advance = Session.advance
+from trainopt_nb.train.state import TrainingState
+advance = TrainingState.advance
 def first(*arguments):
     found.update({"first": time.perf_counter() - began, "first CPU": time.process_time() - cpu})
-    Session.advance = advance
+    TrainingState.advance = advance
     return advance(*arguments)
-Session.advance = first
+TrainingState.advance = first
 answer = shell.run_cell('''%%trainopt fit --epochs 1 --batch-size 32 --schedule onecycle --lr 3e-3
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split

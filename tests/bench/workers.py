@@ -26,11 +26,11 @@ import torch
 from common import digits, machine, mlp
 
 from trainopt_nb import Task, TrainOptions
-from trainopt_nb.events import Started, Step, Stop, from_lines
-from trainopt_nb.notebook.drive import FOLLOW
-from trainopt_nb.progress import Progress
+from trainopt_nb.api.launch import launch, leave, warm
+from trainopt_nb.events.progress import Progress
+from trainopt_nb.events.records import Started, Step, Stop, from_lines
+from trainopt_nb.notebook.train_in_cell import FOLLOW
 from trainopt_nb.store.lock import lock_owner
-from trainopt_nb.train.launch import launch, leave, warm
 
 FOLDER = tempfile.mkdtemp(prefix="trainopt-bench-")
 DATA = digits()
@@ -211,9 +211,9 @@ sys.path.insert(0, {here!r})
 import torch
 from common import digits, mlp
 from trainopt_nb import Task, TrainOptions
-from trainopt_nb.train.launch import launch
+from trainopt_nb.api.launch import launch
 from workers import first_step, ended
-from trainopt_nb.events import Stop
+from trainopt_nb.events.records import Stop
 data = digits()
 began = time.time()
 run = launch(Task(mlp(), data), TrainOptions.of(devices={devices}, epochs=100000), folder={folder!r})
@@ -270,12 +270,12 @@ def stops_of(devices, times):
         model = mlp()
         run = launch(Task(model, DATA), options(1), folder=FOLDER)
         first_step(run)
-        from trainopt_nb.train.launch import bring_home
+        from trainopt_nb.api.launch import load_final_weights
 
         began = time.perf_counter()
         run.send(Stop())
         ended(run)
-        assert bring_home(run, model)
+        assert load_final_weights(run, model)
         found.append(time.perf_counter() - began)
     return found
 

@@ -109,7 +109,7 @@ def test_interrupt_in_a_callback(client):
     "A callback that hangs is ended by the second interrupt, and nothing is lost"
     client.execute_interactive(SOURCE, timeout=60)
     code = """
-from trainopt_nb.interrupts import interrupts
+from trainopt_nb.base.interrupts import interrupts
 def hang(channel, message):
     channel.on_msg(lambda message: [print('HANGS', flush=True), time.sleep(60)])
 get_ipython().kernel.comm_manager.register_target('toy', hang)

@@ -7,8 +7,9 @@ import re
 
 import pytest
 
-from trainopt_nb.curves import Curve
-from trainopt_nb.events import (
+from trainopt_nb.events.curves import Curve
+from trainopt_nb.events.progress import Progress
+from trainopt_nb.events.records import (
     Ended,
     Epoch,
     Note,
@@ -22,8 +23,7 @@ from trainopt_nb.events import (
     Step,
     Stop,
 )
-from trainopt_nb.notebook.panel import TrainPanel
-from trainopt_nb.progress import Progress
+from trainopt_nb.panels.train_panel import TrainPanel
 
 pytestmark = pytest.mark.browser
 

@@ -8,9 +8,9 @@ import pytest
 from test_panel_page import BLANK, CONTRAST, OPEN, STARTED, drawn, run_events
 from test_train import training_cell, trains
 
-from trainopt_nb.events import Ended, Epoch
-from trainopt_nb.notebook.runs_panel import RunsPanel
-from trainopt_nb.runs import Run
+from trainopt_nb.events.records import Ended, Epoch
+from trainopt_nb.panels.runs_panel import RunsPanel
+from trainopt_nb.runs.run import Run
 
 pytestmark = pytest.mark.browser
 

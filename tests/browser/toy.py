@@ -7,7 +7,7 @@ from IPython import get_ipython
 from IPython.core.magic import register_line_cell_magic
 from IPython.display import display
 
-from trainopt_nb.interrupts import interrupts
+from trainopt_nb.base.interrupts import interrupts
 from trainopt_nb.notebook import kernel
 
 STEP = 0.02  # seconds
