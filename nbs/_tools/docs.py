@@ -62,7 +62,7 @@ def guides() -> dict[str, list[Page]]:  # room -> pages
 
 
 def rooms_inside() -> dict[str, list[Page]]:  # room -> pages
-    "List the notebooks that export modules, from the ground up"
+    "List the notebooks that export modules, by room"
     found = {}
     for source in notebooks():
         found.setdefault(source.parent.name, []).append(_page(source, f"inside/{source.parent.name}"))
