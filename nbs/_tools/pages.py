@@ -147,7 +147,7 @@ def _plain(row):
 
 def _option(o, row):
     "Document one option"
-    head = f"{o.flag}, --no-{o.flag[2:]}" if o.kind == "bool" else f"{o.flag} {_METAVAR[o.kind]}"
+    head = f"{o.flag}, --no-{o.flag[2:]}" if o.type == "bool" else f"{o.flag} {_METAVAR[o.type]}"
     said = [f"Default **{_plain(row)}**", f"takes {row['values']}"]
     if o.dimension is not None and o.dimension.choices:
         said.append(f"sensible: {', '.join(map(str, o.dimension.choices))}")
