@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..data.batches import DatasetBatches, MemoryBatches
+from ..data.batches import MemoryBatches
+from ..data.dataset_batches import DatasetBatches
 from ..data.checks import check_inputs, check_labels, check_values, overlap
 from ..data.source import Data
 from ..data.targets import known_targets

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data.batches import DatasetBatches
+from ..data.dataset_batches import DatasetBatches
 from ..data.checks import check_answers, check_labels
 from ..data.tensors import size_of, split_batch
 from ..base.errors import TaskError

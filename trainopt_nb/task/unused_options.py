@@ -10,7 +10,9 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from ..data.batches import DatasetBatches, MemoryBatches, StreamBatches
+from ..data.batches import MemoryBatches
+from ..data.dataset_batches import DatasetBatches
+from ..data.stream_batches import StreamBatches
 from ..data.source import Data
 from ..base.options import Options, declared
 from .train_options import TrainOptions

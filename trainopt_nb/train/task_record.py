@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ..data.batches import DatasetBatches, MemoryBatches
+from ..data.batches import MemoryBatches
+from ..data.dataset_batches import DatasetBatches
 from ..data.rows import is_pair
 from ..data.tensors import LABELS, split_batch
 from .loop import Loop
