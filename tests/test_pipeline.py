@@ -17,7 +17,7 @@ from warm_python import python
 from trainopt_nb import OptionError, RunError, Task, TrainOptions, fit, list_runs, resume
 from trainopt_nb.api.launch import launch, warm
 from trainopt_nb.events.records import Epoch, Note, Pause, Resume, Save, SetLr, Step, Stop, WorkerLoad
-from trainopt_nb.parallel.pipeline import goes, micro
+from trainopt_nb.parallel.pipeline import micro_batches, plan_micro_batches
 from trainopt_nb.parallel.stages import balanced
 from trainopt_nb.store.checkpoint import load_checkpoint
 
@@ -125,11 +125,11 @@ def both(tmp_path, make, data=TRAIN, valid=VALID, devices=2, plan="auto", parts=
 @pytest.mark.parametrize("parts", [1, 3, 8])
 def test_micro_batches_hold_each_sample_once(size, parts):
     batch = torch.arange(size), torch.arange(size)
-    cut = [part for piece, count in goes(batch, parts) for part in micro(piece, count)]
+    cut = [part for piece, count in plan_micro_batches(batch, parts) for part in micro_batches(piece, count)]
     assert torch.cat([part[1] for part in cut]).tolist() == list(range(size))
     sizes = [len(part[0]) for part in cut]
     assert len(cut) == min(size, parts) and max(sizes) - min(sizes) <= 1
-    assert all(len(piece[0]) % count == 0 for piece, count in goes(batch, parts))
+    assert all(len(piece[0]) % count == 0 for piece, count in plan_micro_batches(batch, parts))
 
 
 def test_stages_are_as_equal_as_can_be():
