@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass
 
 from ..runs.table import list_runs
-from ..base.options import Options, declared, help_text, option
+from ..base.flags import help_text
+from ..base.options import Options, declared, option
 from ..runs.report import table_html
 from ..task.train_options import TrainOptions
 

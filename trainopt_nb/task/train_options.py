@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from ..base.errors import OptionError
-from ..base.options import Options, help_text, option
+from ..base.flags import help_text
+from ..base.options import Options, option
 
 # %% ../../nbs/task/01_train_options.ipynb #2b9041d8
 COMMON = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
