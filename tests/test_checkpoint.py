@@ -434,6 +434,7 @@ def test_every_file_is_plain(tmp_path):
 NURSERY = """
 import json, os, signal, sys, traceback
 import torch, numpy, safetensors.torch
+from trainopt_nb.base.errors import *
 from trainopt_nb.store.checkpoint import *
 from trainopt_nb.store.folders import *
 torch.set_num_threads(1)

@@ -68,14 +68,16 @@ def changes(source, recipe):
     return {"max_steps": 11} if source in UNLENGTHY and recipe != "plain" else {}
 
 
-def names(value):
-    return "-".join(value) if isinstance(value, tuple) else value
+def stops():
+    "Every case at every place; all but one place of each case may take long"
+    for number, (source, recipe) in enumerate(CASES):
+        for other, place in enumerate(PLACES):
+            marks = [pytest.mark.slow] if (other - number) % len(PLACES) else []
+            yield pytest.param(source, recipe, place, marks=marks, id=f"{source}-{recipe}-{place}")
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("source_and_recipe", CASES, ids=names)
-def test_stopped_and_resumed_is_uninterrupted(source_and_recipe, place, tmp_path):
-    source, recipe = source_and_recipe
+@pytest.mark.parametrize(("source", "recipe", "place"), [*stops()])
+def test_stopped_and_resumed_is_uninterrupted(source, recipe, place, tmp_path):
     if recipe == "no validation" and place == "within a validation":
         place = "at an epoch's edge"
     before = stop(tmp_path, source, recipe, place)
@@ -90,15 +92,17 @@ def test_closed_and_resumed_is_uninterrupted(place, tmp_path):
     assert outcome(tmp_path, model, before + after) == whole("dataset", "averaged")
 
 
-def test_in_a_fresh_process(tmp_path):
-    told = {}
-    for number, (source, recipe) in enumerate(CASES):
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_in_a_fresh_process(every, tmp_path):
+    for number, (source, recipe) in enumerate(CASES[::every]):
         place = list(PLACES)[number % 3]
         place = "within an epoch" if recipe == "no validation" else place
         stop(tmp_path / str(number), source, recipe, place)
-    subprocess.run([sys.executable, __file__, str(tmp_path)], check=True, cwd=Path(__file__).parent)
+    subprocess.run(
+        [sys.executable, __file__, str(tmp_path), str(every)], check=True, cwd=Path(__file__).parent
+    )
     told = json.loads((tmp_path / "outcomes.json").read_text())
-    for number, (source, recipe) in enumerate(CASES):
+    for number, (source, recipe) in enumerate(CASES[::every]):
         expected = whole(source, recipe)
         assert told[number] == {k: expected[k] for k in ("model", "last", "best")}, (source, recipe)
 
@@ -360,8 +364,8 @@ def test_an_interrupted_fit_goes_on_as_if_nothing_had_happened(tmp_path):
 
 
 if __name__ == "__main__":  # the fresh process
-    folder, told = Path(sys.argv[1]), []
-    for number, (source, recipe) in enumerate(CASES):
+    folder, every, told = Path(sys.argv[1]), int((*sys.argv, 1)[2]), []
+    for number, (source, recipe) in enumerate(CASES[::every]):
         model, events = go_on(folder / str(number), source, recipe, **changes(source, recipe))
         found = outcome(folder / str(number), model, events)
         told.append({k: found[k] for k in ("model", "last", "best")})

@@ -60,7 +60,7 @@ def shots():
 def only_lab(server, browser, shots):
     "The page"
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(60_000)
     yield Lab(server, page, shots)
     page.close()
 

@@ -356,13 +356,13 @@ class Lab:
         self.page.locator("[data-jp-item-name=restart] jp-button").first.click()
         self.page.locator(".jp-Dialog button.jp-mod-accept").click()
 
-    def wait_idle(self, timeout=30):
+    def wait_idle(self, timeout=60):
         "Until the kernel says that it has nothing to do"
         self.page.wait_for_function(IDLE, timeout=timeout * 1000)
 
     # waiting
 
-    def wait_for(self, check, what, timeout=30):
+    def wait_for(self, check, what, timeout=60):
         "Until `check()` is true; returns what it returned. Looks 50 times a second"
         end = time.monotonic() + timeout
         while time.monotonic() < end:
@@ -372,7 +372,7 @@ class Lab:
         self.screenshot("timeout")
         raise AssertionError(f"not within {timeout} s: {what}")
 
-    def wait_text(self, i, pattern, timeout=30):
+    def wait_text(self, i, pattern, timeout=60):
         "Until the output of cell `i` matches; returns the match"
         try:
             return self.wait_for(lambda: re.search(pattern, self.text(i)), f"{pattern} in cell {i}", timeout)

@@ -15,7 +15,7 @@ DO = """
   const line = document.querySelector('.toy-line'), part = document.querySelector(selector), start = performance.now();
   const look = () => line.innerText.includes(word) && resolve(performance.now() - start);
   new MutationObserver(look).observe(line, {childList: true, subtree: true, characterData: true});
-  setTimeout(() => reject(new Error(`${selector}: no "${word}" within 5 s, but ${line.innerText}`)), 5000);
+  setTimeout(() => reject(new Error(`${selector}: no "${word}" within 30 s, but ${line.innerText}`)), 30000);
   if (value === null) part.click();
   else { part.value = value; part.dispatchEvent(new Event('change', {bubbles: true})); }
 })

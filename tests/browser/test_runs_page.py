@@ -140,6 +140,7 @@ def test_a_row_says_what_a_run_is(open_table, tmp_path):
     assert figures[:3] == ["2 runs", "0 running", "94.4% best accuracy"]
 
 
+@pytest.mark.quiet
 def test_only_changed_rows_travel_while_something_trains(open_table, tmp_path):
     old, running = make_run(tmp_path, "old", 56, "finished"), make_run(tmp_path, "running", 0)
     page = open_table()

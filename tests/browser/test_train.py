@@ -18,7 +18,7 @@ ACT = """
   const root = document.querySelector('.tonb-panel'), part = root.querySelector(selector), start = performance.now();
   const seen = () => root.dataset[key] === wanted && resolve(performance.now() - start);
   new MutationObserver(seen).observe(root, {attributes: true, subtree: true, childList: true, characterData: true});
-  setTimeout(() => reject(new Error(`${selector}: no ${key}=${wanted} within 8 s, but ${JSON.stringify(root.dataset)}`)), 8000);
+  setTimeout(() => reject(new Error(`${selector}: no ${key}=${wanted} within 30 s, but ${JSON.stringify(root.dataset)}`)), 30000);
   if (value === null) part.click();
   else { part.focus(); part.value = value; part.dispatchEvent(new Event('change', {bubbles: true})); }
 })
@@ -90,12 +90,12 @@ def test_panel_answers_while_the_cell_trains(lab, server, every_kernel):
     panel(lab).locator(".tonb-lr").fill("0.00025")
     panel(lab).locator(".tonb-lr").press("Enter")
     changed = lambda: [r for r in events(server) if r["kind"] == "LrChanged"]
-    lab.wait_for(changed, "the new learning rate among the events", 5)
+    lab.wait_for(changed, "the new learning rate among the events")
     assert changed()[0]["lr"] == 0.00025
 
     before = len([r for r in events(server) if r["kind"] == "Saved"])
     panel(lab).locator(".tonb-save").click()
-    lab.wait_for(lambda: len([r for r in events(server) if r["kind"] == "Saved"]) > before, "a checkpoint", 5)
+    lab.wait_for(lambda: len([r for r in events(server) if r["kind"] == "Saved"]) > before, "a checkpoint")
 
     lab.save()
     shown, at = points(lab), step(lab)
