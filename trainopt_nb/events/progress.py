@@ -33,20 +33,24 @@ class Progress:
         self,
         name: str = "",  # name of the run
     ):
-        self.name, self.state, self.reason = name, "waiting", ""
+        self.name = name
+        self.curves: dict[str, Curve] = {"train loss": Curve()}  # name -> points over updates
+        self.reset()
+
+    def reset(self):
+        "Forget all events; the curves stay the same objects, so that a page notices that they are empty"
+        self.state, self.reason = "waiting", ""
         self.started: Started | None = None  # what was worked out before the first step
         self.step, self.epoch = 0, 0  # updates and epochs that are complete
-        self.lr, self.train_loss = (
-            math.nan,
-            math.nan,
-        )  # of the last step; the loss is smoothed over about 20 steps
+        self.lr = self.train_loss = math.nan  # of the last step; the loss is smoothed over about 20 steps
         self.epochs: list[Epoch] = []  # rows of the table
         self.best: Epoch | None = None  # best row by `started.monitor`
         self.notes: list[Note] = []
-        self.workers: dict[int, WorkerLoad] = {}  # rank -> how it fared lately, where several train together
+        self.workers: dict[int, WorkerLoad] = {}  # rank -> its newest load, where several devices train
         self.saved: Saved | None = None  # newest checkpoint
-        self.curves: dict[str, Curve] = {"train loss": Curve()}  # name -> points over updates
         self.earlier = 0.0  # seconds that earlier processes of the run took
+        for curve in self.curves.values():
+            curve.cut(-math.inf)
         self._begin()
 
     def _begin(self):
