@@ -9,6 +9,7 @@ from convert import cells_of, convert_text, directives, pictures
 
 from trainopt_nb.base.options import declared, rows
 from trainopt_nb.base.texts import wording
+from trainopt_nb.events.records import COMMANDS, EVENTS
 from trainopt_nb.notebook.cli import USAGE
 from trainopt_nb.notebook.new import NewOptions
 from trainopt_nb.notebook.verbs import VERBS, CellOptions
@@ -125,8 +126,8 @@ def write_reference(
         "usage": USAGE.strip(),
         "form": _form(),
         "shown": _shown(),
-        "events": _records("KINDS", "Step"),
-        "commands": _records("COMMANDS"),
+        "events": _records(["Step", *EVENTS]),
+        "commands": _records([*COMMANDS]),
         "names": _names(by_floor),
     }
     for path in folder.glob("*.md"):
@@ -235,11 +236,10 @@ def _shown():
     return "\n".join(lines)
 
 
-def _records(table, *more):
-    "Document the events and commands with their fields"
+def _records(names):
+    "Document the events or the commands with their fields"
     home, parts = public.modules()["trainopt_nb.events.records"], []
-    names = [cls.__name__ for cls in getattr(home, table).values()]
-    for name in (*more, *(n for n in names if n not in more)):
+    for name in names:
         full = f"{home.__name__}.{name}"
         _, _, cls, node = public.find(full)
         lines = [f"### {name}", "", f"{{py:obj}}`{full}`: {api.summary(full)}."]
