@@ -13,7 +13,7 @@ from trainopt_nb.base.options import declared
 from trainopt_nb.task.train_options import TrainOptions
 
 ROOT = Path(__file__).parents[1]
-STATIC = ROOT / "trainopt_nb/base/languages"
+LANGUAGES = ROOT / "trainopt_nb/base/languages"
 OTHERS = [code for code in texts.languages() if code != texts.ENGLISH]
 CATALOGUE = {
     code: json.loads((LANGUAGES / f"texts.{code}.json").read_text(encoding="utf-8"))
