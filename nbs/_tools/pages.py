@@ -8,6 +8,7 @@ import api
 from convert import cells_of, convert_text, directives, pictures
 
 from trainopt_nb.base.options import declared, rows
+from trainopt_nb.events.records import COMMANDS, EVENTS
 from trainopt_nb.notebook.cli import USAGE
 from trainopt_nb.notebook.new import NewOptions
 from trainopt_nb.notebook.verbs import VERBS, CellOptions
@@ -121,8 +122,8 @@ def write_reference(
         "usage": USAGE.strip(),
         "form": _form(),
         "shown": _shown(),
-        "events": _records("KINDS", "Step"),
-        "commands": _records("COMMANDS"),
+        "events": _records(["Step", *EVENTS]),
+        "commands": _records([*COMMANDS]),
         "names": _names(by_floor),
     }
     for path in folder.glob("*.md"):
@@ -230,11 +231,10 @@ def _shown():
     return "\n".join(lines)
 
 
-def _records(table, *more):
+def _records(names):
     "The records of the module `events`, with their fields"
     home, parts = api.module("trainopt_nb.events.records"), []
-    names = re.findall(r"\b[A-Z]\w+\b", ast.unparse(home.nodes[table].value))
-    for name in (*more, *(n for n in names if n not in more)):
+    for name in names:
         node = home.nodes[name]
         lines = [f"### {name}", "", f"{{py:obj}}`{home.name}.{name}`: {ast.get_docstring(node)}."]
         own = api.fields(home, node)
