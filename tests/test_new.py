@@ -11,7 +11,8 @@ import pytest
 from trainopt_nb import list_runs
 from trainopt_nb.base.errors import OptionError
 from trainopt_nb.notebook.cli import main
-from trainopt_nb.notebook.new import STARTERS, new_notebook
+from trainopt_nb.notebook.new import new_notebook
+from trainopt_nb.notebook.starters import STARTERS
 
 LEAST = {"image": 0.97, "text": 0.95, "audio": 0.95, "table": 0.93}  # accuracy
 

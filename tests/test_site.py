@@ -21,8 +21,9 @@ from sphinx.util.inventory import InventoryFile
 
 import trainopt_nb
 from trainopt_nb.base.options import Options, declared, rows
-from trainopt_nb.notebook.verbs import VERBS, CellOptions
-from trainopt_nb.task.train_options import TrainOptions
+from trainopt_nb.notebook.new import NewOptions
+from trainopt_nb.notebook.verb_help import verb_rows
+from trainopt_nb.notebook.verbs import VERBS
 
 ROOT = Path(__file__).parents[1]
 BUILDER = ROOT / "nbs/_tools/docs.py"
@@ -149,7 +150,8 @@ def option_sets():
     found = [
         v for v in public().values() if inspect.isclass(v) and issubclass(v, Options) and v is not Options
     ]
-    return {cls: "" if cls in (TrainOptions, CellOptions) else "trainopt-new" for cls in found}
+    found = [cls for cls in found if any(not o.argument for o in declared(cls).values())]
+    return {cls: "trainopt-new" if cls is NewOptions else "" for cls in found}
 
 
 @pytest.mark.parametrize("cls", option_sets())
@@ -164,20 +166,19 @@ def test_every_option_is_documented(site, cls):
             assert plain(str(row[what])).lower() in said, (name, what)
         assert f"keyword{row['keyword']}".lower() in said
         assert row["flag"] in words(head)
-        if declared(cls)[row["keyword"]].kind == "bool":
+        if declared(cls)[row["keyword"]].type == "bool":
             assert f"--no-{row['flag'][2:]}" in places
 
 
 def test_every_verb_is_documented(site):
     page = soup(site / "reference/magics.html")
-    for verb, text in VERBS.items():
+    for verb, text in ((name, verb.help) for name, verb in VERBS.items()):
         section = page.find(id=verb)
         assert section is not None, verb
         assert plain(text).lower() in plain(words(section)).lower()
 
 
 def test_verbs_take_a_cell_where_the_page_says_so(site, tmp_path, monkeypatch):
-    import pages as made
     from IPython.core.error import UsageError
     from IPython.core.interactiveshell import InteractiveShell
 
@@ -192,7 +193,7 @@ def test_verbs_take_a_cell_where_the_page_says_so(site, tmp_path, monkeypatch):
             assert "takes no cell body" in str(error), verb
         except StopAsyncIteration:
             takes.add(verb)
-    assert takes == set(made.ABOVE_A_CELL)
+    assert takes == {row.name for row in verb_rows() if row.cell}
 
 
 def test_everything_that_is_shown_stands_among_the_panels(site):

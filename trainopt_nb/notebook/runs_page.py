@@ -8,10 +8,10 @@ __all__ = ['resume_behind', 'show_runs', 'LiveTable']
 # %% ../../nbs/notebook/06_runs_page.ipynb #20b4b7a8
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import ipywidgets as widgets
 from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 
 from ..runs.card import escape
@@ -20,32 +20,30 @@ from .train_in_cell import attach
 from .cell_variables import find_task
 from ..panels.train_panel import TrainPanel
 from ..panels.runs_panel import RunsPanel
-from .verbs import CellOptions
+from .verbs import TaskNames
 from ..base.errors import RunError
 from ..runs.run import Run
-from ..api.run_task import stored_options
-from ..api.launch import relaunch
-from ..train.torch_settings import seed_everything
+from ..api.prepare_run import stored_options
+from ..api.run_task import Where, run_task
+from .execute_cell import execute_cell
 
 # %% ../../nbs/notebook/06_runs_page.ipynb #dee87823
 def resume_behind(
     run: Run,  # that was stopped, failed or died
-    shell: Any,  # IPython's shell
+    shell: InteractiveShell,  # IPython's shell
 ):
-    "Go on with a run in a process of its own, from its stored cell. Raises `RunError` where that cannot be"
+    "Resume a run in a separate process, from its stored cell. Raises `RunError` if that is not possible"
     source = run.path / "cell.py"
     if not source.exists():
         raise RunError(
             f"No cell is stored with {run.name}: %trainopt resume {run.name} goes on with it where model and train_data are defined."
         )
     options = stored_options(run, {})
-    names = dict(
-        shell.user_ns
-    )  # the cell finds what earlier cells define, and leaves the notebook's variables alone
-    seed_everything(options.seed)
+    names = dict(shell.user_ns)  # a copy: the cell sees the notebook's variables and leaves them alone
+    text = source.read_text(encoding="utf-8")
     try:
-        exec(compile(shell.transform_cell(source.read_text(encoding="utf-8")), str(source), "exec"), names)
-        task = find_task(names, CellOptions())
+        execute_cell(shell, text, seed=options.seed, names=names, filename=str(source))
+        task = find_task(names, TaskNames())
     except UsageError as error:
         raise RunError(str(error)) from error
     except Exception as error:  # the user's own code, which once ran
@@ -53,12 +51,12 @@ def resume_behind(
             f"The stored cell of {run.name} does not run here: {type(error).__name__}: {error}. "
             f"Run the cells that it needs first, or use %trainopt resume {run.name} in its notebook."
         ) from error
-    relaunch(run, task, options)
+    run_task(task, options, Where(background=True), resume=run)
 
 
 def show_runs(
     folder: str | Path,  # where runs are kept
-    shell: Any,  # IPython's shell
+    shell: InteractiveShell,  # IPython's shell
 ):
     "Show the table in the output of the cell"
     box, loop = widgets.VBox(), asyncio.get_event_loop()
@@ -100,12 +98,12 @@ def _card(bundle):
 
 
 class LiveTable(RunTable):
-    "The same list as ever, which shows itself as the panel where it is displayed"
+    "The list of runs, displayed as a panel that stays current"
 
     def __init__(
         self,
         folder: str | Path,  # where runs are kept
-        shell: Any,  # IPython's shell
+        shell: InteractiveShell,  # IPython's shell
     ):
         super().__init__(list_runs(folder))
         self._folder, self._shell = folder, shell
