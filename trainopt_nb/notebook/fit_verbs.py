@@ -8,18 +8,17 @@ __all__ = ['FIT', 'FORM', 'LR_FIND']
 # %% ../../nbs/notebook/06b_fit_verbs.ipynb #edd0c654
 from collections.abc import Coroutine
 
-from ..api.fit import begin
-from ..api.launch import launch
+from ..api.run_task import Where, run_task
 from ..base.cells import bound_names, earlier_cells
 from ..base.options import Options, combine, declared
 from ..insight.lr_find import LrCurve, find_lr
 from .cell_variables import earlier_variables_note, find_task, loss_and_metrics, resolve
 from .execute_cell import execute_cell
 from .kernel import Page, find_page, run_page
-from .train_in_cell import ask, attach, run_job
+from .train_in_cell import ask, attach, run_in_cell
 from .verbs import Call, CellOptions, TaskNames, Verb
 from ..task.train_options import TrainOptions
-from ..train.prepare import Task
+from ..task.task import Task
 from ..train.task_record import named
 
 # %% ../../nbs/notebook/06b_fit_verbs.ipynb #0ca9945c
@@ -74,15 +73,14 @@ async def _train(call: Call, task: Task, options: TrainOptions, page: Page, form
         if answer is None:
             return
         options, added = answer
-    where = {"folder": cell.runs, "name": cell.name, "cell": call.cell or ""}
     facts = _run_facts(call, options, added)
+    where = Where(cell.runs, cell.name, call.cell or "", cell.background, facts)
+    handle = run_task(task, options, where)
+    shell.user_ns["run"] = handle.run
     if cell.background:
-        run = shell.user_ns["run"] = launch(task, options, **where, **facts)
-        attach(run, shell, task.model)
-        return
-    job = begin(task, options, **where, **facts)
-    shell.user_ns["run"] = job.run
-    await run_job(job, page, shell)
+        attach(handle.run, shell, task.model)
+    else:
+        await run_in_cell(handle, page, shell)
 
 
 def _fit(call: Call) -> Coroutine | None:

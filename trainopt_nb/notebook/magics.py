@@ -19,7 +19,7 @@ from collections.abc import Awaitable
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class
-from ..api.launch import warm
+from ..workers.processes import warm
 from ..base.cells import bound_names
 from ..base.errors import CheckpointError, DataError, OptionError, RunError, TaskError
 from ..base.flags import parse_flags, split

@@ -8,20 +8,19 @@ __all__ = ['RUNS', 'ATTACH', 'RESUME']
 # %% ../../nbs/notebook/06c_run_verbs.ipynb #2c2c44fe
 from collections.abc import Coroutine
 
-from ..api.fit import begin
-from ..api.launch import relaunch
-from ..api.run_task import stored_options
+from ..api.prepare_run import stored_options
+from ..api.run_task import Where, run_task
 from ..base.options import declared
 from .cell_variables import find_task
 from .execute_cell import execute_cell
 from .kernel import Page, find_page, has_frontend, run_page
 from .runs_page import LiveTable
-from .train_in_cell import attach, run_job
+from .train_in_cell import attach, run_in_cell
 from .verbs import Background, Call, RunArgument, RunFolder, TaskNames, Verb
 from ..runs.run import Run
 from ..runs.table import RunTable, find_run, list_runs
 from ..task.train_options import TrainOptions
-from ..train.prepare import Task
+from ..task.task import Task
 
 # %% ../../nbs/notebook/06c_run_verbs.ipynb #3ce7fe8d
 def _find_run(call: Call) -> Run:
@@ -42,13 +41,13 @@ def _attach(call: Call):
 # %% ../../nbs/notebook/06c_run_verbs.ipynb #ff21e3d9
 async def _go_on(call: Call, run: Run, task: Task, options: TrainOptions, page: Page):
     "Resume a run here, or in the background"
-    if call.options(Background).background:
-        call.shell.user_ns["run"] = relaunch(run, task, options)
-        attach(run, call.shell, task.model)
-        return
-    job = begin(task, options, run)
+    background = call.options(Background).background
+    handle = run_task(task, options, Where(background=background), resume=run)
     call.shell.user_ns["run"] = run
-    await run_job(job, page, call.shell)
+    if background:
+        attach(run, call.shell, task.model)
+    else:
+        await run_in_cell(handle, page, call.shell)
 
 
 def _resume(call: Call) -> Coroutine | None:

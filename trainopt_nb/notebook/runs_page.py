@@ -23,8 +23,8 @@ from ..panels.runs_panel import RunsPanel
 from .verbs import TaskNames
 from ..base.errors import RunError
 from ..runs.run import Run
-from ..api.run_task import stored_options
-from ..api.launch import relaunch
+from ..api.prepare_run import stored_options
+from ..api.run_task import Where, run_task
 from .execute_cell import execute_cell
 
 # %% ../../nbs/notebook/06_runs_page.ipynb #dee87823
@@ -51,7 +51,7 @@ def resume_behind(
             f"The stored cell of {run.name} does not run here: {type(error).__name__}: {error}. "
             f"Run the cells that it needs first, or use %trainopt resume {run.name} in its notebook."
         ) from error
-    relaunch(run, task, options)
+    run_task(task, options, Where(background=True), resume=run)
 
 
 def show_runs(
