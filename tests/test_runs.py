@@ -8,7 +8,7 @@ import pytest
 from trainopt_nb.events.curves import Curve
 from trainopt_nb.events.progress import Progress, event_line
 from trainopt_nb.events.records import Ended, Epoch, Started, State, Step, Unknown, from_lines, to_lines
-from trainopt_nb.runs import report
+from trainopt_nb.runs import pictures
 from trainopt_nb.runs.run import Run
 from trainopt_nb.runs.summary import read_summary
 from trainopt_nb.runs.table import list_runs
@@ -151,9 +151,11 @@ def test_a_spike_is_sent_to_the_page():
 
 
 def test_a_spike_is_drawn_in_the_report(monkeypatch):
-    drawn, picture = [], report._picture
-    monkeypatch.setattr(report, "_picture", lambda lines, *rest: drawn.append(lines) or picture(lines, *rest))
-    report.charts(Progress().add([STARTED, *spiked()]))
+    drawn, picture = [], pictures._picture
+    monkeypatch.setattr(
+        pictures, "_picture", lambda lines, *rest: drawn.append(lines) or picture(lines, *rest)
+    )
+    pictures.charts(Progress().add([STARTED, *spiked()]))
     x, y = drawn[0][0][:2]
     assert y[x.index(7777)] == 50.0
 
