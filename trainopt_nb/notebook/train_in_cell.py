@@ -48,7 +48,7 @@ async def conduct(
     with interrupts() as interrupt:
         try:
             for _ in job.steer(lambda: Stop("interrupted") if interrupt.requested else _clicked(panel)):
-                panel.update()
+                panel.follow()
                 await page.turn()
                 if page.again is not again:
                     again = page.again

@@ -357,10 +357,11 @@ function Chart({ board, name = "", title, said = title, lines, share = false, be
   const read = lines.filter((line) => !line.quiet);
   const values = read.map(({ label = "", tone }, i) => (label || reading) && html`<span class=${classes("tonb-key", tone)}>${
     [label, reading && written(reading.values[i], share)].filter(Boolean).join(" ")}</span>`);
+  const where = reading ? board.where(reading.places) : note;
   const reset = () => (board.zoomTo(null), node.current.focus());
   return html`<div class=${classes("tonb-chart", name)} data-points=${lines[0]?.curve.x.length ?? 0} data-lines=${lines.length} hidden=${hidden}>
     <div class="tonb-chart-head">${typeof title === "string" ? html`<b class="tonb-title">${title}</b>` : title}
-      <span class="tonb-legend"><span class="tonb-key">${reading ? board.where(reading.places) : note}</span>${legend === false ? "" : values}</span></div>
+      <span class="tonb-legend">${legend === false ? where : html`<span class="tonb-key">${where}</span>${values}`}</span></div>
     <div class="tonb-plot" tabindex="0" role="img" hidden=${empty} ref=${node}
       aria-label=${`${[said, told.join(", ")].filter(Boolean).join(": ")}. ${texts.keys}`}></div>
     ${board.zoom && [...board.plots][0] === plot.current && html`<${Button} name="reset" onClick=${reset}>${texts.reset}<//>`}
