@@ -9,14 +9,15 @@ import time
 
 import pytest
 import torch
+from starts import launch, leave
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 from waits import alive, ranks_of, until
 
 from trainopt_nb import OptionError, RunError, Task, TrainOptions, fit, resume
-from trainopt_nb.api.launch import launch, leave, warm
 from trainopt_nb.events.records import Note, Pause, Resume, Save, SetLr, Step, Stop, WorkerLoad
 from trainopt_nb.store.lock import lock_owner
+from trainopt_nb.workers.processes import warm
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(331, 6, generator=G)
@@ -243,7 +244,7 @@ def test_random_numbers_of_each_rank_go_on(source, tmp_path):
     one, two = forgetful(), forgetful(3)
     whole = fit(one, source(), VALID, **how, **place, write=lambda line: None)
     job = leave(Task(forgetful(), source(), VALID), TrainOptions.of(**how), **place)
-    for _ in job.steer(lambda: Stop() if job.progress.step > 3 else None):
+    for _ in job.events(lambda: Stop() if job.progress.step > 3 else None):
         pass
     job.close()
     assert job.progress.state == "stopped" and job.progress.step % 61, (
@@ -331,7 +332,7 @@ def stop_five_times(tmp_path):
                 asked.append(time.monotonic())
                 return Stop()
 
-        for _ in job.steer(after_some_steps):
+        for _ in job.events(after_some_steps):
             pass
         job.close()
         assert job.progress.state == "stopped" and time.monotonic() - asked[0] < 5
@@ -410,7 +411,7 @@ import sys, time
 import torch
 from torch import nn
 from trainopt_nb import Task, TrainOptions, fit
-from trainopt_nb.api.launch import launch
+from trainopt_nb.api.run_task import Where, run_task
 
 class Slow(nn.Module):
     def __init__(self):
@@ -443,7 +444,7 @@ def test_workers_of_the_cell_die_with_the_kernel(tmp_path):
 
 def test_ranks_of_the_background_outlive_the_kernel(tmp_path):
     source = SCRIPT + (
-        f"run = launch(Task(Slow(), (x, y)), TrainOptions.of(devices=2, epochs=20), folder={str(tmp_path)!r})\n"
+        f"run = run_task(Task(Slow(), (x, y)), TrainOptions.of(devices=2, epochs=20), Where({str(tmp_path)!r}, background=True)).run\n"
         "while run.progress.step < 3: time.sleep(0.01)"
     )
     process = subprocess.Popen([sys.executable, "-c", source + "\ntime.sleep(60)"])

@@ -9,18 +9,19 @@ import time
 
 import pytest
 import torch
+from starts import launch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 from waits import ranks_of, until
 
 from trainopt_nb import OptionError, RunError, Task, TrainOptions, fit, list_runs, resume
-from trainopt_nb.api.launch import launch, warm
 from trainopt_nb.events.records import Epoch, Note, Pause, Resume, Save, SetLr, Step, Stop, WorkerLoad
 from trainopt_nb.parallel.pipeline import micro_batches, plan_micro_batches
 from trainopt_nb.parallel.stages import balanced
 from trainopt_nb.store.checkpoint import load_checkpoint
 from trainopt_nb.store.lock import lock_owner
+from trainopt_nb.workers.processes import warm
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(331, 6, generator=G)
