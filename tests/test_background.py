@@ -11,11 +11,12 @@ import psutil
 import pytest
 import torch
 from helpers import assert_still, moving, over, quiet, until
+from starts import launch
 from torch import nn
 from warm_python import python
 
 from trainopt_nb.api.fit import fit, resume
-from trainopt_nb.api.launch import launch, load_final_weights, warm
+from trainopt_nb.api.handle import load_final_weights
 from trainopt_nb.base.errors import RunError
 from trainopt_nb.events.records import Pause, Resume, Save, SetLr, Stop
 from trainopt_nb.runs.run import Run
@@ -23,6 +24,7 @@ from trainopt_nb.runs.table import list_runs
 from trainopt_nb.store.lock import lock_owner
 from trainopt_nb.task.task import Task
 from trainopt_nb.task.train_options import TrainOptions
+from trainopt_nb.workers.processes import warm
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(400, 4, generator=GENERATOR)
@@ -176,7 +178,7 @@ def test_what_cannot_travel_is_named(tmp_path, name, value):
 PARENT = """
 import sys, time, torch
 from torch import nn
-from trainopt_nb.api.launch import launch
+from trainopt_nb.api.run_task import Where, run_task
 from trainopt_nb.task.task import Task
 from trainopt_nb.task.train_options import TrainOptions
 class Slow(nn.Linear):
@@ -185,7 +187,7 @@ class Slow(nn.Linear):
         return super().forward(x)
 if __name__ == "__main__":
     x = torch.randn(100, 4)
-    run = launch(Task(Slow(4, 2), (x, (x.sum(1) > 0).long())), TrainOptions(epochs=20_000), folder=sys.argv[1])
+    run = run_task(Task(Slow(4, 2), (x, (x.sum(1) > 0).long())), TrainOptions(epochs=20_000), Where(sys.argv[1], background=True)).run
     print(run.path, flush=True)
     sys.stdin.read()
 """

@@ -10,14 +10,15 @@ import psutil
 import pytest
 import torch
 from helpers import alive, losses, quiet, ranks_of, small_table, until, weights
+from starts import launch, leave
 from torch import nn
 from warm_python import python
 
 from trainopt_nb import OptionError, Run, RunError, Task, TrainOptions, fit
-from trainopt_nb.api.launch import launch, leave, warm
 from trainopt_nb.api.ray_cluster import Board, needs_of
 from trainopt_nb.events.records import Note, SetLr, Stop, WorkerLoad
 from trainopt_nb.store.lock import lock_owner
+from trainopt_nb.workers.processes import warm
 
 X, Y, TRAIN, VALID = small_table()
 START = 240  # seconds: Ray begins with a dozen processes of Python, which takes a minute on busy cores
@@ -79,7 +80,7 @@ def test_two_workers_compute_what_one_process_does_and_are_steered(alone, tmp_pa
         Task(model, TRAIN, VALID), TrainOptions.of(cluster="local", devices=2, **HOW), folder=tmp_path
     )
     heard = set()
-    for told in job.steer(lambda: None):
+    for told in job.events():
         if told and not heard:
             ours = [p for p in of_ray() if p not in before]
             heard = {c.laddr.ip for p in ours for c in p.net_connections("inet") if c.status == "LISTEN"}
@@ -116,7 +117,7 @@ def test_commands_reach_the_workers_and_a_stop_brings_the_weights(tmp_path):
             return Stop()
         return None
 
-    for _ in job.steer(words):
+    for _ in job.events(words):
         pass
     took = time.monotonic() - asked[1]
     job.close()

@@ -9,14 +9,15 @@ import time
 import pytest
 import torch
 from helpers import alive, assert_still, losses, over, quiet, ranks_of, small_table, until, weights
+from starts import launch, leave
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 from warm_python import python
 
 from trainopt_nb import OptionError, RunError, Task, TrainOptions, fit, resume
-from trainopt_nb.api.launch import launch, leave, warm
 from trainopt_nb.events.records import Note, Pause, Resume, Save, SetLr, Step, Stop, WorkerLoad
 from trainopt_nb.store.lock import lock_owner
+from trainopt_nb.workers.processes import warm
 
 X, Y, TRAIN, VALID = small_table()
 
@@ -232,7 +233,7 @@ def test_random_numbers_of_each_rank_go_on(source, tmp_path):
     one, two = forgetful(), forgetful(3)
     whole = fit(one, source(), VALID, **how, **place, write=quiet)
     job = leave(Task(forgetful(), source(), VALID), TrainOptions.of(**how), **place)
-    for _ in job.steer(lambda: Stop() if job.progress.step > 3 else None):
+    for _ in job.events(lambda: Stop() if job.progress.step > 3 else None):
         pass
     job.close()
     assert job.progress.state == "stopped" and job.progress.step % 61, (
@@ -314,7 +315,7 @@ def stop_five_times(tmp_path):
                 asked.append(time.monotonic())
                 return Stop()
 
-        for _ in job.steer(after_some_steps):
+        for _ in job.events(after_some_steps):
             pass
         job.close()
         assert job.progress.state == "stopped" and time.monotonic() - asked[0] < 5
@@ -393,7 +394,7 @@ import sys, time
 import torch
 from torch import nn
 from trainopt_nb import Task, TrainOptions, fit
-from trainopt_nb.api.launch import launch
+from trainopt_nb.api.run_task import Where, run_task
 
 class Slow(nn.Module):
     def __init__(self):
@@ -426,7 +427,7 @@ def test_workers_of_the_cell_die_with_the_kernel(tmp_path):
 
 def test_ranks_of_the_background_outlive_the_kernel(tmp_path):
     source = SCRIPT + (
-        f"run = launch(Task(Slow(), (x, y)), TrainOptions.of(devices=2, epochs=20), folder={str(tmp_path)!r})\n"
+        f"run = run_task(Task(Slow(), (x, y)), TrainOptions.of(devices=2, epochs=20), Where({str(tmp_path)!r}, background=True)).run\n"
         "while run.progress.step < 3: time.sleep(0.01)"
     )
     process = subprocess.Popen(python("-c", source + "\ntime.sleep(60)"))

@@ -21,8 +21,8 @@ from helpers import fingerprint, options, quick_path, quiet, record, task  # noq
 from warm_python import python
 
 from trainopt_nb import RunError, find_run, fit, list_runs, resume
-from trainopt_nb.api.run_task import go_on as prepare_to_go_on
-from trainopt_nb.api.run_task import start, stored_options
+from trainopt_nb.api.prepare_run import resume_in as prepare_to_go_on
+from trainopt_nb.api.prepare_run import start, stored_options
 from trainopt_nb.base.errors import CheckpointError
 from trainopt_nb.events.records import Ended, Epoch, Saved, Started, Step, from_lines
 from trainopt_nb.store.checkpoint import load_checkpoint
@@ -162,10 +162,10 @@ def killed(tmp_path_factory):
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from helpers import task
-from trainopt_nb.api.run_task import start
+from trainopt_nb.api.prepare_run import start
 made, how = task()
 job = start(made, how.replace(save_steps=1, epochs=2), folder={str(folder)!r})
-for told in job.turns:
+for told in job.events():
     if job.progress.step >= 5:
         os.kill(os.getpid(), 9)
 """
@@ -212,7 +212,7 @@ def test_a_live_writer_is_told_from_a_dead_one(run, tmp_path):
     assert json.loads((run.path / "lock").read_text())["pid"] not in psutil.pids()
     made, _ = task()
     job = prepare_to_go_on(run, made, stored_options(run, {}))  # the dead one's lock is taken over
-    next(job.turns)
+    next(job.events())
     assert find_run(run.name, tmp_path).state == "training"
     before = (run.path / "options.json").read_text(), (run.path / "events.jsonl").read_bytes()
     script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_kill; from trainopt_nb import find_run; "
@@ -260,7 +260,7 @@ def test_a_resume_that_is_refused_leaves_the_run_as_it_was(run):
 def test_what_a_closed_job_says(tmp_path):
     made, how = task()
     job = start(made, how, folder=tmp_path)
-    next(job.turns)
+    next(job.events())
     job.close()
     job.close()
     events = job.run.events()

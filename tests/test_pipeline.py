@@ -9,17 +9,18 @@ import time
 import pytest
 import torch
 from helpers import assert_still, losses, over, quiet, ranks_of, small_table, until, weights
+from starts import launch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 from warm_python import python
 
 from trainopt_nb import OptionError, RunError, Task, TrainOptions, fit, list_runs, resume
-from trainopt_nb.api.launch import launch, warm
 from trainopt_nb.events.records import Epoch, Note, Pause, Resume, Save, SetLr, Step, Stop, WorkerLoad
 from trainopt_nb.parallel.pipeline import micro_batches, plan_micro_batches
 from trainopt_nb.parallel.stages import balanced
 from trainopt_nb.store.checkpoint import load_checkpoint
+from trainopt_nb.workers.processes import warm
 
 X, Y, TRAIN, VALID = small_table()
 G = torch.Generator().manual_seed(1)

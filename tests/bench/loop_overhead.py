@@ -35,7 +35,7 @@ from panel_cost import panel_rows
 from rivals import RIVALS, rival_rows
 
 from trainopt_nb import Run, Task, TrainOptions
-from trainopt_nb.api.run_task import follow
+from trainopt_nb.api.log import follow
 from trainopt_nb.data.batches import order
 from trainopt_nb.events.progress import Progress
 from trainopt_nb.events.records import Epoch, Saved, State

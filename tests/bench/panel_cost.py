@@ -37,10 +37,11 @@ async def inside(kind, instances, epochs):
     from loop_overhead import StopAtEpochs, options, task
 
     from trainopt_nb import Run
-    from trainopt_nb.api.run_task import Job, follow
+    from trainopt_nb.api.handle import LocalRun
+    from trainopt_nb.api.log import follow
     from trainopt_nb.events.progress import Progress
     from trainopt_nb.notebook.kernel import find_page
-    from trainopt_nb.notebook.train_in_cell import conduct
+    from trainopt_nb.notebook.train_in_cell import train_with_panel
     from trainopt_nb.train.loop import train
 
     page = find_page(get_ipython(), awaited=True)
@@ -53,12 +54,12 @@ async def inside(kind, instances, epochs):
         progress = Progress(run.name)
         told = follow(StopAtEpochs(train(given, options(epochs), run.path, run.name), turns), run, progress)
         if name == "with":
-            job = Job(run, progress, told, given.model)
+            job = LocalRun(run, progress, told, given.model)
             if page.how == "pump":
                 with page.pump:
-                    await conduct(job, page)
+                    await train_with_panel(job, page)
             else:
-                await conduct(job, page)
+                await train_with_panel(job, page)
         else:
             for _ in told:
                 pass

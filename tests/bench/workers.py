@@ -25,12 +25,15 @@ import psutil
 import torch
 from common import digits, machine, mlp
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from starts import launch, leave
+
 from trainopt_nb import Task, TrainOptions
-from trainopt_nb.api.launch import launch, leave, warm
 from trainopt_nb.events.progress import Progress
 from trainopt_nb.events.records import Started, Step, Stop, from_lines
 from trainopt_nb.notebook.train_in_cell import FOLLOW
 from trainopt_nb.store.lock import lock_owner
+from trainopt_nb.workers.processes import warm
 
 FOLDER = tempfile.mkdtemp(prefix="trainopt-bench-")
 DATA = digits()
@@ -86,7 +89,7 @@ def stops(devices, times):
                 asked.append(time.perf_counter())
                 return Stop()
 
-        for _ in job.steer(after_a_while):
+        for _ in job.events(after_a_while):
             pass
         job.close()
         found.append(time.perf_counter() - asked[0])
@@ -154,7 +157,7 @@ def _there(pid):
 def following(seconds=5):
     "Share of one core that the caller spends on following a run"
     job, own = leave(Task(mlp(), DATA), options(2), folder=FOLDER), psutil.Process()
-    events = job.steer(lambda: Stop() if time.perf_counter() > end else None)
+    events = job.events(lambda: Stop() if time.perf_counter() > end else None)
     end = time.perf_counter() + 60
     for _ in events:
         if job.progress.step > 20:
@@ -211,12 +214,12 @@ sys.path.insert(0, {here!r})
 import torch
 from common import digits, mlp
 from trainopt_nb import Task, TrainOptions
-from trainopt_nb.api.launch import launch
+from trainopt_nb.api.run_task import Where, run_task
 from workers import first_step, ended
 from trainopt_nb.events.records import Stop
 data = digits()
 began = time.time()
-run = launch(Task(mlp(), data), TrainOptions.of(devices={devices}, epochs=100000), folder={folder!r})
+run = run_task(Task(mlp(), data), TrainOptions.of(devices={devices}, epochs=100000), Where({folder!r}, background=True)).run
 print(first_step(run) - began)
 run.send(Stop())
 ended(run)
@@ -270,7 +273,7 @@ def stops_of(devices, times):
         model = mlp()
         run = launch(Task(model, DATA), options(1), folder=FOLDER)
         first_step(run)
-        from trainopt_nb.api.launch import load_final_weights
+        from trainopt_nb.api.handle import load_final_weights
 
         began = time.perf_counter()
         run.send(Stop())
