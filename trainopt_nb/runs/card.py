@@ -283,8 +283,9 @@ SMOOTH = 10  # steps to either side
 def smooth(
     curve: Curve,  # points of a loss
 ) -> list[float]:  # one value a point; not finite where the point is not
-    "The mean over the neighbours of each point, gaps left out"
-    reach, kept = round(SMOOTH / curve.stride), []
+    "Return the mean over the neighbours of each point, without gaps"
+    reach = max(round(SMOOTH / curve.stride), 2 if curve.stride > 1 else 0)  # minimum and maximum of a bucket
+    kept = []
     for i, value in enumerate(curve.y):
         near = [y for y in curve.y[max(0, i - reach) : i + reach + 1] if math.isfinite(y)]
         kept.append(sum(near) / len(near) if math.isfinite(value) else math.nan)

@@ -32,7 +32,7 @@ class LengthOptions(Options):
     max_steps: int | None = option(
         None,
         "stop after this many optimizer updates",
-        kind="int",
+        type="int",
         low=1,
         optional=True,
         group="Length",
@@ -124,7 +124,7 @@ class ObjectiveOptions(DataOptions):
     metrics: str = option(
         "auto",
         "figures of the validation data, separated by commas",
-        kind="text",
+        type="text",
         objects=True,
         group="Objective",
     )

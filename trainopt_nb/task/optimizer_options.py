@@ -130,7 +130,7 @@ class RegularisationOptions(ScheduleOptions):
     clip: float | None = option(
         None,
         "largest allowed norm of all gradients together",
-        kind="float",
+        type="float",
         low=1e-9,
         optional=True,
         search=(0.1, 10),
@@ -141,7 +141,7 @@ class RegularisationOptions(ScheduleOptions):
     clip_value: float | None = option(
         None,
         "largest allowed absolute value of a gradient",
-        kind="float",
+        type="float",
         low=1e-9,
         optional=True,
         group="Regularisation",
@@ -149,7 +149,7 @@ class RegularisationOptions(ScheduleOptions):
     dropout: float | None = option(
         None,
         "set the probability of every dropout layer in the model",
-        kind="float",
+        type="float",
         low=0,
         high=0.99,
         optional=True,
@@ -159,7 +159,7 @@ class RegularisationOptions(ScheduleOptions):
     ema: float | None = option(
         None,
         "validate and keep an exponential moving average of the weights, with this decay",
-        kind="float",
+        type="float",
         low=0,
         high=0.999999,
         optional=True,

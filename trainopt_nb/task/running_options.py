@@ -45,7 +45,7 @@ class SpeedOptions(RegularisationOptions):
     threads: int | None = option(
         None,
         "CPU threads that torch uses",
-        kind="int",
+        type="int",
         low=1,
         high=1024,
         optional=True,
@@ -61,7 +61,7 @@ class DevicePlanOptions(SpeedOptions):
     devices: int = option(
         1,
         "how many devices train together, each in a process of its own",
-        kind="int",
+        type="int",
         low=1,
         high=4096,
         choices=("all",),
@@ -96,7 +96,7 @@ class DevicePlanOptions(SpeedOptions):
     pipeline_plan: str = option(
         "none",
         "give each device consecutive layers: auto for equal parts of an nn.Sequential, or names of the layers at which the next device begins, separated by commas",
-        kind="text",
+        type="text",
         objects=True,
         group="Devices",
     )
@@ -109,7 +109,7 @@ class DeviceOptions(DevicePlanOptions):
     micro_batches: int = option(
         "auto",
         "pipeline-plan: parts of a batch that are under way at once; auto is four for each device",
-        kind="int",
+        type="int",
         low=1,
         high=100_000,
         choices=("auto",),
@@ -134,7 +134,7 @@ class DeviceOptions(DevicePlanOptions):
     cluster: str = option(
         "",
         "train on a Ray cluster: local starts one here, an address such as ray://head:10001 names one that is there",
-        kind="text",
+        type="text",
         group="Devices",
     )
 
@@ -149,7 +149,7 @@ class StoppingOptions(DeviceOptions):
     patience: int | None = option(
         None,
         "stop after this many epochs without improvement",
-        kind="int",
+        type="int",
         low=1,
         optional=True,
         group="Stopping",
@@ -176,7 +176,7 @@ class SavingOptions(StoppingOptions):
     save_steps: int | None = option(
         None,
         "save after every so many updates as well",
-        kind="int",
+        type="int",
         low=1,
         optional=True,
         group="Saving",
