@@ -133,11 +133,9 @@ class Panel:
     def __init__(self):
         self._sent, self._closed, self._asked, self._next = Sent(), False, False, 0.0
         self.texts = self._wording()
-        self._begin()
+        self._advance()
         self.widget = self.View(self.whole, texts=json_text(self.texts))
         self.widget.on_msg(self._take)
-
-    # what a panel gives
 
     def facts(self) -> dict[str, Any]:  # plain data without NaN; `live` enables what sends commands
         "Return what the page shows; only the changed keys travel"
@@ -153,8 +151,6 @@ class Panel:
     def still(self) -> dict[str, str]:
         "Return the static card, by MIME type, for a place that shows no widgets"
         return still_card(self._sent.face, self.texts)
-
-    # what the driver calls
 
     def update(self) -> bool:  # whether there was anything new
         "Send the page what is new; call it from the main thread, at most ten times a second"
@@ -186,11 +182,6 @@ class Panel:
     def whole(self) -> str:
         "Return everything that the page shows, as JSON"
         return self._sent.whole()
-
-    # how it works
-
-    def _begin(self):
-        self._advance()
 
     def _advance(self):
         return self._sent.advance(self.facts(), self.curves())
@@ -239,8 +230,8 @@ def still_card(
 ) -> dict[str, str]:  # by MIME type
     "Return the state, the name and the figures of a panel as text and as html without a script"
     state = facts.get("state", "")
-    head = [texts.get(state, state), facts.get("name", ""), facts.get("headline", "")]
-    head = [part for part in head if part]
+    parts = (texts.get(state, state), facts.get("name", ""), facts.get("headline", ""))
+    head = [part for part in parts if part]
     figures = [(value, label) for value, label, *_ in facts.get("figures", [])]
     cells = "".join(
         f"<td style='text-align:left'><b>{escape(v)}</b><br>{escape(label)}</td>" for v, label in figures

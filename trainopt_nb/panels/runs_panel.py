@@ -47,9 +47,7 @@ class RunsPanel(Panel):
         super().__init__()
 
     def _advance(self):
-        "Do nothing: a page asks for what it lacks"
-
-    def _begin(self):
+        "Look at the folder, and send nothing: a page asks for what it lacks"
         self._look()
 
     def _look(self, now=False):
