@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 import torchmetrics
+from helpers import quiet
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
 from sklearn.metrics import f1_score, roc_auc_score
 from torch import nn
@@ -21,7 +22,7 @@ from trainopt_nb.task.train_options import LOSSES, OPTIMIZERS, SCHEDULES
 from trainopt_nb.train.loop import train
 from trainopt_nb.train.optimizers import make_optimizer, parameter_groups
 from trainopt_nb.train.prepare import prepare
-from trainopt_nb.train.update import Stepper
+from trainopt_nb.train.update import Stepper, make_step
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(240, 4, generator=G)
@@ -148,6 +149,55 @@ def test_clipping_by_norm_and_value():
     norm = torch.cat([g.flatten() for g in whole]).norm()
     assert same(one_step(net(), (X, Y), clip=float(norm) / 2), [g / 2 for g in whole])
     assert same(one_step(net(), (X, Y), clip_value=0.01), [g.clamp(-0.01, 0.01) for g in whole])
+
+
+def hooked_weights(*hooks, **options):
+    "The weights after three epochs in which each update calls the hooks"
+    torch.manual_seed(0)
+    options = TrainOptions.of(device="cpu", batch_size=16, epochs=3, optimizer="adamw", lr=0.01, **options)
+    model = net()
+    list(train(prepare(Task(model, (X, Y)), options, gradient_hooks=hooks), options))
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_a_gradient_hook_sees_the_gradients_before_they_are_clipped():
+    norms = []
+    hook = lambda parameters: norms.append(nn.utils.get_total_norm([p.grad for p in parameters]).item())
+    plain = hooked_weights(clip=0.01, accumulate=2)
+    assert torch.equal(hooked_weights(hook, clip=0.01, accumulate=2), plain)  # looking changes nothing
+    assert len(norms) == 3 * -(-len(X) // 32)
+    assert min(norms) > 0.01
+
+
+def test_a_gradient_hook_can_change_the_gradients():
+    def zero(parameters):
+        for p in parameters:
+            p.grad.zero_()
+
+    begin = torch.cat([p.detach().flatten() for p in net().parameters()])
+    assert torch.equal(hooked_weights(zero, weight_decay=0.0), begin)
+    assert not torch.equal(hooked_weights(weight_decay=0.0), begin)
+
+
+def test_without_gradient_hooks_nothing_is_added_to_the_update():
+    options = TrainOptions(device="cpu", optimizer="sgd")
+    prepared = prepare(Task(net(), (X, Y)), options)
+    optimizer = make_optimizer(prepared.model, options)
+    parts = make_step(prepared, optimizer, options)
+    assert (parts.loss_step, parts.update, dict(parts.states)) == (prepared.loss_step, optimizer.step, {})
+
+
+def test_the_wrappers_of_an_update_keep_their_state():
+    options = TrainOptions(device="cpu", ema=0.9)
+    make = lambda: Stepper(
+        prepare(Task(net(), (X, Y)), options), torch.optim.SGD(net().parameters()), options
+    )
+    first, second = make(), make()
+    first.average.values[0].fill_(3.0)
+    first.average.count = 7
+    second.load_state_dict(first.state_dict())
+    assert (second.average.count, second.average.values[0].unique().tolist()) == (7, [3.0])
+    assert {"pieces", "scaler", "average"} == set(first.state_dict())  # the keys of version 0.1.0
 
 
 def test_accumulation_equals_the_large_batch():
@@ -442,7 +492,7 @@ FORMS = {
 def test_every_form_of_data_learns(form, tmp_path):
     make, data = FORMS[form]
     torch.manual_seed(0)
-    run = fit(make(), data, data, epochs=15, lr=0.02, folder=tmp_path, write=lambda line: None)
+    run = fit(make(), data, data, epochs=15, lr=0.02, folder=tmp_path, write=quiet)
     assert run.metrics["accuracy"] > 0.85, run.metrics
     if "text" in form:
         assert run.classes == ("ant", "bee", "cat")
@@ -461,7 +511,7 @@ def test_labels_keep_the_order_that_a_category_declares(tmp_path):
     sizes = pd.Series(
         np.array(["small", "middle", "large"])[Y], dtype=pd.CategoricalDtype(["small", "middle", "large"])
     )
-    run = fit(net(), (X, sizes), epochs=1, folder=tmp_path, write=lambda line: None)
+    run = fit(net(), (X, sizes), epochs=1, folder=tmp_path, write=quiet)
     assert run.classes == ("small", "middle", "large")
     told = losses(events_of(net(), (X, sizes), epochs=1))
     assert told == losses(events_of(net(), (X, Y), epochs=1))

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 
 from trainopt_nb.base.errors import OptionError
-from trainopt_nb.base.options import declared, help_text, parse_flags, rows, split
+from trainopt_nb.base.flags import help_text, parse_flags, split
+from trainopt_nb.base.options import declared, rows
 from trainopt_nb.notebook.verbs import CellOptions, completions
 from trainopt_nb.panels.form import OptionsForm, control, read
 from trainopt_nb.task.train_options import TrainOptions
@@ -20,15 +21,15 @@ NAMES = pytest.mark.parametrize("name", OPTIONS)
 def samples(option):
     "Values that an option can have: its default, its ends, its choices"
     values = [option.default]
-    if option.kind in ("int", "float"):
-        kind = int if option.kind == "int" else float
+    if option.type in ("int", "float"):
+        kind = int if option.type == "int" else float
         ends = [option.low, option.high, *option.search]
         values += [kind(v) for v in ends if v is not None]
-    elif option.kind == "bool":
+    elif option.type == "bool":
         values += [True, False]
-    elif option.kind == "choice":
+    elif option.type == "choice":
         values += list(option.choices)
-    elif option.kind == "numbers":
+    elif option.type == "numbers":
         values += [(3.0,), (3.0, 6.0)]
     else:
         values += ["accuracy"]
@@ -51,11 +52,11 @@ def typed(option, value):
 
 @NAMES
 def test_five_faces_agree(name):
-    "Each value means the same as a keyword, a flag, a control, and lies within the search dimension's kind"
+    "Each value means the same as a keyword, a flag, a control, and lies within the search dimension's type"
     option = OPTIONS[name]
     for value in samples(option):
         by_keyword = getattr(TrainOptions.of(**{name: value}), name)
-        if not (option.kind == "numbers" and not value):
+        if not (option.type == "numbers" and not value):
             flags, rest = parse_flags(split(typed(option, value)), TrainOptions)
             assert flags == {name: by_keyword} and not rest
         by_control = read(option, control(option, by_keyword).value)
@@ -74,7 +75,7 @@ def test_search_dimension_lies_within_the_option(name):
     for value in (found.low, found.high, *found.choices):
         if value is not None:
             assert option.check(value) == value
-    if found.kind in ("int", "float"):
+    if found.type in ("int", "float"):
         assert found.low < found.high and (not found.log or found.low > 0)
 
 
@@ -89,7 +90,7 @@ def test_every_option_is_documented(name):
 def test_wrong_values_are_refused_alike(name):
     "By keyword, flag and control, with the option named"
     option = OPTIONS[name]
-    if option.kind in ("text", "bool"):
+    if option.type in ("text", "bool"):
         return
     for wrong in (
         "no such thing",

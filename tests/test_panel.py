@@ -327,13 +327,13 @@ def test_a_new_page_gets_everything_while_the_run_goes_on(wired):
                 if len(x) != len(y) or x != sorted(set(x)):
                     wrong.append((x, y))
 
-    asker = threading.Thread(target=ask)
-    asker.start()
+    target_check = threading.Thread(target=ask)
+    target_check.start()
     for first in range(1, 6000, 5):
         train(progress, first, first + 4)
         panel.update()
     over.set()
-    asker.join()
+    target_check.join()
     assert wrong == []
 
 

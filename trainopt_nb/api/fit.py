@@ -17,7 +17,7 @@ from ..parallel.ranks import SINGLE, from_environment
 from ..runs.run import Run
 from .run_task import Job, drive, go_on, new_run, start, start_in, stored_options
 from .launch import Away, load_final_weights, leave
-from ..train.prepare import Task
+from ..task.task import Task
 from ..task.train_options import TrainOptions
 
 # %% ../../nbs/api/05_fit.ipynb #4cc515e0
@@ -43,7 +43,7 @@ def _one_of(ranks, task, options, run, where):
     if ranks.first and run is None:
         run = _begun(group, where.get("folder", "runs")) or new_run(task, options, elastic=group, **where)
         again = run.path.joinpath("checkpoints").exists()
-    path, again = ranks.gather([str(run.path), again] if ranks.first else None)[0]
+    path, again = ranks.all_gather([str(run.path), again] if ranks.first else None)[0]
     begin_in = go_on if again else start_in
     return begin_in(Run(path), task, options, "", ranks)
 
@@ -94,7 +94,7 @@ def _with_all(run, model, options):
     if options.plan == "pipeline":
         from trainopt_nb.parallel.gather_stages import make_room
 
-        from_environment().gather(None)  # not before the first rank has written the end of the run
+        from_environment().all_gather(None)  # not before the first rank has written the end of the run
         if make_room(model):
             load_final_weights(run, model.cpu())
     return run

@@ -29,7 +29,7 @@ from ..store.lock import lock_owner
 from .ray_cluster import Cluster, needs_of
 from .run_task import new_run
 from .supervise import Supervisor, Work, quiet, train_here
-from ..train.prepare import Task
+from ..task.task import Task
 from ..task.train_options import TrainOptions
 
 PRELOAD = ["torch", "torch._dynamo", "torchmetrics", "trainopt_nb.api.launch"]

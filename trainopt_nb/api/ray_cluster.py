@@ -31,7 +31,7 @@ from ..parallel.ranks import PATIENCE, Ranks, backends, join
 from ..base.errors import OptionError, RunError
 from ..runs.run import Run
 from .supervise import Supervisor, Work, failed, print_into, train_here, worded, work_of
-from ..train.prepare import find_device
+from ..parallel.device import find_device
 from ..task.train_options import TrainOptions
 
 # %% ../../nbs/api/03_ray_cluster.ipynb #75693af9

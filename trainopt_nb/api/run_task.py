@@ -24,7 +24,8 @@ from ..runs.run import Run
 from ..store.checkpoint import load_checkpoint
 from ..train.task_record import task_record
 from ..train.loop import Loop
-from ..train.prepare import Task, prepare
+from ..task.task import Task
+from ..train.prepare import prepare
 from ..train.sync import synced_events
 from ..task.train_options import TrainOptions
 
@@ -202,7 +203,7 @@ def _job(run, loop, token="", every=0.1):
 
 def _loop(task, options, ranks=SINGLE):
     torch.manual_seed(options.seed)
-    options = options.on(ranks.share[1])
+    options = options.on(ranks.data_shard[1])
     loop = Loop(prepare(task, options, ranks), options)
     return loop, task_record(task, loop)
 
@@ -266,7 +267,7 @@ def go_on(
             f"The run {run.name} has done all of its {options.epochs} epochs: pass more, such as --epochs {2 * options.epochs}."
         )
     lost += _early(run, training, options)
-    here = options.on(ranks.share[1])
+    here = options.on(ranks.data_shard[1])
     prepared = prepare(task, here, ranks)
     prepared.notes = [("resume", sentence) for sentence in lost]  # the others were said when the run began
     loop = Loop(prepared, here, (model_state, training))

@@ -31,7 +31,7 @@ from ..events.progress import LIVE
 from ..runs.run import Run
 from ..store.checkpoint import load_checkpoint
 from .run_task import go_on, start_in
-from ..train.prepare import find_device
+from ..parallel.device import find_device
 from ..task.train_options import TrainOptions
 
 # %% ../../nbs/api/02_supervise.ipynb #f7696303

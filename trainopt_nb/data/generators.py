@@ -7,6 +7,7 @@ __all__ = ['reseed', 'held_generators', 'held_state', 'set_held_state', 'preserv
 
 # %% ../../nbs/data/02_generators.ipynb #3a73b0d7
 import random
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,7 +43,7 @@ def reseed(
     generator: Any,  # of one of these types
     seed: int,  # 0 to 2**63 - 1
 ):
-    "Begin anew"
+    "Seed a generator"
     _GENERATORS[type(generator)][2](generator, seed)
 
 
@@ -50,7 +51,7 @@ def held_generators(
     owner: Any,  # a dataset, a loader, any object
     depth: int = 5,  # attributes of attributes
 ) -> dict:  # path -> generator
-    "Random generators that an object keeps for itself"
+    "Find the random generators that an object holds"
     found, seen, level = {}, {id(owner)}, [("", owner)]
     for _ in range(depth):
         parts = [(f"{path}.{name}", item) for path, value in level for name, item in _parts(value)]
@@ -64,7 +65,7 @@ def held_generators(
                     level.append((path, item))
     return found
 
-
+# %% ../../nbs/data/02_generators.ipynb #0ca63180
 def _parts(value):
     if isinstance(value, (torch.Tensor, np.ndarray, type)) or callable(getattr(value, "__get__", None)):
         return ()
@@ -79,9 +80,9 @@ def _parts(value):
         }
     return list(own.items())
 
-
+# %% ../../nbs/data/02_generators.ipynb #df7cfbd7
 def held_state(owner: Any) -> dict:  # path -> state
-    "Where the generators that an object holds stand"
+    "Return the states of the generators that an object holds"
     return {path: _GENERATORS[type(g)][0](g) for path, g in held_generators(owner).items()}
 
 
@@ -89,7 +90,7 @@ def set_held_state(
     owner: Any,  # an object, such as a dataset
     state: dict,  # as from `held_state`
 ):
-    "Put the generators that an object holds back"
+    "Restore the states of the generators that an object holds"
     for path, generator in held_generators(owner).items():
         if path in state:
             _GENERATORS[type(generator)][1](generator, state[path])
@@ -97,9 +98,9 @@ def set_held_state(
 
 @contextmanager
 def preserve_rng(
-    owner: Any = None,  # holds generators of its own
-):
-    "Random numbers are drawn inside as if nobody had drawn them"
+    owner: Any = None,  # an object that may hold generators of its own
+) -> Iterator[None]:
+    "Restore all random states at the end of the `with` block"
     before, held = random_state(), held_state(owner)
     try:
         yield

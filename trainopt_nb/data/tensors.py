@@ -6,6 +6,7 @@
 __all__ = ['LABELS', 'is_array', 'input_tensor', 'target_tensor', 'tree_map', 'split_batch', 'leaves', 'size_of', 'to_device']
 
 # %% ../../nbs/data/01_tensors.ipynb #9dbaa1da
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ def _is_frame(value):
 def is_array(
     value: Any,  # anything
 ) -> bool:  # whether it is a tensor, a NumPy array, a pandas object
-    "Whether a value holds one row a sample"
+    "Return whether a value is an array with one row a sample"
     return isinstance(value, (torch.Tensor, np.ndarray)) or _is_frame(value)
 
 
@@ -68,9 +69,9 @@ def _frame_array(frame):
         )
     return frame.to_numpy(dtype=np.float64 if (frame.dtypes == "float64").any() else np.float32)
 
-
+# %% ../../nbs/data/01_tensors.ipynb #5f2bab28
 def _writable(array):
-    "In memory order and writable, as torch wants it; pandas hands out neither"
+    "In memory order and writable, which torch needs and pandas does not give"
     return np.require(array, requirements=["C", "W"])
 
 
@@ -123,7 +124,7 @@ def target_tensor(
     tensor = _cast(array, dtype)
     return (tensor if tensor.dtype.is_floating_point or tensor.dim() > 1 else tensor.long()), classes
 
-
+# %% ../../nbs/data/01_tensors.ipynb #2a037054
 def _frame_targets(value, classes):
     "The values of a pandas object, and the order of the classes that a category declares"
     if value.ndim == 2 and value.shape[1] == 1 and value.dtypes.iloc[0].kind not in "biuf":
@@ -168,7 +169,7 @@ def _encode(labels, classes):
 
 # %% ../../nbs/data/01_tensors.ipynb #681b3ac4
 def tree_map(
-    function,  # from tensor to anything
+    function: Callable,  # from tensor to anything
     tree: Any,  # tensors in tuples, lists and dicts
 ) -> Any:  # the same shape
     "Apply a function to every tensor of a batch"
@@ -184,14 +185,14 @@ def tree_map(
         return type(tree)(tree_map(function, item) for item in tree)
     return tree
 
-
+# %% ../../nbs/data/01_tensors.ipynb #c02a2979
 LABELS = ("labels", "label", "targets", "target", "y")  # where a dict batch keeps its targets
 
 
 def split_batch(
     batch: Any,  # one batch
 ) -> tuple[Any, Any]:  # inputs as the model takes them, and targets (None where there are none)
-    "Inputs and targets of a batch"
+    "Return the inputs and the targets of a batch"
     if hasattr(batch, "keys"):
         return batch, next((batch[name] for name in LABELS if name in batch.keys()), None)
     if isinstance(batch, (tuple, list)):
@@ -206,7 +207,7 @@ def split_batch(
 def leaves(
     tree: Any,  # tensors in tuples, lists and dicts
 ) -> list[torch.Tensor]:  # in order
-    "All tensors of a batch"
+    "Return all tensors of a batch"
     found = []
     tree_map(found.append, tree)
     return found
@@ -215,7 +216,7 @@ def leaves(
 def size_of(
     batch: Any,  # one batch
 ) -> int:  # its samples
-    "How many samples a batch holds"
+    "Return the number of samples in a batch"
     if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], torch.Tensor):
         return len(batch[0])
     found = [leaf for leaf in leaves(batch) if leaf.dim()]
@@ -226,7 +227,7 @@ def to_device(
     batch: Any,  # one batch
     device: torch.device,  # where it is needed
 ) -> Any:  # the same shape
-    "Move a batch; nothing happens on the CPU"
+    "Move a batch to a device; on the CPU it is returned as it is"
     return (
         batch
         if device.type == "cpu"

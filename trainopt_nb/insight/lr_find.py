@@ -16,7 +16,8 @@ from ..store.plain import random_state, set_random_state
 from ..base.errors import NonFinite, TaskError
 from ..train.optimizers import make_optimizer
 from ..train.update import Stepper
-from ..train.prepare import Task, prepare
+from ..task.task import Task
+from ..train.prepare import prepare
 from ..task.train_options import TrainOptions
 
 # %% ../../nbs/insight/01_lr_find.ipynb #a1cdddd6
@@ -131,7 +132,7 @@ def _test(prepared, options, lowest, highest, steps):
         for group in optimizer.param_groups:
             group["lr"] = lr
         try:
-            loss = float(stepper([prepared.place(batch)]))
+            loss = float(stepper([prepared.to_device(batch)]))
         except NonFinite:
             break
         mean = 0.9 * mean + 0.1 * loss

@@ -15,7 +15,7 @@ from torch import nn
 
 from .verbs import CellOptions
 from ..base.options import declared
-from ..train.prepare import Task
+from ..task.task import Task
 
 # %% ../../nbs/notebook/03_cell_variables.ipynb #a5f192a3
 _VALID = r"(^|_)(val|test|dev|eval|holdout)"

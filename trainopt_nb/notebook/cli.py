@@ -20,7 +20,7 @@ from .magics import load
 from .new import NewOptions, new_notebook
 from .verbs import VERBS
 from ..base.errors import OptionError
-from ..base.options import parse_flags
+from ..base.flags import parse_flags
 from ..events.progress import figure
 
 USAGE = """usage: trainopt fit FILE [flags]     run a notebook or a Python file that defines model and train_data

@@ -30,7 +30,8 @@ from .kernel import await_magics, find_page, has_frontend, is_awaited, run_page
 from .cell_variables import find_task, from_names, leftovers
 from .runs_page import LiveTable
 from .verbs import VERBS, CellOptions, OptionTable, matcher, verbs_text
-from ..base.options import declared, help_text, nearest, parse_flags, rows, split
+from ..base.flags import help_text, parse_flags, split
+from ..base.options import declared, nearest, rows
 from ..base.cells import bound_names, earlier_cells
 from ..train.task_record import named
 from ..api.fit import begin

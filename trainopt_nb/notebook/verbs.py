@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass
 
 from ..runs.table import list_runs
-from ..base.options import Options, declared, help_text, option
+from ..base.flags import help_text
+from ..base.options import Options, declared, option
 from ..runs.report import table_html
 from ..task.train_options import TrainOptions
 
@@ -79,7 +80,7 @@ def completions(
     flag, equals, begun = word.partition("=")
     if equals and flag in flags:
         return begun, [v for v in _values(flags[flag]) if v.startswith(begun)]
-    if last is not None and last.kind != "bool":
+    if last is not None and last.type != "bool":
         return word, [v for v in _values(last) if v.startswith(word)]
     if verb in ("attach", "resume") and not word.startswith("-"):
         return word, [run.name for run in list_runs(folder) if run.name.startswith(word)]
@@ -87,7 +88,7 @@ def completions(
 
 
 def _values(option):
-    return [str(choice) for choice in option.choices] or (["on", "off"] if option.kind == "bool" else [])
+    return [str(choice) for choice in option.choices] or (["on", "off"] if option.type == "bool" else [])
 
 
 def matcher():

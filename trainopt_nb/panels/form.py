@@ -31,17 +31,17 @@ def control(
         "style": _STYLE,
         "layout": _WIDE,
     }
-    if option.kind == "bool":
+    if option.type == "bool":
         return widgets.Checkbox(value=value, indent=True, **common)
-    if option.kind == "choice" and value in option.choices:
+    if option.type == "choice" and value in option.choices:
         return widgets.Dropdown(options=option.choices, value=value, **common)
-    if option.kind == "int" and not option.optional and not option.choices:
+    if option.type == "int" and not option.optional and not option.choices:
         return widgets.BoundedIntText(
             value=value, min=int(option.low or 0), max=int(option.high or 2**53), **common
         )
     text = (
         ",".join(f"{v:g}" for v in value)
-        if option.kind == "numbers"
+        if option.type == "numbers"
         else f"{value:g}"
         if isinstance(value, float)
         else ""
@@ -61,7 +61,7 @@ def read(
     if not isinstance(shown, str):
         return option.check(shown)
     if not shown.strip():
-        return () if option.kind == "numbers" else option.parse("none") if option.optional else option.default
+        return () if option.type == "numbers" else option.parse("none") if option.optional else option.default
     return option.parse(shown.strip())
 
 # %% ../../nbs/panels/04_form.ipynb #d3cd1a9c

@@ -43,11 +43,11 @@ class Ranks:
         return self.rank == 0
 
     @property
-    def share(self) -> tuple[int, int]:  # (which, of how many)
+    def data_shard(self) -> tuple[int, int]:  # (which, of how many)
         "Which part of every batch this rank takes; ranks that have parts of the model all take the whole batch"
         return (0, 1) if self.plan in ("tensor", "pipeline") else (self.rank, self.world)
 
-    def sum(
+    def sum_numbers(
         self,
         *numbers: float,  # of this rank
     ) -> list[float]:  # of all ranks together, the same on each
@@ -58,7 +58,7 @@ class Ranks:
         self._meet(torch.distributed.all_reduce, told)
         return told.tolist()
 
-    def heed(
+    def broadcast(
         self,
         *numbers: float,  # those of rank 0 count
     ) -> list[float]:  # the same on each
@@ -74,9 +74,9 @@ class Ranks:
         answer: bool,  # that of rank 0 counts
     ) -> bool:  # the same on each
         "Take the answer of rank 0"
-        return bool(self.heed(float(answer))[0])
+        return bool(self.broadcast(float(answer))[0])
 
-    def gather(
+    def all_gather(
         self,
         value: Any,  # what can be pickled, on the processor
     ) -> list:  # one for each rank, in their order

@@ -107,12 +107,12 @@ def classes_second(
 
 def make_loss(
     options: TrainOptions,  # which loss, and its numbers
-    kind: str,  # as from `infer_task_type`
+    task_type: str,  # as from `infer_task_type`
     weight: Tensor | None = None,  # as from `balanced_weights`
 ):  # from (scores, targets) to a 0-d tensor
     "The function that is minimised"
     o = options
-    if kind == "classification":
+    if task_type == "classification":
         if o.loss == "focal":
             return lambda s, t: focal_loss(
                 classes_second(s, t), t.long(), o.focal_gamma, weight, o.label_smoothing
@@ -122,7 +122,7 @@ def make_loss(
         return lambda s, t: F.cross_entropy(
             classes_second(s, t), t, weight, label_smoothing=o.label_smoothing
         )
-    if kind in ("binary", "multilabel"):
+    if task_type in ("binary", "multilabel"):
         return lambda s, t: F.binary_cross_entropy_with_logits(
             s.reshape(t.shape), t.to(s.dtype), pos_weight=weight
         )

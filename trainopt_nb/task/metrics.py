@@ -42,11 +42,11 @@ DEFAULTS = {
 }
 
 
-def _known(kind):
-    "Names that mean something for a kind of task: single answers have no mean over classes and no fifth guess"
-    if kind == "regression":
+def _known(task_type):
+    "Names that mean something for a type of task: single answers have no mean over classes and no fifth guess"
+    if task_type == "regression":
         return VALUE_METRICS
-    several = kind == "classification"
+    several = task_type == "classification"
     return {
         name: how
         for name, how in CLASS_METRICS.items()
@@ -54,35 +54,35 @@ def _known(kind):
     }
 
 
-def _build(name, kind, classes, ignore):
+def _build(name, task_type, classes, ignore):
     "One torchmetrics object by its name"
     import torchmetrics
 
-    known = _known(kind)
+    known = _known(task_type)
     if name not in known:
         raise OptionError(
-            f"--metrics (keyword metrics) knows {', '.join(known)} for {kind}, and got {name!r}.{nearest(name, known)} "
+            f"--metrics (keyword metrics) knows {', '.join(known)} for {task_type}, and got {name!r}.{nearest(name, known)} "
             "From Python, any torchmetrics object can be passed."
         )
     type_name, arguments = known[name]
-    if kind == "regression":
+    if task_type == "regression":
         return getattr(torchmetrics, type_name)(**arguments)
-    prefix = {"classification": "Multiclass", "binary": "Binary", "multilabel": "Multilabel"}[kind]
+    prefix = {"classification": "Multiclass", "binary": "Binary", "multilabel": "Multilabel"}[task_type]
     number = {
         "classification": {"num_classes": classes, "ignore_index": ignore},
         "multilabel": {"num_labels": classes},
         "binary": {},
-    }[kind]
-    if kind == "binary":
+    }[task_type]
+    if task_type == "binary":
         arguments = {}
-    if kind == "multilabel":
+    if task_type == "multilabel":
         arguments = {k: v for k, v in arguments.items() if k != "top_k"}
     return getattr(torchmetrics.classification, prefix + type_name)(**number, **arguments)
 
 
 def metric_names(
     metrics: Any,  # the option: `auto`, `none`, names separated by commas, or a list of names and torchmetrics objects
-    kind: str,  # as from `infer_task_type`
+    task_type: str,  # as from `infer_task_type`
 ) -> list:  # names and objects
     "What is to be measured"
     if not isinstance(
@@ -90,7 +90,7 @@ def metric_names(
     ):  # asked first: a torchmetrics object compared with text is a new object, and true
         return list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
     if metrics == "auto":
-        return list(DEFAULTS.get(kind, ()))
+        return list(DEFAULTS.get(task_type, ()))
     return [name.strip() for name in metrics.split(",") if name.strip() not in ("", "none")]
 
 
@@ -136,13 +136,13 @@ class Metrics:
     def __init__(
         self,
         metrics: Any,  # the option
-        kind: str,  # as from `infer_task_type`
+        task_type: str,  # as from `infer_task_type`
         classes: int,  # columns of the scores
         ignore: int = IGNORE,  # label that counts in no figure
     ):
-        self.kind, self._classes, self._ignore = kind, classes, ignore
-        self._as_kind = "classification" if kind in ("model", "custom") else kind
-        pairs = [pair for item in metric_names(metrics, kind) for pair in _members(item)]
+        self.task_type, self._classes, self._ignore = task_type, classes, ignore
+        self._metric_type = "classification" if task_type in ("model", "custom") else task_type
+        pairs = [pair for item in metric_names(metrics, task_type) for pair in _members(item)]
         names = [name for name, _ in pairs]
         self._wanted = {
             name if names.count(name) == 1 else f"{name}_{i + 1}": item
@@ -151,13 +151,13 @@ class Metrics:
         self._figures = {name: (name, None) for name in self._wanted}  # (metric, key of its result)
         self._built = None
         for item in self._wanted.values():
-            if isinstance(item, str) and item not in _known(self._as_kind):
+            if isinstance(item, str) and item not in _known(self._metric_type):
                 self._make(item)  # raises, before anything is trained
 
     def _make(self, item):
         if not isinstance(item, str):
             return item
-        return _build(item, self._as_kind, self._classes, self._ignore)
+        return _build(item, self._metric_type, self._classes, self._ignore)
 
     @property
     def names(self) -> list[str]:
@@ -244,9 +244,11 @@ class Metrics:
     def _fit(self, scores, targets):
         "Scores and targets in the form that torchmetrics wants"
         scores = scores.float()
-        if self.kind in ("binary", "multilabel", "regression"):
-            return scores.reshape(targets.shape), targets if self.kind == "regression" else targets.long()
-        if self.kind == "classification":
+        if self.task_type in ("binary", "multilabel", "regression"):
+            return scores.reshape(
+                targets.shape
+            ), targets if self.task_type == "regression" else targets.long()
+        if self.task_type == "classification":
             targets = class_numbers(scores, targets)
         return classes_second(scores, targets), targets
 

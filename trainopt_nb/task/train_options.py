@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from ..base.errors import OptionError
-from ..base.options import Options, help_text, option
+from ..base.flags import help_text
+from ..base.options import Options, option
 
 # %% ../../nbs/task/01_train_options.ipynb #2b9041d8
 COMMON = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
@@ -44,7 +45,7 @@ class TrainOptions(Options):
     max_steps: int | None = option(
         None,
         "stop after this many optimizer updates",
-        kind="int",
+        type="int",
         low=1,
         optional=True,
         group="Length",
@@ -126,7 +127,7 @@ class TrainOptions(Options):
     metrics: str = option(
         "auto",
         "figures of the validation data, separated by commas",
-        kind="text",
+        type="text",
         objects=True,
         group="Objective",
     )
@@ -223,7 +224,7 @@ class TrainOptions(Options):
     clip: float | None = option(
         None,
         "largest allowed norm of all gradients together",
-        kind="float",
+        type="float",
         low=1e-9,
         optional=True,
         search=(0.1, 10),
@@ -234,7 +235,7 @@ class TrainOptions(Options):
     clip_value: float | None = option(
         None,
         "largest allowed absolute value of a gradient",
-        kind="float",
+        type="float",
         low=1e-9,
         optional=True,
         group="Regularisation",
@@ -242,7 +243,7 @@ class TrainOptions(Options):
     dropout: float | None = option(
         None,
         "set the probability of every dropout layer in the model",
-        kind="float",
+        type="float",
         low=0,
         high=0.99,
         optional=True,
@@ -252,7 +253,7 @@ class TrainOptions(Options):
     ema: float | None = option(
         None,
         "validate and keep an exponential moving average of the weights, with this decay",
-        kind="float",
+        type="float",
         low=0,
         high=0.999999,
         optional=True,
@@ -285,7 +286,7 @@ class TrainOptions(Options):
     threads: int | None = option(
         None,
         "CPU threads that torch uses",
-        kind="int",
+        type="int",
         low=1,
         high=1024,
         optional=True,
@@ -296,7 +297,7 @@ class TrainOptions(Options):
     devices: int = option(
         1,
         "how many devices train together, each in a process of its own",
-        kind="int",
+        type="int",
         low=1,
         high=4096,
         choices=("all",),
@@ -331,14 +332,14 @@ class TrainOptions(Options):
     pipeline_plan: str = option(
         "none",
         "give each device consecutive layers: auto for equal parts of an nn.Sequential, or names of the layers at which the next device begins, separated by commas",
-        kind="text",
+        type="text",
         objects=True,
         group="Devices",
     )
     micro_batches: int = option(
         "auto",
         "pipeline-plan: parts of a batch that are under way at once; auto is four for each device",
-        kind="int",
+        type="int",
         low=1,
         high=100_000,
         choices=("auto",),
@@ -363,7 +364,7 @@ class TrainOptions(Options):
     cluster: str = option(
         "",
         "train on a Ray cluster: local starts one here, an address such as ray://head:10001 names one that is there",
-        kind="text",
+        type="text",
         group="Devices",
     )
 
@@ -373,7 +374,7 @@ class TrainOptions(Options):
     patience: int | None = option(
         None,
         "stop after this many epochs without improvement",
-        kind="int",
+        type="int",
         low=1,
         optional=True,
         group="Stopping",
@@ -395,7 +396,7 @@ class TrainOptions(Options):
     save_steps: int | None = option(
         None,
         "save after every so many updates as well",
-        kind="int",
+        type="int",
         low=1,
         optional=True,
         group="Saving",
