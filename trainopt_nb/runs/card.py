@@ -78,7 +78,7 @@ def _change(progress, name):
     better = name == progress.started.monitor and (move > 0) == (progress.started.mode == "max")
     return text.replace("-", "−", 1) if move < 0 else text, better
 
-
+# %% ../../nbs/runs/01_card.ipynb #55b47d18
 def figures(
     progress: Progress,  # what is told about
     texts: dict = TEXTS,  # the words
