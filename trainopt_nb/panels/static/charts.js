@@ -36,7 +36,8 @@ const means = new WeakMap();
 // the mean over a few steps around each point
 function smoothed(curve) {
   if (!means.has(curve)) {
-    const { stride, x, y } = curve, reach = Math.round(REACH / stride);
+    const { stride, x, y } = curve;
+    const reach = Math.max(Math.round(REACH / stride), stride > 1 ? 2 : 0); // minimum and maximum of a bucket
     const mean = y.map((value, i) => {
       const near = value === null ? [] : y.slice(Math.max(0, i - reach), i + reach + 1).filter((each) => each !== null);
       return near.length ? near.reduce((sum, each) => sum + each, 0) / near.length : null;
