@@ -239,9 +239,9 @@ def test_a_resumed_run_keeps_its_earlier_epochs_in_the_summary(tmp_path):
 
 def test_a_run_has_a_type_and_a_parent(tmp_path):
     run = Run.create(tmp_path, "trial", {}, type="trial", parent="sweep-1")
-    assert (Run(run.path).type, Run(run.path).parent) == ("trial", "sweep-1")
+    assert (Run(run.path).run_type, Run(run.path).parent) == ("trial", "sweep-1")
     facts = json.loads((run.path / "run.json").read_text())
     for name in ("type", "parent"):
         del facts[name]
     (run.path / "run.json").write_text(json.dumps(facts))  # as 0.1.0 wrote it
-    assert (Run(run.path).type, Run(run.path).parent) == ("train", None)
+    assert (Run(run.path).run_type, Run(run.path).parent) == ("train", None)

@@ -86,7 +86,7 @@ class RunDirectory:
         return read_json(self.path / "run.json")
 
     @property
-    def type(self) -> str:  # such as `train`
+    def run_type(self) -> str:  # such as `train`
         "What the run is"
         return self.facts.get("type", "train")
 
