@@ -1,0 +1,84 @@
+"The structure of the package: small rooms, modules and functions, and short ways through them"
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from IPython.core.interactiveshell import InteractiveShell
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "trainopt_nb"
+VENDORED = {"uplot.js", "preact.js"}
+HOPS = 12
+
+CELL = """
+import torch
+from torch import nn
+model = nn.Linear(4, 2)
+x = torch.randn(64, 4)
+train_data = x, (x.sum(1) > 0).long()
+"""
+
+
+def sources():
+    "Python and JavaScript of ours, without what is generated as an index"
+    found = [path for path in PACKAGE.glob("*/**/*") if path.suffix in (".py", ".js")]
+    return [path for path in found if path.name not in VENDORED]
+
+
+def test_no_room_is_too_big():
+    lines = {}
+    for path in sources():
+        room = path.relative_to(PACKAGE).parts[0]
+        lines[room] = lines.get(room, 0) + len(path.read_text().splitlines())
+    whole = sum(lines.values())
+    assert {room: n for room, n in lines.items() if n > 0.15 * whole} == {}
+
+
+@pytest.mark.parametrize("path", [p for p in sources() if p.suffix == ".py"], ids=lambda p: p.stem)
+def test_modules_and_functions_are_short(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 250
+    functions = [n for n in ast.walk(ast.parse(text)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    assert [f.name for f in functions if f.end_lineno - f.lineno + 1 > 40] == []
+
+
+def modules_on_the_stack():
+    "Modules of ours from the outermost frame to here, each once for a visit"
+    found, frame = [], sys._getframe(1)
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if name.startswith("trainopt_nb.") and (not found or found[-1] != name):
+            found.append(name)
+        frame = frame.f_back
+    return found[::-1]
+
+
+@pytest.fixture
+def shell(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shell = InteractiveShell.instance()
+    shell.reset(new_session=False)
+    shell.run_line_magic("load_ext", "trainopt_nb")
+    yield shell
+    shell.run_line_magic("unload_ext", "trainopt_nb")
+
+
+def test_the_way_from_the_magic_to_the_step_is_short(shell):
+    seen = []
+
+    class Watched(torch.optim.SGD):
+        def step(self, closure=None):
+            seen.append(modules_on_the_stack())
+            return super().step(closure)
+
+    shell.user_ns["Watched"] = Watched
+    shell.run_cell_magic("trainopt", "fit --epochs 1 --optimizer Watched", CELL)
+    way = seen[0]
+    assert way[0] == "trainopt_nb.notebook.magics" and way[-1].startswith("trainopt_nb.train.")
+    assert len(way) <= HOPS, way
+    page = (ROOT / "nbs/guides/95_from_cell_to_step.md").read_text()
+    missing = [name for name in way if f"`{name.removeprefix('trainopt_nb.')}`" not in page]
+    assert missing == [], (missing, way)
