@@ -1,19 +1,126 @@
-"What all tests share"
+"What all tests share: which of them run, where and in which order, and the fixtures"
 
+import asyncio
+import fcntl
+import json
 import os
+import re
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import pytest
+from warm_python import python
+from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads a process on busy cores wait for each other
 os.environ["TRAINOPT_LANGUAGE"] = "en"  # whatever the developer speaks
 CHROMIUM = "/usr/bin/chromium"
 
 
+# which tests run, and where
+
+
+def pytest_configure(config):
+    "Leave slow tests out unless `-m` names them, and make a folder that all processes of this test run share"
+    chosen = config.option.markexpr
+    if "slow" not in chosen:
+        config.option.markexpr = f"({chosen}) and not slow" if chosen else "not slow"
+    if not hasattr(config, "workerinput"):  # not one of the processes of pytest-xdist
+        folder = tempfile.TemporaryDirectory(prefix="trainopt-tests-")
+        config.add_cleanup(folder.cleanup)
+        os.environ["TRAINOPT_TEST_RUN"] = folder.name
+
+
+def is_marked(item, name):
+    return item is not None and item.get_closest_marker(name) is not None
+
+
 def pytest_collection_modifyitems(items):
-    "Browser tests come last: Playwright leaves an event loop running in the main thread"
-    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+    "What needs JupyterLab takes longest and comes first, and of it what measures time; notebooks are last, to fill the gaps"
+
+    def turn(item):
+        if in_lab(item.path):
+            return -1 if is_marked(item, "quiet") else 0
+        return 2 if alone(item.nodeid) else 1
+
+    items.sort(key=turn)
+
+
+def alone(nodeid):
+    "Whether a test may run in any process, wherever others of its file run"
+    return "::test_notebook_runs[" in nodeid
+
+
+@cache
+def in_lab(path):
+    "Whether a file has tests that drive JupyterLab"
+    return re.search(r"^def test_\w+\(lab\b", path.read_text(), re.MULTILINE) is not None
+
+
+class Groups(LoadScopeScheduling):
+    "One process gets all files that drive JupyterLab; any other file is a group, and so is each notebook"
+
+    def _split_scope(self, nodeid):
+        if alone(nodeid):
+            return nodeid
+        file = nodeid.partition("::")[0]
+        return "lab" if in_lab(self.config.rootpath / file) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return Groups(config, log)
+
+
+# tests that measure time
+
+
+class Machine:
+    "Two locks by which the processes of a test run share the machine, or one of them has it alone"
+
+    def __init__(self, folder):
+        self.door, self.room = (open(Path(folder, name), "w") for name in ("door", "room"))
+        self.alone = False
+
+    def enter(self, alone):
+        "Wait for the machine; a process that waits to be alone holds the door, so that no other enters meanwhile"
+        if alone and self.alone:
+            return
+        self.leave()
+        fcntl.flock(self.door, fcntl.LOCK_EX)
+        fcntl.flock(self.room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(self.door, fcntl.LOCK_UN)
+        self.alone = alone
+
+    def leave(self):
+        fcntl.flock(self.room, fcntl.LOCK_UN)
+        self.alone = False
+
+
+@cache
+def machine():
+    return Machine(os.environ["TRAINOPT_TEST_RUN"])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    "Tests that measure time run while no other process of this test run has a test"
+    machine().enter(alone=is_marked(item, "quiet"))
+    try:
+        return (yield)
+    finally:
+        if not (is_marked(item, "quiet") and is_marked(nextitem, "quiet")):
+            machine().leave()
+
+
+def pytest_runtest_setup(item):
+    if not is_marked(item, "browser"):
+        asyncio._set_running_loop(None)  # Playwright leaves its loop marked as running until it is used again
+
+
+# fixtures
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +136,21 @@ def browser():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=CHROMIUM_FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def warm_process():
+    "The workers of this process start quickly"
+    python()
+
+
+@pytest.fixture(scope="module")
+def warm_kernel(tmp_path_factory):
+    "The kernel `python3`, for nbconvert and papermill, starts from the warm process"
+    share = tmp_path_factory.mktemp("share")
+    spec = {"argv": python("-m", "ipykernel_launcher", "-f", "{connection_file}"), "display_name": "warm"}
+    (share / "kernels/python3").mkdir(parents=True)
+    (share / "kernels/python3/kernel.json").write_text(json.dumps(spec))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(share))
+        yield

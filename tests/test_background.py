@@ -10,9 +10,10 @@ import time
 import psutil
 import pytest
 import torch
+from helpers import assert_still, moving, over, quiet, until
 from starts import launch
 from torch import nn
-from waits import until
+from warm_python import python
 
 from trainopt_nb.api.fit import fit, resume
 from trainopt_nb.api.handle import load_final_weights
@@ -32,7 +33,7 @@ DATA = (X[:300], Y[:300]), (X[300:], Y[300:])
 
 
 @pytest.fixture(scope="module", autouse=True)
-def workers():
+def workers(warm_process):
     warm()
 
 
@@ -59,24 +60,6 @@ def model():
     return nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2), nn.Linear(8, 2))
 
 
-def ended(run):
-    return (
-        until(
-            lambda: (
-                run.state in ("finished", "stopped", "failed", "dead")
-                and lock_owner(run.path / "lock") is None
-            ),
-            "the end",
-        )
-        and run
-    )
-
-
-def moving(run, more=5):
-    first = until(lambda: run.progress.step, "the first step")
-    until(lambda: run.progress.step >= first + more, "more steps")
-
-
 def slow_run(tmp_path, fault=None, **options):
     return launch(
         Task(Slow(fault=fault), *DATA),
@@ -87,8 +70,8 @@ def slow_run(tmp_path, fault=None, **options):
 
 def test_it_gives_the_same_bits_as_a_run_in_the_cell(tmp_path):
     here, there = model(), model()
-    fit(here, *DATA, folder=tmp_path / "here", epochs=4, write=lambda line: None)
-    run = ended(launch(Task(there, *DATA), TrainOptions(epochs=4), folder=tmp_path / "there"))
+    fit(here, *DATA, folder=tmp_path / "here", epochs=4, write=quiet)
+    run = over(launch(Task(there, *DATA), TrainOptions(epochs=4), folder=tmp_path / "there"))
     assert run.state == "finished" and load_final_weights(run, there)
     assert all(
         torch.equal(a, b)
@@ -106,9 +89,7 @@ def test_commands_reach_it(tmp_path):
     moving(run)
     run.send(Pause())
     until(lambda: run.state == "paused", "the pause")
-    still = run.progress.step
-    time.sleep(0.5)
-    assert run.progress.step == still
+    assert_still(lambda: run.progress.step)
     run.send(SetLr(0.5))
     until(
         lambda: any(type(e).__name__ == "LrChanged" for e in run.events()),
@@ -121,7 +102,7 @@ def test_commands_reach_it(tmp_path):
     until(lambda: run.progress.saved.step > saved, "a checkpoint")
     sent = time.monotonic()
     run.send(Stop())
-    ended(run)
+    over(run)
     print(f"stop to the end of the process: {(time.monotonic() - sent) * 1000:.0f} ms")
     assert run.state == "stopped" and run.progress.lr == 0.5
     told = [e.step for e in run.events() if type(e).__name__ == "Step"]
@@ -140,7 +121,7 @@ def test_a_killed_worker_is_told_apart_and_resumed(tmp_path, number):
     if number == signal.SIGSEGV:
         until(lambda: "Segmentation fault" in (run.path / "log.txt").read_text(), "the last words", 10)
     done = run.progress.saved.step
-    again = resume(run, Slow(seconds=0), *DATA, epochs=done // 5 + 2, write=lambda line: None)
+    again = resume(run, Slow(seconds=0), *DATA, epochs=done // 5 + 2, write=quiet)
     assert again.state == "finished"
 
 
@@ -149,7 +130,7 @@ def boom():
 
 
 def test_an_exception_is_shown_with_its_log(tmp_path):
-    run = ended(slow_run(tmp_path, fault=boom))
+    run = over(slow_run(tmp_path, fault=boom))
     assert run.state == "failed" and "the model gives up" in run.progress.reason
     until(
         lambda: "Traceback" in (run.path / "log.txt").read_text(), "the traceback, which is written last", 10
@@ -157,7 +138,7 @@ def test_an_exception_is_shown_with_its_log(tmp_path):
 
 
 def test_a_run_that_cannot_begin_says_why(tmp_path):
-    run = ended(launch(Task(nn.Linear(5, 2), *DATA), TrainOptions(), folder=tmp_path))
+    run = over(launch(Task(nn.Linear(5, 2), *DATA), TrainOptions(), folder=tmp_path))
     assert run.state == "failed" and "cannot take the first batch" in run.progress.reason
 
 
@@ -171,7 +152,7 @@ def test_memory_limit(tmp_path):
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         torch.zeros(2**34, dtype=torch.uint8)
 
-    run = ended(slow_run(tmp_path, fault=hungry))
+    run = over(slow_run(tmp_path, fault=hungry))
     assert run.state == "failed" and "emory" in run.progress.reason
 
 
@@ -208,26 +189,28 @@ if __name__ == "__main__":
     x = torch.randn(100, 4)
     run = run_task(Task(Slow(4, 2), (x, (x.sum(1) > 0).long())), TrainOptions(epochs=20_000), Where(sys.argv[1], background=True)).run
     print(run.path, flush=True)
-    time.sleep(float(sys.argv[2]))
+    sys.stdin.read()
 """
 
 
 @pytest.mark.parametrize("how", ["killed", "ends"])
 def test_it_outlives_its_parent(tmp_path, how):
     (tmp_path / "parent.py").write_text(textwrap.dedent(PARENT))
-    patience = "60" if how == "killed" else "8"
-    words = [sys.executable, tmp_path / "parent.py", tmp_path / "runs", patience]
-    parent = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    words = [sys.executable, tmp_path / "parent.py", tmp_path / "runs"]
+    pipe = subprocess.PIPE
+    parent = subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
     run = Run(parent.stdout.readline().strip())
     moving(run)
     worker = psutil.Process(lock_owner(run.path / "lock")["pid"])
     if how == "killed":
         os.killpg(parent.pid, signal.SIGKILL)
+    else:
+        parent.stdin.close()
     assert parent.wait(20) == (-signal.SIGKILL if how == "killed" else 0)
     assert worker.is_running() and run.state == "training"
     moving(run)
     run.send(Stop())
-    ended(run)
+    over(run)
     assert run.state == "stopped"
 
 
@@ -239,12 +222,12 @@ def test_no_step_is_taken_in_a_pause_whatever_is_asked(tmp_path):
     still = run.progress.step
     for _ in range(6):
         run.send(Save())
-        time.sleep(0.1)
+        assert_still(lambda: run.progress.step, 0.1)
     assert run.progress.step == still and run.state == "paused"
     run.send(Stop())
     run.send(Stop())
     run.send(SetLr(0.1))
-    ended(run)
+    over(run)
     assert run.state == "stopped"
 
 
@@ -254,7 +237,7 @@ def test_a_run_in_a_terminal_obeys_other_processes(tmp_path):
         "class Slow(nn.Linear):\n    def forward(self, x):\n        time.sleep(0.01)\n        return super().forward(x)\n"
         f"fit(Slow(4, 2), (torch.randn(80, 4), torch.randint(2, (80,))), epochs=1000, batch_size=8, folder={str(tmp_path)!r})"
     )
-    process = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(python("-c", source), stdout=subprocess.PIPE, text=True)
     run = until(lambda: list_runs(tmp_path), "a run", 60)[0]
     moving(run)
     run.send(SetLr(0.5))

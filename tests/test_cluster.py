@@ -4,32 +4,29 @@ import importlib.util
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import psutil
 import pytest
 import torch
+from helpers import alive, losses, quiet, ranks_of, small_table, until, weights
 from starts import launch, leave
 from torch import nn
-from waits import alive, ranks_of, until
+from warm_python import python
 
 from trainopt_nb import OptionError, Run, RunError, Task, TrainOptions, fit
 from trainopt_nb.api.ray_cluster import Board, needs_of
-from trainopt_nb.events.records import Note, SetLr, Step, Stop, WorkerLoad
+from trainopt_nb.events.records import Note, SetLr, Stop, WorkerLoad
 from trainopt_nb.store.lock import lock_owner
 from trainopt_nb.workers.processes import warm
 
-G = torch.Generator().manual_seed(0)
-X = torch.randn(331, 6, generator=G)
-Y = (X[:, :3] @ torch.ones(3) > 0).long() + (X[:, 3] > 0.8).long()
-TRAIN, VALID = (X[:241], Y[:241]), (X[241:], Y[241:])
+X, Y, TRAIN, VALID = small_table()
 START = 240  # seconds: Ray begins with a dozen processes of Python, which takes a minute on busy cores
 HOW = {"epochs": 6, "batch_size": 32, "lr": 0.01, "save_steps": 5}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def workers():
+def workers(warm_process):
     warm()
 
 
@@ -49,14 +46,6 @@ class Slow(nn.Module):
 
 
 Slow.__module__ = "__main__"
-
-
-def losses(run):
-    return torch.tensor([e.loss for e in run.events() if type(e) is Step])
-
-
-def weights(model):
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def of_ray():
@@ -81,9 +70,7 @@ def gone(before):
 def alone(tmp_path_factory):
     "The same run in one process"
     model = Slow()
-    return model, fit(
-        model, TRAIN, VALID, folder=tmp_path_factory.mktemp("one"), write=lambda line: None, **HOW
-    )
+    return model, fit(model, TRAIN, VALID, folder=tmp_path_factory.mktemp("one"), write=quiet, **HOW)
 
 
 def test_two_workers_compute_what_one_process_does_and_are_steered(alone, tmp_path):
@@ -109,6 +96,7 @@ def test_two_workers_compute_what_one_process_does_and_are_steered(alone, tmp_pa
     until(lambda: gone(before), "the end of Ray", 20)
 
 
+@pytest.mark.slow
 def test_commands_reach_the_workers_and_a_stop_brings_the_weights(tmp_path):
     before, model = of_ray(), Slow(0.01)
     was = weights(model)
@@ -139,6 +127,7 @@ def test_commands_reach_the_workers_and_a_stop_brings_the_weights(tmp_path):
     until(lambda: gone(before), "the end of Ray", 20)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced(alone, tmp_path):
     "The run goes on from its newest checkpoint and ends as if nothing had happened"
     options = TrainOptions.of(cluster="local", devices=2, restarts=1, **HOW)
@@ -153,6 +142,7 @@ def test_a_killed_worker_is_replaced(alone, tmp_path):
     assert len(said) == 1 and f"Rank 1 (process {victim}" in said[0] and "restart 1 of 1" in said[0]
 
 
+@pytest.mark.slow
 def test_an_error_in_a_worker_is_told_and_not_repeated(tmp_path):
     before = of_ray()
     with pytest.raises(RunError, match=r"^rank 1: ValueError: no good$") as caught:
@@ -163,7 +153,7 @@ def test_an_error_in_a_worker_is_told_and_not_repeated(tmp_path):
             cluster="local",
             devices=2,
             restarts=3,
-            write=lambda line: None,
+            write=quiet,
         )
     run = caught.value.run
     assert run.state == "failed" and not [e for e in run.events() if type(e) is Note and e.topic == "restart"]
@@ -190,12 +180,13 @@ x, y = torch.randn(200, 6), torch.randint(3, (200,))
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_left_when_the_kernel_is_killed(tmp_path):
     before = of_ray()
     source = (
         SCRIPT + f"fit(Slow(), (x, y), folder={str(tmp_path)!r}, cluster='local', devices=2, epochs=100_000)"
     )
-    process = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(python("-c", source), stdout=subprocess.DEVNULL)
     run = Run(until(lambda: [p.parent for p in tmp_path.glob("*/run.json")], "a run", START)[0])
     until(lambda: run.progress.step > 3, "some steps", START)
     ours = [lock_owner(run.path / "lock")["pid"], *ranks_of(run)]
@@ -245,4 +236,4 @@ def test_where_ray_is_not_installed(monkeypatch):
 
 def test_a_cluster_that_is_not_there(tmp_path):
     with pytest.raises(RunError, match=r"The Ray cluster 127\.0\.0\.1:1 cannot be used"):
-        fit(nn.Linear(6, 3), TRAIN, folder=tmp_path, cluster="127.0.0.1:1", write=lambda line: None)
+        fit(nn.Linear(6, 3), TRAIN, folder=tmp_path, cluster="127.0.0.1:1", write=quiet)

@@ -3,30 +3,27 @@
 import os
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 
 import pytest
 import torch
+from helpers import alive, assert_still, losses, over, quiet, ranks_of, small_table, until, weights
 from starts import launch, leave
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
-from waits import alive, ranks_of, until
+from warm_python import python
 
 from trainopt_nb import OptionError, RunError, Task, TrainOptions, fit, resume
 from trainopt_nb.events.records import Note, Pause, Resume, Save, SetLr, Step, Stop, WorkerLoad
 from trainopt_nb.store.lock import lock_owner
 from trainopt_nb.workers.processes import warm
 
-G = torch.Generator().manual_seed(0)
-X = torch.randn(331, 6, generator=G)
-Y = (X[:, :3] @ torch.ones(3) > 0).long() + (X[:, 3] > 0.8).long()
-TRAIN, VALID = (X[:241], Y[:241]), (X[241:], Y[241:])
+X, Y, TRAIN, VALID = small_table()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def workers():
+def workers(warm_process):
     warm()
 
 
@@ -75,22 +72,14 @@ for kind in (Rows, Slow, HalfUsed):
     kind.__module__ = "__main__"  # travels by value, like a class of a notebook
 
 
-def losses(run):
-    return torch.tensor([e.loss for e in run.events() if type(e) is Step])
-
-
-def weights(model):
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
 def both(tmp_path, make, data, valid=VALID, devices=2, spread=None, **how):
     "The same run on one device and on several"
     torch.manual_seed(7)
     one = make()
-    first = fit(one, data(), valid, folder=tmp_path / "one", write=lambda line: None, **how)
+    first = fit(one, data(), valid, folder=tmp_path / "one", write=quiet, **how)
     two = make()
     more = {"devices": devices, **(spread or {})}
-    second = fit(two, data(), valid, folder=tmp_path / "two", write=lambda line: None, **how, **more)
+    second = fit(two, data(), valid, folder=tmp_path / "two", write=quiet, **how, **more)
     return one, first, two, second
 
 
@@ -144,8 +133,8 @@ def test_every_source_is_shared(source, tmp_path):
 
 def test_a_sampler_of_its_own_is_drawn_alike(tmp_path):
     "Ranks that drew different orders would see samples twice: then their losses would not be those of one order"
-    run = fit(net(), sampled(), VALID, folder=tmp_path, epochs=3, devices=2, write=lambda line: None)
-    again = fit(net(), sampled(), VALID, folder=tmp_path, epochs=3, devices=2, write=lambda line: None)
+    run = fit(net(), sampled(), VALID, folder=tmp_path, epochs=3, devices=2, write=quiet)
+    again = fit(net(), sampled(), VALID, folder=tmp_path, epochs=3, devices=2, write=quiet)
     assert torch.equal(losses(run), losses(again))
     assert [e.samples for e in run.events() if type(e) is Step] == [32, 32, 32, 32, 32, 32, 8] * 3
 
@@ -169,7 +158,7 @@ def test_a_layer_without_gradient(tmp_path):
 
 def test_what_batch_size_counts(tmp_path):
     "Twice the batch a device and twice the rate, as the linear rule has it, is one run with both doubled"
-    run = fit(net(), TRAIN, folder=tmp_path, epochs=1, batch_size=16, batch_scope="each", lr_rule="linear", lr=0.01, devices=2, optimizer="sgd", write=lambda line: None)  # fmt: skip
+    run = fit(net(), TRAIN, folder=tmp_path, epochs=1, batch_size=16, batch_scope="each", lr_rule="linear", lr=0.01, devices=2, optimizer="sgd", write=quiet)  # fmt: skip
     same = fit(
         net(),
         TRAIN,
@@ -178,7 +167,7 @@ def test_what_batch_size_counts(tmp_path):
         batch_size=32,
         lr=0.02,
         optimizer="sgd",
-        write=lambda line: None,
+        write=quiet,
     )
     assert torch.allclose(losses(run), losses(same), rtol=1e-5)
     said = next(e.text for e in run.events() if type(e) is Note and e.topic == "devices")
@@ -214,7 +203,7 @@ def test_an_optimizer_in_the_computers_memory(tmp_path):
     fit(one, TRAIN, VALID, **how)
     run = fit(two, TRAIN, VALID, **how | {"epochs": 1}, offload=True)
     two = net(3)
-    resume(run, two, TRAIN, VALID, epochs=3, folder=tmp_path, write=lambda line: None)
+    resume(run, two, TRAIN, VALID, epochs=3, folder=tmp_path, write=quiet)
     assert run.options["offload"] and torch.equal(weights(one), weights(two))
     assert_same(*both(tmp_path, net, lambda: TRAIN, spread={"offload": True}, epochs=1))
 
@@ -242,7 +231,7 @@ def test_random_numbers_of_each_rank_go_on(source, tmp_path):
 
     how, place = {"epochs": 2, "batch_size": 4, "devices": 2}, {"folder": tmp_path}
     one, two = forgetful(), forgetful(3)
-    whole = fit(one, source(), VALID, **how, **place, write=lambda line: None)
+    whole = fit(one, source(), VALID, **how, **place, write=quiet)
     job = leave(Task(forgetful(), source(), VALID), TrainOptions.of(**how), **place)
     for _ in job.events(lambda: Stop() if job.progress.step > 3 else None):
         pass
@@ -250,7 +239,7 @@ def test_random_numbers_of_each_rank_go_on(source, tmp_path):
     assert job.progress.state == "stopped" and job.progress.step % 61, (
         "between two epochs there is nothing to lose"
     )
-    resume(job.run, two, source(), VALID, **place, write=lambda line: None)
+    resume(job.run, two, source(), VALID, **place, write=quiet)
     assert torch.equal(losses(whole), losses(job.run)) and torch.equal(weights(one), weights(two))
 
 
@@ -265,17 +254,12 @@ def test_words_before_anything_starts(tmp_path):
         fit(net(), TRAIN, folder=tmp_path, devices="many")
     assert not list(tmp_path.iterdir())
     with pytest.raises(RunError, match=r"pairs of nn\.Linear"):
-        fit(nn.Linear(6, 3), TRAIN, folder=tmp_path, tensor_plan="auto", devices=2, write=lambda line: None)
+        fit(nn.Linear(6, 3), TRAIN, folder=tmp_path, tensor_plan="auto", devices=2, write=quiet)
     with pytest.raises(RunError, match="one row a sample each"):
-        fit(net(), (X, Y[:5]), folder=tmp_path, devices=2, write=lambda line: None)
+        fit(net(), (X, Y[:5]), folder=tmp_path, devices=2, write=quiet)
 
 
 # commands
-
-
-def over(run):
-    until(lambda: lock_owner(run.path / "lock") is None, "the end")
-    return run
 
 
 def begun(tmp_path, model=None, step=5, **how):
@@ -291,8 +275,7 @@ def test_commands_reach_all_ranks(plan, tmp_path):
     run.send(Pause())
     until(lambda: run.state == "paused", "the pause")
     before = run.progress.step
-    time.sleep(0.5)
-    assert run.progress.step == before
+    assert_still(lambda: run.progress.step)
     run.send(SetLr(0.5))
     run.send(Save())
     run.send(Resume())
@@ -402,7 +385,7 @@ def test_a_loss_that_is_not_finite_on_one_rank(tmp_path):
     "All stop before the gradients are exchanged, and the one that knows says where it began"
     model = Slow(0, poison_on_second_rank)
     with pytest.raises(RunError, match="The loss became nan at step 20"):
-        fit(model, TRAIN, folder=tmp_path, devices=2, epochs=9, batch_size=32, write=lambda line: None)
+        fit(model, TRAIN, folder=tmp_path, devices=2, epochs=9, batch_size=32, write=quiet)
     assert torch.isfinite(weights(model)).all()
 
 
@@ -428,7 +411,7 @@ x, y = torch.randn(200, 6), torch.randint(3, (200,))
 
 def test_workers_of_the_cell_die_with_the_kernel(tmp_path):
     source = SCRIPT + f"fit(Slow(), (x, y), folder={str(tmp_path)!r}, devices=2, epochs=1000)"
-    process = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(python("-c", source), stdout=subprocess.DEVNULL)
     run = until(lambda: [p.parent for p in tmp_path.glob("*/run.json")], "a run", 60)[0]
     from trainopt_nb import Run
 
@@ -447,7 +430,7 @@ def test_ranks_of_the_background_outlive_the_kernel(tmp_path):
         f"run = run_task(Task(Slow(), (x, y)), TrainOptions.of(devices=2, epochs=20), Where({str(tmp_path)!r}, background=True)).run\n"
         "while run.progress.step < 3: time.sleep(0.01)"
     )
-    process = subprocess.Popen([sys.executable, "-c", source + "\ntime.sleep(60)"])
+    process = subprocess.Popen(python("-c", source + "\ntime.sleep(60)"))
     from trainopt_nb import Run
 
     run = Run(until(lambda: [p.parent for p in tmp_path.glob("*/run.json")], "a run", 60)[0])
@@ -465,9 +448,7 @@ def test_a_script_needs_no_guard(tmp_path):
     (tmp_path / "train.py").write_text(
         SCRIPT + "print('once'); run = fit(Slow(), (x, y), devices=2, epochs=1)\nprint(run.state)"
     )
-    done = subprocess.run(
-        [sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run(python("train.py"), cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.stdout.count("once") == 1 and done.stdout.strip().endswith("finished"), done.stderr
 
 
@@ -498,20 +479,21 @@ print("RANK", os.environ["RANK"], run.path.name, flush=True)
 """
 
 
+@pytest.mark.slow
 def test_two_elastic_agents(tmp_path):
     "Two hosts, as torchrun sees them, on this one: a rank that dies takes all down, and all go on from the checkpoint"
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(TORCHRUN).replace("FOLDER", str(tmp_path / "runs")))
     agents = []
     for _ in range(2):
-        command = [
-            sys.executable,
+        command = python(
             "-m",
             "torch.distributed.run",
             "--nnodes=2",
             "--nproc-per-node=1",
             "--max-restarts=3",
-        ]
+            "--no-python",
+        )
         command += [
             "--rdzv-backend=c10d",
             "--rdzv-endpoint=127.0.0.1:29731",
@@ -519,7 +501,7 @@ def test_two_elastic_agents(tmp_path):
             "--local-addr=127.0.0.1",
         ]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-        agents.append(subprocess.Popen([*command, str(script)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))  # fmt: skip
+        agents.append(subprocess.Popen([*command, *python(script)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))  # fmt: skip
     said = [agent.communicate(timeout=180)[0] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], said
     from trainopt_nb import list_runs
@@ -535,4 +517,4 @@ def test_two_elastic_agents(tmp_path):
 
 
 def drive_quietly(model, data, tmp_path):
-    return fit(model, data, data, folder=tmp_path / "alone", epochs=9, batch_size=32, write=lambda line: None)
+    return fit(model, data, data, folder=tmp_path / "alone", epochs=9, batch_size=32, write=quiet)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import quiet
 from IPython.core.interactiveshell import InteractiveShell
+from warm_python import python
 
 from trainopt_nb import RunError, TrainOptions, find_run, fit, resume
 from trainopt_nb.base.cells import earlier_cells, missing_names, plain_source
@@ -352,10 +354,6 @@ def pair():
     return x, (x.sum(1) > 0).long()
 
 
-def quiet(line):
-    "Nothing is printed"
-
-
 def test_a_run_from_python_has_places_to_fill_in(tmp_path):
     run = fit(net(), pair(), folder=tmp_path, epochs=1, write=quiet)
     script = run.eject(tmp_path / "script.py")
@@ -422,7 +420,7 @@ def test_cells_that_a_cell_stands_on_come_along(shell, tmp_path):
         and "%pwd" not in script.text
         and script.exact
     )
-    done = subprocess.run([sys.executable, str(script.path)], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(python(script.path), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     now = torch.load(tmp_path / "case.pt", weights_only=True)
     assert all(torch.equal(weights[key], now[key]) for key in weights)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 import torchmetrics
+from helpers import quiet
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
 from sklearn.metrics import f1_score, roc_auc_score
 from torch import nn
@@ -491,7 +492,7 @@ FORMS = {
 def test_every_form_of_data_learns(form, tmp_path):
     make, data = FORMS[form]
     torch.manual_seed(0)
-    run = fit(make(), data, data, epochs=15, lr=0.02, folder=tmp_path, write=lambda line: None)
+    run = fit(make(), data, data, epochs=15, lr=0.02, folder=tmp_path, write=quiet)
     assert run.metrics["accuracy"] > 0.85, run.metrics
     if "text" in form:
         assert run.classes == ("ant", "bee", "cat")
@@ -510,7 +511,7 @@ def test_labels_keep_the_order_that_a_category_declares(tmp_path):
     sizes = pd.Series(
         np.array(["small", "middle", "large"])[Y], dtype=pd.CategoricalDtype(["small", "middle", "large"])
     )
-    run = fit(net(), (X, sizes), epochs=1, folder=tmp_path, write=lambda line: None)
+    run = fit(net(), (X, sizes), epochs=1, folder=tmp_path, write=quiet)
     assert run.classes == ("small", "middle", "large")
     told = losses(events_of(net(), (X, sizes), epochs=1))
     assert told == losses(events_of(net(), (X, Y), epochs=1))

@@ -3,7 +3,6 @@
 import gc
 import os
 import subprocess
-import sys
 import textwrap
 import weakref
 
@@ -11,9 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import quiet
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 from torchmetrics import MetricCollection, classification
+from warm_python import python
 
 from trainopt_nb import RunError, Task, TrainOptions, fit, list_runs
 from trainopt_nb.base.errors import DataError, OptionError, TaskError
@@ -177,10 +178,14 @@ except RunError as error:
 """
 
 
-@pytest.mark.parametrize(("policy", "said"), [("stop", "Memory ran out at step 1"), ("shrink", "FINISHED")])
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [("stop", "Memory ran out at step 1"), pytest.param("shrink", "FINISHED", marks=pytest.mark.slow)],
+)
 def test_a_real_lack_of_memory(tmp_path, policy, said):
-    words = [sys.executable, "-c", textwrap.dedent(REAL), tmp_path, policy]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        python("-c", textwrap.dedent(REAL), tmp_path, policy), capture_output=True, text=True, timeout=120
+    )
     assert said in done.stdout, done.stdout + done.stderr
 
 
@@ -288,10 +293,10 @@ def test_labels_that_a_dataset_shows_are_checked_before_anything_is_written(tmp_
 def test_labels_that_a_dataset_hides_are_explained_when_they_come(tmp_path, more):
     for data, said in ((Rows(X, HIGH), "holds 2"), (Rows(X, LOW), "holds -1")):
         with pytest.raises(DataError, match="a batch of train_data " + said):
-            fit(net(), data, folder=tmp_path, device="cpu", write=lambda line: None, **more)
+            fit(net(), data, folder=tmp_path, device="cpu", write=quiet, **more)
     if not more:
         with pytest.raises(DataError, match="a batch of valid_data holds -1 in row 100"):
-            fit(net(), (X, Y), Rows(X, LOW), folder=tmp_path, device="cpu", write=lambda line: None)
+            fit(net(), (X, Y), Rows(X, LOW), folder=tmp_path, device="cpu", write=quiet)
     assert "Labels must run" in list_runs(tmp_path)[0].progress.reason
 
 
@@ -327,7 +332,7 @@ def test_answers_that_are_neither_yes_nor_no(tmp_path):
     with pytest.raises(DataError, match="takes targets from 0 to 1, and train_data holds -1 in row"):
         fit(nn.Linear(4, 1), (X, Y.float() * 2 - 1), loss="bce", folder=tmp_path)
     with pytest.raises(DataError, match="a batch holds 2"):
-        fit(nn.Linear(4, 1), Rows(X, HIGH), folder=tmp_path, device="cpu", write=lambda line: None)
+        fit(nn.Linear(4, 1), Rows(X, HIGH), folder=tmp_path, device="cpu", write=quiet)
 
 
 # what does not fit: one sentence with the way out, before the first step
@@ -542,7 +547,7 @@ def test_an_error_of_the_users_keeps_its_traceback_and_is_recorded(tmp_path):
 
     calls = []
     with pytest.raises(ZeroDivisionError, match="mine") as caught:
-        fit(net(), (X, Y), loss=loss, folder=tmp_path, batch_size=16, metrics="none", write=lambda line: None)
+        fit(net(), (X, Y), loss=loss, folder=tmp_path, batch_size=16, metrics="none", write=quiet)
     (run,) = list_runs(tmp_path)
     assert run.state == "failed" and "ZeroDivisionError: mine" in run.progress.reason
     assert any(frame.name == "loss" for frame in caught.traceback) and not os.path.exists(run.path / "lock")

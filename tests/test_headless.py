@@ -4,11 +4,12 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+from helpers import execute
+from warm_python import python
 
 from trainopt_nb.runs.table import list_runs
 
@@ -19,20 +20,31 @@ WAYS = {
 }
 
 
-@pytest.fixture
-def book(tmp_path):
-    "The quickstart with fewer epochs and no outputs, in a folder of its own"
+def write_book(folder):
+    "The quickstart with fewer epochs and no outputs"
     notebook = nbformat.read(QUICKSTART, as_version=4)
     for cell in notebook.cells:
         cell.source = re.sub(r"--epochs \d+", "--epochs 4", cell.source).replace(">= 0.98", ">= 0.5")
         if cell.cell_type == "code":
             cell.outputs = []
-    nbformat.write(notebook, tmp_path / "book.ipynb")
-    return tmp_path
+    nbformat.write(notebook, folder / "book.ipynb")
+    return folder
 
 
-def execute(words, folder):
-    return subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def book(tmp_path, warm_kernel):
+    "A notebook in a folder of its own"
+    return write_book(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory, warm_kernel):
+    "The folder in which each way has executed the notebook"
+    folders = {way: write_book(tmp_path_factory.mktemp(way)) for way in WAYS}
+    for way, folder in folders.items():
+        done = execute(*WAYS[way], folder=folder)
+        assert done.returncode == 0, done.stderr
+    return folders
 
 
 def outputs(path):
@@ -45,9 +57,8 @@ def outputs(path):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_run_all_leaves_the_run_and_static_outputs(book, way):
-    done = execute(WAYS[way], book)
-    assert done.returncode == 0, done.stderr
+def test_run_all_leaves_the_run_and_static_outputs(executed, way):
+    book = executed[way]
     (run,) = list_runs(book / "runs")
     assert run.state == "finished" and run.progress.epoch == 4
     found = outputs(book / "done.ipynb")
@@ -58,14 +69,13 @@ def test_run_all_leaves_the_run_and_static_outputs(book, way):
     assert not any("widget-view" in kind for o in found for kind in o.get("data", {}))
 
 
-def test_both_leave_the_same_run(book, tmp_path_factory):
+def test_both_leave_the_same_run(executed):
     "The same notebook gives the same weights and the same events, whoever runs it"
     told = []
-    for way in WAYS:
-        execute(WAYS[way], book)
-        run = list_runs(book / "runs")[0]
+    for folder in executed.values():
+        (run,) = list_runs(folder / "runs")
         told.append([(e.epoch, e.train_loss, e.metrics) for e in run.progress.epochs])
-    assert told[0] == told[1] and len(list_runs(book / "runs")) == 2
+    assert told[0] == told[1]
 
 
 def test_an_error_stops_run_all(book):
@@ -73,23 +83,22 @@ def test_an_error_stops_run_all(book):
     for cell in notebook.cells:
         cell.source = cell.source.replace("%%trainopt fit", "%%trainopt fit --epoch 2")
     nbformat.write(notebook, book / "book.ipynb")
-    done = execute(WAYS["papermill"], book)
+    done = execute(*WAYS["papermill"], folder=book)
     said = "".join(o.get("text", "") for o in outputs(book / "done.ipynb"))
     assert done.returncode != 0 and "Did you mean '--epochs'" in said and not (book / "runs").exists()
 
 
-def test_exported_page_shows_the_end(book):
-    execute(WAYS["nbconvert"], book)
-    done = execute(["-m", "nbconvert", "--to", "html", "done.ipynb"], book)
+def test_exported_page_shows_the_end(executed):
+    book = executed["nbconvert"]
+    done = execute("-m", "nbconvert", "--to", "html", "done.ipynb", folder=book)
     assert done.returncode == 0, done.stderr
     page = (book / "done.html").read_text()
     assert "data:image/png;base64" in page and "finished" in page and "Error displaying widget" not in page
 
 
 def command(folder, *words):
-    return execute(
-        ["-c", "import sys; from trainopt_nb.notebook.cli import main; sys.exit(main())", *words], folder
-    )
+    code = "import sys; from trainopt_nb.notebook.cli import main; sys.exit(main())"
+    return execute("-c", code, *words, folder=folder)
 
 
 def test_terminal_runs_a_notebook_and_flags_win(book):
@@ -184,7 +193,8 @@ def test_a_reader_who_has_seen_enough_is_no_error(tmp_path, verb):
     ours, theirs = os.pipe()
     os.close(ours)
     code = f"import sys; from trainopt_nb.notebook.cli import main; sys.exit(main([{verb!r}]))"
-    words = [sys.executable, "-c", code]
-    done = subprocess.run(words, cwd=tmp_path, stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=120)
+    done = subprocess.run(
+        python("-c", code), cwd=tmp_path, stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=120
+    )
     os.close(theirs)
     assert (done.returncode, done.stderr) == (0, "")

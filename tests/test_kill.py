@@ -17,7 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from bits import fingerprint, options, quick_path, record, task  # noqa: F401
+from helpers import fingerprint, options, quick_path, quiet, record, task  # noqa: F401
+from warm_python import python
 
 from trainopt_nb import RunError, find_run, fit, list_runs, resume
 from trainopt_nb.api.prepare_run import resume_in as prepare_to_go_on
@@ -27,12 +28,12 @@ from trainopt_nb.events.records import Ended, Epoch, Saved, Started, Step, from_
 from trainopt_nb.store.checkpoint import load_checkpoint
 from trainopt_nb.store.lock import lock_owner
 
-KILLS = 50
+SOURCES = {  # of data -> how often a run is killed where it may take long
+    "memory": 50,
+    "weighted sampler with its own generator": 12,
+    "iterable dataset": 12,
+}
 OFTEN = {"save_steps": 2, "epochs": 4, "max_steps": 28, "schedule": "cosine", "ema": 0.9, "keep": 2}
-
-
-def quiet(line):
-    pass
 
 
 # --- the helper process
@@ -125,11 +126,14 @@ def serve(root, source, kills, seed):
 
 @pytest.mark.parametrize(
     "source, kills",
-    [("memory", KILLS), ("weighted sampler with its own generator", 12), ("iterable dataset", 12)],
+    [
+        *((source, 3) for source in SOURCES),
+        *(pytest.param(source, kills, marks=pytest.mark.slow) for source, kills in SOURCES.items()),
+    ],
 )
 def test_killed_at_random_moments(source, kills, tmp_path):
     seed = random.randrange(2**32)
-    command = [sys.executable, __file__, str(tmp_path), source, str(kills), str(seed)]
+    command = python(__file__, tmp_path, source, kills, seed)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     subprocess.run(command, check=True, cwd=Path(__file__).parent, env=environment)
     told = json.loads((tmp_path / "kills.json").read_text())
@@ -157,7 +161,7 @@ def killed(tmp_path_factory):
     script = f"""
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from bits import task
+from helpers import task
 from trainopt_nb.api.prepare_run import start
 made, how = task()
 job = start(made, how.replace(save_steps=1, epochs=2), folder={str(folder)!r})
@@ -165,7 +169,7 @@ for told in job.events():
     if job.progress.step >= 5:
         os.kill(os.getpid(), 9)
 """
-    assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
+    assert subprocess.run(python("-c", script)).returncode == -signal.SIGKILL
     return folder
 
 
@@ -213,7 +217,7 @@ def test_a_live_writer_is_told_from_a_dead_one(run, tmp_path):
     before = (run.path / "options.json").read_text(), (run.path / "events.jsonl").read_bytes()
     script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_kill; from trainopt_nb import find_run; "
     script += f"test_kill.go_on(find_run(None, {str(tmp_path)!r}), epochs=9)"
-    refused = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    refused = subprocess.run(python("-c", script), capture_output=True, text=True)
     assert refused.returncode == 1
     said = refused.stderr.strip().splitlines()[-1]
     assert (

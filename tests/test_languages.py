@@ -13,10 +13,10 @@ from trainopt_nb.base.options import declared
 from trainopt_nb.task.train_options import TrainOptions
 
 ROOT = Path(__file__).parents[1]
-STATIC = ROOT / "trainopt_nb/panels/static"
+LANGUAGES = ROOT / "trainopt_nb/base/languages"
 OTHERS = [code for code in texts.languages() if code != texts.ENGLISH]
 CATALOGUE = {
-    code: json.loads((STATIC / f"texts.{code}.json").read_text(encoding="utf-8"))
+    code: json.loads((LANGUAGES / f"texts.{code}.json").read_text(encoding="utf-8"))
     for code in texts.languages()
 }
 

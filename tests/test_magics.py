@@ -1,9 +1,9 @@
 "The magics in a real shell, without a page"
 
 import json
-import time
 
 import pytest
+from helpers import until
 from IPython.core.completer import provisionalcompleter
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
@@ -344,10 +344,7 @@ def test_a_stopped_run_goes_on_behind_and_leaves_the_notebook_alone(shell):
     run.change_options(run.options | {"epochs": 4})  # as if it had been stopped on its way
     shell.run_cell("helper = 1; del x, y, train_data")
     resume_behind(run, shell)
-    for _ in range(600):
-        if not run.alive:
-            break
-        time.sleep(0.1)
+    until(lambda: not run.alive, "the end of the run in the background")
     assert run.state == "finished" and run.progress.epoch == 4 and run.progress.earlier > 0
     assert shell.user_ns["model"] is model and "train_data" not in shell.user_ns
     (run.path / "cell.py").write_text("model = nothing_of_the_kind")

@@ -2,11 +2,10 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import nbformat
 import pytest
+from helpers import execute
 
 from trainopt_nb import list_runs
 from trainopt_nb.base.errors import OptionError
@@ -15,10 +14,6 @@ from trainopt_nb.notebook.new import new_notebook
 from trainopt_nb.notebook.starters import STARTERS
 
 LEAST = {"image": 0.97, "text": 0.95, "audio": 0.95, "table": 0.93}  # accuracy
-
-
-def execute(*words, folder):
-    return subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("kind", STARTERS)
@@ -34,7 +29,7 @@ def test_each_kind_trains_from_a_terminal(kind, tmp_path):
     assert "def load():" in script and "trainopt" not in script
 
 
-def test_it_runs_as_a_notebook(tmp_path):
+def test_it_runs_as_a_notebook(tmp_path, warm_kernel):
     made = new_notebook(tmp_path / "mine.ipynb", "table")
     words = ("-m", "nbconvert", "--to", "notebook", "--execute", made.name, "--output", "done.ipynb")
     done = execute(*words, folder=tmp_path)

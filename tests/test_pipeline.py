@@ -3,35 +3,32 @@
 import os
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 
 import pytest
 import torch
+from helpers import assert_still, losses, over, quiet, ranks_of, small_table, until, weights
 from starts import launch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from waits import ranks_of, until
+from warm_python import python
 
 from trainopt_nb import OptionError, RunError, Task, TrainOptions, fit, list_runs, resume
 from trainopt_nb.events.records import Epoch, Note, Pause, Resume, Save, SetLr, Step, Stop, WorkerLoad
 from trainopt_nb.parallel.pipeline import micro_batches, plan_micro_batches
 from trainopt_nb.parallel.stages import balanced
 from trainopt_nb.store.checkpoint import load_checkpoint
-from trainopt_nb.store.lock import lock_owner
 from trainopt_nb.workers.processes import warm
 
-G = torch.Generator().manual_seed(0)
-X = torch.randn(331, 6, generator=G)
-Y = (X[:, :3] @ torch.ones(3) > 0).long() + (X[:, 3] > 0.8).long()
-TRAIN, VALID = (X[:241], Y[:241]), (X[241:], Y[241:])
-QUIET = {"write": lambda line: None}
+X, Y, TRAIN, VALID = small_table()
+G = torch.Generator().manual_seed(1)
+QUIET = {"write": quiet}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def workers():
+def workers(warm_process):
     warm()
 
 
@@ -100,14 +97,6 @@ class Noisy(Dataset):
 
 for kind in (Skipping, Words, Slow, Noisy):
     kind.__module__ = "__main__"  # travels by value, like a class of a notebook
-
-
-def losses(run):
-    return torch.tensor([e.loss for e in run.events() if type(e) is Step])
-
-
-def weights(model):
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def both(tmp_path, make, data=TRAIN, valid=VALID, devices=2, plan="auto", parts="auto", **how):
@@ -288,11 +277,6 @@ def test_a_run_goes_on_with_any_number_of_devices(tmp_path):
 # commands and faults
 
 
-def over(run):
-    until(lambda: lock_owner(run.path / "lock") is None, "the end")
-    return run
-
-
 def begun(tmp_path, model, step=5, **how):
     how = {"devices": 2, "pipeline_plan": "1", "epochs": 1000, "batch_size": 32, "micro_batches": 2} | how
     run = launch(Task(model, TRAIN, VALID), TrainOptions.of(**how), folder=tmp_path)
@@ -305,8 +289,7 @@ def test_commands_reach_all_stages(tmp_path):
     run.send(Pause())
     until(lambda: run.state == "paused", "the pause")
     before = run.progress.step
-    time.sleep(0.3)
-    assert run.progress.step == before
+    assert_still(lambda: run.progress.step)
     for command in (SetLr(0.5), Save(), Resume()):
         run.send(command)
     until(lambda: run.progress.step > before + 3 and run.progress.lr == 0.5, "more steps")
@@ -473,14 +456,8 @@ def test_a_script_under_torchrun(tmp_path):
     "At the end each process has the whole model"
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(TORCHRUN).replace("FOLDER", str(tmp_path / "runs")))
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node=2",
-        "--standalone",
-        str(script),
-    ]
+    launcher = python("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "--no-python")
+    command = [*launcher, *python(script)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from warm_python import python
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "trainopt_nb"
@@ -114,8 +115,23 @@ def test_notebooks_package_and_readme_are_in_step(copy):
     assert not changed, "run nbdev_export, nbdev_clean and nbs/_tools/readme.py"
 
 
-def test_notebooks_run(copy):
-    call(tool("nbdev_test"), "--n_workers", "2", cwd=copy, PYTHONPATH=str(copy), OMP_NUM_THREADS="1")
+def notebooks():
+    "Those that run"
+    for path in sorted(ROOT.glob("nbs/**/*.ipynb")):
+        place = path.relative_to(ROOT)
+        if not any(part.startswith((".", "_")) or part == "runs" for part in place.parts):
+            yield place
+
+
+@pytest.mark.parametrize("notebook", [*notebooks()], ids=str)
+def test_notebook_runs(copy, notebook, warm_kernel):
+    "As `nbdev_test` runs it"
+    flags = settings()["tst_flags"].split()
+    code = (
+        "import sys; from pathlib import Path; from nbdev.test import test_nb; "
+        f"done, _ = test_nb(Path({str(copy / notebook)!r}), {flags!r}, basepath={str(copy)!r}); sys.exit(not done)"
+    )
+    call(*python("-c", code), cwd=copy / "nbs", PYTHONPATH=str(copy), OMP_NUM_THREADS="1")
 
 
 def test_stored_outputs_name_no_place_of_a_machine():
@@ -297,7 +313,9 @@ def commands():
 
 def test_continuous_integration_runs_the_second_command():
     first, second = commands()
-    assert second in (ROOT / ".ci/run").read_text().splitlines()
+    assert (ROOT / ".ci/run").read_text().splitlines()[-1] == second and second.endswith(
+        "&& python -m pytest"
+    )
     assert all("-c constraints.txt" in command for command in (first, second))
 
 
@@ -338,7 +356,7 @@ def test_readme_code_runs(tmp_path, monkeypatch):
         "assert shell.user_ns['run'].state == 'finished'\n"
         "print('accuracy', shell.user_ns['run'].metrics['accuracy'])\n"
     )
-    said = call(sys.executable, "-c", script, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    said = call(*python("-c", script), cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert float(said.split()[-1]) > 0.85 and len(list((tmp_path / "runs").iterdir())) == 2
 
 

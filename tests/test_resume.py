@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bits import RECIPES, SOURCES, follow, go_on, options, outcome, quick_path, record, task  # noqa: F401
+from helpers import RECIPES, SOURCES, follow, go_on, options, outcome, quick_path, quiet, record, task  # noqa: F401
 from torch import nn
 
 from trainopt_nb import Task, fit, resume
@@ -68,14 +68,16 @@ def changes(source, recipe):
     return {"max_steps": 11} if source in UNLENGTHY and recipe != "plain" else {}
 
 
-def names(value):
-    return "-".join(value) if isinstance(value, tuple) else value
+def stops():
+    "Every case at every place; all but one place of each case may take long"
+    for number, (source, recipe) in enumerate(CASES):
+        for other, place in enumerate(PLACES):
+            marks = [pytest.mark.slow] if (other - number) % len(PLACES) else []
+            yield pytest.param(source, recipe, place, marks=marks, id=f"{source}-{recipe}-{place}")
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("source_and_recipe", CASES, ids=names)
-def test_stopped_and_resumed_is_uninterrupted(source_and_recipe, place, tmp_path):
-    source, recipe = source_and_recipe
+@pytest.mark.parametrize(("source", "recipe", "place"), [*stops()])
+def test_stopped_and_resumed_is_uninterrupted(source, recipe, place, tmp_path):
     if recipe == "no validation" and place == "within a validation":
         place = "at an epoch's edge"
     before = stop(tmp_path, source, recipe, place)
@@ -90,15 +92,17 @@ def test_closed_and_resumed_is_uninterrupted(place, tmp_path):
     assert outcome(tmp_path, model, before + after) == whole("dataset", "averaged")
 
 
-def test_in_a_fresh_process(tmp_path):
-    told = {}
-    for number, (source, recipe) in enumerate(CASES):
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_in_a_fresh_process(every, tmp_path):
+    for number, (source, recipe) in enumerate(CASES[::every]):
         place = list(PLACES)[number % 3]
         place = "within an epoch" if recipe == "no validation" else place
         stop(tmp_path / str(number), source, recipe, place)
-    subprocess.run([sys.executable, __file__, str(tmp_path)], check=True, cwd=Path(__file__).parent)
+    subprocess.run(
+        [sys.executable, __file__, str(tmp_path), str(every)], check=True, cwd=Path(__file__).parent
+    )
     told = json.loads((tmp_path / "outcomes.json").read_text())
-    for number, (source, recipe) in enumerate(CASES):
+    for number, (source, recipe) in enumerate(CASES[::every]):
         expected = whole(source, recipe)
         assert told[number] == {k: expected[k] for k in ("model", "last", "best")}, (source, recipe)
 
@@ -312,7 +316,7 @@ def test_patience_counts_across_a_resume(tmp_path):
 def test_fit_and_resume_keep_one_record(tmp_path):
     made, how = task("weighted sampler", "accumulated")
     given = {**how.changed(), "epochs": 2}
-    run = fit(made.model, made.train_data, made.valid_data, folder=tmp_path, write=lambda line: None, **given)
+    run = fit(made.model, made.train_data, made.valid_data, folder=tmp_path, write=quiet, **given)
     again, _ = task("weighted sampler", "accumulated", seed=9)
     said = []
     back = resume(
@@ -351,19 +355,17 @@ def test_an_interrupted_fit_goes_on_as_if_nothing_had_happened(tmp_path):
 
     made, how = task("dataset", "plain")
     model = Interrupting(*made.model)
-    run = fit(
-        model, made.train_data, made.valid_data, folder=tmp_path, write=lambda line: None, **how.changed()
-    )
+    run = fit(model, made.train_data, made.valid_data, folder=tmp_path, write=quiet, **how.changed())
     assert run.state == "stopped" and run.progress.step == 10
     again, _ = task("dataset", "plain", seed=9)
-    done = resume(run, again.model, again.train_data, again.valid_data, write=lambda line: None)
+    done = resume(run, again.model, again.train_data, again.valid_data, write=quiet)
     assert done.state == "finished"
     assert outcome(run.path, again.model, run.events())["record"] == whole("dataset", "plain")["record"]
 
 
 if __name__ == "__main__":  # the fresh process
-    folder, told = Path(sys.argv[1]), []
-    for number, (source, recipe) in enumerate(CASES):
+    folder, every, told = Path(sys.argv[1]), int((*sys.argv, 1)[2]), []
+    for number, (source, recipe) in enumerate(CASES[::every]):
         model, events = go_on(folder / str(number), source, recipe, **changes(source, recipe))
         found = outcome(folder / str(number), model, events)
         told.append({k: found[k] for k in ("model", "last", "best")})

@@ -304,6 +304,8 @@ def test_workflows_do_what_is_done_here():
     steps = {name: [s for job in flow["jobs"].values() for s in job["steps"]] for name, flow in flows.items()}
     runs = {name: [step["run"] for step in found if "run" in step] for name, found in steps.items()}
     assert runs["tests"] == [".ci/run"]
+    assert "python -m pytest -m slow" in runs["nightly"] and "schedule" in flows["nightly"][True]
+    assert "`pytest -m slow`" in (ROOT / "CONTRIBUTING.md").read_text()
     assert (
         "python nbs/_tools/docs.py" in runs["site"]
         and "pip install -c constraints.txt -e '.[docs]'" in runs["site"]

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from waits import alive, until
+from helpers import alive, until
 
 from trainopt_nb.base.errors import RunError, WorkerError
 from trainopt_nb.workers.processes import warm
@@ -68,8 +68,7 @@ def test_events_commands_and_what_a_stop_returns():
 
 def test_a_function_that_ends_gives_its_events_then_its_result():
     def count(n):
-        for i in range(n):
-            yield i
+        yield from range(n)
         return "counted"
 
     worker = submit(count, 3)

@@ -1,4 +1,4 @@
-"""The place in a notebook where a PyTorch model is made better: `%load_ext trainopt_nb`, then `%%trainopt`."""
+"""Train, tune and shrink PyTorch models in a notebook, with live charts and controls: `%load_ext trainopt_nb`, then `%%trainopt`."""
 
 __version__ = "0.1.0"
 
@@ -27,14 +27,14 @@ RUN_ACTIONS.register("eject", "trainopt_nb.script.write:write_script")
 
 
 def load_ipython_extension(shell):
-    "What `%load_ext trainopt_nb` calls"
+    "Register the magics (called by `%load_ext trainopt_nb`)"
     from trainopt_nb.notebook.magics import load
 
     load(shell)
 
 
 def unload_ipython_extension(shell):
-    "What `%unload_ext trainopt_nb` calls"
+    "Remove the magics (called by `%unload_ext trainopt_nb`)"
     from trainopt_nb.notebook.magics import unload
 
     unload(shell)

@@ -1,4 +1,4 @@
-"Notebooks and texts of the repository as MyST pages: links and names of the package lead where they should"
+"Convert notebooks and texts of the repository to MyST pages, with links to pages and public names"
 
 import ast
 import json
@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import api
+import public
 
 ROOT = Path(__file__).parents[2]
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -23,7 +24,7 @@ def cells_of(path):
 def headline(
     path: Path,  # a notebook or a text
 ) -> tuple[str, str]:  # title, and the sentence quoted below it (or nothing)
-    "What a page is called and what it says of itself"
+    "Return the title of a page and the sentence below it"
     notebook = path.suffix == ".ipynb"
     text = "".join(cells_of(path)[0]["source"]) if notebook else path.read_text(encoding="utf-8")
     title = re.search(r"^# (.+)$", text, re.M)
@@ -37,14 +38,14 @@ def headline(
 
 
 def _outside_fences(text, change):
-    "Apply a function to what is no fenced code"
+    "Apply a function to the text outside fenced code"
     parts = re.split(r"(^(```+|~~~+).*?^\2[ \t]*$)", text, flags=re.M | re.S)
     kept = [part for i, part in enumerate(parts) if i % 3 != 2]  # the fence marks are groups of the pattern
     return "".join(part if i % 2 else change(part) for i, part in enumerate(kept))
 
 
 def _lead(text):
-    "The sentence below the title is set larger"
+    "Mark the sentence below the title, which is set in larger type"
     return re.sub(
         r"\A(?:<!--.*?-->\s*)?(# .+\n+)((?:> .*\n?)+)",
         lambda m: m[1] + "{.lead}\n" + re.sub(r"^> ", "", m[2], flags=re.M),
@@ -53,7 +54,7 @@ def _lead(text):
 
 
 def _lexer(text):
-    "Python with magics is IPython"
+    "Highlight Python code with magics as IPython"
     magic = lambda m: f"```ipython3\n{m[1]}```" if re.search(r"^\s*%", m[1], re.M) else m[0]
     return re.sub(r"```python\n(.*?)```", magic, text, flags=re.S)
 
@@ -64,7 +65,7 @@ def link_to(
     known: dict,  # file of the repository -> page
     folder: Path,  # of the site's sources
 ) -> str:
-    "Where a link leads on the site; raises SystemExit where it leads nowhere"
+    "Return the target of a link on the site; raise SystemExit if it does not exist"
     place, mark, anchor = target.partition("#")
     if re.match(r"[a-z]+:", target) or not place or place.startswith("/"):
         return target
@@ -83,7 +84,7 @@ def link_to(
 
 @cache
 def _declared():
-    "Flags and verbs that have an entry of their own"
+    "Return the documented flags and verbs"
     from trainopt_nb.base.options import declared
     from trainopt_nb.notebook.verbs import VERBS, CellOptions
     from trainopt_nb.task.train_options import TrainOptions
@@ -93,7 +94,7 @@ def _declared():
 
 
 def _refer(match):
-    "A name, a flag or a magic in backticks as a reference, where there is exactly one that it can mean"
+    "Link a name, flag or magic in backticks if it can mean only one"
     text = match[1]
     flags, verbs = _declared()
     if text.startswith("--"):
@@ -101,7 +102,7 @@ def _refer(match):
         return f"{{option}}`{text} <{flag}>`" if flag in flags else match[0]
     if found := re.match(r"%?%trainopt ([a-z-]+)(?: [^`]*)?$", text):
         return f"[`{text}`](/reference/magics.md#{found[1]})" if found[1] in verbs else match[0]
-    return api.reference(text) or match[0]
+    return public.reference(text) or match[0]
 
 
 def convert_text(
@@ -110,7 +111,7 @@ def convert_text(
     known: dict,  # file of the repository -> page
     folder: Path,  # of the site's sources
 ) -> str:  # MyST
-    "Links, names and magics in a text"
+    "Convert the links, names and magics in a text"
 
     def change(part):
         part = re.sub(r"\]\(([^)\s]+)\)", lambda m: f"]({link_to(m[1], source, known, folder)})", part)
@@ -123,27 +124,26 @@ def convert_text(
 
 
 def directives(source):
-    "Words behind `#|`: name -> rest"
+    "Read the directives after `#|`: name -> rest"
     found = (line.strip().partition(" ") for line in DIRECTIVE.findall(source))
     return {name.rstrip(":"): rest.strip() for name, _, rest in found}
 
 
-def _public_in(source, public):
-    "Public names that an exported cell defines, in their order"
+def _defined_in(source, wanted):
+    "Yield the public names that an exported cell defines, in their order"
     tree = ast.parse(DIRECTIVE.sub("", source))
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            yield from [node.name] if node.name in public else []
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            yield from (name for name in api.targets(node) if name in public)
+            yield from [node.name] if node.name in wanted else []
+        yield from (name for name in public.targets(node) if name in wanted)
 
 
 def _entries(source, module):
-    "One cell for each public name of an exported cell; what users import has its entry in the reference"
-    for name in _public_in(source, api.module(module).public):
+    "Yield a cell for each public name of an exported cell; names that users import are documented in the reference"
+    for name in _defined_in(source, getattr(public.modules().get(module), "__all__", ())):
         full = f"{module}.{name}"
-        there = f"{{py:obj}}`{name} <{full}>` stands in the reference: {api.link(api.summary(full))}"
-        yield _markdown(f"{{.also}}\n{there}" if api.places()[full] else api.entry(full))
+        there = f"{{py:obj}}`{name} <{full}>` is in the reference: {public.link(api.summary(full))}"
+        yield _markdown(f"{{.also}}\n{there}" if public.places()[full] else api.entry(full))
 
 
 def _markdown(text):
@@ -151,23 +151,23 @@ def _markdown(text):
 
 
 def _picture_of(path):
-    "A widget needs a kernel: a picture from a browser stands for it, named as its notebook"
+    "Return the picture that replaces a widget, which would need a kernel"
     name = re.sub(r"^\d+[a-z]?_", "", path.stem)
-    return pictures(name, f"The {name}, as it stands below the cell in JupyterLab")
+    return pictures(name, f"The {name} below the cell in JupyterLab")
 
 
 def pictures(
     name: str,  # of a file in nbs/images, without ending
     alt: str,  # what it shows, in words
 ) -> str:
-    "A picture for the light and one for the dark theme"
+    "Show a picture, with another one for the dark theme if there is one"
     dark = (ROOT / f"nbs/images/{name}-dark.png").exists()
     light = f"![{alt}](/images/{name}.png)" + ("{.only-light}" if dark else "")
     return light + (f"\n![{alt}](/images/{name}-dark.png){{.only-dark}}" if dark else "")
 
 
 def _code(cell, words, path):
-    "A cell that is shown, and the picture that stands for its widget"
+    "Yield a visible cell, and the picture that replaces its widget"
     tags = [
         tag
         for tag, asked in (
@@ -193,7 +193,7 @@ def convert_notebook(
     known: dict,  # file of the repository -> page
     folder: Path,  # of the site's sources
 ):
-    "Write a notebook for myst-nb: exported code becomes the documentation of what it defines"
+    "Write a notebook for myst-nb, with exported code replaced by the documentation of what it defines"
     cells, module = [], None
     for cell in cells_of(path):
         source = "".join(cell["source"])
@@ -202,7 +202,7 @@ def convert_notebook(
             continue
         words = directives(source)
         if "default_exp" in words:
-            module = f"{api.LIB}.{words['default_exp']}"
+            module = f"{public.LIB}.{words['default_exp']}"
             cells.append(_markdown(f"```{{py:module}} {module}\n```"))
         elif {"export", "exporti"} & words.keys():
             cells += _entries(source, module)

@@ -1,5 +1,5 @@
 """
-Build the documentation site from the notebooks: no network, no execution, a broken link ends it
+Build the documentation site from the notebooks, without network access and without executing them
 
     python nbs/_tools/docs.py            # into _docs/, to be opened as _docs/index.html
     python nbs/_tools/docs.py FOLDER
@@ -20,8 +20,8 @@ NBS = ROOT / "nbs"
 SITE = NBS / "_site"
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
 
-import api  # noqa: E402
 import pages  # noqa: E402
+import public  # noqa: E402
 from convert import convert_notebook, convert_text, headline  # noqa: E402
 from rooms import ROOMS, notebooks, order  # noqa: E402
 
@@ -40,9 +40,9 @@ class Page(NamedTuple):
     "One page of the site"
 
     source: Path  # notebook or text
-    name: str  # where it stands, without ending: `tutorials/quickstart`
+    name: str  # path without suffix, such as `tutorials/quickstart`
     title: str
-    lead: str  # its first sentence
+    lead: str  # the sentence below the title
 
 
 def _page(source, room):
@@ -52,7 +52,7 @@ def _page(source, room):
 
 
 def guides() -> dict[str, list[Page]]:  # room -> pages
-    "What nbs/guides holds, by number, and what was measured"
+    "List the guides by room, and the page of measurements"
     found = {room: [] for room in GUIDES.values()}
     for source in sorted([*NBS.glob("guides/*.ipynb"), *NBS.glob("guides/*.md")], key=order):
         if room := GUIDES.get(source.name[0]):
@@ -62,7 +62,7 @@ def guides() -> dict[str, list[Page]]:  # room -> pages
 
 
 def rooms_inside() -> dict[str, list[Page]]:  # room -> pages
-    "The notebooks that are modules, from the ground up"
+    "List the notebooks that export modules, by room"
     found = {}
     for source in notebooks():
         found.setdefault(source.parent.name, []).append(_page(source, f"inside/{source.parent.name}"))
@@ -70,7 +70,7 @@ def rooms_inside() -> dict[str, list[Page]]:  # room -> pages
 
 
 def texts() -> list[Page]:
-    "Pages that are plain files of the repository"
+    "List the pages that are text files of the repository"
     found = [(ROOT / file, name) for file, name in TEXTS.items()]
     found += [(ROOT / file, "zh-CN") for file in CHINESE if (ROOT / file).exists()][:1]
     return [Page(source, name, *headline(source)) for source, name in found]
@@ -83,9 +83,9 @@ def settings():
 
 
 def write_sources(
-    folder: Path,  # where Sphinx is to find them
+    folder: Path,  # read by Sphinx
 ):
-    "All pages as Sphinx reads them"
+    "Write all pages for Sphinx"
     shutil.copytree(SITE, folder, ignore=shutil.ignore_patterns("README*", "__pycache__"))
     shutil.copytree(NBS / "images", folder / "images")
     by_room, by_floor, plain = guides(), rooms_inside(), texts()
@@ -112,9 +112,9 @@ def write_sources(
 
 
 def build(
-    out: Path,  # folder of the site, which is replaced
+    out: Path,  # folder of the site, which is overwritten
 ):
-    "Write the sources and have Sphinx make the site; raises SystemExit where anything is wrong"
+    "Build the site with Sphinx; raise SystemExit if anything is wrong"
     if out.exists() and any(out.iterdir()) and not (out / "searchindex.js").exists():
         raise SystemExit(f"{out} holds something that is no site: name another folder.")
     with tempfile.TemporaryDirectory(prefix="trainopt-docs-") as place:
@@ -153,4 +153,4 @@ if __name__ == "__main__":
         raise SystemExit(__doc__)
     target = Path(words[0] if words else ROOT / "_docs").absolute()
     build(target)
-    print(f"open it: {target / 'index.html'} ({len(api.places())} public names)")
+    print(f"open it: {target / 'index.html'} ({len(public.places())} public names)")

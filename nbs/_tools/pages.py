@@ -1,34 +1,46 @@
-"Pages of the site that are made from declarations: options, magics, panels, records, names, and the lists of what there is"
+"Write the generated pages of the site: options, magics, panels, events, names and the lists of pages"
 
-import ast
 import re
 from pathlib import Path
 
 import api
+import public
 from convert import cells_of, convert_text, directives, pictures
 
 from trainopt_nb.base.options import declared, rows
+from trainopt_nb.base.texts import wording
 from trainopt_nb.events.records import COMMANDS, EVENTS
+from trainopt_nb.notebook.cli import USAGE
 from trainopt_nb.notebook.new import NewOptions
-from trainopt_nb.notebook.verb_help import terminal_usage, verb_rows
-from trainopt_nb.notebook.verbs import CellOptions
+from trainopt_nb.notebook.verbs import VERBS, CellOptions
 from trainopt_nb.task.train_options import TrainOptions
 
+ABOVE_A_CELL = ("fit", "form", "lr-find")  # verbs with a cell body
+FLAGS = {  # verb -> options that it accepts
+    "fit": (CellOptions, TrainOptions),
+    "form": (CellOptions, TrainOptions),
+    "lr-find": (CellOptions, TrainOptions),
+    "resume": (CellOptions, TrainOptions),
+}
+RUN = ("attach", "resume")  # verbs that take the name of a run
+GROUPS = wording("form", code="en")  # group of options -> its name in the form
 PLACE = re.compile(r"\{\{ ([^{}\n]+) \}\}")
 
 
 def fill(
-    path: Path,  # a template, which is replaced
+    path: Path,  # a template, which is overwritten
     values: dict,  # name between double braces -> text
 ):
-    "Put texts into their places; raises SystemExit where a place has none"
+    "Fill the places of a template; raise SystemExit if a place has no value"
 
     def value(match):
         if match[1].startswith("picture: "):
             name, _, alt = match[1].removeprefix("picture: ").partition(" - ")
             return pictures(name, alt)
         if match[1] not in values:
-            raise SystemExit(f"{path.name} has a place {match[0]}, and only {', '.join(values)} are known.")
+            raise SystemExit(
+                f"{path.name} contains {match[0]}, and only {', '.join(values)} can be filled in."
+            )
         return values[match[1]]
 
     path.write_text(PLACE.sub(value, path.read_text(encoding="utf-8")), encoding="utf-8")
@@ -40,7 +52,7 @@ def fill(
 def listing(
     inside: list,  # pages of one room
 ) -> str:
-    "The pages of a room with their sentences, and the tree that the sidebar shows"
+    "List the pages of a room with their sentences, and add them to the sidebar"
     items = [f"[{page.title}](/{page.name}{page.source.suffix})\n: {page.lead}" for page in inside]
     return "\n\n".join(items) + "\n\n" + tree([f"/{page.name}" for page in inside])
 
@@ -55,7 +67,7 @@ def write_inside(
     by_floor: dict,  # folder of nbs/ -> pages
     titles: dict,  # folder of nbs/ -> title and sentence
 ):
-    "A page for each floor and one above them"
+    "Write a page for each room of notebooks, and the page that lists the rooms"
     names = []
     for floor, inside in by_floor.items():
         title, lead = titles.get(floor, (floor.capitalize(), ""))
@@ -75,7 +87,7 @@ def write_inside(
 def front(
     path: Path,  # nbs/index.ipynb
 ) -> str:
-    "What README says, as one text"
+    "Return the text of README"
     found = []
     for cell in cells_of(path):
         source = "".join(cell["source"])
@@ -89,7 +101,7 @@ def front(
 def sections(
     text: str,  # of the front page
 ) -> dict[str, str]:  # heading -> what stands below it; `lead` is the sentence at the top
-    "README by its headings"
+    "Split README at its headings"
     lead = re.search(r"\{\.lead\}\n(.+?)\n\n", text + "\n\n", re.S)[1]
     parts = re.split(r"^## (.+)\n", text, flags=re.M)
     return {"lead": lead} | dict(zip(parts[1::2], parts[2::2], strict=True))
@@ -103,7 +115,7 @@ def write_reference(
     by_floor: dict,  # folder of nbs/ -> pages
 ):
     "Fill the templates of the reference"
-    every = {f"api {name}": api.entry(full) for full, name in api.places().items() if name}
+    every = {f"api {name}": api.entry(full) for full, name in public.places().items() if name}
     values = {
         **every,
         "options": _options(TrainOptions),
@@ -111,7 +123,7 @@ def write_reference(
         "new options": _options(NewOptions, "trainopt new"),
         "front options": _front(),
         "verbs": _verbs(),
-        "usage": terminal_usage().strip(),
+        "usage": USAGE.strip(),
         "form": _form(),
         "shown": _shown(),
         "events": _records(["Step", *EVENTS]),
@@ -129,24 +141,24 @@ def write_reference(
 
 
 def _plain(row):
-    "Default with its unit, in words"
-    default = row["default"] or "nothing"
+    "Return the default value with its unit"
+    default = row["default"] or "empty"
     return f"{default} {row['unit']}".strip() if row["default"] not in ("none", "") else default
 
 
 def _option(o, row):
-    "The entry of one option"
+    "Document one option"
     head = f"{o.flag}, --no-{o.flag[2:]}" if o.type == "bool" else f"{o.flag} {_METAVAR[o.type]}"
     said = [f"Default **{_plain(row)}**", f"takes {row['values']}"]
     if o.dimension is not None and o.dimension.choices:
-        said.append(f"worth trying: {', '.join(map(str, o.dimension.choices))}")
+        said.append(f"sensible: {', '.join(map(str, o.dimension.choices))}")
     elif o.dimension is not None:
         said.append(
-            f"sensible from {o.dimension.low:g} to {o.dimension.high:g}" + (", by factors" if o.log else "")
+            f"sensible: {o.dimension.low:g} to {o.dimension.high:g}" + (" (log scale)" if o.log else "")
         )
     said.append(f"keyword `{o.name}`")
     if o.aliases:
-        said.append(f"elsewhere called {', '.join(f'`{alias}`' for alias in o.aliases)}")
+        said.append(f"also known as {', '.join(f'`{alias}`' for alias in o.aliases)}")
     help = row["help"][:1].upper() + row["help"][1:]
     return f":::{{option}} {head}\n{help}.\n\n{{.facts}}\n{' · '.join(said)}\n:::"
 
@@ -155,18 +167,18 @@ _METAVAR = {"int": "N", "float": "X", "choice": "NAME", "text": "TEXT", "numbers
 
 
 def _options(cls, program=""):
-    "All options of a class under the headings of their groups; those of a command of its own are told from the others"
+    "Document all options of a class by group; `program` separates the flags of another command"
     known, parts, group = declared(cls), [f"```{{program}} {program}\n```"] if program else [], None
     for row in rows(cls):
         if row["group"] != group:
             group = row["group"]
-            parts += [f"## {group}"] if group and not program else []
+            parts += [f"## {GROUPS.get(group, group)}"] if group and not program else []
         parts.append(_option(known[row["keyword"]], row))
     return "\n\n".join(parts)
 
 
 def _front():
-    "The options that people change first, as a table"
+    "Write a table of the most important options"
     known = declared(TrainOptions)
     lines = ["| option | default | meaning |", "| --- | --- | --- |"]
     for row in rows(TrainOptions):
@@ -175,72 +187,85 @@ def _front():
     return "\n".join(lines)
 
 
+def _usage(verb):
+    "Return the ways to write a verb"
+    run = " [RUN]" if verb in RUN else ""
+    flags = " [flags]" if verb in FLAGS else " [--runs FOLDER]" if verb in ("runs", *RUN) else ""
+    lines = [(f"%%trainopt {verb}{flags}", "above a cell")] if verb in ABOVE_A_CELL else []
+    lines.append((f"%trainopt {verb}{run}{flags}", "on a line"))
+    found = re.search(rf"^.*\b(trainopt {verb}\b.*?)(?:  |$)", USAGE, re.M)
+    lines += [(found[1], "in a terminal")] if found else []
+    width = max(len(text) for text, _ in lines)
+    return "\n".join(f"{text:<{width}}   # {where}" for text, where in lines)
+
+
 def _verbs():
-    "An entry for each verb"
+    "Document the verbs"
     parts = []
-    for row in verb_rows():
-        width = max(len(text) for text, _ in row.usage)
-        usage = "\n".join(f"{text:<{width}}   # {place}" for text, place in row.usage)
-        sentence = row.help[:1].upper() + row.help[1:]
-        part = f"### {row.name}\n\n```text\n{usage}\n```\n\n{sentence.rstrip('.')}."
-        if "--epochs" in row.flags:
-            part += " Takes the [flags of the cell](/reference/magics.md#cell) and all [options](/reference/options.md)."
+    for verb, text in VERBS.items():
+        sentence = text[:1].upper() + text[1:]
+        part = f"### {verb}\n\n```text\n{_usage(verb)}\n```\n\n{sentence.rstrip('.')}."
+        if verb in FLAGS:
+            part += " Accepts the [flags of the cell](/reference/magics.md#cell) and all [options](/reference/options.md)."
         parts.append(part)
     return "\n\n".join(parts)
 
 
 def _form():
-    "What the form shows: the options that people change first, and groups to open"
+    "Write a table of the controls of the form, by group"
     known, lines = declared(TrainOptions), ["| group | controls |", "| --- | --- |"]
     front = [o for o in known.values() if o.front]
     groups = {"at the top": front}
     for o in known.values():
         if not o.front:
             groups.setdefault(o.group, []).append(o)
-    lines += [f"| {name} | {', '.join(f'`{o.flag}`' for o in inside)} |" for name, inside in groups.items()]
+    lines += [
+        f"| {GROUPS.get(name, name)} | {', '.join(f'`{o.flag}`' for o in inside)} |"
+        for name, inside in groups.items()
+    ]
     return "\n".join(lines)
 
 
 def _shown():
-    "Every public class that a notebook shows as more than text"
-    lines = ["| shown | what it is |", "| --- | --- |"]
-    for full in api.places():
-        node = api.module(full.rpartition(".")[0]).nodes[full.rpartition(".")[2]]
-        if isinstance(node, ast.ClassDef) and any(
-            getattr(n, "name", "") == "_repr_mimebundle_" for n in node.body
-        ):
-            lines.append(f"| {{py:obj}}`{node.name} <{full}>` | {api.summary(full)} |")
+    "Write a table of the classes that display themselves in a notebook"
+    lines = ["| class | shows |", "| --- | --- |"]
+    for full in public.places():
+        _, name, value, _ = public.find(full)
+        if isinstance(value, type) and "_repr_mimebundle_" in vars(value):
+            lines.append(f"| {{py:obj}}`{name} <{full}>` | {api.summary(full)} |")
     return "\n".join(lines)
 
 
 def _records(names):
-    "The records of the module `events`, with their fields"
-    home, parts = api.module("trainopt_nb.events.records"), []
+    "Document the events or the commands with their fields"
+    home, parts = public.modules()["trainopt_nb.events.records"], []
     for name in names:
-        node = home.nodes[name]
-        lines = [f"### {name}", "", f"{{py:obj}}`{home.name}.{name}`: {ast.get_docstring(node)}."]
-        own = api.fields(home, node)
+        full = f"{home.__name__}.{name}"
+        _, _, cls, node = public.find(full)
+        lines = [f"### {name}", "", f"{{py:obj}}`{full}`: {api.summary(full)}."]
+        own = api.fields(cls, node)
         if own:
             lines += ["", "| field | type | meaning |", "| --- | --- | --- |"]
-            lines += [f"| `{n}` | {kind.replace('|', 'or')} | {text} |" for n, (kind, _, text) in own.items()]
+            for n, (kind, _, text) in own.items():
+                kind = re.sub(r"~[\w.]+\.", "", kind).replace("|", "or")
+                lines.append(f"| `{n}` | {kind} | {text} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 
 def _names(by_floor):
-    "Every public name with its sentence, by module"
+    "List every public name with its sentence, by module"
     parts = []
     of_module = {}
     for inside in by_floor.values():
         for page in inside:
             if name := re.search(r"# ?\| ?default_exp (\S+)", page.source.read_text(encoding="utf-8")):
-                of_module[f"{api.LIB}.{name[1].strip(chr(34)).removesuffix(chr(92) + 'n')}"] = page
+                of_module[f"{public.LIB}.{name[1].strip(chr(34)).removesuffix(chr(92) + 'n')}"] = page
     for module, page in of_module.items():
-        home = api.module(module)
-        if not home.public:
+        if module not in public.modules():
             continue
         lines = [f"## [{module}](/{page.name}.ipynb)", "", f"{page.lead}", "", "| name | |", "| --- | --- |"]
-        for name in home.public:
+        for name in public.modules()[module].__all__:
             full = f"{module}.{name}"
             text = api.summary(full).replace("|", "\\|")
             lines.append(f"| {{py:obj}}`{name} <{full}>` | {text} |")

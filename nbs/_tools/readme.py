@@ -10,13 +10,13 @@ HIDE = ("hide", "export", "default_exp")
 
 
 def link(text):
-    "Links that lead from nbs/ to their file lead there from the top as well"
+    "Change links relative to nbs/ into links relative to the repository"
     text = re.sub(r"\]\((?!\.\./|https?:|#)", "](nbs/", text)
     return text.replace("](../", "](")
 
 
 def outputs(cell):
-    "What a cell showed, as text"
+    "Yield the outputs of a cell as text"
     for output in cell.outputs:
         data = output.get("data", {})
         if "text/markdown" in data:
@@ -26,7 +26,7 @@ def outputs(cell):
 
 
 def parts(nb):
-    "The pieces of the page, one for each thing that a reader sees"
+    "Yield the visible parts of the page"
     for cell in nb.cells:
         directives = [found.strip() for found in re.findall(r"^# ?[|](.*)", cell.source, re.M)]
         if any(word.startswith(HIDE) for word in directives):

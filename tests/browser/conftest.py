@@ -1,4 +1,4 @@
-"One JupyterLab for all tests that drive it, a new page for each"
+"One JupyterLab and one page of it for all tests that drive it, with new kernels for each"
 
 import os
 import shutil
@@ -19,6 +19,7 @@ def pytest_runtest_makereport(item, call):
         with suppress(Exception):
             report.sections.append((f"cells of {lab.name}, {lab.screenshot(item.name)}", lab.story()))
             report.sections.append(("errors of the page", "\n".join(lab.errors)))
+        lab.stale = True
     return report
 
 
@@ -55,18 +56,35 @@ def shots():
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def lab(server, browser, shots):
-    "A new page; its kernels end with the test"
+@pytest.fixture(scope="session")
+def only_lab(server, browser, shots):
+    "The page"
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
-    page.set_default_timeout(30_000)
-    lab = Lab(server, page, shots)
-    yield lab
+    page.set_default_timeout(60_000)
+    yield Lab(server, page, shots)
     page.close()
-    server.end_sessions()
+
+
+@pytest.fixture
+def lab(only_lab):
+    "The page; its kernels end with the test"
+    only_lab.name = None
+    yield only_lab
+    only_lab.server.end_sessions()
+
+
+OLD = [name for name, version in KERNELS.items() if version]
+
+
+@pytest.fixture(
+    params=[*(k for k in KERNELS if k not in OLD), *(pytest.param(k, marks=pytest.mark.slow) for k in OLD)]
+)
+def kernel(request):
+    "Name of a kernelspec: a test that asks for it runs on the installed kernel, and on the older ones where it may take long"
+    return request.param
 
 
 @pytest.fixture(params=list(KERNELS))
-def kernel(request):
-    "Name of a kernelspec: a test that asks for it runs on every kernel"
+def every_kernel(request):
+    "Name of a kernelspec: a test that asks for it always runs on every kernel"
     return request.param

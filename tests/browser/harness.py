@@ -15,6 +15,7 @@ from pathlib import Path
 import nbformat
 import psutil
 from playwright.sync_api import TimeoutError as PageTimeout
+from warm_python import python
 
 HERE = Path(__file__).resolve().parent  # cells can import what lies here
 ROOT = HERE.parents[1]  # the checkout that is tested
@@ -58,6 +59,16 @@ async (seconds) => {
 }
 """
 CELL = ".jp-Notebook .jp-CodeCell"
+OPEN_ANOTHER = """
+async (path) => {
+  const app = window.jupyterapp;
+  for (const widget of [...app.shell.widgets("main")]) {
+    if (widget.context) widget.context.model.dirty = false;
+    widget.dispose();
+  }
+  await app.commands.execute("docmanager:open", { path, factory: "Notebook" });
+}
+"""
 
 
 def fetch_kernel(
@@ -86,7 +97,7 @@ def write_kernelspec(
     "A kernelspec that runs this interpreter with another ipykernel"
     folder.mkdir(parents=True, exist_ok=True)
     spec = {
-        "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "argv": python("-m", "ipykernel_launcher", "-f", "{connection_file}"),
         "display_name": folder.name,
         "language": "python",
         "env": {"PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"},
@@ -183,7 +194,7 @@ class Server:
         return json.loads(text) if text else None
 
     def set(self, plugin, **values):
-        "Write settings of a JupyterLab plugin; pages opened later see them"
+        "Write settings of a JupyterLab plugin; pages loaded later see them"
         self.ask("PUT", f"/lab/api/settings/{plugin}", {"raw": json.dumps(values)})
 
     def kernels(self):
@@ -218,7 +229,7 @@ class Server:
 
 
 class Lab:
-    "One browser page of JupyterLab, with one notebook open at a time"
+    "One browser page of JupyterLab, with one notebook open at a time; loading it takes seconds, opening another notebook does not"
 
     def __init__(
         self,
@@ -231,6 +242,7 @@ class Lab:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("dialog", lambda dialog: dialog.accept())  # leave a page with unsaved changes
         self.name = None
+        self.stale = True  # the next notebook needs a page that is loaded anew
 
     # the notebook
 
@@ -257,14 +269,25 @@ class Lab:
         book.metadata.kernelspec = {"name": kernel, "display_name": kernel, "language": "python"}
         nbformat.write(book, self.server.work / self.name)
         for _ in range(3):
-            self.page.goto(f"{self.server.url}/lab/tree/{self.name}?token={self.server.token}&reset")
+            if self.stale:
+                self.page.goto(f"{self.server.url}/lab/tree/{self.name}?token={self.server.token}&reset")
+            else:
+                self.page.evaluate(OPEN_ANOTHER, self.name)
+            self.stale = False
             self.page.wait_for_selector(CELL, timeout=60_000)
             with suppress(PageTimeout):
                 self.wait_idle()
                 if self.page.evaluate(ANSWERS, 20):
+                    self.errors.clear()  # of the notebook that was closed
                     return self
             self.server.end_sessions()  # a page can miss what its kernel says first, and then waits for ever
+            self.stale = True
         raise AssertionError(f"{kernel} does not answer its page, three times")
+
+    def set(self, plugin, **values):
+        "Write settings of a JupyterLab plugin; the next notebook is opened with them"
+        self.server.set(plugin, **values)
+        self.stale = True
 
     def cell(self, i):
         "Locator of code cell `i`"
@@ -333,13 +356,13 @@ class Lab:
         self.page.locator("[data-jp-item-name=restart] jp-button").first.click()
         self.page.locator(".jp-Dialog button.jp-mod-accept").click()
 
-    def wait_idle(self, timeout=30):
+    def wait_idle(self, timeout=60):
         "Until the kernel says that it has nothing to do"
         self.page.wait_for_function(IDLE, timeout=timeout * 1000)
 
     # waiting
 
-    def wait_for(self, check, what, timeout=30):
+    def wait_for(self, check, what, timeout=60):
         "Until `check()` is true; returns what it returned. Looks 50 times a second"
         end = time.monotonic() + timeout
         while time.monotonic() < end:
@@ -349,7 +372,7 @@ class Lab:
         self.screenshot("timeout")
         raise AssertionError(f"not within {timeout} s: {what}")
 
-    def wait_text(self, i, pattern, timeout=30):
+    def wait_text(self, i, pattern, timeout=60):
         "Until the output of cell `i` matches; returns the match"
         try:
             return self.wait_for(lambda: re.search(pattern, self.text(i)), f"{pattern} in cell {i}", timeout)

@@ -3,8 +3,8 @@
 import re
 
 import pytest
+from helpers import alive
 from test_train import act, events, panel, step, trains
-from waits import alive
 
 pytestmark = pytest.mark.browser
 
@@ -37,7 +37,9 @@ def workers(server):
     return [int(pid) for pid in re.findall(r"\d+", re.findall(r"^ranks (.*)$", log, re.MULTILINE)[-1])]
 
 
-@pytest.mark.parametrize("where", ["", "--cluster local"], ids=["here", "ray"])
+@pytest.mark.parametrize(
+    "where", ["", pytest.param("--cluster local", marks=pytest.mark.slow)], ids=["here", "ray"]
+)
 def test_two_devices_in_a_cell(lab, server, where):
     lab.open(
         "%load_ext trainopt_nb",

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import time
 
 import nbformat
@@ -10,6 +9,7 @@ import pytest
 from harness import isolated_environment
 from jupyter_client import KernelManager
 from jupyter_client.kernelspec import KernelSpecManager
+from warm_python import python
 
 SOURCE = """
 import time
@@ -31,11 +31,11 @@ def train(seconds, fail=False):
 
 
 @pytest.fixture
-def client(kernel, kernelspecs, tmp_path, monkeypatch):
+def client(every_kernel, kernelspecs, tmp_path, monkeypatch):
     "A client of a running kernel, as a front end would be"
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     specs = KernelSpecManager(kernel_dirs=[str(kernelspecs / "kernels")])
-    manager = KernelManager(kernel_name=kernel, kernel_spec_manager=specs)
+    manager = KernelManager(kernel_name=every_kernel, kernel_spec_manager=specs)
     manager.start_kernel(cwd=str(tmp_path))
     client = manager.client()
     client.start_channels()
@@ -48,6 +48,17 @@ def client(kernel, kernelspecs, tmp_path, monkeypatch):
 def run(client, code):
     "Run code with a front end that lets it ask for input; returns the id of the request"
     return client.execute(code, allow_stdin=True)
+
+
+def begins(client, request):
+    "Wait until the kernel has begun with a request"
+    while True:
+        message = client.get_iopub_msg(timeout=30)
+        if (
+            message["parent_header"].get("msg_id") == request
+            and message["content"].get("execution_state") == "busy"
+        ):
+            return
 
 
 def comm(client, kind, data=None):
@@ -74,8 +85,7 @@ def test_comms_now_cells_later(client):
     "A hundred messages during a run: comms are handled in it, cells after it, both in their order"
     client.execute_interactive(SOURCE, timeout=60)
     comm(client, "comm_open")
-    run(client, "done = train(2)")
-    time.sleep(0.5)
+    begins(client, run(client, "done = train(2)"))
     for i in range(50):
         comm(client, "comm_msg", i)
         last = run(client, f"order.append('cell {i}')")
@@ -94,8 +104,7 @@ def test_comms_now_cells_later(client):
 def test_a_failed_run_drops_the_cells_behind_it(client):
     "What an error drops in Jupyter is dropped, and what is sent later runs"
     client.execute_interactive(SOURCE, timeout=60)
-    run(client, "train(1, fail=True)")
-    time.sleep(0.3)
+    begins(client, run(client, "train(1, fail=True)"))
     last = [run(client, f"order.append({i})") for i in range(5)][-1]
     states = [reply["content"]["status"] for reply in replies(client, last)]
     assert states == ["error"] + ["aborted"] * 5
@@ -120,8 +129,7 @@ async def drive(page, seconds, fail=False):
 """
     client.execute_interactive(code, timeout=60)
     comm(client, "comm_open")
-    run(client, "train(60)")
-    time.sleep(0.3)
+    begins(client, run(client, "train(60)"))
     comm(client, "comm_msg", 1)
     last = run(client, "1")
     while "HANGS" not in str(client.get_iopub_msg(timeout=30)["content"].get("text", "")):
@@ -143,13 +151,13 @@ RUNNERS = {
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_headless(kernel, kernelspecs, tmp_path, runner):
+def test_headless(every_kernel, kernelspecs, tmp_path, runner):
     "Nobody looks: the page does nothing and Run All gives the same values"
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in HEADLESS])
-    book.metadata.kernelspec = {"name": kernel, "display_name": kernel, "language": "python"}
+    book.metadata.kernelspec = {"name": every_kernel, "display_name": every_kernel, "language": "python"}
     nbformat.write(book, tmp_path / "in.ipynb")
     environment = isolated_environment(tmp_path / "home", kernelspecs)
-    subprocess.run([sys.executable, "-m", *RUNNERS[runner]], cwd=tmp_path, env=environment, check=True)
+    subprocess.run(python("-m", *RUNNERS[runner]), cwd=tmp_path, env=environment, check=True)
     cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
     assert "RESULT none after []" in json.dumps(cells[1].outputs[-1])
     assert cells[2].outputs[0].text == "next 1\n"
@@ -159,7 +167,5 @@ def test_headless(kernel, kernelspecs, tmp_path, runner):
 def test_terminal():
     "A plain IPython has no page either"
     code = "from trainopt_nb.notebook import kernel; print(kernel.find_page(get_ipython()).how)"
-    done = subprocess.run(
-        [sys.executable, "-m", "IPython", "-c", code], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run(python("-m", "IPython", "-c", code), capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "none"

@@ -19,6 +19,7 @@ LOAD = f"{QUIET}%load_ext trainopt_nb"
 def speak(lab, code):
     "What JupyterLab does when its language is changed"
     lab.page.evaluate("code => { document.documentElement.lang = code }", code)
+    lab.stale = True
 
 
 def test_a_chinese_page_has_a_chinese_panel_and_card(lab):

@@ -381,7 +381,7 @@ def test_another_metric_can_be_chosen(open_panel):
     page = open_panel()
     page.tell(*run_events(200))
     page.frame()
-    choice = page.page.get_by_role("combobox", name="metric that is drawn")
+    choice = page.page.get_by_role("combobox", name="metric to plot")
     assert choice.locator("option").all_inner_texts() == ["Accuracy", "MAE"]
     choice.select_option("mae")
     page.tell(*list(run_events(230))[207:])
@@ -482,7 +482,7 @@ def test_a_kernel_that_does_not_answer_is_explained(open_panel):
     page.page.clock.install()
     page.root.locator(".tonb-pause").click()
     page.page.wait_for_timeout(5500)
-    assert "interrupt it" in page.page.get_by_role("alert").inner_text()
+    assert "interrupt the kernel" in page.page.get_by_role("alert").inner_text()
     page.tell(State("paused", 5))
     assert not page.root.locator(".tonb-say").is_visible()
 

@@ -140,6 +140,7 @@ def test_a_row_says_what_a_run_is(open_table, tmp_path):
     assert figures[:3] == ["2 runs", "0 running", "94.4% best accuracy"]
 
 
+@pytest.mark.quiet
 def test_only_changed_rows_travel_while_something_trains(open_table, tmp_path):
     old, running = make_run(tmp_path, "old", 56, "finished"), make_run(tmp_path, "running", 0)
     page = open_table()
@@ -176,7 +177,7 @@ def test_buttons_fit_what_is_chosen(open_table, tmp_path):
         for name, state in (("done", "finished"), ("stopped", "stopped"), ("running", None))
     )
     page = open_table()
-    assert page.enabled() == {"Close"} and "choose runs" in page.root.locator(".tonb-step").inner_text()
+    assert page.enabled() == {"Close"} and "select runs" in page.root.locator(".tonb-step").inner_text()
     page.pick(stopped)
     assert page.enabled() == {"Compare", "Attach", "Resume", "Delete", "Close"}
     page.press("Resume")
@@ -206,8 +207,8 @@ def test_delete_asks_first_and_never_takes_a_run_that_is_written(open_table, tmp
     page.pick(done)
     page.press("Delete")
     question = page.root.get_by_role("alertdialog")
-    assert f"Delete {done.name} for ever" in question.inner_text() and "kB" in question.inner_text()
-    page.page.keyboard.press("Enter")  # what has the focus is Keep
+    assert f"Permanently delete {done.name}" in question.inner_text() and "kB" in question.inner_text()
+    page.page.keyboard.press("Enter")  # Cancel has the focus
     assert not question.is_visible() and done.path.exists()
     page.press("Delete")
     page.page.keyboard.press("Escape")

@@ -18,7 +18,7 @@ ACT = """
   const root = document.querySelector('.tonb-panel'), part = root.querySelector(selector), start = performance.now();
   const seen = () => root.dataset[key] === wanted && resolve(performance.now() - start);
   new MutationObserver(seen).observe(root, {attributes: true, subtree: true, childList: true, characterData: true});
-  setTimeout(() => reject(new Error(`${selector}: no ${key}=${wanted} within 8 s, but ${JSON.stringify(root.dataset)}`)), 8000);
+  setTimeout(() => reject(new Error(`${selector}: no ${key}=${wanted} within 30 s, but ${JSON.stringify(root.dataset)}`)), 30000);
   if (value === null) part.click();
   else { part.focus(); part.value = value; part.dispatchEvent(new Event('change', {bubbles: true})); }
 })
@@ -69,10 +69,11 @@ def steps_of(records):
     return [n for record in records if record["kind"] == "steps" for n in record["step"]]
 
 
-def test_panel_answers_while_the_cell_trains(lab, server, kernel):
+@pytest.mark.quiet
+def test_panel_answers_while_the_cell_trains(lab, server, every_kernel):
     "Pause, resume, learning rate, save, refresh, stop; the next cell sees the model"
     cells = ["%load_ext trainopt_nb", training_cell(2000), "print('after', type(model).__name__, run.state)"]
-    lab.open(*cells, kernel=kernel)
+    lab.open(*cells, kernel=every_kernel)
     lab.run_all()
     trains(lab)
 
@@ -89,24 +90,24 @@ def test_panel_answers_while_the_cell_trains(lab, server, kernel):
     panel(lab).locator(".tonb-lr").fill("0.00025")
     panel(lab).locator(".tonb-lr").press("Enter")
     changed = lambda: [r for r in events(server) if r["kind"] == "LrChanged"]
-    lab.wait_for(changed, "the new learning rate among the events", 5)
+    lab.wait_for(changed, "the new learning rate among the events")
     assert changed()[0]["lr"] == 0.00025
 
     before = len([r for r in events(server) if r["kind"] == "Saved"])
     panel(lab).locator(".tonb-save").click()
-    lab.wait_for(lambda: len([r for r in events(server) if r["kind"] == "Saved"]) > before, "a checkpoint", 5)
+    lab.wait_for(lambda: len([r for r in events(server) if r["kind"] == "Saved"]) > before, "a checkpoint")
 
     lab.save()
     shown, at = points(lab), step(lab)
     lab.refresh()
     trains(lab)
     assert step(lab) > at and points(lab) >= shown > 20
-    lab.screenshot(f"train-{kernel}-refreshed")
+    lab.screenshot(f"train-{every_kernel}-refreshed")
     assert lab.prompt(2) in ("[*]", "[ ]")  # a page that was loaded anew does not know that the cell waits
 
     times["pause again"] = act(lab, "pause", "paused")
     times["stop"] = act(lab, "stop", "stopped")
-    print(f"{kernel}: milliseconds from click to effect { {k: round(v) for k, v in times.items()} }")
+    print(f"{every_kernel}: milliseconds from click to effect { {k: round(v) for k, v in times.items()} }")
     lab.wait_idle()
     lab.run(2)
     lab.wait_text(2, "after Sequential stopped")
@@ -150,7 +151,7 @@ def test_a_cell_that_is_run_again_while_it_trains(lab, server, kernel):
     lab.run(1)
     trains(lab)
     lab.run(1)
-    waits = lab.output(1).locator(".tonb-note", has_text="waits to run again")
+    waits = lab.output(1).locator(".tonb-note", has_text="queued to run again")
     waits.wait_for()
     trains(lab)
     assert act(lab, "pause", "paused") and act(lab, "pause", "training")

@@ -14,6 +14,11 @@ from .errors import OptionError
 from .options import nearest
 
 # %% ../../nbs/base/06_registry.ipynb #77324c92
+def _path(thing):
+    "Where a thing is defined: a module that is reloaded defines it again"
+    return getattr(thing, "__module__", None), getattr(thing, "__qualname__", thing)
+
+
 class Registry:
     "Named things in the order in which they were registered"
 
@@ -22,7 +27,8 @@ class Registry:
         what: str,  # what an entry is, for messages, such as `verb`
     ):
         self.what = what
-        self._entries: dict[str, Any] = {}
+        self._entries: dict[str, Any] = {}  # imported where that was asked for
+        self._declared: dict[str, Any] = {}  # as they were registered
 
     def register(
         self,
@@ -32,15 +38,16 @@ class Registry:
         "Add an entry; raises `OptionError` where the name is taken by something else"
         if value is None:
             return lambda thing: self.register(name, thing)
-        held = self._entries.get(name, value)
-        if held is not value and held != value:
+        held = self._declared.get(name, value)
+        if held != value and _path(held) != _path(value):
             raise OptionError(f"The {self.what} {name!r} is registered already, as {held!r}.")
-        self._entries[name] = value
+        self._declared[name] = self._entries[name] = value
         return value
 
     def remove(self, name: str):
         "Take an entry out; does nothing where there is none"
         self._entries.pop(name, None)
+        self._declared.pop(name, None)
 
     def __getitem__(self, name: str) -> Any:
         "The entry; raises `OptionError` with the nearest name where there is none"

@@ -1,24 +1,95 @@
-"What the tests of the engine share: small tasks of every kind, and whether two runs are equal to the last bit"
+"What tests share: waiting, processes, small tasks of every kind, and whether two runs are equal to the last bit"
 
 import hashlib
 import json
 import os
 import random
+import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
+from warm_python import python
 
 from trainopt_nb import Task, TrainOptions
 from trainopt_nb.events.records import Epoch, Started, Step, Stop
 from trainopt_nb.store.checkpoint import load_checkpoint
+from trainopt_nb.store.lock import lock_owner
 from trainopt_nb.store.plain import pack
 from trainopt_nb.train.loop import train
+
+# --- waiting
+
+
+def until(
+    check,  # function without arguments
+    what: str,  # what is waited for, to be read after "not within 60 s:"
+    seconds: float = 60,  # how long it may take on a busy machine
+):  # the first true answer
+    "Wait until `check()` is true"
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := check():
+            return found
+        time.sleep(0.005)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+def assert_still(
+    value,  # function without arguments
+    seconds: float = 0.5,  # many steps long
+):
+    "`value()` does not change for a while"
+    before, end = value(), time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.02)
+        assert value() == before
+
+
+def moving(run, more=5):
+    "Wait until a run has begun and goes on"
+    first = until(lambda: run.progress.step, "the first step")
+    until(lambda: run.progress.step >= first + more, "more steps")
+
+
+def over(run):
+    "Wait until no process writes a run; returns the run"
+    until(lambda: lock_owner(run.path / "lock") is None, "the end of the run")
+    return run
+
+
+# --- processes
+
+
+def execute(*words, folder, **more):
+    "Run Python with these arguments in a folder; returns what `subprocess.run` does, with its texts"
+    return subprocess.run(python(*words), cwd=folder, capture_output=True, text=True, timeout=300, **more)
+
+
+def alive(pid):
+    "Whether a process is there; one that ended and whose exit code was not asked for is not"
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def ranks_of(run):
+    "Processes of the ranks that began last, as the supervisor wrote them into the log"
+    log = run.path / "log.txt"
+    lines = until(lambda: [x for x in log.read_text().splitlines() if x.startswith("ranks ")], "ranks")
+    return [int(pid) for pid in lines[-1].removeprefix("ranks ").split(", ")]
+
+
+# --- small tasks
+
 
 images, labels = load_digits(return_X_y=True)
 X, Y = torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels)
@@ -155,7 +226,19 @@ def quick_path():
         yield Path(path)
 
 
+def small_table():
+    "331 rows with six features and three classes: inputs, labels, and pairs to train and to validate"
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(331, 6, generator=generator)
+    y = (x[:, :3] @ torch.ones(3) > 0).long() + (x[:, 3] > 0.8).long()
+    return x, y, (x[:241], y[:241]), (x[241:], y[241:])
+
+
 # --- running
+
+
+def quiet(line):
+    "As `write`: prints nothing"
 
 
 def follow(events, stop_at=None, how="stop", command=None):
@@ -186,6 +269,16 @@ def go_on(folder, source, recipe, seed=77, **changes):
 
 
 # --- comparing
+
+
+def losses(run):
+    "The loss of each step"
+    return torch.tensor([e.loss for e in run.events() if type(e) is Step])
+
+
+def weights(model):
+    "All parameters as one vector"
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def fingerprint(tree):

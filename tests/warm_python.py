@@ -1,0 +1,219 @@
+"""
+Start Python programs from a warm process, which has imported torch, IPython and whatever else takes long
+
+`subprocess.run(python("-c", code))` runs a program that starts in a tenth of a second instead of four: a fork of the warm process, which takes
+over the command's open files, folder and environment. Processes of `multiprocessing` that are not forked start in the same way, here and in
+the program. Use `[sys.executable, "-c", code]` where the start of a process is what is tested.
+"""
+
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+from contextlib import suppress
+
+PLACE = "TRAINOPT_TEST_WARM"  # environment variable: where the warm process listens
+PRELOADED = """torch torch._dynamo torch.utils.data torchmetrics.classification numpy pandas sklearn.datasets
+matplotlib.pyplot matplotlib_inline.backend_inline IPython.core.interactiveshell IPython.terminal.ipapp
+zmq tornado jupyter_client nbformat nbclient nbconvert papermill ipywidgets anywidget cloudpickle
+safetensors.torch""".split()  # not the package, which reads its environment, and not ipykernel, of which several are tested
+
+
+# the tests
+
+
+def python(
+    *words: str,  # arguments for Python: a file, `-m module` or `-c code`, and what the program itself takes
+) -> list[str]:  # for `subprocess`
+    "The command that starts a program from the warm process of this process"
+    if PLACE not in os.environ:
+        os.environ[PLACE] = start()
+        start_processes_warm()
+    return [os.environ[PLACE] + "/python", *map(str, words)]
+
+
+def start_processes_warm():
+    import multiprocessing
+
+    multiprocessing.set_executable(os.environ[PLACE] + "/python")
+
+
+def start():
+    "Start a warm process that ends with this one; returns its folder, where `python` asks it and `socket` is where it listens"
+    import subprocess
+    import tempfile
+
+    folder = tempfile.mkdtemp(prefix="trainopt-warm-")
+    with open(f"{folder}/python", "w") as file, open(__file__) as source:
+        file.write(f"#!{sys.executable} -IS\n{source.read()}")
+    os.chmod(file.name, 0o700)
+    cold = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, __file__, "serve", folder], env=cold, stdin=pipe, stdout=pipe)
+    assert process.stdout.readline(), "the warm process did not start"
+    start.process = process  # its standard input closes with this process, which ends it
+    return folder
+
+
+# between them: a small process that stands for the program
+
+
+def inherited():
+    "Open files that the parent of this process wants it to have"
+    for number in map(int, os.listdir("/dev/fd")):
+        with suppress(OSError):
+            if os.get_inheritable(number):
+                yield number
+
+
+def ask(folder):
+    "Have the warm process run the command line of this process, and end as the program does"
+    words, files = sys.argv[1:], sorted(inherited())
+    while words[0][:1] == "-" and words[0] not in ("-c", "-m"):  # flags of the interpreter
+        del words[: 2 if words[0] in ("-W", "-X") else 1]
+    command = {"words": words, "cwd": os.getcwd(), "env": dict(os.environ), "files": files}
+    data = json.dumps(command).encode()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(f"{folder}/socket")
+        signal.signal(
+            signal.SIGINT, lambda signum, _: os.killpg(pid, signum)
+        )  # as from a terminal or JupyterLab
+        signal.signal(signal.SIGTERM, lambda signum, _: os.kill(pid, signum))
+        socket.send_fds(connection, [struct.pack("i", len(data))], files)
+        connection.sendall(data)
+        (pid,) = struct.unpack("i", connection.recv(4))
+        answer = connection.recv(4)
+    code = struct.unpack("i", answer)[0] if answer else 1
+    if code < 0:  # killed by a signal
+        with suppress(OSError):  # SIGKILL takes no handler
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+# the warm process
+
+
+def serve(folder):
+    "Fork a child for each command; answer with its process id, and its exit code when it ends"
+    import gc
+    import importlib
+    import shutil
+
+    for name in PRELOADED:
+        importlib.import_module(name)
+    gc.freeze()  # what is never looked at by the garbage collector stays shared with the children
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(f"{folder}/socket")
+    listener.listen(64)
+    woken, wake = socket.socketpair()
+    woken.setblocking(False)
+    wake.setblocking(False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+    os.write(1, b"ready\n")
+    children = {}  # process id -> connection to the process that stands for it
+    while True:
+        ready, _, _ = select.select([0, listener, woken, *children.values()], [], [])
+        if 0 in ready:  # the tests have ended
+            return shutil.rmtree(folder)
+        if woken in ready:
+            woken.recv(4096)
+        for pid in [pid for pid, connection in children.items() if connection in ready]:
+            with suppress(ProcessLookupError):  # the process that stands for it was killed
+                os.kill(pid, signal.SIGKILL)
+        while children and (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            with suppress(OSError), children.pop(ended[0]) as connection:
+                connection.sendall(struct.pack("i", os.waitstatus_to_exitcode(ended[1])))
+        if listener in ready:
+            connection, _ = listener.accept()
+            command, files = receive(connection)
+            if (pid := os.fork()) == 0:
+                signal.set_wakeup_fd(-1)
+                for each in (listener, woken, wake, connection, *children.values()):
+                    each.close()
+                return run(command, files)
+            for file in files:
+                os.close(file)
+            children[pid] = connection
+            connection.sendall(struct.pack("i", pid))
+
+
+def receive(connection):
+    "A command and its open files"
+    header, files, _, _ = socket.recv_fds(connection, 4, 200)
+    (size,) = struct.unpack("i", header)
+    with connection.makefile("rb") as stream:
+        return json.loads(stream.read(size)), files
+
+
+def run(command, files):
+    "Run a program in a forked child and end it as Python does, but for taking all modules apart, which takes seconds"
+    import atexit
+    import threading
+
+    code = 0
+    try:
+        become(command, files)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if code and not isinstance(end.code, int):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        code = 1
+        sys.excepthook(*sys.exc_info())
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def become(command, files):
+    "Turn a forked child into the program"
+    import runpy
+    import types
+    from multiprocessing import process
+
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    aside = [
+        fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 300) for file in files
+    ]  # above any number that is wanted
+    os.closerange(3, 300)
+    for file, number in zip(aside, command["files"], strict=True):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(command["cwd"])
+    os.environ.clear()
+    os.environ.update(command["env"])
+    os.environ["JPY_PARENT_PID"] = str(os.getppid())  # a kernel looks whether its parent is there
+    start_processes_warm()
+    process.ORIGINAL_DIR = os.getcwd()  # from which multiprocessing finds the main script again
+    how, *words = command["words"]
+    more = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    sys.path[:] = [{"-c": "", "-m": os.getcwd()}.get(how, os.path.dirname(how)), *more, *sys.path[1:]]
+    sys.argv[:] = ["-c", *words[1:]] if how == "-c" else words if how == "-m" else [how, *words]
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    if how == "-m":
+        runpy._run_module_as_main(words[0])
+    elif how == "-c":
+        exec(compile(words[0], "<string>", "exec"), main.__dict__)
+    else:
+        main.__file__ = how
+        with open(how, "rb") as script:
+            exec(compile(script.read(), how, "exec"), main.__dict__)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["serve"]:
+        serve(sys.argv[2])
+    else:
+        ask(os.environ[PLACE])
