@@ -25,7 +25,7 @@ from hypothesis.extra import numpy as hnp
 
 from trainopt_nb.base.errors import CheckpointError, DiskFullError, WeightsError
 from trainopt_nb.store.checkpoint import checkpoints, keep_checkpoints, load_checkpoint, save_checkpoint
-from trainopt_nb.store.folders import probe_folder, sweep
+from trainopt_nb.store.folders import probe_folder, remove_orphans
 from trainopt_nb.store.plain import pack, random_state, set_random_state, unpack
 from trainopt_nb.store.tensors import damage, read_safetensors, write_safetensors
 from trainopt_nb.store.weights import read_weights
@@ -529,7 +529,7 @@ def test_killed_while_saving(kills, tmp_path, nursery):
             _, _, best, lost = load_checkpoint(folder, "best")
             assert best["n"] % 15 == 2 and lost == []
     assert orphans >= kills / 3, "the kills came too late to prove anything"
-    sweep(folder)
+    remove_orphans(folder)
     assert all(p.name.startswith("step-") and ".old-" not in p.name for p in folder.iterdir())
     assert load_checkpoint(folder)[2]["n"] >= acknowledged
     print(f"{orphans} orphans, {aside} kills between two renames, {acknowledged} saves")
@@ -562,7 +562,7 @@ for i in range(60):
     except KeyboardInterrupt:
         cut += 1
         assert load_checkpoint(folder)[3] == []
-        sweep(folder)
+        remove_orphans(folder)
         assert os.listdir(folder) == ["step-00000001"], os.listdir(folder)
 print(cut)
 """
@@ -797,10 +797,10 @@ def test_a_living_writer_is_left_alone(tmp_path, nursery):
     folder, out = tmp_path / "c", tmp_path / "out"
     pid = nursery.start(code, out, folder=folder, host=host)
     until(lambda: out.exists() and "here" in out.read_text(), "the child being there")
-    assert sweep(folder) == []
+    assert remove_orphans(folder) == []
     os.kill(pid, signal.SIGKILL)
     until(lambda: not alive(pid), "the end of the child")
-    assert len(sweep(folder)) == 1
+    assert len(remove_orphans(folder)) == 1
 
 
 # --- files of others (6, 7, 8) ---

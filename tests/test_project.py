@@ -405,9 +405,19 @@ def test_archives_hold_everything(built):
         f"{info}/{name}"
         for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "top_level.txt", "licenses/LICENSE")
     }
-    assert {"panel.js", "panel.css", "uplot.js", "uplot.css", "uplot.LICENSE"} <= {
-        Path(name).name for name in inside
-    }
+    assert {
+        "base.js",
+        "base.css",
+        "charts.js",
+        "train_panel.js",
+        "runs_panel.js",
+        "form.css",
+        "uplot.js",
+        "uplot.css",
+        "uplot.LICENSE",
+        "preact.js",
+        "preact.LICENSE",
+    } <= {Path(name).name for name in inside}
     meta = zipfile.ZipFile(wheel).read(f"{info}/METADATA").decode()
     assert (
         "License-Expression: Apache-2.0" in meta and f"Requires-Python: >={settings()['min_python']}" in meta

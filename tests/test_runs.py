@@ -8,8 +8,11 @@ import pytest
 from trainopt_nb.events.curves import Curve
 from trainopt_nb.events.progress import Progress, event_line
 from trainopt_nb.events.records import Ended, Epoch, Started, State, Step, Unknown, from_lines, to_lines
-from trainopt_nb.runs import report
+from trainopt_nb.runs import pictures
 from trainopt_nb.runs.run import Run
+from trainopt_nb.runs.summary import read_summary
+from trainopt_nb.runs.table import list_runs
+from trainopt_nb.runs.tail import Tail
 
 STARTED = Started("run", 0, 0, 3, 10, 30, "cpu", "fp32", 2, 640, 9610, "accuracy", "max", 1.79e9)
 
@@ -69,17 +72,17 @@ def test_a_run_with_an_unknown_event_is_read(tmp_path):
 
 def test_progress_reads_only_what_was_added(tmp_path, monkeypatch):
     run = write(tmp_path, state=None, epochs=2)
-    seen, add = [], Progress.add
+    seen, read = [], Tail.read
 
-    def count(self, events):
-        events = list(events)
+    def count(self):
+        events = read(self)
         seen.append(len(events))
-        return add(self, events)
+        return events
 
-    monkeypatch.setattr(Progress, "add", count)
+    monkeypatch.setattr(Tail, "read", count)
     assert run.progress.step == 20 and run.progress.step == 20
     run.append(steps(21, 24))
-    assert run.progress.step == 24 and seen == [23, 0, 4]
+    assert run.progress.step == 24 and seen[:3] == [23, 0, 4]
     run.stop_writing()
 
 
@@ -87,9 +90,9 @@ def test_a_tail_waits_for_the_end_of_a_line(tmp_path):
     run = write(tmp_path, state=None, epochs=1)
     tail, (line,) = run.tail(), to_lines(steps(11, 13))
     tail.read()
-    run._file.write(line[:20].encode())
+    run._log.file.write(line[:20].encode())
     assert tail.read() == [] and tail.progress.step == 10
-    run._file.write(line[20:].encode() + b"\n")
+    run._log.file.write(line[20:].encode() + b"\n")
     assert tail.read() == steps(11, 13) and tail.progress.step == 13
     run.stop_writing()
 
@@ -148,9 +151,11 @@ def test_a_spike_is_sent_to_the_page():
 
 
 def test_a_spike_is_drawn_in_the_report(monkeypatch):
-    drawn, picture = [], report._picture
-    monkeypatch.setattr(report, "_picture", lambda lines, *rest: drawn.append(lines) or picture(lines, *rest))
-    report.charts(Progress().add([STARTED, *spiked()]))
+    drawn, picture = [], pictures._picture
+    monkeypatch.setattr(
+        pictures, "_picture", lambda lines, *rest: drawn.append(lines) or picture(lines, *rest)
+    )
+    pictures.charts(Progress().add([STARTED, *spiked()]))
     x, y = drawn[0][0][:2]
     assert y[x.index(7777)] == 50.0
 
@@ -162,3 +167,81 @@ def test_every_point_of_a_thinned_curve_was_measured():
         curve.add(i, values[i])
     assert all(values[x] == y for x, y in zip(curve.x, curve.y, strict=True))
     assert max(curve.y) == max(v for i, v in values.items() if i <= curve.x[-1]) and len(curve.x) <= 50
+
+
+# ---- summaries
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    "The runs whose log was parsed"
+    names, read = [], Tail.read
+    monkeypatch.setattr(Tail, "read", lambda self: names.append(self.path.name) or read(self))
+    return names
+
+
+def test_a_table_parses_no_log(tmp_path, parsed):
+    runs = [write(tmp_path, state) for state in ("finished", "stopped", "failed", None)]
+    parsed.clear()
+    table = list_runs(tmp_path)
+    bundle = table._repr_mimebundle_()
+    assert parsed == [] and all(run.name in bundle["text/plain"] for run in runs)
+    row = dict(zip(*(table.rows()[0], table.rows()[1][-1]), strict=True))
+    assert (row["state"], row["done"], row["best epoch"], row["accuracy"]) == (
+        "finished",
+        "3/3",
+        "3",
+        "80.0%",
+    )
+    runs[-1].stop_writing()
+
+
+def test_a_summary_agrees_with_the_log(tmp_path):
+    for state in ("finished", "stopped", "failed"):
+        run = write(tmp_path, state)
+        progress, summary = run.progress, run.summary
+        assert (
+            summary == read_summary(run.path) and summary.bytes == (run.path / "events.jsonl").stat().st_size
+        )
+        assert (summary.state, summary.reason) == (progress.state, progress.reason)
+        assert (summary.epoch, summary.step, summary.seconds) == (3, 30, progress.all_seconds)
+        assert summary.best_epoch == progress.best.epoch and summary.metrics == run.metrics
+
+
+def test_a_run_without_a_summary_is_parsed_once(tmp_path, parsed):
+    run = write(tmp_path)
+    whole = run.summary
+    (run.path / "summary.json").unlink()
+    parsed.clear()
+    assert run.summary == whole and parsed == [run.name]
+    assert run.summary == whole and parsed == [run.name]
+
+
+def test_a_stale_summary_is_parsed_again(tmp_path, parsed):
+    run = write(tmp_path, state=None, epochs=2)
+    run._log.file.write("\n".join([*to_lines([epoch(3)]), '{"kind": "Epoch", "ep']).encode())
+    assert run.summary.state == "training"  # its process lives
+    run.stop_writing()
+    parsed.clear()
+    assert (run.summary.state, run.summary.epoch) == ("dead", 3) and parsed == [run.name]
+    assert run.summary.state == "dead" and parsed == [run.name]
+
+
+def test_a_resumed_run_keeps_its_earlier_epochs_in_the_summary(tmp_path):
+    run = write(tmp_path, "stopped", epochs=2)
+    run.start_writing()
+    run.append([STARTED._replace(step=20, epoch=2), *steps(21, 30), epoch(3, best=False)])
+    run.append([Ended("finished", 30, 3, "all 3 epochs are done", 1.79e9)])
+    run.stop_writing()
+    assert run.summary.best_epoch == 2 and run.summary.seconds == run.progress.all_seconds
+    assert run.summary == read_summary(run.path)
+
+
+def test_a_run_has_a_type_and_a_parent(tmp_path):
+    run = Run.create(tmp_path, "trial", {}, type="trial", parent="sweep-1")
+    assert (Run(run.path).run_type, Run(run.path).parent) == ("trial", "sweep-1")
+    facts = json.loads((run.path / "run.json").read_text())
+    for name in ("type", "parent"):
+        del facts[name]
+    (run.path / "run.json").write_text(json.dumps(facts))  # as 0.1.0 wrote it
+    assert (Run(run.path).run_type, Run(run.path).parent) == ("train", None)

@@ -103,10 +103,24 @@ def _method(cls, node):
     return _directive("method", node.name + head, options, body)
 
 
+def _members(cls, node):
+    "Return the functions of a class and of its bases in this package: name -> (class that defines it, node)"
+    bases = [cls, *(base for base in cls.__mro__[1:] if base.__module__.startswith(LIB))]
+    if issubclass(cls, Exception) or any(base.__name__ == "Options" for base in bases):
+        bases = [cls]
+    bodies = [(base, node if base is cls else nodes(base.__module__).get(base.__name__)) for base in bases]
+    found = {}
+    for base, body in bodies:
+        for item in body.body if body else []:
+            if isinstance(item, FUNCTIONS):
+                found.setdefault(item.name, (base, item))
+    return found
+
+
 def _class(cls, node, options):
     "Document a class with its fields and public methods"
-    defined = [item for item in node.body if isinstance(item, FUNCTIONS)]
-    init = next((item for item in defined if item.name == "__init__"), None)
+    defined = _members(cls, node)
+    init = defined["__init__"][1] if "__init__" in defined else None
     head, body, own = "", [link(ast.get_docstring(node) or ""), ""], fields(cls, node)
     if init is not None:
         head, (_, _, *more) = _function(cls.__init__, init, bound=True)
@@ -119,8 +133,8 @@ def _class(cls, node, options):
     elif own:
         head = "(" + ", ".join(f"{n}: {t}" + (f" = {d}" if d else "") for n, (t, d, _) in own.items()) + ")"
         body += [link(f":param {name}: {text}") for name, (_, _, text) in own.items() if text]
-    for item in defined:
-        body += [] if item.name.startswith("_") else ["", _method(cls, item)]
+    for base, item in defined.values():
+        body += [] if item.name.startswith("_") else ["", _method(base, item)]
     kind = "exception" if issubclass(cls, Exception) else "class"
     return _directive(kind, node.name + head, options, body, fence=4)
 

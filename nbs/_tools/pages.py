@@ -10,19 +10,11 @@ from convert import cells_of, convert_text, directives, pictures
 from trainopt_nb.base.options import declared, rows
 from trainopt_nb.base.texts import wording
 from trainopt_nb.events.records import COMMANDS, EVENTS
-from trainopt_nb.notebook.cli import USAGE
 from trainopt_nb.notebook.new import NewOptions
-from trainopt_nb.notebook.verbs import VERBS, CellOptions
+from trainopt_nb.notebook.verb_help import terminal_usage, verb_rows
+from trainopt_nb.notebook.verbs import CellOptions
 from trainopt_nb.task.train_options import TrainOptions
 
-ABOVE_A_CELL = ("fit", "form", "lr-find")  # verbs with a cell body
-FLAGS = {  # verb -> options that it accepts
-    "fit": (CellOptions, TrainOptions),
-    "form": (CellOptions, TrainOptions),
-    "lr-find": (CellOptions, TrainOptions),
-    "resume": (CellOptions, TrainOptions),
-}
-RUN = ("attach", "resume")  # verbs that take the name of a run
 GROUPS = wording("form", code="en")  # group of options -> its name in the form
 PLACE = re.compile(r"\{\{ ([^{}\n]+) \}\}")
 
@@ -123,7 +115,7 @@ def write_reference(
         "new options": _options(NewOptions, "trainopt new"),
         "front options": _front(),
         "verbs": _verbs(),
-        "usage": USAGE.strip(),
+        "usage": terminal_usage().strip(),
         "form": _form(),
         "shown": _shown(),
         "events": _records(["Step", *EVENTS]),
@@ -187,25 +179,15 @@ def _front():
     return "\n".join(lines)
 
 
-def _usage(verb):
-    "Return the ways to write a verb"
-    run = " [RUN]" if verb in RUN else ""
-    flags = " [flags]" if verb in FLAGS else " [--runs FOLDER]" if verb in ("runs", *RUN) else ""
-    lines = [(f"%%trainopt {verb}{flags}", "above a cell")] if verb in ABOVE_A_CELL else []
-    lines.append((f"%trainopt {verb}{run}{flags}", "on a line"))
-    found = re.search(rf"^.*\b(trainopt {verb}\b.*?)(?:  |$)", USAGE, re.M)
-    lines += [(found[1], "in a terminal")] if found else []
-    width = max(len(text) for text, _ in lines)
-    return "\n".join(f"{text:<{width}}   # {where}" for text, where in lines)
-
-
 def _verbs():
     "Document the verbs"
     parts = []
-    for verb, text in VERBS.items():
-        sentence = text[:1].upper() + text[1:]
-        part = f"### {verb}\n\n```text\n{_usage(verb)}\n```\n\n{sentence.rstrip('.')}."
-        if verb in FLAGS:
+    for row in verb_rows():
+        width = max(len(text) for text, _ in row.usage)
+        usage = "\n".join(f"{text:<{width}}   # {place}" for text, place in row.usage)
+        sentence = row.help[:1].upper() + row.help[1:]
+        part = f"### {row.name}\n\n```text\n{usage}\n```\n\n{sentence.rstrip('.')}."
+        if "--epochs" in row.flags:
             part += " Accepts the [flags of the cell](/reference/magics.md#cell) and all [options](/reference/options.md)."
         parts.append(part)
     return "\n\n".join(parts)

@@ -112,10 +112,12 @@ def panel_rows(kind, instances, epochs):
     page.start()
     try:
         paths = [str(HERE), str(HERE.parent.parent)]
-        client.execute(
+        asked = client.execute(
             CELL.format(paths=paths, kind=kind, instances=instances, epochs=epochs), allow_stdin=True
         )
-        answer = client.get_shell_msg(timeout=1800)["content"]
+        while (reply := client.get_shell_msg(timeout=1800))["parent_header"].get("msg_id") != asked:
+            pass  # a late answer to what was asked while the kernel started
+        answer = reply["content"]
         if answer["status"] != "ok":
             raise RuntimeError("\n".join(answer["traceback"]))
         page.done.wait(10)

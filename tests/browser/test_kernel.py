@@ -186,7 +186,7 @@ def test_cost_of_a_turn(lab, kernel):
 WITHOUT_PUMP = """
 from trainopt_nb.notebook import kernel
 def no_pump(kernel): raise AttributeError('moved')
-kernel.Pump = no_pump
+kernel.MessagePump = no_pump
 from toy import *
 """
 
@@ -194,10 +194,10 @@ from toy import *
 @pytest.mark.quiet
 def test_without_the_pump(lab, comms):
     "A kernel whose parts have moved: the magic is awaited, a plain function has interrupt as its stop"
-    again = "kernel.await_magics(get_ipython(), 'toy')\n"
+    again = "await_magic.await_magics(get_ipython(), 'toy')\n"
     cells = ["%%toy 60\nname = 1", "print('next', name)", "train(60)", again + "run = %toy .3", "print(run)"]
     bare = ["%%time\n%toy .3", "def later():\n    run = %toy .3\n    return run\nlater()"]
-    removed = "kernel.await_magics(get_ipython(), 'toy', on=False)\nkernel.await_magics(get_ipython(), 'toy', on=False)"
+    removed = "await_magic.await_magics(get_ipython(), 'toy', on=False)\nawait_magic.await_magics(get_ipython(), 'toy', on=False)"
     lab.open(WITHOUT_PUMP, *cells, *bare, removed, "%toy .3", kernel="ipykernel7")
     lab.run_all()
     trains(lab)

@@ -8,7 +8,7 @@ from IPython.core.magic import register_line_cell_magic
 from IPython.display import display
 
 from trainopt_nb.base.interrupts import interrupts
-from trainopt_nb.notebook import kernel
+from trainopt_nb.notebook import await_magic, kernel
 
 STEP = 0.02  # seconds
 
@@ -74,7 +74,7 @@ def train(seconds=60, stubborn=False):
 @register_line_cell_magic
 def toy(line, cell=""):
     "The magic: `%%toy SECONDS [stubborn]`"
-    page = kernel.find_page(get_ipython(), awaited=kernel.is_awaited())
+    page = kernel.find_page(get_ipython(), awaited=await_magic.is_awaited())
     seconds, *stubborn = line.split()
     exec(cell, get_ipython().user_ns)
     return kernel.run_page(drive(page, float(seconds), bool(stubborn)), page)
@@ -94,4 +94,4 @@ def cost(page, turns=2000):
     return kernel.run_page(measure(), page)
 
 
-kernel.await_magics(get_ipython(), "toy")
+await_magic.await_magics(get_ipython(), "toy")

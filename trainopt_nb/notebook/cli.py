@@ -22,7 +22,7 @@ from ..events.progress import figure
 from .execute_cell import run_cells
 from .magics import FAILURES, FLAGS, load
 from .verb_help import terminal_usage, verb_help
-from .verbs import COMMANDS, VERBS, Call, Command
+from .verbs import TERMINAL_COMMANDS, VERBS, Call, Command
 
 # %% ../../nbs/notebook/09_cli.ipynb #49565351
 _MARK = re.compile(r"^# ?%%(?=\s|\[|$)(.*)")  # where a cell begins in percent format
@@ -145,7 +145,7 @@ def _command(words: list[str]) -> int:
         print(verb_help(VERBS[name]))
         return 0
     try:
-        return COMMANDS[name].run(rest) if name in COMMANDS else _run_verb(name, rest)
+        return TERMINAL_COMMANDS[name].run(rest) if name in TERMINAL_COMMANDS else _run_verb(name, rest)
     except (UsageError, *FAILURES) as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, OptionError) else 1

@@ -27,7 +27,8 @@ from ..base.options import declared
 from .cell_variables import typed_names
 from .completion import matcher
 from .execute_cell import user_frames
-from .kernel import await_magics, has_frontend, is_awaited
+from .await_magic import await_magics, is_awaited
+from .kernel import has_frontend
 from .verb_help import verb_help
 from .verbs import VERBS, Call, Verb, find_verb
 

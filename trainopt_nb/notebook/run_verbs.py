@@ -62,10 +62,10 @@ def _resume(call: Call) -> Coroutine | None:
 
 # %% ../../nbs/notebook/06c_run_verbs.ipynb #93d5f878
 RUNS = Verb("runs", "a table of all runs: compare, attach, stop, resume and delete them", _runs, (RunFolder,))
-ATTACH = Verb("attach", "show a run with its whole history: attach [RUN]", _attach, (RunArgument, RunFolder))
+ATTACH = Verb("attach", "show a run with its whole history", _attach, (RunArgument, RunFolder))
 RESUME = Verb(
     "resume",
-    "go on with a run from its newest checkpoint: resume [RUN] [flags that change]",
+    "go on with a run from its newest checkpoint, with flags that change",
     _resume,
     (RunArgument, TaskNames, RunFolder, Background, TrainOptions),
 )

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..base.flags import help_text
 from ..base.options import declared, rows
-from .verbs import COMMANDS, VERBS, Call, Verb
+from .verbs import TERMINAL_COMMANDS, VERBS, Call, Verb
 from ..runs.report import table_html
 from ..task.train_options import TrainOptions
 
@@ -62,7 +62,9 @@ def verb_rows() -> list[VerbRow]:
 
 def _terminal(verb):
     "What stands behind the verb in a terminal"
-    return f"{COMMANDS[verb.name].argument} [flags]" if verb.name in COMMANDS else _usage(verb)
+    return (
+        f"{TERMINAL_COMMANDS[verb.name].argument} [flags]" if verb.name in TERMINAL_COMMANDS else _usage(verb)
+    )
 
 # %% ../../nbs/notebook/02b_verb_help.ipynb #3035ff29
 def verbs_text() -> str:
@@ -86,8 +88,8 @@ def terminal_usage() -> str:
     shown = []
     for name, verb in VERBS.items():
         if verb.terminal:
-            text = COMMANDS[name].help if name in COMMANDS else verb.help
-            shown.append((f"trainopt {name} {_terminal(verb)}".rstrip(), text.partition(": attach")[0]))
+            text = TERMINAL_COMMANDS[name].help if name in TERMINAL_COMMANDS else verb.help
+            shown.append((f"trainopt {name} {_terminal(verb)}".rstrip(), text))
     lines = [
         f"{usage:<28} {text}" if len(usage) < 28 else f"{usage}\n{'':<36}{text}" for usage, text in shown
     ]

@@ -129,7 +129,7 @@ def distribute_like(
 
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
 
-
+# %% ../../nbs/parallel/02_parallelize.ipynb #63bf35e1
 def load_model(
     model: nn.Module,  # in one piece or spread
     state: dict,  # in one piece

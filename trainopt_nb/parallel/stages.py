@@ -89,7 +89,7 @@ def _follow(model, inside, training):
         for module, mode in modes.items():
             module.training = mode
 
-
+# %% ../../nbs/parallel/03_stages.ipynb #39f37b5c
 def _inside(model, begins):
     "Names of the modules that must be looked into"
     if begins is not None:

@@ -9,71 +9,76 @@ __all__ = ['RunTable', 'list_runs', 'find_run']
 import json
 from pathlib import Path
 
-from ..events.progress import compact, duration, figure
 from ..base.errors import RunError
+from ..events.format import compact, duration, figure
 from .run import Run
+from .summary import Summary
 
 # %% ../../nbs/runs/08_table.ipynb #5f9d1c3f
+def _show(value):
+    return compact(value) if isinstance(value, float) else "–" if value is None else str(value)
+
+
+def _cells(summary: Summary, metrics: list[str], options: list) -> list[str]:
+    return [
+        summary.name,
+        summary.state,
+        f"{summary.epoch}/{summary.epochs or '–'}",
+        duration(summary.seconds),
+        str(summary.best_epoch or "–"),
+        *(figure(name, summary.metrics.get(name)) for name in metrics),
+        *(_show(value) for value in options),
+    ]
+
+
 class RunTable(list):
-    "Runs, newest first, shown as a table that says in what their options differ"
+    "Runs, newest first, shown as a table with the options in which they differ"
 
     def rows(self) -> tuple[list[str], list[list[str]]]:  # head, and cells of each row
-        "The table as text"
+        "Return the table as text"
         options = [run.options for run in self]
         keys = dict.fromkeys(key for each in options for key in each)
         differ = [key for key in keys if len({json.dumps(each.get(key)) for each in options}) > 1]
-        table, names = [], {}
-        for run, chosen in zip(self, options, strict=True):
-            progress, metrics = run.progress, run.metrics
-            names |= dict.fromkeys(name for name in metrics if name not in ("train_loss",))
-            table.append((run, progress, metrics, chosen))
+        summaries = [run.summary._replace(name=run.name) for run in self]
+        metrics = list(dict.fromkeys(n for s in summaries for n in s.metrics if n != "train_loss"))
         head = [
             "run",
             "state",
             "done",
             "time",
             "best epoch",
-            *(name.replace("_", " ") for name in names),
+            *(n.replace("_", " ") for n in metrics),
             *differ,
         ]
-        cells = [
-            [
-                run.name,
-                progress.state,
-                f"{progress.epoch}/{progress.started.epochs if progress.started else '–'}",
-                duration(progress.all_seconds),
-                str(progress.best.epoch) if progress.best else "–",
-                *(figure(name, metrics.get(name)) for name in names),
-                *(_show(chosen.get(key)) for key in differ),
-            ]
-            for run, progress, metrics, chosen in table
+        return head, [
+            _cells(summary, metrics, [chosen.get(key) for key in differ])
+            for summary, chosen in zip(summaries, options, strict=True)
         ]
-        return head, cells
 
     def __repr__(self):
-        if not self:
-            return "No runs here yet."
-        head, cells = self.rows()
-        widths = [max(len(row[i]) for row in (head, *cells)) for i in range(len(head))]
-        return "\n".join(
-            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-            for row in (head, *cells)
-        )
+        return _text(*self.rows()) if self else "No runs here yet."
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         from trainopt_nb.runs.report import table_html
 
-        return {"text/plain": repr(self), **({"text/html": table_html(*self.rows())} if self else {})}
+        if not self:
+            return {"text/plain": repr(self)}
+        head, cells = self.rows()
+        return {"text/plain": _text(head, cells), "text/html": table_html(head, cells)}
 
 
-def _show(value):
-    return compact(value) if isinstance(value, float) else "–" if value is None else str(value)
+def _text(head, cells):
+    widths = [max(len(row[i]) for row in (head, *cells)) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in (head, *cells)
+    )
 
-
+# %% ../../nbs/runs/08_table.ipynb #5cb58f5a
 def list_runs(
     folder: str | Path = "runs",  # where runs are kept
 ) -> RunTable:  # newest first
-    "All runs of a folder"
+    "Return all runs of a folder"
     folder = Path(folder)
     found = [Run(path.parent) for path in folder.glob("*/run.json")] if folder.is_dir() else []
     return RunTable(sorted(found, key=lambda run: run.facts.get("created", 0), reverse=True))
@@ -83,7 +88,7 @@ def find_run(
     name: str | Path | None = None,  # name, the end of a name, or a path; None means the newest
     folder: str | Path = "runs",  # where runs are kept
 ) -> Run:
-    "One run; raises `RunError` where the name fits none or several"
+    "Return one run; raises `RunError` where the name fits none or several"
     if name and (Path(name) / "run.json").exists():
         return Run(name)
     known = list_runs(folder)

@@ -26,7 +26,7 @@ from .tensors import write_hashed, write_manifest, write_safetensors
 # %% ../../nbs/store/05_checkpoint.ipynb #a4724b22
 @dataclass(frozen=True)
 class Checkpoint:
-    "One checkpoint on the disk; only loading it tells whether it is whole"
+    "One checkpoint on the disk; only loading it shows whether it is whole"
 
     folder: Path  # such as checkpoints/step-00000196
     step: int  # updates that it holds
@@ -100,7 +100,7 @@ def _was_best(folder, written):
         return same and _open(folder, 0).best
     return False
 
-
+# %% ../../nbs/store/05_checkpoint.ipynb #1b0e596e
 def save_checkpoint(
     folder,  # holds the checkpoints of one run; made where it is missing
     step: int,  # updates so far, 0 or more
@@ -195,7 +195,7 @@ def load_checkpoint(
     reasons = "; ".join(f"{checkpoint.folder.name}: {wrong}" for checkpoint, wrong in damaged)
     raise CheckpointError(f"No checkpoint in {folder} is whole ({reasons}); start the run anew.")
 
-
+# %% ../../nbs/store/05_checkpoint.ipynb #f76f0236
 def _put_together(folder):
     try:
         state = json.loads((folder / "state.json").read_bytes())

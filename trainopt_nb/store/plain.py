@@ -65,12 +65,43 @@ def check_tensor(
         return "a quantized or nested tensor; expected a dense one, so store its parts"
     return ""
 
-
-class Packer:
-    "Takes trees apart; their tensors gather in `tensors`"
+# %% ../../nbs/store/01_plain.ipynb #f8fb7156
+class _Leaves:
+    "Stores tensors and arrays under their names"
 
     def __init__(self):
         self.tensors = {}  # name -> tensor
+
+    def _numpy(self, value, path):
+        try:
+            data = _npy(value)
+        except TypeError as error:
+            self._refuse(str(error), path)
+        if isinstance(value, np.generic):
+            return {"#scalar": base64.b64encode(data).decode()}
+        return {"#array": self._keep(torch.frombuffer(bytearray(data), dtype=torch.uint8), path)}
+
+    def _keep(self, tensor, path):
+        if wrong := check_tensor(tensor):
+            self._refuse(wrong, path)
+        stem = ".".join(map(str, path[1:])) or path[0]
+        name = stem = stem.encode(errors="backslashreplace").decode()
+        count = 1
+        while name in self.tensors or name == "__metadata__":  # the format keeps that one for itself
+            count += 1
+            name = f"{stem}~{count}"
+        self.tensors[name] = tensor
+        return name
+
+    def _refuse(self, what, path):
+        place = str(path[0]) + "".join(f"[{key!r}]" for key in path[1:])
+        raise TypeError(
+            f"{place}: {what} cannot be stored; expected numbers, text, tensors, arrays, and lists, dicts and sets of them."
+        )
+
+# %% ../../nbs/store/01_plain.ipynb #e8edbfd1
+class Packer(_Leaves):
+    "Takes trees apart and collects their tensors in `tensors`"
 
     def pack(
         self,
@@ -129,34 +160,7 @@ class Packer:
             self._refuse("a tensor as a key", path)
         return self.pack(key, (*path, key))
 
-    def _numpy(self, value, path):
-        try:
-            data = _npy(value)
-        except TypeError as error:
-            self._refuse(str(error), path)
-        if isinstance(value, np.generic):
-            return {"#scalar": base64.b64encode(data).decode()}
-        return {"#array": self._keep(torch.frombuffer(bytearray(data), dtype=torch.uint8), path)}
-
-    def _keep(self, tensor, path):
-        if wrong := check_tensor(tensor):
-            self._refuse(wrong, path)
-        stem = ".".join(map(str, path[1:])) or path[0]
-        name = stem = stem.encode(errors="backslashreplace").decode()
-        count = 1
-        while name in self.tensors or name == "__metadata__":  # the format keeps that one for itself
-            count += 1
-            name = f"{stem}~{count}"
-        self.tensors[name] = tensor
-        return name
-
-    def _refuse(self, what, path):
-        place = str(path[0]) + "".join(f"[{key!r}]" for key in path[1:])
-        raise TypeError(
-            f"{place}: {what} cannot be stored; expected numbers, text, tensors, arrays, and lists, dicts and sets of them."
-        )
-
-
+# %% ../../nbs/store/01_plain.ipynb #7738b56d
 def pack(
     tree,  # nested dicts, lists, tuples, sets of numbers, text, tensors, arrays...
     place: str = "tree",  # how a message calls it

@@ -66,7 +66,7 @@ def _is_reordered(tensor):
         usual *= size
     return usual > 0 and tensor.stride() != torch.empty(tensor.shape, device="meta").stride()
 
-
+# %% ../../nbs/store/02_tensors.ipynb #ea5afe35
 def lay_out(
     tensors: dict,  # name -> dense tensor, on any device
 ) -> Layout:
@@ -111,7 +111,7 @@ def write_hashed(
     path,  # a file that does not exist yet
     pieces,  # buffers of bytes, in order
 ) -> dict:  # {"bytes": size, "sha256": hexadecimal}
-    "Write a file through to the disk and tell its size and SHA-256. Raises OSError"
+    "Write a file through to the disk and return its size and SHA-256. Raises OSError"
     digest, size, waiting = hashlib.sha256(), 0, deque()
     with open(path, "xb", buffering=0) as file, ThreadPoolExecutor(1) as hasher:
         for piece in pieces:
@@ -170,7 +170,7 @@ def read_safetensors(
         tensors[name] = torch.empty_strided(tensors[name].shape, stride, dtype=tensors[name].dtype).copy_(
             tensors[name]
         )
-    # `save_model` notes tied names beside free text; the dot tells a parameter's name from that
+    # `save_model` notes tied names beside free text; the dot distinguishes a parameter's name from it
     same = notes.get("same") or {name: kept for name, kept in metadata.items() if "." in name}
     for name, kept in same.items():
         if kept in tensors:

@@ -66,7 +66,7 @@ def infer_task(
     strict, ignore = is_strict(task_type, options.loss), ignore_index(options.loss)
     return Inferred(task_type, figures, _columns(out.scores, targets), known, strict, ignore, balanced)
 
-
+# %% ../../nbs/task/08_infer.ipynb #a631bbbb
 def check_data(
     data: Data,
     seen: Inferred,  # what `infer_task` recognised

@@ -38,7 +38,7 @@ def is_strict(
     own = isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) or loss in (F.cross_entropy, F.nll_loss)
     return task_type not in ("custom", "model") or own
 
-
+# %% ../../nbs/task/07_loss_step.ipynb #0ab50968
 def target_check(
     task_type: str,  # of the targets, as from `infer_task_type`
     columns: int,  # scores a sample

@@ -78,7 +78,7 @@ def focal_loss(
     each = kept.to(plain.dtype) if weight is None else weight[labels] * kept
     return (each * (1 - sure) ** gamma * plain).sum() / each.sum()
 
-
+# %% ../../nbs/task/02_losses.ipynb #bf90dc10
 def class_axis(
     scores: Tensor,  # of one batch
     targets: Tensor,  # of the same batch
@@ -104,7 +104,7 @@ def classes_second(
     "Scores as the losses and the metrics want them"
     return scores.movedim(-1, 1) if class_axis(scores, targets) == -1 else scores
 
-
+# %% ../../nbs/task/02_losses.ipynb #21c33300
 def make_loss(
     options: TrainOptions,  # which loss, and its numbers
     task_type: str,  # as from `infer_task_type`

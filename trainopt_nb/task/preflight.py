@@ -85,7 +85,7 @@ def check_model(model: Any) -> list[str]:  # warnings
         ]
     return []
 
-
+# %% ../../nbs/task/06_preflight.ipynb #5a2e5823
 @contextmanager
 def eval_mode(model: nn.Module):
     "The model as validation would have it, and its modes put back"
@@ -104,27 +104,7 @@ def _shapes(tree):
         or f"a {type(tree).__name__}"
     )
 
-
-def try_model(
-    model: nn.Module,
-    batch: Any,  # on the model's device
-    device: torch.device,  # for the sentence
-    where: str = "the first batch",  # for the sentence
-) -> tuple[Any, Any]:  # outputs and targets
-    "Run the model on one batch as validation would, changing nothing; raises `TaskError` with the way out"
-    inputs, targets = split_batch(batch)
-    if hasattr(inputs, "keys"):
-        _check_keys(model, inputs)
-    try:
-        with eval_mode(model), torch.no_grad():
-            return call(model, inputs), targets
-    except Exception as error:
-        way = _way_out(model, inputs, targets, str(error))
-        raise TaskError(
-            f"The model cannot take {where}, inputs of {_shapes(inputs)} on {device}: {_said(error)}{way}"
-        ) from error
-
-
+# %% ../../nbs/task/06_preflight.ipynb #69203729
 def _check_keys(model, inputs):
     known = _takes(model)
     if known is None:
@@ -139,6 +119,12 @@ def _check_keys(model, inputs):
         )
 
 
+def _said(error):
+    "An error of somebody else's as one sentence"
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:400]}{'' if text.endswith('.') else '.'}"
+
+# %% ../../nbs/task/06_preflight.ipynb #e491183e
 def _way_out(model, inputs, targets, said):
     "What helps against an error that many people meet; empty where nothing is known"
     first, weights = next(iter(leaves(inputs)), None), weights_dtype(model)
@@ -180,11 +166,25 @@ def _way_out(model, inputs, targets, said):
             )
     return "".join(f" {way}" for way in ways)
 
-
-def _said(error):
-    "An error of somebody else's as one sentence"
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:400]}{'' if text.endswith('.') else '.'}"
+# %% ../../nbs/task/06_preflight.ipynb #0a127676
+def try_model(
+    model: nn.Module,
+    batch: Any,  # on the model's device
+    device: torch.device,  # for the sentence
+    where: str = "the first batch",  # for the sentence
+) -> tuple[Any, Any]:  # outputs and targets
+    "Run the model on one batch as validation would, changing nothing; raises `TaskError` with the way out"
+    inputs, targets = split_batch(batch)
+    if hasattr(inputs, "keys"):
+        _check_keys(model, inputs)
+    try:
+        with eval_mode(model), torch.no_grad():
+            return call(model, inputs), targets
+    except Exception as error:
+        way = _way_out(model, inputs, targets, str(error))
+        raise TaskError(
+            f"The model cannot take {where}, inputs of {_shapes(inputs)} on {device}: {_said(error)}{way}"
+        ) from error
 
 # %% ../../nbs/task/06_preflight.ipynb #c0cc6aaf
 def try_loss(

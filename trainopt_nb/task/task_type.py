@@ -53,27 +53,9 @@ def _natural(scores, targets, known):
     both = known is not None and _zero_one(known) and known.min() != known.max()
     return "binary" if both else "regression"
 
-
-def infer_task_type(
-    loss: Any,  # the option: a name of `LOSSES` or a callable
-    out: Given,  # of one batch
-    targets: Tensor | None,  # of the same batch
-    known: Tensor | None = None,  # all targets, where they are known
-) -> str:  # one of `TASK_TYPES`
-    "Return the type of the task; raises `TaskError` where nothing fits"
-    if isinstance(loss, type):
-        raise TaskError(
-            f"loss takes a function or an object, and got the class {loss.__name__}: pass {loss.__name__}(), with brackets."
-        )
-    if callable(loss):
-        return "custom"
-    if loss == "model" or (loss == "auto" and out.loss is not None):
-        if out.loss is None:
-            raise TaskError(
-                "The loss 'model' needs a model that returns its loss, and this one does not: name another loss."
-            )
-        return "model"
-    scores = out.scores
+# %% ../../nbs/task/03_task_type.ipynb #3de35422
+def _check_tensors(scores, targets):
+    "Raise `TaskError` if there are no scores or targets that a loss can take"
     if targets is None:
         raise TaskError(
             "The data hold inputs and no targets: pass the pair (inputs, targets), name the targets 'labels' in a dict, "
@@ -94,6 +76,29 @@ def infer_task_type(
             f"The model must return scores, and returns whole numbers ({str(scores.dtype).removeprefix('torch.')}), which have no gradient: "
             "leave out argmax, and let the loss and the metrics choose."
         )
+
+# %% ../../nbs/task/03_task_type.ipynb #ac220df3
+def infer_task_type(
+    loss: Any,  # the option: a name of `LOSSES` or a callable
+    out: Given,  # of one batch
+    targets: Tensor | None,  # of the same batch
+    known: Tensor | None = None,  # all targets, where they are known
+) -> str:  # one of `TASK_TYPES`
+    "Return the type of the task; raises `TaskError` where nothing fits"
+    if isinstance(loss, type):
+        raise TaskError(
+            f"loss takes a function or an object, and got the class {loss.__name__}: pass {loss.__name__}(), with brackets."
+        )
+    if callable(loss):
+        return "custom"
+    if loss == "model" or (loss == "auto" and out.loss is not None):
+        if out.loss is None:
+            raise TaskError(
+                "The loss 'model' needs a model that returns its loss, and this one does not: name another loss."
+            )
+        return "model"
+    scores = out.scores
+    _check_tensors(scores, targets)
     if loss == "auto":
         task_type = _natural(scores, targets, known)
     elif loss in VALUES:

@@ -17,7 +17,7 @@ from ..data.source import Data
 from ..base.options import Options, declared
 from .train_options import TrainOptions
 
-# %% ../../nbs/task/05_unused_options.ipynb #a175a99d
+# %% ../../nbs/task/05_unused_options.ipynb #86a535b1
 def _of_the_data(o, train_data, data, held_out):
     "(options, reason) for those about batches"
     if isinstance(train_data, DataLoader):
@@ -55,7 +55,7 @@ def _of_the_loss(o, task_type):
     if o.loss != "huber":
         yield ("huber_delta",), of
 
-
+# %% ../../nbs/task/05_unused_options.ipynb #96695ca8
 def _of_the_optimizer(o):
     made = callable(o.optimizer) and not isinstance(o.optimizer, type)
     if made:
@@ -83,31 +83,7 @@ def _of_the_devices(o):
     if o.pipeline_plan == "none":
         yield ("micro_batches",), "there is no --pipeline-plan"
 
-
-def unused_options(
-    options: TrainOptions,
-    task_type: str,  # as from `infer_task_type`
-    train_data: Any,  # as the user gave it
-    data: Data,  # as it was opened
-    held_out: bool = False,  # whether the validation data were held out of the training data
-) -> str:  # empty where every option counts
-    "One sentence about the options that differ from their defaults and change nothing"
-    changed = _typed(options)
-    rules = (
-        *_of_the_data(options, train_data, data, held_out),
-        *_of_the_loss(options, task_type),
-        *_of_the_optimizer(options),
-        *_of_the_devices(options),
-    )
-    reasons = {}
-    for names, why in rules:
-        for name in names:
-            if name in changed:
-                reasons.setdefault(why, []).append(changed.pop(name))
-    parts = [f"{', '.join(flags)} (because {why})" for why, flags in reasons.items()]
-    return f"These options change nothing here: {'; '.join(parts)}." if parts else ""
-
-
+# %% ../../nbs/task/05_unused_options.ipynb #6c8a3bd7
 def _typed(options: Options) -> dict:  # keyword -> such as `--lr 0.1`
     "What differs from the defaults, as it would be typed"
     typed = {}
@@ -122,3 +98,27 @@ def _typed(options: Options) -> dict:  # keyword -> such as `--lr 0.1`
         else:
             typed[name] = f"{option.flag} {value}" if isinstance(value, (str, int, float)) else option.flag
     return typed
+
+# %% ../../nbs/task/05_unused_options.ipynb #47726602
+def unused_options(
+    options: TrainOptions,
+    task_type: str,  # as from `infer_task_type`
+    train_data: Any,  # as the user gave it
+    data: Data,  # as it was opened
+    held_out: bool = False,  # whether the validation data were held out of the training data
+) -> str:  # empty where every option counts
+    "Return a sentence about the options that differ from their defaults and change nothing"
+    changed = _typed(options)
+    rules = (
+        *_of_the_data(options, train_data, data, held_out),
+        *_of_the_loss(options, task_type),
+        *_of_the_optimizer(options),
+        *_of_the_devices(options),
+    )
+    reasons = {}
+    for names, why in rules:
+        for name in names:
+            if name in changed:
+                reasons.setdefault(why, []).append(changed.pop(name))
+    parts = [f"{', '.join(flags)} (because {why})" for why, flags in reasons.items()]
+    return f"These options change nothing here: {'; '.join(parts)}." if parts else ""

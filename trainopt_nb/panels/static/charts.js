@@ -1,27 +1,11 @@
-// What the panels share: small helpers, the theme, and one chart; `uPlot` stands above in the same module.
-// Every text enters the page as a text node.
+// Numbers as they are written, and charts that stand side by side: they share their axis, their zoom and the place of the cursor.
 
 const HEIGHT = 172; // of a chart, pixels
 const GUTTER = 46; // for the numbers of its vertical axis, pixels
 const REACH = 10; // steps to either side that the mean of the training loss takes in, as in card.py
-const GONE = ["restarting", "autorestarting", "terminating", "dead"]; // what a kernel is when its widgets are lost
+const FONT = 'system-ui, -apple-system, "Segoe UI", sans-serif';
 const STEPS = Array.from({ length: 13 }, (_, k) => [1, 2, 5].map((n) => Number(`${n}e${k - 3}`))).flat(); // of the horizontal axis
-
-function make(tag, name, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  if (name) node.className = name;
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children);
-  return node;
-}
-
-function put(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
-
-function fill(text, values) {
-  return text.replace(/\{(\w+)\}/g, (_, key) => values[key]);
-}
+const EMPTY = { stride: 1, x: [], y: [] };
 
 // as `titled` in card.py
 const TITLES = { f1: "F1", auroc: "AUROC", mae: "MAE", mse: "MSE", rmse: "RMSE", r2: "R²" };
@@ -41,20 +25,26 @@ function compact(value) {
 }
 
 function written(value, share) {
+  if (value == null) return "–";
   return share ? `${Number((value * 100).toFixed(1))}%` : compact(value);
 }
 
-// ---- one chart
+// ---- curves: {stride, x, y}, where a gap is null
 
-function smooth({ stride, y }) {
-  const reach = Math.round(REACH / stride);
-  return y.map((value, i) => {
-    if (value === null) return null;
-    let sum = 0, count = 0;
-    for (let j = Math.max(0, i - reach); j <= Math.min(y.length - 1, i + reach); j++)
-      if (y[j] !== null) (sum += y[j]), count++;
-    return sum / count;
-  });
+const means = new WeakMap();
+
+// the mean over a few steps around each point
+function smoothed(curve) {
+  if (!means.has(curve)) {
+    const { stride, x, y } = curve;
+    const reach = Math.max(Math.round(REACH / stride), stride > 1 ? 2 : 0); // minimum and maximum of a bucket
+    const mean = y.map((value, i) => {
+      const near = value === null ? [] : y.slice(Math.max(0, i - reach), i + reach + 1).filter((each) => each !== null);
+      return near.length ? near.reduce((sum, each) => sum + each, 0) / near.length : null;
+    });
+    means.set(curve, { stride, x, y: mean });
+  }
+  return means.get(curve);
 }
 
 function nearest(values, index) {
@@ -92,36 +82,140 @@ function valueRange(found, share) {
   return [bottom, share && high <= 1 ? Math.min(high + room, 1.005) : high + room];
 }
 
-class Chart {
-  // `owner` knows the axis, the zoom and the place of the cursor, which both charts share
-  constructor(owner, name, title) {
-    this.owner = owner;
-    this.share = false;
-    this.best = null; // [x, y] of the point that is marked
-    this.hint = make("span", "tonb-legend");
-    this.title = title;
-    this.plotted = make("div", "tonb-plot", { tabindex: "0", role: "img" });
-    this.root = make("div", `tonb-chart ${name}`, { "data-points": "0" },
-      make("div", "tonb-chart-head", {}, title, this.hint), this.plotted);
-    this.plotted.addEventListener("keydown", (event) => this.key(event));
-    this.plotted.addEventListener("blur", () => owner.point(null));
+// ---- what the charts of a panel share
+
+class Board {
+  constructor(el, refresh) {
+    Object.assign(this, { el, refresh, zoom: null, place: null, plots: new Set(), inks: {}, axis: {}, texts: {} });
+    this.seen = () => this.theme();
+    this.sizes = new ResizeObserver(() => {
+      this.theme();
+      for (const plot of this.plots) plot.resize();
+    });
   }
 
-  draw(series, data) {
-    this.data = data;
-    const kind = JSON.stringify(series);
-    if (!this.plot || this.kind !== kind) this.build(series);
-    else this.plot.setData(data);
+  get root() {
+    return this.el.querySelector(":scope > .tonb-panel");
   }
 
-  build(series) {
-    this.kind = JSON.stringify(series);
-    this.plot?.destroy();
-    const ink = (key) => () => this.owner.ink(key);
-    const font = '11px system-ui, -apple-system, "Segoe UI", sans-serif';
-    const axis = { stroke: ink("soft"), font, ticks: { show: false }, gap: 6 };
-    this.plot = new uPlot({
-      width: Math.max(this.plotted.clientWidth, 120),
+  // steps in a unit of the axis, its end in units, its name, and the digits of a place on it
+  get unit() {
+    return this.axis.unit ?? 1;
+  }
+
+  get end() {
+    const drawn = () => Math.max(0, ...[...this.plots].map((plot) => plot.data?.[0].at(-1) ?? 0)) || 1;
+    return this.axis.end ?? drawn();
+  }
+
+  get unitName() {
+    return this.axis.name ?? this.texts[this.unit === 1 ? "axis_step" : "axis_epoch"];
+  }
+
+  where(places) {
+    const place = places.find((x) => x != null) ?? this.place;
+    return `${this.unitName} ${Number(place.toFixed(this.axis.digits ?? (this.unit === 1 ? 0 : 2)))}`;
+  }
+
+  span() {
+    return this.zoom ?? [0, this.end];
+  }
+
+  zoomTo(range) {
+    if (range && range[1] - range[0] < this.end / 1e4) return;
+    this.zoom = range;
+    for (const plot of this.plots) plot.again();
+    this.refresh();
+  }
+
+  point(place, from) {
+    this.place = place;
+    for (const plot of this.plots) if (plot !== from) plot.follow(place);
+    this.refresh();
+  }
+
+  // the colours of the page, which may change at any time
+  ink(key) {
+    return (this.inks[key] ??= getComputedStyle(this.root).getPropertyValue(`--tonb-${key}`).trim());
+  }
+
+  theme() {
+    const { root } = this;
+    if (!root) return;
+    const style = getComputedStyle(root);
+    const [r, g, b] = style.backgroundColor.match(/[\d.]+/g)?.map(Number) ?? [255, 255, 255];
+    const theme = 0.2126 * r + 0.7152 * g + 0.0722 * b < 128 ? "dark" : "light";
+    if (root.dataset.theme !== theme) root.dataset.theme = theme;
+    const keys = Object.keys(this.inks), before = this.inks;
+    this.inks = {};
+    if (keys.some((key) => this.ink(key) !== before[key])) for (const plot of this.plots) plot.uplot?.redraw(false);
+  }
+
+  // the colour of an unseen property follows the theme by a transition of no length, whatever switched the theme
+  watch() {
+    for (const event of ["transitionrun", "transitionend"]) this.el.addEventListener(event, this.seen);
+  }
+
+  leave() {
+    for (const event of ["transitionrun", "transitionend"]) this.el.removeEventListener(event, this.seen);
+    this.sizes.disconnect();
+  }
+}
+
+// ---- one chart
+
+class Plot {
+  constructor(board, node) {
+    Object.assign(this, { board, node, lines: [], share: false, best: null });
+    board.plots.add(this);
+    board.sizes.observe(node);
+    this.blur = () => board.point(null);
+    this.press = (event) => this.key(event);
+    node.addEventListener("keydown", this.press);
+    node.addEventListener("blur", this.blur);
+  }
+
+  leave() {
+    cancelAnimationFrame(this.frame);
+    this.board.plots.delete(this);
+    this.board.sizes.unobserve(this.node);
+    this.node.removeEventListener("blur", this.blur);
+    this.uplot?.destroy();
+  }
+
+  // draw at the next frame what is not drawn yet; `best` is the [x, y] of the point that is marked
+  update(lines, share, best) {
+    const { unit, axis } = this.board;
+    const seen = [unit, axis.end, share, best?.[0], best?.[1], ...lines.flatMap(({ curve, colour }) => [curve, colour])];
+    if (this.seen?.length === seen.length && seen.every((each, i) => each === this.seen[i])) return;
+    Object.assign(this, { seen, lines, share, best });
+    cancelAnimationFrame(this.frame);
+    this.frame = requestAnimationFrame(() => this.draw());
+  }
+
+  draw() {
+    const { lines, board } = this;
+    if (!board.root) return;
+    const tables = lines.map(({ curve, unit = board.unit }) => [curve.x.map((x) => x / unit), curve.y]);
+    this.data = tables.length ? uPlot.join(tables) : [[], []];
+    board.theme();
+    const kind = JSON.stringify(lines.map(({ colour, faint, quiet }) => [colour, faint, quiet]));
+    if (!this.uplot || this.kind !== kind) this.build(kind);
+    else this.uplot.setData(this.data);
+    if (board.place !== null) board.refresh(); // what is read under the cursor
+  }
+
+  again() {
+    this.uplot?.setData(this.data);
+  }
+
+  build(kind) {
+    this.kind = kind;
+    this.uplot?.destroy();
+    const { board } = this, ink = (key) => () => board.ink(key);
+    const axis = { stroke: ink("soft"), font: `11px ${FONT}`, ticks: { show: false }, gap: 6 };
+    this.uplot = new uPlot({
+      width: Math.max(this.node.clientWidth, 120),
       height: HEIGHT,
       padding: [8, 16, 0, 0], // half of the last number sticks out
       legend: { show: false },
@@ -130,34 +224,35 @@ class Chart {
         drag: { x: true, y: false, setScale: false, dist: 4 },
         points: { size: 7 },
         dataIdx: (plot, row, index) => (plot.series[row].quiet ? null : nearest(plot.data[row], index)),
-        bind: { dblclick: () => () => this.owner.zoomTo(null) },
+        bind: { dblclick: () => () => board.zoomTo(null) },
       },
       scales: {
-        x: { time: false, range: () => this.owner.span() },
-        y: { range: () => valueRange(extent(this.data[0], this.data.slice(1), this.owner.span()), this.share) },
+        x: { time: false, range: () => board.span() },
+        y: { range: () => valueRange(extent(this.data[0], this.data.slice(1), board.span()), this.share) },
       },
       axes: [
         { ...axis, size: 24, space: 48, incrs: () => this.places(), grid: { show: false }, values: (_, all) => all.map(compact) },
         { ...axis, size: GUTTER, space: 36, grid: { stroke: ink("grid"), width: 1 },
           values: (_, all) => all.map((value) => (this.filled() ? written(value, this.share) : "")) },
       ],
-      series: [{}, ...series.map(({ colour, faint, quiet }) => ({
-        stroke: ink(faint ? `${colour}-faint` : colour),
-        width: faint ? 1 : 1.6,
-        points: { show: (plot, row) => !faint && plot.data[row].filter((v) => v != null).length === 1, size: 6, fill: ink(colour) },
-        quiet,
-      }))],
-      hooks: {
-        setCursor: [(plot) => this.hovered(plot)],
-        setSelect: [(plot) => this.selected(plot)],
-        draw: [(plot) => this.mark(plot)],
-      },
-    }, this.data, this.plotted);
+      series: [{}, ...this.series(ink)],
+      hooks: { setCursor: [(plot) => this.hovered(plot)], setSelect: [(plot) => this.selected(plot)], draw: [(plot) => this.mark(plot)] },
+    }, this.data, this.node);
   }
 
-  // places of the numbers below: whole epochs and steps, unless somebody looks closer
+  series(ink) {
+    const single = (plot, row) => plot.data[row].filter((value) => value != null).length === 1;
+    return (this.lines.length ? this.lines : [{ colour: "c1" }]).map(({ colour, faint, quiet }) => ({
+      stroke: ink(faint ? `${colour}-faint` : colour),
+      width: faint ? 1 : 1.6,
+      points: { show: (plot, row) => !faint && single(plot, row), size: 6, fill: ink(colour) },
+      quiet,
+    }));
+  }
+
+  // places of the numbers below: whole epochs and steps, unless the reader looks closer
   places() {
-    return this.owner.zoom || this.owner.end() < 2 ? STEPS : STEPS.filter((step) => step >= 1);
+    return this.board.zoom || this.board.end < 2 ? STEPS : STEPS.filter((step) => step >= 1);
   }
 
   filled() {
@@ -165,18 +260,18 @@ class Chart {
   }
 
   mark(plot) {
-    const { ctx, bbox } = plot, scale = devicePixelRatio;
+    const { ctx, bbox } = plot, { board, best } = this, scale = devicePixelRatio;
     ctx.save();
-    ctx.fillStyle = this.owner.ink("soft");
-    ctx.font = `${10.5 * scale}px system-ui, -apple-system, "Segoe UI", sans-serif`;
+    ctx.fillStyle = board.ink("soft");
+    ctx.font = `${10.5 * scale}px ${FONT}`;
     ctx.textAlign = "right";
     ctx.textBaseline = "top";
-    ctx.fillText(this.owner.unitName(), bbox.left - 10 * scale, bbox.top + bbox.height + 6 * scale);
-    const [low, high] = this.owner.span();
-    if (this.best && this.best[0] >= low && this.best[0] <= high) {
-      ctx.fillStyle = this.owner.ink("c2");
+    ctx.fillText(board.unitName, bbox.left - 10 * scale, bbox.top + bbox.height + 6 * scale);
+    const [low, high] = board.span();
+    if (best && best[0] >= low && best[0] <= high) {
+      ctx.fillStyle = board.ink("c2");
       ctx.beginPath();
-      ctx.arc(plot.valToPos(this.best[0], "x", true), plot.valToPos(this.best[1], "y", true), 3.2 * scale, 0, 7);
+      ctx.arc(plot.valToPos(best[0], "x", true), plot.valToPos(best[1], "y", true), 3.2 * scale, 0, 7);
       ctx.fill();
     }
     ctx.restore();
@@ -187,49 +282,48 @@ class Chart {
     if (width < 4) return;
     const range = [plot.posToVal(left, "x"), plot.posToVal(left + width, "x")];
     plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
-    this.owner.zoomTo(range);
+    this.board.zoomTo(range);
   }
 
   hovered(plot) {
     if (this.led) return;
     const { left, idx } = plot.cursor;
-    this.owner.point(left >= 0 && idx !== null ? plot.posToVal(left, "x") : null, this);
+    const place = left >= 0 && idx != null ? plot.posToVal(left, "x") : null;
+    if (place !== this.board.place) this.board.point(place, this);
   }
 
   // put the cursor at `x`, or away
   follow(x) {
-    if (!this.plot) return;
+    if (!this.uplot) return;
     this.led = true;
-    const left = x === null ? -10 : this.plot.valToPos(x, "x");
-    this.plot.setCursor({ left, top: x === null ? -10 : 10 });
+    this.uplot.setCursor({ left: x === null ? -10 : this.uplot.valToPos(x, "x"), top: x === null ? -10 : 10 });
     this.led = false;
   }
 
-  // where the cursor is: the place, and the values of the lines that are read
+  // what is under the cursor: places and values of the lines that are read, null while nothing is pointed at
   reading() {
-    const { idx, idxs } = this.plot.cursor;
-    const rows = this.plot.series.map((line, row) => (row && !line.quiet ? row : 0)).filter(Boolean);
-    const values = rows.map((row) => this.plot.data[row][idxs?.[row] ?? idx]);
-    const places = rows.map((row) => this.plot.data[0][idxs?.[row] ?? idx]);
-    return { values, places };
+    if (this.board.place === null || !this.uplot?.data[0].length) return null;
+    const { cursor, series, data } = this.uplot;
+    const rows = series.map((line, row) => (row && !line.quiet ? row : 0)).filter(Boolean);
+    const at = (row) => cursor.idxs?.[row] ?? cursor.idx;
+    return { places: rows.map((row) => data[0][at(row)]), values: rows.map((row) => data[row][at(row)]) };
   }
 
   key(event) {
-    const { owner, plot } = this;
-    const [low, high] = owner.span();
-    const places = plot.data[0].filter((x) => x >= low && x <= high);
+    const { board } = this, [low, high] = board.span();
+    const places = this.data?.[0].filter((x) => x >= low && x <= high) ?? [];
     if (!places.length) return;
-    const here = owner.place ?? places.at(-1);
+    const here = board.place ?? places.at(-1);
     const near = places.reduce((best, x, i) => (Math.abs(x - here) < Math.abs(places[best] - here) ? i : best), 0);
     const stride = (event.shiftKey ? 10 : 1) * Math.max(1, Math.round(places.length / 100));
     const half = (high - low) / 4;
     const act = {
-      ArrowLeft: () => owner.point(places[Math.max(0, near - stride)]),
-      ArrowRight: () => owner.point(places[Math.min(places.length - 1, near + stride)]),
-      Home: () => owner.point(places[0]),
-      End: () => owner.point(places.at(-1)),
-      "+": () => owner.zoomTo([Math.max(low, here - half), Math.min(high, here + half)]),
-      Escape: () => (owner.point(null), owner.zoomTo(null)),
+      ArrowLeft: () => board.point(places[Math.max(0, near - stride)]),
+      ArrowRight: () => board.point(places[Math.min(places.length - 1, near + stride)]),
+      Home: () => board.point(places[0]),
+      End: () => board.point(places.at(-1)),
+      "+": () => board.zoomTo([Math.max(low, here - half), Math.min(high, here + half)]),
+      Escape: () => (board.point(null), board.zoomTo(null)),
     }[event.key];
     if (!act) return;
     event.preventDefault();
@@ -237,122 +331,40 @@ class Chart {
   }
 
   resize() {
-    const width = this.plotted.clientWidth;
-    if (this.plot && width > 0 && width !== this.plot.width) this.plot.setSize({ width, height: HEIGHT });
+    const width = this.node.clientWidth;
+    if (this.uplot && width > 0 && width !== this.uplot.width) this.uplot.setSize({ width, height: HEIGHT });
   }
 }
 
-// ---- charts side by side: they share their axis, their zoom, the place of the cursor and the colours of the page
+// ---- parts for a panel
 
-// the language of the page, which the kernel speaks too unless the user wants another one
-function spoken() {
-  return document.documentElement.lang || navigator.language || "";
+// `axis` holds `unit` (steps), `end` (units), `name` and `digits`; each has a default
+function Charts({ board, axis = {}, hidden, single, children }) {
+  board.axis = axis;
+  return html`<div class=${classes("tonb-charts", single && "tonb-single")} style=${{ visibility: hidden ? "hidden" : "" }}>${children}</div>`;
 }
 
-// a view that is drawn anew when its words change
-function redrawn(model, draw) {
-  let view = draw();
-  const again = () => {
-    view.remove();
-    view = draw();
-  };
-  model.on("change:texts", again);
-  return () => {
-    model.off("change:texts", again);
-    view.remove();
-  };
-}
-
-class Board {
-  // who extends it has `root`, `charts`, `end()` of the axis, its `unitName()` and `legends()`
-  constructor() {
-    this.zoom = this.place = null;
-    this.inks = {};
-  }
-
-  span() {
-    return this.zoom ?? [0, this.end()];
-  }
-
-  ink(key) {
-    return this.inks[key];
-  }
-
-  zoomTo(range) {
-    const [low, high] = range ?? [0, 0];
-    if (range && high - low < this.end() / 1e4) return;
-    this.zoom = range;
-    this.reset.hidden = !range;
-    for (const chart of this.charts) chart.plot?.setData(chart.data);
-  }
-
-  point(place, from) {
-    this.place = place;
-    for (const chart of this.charts) if (chart !== from) chart.follow(place);
-    this.legends();
-  }
-
-  // the colours of the page, which may change at any time
-  theme() {
-    const style = getComputedStyle(this.root);
-    const [r, g, b] = style.backgroundColor.match(/[\d.]+/g)?.map(Number) ?? [255, 255, 255];
-    const theme = 0.2126 * r + 0.7152 * g + 0.0722 * b < 128 ? "dark" : "light";
-    if (this.root.dataset.theme !== theme) this.root.dataset.theme = theme;
-    const inks = Object.fromEntries(this.inkNames.map((key) => [key, style.getPropertyValue(`--tonb-${key}`).trim()]));
-    if (this.inkNames.every((key) => inks[key] === this.inks[key])) return;
-    this.inks = inks;
-    for (const chart of this.charts) chart.plot?.redraw(false);
-  }
-
-  watchTheme() {
-    this.sizes = new ResizeObserver(() => {
-      this.theme();
-      for (const chart of this.charts) chart.resize();
-    });
-    for (const chart of this.charts) this.sizes.observe(chart.plotted);
-    // the colour of an unseen property follows the theme by a transition of no length, whatever it was that switched the theme
-    this.root.addEventListener("transitionrun", () => this.theme());
-    this.root.addEventListener("transitionend", () => this.theme());
-  }
-
-  leave() {
-    this.sizes.disconnect();
-    for (const chart of this.charts) chart.plot?.destroy();
-    this.root.remove();
-  }
-
-  where(places) {
-    const place = places.findLast((x) => x != null) ?? this.place;
-    return `${this.unitName()} ${Number(place.toFixed(this.unit() === 1 ? 0 : 2))}`;
-  }
-}
-
-// ---- whether the kernel behind a widget is still the one that it was made by
-
-class Lifeline {
-  constructor(model, root, lost) {
-    this.model = model;
-    this.root = root;
-    this.lost = lost; // called once
-    this.look = () => this.check();
-    this.kernel = model.widget_manager?.kernel; // in JupyterLab and Notebook; elsewhere the class below has to tell
-    this.kernel?.statusChanged?.connect?.(this.look); // some states are over before anybody looks
-    model.on("comm_live_update", this.look);
-  }
-
-  // whether it is gone: nothing that is clicked would arrive
-  check() {
-    if (this.gone) return true;
-    const kernel = this.model.widget_manager?.kernel;
-    this.kernel ??= kernel;
-    this.gone = kernel !== this.kernel || GONE.includes(kernel?.status)
-      || this.root.closest(".jupyter-widgets-disconnected") !== null;
-    if (this.gone) this.lost();
-    return this.gone;
-  }
-
-  leave() {
-    this.kernel?.statusChanged?.disconnect?.(this.look);
-    this.model.off("comm_live_update", this.look);
-  }
+// a line holds `curve` and `colour`; `name` for readers of the screen, `label` and `tone` for the legend; `quiet` is not read
+function Chart({ board, name = "", title, said = title, lines, share = false, best = null, note = "", legend, below, hidden, empty }) {
+  const node = useRef(), plot = useRef();
+  useLayoutEffect(() => {
+    plot.current = new Plot(board, node.current);
+    return () => plot.current.leave();
+  }, []);
+  useLayoutEffect(() => plot.current.update(lines, share, best));
+  const reading = plot.current?.reading() ?? null, { texts } = board;
+  const told = lines.filter((line) => line.name && line.curve.y.length).map(({ name, curve: { y } }) =>
+    fill(texts.from_to, { name: texts[name] ?? name, first: written(y[0], share), last: written(y.at(-1), share) }));
+  const read = lines.filter((line) => !line.quiet);
+  const values = read.map(({ label = "", tone }, i) => (label || reading) && html`<span class=${classes("tonb-key", tone)}>${
+    [label, reading && written(reading.values[i], share)].filter(Boolean).join(" ")}</span>`);
+  const where = reading ? board.where(reading.places) : note;
+  const reset = () => (board.zoomTo(null), node.current.focus());
+  return html`<div class=${classes("tonb-chart", name)} data-points=${lines[0]?.curve.x.length ?? 0} data-lines=${lines.length} hidden=${hidden}>
+    <div class="tonb-chart-head">${typeof title === "string" ? html`<b class="tonb-title">${title}</b>` : title}
+      <span class="tonb-legend">${legend === false ? where : html`<span class="tonb-key">${where}</span>${values}`}</span></div>
+    <div class="tonb-plot" tabindex="0" role="img" hidden=${empty} ref=${node}
+      aria-label=${`${[said, told.join(", ")].filter(Boolean).join(": ")}. ${texts.keys}`}></div>
+    ${board.zoom && [...board.plots][0] === plot.current && html`<${Button} name="reset" onClick=${reset}>${texts.reset}<//>`}
+    </div>${below?.(reading)}`;
 }

@@ -1,0 +1,151 @@
+"A capability from another package: its own files and one line in each registry, and it is seen wherever people look"
+
+import importlib
+import queue
+import sys
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from trainopt_nb.base.errors import OptionError
+from trainopt_nb.notebook import fit_verbs
+from trainopt_nb.notebook.completion import completions
+from trainopt_nb.notebook.kernel import Page
+from trainopt_nb.notebook.verb_help import terminal_usage, verb_rows
+from trainopt_nb.notebook.verbs import OPTION_SETS, VERBS
+
+OPTIONS = """
+from dataclasses import dataclass
+from trainopt_nb.base.options import Options, option
+
+
+@dataclass(frozen=True, repr=False)
+class PrivateOptions(Options):
+    "How private a training is"
+
+    noise: float = option(0.0, "noise added to each gradient", low=0, high=10, search=(0.1, 2), group="Privacy")
+    guard: str = option("none", "what is protected", choices=("none", "sample", "user"), group="Privacy")
+"""
+VERB = """
+from trainopt_nb.notebook.verbs import Call, RunArgument, RunFolder, Verb
+from trainopt_nb.runs.table import find_run
+from .options import PrivateOptions
+
+
+def _audit(call: Call) -> str:
+    run = find_run(call.options(RunArgument).run or None, call.options(RunFolder).runs)
+    chosen = call.options(PrivateOptions)
+    return f"{run.name} protects {chosen.guard} with {chosen.noise:g}, trained with {run.facts['added_options']}"
+
+
+AUDIT = Verb("audit", "say how private a run is", _audit, (RunArgument, RunFolder, PrivateOptions))
+"""
+INIT = """
+from trainopt_nb.notebook.verbs import OPTION_SETS, VERBS, OptionSet
+from .options import PrivateOptions
+
+OPTION_SETS.register("privacy", OptionSet(PrivateOptions, ("fit", "form")))
+VERBS.register("audit", "trainopt_private.verb:AUDIT")
+"""
+CELL = """
+import torch
+from torch import nn
+x = torch.randn(60, 4)
+model = nn.Linear(4, 2)
+train_data = (x, (x.sum(1) > 0).long())
+"""
+
+
+@pytest.fixture
+def extension(tmp_path, monkeypatch):
+    "A package that registers what it adds when it is imported, and is gone afterwards"
+    folder = tmp_path / "packages/trainopt_private"
+    folder.mkdir(parents=True)
+    for name, text in (("options", OPTIONS), ("verb", VERB), ("__init__", INIT)):
+        (folder / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(folder.parent)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TRAINOPT_FLAGS", raising=False)
+    yield importlib.import_module("trainopt_private")
+    OPTION_SETS.remove("privacy")
+    VERBS.remove("audit")
+    for name in [name for name in sys.modules if name.split(".")[0] == "trainopt_private"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def shell(extension):
+    shell = InteractiveShell.instance()
+    shell.reset(new_session=False)
+    shell.run_line_magic("load_ext", "trainopt_nb")
+    yield shell
+    shell.run_line_magic("unload_ext", "trainopt_nb")
+
+
+def test_an_option_is_in_help_tab_and_reference(shell, capsys):
+    shell.run_line_magic("trainopt", "fit --help")
+    said = capsys.readouterr().out
+    assert "Privacy:" in said and "--noise" in said and "noise added to each gradient" in said
+    assert completions("%%trainopt fit --noi")[1] == ["--noise"]
+    assert completions("%%trainopt fit --guard us")[1] == ["user"]
+    rows = {row.name: row for row in verb_rows()}
+    assert {"--noise", "--guard"} <= set(rows["fit"].flags) and "--noise" not in rows["resume"].flags
+    with pytest.raises(Exception, match="There is no flag --noise"):
+        shell.run_line_magic("trainopt", "resume --noise 1")
+    with pytest.raises(Exception, match=r"--noise .* takes 0 to 10, and got '11'"):
+        shell.run_cell_magic("trainopt", "fit --noise 11", "1 / 0")
+
+
+def test_an_option_is_stored_with_the_run(shell):
+    shell.run_cell_magic("trainopt", "fit --epochs 1 --noise 0.5", CELL)
+    assert shell.user_ns["run"].facts["added_options"] == {"privacy": {"noise": 0.5, "guard": "none"}}
+    shell.run_cell_magic("trainopt", "fit --epochs 1", CELL)
+    assert "added_options" not in shell.user_ns["run"].facts
+
+
+def test_an_option_is_a_control_of_the_form(shell, monkeypatch):
+    from trainopt_nb.panels.form import OptionsForm
+
+    async def ask(options, page):
+        form = OptionsForm(options, queue.SimpleQueue())
+        form.controls["noise"].value = "0.25"
+        form.controls["epochs"].value = 1
+        return form.options()
+
+    monkeypatch.setattr(fit_verbs, "ask", ask)
+    monkeypatch.setattr(fit_verbs, "find_page", lambda shell, awaited: Page("await"))
+    from trainopt_nb.notebook.messages import finish
+
+    finish(shell.run_cell_magic("trainopt", "form --guard user", CELL))
+    run = shell.user_ns["run"]
+    assert run.options["epochs"] == 1 and run.facts["added_options"]["privacy"] == {
+        "noise": 0.25,
+        "guard": "user",
+    }
+
+
+def test_a_verb_is_in_help_tab_reference_and_terminal(shell, capsys):
+    shell.run_line_magic("trainopt", "help")
+    assert "audit    say how private a run is" in capsys.readouterr().out
+    assert "audit" in completions("%trainopt au")[1]
+    assert "trainopt audit [RUN] [flags]" in terminal_usage()
+    row = next(row for row in verb_rows() if row.name == "audit")
+    assert row.flags == ["--runs", "--noise", "--guard"] and [a["flag"] for a in row.arguments] == ["RUN"]
+    with pytest.raises(Exception, match="Did you mean 'audit'"):
+        shell.run_line_magic("trainopt", "audits")
+
+
+def test_a_verb_works_on_a_line_and_in_a_terminal(shell, capsys):
+    from trainopt_nb.notebook.cli import main
+
+    shell.run_cell_magic("trainopt", "fit --epochs 1 --noise 0.5 --name mine", CELL)
+    said = shell.run_line_magic("trainopt", "audit mine --guard sample")
+    assert "mine" in said and "protects sample with 0" in said and "'noise': 0.5" in said
+    capsys.readouterr()
+    assert main(["audit", "--noise", "2"]) == 0 and "protects none with 2" in capsys.readouterr().out
+    assert main(["audit", "--nois", "2"]) == 2 and "Did you mean '--noise'" in capsys.readouterr().err
+
+
+def test_a_name_is_never_taken_twice(extension):
+    with pytest.raises(OptionError, match="registered already"):
+        VERBS.register("audit", "somewhere:ELSE")

@@ -1,0 +1,109 @@
+// The training panel: it shows what the kernel sends of a run, and sends back what is clicked.
+
+const PARTS = ["data", "forward", "backward", "others", "rest"]; // what the seconds of a device go into
+
+// ---- what is clicked
+
+// the field of the learning rate: `ui.lr` holds what is typed, then `from`, the value shown when it was sent
+function Rate({ ui, face, texts, live, send, refresh }) {
+  const own = live && ui.lr && (ui.lr.from === undefined || ui.lr.from === face.lr);
+  if (!own) ui.lr = null;
+  const commit = () => {
+    if (!ui.lr || ui.lr.from !== undefined) return;
+    const text = ui.lr.text.trim();
+    const value = /^\+?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(text) ? Number(text) : NaN;
+    if (value > 0 && Number.isFinite(value)) {
+      ui.lr.from = face.lr; // what was typed stays until the kernel sends another value
+      send({ command: "lr", value });
+    } else ui.lr.refused = fill(texts.lr_refused, { found: text || texts.nothing });
+    refresh();
+  };
+  const type = (event) => {
+    ui.lr = { text: event.target.value };
+    refresh();
+  };
+  const key = (event) => {
+    if (event.key === "Enter") commit();
+    if (event.key === "Escape") refresh((ui.lr = null));
+  };
+  return html`<label class="tonb-field">${texts.lr}<input class="tonb-lr" type="text" inputmode="decimal" autocomplete="off"
+    spellcheck=${false} aria-label=${texts.lr_long} aria-invalid=${ui.lr?.refused ? "true" : undefined} disabled=${!live}
+    value=${ui.lr ? ui.lr.text : face.lr} onInput=${type} onChange=${commit} onKeyDown=${key} /></label>`;
+}
+
+function Controls(panel) {
+  const { ui, face, texts, live, send, refresh, waits } = panel;
+  const paused = face.state === "paused", from = face.saved?.time;
+  const press = (name, command, done) => ({ name, waits: waits === name, disabled: !live, onClick: () => {
+    send({ command });
+    click(ui, name, done);
+    refresh();
+  } });
+  const seen = (shown) => ({ visibility: shown ? "" : "hidden" }); // both words keep their place
+  return html`<div class="tonb-controls" hidden=${!face.controls}><${Rate} ...${panel} />
+    <${Button} ...${press("pause", paused ? "resume" : "pause", (now) => (now.state === "paused") !== paused)}>
+      <span style=${seen(!paused)}>${texts.pause}</span><span style=${seen(paused)}>${texts.resume}</span><//>
+    <${Button} ...${press("save", "save", (now) => now.saved?.time !== from)}>${texts.save}<//>
+    <${Button} ...${press("stop", "stop", (now) => !now.live)}>${texts.stop}<//></div>`;
+}
+
+// ---- what is shown
+
+function Pictures({ ui, face, curves, texts, board, refresh }) {
+  const { metrics, best, axis: [unit, end] } = face;
+  if (!metrics.includes(ui.metric)) ui.metric = metrics[0] ?? null;
+  const choose = (name) => refresh((ui.metric = name));
+  const begun = face.state !== "waiting", single = begun && !metrics.length; // the charts keep their place before the run begins
+  const train = curves["train loss"] ?? EMPTY, valid = curves["valid loss"] ?? EMPTY;
+  const losses = [
+    { curve: train, colour: "c1", faint: true, quiet: true, name: "train loss" },
+    { curve: smoothed(train), colour: "c1", label: texts.train, tone: "tonb-train" },
+    { curve: valid, colour: "c2", label: texts.valid, tone: "tonb-valid", name: "valid loss" },
+  ];
+  const other = metrics.length ? [{ curve: curves[ui.metric] ?? EMPTY, colour: "c2", tone: "tonb-valid", name: ui.metric }] : [];
+  const marked = best && best.name === ui.metric;
+  const title = html`<${Choice} names=${metrics} chosen=${ui.metric} label=${texts.drawn} choose=${choose} />`;
+  return html`<${Charts} board=${board} axis=${{ unit, end }} hidden=${!begun} single=${single}>
+    <${Chart} board=${board} name="tonb-loss" title=${texts.loss} lines=${losses} note=${face.lowest ?? ""} />
+    <${Chart} board=${board} name="tonb-other" title=${title} said=${ui.metric} lines=${other} hidden=${single}
+      share=${face.shares.includes(ui.metric)} best=${marked ? [best.step / unit, best.value] : null} note=${marked ? best.text : ""} /><//>`;
+}
+
+function Devices({ devices, texts }) {
+  const row = ([name, shares, [speed, memory, cores], slow]) => {
+    const told = PARTS.map((part, i) => `${texts[part]} ${Math.round(shares[i] * 100)}%`).join(", ");
+    return html`<tr key=${name}><td><span class="tonb-device-name">${name}</span>${slow && html`<b class="tonb-slow">${texts.slowest}</b>`}</td>
+      <td class="tonb-cell-shares"><div class="tonb-shares" role="img" aria-label=${told} title=${told}>${PARTS.map((part, i) =>
+        html`<i data-part=${part} style=${{ width: `${shares[i] * 100}%` }}></i>`)}</div></td>
+      <td>${`${speed} ${texts.samples_second}`}</td><td>${memory}</td><td>${`${cores} ${texts.cores}`}</td></tr>`;
+  };
+  return html`<div class="tonb-devices" hidden=${!devices.length}><div class="tonb-device-head"><b class="tonb-title">${texts.devices}</b>
+    ${PARTS.map((part) => html`<span class="tonb-part-key" data-part=${part}>${texts[part]}</span>`)}</div>
+    <${Table}>${devices.map(row)}<//></div>`;
+}
+
+function saved({ face, texts, live, store }) {
+  if (!face.saved) return "";
+  if (!live) return fill(texts.saved, { step: face.saved.step });
+  const seconds = Math.max(0, Date.now() / 1000 - store.skew - face.saved.time);
+  const [n, unit] = seconds < 60 ? [seconds, "s"] : seconds < 5400 ? [seconds / 60, "min"] : [seconds / 3600, "h"];
+  return fill(texts.saved_ago, { time: `${Math.floor(n)} ${unit}` });
+}
+
+export default panel((shared) => {
+  const { ui, face, texts, live, gone } = shared;
+  if (!face) return null;
+  const lost = face.live && gone, { name: waits, slow } = pending(ui, face, live);
+  if (!live) ui.lr = null;
+  return html`<${Frame} label=${texts.group} data=${{ state: face.state, step: face.step }}>
+    <${Head} state=${lost ? "lost" : face.state} name=${face.name} step=${face.headline} texts=${texts}>
+      <${Controls} ...${shared} waits=${waits} /><//>
+    <${Bar} fraction=${face.fraction} label=${texts.progress} />
+    <${Say} text=${lost ? texts.gone : ui.lr?.refused || (slow && texts.slow) || ""} />
+    <${Figures} figures=${face.figures} />
+    <${Pictures} ...${shared} />
+    <${Devices} devices=${face.devices} texts=${texts} />
+    <${Note} notes=${face.notes} texts=${texts} />
+    <${Foot}><span class="tonb-run" hidden=${!face.run_path}>${texts.run} <code class="tonb-path" title=${face.run_path}>${face.short_path}</code></span>
+      <span class="tonb-machine">${face.machine}</span><span class="tonb-place">${face.place}</span><span class="tonb-saved">${saved(shared)}</span><//><//>`;
+});
