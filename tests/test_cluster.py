@@ -12,13 +12,13 @@ import torch
 from helpers import alive, losses, quiet, ranks_of, small_table, until, weights
 from starts import launch, leave
 from torch import nn
-from trainopt_nb.api.train_ranks import needs_of
-from trainopt_nb.workers.board import Board
 from warm_python import python
 
 from trainopt_nb import OptionError, Run, RunError, Task, TrainOptions, fit
+from trainopt_nb.api.train_ranks import needs_of
 from trainopt_nb.events.records import Note, SetLr, Stop, WorkerLoad
 from trainopt_nb.store.lock import lock_owner
+from trainopt_nb.workers.board import Board
 from trainopt_nb.workers.processes import warm
 
 X, Y, TRAIN, VALID = small_table()

@@ -41,7 +41,9 @@ def test_no_room_is_too_big():
 def test_modules_and_functions_are_short(path):
     text = path.read_text()
     assert len(text.splitlines()) <= 250
-    functions = [n for n in ast.walk(ast.parse(text)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    functions = [
+        n for n in ast.walk(ast.parse(text)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
     assert [f.name for f in functions if f.end_lineno - f.lineno + 1 > 40] == []
 
 
