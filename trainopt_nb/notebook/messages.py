@@ -11,10 +11,7 @@ import inspect
 from collections import deque
 from collections.abc import Awaitable, Coroutine
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from ipykernel.kernelbase import Kernel
+from typing import Any
 
 # %% ../../nbs/notebook/00_messages.ipynb #1874a0df
 NOW = ("comm_open", "comm_msg", "comm_close", "comm_info_request", "kernel_info_request")
@@ -31,7 +28,7 @@ _PARTS = attrgetter(
 )
 
 
-def _streams(kernel: "Kernel") -> tuple[Any, Any]:
+def _streams(kernel: Any) -> tuple[Any, Any]:
     "Return the stream from which the main thread reads requests, and the one for replies"
     if getattr(kernel, "shell_channel_thread", None) is None:  # ipykernel 6
         return kernel.shell_stream, kernel.shell_stream
@@ -59,7 +56,7 @@ def finish(
     )
 
 # %% ../../nbs/notebook/00_messages.ipynb #d51ec974
-def _answer(kernel: "Kernel", replies: Any, frames: list):
+def _answer(kernel: Any, replies: Any, frames: list):
     "Handle one message of the page, between `busy` and `idle`"
     cell_ident, cell = kernel._parent_ident["shell"], kernel.get_parent("shell")
     ident, parts = kernel.session.feed_identities(frames, copy=False)
@@ -88,7 +85,7 @@ def _keep(waits: Awaitable):
 class MessagePump:
     "Answer the page from the thread that trains; raises AttributeError if the kernel has other parts"
 
-    def __init__(self, kernel: "Kernel"):
+    def __init__(self, kernel: Any):
         _PARTS(kernel)
         self.kernel, self.depth = kernel, 0
         self.stream, self.replies = _streams(kernel)
