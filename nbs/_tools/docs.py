@@ -28,13 +28,14 @@ GUIDES = {"7": "tutorials", "8": "how-to", "9": "explanation"}  # by the first d
 FLOORS = {  # folders of nbs/ -> title and sentence
     ".": ("Ground", "what all floors stand on: options, events, progress, runs"),
     "store": ("Store", "what is written to the disk, so that it survives"),
-    "eject": ("Eject", "a run becomes a plain PyTorch script"),
+    "eject": ("Eject", "the source of notebook cells as plain Python"),
     "data": ("Data", "whatever holds data becomes batches in a known order"),
     "devices": (
         "Devices",
         "several processes that train one model: ranks, what each of them holds, pipelines",
     ),
     "train": ("Train", "a task, one update, the loop, the plain call"),
+    "script": ("Script", "the plain loop, and the scripts that are cut from it"),
     "notebook": ("Notebook", "the page: kernel, panel, form, magics, command line"),
 }
 TEXTS = {"CHANGELOG.md": "changelog", "CONTRIBUTING.md": "contributing"}
