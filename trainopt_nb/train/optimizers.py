@@ -24,14 +24,12 @@ def parameter_groups(
     if decay_all or not weight_decay:
         return [{"params": trainable, "weight_decay": weight_decay}]
     norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-    spared = {id(p) for m in model.modules() if isinstance(m, norms) for p in m.parameters(recurse=False)}
-    groups = [[], []]
-    for p in trainable:
-        groups[p.dim() < 2 or id(p) in spared].append(p)
-    decays = (weight_decay, 0.0)
-    return [
-        {"params": group, "weight_decay": decay} for group, decay in zip(groups, decays, strict=True) if group
-    ]
+    layers = [m for m in model.modules() if isinstance(m, norms)]
+    spared = {id(p) for m in layers for p in m.parameters(recurse=False)}
+    decay = [p for p in trainable if p.dim() > 1 and id(p) not in spared]
+    rest = [p for p in trainable if p.dim() < 2 or id(p) in spared]
+    groups = [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
 
 # %% ../../nbs/train/05_optimizers.ipynb #141bfe02
 _NAMED = {

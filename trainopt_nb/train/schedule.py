@@ -35,7 +35,8 @@ def _exponential(o, done, total, epoch_steps):
 
 
 def _cosine(o, done, total, epoch_steps):
-    return o.final_lr + (1 - o.final_lr) * (1 + math.cos(math.pi * min(1.0, done / total))) / 2
+    wave = 1 + math.cos(math.pi * min(1.0, done / total))
+    return o.final_lr + (1 - o.final_lr) * wave / 2
 
 
 def _onecycle(o, done, total, epoch_steps):
