@@ -185,7 +185,9 @@ def loop_imports() -> dict[str, Import]:  # name -> how it is imported
     known = [
         each
         for each in sys.modules
-        if each.startswith((f"{PACKAGE}.script.plain", f"{PACKAGE}.train.", f"{PACKAGE}.task.", f"{PACKAGE}.data."))
+        if each.startswith(
+            (f"{PACKAGE}.script.plain", f"{PACKAGE}.train.", f"{PACKAGE}.task.", f"{PACKAGE}.data.")
+        )
     ]
     for name in sorted(known, key=lambda name: ".script." in name):
         imports, _ = split_imports(inspect.getsource(sys.modules[name]))

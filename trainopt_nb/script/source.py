@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PACKAGE', 'Unknown', 'is_ours', 'free_names', 'Known', 'Edit', 'Source', 'apply_edits', 'literal', 'renaming',
-           'substituted', 'without', 'arguments_of']
+           'substituted', 'without', 'arguments_of', 'dedented']
 
 # %% ../../nbs/script/33_source.ipynb #1803654a
 import ast
@@ -213,3 +213,10 @@ def arguments_of(
 ) -> list[ast.AST]:
     "Return the arguments of a call in the order of the text"
     return sorted([*node.args, *node.keywords], key=lambda n: (n.lineno, n.col_offset))
+
+
+def dedented(
+    lines: list[str],  # of a block
+) -> str:
+    "Take four columns from the left"
+    return "".join(line[4:] if line.startswith("    ") else line for line in lines)

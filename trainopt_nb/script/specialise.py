@@ -14,17 +14,8 @@ from typing import Any
 
 from .calls import Call, as_expression, as_lines, parents
 from .fold import fold
-from trainopt_nb.script.parts import (
-    Part,
-    argument,
-    calls_in,
-    default_of,
-    function_text,
-    reads,
-    split_inner,
-    with_signature,
-    writes,
-)
+from .parts import Part, argument, calls_in, default_of, function_text
+from .parts import reads, split_inner, with_signature, writes
 from .source import Known, Unknown, apply_edits, free_names, is_ours, renaming, without
 from .tidy import unpacked, without_copies, without_unread
 
