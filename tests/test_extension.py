@@ -8,11 +8,15 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from trainopt_nb.base.errors import OptionError
+from trainopt_nb.events.progress import Progress, event_line
+from trainopt_nb.events.registry import EVENTS
 from trainopt_nb.notebook import fit_verbs
 from trainopt_nb.notebook.completion import completions
 from trainopt_nb.notebook.kernel import Page
 from trainopt_nb.notebook.verb_help import terminal_usage, verb_rows
 from trainopt_nb.notebook.verbs import OPTION_SETS, VERBS
+from trainopt_nb.runs.run import Run
+from trainopt_nb.workers.submit import submit
 
 OPTIONS = """
 from dataclasses import dataclass
@@ -40,6 +44,25 @@ def _audit(call: Call) -> str:
 
 AUDIT = Verb("audit", "say how private a run is", _audit, (RunArgument, RunFolder, PrivateOptions))
 """
+PARTS = """
+from typing import NamedTuple
+from trainopt_nb.events.registry import event
+
+
+@event(line=lambda progress, told: f"budget {told.spent:g} of {told.budget:g}")
+class Spent(NamedTuple):
+    "How much of the privacy budget is used"
+
+    step: int  # updates so far
+    spent: float  # epsilon so far
+    budget: float  # epsilon in all
+
+
+def account(steps):
+    for step in range(1, steps + 1):
+        yield Spent(step, 0.5 * step, 2.0)
+    return "accounted"
+"""
 INIT = """
 from trainopt_nb.notebook.verbs import OPTION_SETS, VERBS, OptionSet
 from .options import PrivateOptions
@@ -61,7 +84,7 @@ def extension(tmp_path, monkeypatch):
     "A package that registers what it adds when it is imported, and is gone afterwards"
     folder = tmp_path / "packages/trainopt_private"
     folder.mkdir(parents=True)
-    for name, text in (("options", OPTIONS), ("verb", VERB), ("__init__", INIT)):
+    for name, text in (("options", OPTIONS), ("verb", VERB), ("parts", PARTS), ("__init__", INIT)):
         (folder / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(folder.parent)
     monkeypatch.chdir(tmp_path)
@@ -69,6 +92,7 @@ def extension(tmp_path, monkeypatch):
     yield importlib.import_module("trainopt_private")
     OPTION_SETS.remove("privacy")
     VERBS.remove("audit")
+    EVENTS.remove("Spent")
     for name in [name for name in sys.modules if name.split(".")[0] == "trainopt_private"]:
         del sys.modules[name]
 
@@ -149,3 +173,23 @@ def test_a_verb_works_on_a_line_and_in_a_terminal(shell, capsys):
 def test_a_name_is_never_taken_twice(extension):
     with pytest.raises(OptionError, match="registered already"):
         VERBS.register("audit", "somewhere:ELSE")
+
+
+def test_an_event_is_in_the_log_and_has_its_line(extension, tmp_path):
+    parts = importlib.import_module("trainopt_private.parts")
+    run = Run.create(tmp_path / "runs", "private", {})
+    told = parts.Spent(3, 1.5, 2.0)
+    run.start_writing()
+    run.append([told])
+    run.stop_writing()
+    assert Run(run.path).events() == [told]
+    progress = Progress(run.name).add([told])
+    assert progress.step == 0 and event_line(progress, told) == "budget 1.5 of 2"
+
+
+def test_a_function_runs_in_a_worker_and_gives_its_events(extension):
+    parts = importlib.import_module("trainopt_private.parts")
+    with submit(parts.account, 2) as handle:
+        events = list(handle.events())
+        assert [tuple(event) for event in events] == [(1, 0.5, 2.0), (2, 1.0, 2.0)]
+        assert handle.result(60) == "accounted"
