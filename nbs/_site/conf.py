@@ -28,6 +28,7 @@ python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
 toc_object_entries = False
 viewcode_line_numbers = False
+viewcode_follow_imported_members = False
 nitpicky = True  # a broken reference to a name of ours fails the build
 nitpick_ignore_regex = [("py:.*", r"(?!trainopt_nb).*")]  # names of others are not looked up
 

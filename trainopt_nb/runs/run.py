@@ -65,6 +65,13 @@ RUN_ACTIONS = Registry("run action")  # what higher rooms do with a run: name ->
 class Run(RunWriter):
     "A run on the disk: its options, its events, its weights"
 
+    def __init__(
+        self,
+        path: str | Path,  # its directory
+    ):
+        "Open a run; raises `RunError` where the directory holds none"
+        super().__init__(path)
+
     @classmethod
     def create(
         cls,
