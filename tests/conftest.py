@@ -56,7 +56,7 @@ def alone(nodeid):
 @cache
 def in_lab(path):
     "Whether a file has tests that drive JupyterLab, or the site in the same browser"
-    return re.search(r"^def test_\w+\((lab|watch)\b", path.read_text(), re.MULTILINE) is not None
+    return re.search(r"^def test_\w+\([^)]*\b(lab|watch)\b", path.read_text(), re.MULTILINE) is not None
 
 
 class Groups(LoadScopeScheduling):

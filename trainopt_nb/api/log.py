@@ -15,7 +15,7 @@ import torch
 
 from ..base.errors import CheckpointError, RunError
 from ..base.interrupts import interrupted
-from ..events.progress import Progress
+from ..events.progress import ENDED, Progress
 from ..events.records import Ended, Epoch, Heartbeat, State, Step
 from ..runs.run import Run
 
@@ -112,7 +112,7 @@ def _close(events, log):
         state, reason = "failed", str(error)
     finally:
         log.write()
-        if log.progress.state not in ("finished", "stopped", "failed"):
+        if log.progress.state not in ENDED:
             log.new.append(Ended(state, log.progress.step, log.progress.epoch, reason, time.time()))
             log.write()
         log.run.stop_writing()

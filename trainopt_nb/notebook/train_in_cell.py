@@ -19,6 +19,7 @@ from ..api.run_task import print_lines
 from ..base.interrupts import interrupts
 from ..base.options import Options
 from ..base.texts import wording
+from ..events.progress import ENDED
 from ..events.records import Resume, Stop
 from .kernel import Page, has_frontend
 from ..panels.form import OptionsForm
@@ -142,8 +143,10 @@ _watching = set()
 async def _watch(handle: RunHandle, panel: TrainPanel, replace: Callable[[dict], Any]):
     "Update a panel until the run ends, then put the static card in its place"
     for _ in handle.events(lambda: _clicked(panel), nap=0.0):
-        panel.update()
+        if handle.progress.state not in ENDED:  # who reads that a run has ended finds its weights in the model
+            panel.update()
         await asyncio.sleep(FOLLOW)
     handle.close()
+    panel.update()
     panel.close()
     replace(report_bundle(panel.progress, run_path=str(handle.run.path)))

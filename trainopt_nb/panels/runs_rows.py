@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..base.errors import RunError
 from ..base.texts import wording
-from ..events.progress import LIVE, Progress, compact, duration, figure
+from ..events.progress import ENDED, LIVE, Progress, compact, duration, figure
 from ..events.records import from_lines
 from ..runs import card
 from ..runs.run import Run
@@ -21,7 +21,7 @@ from ..task.train_options import TrainOptions
 
 # %% ../../nbs/panels/03_runs_rows.ipynb #bb5dc1d5
 TEXTS = wording("base", "card", "runs", code="en")  # the words where no language is asked for
-OVER = ("finished", "stopped", "failed", "dead", "not begun")  # states in which no process works on a run
+OVER = (*ENDED, "dead", "not begun")  # states in which no process works on a run
 
 
 def _changed(options):
