@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import tempfile
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -115,9 +116,28 @@ def pytest_runtest_protocol(item, nextitem):
             machine().leave()
 
 
-def pytest_runtest_setup(item):
+@contextmanager
+def no_loop(item):
+    "Playwright leaves its loop marked as running; it needs that mark again, and the loop of another test must not meet it"
+    loop = asyncio._get_running_loop()
     if not is_marked(item, "browser"):
-        asyncio._set_running_loop(None)  # Playwright leaves its loop marked as running until it is used again
+        asyncio._set_running_loop(None)
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(asyncio._get_running_loop() or loop)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    with no_loop(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    with no_loop(item):
+        return (yield)
 
 
 # fixtures
