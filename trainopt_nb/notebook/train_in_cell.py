@@ -143,7 +143,7 @@ _watching = set()
 async def _watch(handle: RunHandle, panel: TrainPanel, replace: Callable[[dict], Any]):
     "Update a panel until the run ends, then put the static card in its place"
     for _ in handle.events(lambda: _clicked(panel), nap=0.0):
-        if handle.progress.state not in ENDED:  # who reads that a run has ended finds its weights in the model
+        if handle.progress.state not in ENDED:  # the end is shown when the model has the weights
             panel.update()
         await asyncio.sleep(FOLLOW)
     handle.close()
