@@ -143,7 +143,9 @@ _watching = set()
 async def _watch(handle: RunHandle, panel: TrainPanel, replace: Callable[[dict], Any]):
     "Update a panel until the run ends, then put the static card in its place"
     for _ in handle.events(lambda: _clicked(panel), nap=0.0):
-        if handle.progress.state not in ENDED:  # who reads that a run has ended finds its weights in the model
+        if (
+            handle.progress.state not in ENDED
+        ):  # who reads that a run has ended finds its weights in the model
             panel.update()
         await asyncio.sleep(FOLLOW)
     handle.close()

@@ -97,7 +97,8 @@ def task_loss(
     loss = make_loss(options, task_type, weight)
     if task_type != "classification" or (targets.dtype == torch.int64 and targets.dim() == scores.dim() - 1):
         return loss
-    return lambda scores, targets: loss(scores, class_numbers(scores, targets))
+    soft = lambda scores, targets: targets.dtype.is_floating_point and targets.shape == scores.shape
+    return lambda s, t: loss(s, t if soft(s, t) else class_numbers(s, t))  # soft labels, as from mixup
 
 
 def step_functions(
@@ -175,6 +176,8 @@ def make_sample_weight(
 
     def sample_weight(batch):
         targets = split_batch(batch)[1]
+        if weight is not None and targets.dtype.is_floating_point and targets.shape[1:2] == weight.shape:
+            return size_of(batch)  # soft labels, over whose samples cross-entropy takes the mean
         kept = targets[targets != IGNORE].long()
         return kept.numel() if weight is None else weight.to(kept.device)[kept].sum().item()
 

@@ -123,8 +123,8 @@ class Single(Strategy):
         self,
         state,  # the `TrainingState`
     ) -> Iterator:
-        "Return an iterator over the batches that are left in the epoch"
-        return state.batches()
+        "Return an iterator over the batches that are left in the epoch, on the device"
+        return state.prepared.device_batches(state.batches())
 
     def forward_backward(
         self,
