@@ -163,14 +163,14 @@ import json, sys, torch
 from torch import nn
 from helpers import small_table
 from trainopt_nb import Task, TrainOptions
-from trainopt_nb.parallel.ranks import Ranks, join
+from trainopt_nb.parallel.ranks import Ranks, init_process_group
 from trainopt_nb.train.loop import Loop
 from trainopt_nb.train.prepare import prepare
 from trainopt_nb.train.sync import synced_events
 
 rank, world, file, plan, draws = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:5], sys.argv[5] == "draws"
 if world > 1:
-    join(rank, world, file, torch.device("cpu"))
+    init_process_group(rank, world, file, torch.device("cpu"))
 ranks = Ranks(rank, world, plan=plan)
 
 def change(batch, training):
