@@ -40,7 +40,7 @@ from trainopt_nb.task.loss_step import (
     task_loss,
 )
 from ..task.losses import Given, given
-from ..task.metrics import Metrics
+from ..task.metrics import Metrics, try_metrics
 from ..task.preflight import check_model, try_loss, try_model, weights_dtype
 from ..task.task import Task
 from ..task.train_options import TrainOptions
@@ -186,7 +186,7 @@ def _choose_metrics(options, data, sample, inferred):
     names = "none" if unnamed else options.metrics
     metrics = Metrics(names, inferred.figures, inferred.columns, inferred.ignore)
     if data.valid is not None:
-        metrics.try_out(sample.out, sample.targets)
+        try_metrics(metrics, sample.out, sample.targets)
     return metrics
 
 # %% ../../nbs/train/04_prepare.ipynb #12bda135
