@@ -18,7 +18,7 @@ from ..task.train_options import TrainOptions
 from .commands import Commands
 from .recovery import Recovery
 from .saver import Saver
-from .state import TrainingState
+from .state import TrainingState, evaluating
 from .validate import validate
 
 # %% ../../nbs/train/14_epoch.ipynb #20301496
@@ -126,10 +126,11 @@ class EpochLoop(StepLoop):
         loss, metrics = None, {}
         if p.data.valid is not None:
             yield from self.commands.emit(State("validating", state.step))
-            with state.evaluating():
+            with evaluating(state):
                 loss, metrics = yield from self.commands.relay(validate(p, self.options, state.step))
             yield from self.commands.emit(State("training", state.step))
         values = {"train_loss": state.mean_loss, "valid_loss": loss, **metrics}
         best = state.update_best(values[self.monitor], self.mode, self.options.min_delta)
+        state.schedule.end_epoch(values[self.monitor], self.mode)
         lr, seconds = state.optimizer.param_groups[0]["lr"], time.perf_counter() - self.began
         return Epoch(state.epoch + 1, state.step, state.mean_loss, loss, metrics, lr, seconds, speed, best)
