@@ -46,6 +46,9 @@ def micro_batches(
     return [tree_map(lambda t, k=k: rows(t, k), piece) for k in range(count)]
 
 # %% ../../nbs/parallel/05_pipeline.ipynb #da233e5b
+KEPT = 8  # schedules that are kept, each with buffers for what it receives
+
+
 class _Stage(PipelineStage):
     "A stage that measures its time, and keeps running statistics unchanged while PyTorch infers shapes"
 
@@ -74,9 +77,6 @@ class _Stage(PipelineStage):
                 home[name] = buffer
 
 # %% ../../nbs/parallel/05_pipeline.ipynb #8e76ba8d
-KEPT = 8  # schedules that are kept, each with buffers for what it receives
-
-
 class StageRunner:
     "Runs one stage of a model by the schedules of PyTorch"
 

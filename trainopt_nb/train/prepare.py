@@ -8,7 +8,7 @@ __all__ = ['Sample', 'try_batch', 'Loss', 'choose_loss', 'prepare']
 # %% ../../nbs/train/04_prepare.ipynb #35f8cb68
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from ..base.errors import DataError
 from ..data.batches import MemoryBatches
 from ..data.device_transforms import DeviceTransform, TransformStates, apply_transforms
 from ..data.source import Data, open_data
-from ..data.tensors import split_batch, to_device, tree_map
+from ..data.tensors import Batch, split_batch, to_device, tree_map
 from ..parallel.device import check_precision, find_device
 from ..parallel.ranks import SINGLE, Ranks
 from ..store.plain import random_state, set_random_state
@@ -46,7 +46,7 @@ from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..task.unused_options import unused_options
 from .prepared import Prepared
-from .strategy import make_strategy
+from .strategy import StepFunctions, make_strategy
 
 # %% ../../nbs/train/04_prepare.ipynb #67a1ed34
 def _batch_mover(device, channels_last, model):
@@ -70,17 +70,17 @@ def _open_data(task, options, ranks):
 class Sample(NamedTuple):
     "One batch, and what the model gave for it"
 
-    first: Any  # as it was loaded
-    batch: Any  # on the device
-    outputs: Any
+    first: Batch  # as it was loaded
+    batch: Batch  # on the device
+    outputs: object
     out: Given  # the scores and the model's own loss in `outputs`
-    targets: Any
+    targets: Batch | None
 
 
 def try_batch(
     model: nn.Module,
     data: Data,
-    to_device: Callable[[Any], Any],
+    to_device: Callable[[Batch], Batch],
     device: torch.device,
 ) -> Sample:
     "Run the model on the first batch. Raises `DataError` or `TaskError` with what to change"
@@ -132,8 +132,8 @@ def _set_dropout(model, probability):
 class Loss(NamedTuple):
     "The loss of a task"
 
-    step_functions: Callable  # from a model to (loss_step, eval_step)
-    to_device: Callable[[Any], Any]  # moves a batch, and checks its labels where needed
+    step_functions: StepFunctions  # from a model to (loss_step, eval_step)
+    to_device: Callable[[Batch], Batch]  # moves a batch, and checks its labels where needed
     weight: Tensor | None  # of the classes
 
 
@@ -142,7 +142,7 @@ def choose_loss(
     options: TrainOptions,
     data: Data,
     device: torch.device,
-    to_device: Callable[[Any], Any],
+    to_device: Callable[[Batch], Batch],
     sample: Sample,
     inferred: Inferred,
 ) -> Loss:
