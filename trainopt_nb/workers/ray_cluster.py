@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 import torch
 
-from ..parallel.ranks import PATIENCE, Ranks, backends, join
+from ..parallel.ranks import TIMEOUT, Ranks, backends, init_process_group
 from .board import Board
 from .processes import describe_error
 from .supervise import Group, Report, Supervisor, print_into
@@ -39,18 +39,18 @@ def _work_on_ray(
     here, group = ray.train.get_context(), sent["group"]
     rank, world, board = here.get_world_rank(), here.get_world_size(), Board(group.folder)
     os.environ["LOCAL_RANK"] = str(here.get_local_rank())
-    ranks = Ranks(rank, world, plan=group.plan, lost=lambda text: time.sleep(PATIENCE.total_seconds()))
+    ranks = Ranks(rank, world, plan=group.plan, lost=lambda text: time.sleep(TIMEOUT.total_seconds()))
     board.check(sent["word"])
     board.say(rank, "here")
     print_into(Path(group.folder) / "log.txt")  # Ray's workers print into files of Ray, where nobody looks
     try:
         if sent["alone"] and world > 1:
-            join(rank, world, board.path / "meeting", torch.device(group.device))
+            init_process_group(rank, world, board.path / "meeting", torch.device(group.device))
         payload = ray.get(sent["payload"])
         group.function(payload, group.arguments, ranks, lambda threads: group.cpus)
     except BaseException as error:
         board.say(rank, "failed", describe_error(error, f"rank {rank}" if world > 1 else ""))
-        time.sleep(PATIENCE.total_seconds())  # the supervisor ends this process
+        time.sleep(TIMEOUT.total_seconds())  # the supervisor ends this process
     board.say(rank, "done")
 
 # %% ../../nbs/workers/05_ray_cluster.ipynb #cb479199
@@ -167,7 +167,7 @@ class Cluster(Supervisor):
         config = (
             _met_by_file()
             if self.local
-            else TorchConfig(backend=backend, timeout_s=int(PATIENCE.total_seconds()))
+            else TorchConfig(backend=backend, timeout_s=int(TIMEOUT.total_seconds()))
         )
         try:
             TorchTrainer(
