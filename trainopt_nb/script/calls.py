@@ -70,7 +70,7 @@ def with_arguments(
     "Replace parameters by arguments"
     above = parents(source.tree)
     edits = []
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Name) and node.id in given and isinstance(node.ctx, ast.Load):
             edits.append(source.replace(node, _bracketed(*given[node.id], above[node])))
     return apply_edits(source.text, edits)

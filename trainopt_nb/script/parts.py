@@ -54,6 +54,7 @@ def with_signature(
     return head + _signature_text(node) + "".join(source.lines[_body_row(source) - 1 :])
 
 
+@cache
 def function_text(
     function: FunctionType,
 ) -> str:
@@ -136,7 +137,7 @@ def _names_in_text(
     text: str,  # of a function
 ) -> tuple[dict[str, int], dict[str, int]]:  # how often each name is read, and how often it gets a value
     "Count the uses of each name"
-    names = [n for n in ast.walk(_parsed(text).tree) if isinstance(n, ast.Name)]
+    names = [n for n in _parsed(text).nodes if isinstance(n, ast.Name)]
     read = Counter(n.id for n in names if isinstance(n.ctx, ast.Load))
     return read, Counter(n.id for n in names if isinstance(n.ctx, ast.Store))
 
@@ -163,7 +164,7 @@ def calls_in(
 ) -> dict[str, list[ast.Call]]:  # name of a function -> calls of it
     "Return the calls of plain names in a function"
     found = {}
-    for each in ast.walk(_parsed(text).tree):
+    for each in _parsed(text).nodes:
         if isinstance(each, ast.Call) and isinstance(each.func, ast.Name):
             found.setdefault(each.func.id, []).append(each)
     return found

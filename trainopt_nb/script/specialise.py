@@ -74,7 +74,7 @@ def functions_called(
     if part.text in cut.called:
         return cut.called[part.text]
     source, edits, found = part.source, [], []
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         function = cut.known(part).callee(node.func) if isinstance(node, ast.Call) else None
         if not is_ours(function):
             continue

@@ -29,7 +29,7 @@ def _first_change(
     rule: Callable[[Part, ast.AST], list[Edit]],  # returns the edits for a node, if any
 ) -> str:
     "Return the text of a function after the first change that a rule makes"
-    for node in ast.walk(part.source.tree):
+    for node in part.source.nodes:
         if edits := rule(part, node):
             return apply_edits(part.text, edits)
     return part.text
