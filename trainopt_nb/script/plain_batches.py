@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..data.batches import order
-from .plain_data import Data, Namespace, Tensors, behind, count_samples, some_rows
+from .plain_data import Data, Namespace, Tensors, behind, count_samples, rows_of, some_rows
 
 # %% ../../nbs/script/02_plain_batches.ipynb #3f6b2e24
 T = TypeVar("T")
@@ -47,14 +47,19 @@ def training_batches(o: Namespace, seen: Namespace, data: Data, epoch: int) -> I
             generator=torch.Generator(),  # otherwise it draws from the global one
         )
     else:
-        samples = count_samples(seen.train, data)
+        if seen.train["holds"] == "pair":
+            inputs, targets = data
+        samples = len(targets) if seen.train["holds"] == "pair" else count_samples(seen.train, data)
         rows = order(samples, o.seed, epoch) if seen.train["shuffle"] else torch.arange(samples)
         if seen.train["dropped"]:  # no incomplete batch
             rows = rows[: samples // seen.train["batch_size"] * seen.train["batch_size"]]
         for some in rows.split(seen.train["batch_size"]):
-            yield some_rows(seen.train, data, some)
+            if seen.train["holds"] == "pair":
+                yield rows_of(seen.train["arrays"][0], inputs, some), targets[some]
+            else:
+                yield some_rows(seen.train, data, some)
 
-
+# %% ../../nbs/script/02_plain_batches.ipynb #1a195a82
 def validation_batches(seen: Namespace, data: Data) -> Iterator[Batch]:
     "Yield the validation data, a batch at a time"
     if seen.valid["form"] == "stream":
@@ -70,9 +75,16 @@ def validation_batches(seen: Namespace, data: Data) -> Iterator[Batch]:
             generator=torch.Generator(),  # otherwise it draws from the global one
         )
     else:
-        rows = torch.arange(count_samples(seen.valid, data))
+        if seen.valid["holds"] == "pair":
+            inputs, targets = data
+        rows = torch.arange(
+            len(targets) if seen.valid["holds"] == "pair" else count_samples(seen.valid, data)
+        )
         for some in rows.split(seen.valid["batch_size"]):
-            yield some_rows(seen.valid, data, some)
+            if seen.valid["holds"] == "pair":
+                yield rows_of(seen.valid["arrays"][0], inputs, some), targets[some]
+            else:
+                yield some_rows(seen.valid, data, some)
 
 # %% ../../nbs/script/02_plain_batches.ipynb #8ea7f7f0
 def grouped(batches: Iterable[T], size: int) -> Iterator[list[T]]:
