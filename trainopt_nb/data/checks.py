@@ -7,14 +7,13 @@ __all__ = ['check_labels', 'check_answers', 'check_values', 'check_inputs', 'ove
 
 # %% ../../nbs/data/08_checks.ipynb #18e789a3
 import hashlib
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..base.errors import DataError
-from .tensors import leaves
+from .tensors import Batch, leaves
 
 # %% ../../nbs/data/08_checks.ipynb #6ba50e34
 def _name(number, classes):
@@ -107,7 +106,7 @@ def check_values(
 
 
 def check_inputs(
-    inputs: Any,  # tensors, one row a sample
+    inputs: Batch,  # tensors, one row a sample
     names: tuple = (),  # names of the columns of a table
 ) -> list[str]:  # warnings
     "Refuse a column without any value, and count rows with missing values"
@@ -147,8 +146,8 @@ def _hashes(inputs):
 
 
 def overlap(
-    train: Any,  # tensors, one row a sample
-    valid: Any,  # the same
+    train: Batch,  # tensors, one row a sample
+    valid: Batch,  # the same
     limit: int = 2**29,  # bytes of training data above which nothing is compared
 ) -> int | None:  # None where there was too much to compare
     "Count the validation rows that are also training rows"

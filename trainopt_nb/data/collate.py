@@ -6,14 +6,12 @@
 __all__ = ['Collate']
 
 # %% ../../nbs/data/04_collate.ipynb #f9b23619
-from typing import Any
-
 import numpy as np
 import torch
 from torch.utils.data import default_collate
 
 from ..base.errors import DataError
-from .tensors import tree_map
+from .tensors import Batch, tree_map
 
 # %% ../../nbs/data/04_collate.ipynb #8272de90
 def _listed(value):
@@ -46,7 +44,7 @@ class Collate:
     ):
         self.dtype, self.name = dtype, name
 
-    def __call__(self, samples: list) -> Any:
+    def __call__(self, samples: list) -> Batch:
         try:
             batch = default_collate([_inner(sample, _listed) for sample in samples])
         except (RuntimeError, TypeError, KeyError, ValueError) as error:

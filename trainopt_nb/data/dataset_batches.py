@@ -8,22 +8,22 @@ __all__ = ['DatasetBatches']
 # %% ../../nbs/data/03b_dataset_batches.ipynb #186679ae
 import random
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from .batches import Batches, PaddingBatch, data_shard, dropped, mix, order
 from .generators import held_generators, held_state, preserve_rng, reseed, set_held_state
+from .tensors import Batch
 
 # %% ../../nbs/data/03b_dataset_batches.ipynb #c301376a
 class _Order:
     "Batches of indices of one epoch, from a given batch on; used in the main process only"
 
-    def __init__(self, samples, batch_size, shuffle, drop, seed, tagged, share):
+    def __init__(self, samples, batch_size, shuffle, drop, seed, tagged, shard):
         self.samples, self.batch_size, self.shuffle = samples, batch_size, shuffle
-        self.seed, self.tagged, self.share = seed, tagged, share
+        self.seed, self.tagged, self.shard = seed, tagged, shard
         self.keep = samples - drop
         self.number = self.start = 0
 
@@ -36,7 +36,7 @@ class _Order:
         ].tolist()
         for i in range(0, len(places), self.batch_size):
             batch = places[i : i + self.batch_size]
-            batch = data_shard(batch, self.share) or batch[:1]
+            batch = data_shard(batch, self.shard) or batch[:1]
             yield [(self.number, place) for place in batch] if self.tagged else batch
 
 
@@ -77,7 +77,7 @@ class DatasetBatches:
 
     def __init__(
         self,
-        dataset: Any,  # has `__len__` and `__getitem__`
+        dataset: Dataset,  # has `__len__` and `__getitem__`
         batch_size: int,  # samples
         *,
         shuffle: bool,  # whether each epoch has an order of its own
@@ -85,14 +85,14 @@ class DatasetBatches:
         drop_single: bool = False,  # whether a last batch of one sample is left out
         seed: int = 0,  # of the order and of the workers' random numbers
         workers: int = 0,  # processes that load samples
-        share: tuple[int, int] = (0, 1),  # as for `MemoryBatches`
-        **loader: Any,  # further arguments of `DataLoader`
+        data_shard: tuple[int, int] = (0, 1),  # as for `MemoryBatches`
+        **loader: object,  # further arguments of `DataLoader`
     ):
         self.samples, self.batch_size, self.dataset = len(dataset), batch_size, dataset
         self.dropped = dropped(self.samples, batch_size, drop_last, drop_single)
         self.steps = -(-(self.samples - self.dropped) // batch_size)
-        self.share = share
-        self._order = _Order(self.samples, batch_size, shuffle, self.dropped, seed, bool(workers), share)
+        self.data_shard = data_shard
+        self._order = _Order(self.samples, batch_size, shuffle, self.dropped, seed, bool(workers), data_shard)
         if workers:
             loader["worker_init_fn"] = _WorkerBegin(loader.get("worker_init_fn"))
         self._loader = DataLoader(
@@ -107,20 +107,20 @@ class DatasetBatches:
         self,
         number: int,  # which epoch, from 0
         start: int = 0,  # batches to leave out
-        state: Any = None,  # of the dataset's generators, as from a checkpoint
+        state: dict | None = None,  # of the dataset's generators, as from a checkpoint
     ) -> Iterator:  # of batches
         "Yield the batches of one epoch"
         set_held_state(self.dataset, state or {})
         self._order.number, self._order.start = number, start
-        if self.share == (0, 1):
+        if self.data_shard == (0, 1):
             yield from self._loader
             return
         # whether the last batch has no row for this rank
-        short = 0 < (self.samples - self.dropped) % self.batch_size <= self.share[0]
+        short = 0 < (self.samples - self.dropped) % self.batch_size <= self.data_shard[0]
         for number, batch in enumerate(self._loader, start + 1):
             yield PaddingBatch(batch) if short and number == self.steps else batch
 
-    def peek(self) -> Any:
+    def peek(self) -> Batch:
         "Return a few samples as a batch, without changing random numbers"
         with preserve_rng(self.dataset):
             few = [self.dataset[i] for i in range(min(self.batch_size, 8, self.samples))]

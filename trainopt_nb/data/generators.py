@@ -9,7 +9,6 @@ __all__ = ['reseed', 'held_generators', 'held_state', 'set_held_state', 'preserv
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +39,7 @@ _SHORT = 64  # items of a container that is looked into; longer ones hold data
 
 
 def reseed(
-    generator: Any,  # of one of these types
+    generator: torch.Generator | np.random.Generator | np.random.RandomState | random.Random,
     seed: int,  # 0 to 2**63 - 1
 ):
     "Seed a generator"
@@ -48,7 +47,7 @@ def reseed(
 
 
 def held_generators(
-    owner: Any,  # a dataset, a loader, any object
+    owner: object,  # a dataset, a loader, any object
     depth: int = 5,  # attributes of attributes
 ) -> dict:  # path -> generator
     "Find the random generators that an object holds"
@@ -81,13 +80,13 @@ def _parts(value):
     return list(own.items())
 
 # %% ../../nbs/data/02_generators.ipynb #df7cfbd7
-def held_state(owner: Any) -> dict:  # path -> state
+def held_state(owner: object) -> dict:  # path -> state
     "Return the states of the generators that an object holds"
     return {path: _GENERATORS[type(g)][0](g) for path, g in held_generators(owner).items()}
 
 
 def set_held_state(
-    owner: Any,  # an object, such as a dataset
+    owner: object,  # an object, such as a dataset
     state: dict,  # as from `held_state`
 ):
     "Restore the states of the generators that an object holds"
@@ -98,7 +97,7 @@ def set_held_state(
 
 @contextmanager
 def preserve_rng(
-    owner: Any = None,  # an object that may hold generators of its own
+    owner: object = None,  # an object that may hold generators of its own
 ) -> Iterator[None]:
     "Restore all random states at the end of the `with` block"
     before, held = random_state(), held_state(owner)

@@ -6,18 +6,16 @@
 __all__ = ['describe', 'is_pair', 'is_columns', 'are_samples', 'is_in_memory', 'in_memory', 'hold_out']
 
 # %% ../../nbs/data/05_rows.ipynb #6fc88db7
-from typing import Any
-
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from .batches import order
 from ..base.errors import DataError
-from .tensors import LABELS, input_tensor, is_array, leaves, target_tensor
+from .tensors import LABELS, Batch, input_tensor, is_array, leaves, target_tensor
 
 # %% ../../nbs/data/05_rows.ipynb #b959c3a3
-def describe(value: Any) -> str:
+def describe(value: object) -> str:
     "Describe a value in a few words, for an error message"
     if value is None:
         return "None"
@@ -34,7 +32,7 @@ def _is_rows(value):
     return is_array(value) or isinstance(value, list)
 
 
-def is_pair(value: Any) -> bool:
+def is_pair(value: object) -> bool:
     "Whether a value is `(inputs, targets)` in memory"
     if not (isinstance(value, tuple) and len(value) == 2):
         return False
@@ -45,12 +43,12 @@ def is_pair(value: Any) -> bool:
     return _is_rows(targets) and all(_is_rows(item) for item in arrays)
 
 
-def is_columns(value: Any) -> bool:
+def is_columns(value: object) -> bool:
     "Whether a value is a dict of arrays, inputs and labels together"
     return isinstance(value, dict) and bool(value) and all(_is_rows(item) for item in value.values())
 
 # %% ../../nbs/data/05_rows.ipynb #bb1da611
-def are_samples(value: Any) -> bool:
+def are_samples(value: object) -> bool:
     "Whether a list holds samples `(input, label)` rather than batches: what PyTorch takes for a Dataset too"
     if not isinstance(value, list) or not value:
         return False
@@ -81,18 +79,18 @@ def _no_pair(value, name):
     return ""
 
 
-def is_in_memory(value: Any) -> bool:
+def is_in_memory(value: object) -> bool:
     "Whether a value is data that `in_memory` turns into tensors, or a pair that was written in a wrong way"
     known = is_array(value) or is_pair(value) or is_columns(value) or isinstance(value, TensorDataset)
     return known or bool(_no_pair(value, ""))
 
 # %% ../../nbs/data/05_rows.ipynb #e1cb53c5
 def in_memory(
-    value: Any,  # a pair, a dict of arrays, an array, a TensorDataset, or anything else
+    value: object,  # a pair, a dict of arrays, an array, a TensorDataset, or anything else
     classes: tuple = (),  # class names that are known already
     dtype: torch.dtype = torch.float32,  # of floating-point numbers
     name: str = "train_data",  # for the sentence
-) -> tuple[Any, tuple] | None:  # tensors and class names; None for what is not in memory
+) -> tuple[Batch, tuple] | None:  # tensors and class names; None if the data are not in memory
     "Return the tensors of data in memory; raises `DataError` where rows are missing"
     if problem := _no_pair(value, name):
         raise DataError(problem)
@@ -138,10 +136,10 @@ def _take(tree, places):
 
 
 def hold_out(
-    value: Any,  # arrays in memory, or a Dataset
+    value: object,  # arrays in memory, or a Dataset
     fraction: float,  # of the rows
     seed: int,  # of the draw
-) -> tuple[Any, Any]:  # what is kept, and what is held out
+) -> tuple[object, object]:  # what is kept, and what is held out
     "Split rows at random; raises `DataError` for what has no length or no index"
     if isinstance(value, TensorDataset):
         return tuple(

@@ -7,7 +7,7 @@ __all__ = ['SOURCES', 'Opening', 'Source', 'data_source', 'Data', 'open_data']
 
 # %% ../../nbs/data/06_source.ipynb #6329df32
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import (
@@ -40,7 +40,7 @@ class Opening(NamedTuple):
     drop_single: bool = False  # whether a last training batch of one sample is left out
     seed: int = 0  # of the order
     workers: int = 0  # processes that load the samples of a Dataset
-    share: tuple[int, int] = (0, 1)  # (rank, number of ranks)
+    data_shard: tuple[int, int] = (0, 1)  # (rank, number of ranks)
     dtype: torch.dtype = torch.float32  # of floating-point numbers
     classes: tuple = ()  # class names that are known already
 
@@ -50,15 +50,15 @@ class Opening(NamedTuple):
             "drop_last": self.drop_last and self.training,
             "drop_single": self.drop_single and self.training,
             "seed": self.seed,
-            "share": self.share,
+            "data_shard": self.data_shard,
         }
 
 
 class Source(NamedTuple):
     "A kind of data"
 
-    accepts: Callable[[Any], bool]  # whether a value is of this kind
-    open: Callable[[Any, Opening], tuple[Batches, tuple]]  # batches, and class names where labels are text
+    accepts: Callable[[object], bool]  # whether a value is of this kind
+    open: Callable[[object, Opening], tuple[Batches, tuple]]  # batches, and class names where labels are text
 
 
 SOURCES = Registry("data source")  # name -> Source; the last one that accepts a value opens it
@@ -66,7 +66,7 @@ SOURCES = Registry("data source")  # name -> Source; the last one that accepts a
 
 def data_source(
     name: str,
-    accepts: Callable[[Any], bool],  # whether a value is of this kind
+    accepts: Callable[[object], bool],  # whether a value is of this kind
 ) -> Callable:  # a decorator for the function that opens it
     "Register a kind of data"
 
@@ -87,7 +87,7 @@ def _open_iterable(value, how):
         raise DataError(
             f"{how.name} is an iterator, which is empty after one epoch: pass a list, a DataLoader or an object with __iter__."
         )
-    return StreamBatches(value, share=how.share), how.classes
+    return StreamBatches(value, data_shard=how.data_shard), how.classes
 
 
 def _is_dataset(value):
@@ -110,7 +110,7 @@ def _open_dataset(value, how):
 def _open_iterable_dataset(value, how):
     collate = Collate(how.dtype, how.name)
     loader = DataLoader(value, batch_size=how.batch_size, num_workers=how.workers, collate_fn=collate)
-    return StreamBatches(loader, share=how.share), how.classes
+    return StreamBatches(loader, data_shard=how.data_shard), how.classes
 
 # %% ../../nbs/data/06_source.ipynb #fa5319ac
 _DEFAULTS = (RandomSampler, SequentialSampler)
@@ -135,7 +135,7 @@ def _rebuildable(loader):
 @data_source("loader", lambda value: isinstance(value, DataLoader))
 def _open_loader(loader, how):
     if isinstance(loader.dataset, IterableDataset) or not _rebuildable(loader):
-        return StreamBatches(loader, share=how.share), how.classes
+        return StreamBatches(loader, data_shard=how.data_shard), how.classes
     default = loader.collate_fn is default_collate
     collate = Collate(how.dtype, how.name) if default else loader.collate_fn
     shuffle = isinstance(loader.sampler, RandomSampler)
@@ -187,13 +187,13 @@ def _not_empty(batches, name):
 
 # %% ../../nbs/data/06_source.ipynb #5e9863bc
 def open_data(
-    train_data: Any,  # a pair of arrays, a dict of arrays, a Dataset, a DataLoader or an iterable of batches
-    valid_data: Any = None,  # the same, or None
+    train_data: object,  # a pair of arrays, a dict of arrays, a Dataset, a DataLoader or an iterable of batches
+    valid_data: object = None,  # the same, or None
     *,
     batch_size: int = 64,  # samples; a DataLoader's own holds for it
-    valid_fraction: float = 0.0,  # share to hold out where there is no validation data
+    valid_fraction: float = 0.0,  # fraction to hold out if there is no validation data
     seed: int = 0,  # of the order
-    **how: Any,  # the other fields of `Opening`, such as shuffle, drop_last, workers, share, dtype
+    **how: object,  # the other fields of `Opening`, such as shuffle, drop_last, workers, data_shard, dtype
 ) -> Data:
     "Open training and validation data as batches; raises `DataError` where that is not possible"
     notes = []

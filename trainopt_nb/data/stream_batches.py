@@ -6,15 +6,14 @@
 __all__ = ['StreamBatches']
 
 # %% ../../nbs/data/03c_stream_batches.ipynb #1f18f8c6
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch.utils.data import IterableDataset
 
 from .batches import Batches, PaddingBatch, data_shard
 from .generators import held_state, preserve_rng, set_held_state
-from .tensors import size_of, tree_map
+from .tensors import Batch, size_of, tree_map
 from ..store.plain import random_state, set_random_state
 
 # %% ../../nbs/data/03c_stream_batches.ipynb #376e5ae1
@@ -46,15 +45,12 @@ class StreamBatches:
 
     def __init__(
         self,
-        source: Any,  # iterable of batches
+        source: Iterable[Batch],
         *,
         samples: int | None = None,  # an epoch, None when unknown
-        share: tuple[int, int] = (
-            0,
-            1,
-        ),  # as for `MemoryBatches`; each rank draws whole batches and takes its rows
+        data_shard: tuple[int, int] = (0, 1),  # as for `MemoryBatches`; each rank draws whole batches
     ):
-        self.source, self.samples, self.dropped, self.share = source, samples, 0, share
+        self.source, self.samples, self.dropped, self.data_shard = source, samples, 0, data_shard
         try:
             self.steps = len(source)
         except TypeError:
@@ -65,7 +61,7 @@ class StreamBatches:
         self,
         number: int,  # which epoch, from 0
         start: int = 0,  # batches to leave out
-        state: Any = None,  # as from a checkpoint
+        state: dict | None = None,  # as from a checkpoint
     ) -> Iterator:  # of batches
         "Return the batches of one epoch from `start` on"
         goes_on, before = state is not None and start > 0, random_state()
@@ -77,14 +73,16 @@ class StreamBatches:
         batches = _go_on(self.source, number, start, state)
         if goes_on:
             set_random_state(before)  # where the checkpoint had left them
-        return batches if self.share == (0, 1) else map(self._shard, batches)
+        return batches if self.data_shard == (0, 1) else map(self._shard, batches)
 
     def _shard(self, batch):
-        if size_of(batch) > self.share[0]:
-            return tree_map(lambda tensor: data_shard(tensor, self.share) if tensor.dim() else tensor, batch)
+        if size_of(batch) > self.data_shard[0]:
+            return tree_map(
+                lambda tensor: data_shard(tensor, self.data_shard) if tensor.dim() else tensor, batch
+            )
         return PaddingBatch(tree_map(lambda tensor: tensor[:1] if tensor.dim() else tensor, batch))
 
-    def peek(self) -> Any:  # None where the source is empty
+    def peek(self) -> Batch | None:  # None if the source is empty
         "Return the first batch, without changing random numbers"
         with preserve_rng(self.source):
             return next(iter(self.source), None)

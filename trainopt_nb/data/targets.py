@@ -6,13 +6,11 @@
 __all__ = ['known_targets']
 
 # %% ../../nbs/data/07_targets.ipynb #b1e5d784
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from .batches import MemoryBatches
+from .batches import Batches, MemoryBatches
 from .generators import preserve_rng
 from .tensors import split_batch
 
@@ -35,9 +33,9 @@ def _stored(dataset):
 
 
 def known_targets(
-    batches: Any,  # MemoryBatches, DatasetBatches, StreamBatches or None
+    batches: Batches | None,
 ) -> Tensor | None:  # one row a sample
-    "All targets, in the order of the samples; None where every sample would have to be loaded"
+    "Return all targets in the order of the samples; None if every sample would have to be loaded"
     if isinstance(batches, MemoryBatches):
         return split_batch(batches.data)[1]
     dataset = getattr(batches, "dataset", None) or getattr(getattr(batches, "source", None), "dataset", None)

@@ -8,11 +8,13 @@ __all__ = ['Batch', 'LABELS', 'is_array', 'input_tensor', 'target_tensor', 'tree
 
 # %% ../../nbs/data/01_tensors.ipynb #9dbaa1da
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
+
 from ..base.errors import DataError
+
+Batch = torch.Tensor | Sequence | Mapping  # tensors in tuples, lists and dicts, nested at will
 
 # %% ../../nbs/data/01_tensors.ipynb #a5d230d3
 def _is_frame(value):
@@ -20,7 +22,7 @@ def _is_frame(value):
 
 
 def is_array(
-    value: Any,  # anything
+    value: object,
 ) -> bool:  # whether it is a tensor, a NumPy array, a pandas object
     "Return whether a value is an array with one row a sample"
     return isinstance(value, (torch.Tensor, np.ndarray)) or _is_frame(value)
@@ -83,10 +85,10 @@ def _cast(tensor, dtype):
 
 
 def input_tensor(
-    value: Any,  # tensor, array, data frame, list of rows, or a dict or tuple of them; one row a sample
+    value: object,  # tensor, array, data frame, list of rows, or a dict or tuple of them; one row a sample
     dtype: torch.dtype = torch.float32,  # of floating-point numbers
-) -> Any:  # the same with tensors
-    "Inputs as tensors"
+) -> Batch:  # the same with tensors
+    "Return inputs as tensors"
     if isinstance(value, dict):
         return {name: input_tensor(item, dtype) for name, item in value.items()}
     if isinstance(value, tuple):
@@ -103,11 +105,11 @@ def input_tensor(
 
 # %% ../../nbs/data/01_tensors.ipynb #97eef58a
 def target_tensor(
-    value: Any,  # tensor, array, Series, data frame or list; one row a sample
+    value: object,  # tensor, array, Series, data frame or list; one row a sample
     classes: tuple = (),  # class names that are known already, in the order of their numbers
     dtype: torch.dtype = torch.float32,  # of floating-point numbers
 ) -> tuple[torch.Tensor, tuple]:  # whole numbers or `dtype`, and the class names where labels were text
-    "Targets as a tensor; text labels become class numbers"
+    "Return targets as a tensor; text labels become class numbers"
     if _is_frame(value):
         value, classes = _frame_targets(value, classes)
     array = _stack(value) if isinstance(value, list) else value
@@ -170,9 +172,9 @@ def _encode(labels, classes):
 
 # %% ../../nbs/data/01_tensors.ipynb #681b3ac4
 def tree_map(
-    function: Callable,  # from tensor to anything
-    tree: Any,  # tensors in tuples, lists and dicts
-) -> Any:  # the same shape
+    function: Callable[[torch.Tensor], object],
+    tree: Batch,
+) -> Batch:  # of the same structure
     "Apply a function to every tensor of a batch"
     if isinstance(tree, torch.Tensor):
         return function(tree)
@@ -187,13 +189,12 @@ def tree_map(
     return tree
 
 # %% ../../nbs/data/01_tensors.ipynb #c02a2979
-Batch = torch.Tensor | Sequence | Mapping  # tensors in tuples, lists and dicts, nested at will
 LABELS = ("labels", "label", "targets", "target", "y")  # where a dict batch keeps its targets
 
 
 def split_batch(
-    batch: Any,  # one batch
-) -> tuple[Any, Any]:  # inputs as the model takes them, and targets (None where there are none)
+    batch: Batch,
+) -> tuple[Batch, Batch | None]:  # inputs as the model takes them, and targets (None where there are none)
     "Return the inputs and the targets of a batch"
     if hasattr(batch, "keys"):
         return batch, next((batch[name] for name in LABELS if name in batch.keys()), None)
@@ -207,7 +208,7 @@ def split_batch(
 
 
 def leaves(
-    tree: Any,  # tensors in tuples, lists and dicts
+    tree: Batch,
 ) -> list[torch.Tensor]:  # in order
     "Return all tensors of a batch"
     found = []
@@ -216,7 +217,7 @@ def leaves(
 
 
 def size_of(
-    batch: Any,  # one batch
+    batch: Batch,
 ) -> int:  # its samples
     "Return the number of samples in a batch"
     if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], torch.Tensor):
@@ -226,9 +227,9 @@ def size_of(
 
 
 def to_device(
-    batch: Any,  # one batch
-    device: torch.device,  # where it is needed
-) -> Any:  # the same shape
+    batch: Batch,
+    device: torch.device,
+) -> Batch:
     "Move a batch to a device; on the CPU it is returned as it is"
     return (
         batch

@@ -63,7 +63,7 @@ def _open_data(task, options, ranks):
     return open_data(
         task.train_data, task.valid_data, batch_size=o.batch_size, shuffle=o.shuffle, drop_last=o.drop_last,
         drop_single=has_batchnorm(task.model), seed=o.seed, workers=o.workers, valid_fraction=o.valid_fraction,
-        share=ranks.data_shard, dtype=weights_dtype(task.model),
+        data_shard=ranks.data_shard, dtype=weights_dtype(task.model),
     )  # fmt: skip
 
 # %% ../../nbs/train/04_prepare.ipynb #910221aa
