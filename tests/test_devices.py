@@ -1,10 +1,12 @@
 "Several devices train one model: the same numbers as one, commands and faults that reach all"
 
+import json
 import os
 import signal
 import subprocess
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -154,6 +156,61 @@ def test_labels_that_are_passed_over(tmp_path):
 
 def test_a_layer_without_gradient(tmp_path):
     assert_same(*both(tmp_path, lambda: (torch.manual_seed(0), HalfUsed())[1], lambda: TRAIN, epochs=1))
+
+
+RANK = """
+import json, sys, torch
+from torch import nn
+from helpers import small_table
+from trainopt_nb import Task, TrainOptions
+from trainopt_nb.parallel.ranks import Ranks, init_process_group
+from trainopt_nb.train.loop import Loop
+from trainopt_nb.train.prepare import prepare
+from trainopt_nb.train.sync import synced_events
+
+rank, world, file, plan, draws = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:5], sys.argv[5] == "draws"
+if world > 1:
+    init_process_group(rank, world, file, torch.device("cpu"))
+ranks = Ranks(rank, world, plan=plan)
+
+def change(batch, training):
+    inputs, labels = batch
+    if training and draws:
+        other = torch.randperm(len(inputs))
+        inputs = inputs + torch.rand(()) * inputs[other]
+    return (2 * inputs if training else inputs / 2), labels
+
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))
+*_, data, valid = small_table()
+more = {"pipeline_plan": "auto"} if plan == "pipeline" else {}
+options = TrainOptions.of(device="cpu", batch_size=32, epochs=2, accumulate=2, **more).on(ranks.data_shard[1])
+loop = Loop(prepare(Task(model, data, valid), options, ranks, device_transforms=[change]), options)
+events = [e for e in synced_events(loop.events(), loop)]
+if rank == 0:
+    losses = [e.loss for e in events if type(e).__name__ == "Step"]
+    print(json.dumps([losses, [e.valid_loss for e in events if type(e).__name__ == "Epoch"]]))
+"""
+
+
+def losses_of_ranks(folder, plan, draws, world=2):
+    "The losses of a run on several ranks, each of which is a process of its own, with a device transform"
+    words = [world, folder / f"{plan}-{draws}", plan, "draws" if draws else "-"]
+    more = {"cwd": Path(__file__).parent, "text": True, "stdout": subprocess.PIPE}
+    ranks = [subprocess.Popen(python("-c", RANK, rank, *words), **more) for rank in range(world)]
+    said = [rank.communicate(timeout=120)[0] for rank in ranks]
+    return [torch.tensor(values) for values in json.loads(said[0])]
+
+
+def test_device_transforms_on_several_ranks(tmp_path):
+    "Every strategy applies them; ranks that share each batch draw the same random numbers for it, whatever the stage"
+    alone = losses_of_ranks(tmp_path, "data", False, world=1)
+    for plan in (*PLANS, "pipeline"):
+        for one, two in zip(alone, losses_of_ranks(tmp_path, plan, False), strict=True):
+            assert torch.allclose(one, two, rtol=1e-4, atol=1e-6), plan
+    drawn = [losses_of_ranks(tmp_path, plan, True) for plan in ("tensor", "pipeline")]
+    for one, two in zip(*drawn, strict=True):
+        assert torch.allclose(one, two, rtol=1e-4, atol=1e-6)
 
 
 def test_what_batch_size_counts(tmp_path):

@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from trainopt_nb import Task, TrainOptions, find_lr, fit
 from trainopt_nb.base.errors import OptionError, TaskError
+from trainopt_nb.data.batches import order
+from trainopt_nb.data.device_transforms import InputTransform
 from trainopt_nb.events.records import Ended, Epoch, Note, Step
 from trainopt_nb.insight.lr_find import LrCurve, as_written
 from trainopt_nb.task.losses import balanced_weights
@@ -22,6 +24,7 @@ from trainopt_nb.task.train_options import LOSSES, OPTIMIZERS, SCHEDULES
 from trainopt_nb.train.loop import train
 from trainopt_nb.train.optimizers import make_optimizer, parameter_groups
 from trainopt_nb.train.prepare import prepare
+from trainopt_nb.train.torch_settings import seed_everything
 from trainopt_nb.train.update import Stepper, make_step
 
 G = torch.Generator().manual_seed(0)
@@ -185,6 +188,79 @@ def test_without_gradient_hooks_nothing_is_added_to_the_update():
     optimizer = make_optimizer(prepared.model, options)
     parts = make_step(prepared, optimizer, options)
     assert (parts.loss_step, parts.update, dict(parts.states)) == (prepared.loss_step, optimizer.step, {})
+
+
+def mixed(batch, training):
+    "Noise and mixup in training, a normalisation always"
+    inputs, labels = batch
+    if training:
+        ratio, other = torch.rand(()), torch.randperm(len(inputs))
+        inputs = ratio * inputs + (1 - ratio) * inputs[other] + 0.1 * torch.randn_like(inputs)
+        soft = nn.functional.one_hot(labels, 3).float()
+        labels = ratio * soft + (1 - ratio) * soft[other]
+    return (inputs - 0.5) / 2, labels
+
+
+def dropout_net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.3), nn.ReLU(), nn.Linear(16, 3))
+
+
+def test_device_transforms_are_those_of_a_hand_written_loop():
+    "Bit for bit: the random numbers of mixup and dropout come from the same generator in the same order"
+    (x, y), (x_valid, y_valid) = pair()
+    options = TrainOptions(device="cpu", batch_size=16, epochs=3, optimizer="sgd", lr=0.1, weight_decay=0.0)
+    prepared = prepare(Task(dropout_net(), *pair()), options, device_transforms=[mixed])
+    events = list(train(prepared, options))
+
+    model = dropout_net()
+    optimizer, told, valid = torch.optim.SGD(model.parameters(), lr=0.1), [], []
+    seed_everything(options.seed)
+    for epoch in range(3):
+        model.train()
+        for rows in order(len(x), options.seed, epoch).split(16):
+            inputs, labels = mixed((x[rows], y[rows]), training=True)
+            loss = nn.functional.cross_entropy(model(inputs), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            told.append(loss.item())
+        model.eval()
+        scores = model((x_valid - 0.5) / 2)
+        valid.append((scores.argmax(1) == y_valid).float().mean().item())
+    assert losses(events) == told
+    assert all(
+        torch.equal(a, b) for a, b in zip(prepared.model.parameters(), model.parameters(), strict=True)
+    )
+    assert [e.metrics["accuracy"] for e in epochs(events)] == pytest.approx(valid)
+
+
+def test_a_model_sees_only_what_the_device_transforms_return():
+    "The check of the first batch, training, its pieces, validation and the search for a bad number; with soft labels, class weights too"
+    images = (X.clamp(0, 1) * 255).to(torch.uint8)
+    to_float = InputTransform(lambda images: images / 255, evaluation=True)
+    seen = []
+    model = net()
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].dtype))
+    options = TrainOptions(device="cpu", batch_size=16, accumulate=2, class_weights="balanced")
+    data = (images[:180], Y[:180]), (images[180:], Y[180:])
+    prepared = prepare(Task(model, *data), options, device_transforms=[to_float, mixed])
+    events = list(train(prepared, options))
+    assert events[-1].state == "finished" and set(seen) == {torch.float32}
+    batch = prepared.on_device((images[:8], Y[:8]), training=True)
+    assert prepared.sample_weight(batch) == 8
+
+
+def test_without_device_transforms_nothing_is_added():
+    options = TrainOptions(device="cpu")
+    prepared = prepare(Task(net(), (X, Y)), options)
+    batches = prepared.data.train.epoch(0)
+    assert prepared.device_batches(batches) is batches
+    prepared = prepare(Task(net(), (X, Y)), options, device_transforms=[mixed])  # without a state
+    assert (
+        "device_transforms"
+        not in Stepper(prepared, torch.optim.SGD(net().parameters()), options).state_dict()
+    )
 
 
 def test_the_wrappers_of_an_update_keep_their_state():

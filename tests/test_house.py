@@ -1,16 +1,21 @@
 "The structure of the package: small rooms, modules and functions, and short ways through them"
 
 import ast
+import contextlib
+import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from IPython.core.inputtransformer2 import TransformerManager
 from IPython.core.interactiveshell import InteractiveShell
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "trainopt_nb"
 VENDORED = {"uplot.js", "preact.js"}
+LESSONS = sorted(set((ROOT / "nbs").glob("*/[0-9]*.ipynb")) - set((ROOT / "nbs/guides").iterdir()))
 HOPS = 12
 
 CELL = """
@@ -45,6 +50,44 @@ def test_modules_and_functions_are_short(path):
         n for n in ast.walk(ast.parse(text)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))
     ]
     assert [f.name for f in functions if f.end_lineno - f.lineno + 1 > 40] == []
+
+
+def used_names(source):
+    "Names that a cell reads, in its code, its magics and the programs that it holds as text"
+    found = set()
+    for node in ast.walk(ast.parse(TransformerManager().transform_cell(source))):
+        match node:
+            case ast.Name(id=name, ctx=ast.Load()) | ast.Attribute(attr=name):
+                found.add(name)
+            case ast.Call(
+                ast.Attribute(attr="run_line_magic" | "run_cell_magic"), [_, ast.Constant(line), *_]
+            ):
+                found.update(re.findall(r"\w+", line))
+            case ast.Constant(str(text)) if "\n" in text:
+                with contextlib.suppress(SyntaxError):  # prose
+                    found.update(used_names(text))
+    return found
+
+
+def public_names(source):
+    "Functions and classes that a cell defines for others"
+    defined = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return [n.name for n in ast.parse(source).body if isinstance(n, defined) and n.name[0] != "_"]
+
+
+def test_notebooks_show_each_exported_thing_in_short_cells():
+    wrong = []
+    for path in LESSONS:
+        cells = [
+            "".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"
+        ]
+        exported = [cell for cell in cells if re.match(r"# ?\| ?export", cell)]
+        shown = set().union(*(used_names(cell) for cell in cells if cell not in exported))
+        long = [n for n in (len(cell.splitlines()) for cell in exported) if n > 60]
+        missing = [name for cell in exported for name in public_names(cell) if name not in shown]
+        if long or missing:
+            wrong.append(f"{path.relative_to(ROOT)}: long cells {long}; not shown {missing}")
+    assert wrong == [], "\n" + "\n".join(wrong)
 
 
 def modules_on_the_stack():

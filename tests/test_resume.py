@@ -20,6 +20,7 @@ from trainopt_nb import Task, fit, resume
 from trainopt_nb.events.records import Ended, Epoch, Heartbeat, LrChanged, Save, Saved, SetLr, State, Step
 from trainopt_nb.store.checkpoint import load_checkpoint
 from trainopt_nb.train.loop import train
+from trainopt_nb.train.prepare import prepare
 
 PLACES = {
     "within an epoch": lambda e: type(e) is Step and e.step == (2 if e.step < 4 else 5),
@@ -192,6 +193,42 @@ def test_an_option_that_is_changed_at_the_resume_holds(tmp_path):
     assert {e.lr for e in after if type(e) is Step} == {1e-5}
     _, _, training, _ = load_checkpoint(tmp_path / "checkpoints", "last")
     assert [g["weight_decay"] for g in training["optimizer"]["param_groups"]] == [0.5, 0.0]
+
+
+class GrowingNoise(nn.Module):
+    "A device transform that keeps how often it was called, and draws random numbers"
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.tensor(0))
+
+    def forward(self, batch, training):
+        inputs, labels = batch
+        if training:
+            self.calls += 1
+            inputs = inputs + 0.01 * self.calls * torch.randn_like(inputs)
+        return inputs, labels
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_device_transforms_go_on(place, tmp_path):
+    def prepared():
+        made, how = task("memory", "accumulated")
+        return prepare(made, how, device_transforms=[GrowingNoise()]), how
+
+    (one, how), (two, _), (three, _) = prepared(), prepared(), prepared()
+    whole = follow(train(one, how, tmp_path / "one"))
+    assert follow(train(two, how, tmp_path / "two"), PLACES[place], "stop")[-1].state == "stopped"
+    _, model_state, training, _ = load_checkpoint(tmp_path / "two" / "checkpoints")
+    assert 0 < training["device_transforms"]["states"][0]["calls"] < one.device_transforms[0].calls
+    assert (
+        follow(train(three, how, tmp_path / "two", checkpoint=(model_state, training)))[-1].state
+        == "finished"
+    )
+    assert whole[-1].state == "finished"
+    assert three.device_transforms[0].calls == one.device_transforms[0].calls
+    pairs = zip(one.model.state_dict().values(), three.model.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("first, then", [({"ema": 0.9}, {"ema": None}), ({"ema": None}, {"ema": 0.9})])

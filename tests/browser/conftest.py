@@ -18,7 +18,7 @@ def pytest_runtest_makereport(item, call):
     if lab is not None and lab.name:
         with suppress(Exception):
             report.sections.append((f"cells of {lab.name}, {lab.screenshot(item.name)}", lab.story()))
-            report.sections.append(("errors of the page", "\n".join(lab.errors)))
+            report.sections.append(("the page", lab.complaints()))
         lab.stale = True
     return report
 

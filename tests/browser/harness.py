@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
@@ -56,6 +57,12 @@ async (seconds) => {
   const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
   const answer = kernel.requestExecute({ code: "", silent: true, store_history: false }).done.then(() => true);
   return Promise.race([answer, new Promise((resolve) => setTimeout(() => resolve(false), 1000 * seconds))]);
+}
+"""
+CONNECTION = """
+() => {
+  const kernel = window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel;
+  return kernel && { connection: kernel.connectionStatus, kernel: kernel.status, comms: kernel.handleComms };
 }
 """
 CELL = ".jp-Notebook .jp-CodeCell"
@@ -240,6 +247,8 @@ class Lab:
         self.server, self.page, self.shots = server, page, shots
         self.errors = []  # uncaught errors of the page
         page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.console = deque(maxlen=30)  # what the page warned of
+        page.on("console", lambda said: said.type in ("warning", "error") and self.console.append(said.text))
         page.on("dialog", lambda dialog: dialog.accept())  # leave a page with unsaved changes
         self.name = None
         self.stale = True  # the next notebook needs a page that is loaded anew
@@ -330,6 +339,10 @@ class Lab:
     def story(self):
         "What every code cell shows, for the report of a failed test"
         return "\n".join(f"{self.prompt(i)} {self.text(i)}" for i in range(self.page.locator(CELL).count()))
+
+    def complaints(self):
+        "How the page is connected to its kernel, its errors and the last warnings, for the report of a failed test"
+        return "\n".join([str(self.page.evaluate(CONNECTION)), *self.errors, *self.console])
 
     def screenshot(self, name):
         "Save a picture of the page; returns its path"

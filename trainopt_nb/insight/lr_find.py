@@ -143,7 +143,7 @@ def _test(prepared, options, lowest, highest, steps):
         for group in optimizer.param_groups:
             group["lr"] = lr
         try:
-            loss = float(stepper([prepared.to_device(batch)]))
+            loss = float(stepper([prepared.on_device(batch, training=True)]))
         except NonFinite:
             break
         mean = 0.9 * mean + 0.1 * loss

@@ -6,7 +6,7 @@
 __all__ = ['control', 'read', 'OptionsForm']
 
 # %% ../../nbs/panels/05_form.ipynb #221ac797
-from typing import Any
+import queue
 
 import ipywidgets as widgets
 
@@ -23,9 +23,9 @@ _WIDE = {"width": "auto"}
 
 def control(
     option: Option,  # the declaration
-    value: Any,  # what it shows at first
+    value: object,  # what it shows at first
 ) -> widgets.Widget:
-    "The control of an option; its value goes through `read`"
+    "Return the control of an option; `read` reads its value"
     common = {
         "description": option.name.replace("_", " "),
         "tooltip": f"{option.help} ({option.values})",
@@ -56,9 +56,9 @@ def control(
 
 def read(
     option: Option,  # the declaration
-    shown: Any,  # the value of its control
-) -> Any:
-    "The option's value from what a control holds; raises `OptionError` where it cannot be one"
+    shown: object,  # the value of its control
+) -> object:
+    "Return the option's value from what a control holds; raises `OptionError` if it is not valid"
     if not isinstance(shown, str):
         return option.check(shown)
     if not shown.strip():
@@ -66,60 +66,66 @@ def read(
     return option.parse(shown.strip())
 
 # %% ../../nbs/panels/05_form.ipynb #d3cd1a9c
-def _grid(controls):
-    return widgets.GridBox(
-        controls,
-        layout={
-            "grid_template_columns": "repeat(auto-fill, minmax(19em, 1fr))",
-            "grid_gap": "4px 20px",
-            "width": "100%",
-            "padding": "6px 0",
-        },
-    )
+def _grid(controls: list[widgets.Widget]) -> widgets.GridBox:
+    "Return controls in as many columns as there is room for"
+    columns = {"grid_template_columns": "repeat(auto-fill, minmax(19em, 1fr))", "grid_gap": "4px 20px"}
+    return widgets.GridBox(controls, layout={**columns, "width": "100%", "padding": "6px 0"})
 
 
+def _folded(
+    controls: dict[str, widgets.Widget], known: dict[str, Option], texts: dict[str, str]
+) -> widgets.Accordion:
+    "Return the controls of all other options, a tab for each group"
+    groups = {}
+    for name, shown in controls.items():
+        if not known[name].front:
+            groups.setdefault(known[name].group, []).append(shown)
+    titles = tuple(texts.get(group, group) for group in groups)
+    tabs = widgets.Tab([_grid(group) for group in groups.values()], titles=titles)
+    return widgets.Accordion([tabs], titles=(texts["more"],), selected_index=None)
+
+
+_FRAME = {"border": "1px solid var(--jp-border-color2, #ccc)", "padding": "10px 14px", "max_width": "960px"}
+
+
+def _is_object(option: Option, value: object) -> bool:
+    "Whether the value is an object from Python, which has no control"
+    return option.objects and not isinstance(value, str)
+
+# %% ../../nbs/panels/05_form.ipynb #d1311dfe
 class OptionsForm:
     "All options of a class as controls, with a start and a cancel button"
 
     def __init__(
         self,
         options: Options,  # what the controls show at first
-        commands: Any,  # a queue that gets `Resume` for start and `Stop` for cancel
+        commands: queue.SimpleQueue[tuple],  # gets `Resume` for start and `Stop` for cancel
     ):
         self._options, self._known, self._commands = options, declared(options), commands
-        shown = {name: o for name, o in self._known.items() if not _foreign(o, getattr(options, name))}
+        shown = {n: o for n, o in self._known.items() if not _is_object(o, getattr(options, n))}
         self.controls = {name: control(o, getattr(options, name)) for name, o in shown.items()}
-        front = [self.controls[name] for name, o in shown.items() if o.front]
-        groups = {}
-        for name, o in shown.items():
-            if not o.front:
-                groups.setdefault(o.group, []).append(self.controls[name])
         texts = wording("form")
-        titles = tuple(texts.get(group, group) for group in groups)
-        tabs = widgets.Tab([_grid(controls) for controls in groups.values()], titles=titles)
-        more = widgets.Accordion([tabs], titles=(texts["more"],), selected_index=None)
         self._start = widgets.Button(description=texts["start"], button_style="primary")
         self._cancel = widgets.Button(description=texts["cancel"])
         self._say = widgets.Label(value="")
         self._start.on_click(lambda _: self._press())
         self._cancel.on_click(lambda _: commands.put(Stop("cancelled in the form")))
-        buttons = widgets.HBox([self._start, self._cancel, self._say])
-        frame = {
-            "border": "1px solid var(--jp-border-color2, #ccc)",
-            "padding": "10px 14px",
-            "max_width": "960px",
-        }
+        self.widget = self._arrange(texts)
+
+    def _arrange(self, texts: dict[str, str]) -> widgets.VBox:
+        "Return all parts of the form, with the names of their classes"
         style = widgets.HTML(f"<style>{read_static('form.css')}</style>", layout={"display": "none"})
-        self.widget = widgets.VBox([style, _grid(front), more, buttons], layout=frame)
-        for name, place in (
-            ("start", self._start),
-            ("cancel", self._cancel),
-            ("form", self.widget),
-            ("say", self._say),
-        ):
-            place.add_class(f"tonb-{name}")
+        front = _grid([shown for name, shown in self.controls.items() if self._known[name].front])
+        more = _folded(self.controls, self._known, texts)
+        buttons = widgets.HBox([self._start, self._cancel, self._say])
+        form = widgets.VBox([style, front, more, buttons], layout=_FRAME)
+        parts = {"start": self._start, "cancel": self._cancel, "form": form, "say": self._say}
+        for name, part in parts.items():
+            part.add_class(f"tonb-{name}")
+        return form
 
     def _press(self):
+        "Start if all values are valid, and say what is wrong otherwise"
         try:
             self.options()
         except OptionError as error:
@@ -130,11 +136,6 @@ class OptionsForm:
         self._commands.put(Resume())
 
     def options(self) -> Options:
-        "The options as the form stands; raises `OptionError` where a value cannot be"
+        "Return the options as the form stands; raises `OptionError` if a value is not valid"
         values = {name: read(self._known[name], widget.value) for name, widget in self.controls.items()}
         return self._options.replace(**values)
-
-
-def _foreign(option, value):
-    "Objects that were given from Python have no control"
-    return option.objects and not isinstance(value, str)

@@ -8,13 +8,13 @@ __all__ = ['TEXTS', 'standing', 'moving', 'command_from', 'TrainPanel']
 # %% ../../nbs/panels/02_train_panel.ipynb #77d01b07
 import math
 import queue
-from typing import Any
 
 from ..base.texts import wording
 from ..events.curves import Curve
 from ..events.progress import LIVE, Progress, digits
 from ..events.records import SetLr
-from .base import Panel, finite, read_static
+from .base import Panel, read_static
+from .protocol import finite
 from ..runs import card
 from ..runs.report import report_text
 from ..runs.run import WORDS
@@ -26,8 +26,8 @@ TEXTS = wording("base", "card", "panel", code="en")  # the words where no langua
 _NOTES = 50  # the newest ones go to the page
 
 
-def _best(progress, texts):
-    "The marked point of the metric that decides"
+def _best(progress: Progress, texts: dict[str, str]) -> dict[str, object] | None:
+    "Return the marked point of the monitored metric"
     for name in card.metric_curves(progress)[:1]:
         if text := card.best_text(progress, name, texts):
             value = progress.best.metrics[name]
@@ -41,8 +41,8 @@ def _best(progress, texts):
 
 def standing(
     progress: Progress,  # what is shown
-    texts: dict = TEXTS,  # the words
-) -> dict:  # plain data without NaN
+    texts: dict[str, str] = TEXTS,  # the words
+) -> dict[str, object]:  # plain data without NaN
     "Return the facts that change with an epoch, a note or a state, not with a step"
     metrics = card.metric_curves(progress)
     return {
@@ -58,10 +58,17 @@ def standing(
     }
 
 
+def _standing_key(progress: Progress) -> tuple:
+    "Return the values on which the facts of `standing` depend"
+    p = progress
+    counts = len(p.epochs), len(p.notes), len(p.curves)
+    return p.started, p.state, p.reason, p.saved, counts, *p.workers.values()
+
+
 def moving(
     progress: Progress,  # what is shown
-    texts: dict = TEXTS,  # the words
-) -> dict:  # plain data without NaN
+    texts: dict[str, str] = TEXTS,  # the words
+) -> dict[str, object]:  # plain data without NaN
     "Return the facts that change with every step"
     figures = card.figures(progress, texts)
     return {
@@ -75,8 +82,8 @@ def moving(
 
 # %% ../../nbs/panels/02_train_panel.ipynb #20e99cb4
 def command_from(
-    content: dict,  # what the page sent
-):  # a command, None where it is none
+    content: dict[str, object],  # what the page sent
+) -> tuple | None:  # a command of the registry; None where the message holds none
     "Return the command that a message of the page stands for"
     word = str(content.get("command"))
     if word != "lr":
@@ -102,36 +109,24 @@ class TrainPanel(Panel):
     ):
         self.progress, self.place, self.run_path = progress, place, run_path
         self.notice = ""  # one sentence for the reader that is not the run's own; set it at any time
-        self.commands: queue.SimpleQueue = queue.SimpleQueue()  # what was clicked, oldest first
+        self.commands: queue.SimpleQueue[tuple] = queue.SimpleQueue()  # what was clicked, oldest first
         self._live, self._key, self._standing = live, None, {}
         super().__init__()
 
-    def facts(self) -> dict[str, Any]:  # as `standing` and `moving` give them, and the panel's own
+    def facts(self) -> dict[str, object]:  # as `standing` and `moving` give them, and the panel's own
         "Return what the page shows of the run"
-        p = self.progress
-        counts = len(p.epochs), len(p.notes), len(p.curves)
-        workers = tuple(p.workers.values())
-        key = (
-            p.started,
-            p.state,
-            p.reason,
-            p.saved,
-            *counts,
-            workers,
-            self.notice,
-            self._closed,
-            id(self.texts),
-        )
+        p, texts = self.progress, self.texts
+        key = _standing_key(p), self.notice, self.closed, id(texts)
         if key != self._key:
-            self._key, self._standing = key, standing(p, self.texts) | self._own(p)
-        return {**self._standing, **moving(p, self.texts)}
+            self._key, self._standing = key, standing(p, texts) | self._own(p)
+        return {**self._standing, **moving(p, texts)}
 
-    def _own(self, p):
-        "Facts of the panel rather than of the run"
-        notes = [["info", card.plain(self.notice)]] if self.notice and not self._closed else []
+    def _own(self, p: Progress) -> dict[str, object]:
+        "Return the facts of the panel rather than of the run"
+        notes = [["info", card.plain(self.notice)]] if self.notice and not self.closed else []
         return {
             "notes": [list(note) for note in card.messages(p)[-_NOTES:]] + notes,
-            "live": self._live and not self._closed and p.state in ("waiting", *LIVE),
+            "live": self._live and not self.closed and p.state in ("waiting", *LIVE),
             "controls": self._live,
             "place": card.plain(self.place),
             "run_path": card.plain(self.run_path),
@@ -142,7 +137,7 @@ class TrainPanel(Panel):
         "Return the curves of the run"
         return self.progress.curves
 
-    def receive(self, content: dict[str, Any]):
+    def receive(self, content: dict[str, object]):
         "Put what was clicked into the queue"
         command = command_from(content)
         if command is not None:

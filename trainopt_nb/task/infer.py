@@ -6,8 +6,9 @@
 __all__ = ['Inferred', 'infer_task', 'check_data', 'loss_notes', 'check_valid', 'has_batchnorm', 'check_batchnorm']
 
 # %% ../../nbs/task/08_infer.ipynb #1bce24e3
+from collections.abc import Callable
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from ..data.checks import check_inputs, check_labels, check_values, overlap
 from ..data.source import Data
 from ..data.targets import known_targets
 from ..base.errors import DataError, TaskError
-from ..data.tensors import LABELS, leaves, split_batch
+from ..data.tensors import LABELS, Batch, leaves, split_batch
 from .task_type import infer_task_type
 from .losses import Given, class_axis, class_numbers, given
 from .loss_step import all_targets, target_check, ignore_index, is_strict
@@ -27,15 +28,15 @@ from .preflight import call, try_model
 
 # %% ../../nbs/task/08_infer.ipynb #8b9094a1
 class Inferred(NamedTuple):
-    "What was recognised"
+    "What follows from the data about a task"
 
     task_type: str  # as from `infer_task_type`
-    figures: str  # the task_type that the figures are of; `custom` where none can be chosen
+    figures: str  # type of the task for the metrics; `custom` if none can be chosen
     columns: int  # scores a sample
-    known: dict  # `train` and `valid` -> all targets, or None
-    strict: bool  # whether labels beyond the scores are an error
-    ignore: int  # label that counts nowhere
-    balanced: bool  # whether classes are weighed
+    known: dict[str, Tensor | None]  # `train` and `valid` -> all targets, or None
+    strict: bool  # whether labels without a score are an error
+    ignore: int  # label that is ignored
+    balanced: bool  # whether classes have balanced weights
 
 
 def _columns(scores, targets):
@@ -48,15 +49,15 @@ def infer_task(
     options: TrainOptions,
     data: Data,
     out: Given,  # of one batch
-    targets: Any,  # of the same batch
+    targets: Tensor | None,  # of the same batch
 ) -> Inferred:
-    "Recognise the task; raises `TaskError` where nothing fits"
+    "Infer the type of the task. Raises `TaskError` if none fits"
     known = {"train": known_targets(data.train)}
     if data.valid is not None:
         known["valid"] = known_targets(data.valid)
     task_type = figures = infer_task_type(options.loss, out, targets, known["train"])
     if task_type in ("model", "custom"):
-        try:  # a loss of its own does not keep anyone from counting right answers
+        try:  # metrics can be computed beside a user's own loss
             figures = infer_task_type("auto", out._replace(loss=None), targets, known["train"])
         except TaskError:
             figures = "custom"
@@ -69,9 +70,11 @@ def infer_task(
 # %% ../../nbs/task/08_infer.ipynb #a631bbbb
 def check_data(
     data: Data,
-    seen: Inferred,  # what `infer_task` recognised
-) -> tuple[list, Inferred]:  # (topic, sentence), and what was seen, now that all labels are known
-    "Raise `DataError` for what cannot be trained on, and say what should be known"
+    seen: Inferred,  # from `infer_task`
+) -> tuple[
+    list[tuple[str, str]], Inferred
+]:  # notes as (topic, sentence), and `seen` after all labels are checked
+    "Check labels, targets and inputs. Raises `DataError` for data that cannot be trained on"
     said = [("data", note) for note in data.notes]
     task_type, figures = seen.figures, seen.figures
     for name, known in seen.known.items():
@@ -111,12 +114,12 @@ def _inputs(batch):
 # %% ../../nbs/task/08_infer.ipynb #48c6c44c
 def loss_notes(
     model: nn.Module,
-    loss: Any,  # the option
-    seen: Inferred,  # what `infer_task` recognised
+    loss: str | Callable,  # the option
+    seen: Inferred,  # from `infer_task`
     scores: Tensor,  # of one batch
     targets: Tensor,  # of the same batch
-) -> list:  # (topic, sentence)
-    "What a reader should know of the choice, and of a model that does the loss's work"
+) -> list[tuple[str, str]]:  # (topic, sentence)
+    "Return notes about the loss that was chosen, and about a softmax or sigmoid in the model that the loss applies too"
     said, last = [], list(model.modules())[-1]
     if seen.figures == "classification" and not isinstance(loss, nn.NLLLoss) and scores.min() >= 0:
         sums = scores.float().sum(class_axis(scores, class_numbers(scores, targets)))
@@ -135,7 +138,7 @@ def loss_notes(
             said.append(("data", text))
     return said
 
-# %% ../../nbs/task/08_infer.ipynb #f4fd5c4f
+# %% ../../nbs/task/08_infer.ipynb #fb400f78
 def _form(batch):
     return [[(leaf.shape[1:], leaf.dtype) for leaf in leaves(part)] for part in split_batch(batch)]
 
@@ -143,18 +146,18 @@ def _form(batch):
 def check_valid(
     model: nn.Module,
     data: Data,
-    first: Any,  # batch of the training data
-    place: Any,  # from a batch as it was loaded to the batch on the device
+    first: Batch,  # of the training data
+    to_device: Callable[[Batch], Batch],
     device: torch.device,
     task_type: str,  # as from `infer_task_type`
 ):
-    "Try validation data of another form than the training data; raises `TaskError`"
+    "Try the model on validation data whose shape or dtype differs from the training data. Raises `TaskError`"
     if not isinstance(data.valid, (MemoryBatches, DatasetBatches)):
         return
     batch = data.valid.peek()
     if _form(batch) == _form(first):
         return
-    outputs, targets = try_model(model, place(batch), device, "valid_data")
+    outputs, targets = try_model(model, to_device(batch), device, "valid_data")
     name = {"classification": "cross-entropy", "binary": "bce", "multilabel": "bce", "regression": "mse"}.get(
         task_type
     )
@@ -166,16 +169,16 @@ def check_valid(
 
 
 def has_batchnorm(model: nn.Module) -> bool:
-    "Whether a model normalises by the statistics of a batch"
+    "Return whether a model has a BatchNorm layer"
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
 def check_batchnorm(
     model: nn.Module,
     data: Data,
-    inputs: Any,  # of the first batch
+    inputs: Batch,  # of the first batch
 ):
-    "Raise `DataError` for batches of one that BatchNorm cannot take; a copy of the model is asked, since it keeps statistics"
+    "Raise `DataError` for batches of one sample that BatchNorm cannot take; tries a copy of the model"
     if 1 not in (data.train.samples, getattr(data.train, "batch_size", None)) or not has_batchnorm(model):
         return
     try:

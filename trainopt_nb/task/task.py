@@ -8,7 +8,6 @@ __all__ = ['Task']
 # %% ../../nbs/task/00_task.ipynb #57e15544
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
@@ -18,6 +17,8 @@ class Task:
     "A model, its training data and its validation data"
 
     model: nn.Module
-    train_data: Any  # a pair `(inputs, targets)` of arrays, a Dataset, a DataLoader, an iterable of batches
-    valid_data: Any = None  # the same; None trains without validation
+    train_data: (
+        object  # a pair `(inputs, targets)` of arrays, a Dataset, a DataLoader, an iterable of batches
+    )
+    valid_data: object = None  # the same; None trains without validation
     notes: Sequence[str] = ()  # sentences on where it comes from, which a run shows to its reader

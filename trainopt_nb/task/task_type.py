@@ -6,7 +6,7 @@
 __all__ = ['TASK_TYPES', 'VALUES', 'CLASSES', 'infer_task_type']
 
 # %% ../../nbs/task/03_task_type.ipynb #065cd2b5
-from typing import Any
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -79,12 +79,12 @@ def _check_tensors(scores, targets):
 
 # %% ../../nbs/task/03_task_type.ipynb #ac220df3
 def infer_task_type(
-    loss: Any,  # the option: a name of `LOSSES` or a callable
+    loss: str | Callable,  # the option: a name of `LOSSES` or a callable
     out: Given,  # of one batch
     targets: Tensor | None,  # of the same batch
-    known: Tensor | None = None,  # all targets, where they are known
+    known: Tensor | None = None,  # all targets, if they are known
 ) -> str:  # one of `TASK_TYPES`
-    "Return the type of the task; raises `TaskError` where nothing fits"
+    "Return the type of the task; raises `TaskError` if none fits"
     if isinstance(loss, type):
         raise TaskError(
             f"loss takes a function or an object, and got the class {loss.__name__}: pass {loss.__name__}(), with brackets."

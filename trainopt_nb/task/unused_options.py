@@ -6,8 +6,6 @@
 __all__ = ['unused_options']
 
 # %% ../../nbs/task/05_unused_options.ipynb #d9935b5f
-from typing import Any
-
 from torch.utils.data import DataLoader
 
 from ..data.batches import MemoryBatches
@@ -103,10 +101,10 @@ def _typed(options: Options) -> dict:  # keyword -> such as `--lr 0.1`
 def unused_options(
     options: TrainOptions,
     task_type: str,  # as from `infer_task_type`
-    train_data: Any,  # as the user gave it
+    train_data: object,  # as the user passed it
     data: Data,  # as it was opened
     held_out: bool = False,  # whether the validation data were held out of the training data
-) -> str:  # empty where every option counts
+) -> str:  # empty if every option has an effect
     "Return a sentence about the options that differ from their defaults and change nothing"
     changed = _typed(options)
     rules = (

@@ -8,7 +8,7 @@ __all__ = ['choose_monitor', 'StepLoop', 'EpochLoop']
 # %% ../../nbs/train/14_epoch.ipynb #4b0380db
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from itertools import islice
 
 from ..base.errors import DataError, OptionError
@@ -18,7 +18,7 @@ from ..task.train_options import TrainOptions
 from .commands import Commands
 from .recovery import Recovery
 from .saver import Saver
-from .state import TrainingState
+from .state import TrainingState, evaluating
 from .validate import validate
 
 # %% ../../nbs/train/14_epoch.ipynb #20301496
@@ -46,7 +46,6 @@ class StepLoop:
         self.commands, self.recovery = Commands(state, saver), Recovery(state, saver)
         self.began = time.perf_counter()
         self._save_at_end = False  # one checkpoint for the last step and the end of the epoch
-        self._moves = self.prepared.device.type != "cpu" or self.options.channels_last
 
     def steps(self) -> Generator:
         "Train what is left of an epoch: fetch, forward, backward, update"
@@ -57,7 +56,7 @@ class StepLoop:
         batches, lr = strategy.batches(state), None
         while state.step < limit:
             asked = clock()
-            taken = self._fetch(batches)
+            taken = list(islice(batches, o.accumulate))
             if not taken:
                 state.drained = True
                 break
@@ -85,10 +84,6 @@ class StepLoop:
             raise DataError(
                 f"train_data gave no batch in epoch {state.epoch + 1}: an iterable must begin anew each time that it is iterated."
             )
-
-    def _fetch(self, batches: Iterator) -> list:
-        taken = list(islice(batches, self.options.accumulate))
-        return [self.prepared.to_device(batch) for batch in taken] if self._moves else taken
 
     def _save(self, limit):
         "Save a checkpoint now, or at the end of the epoch if that comes next"
@@ -131,10 +126,11 @@ class EpochLoop(StepLoop):
         loss, metrics = None, {}
         if p.data.valid is not None:
             yield from self.commands.emit(State("validating", state.step))
-            with state.evaluating():
+            with evaluating(state):
                 loss, metrics = yield from self.commands.relay(validate(p, self.options, state.step))
             yield from self.commands.emit(State("training", state.step))
         values = {"train_loss": state.mean_loss, "valid_loss": loss, **metrics}
         best = state.update_best(values[self.monitor], self.mode, self.options.min_delta)
+        state.schedule.end_epoch(values[self.monitor], self.mode)
         lr, seconds = state.optimizer.param_groups[0]["lr"], time.perf_counter() - self.began
         return Epoch(state.epoch + 1, state.step, state.mean_loss, loss, metrics, lr, seconds, speed, best)

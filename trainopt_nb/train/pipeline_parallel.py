@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..base.errors import NonFinite
 from ..data.tensors import size_of
+from ..parallel.gather_stages import gather_stages, total_grad_norm
 from .data_parallel import whole_batches
 from .faults import first_nonfinite
 from .strategy import Strategy
@@ -43,8 +44,16 @@ class PipelineParallel(Strategy):
         self.pipeline, eval_step = make_pipeline(
             model, self.options, self.ranks, device, sample, task_type, step_functions
         )
-        self.clip, self.full_state = self.pipeline.clip, self.pipeline.whole
         return loss_step, eval_step
+
+    def clip(self, parameters, norm):
+        "Clip gradients by the norm of the gradients of all stages"
+        total = total_grad_norm(parameters, self.ranks, self.pipeline.runner.device)
+        nn.utils.clip_grads_with_norm_(parameters, norm, total)
+
+    def full_state(self, tree: object) -> object:
+        "Return a state dict with the parts of all stages, on rank 0; all ranks must call it"
+        return gather_stages(tree, self.ranks)
 
     def batches(self, state) -> Iterator:
         "Return an iterator over the batches that are left in the epoch"
@@ -58,7 +67,7 @@ class PipelineParallel(Strategy):
             values[0] += penalty.detach()
         reduced = self.ranks.all_reduce(values)
         self.spent["samples"] += sum(map(size_of, batches))
-        self.spent.update(self.pipeline.spent)
+        self.spent.update(self.pipeline.runner.spent)
         return _pipeline_loss(self, update, batches, reduced)
 
     def reduce_validation(self, total, count, metrics):

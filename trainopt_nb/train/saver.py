@@ -56,7 +56,7 @@ class CheckpointWriter:
             return None, True
         write = lambda: self._to_disk(step, model_state, training, best)
         event, written = self._strategy.on_first(write, (None, False))
-        return event, self._ranks.agree(written)
+        return event, bool(self._ranks.broadcast(written)[0])
 
     def _to_disk(self, step, model_state, training, best):
         began = time.perf_counter()
@@ -114,7 +114,8 @@ class EpochSaver(CheckpointWriter):
         now: bool = False,  # whether it is wanted in any case
     ):
         "Save at the end of an epoch, if it is time or wanted now; yields as `save` does"
-        if self._ranks.agree(now or time.perf_counter() - self._last >= self.options.save_seconds):
+        due = now or time.perf_counter() - self._last >= self.options.save_seconds
+        if self._ranks.broadcast(due)[0]:
             yield from self.save()
         elif self._best_at == self._position:
             self._hold()

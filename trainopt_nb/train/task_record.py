@@ -6,8 +6,6 @@
 __all__ = ['held', 'task_record', 'named']
 
 # %% ../../nbs/train/16_task_record.ipynb #f6748987
-from typing import Any
-
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -21,9 +19,11 @@ from ..task.task import Task
 
 # %% ../../nbs/train/16_task_record.ipynb #69c561b1
 def held(
-    value: Any,  # arrays, in tuples and dicts
-) -> Any:  # the same shape, such as `array float64`, `tensor int64`, `series text`, `frame`, `list`
-    "What people hold their data in"
+    value: object,  # arrays, in tuples and dicts
+) -> (
+    str | list | dict
+):  # the same shape, such as `array float64`, `tensor int64`, `series text`, `frame`, `list`
+    "Return the types of the arrays that hold the data"
     if isinstance(value, dict):
         return {name: held(item) for name, item in value.items()}
     if isinstance(value, tuple):

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..base.errors import NonFinite
+from ..data.device_transforms import TransformStates
 from ..task.train_options import TrainOptions
 from .average import Average, with_average
 from .faults import Statistics, first_nonfinite
@@ -56,6 +57,8 @@ def make_step(
         parts = with_unscaling(parts, optimizer, scaler)
     if o.ema:
         parts = with_average(parts, Average(prepared.model, o.ema))
+    if (kept := TransformStates(prepared.device_transforms)).transforms:
+        parts = parts._replace(states={**parts.states, "device_transforms": kept})
     return with_timing(parts, strategy.spent) if strategy.times_parts else parts
 
 # %% ../../nbs/train/08_update.ipynb #6e82c2b8

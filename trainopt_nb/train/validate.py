@@ -25,7 +25,7 @@ def _evaluator(prepared, precision):
     @torch.inference_mode()
     def evaluate(batch):
         with torch.autocast(prepared.device.type, dtype, enabled=dtype is not None):
-            return prepared.eval_step(prepared.to_device(batch))
+            return prepared.eval_step(prepared.on_device(batch, training=False))
 
     return evaluate
 

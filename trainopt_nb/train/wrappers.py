@@ -10,12 +10,13 @@ __all__ = ['GradientHook', 'Stateful', 'StepParts', 'with_autocast', 'l1_penalty
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..data.tensors import Batch
 from ..parallel.parallelize import whole
 
 # %% ../../nbs/train/06_wrappers.ipynb #6cc04499
@@ -30,7 +31,7 @@ class Stateful(Protocol):
 class StepParts(NamedTuple):
     "The parts of an update; a wrapper takes one `StepParts` and returns another"
 
-    loss_step: Callable[[Any], Tensor]  # from a batch to a 0-d loss
+    loss_step: Callable[[Batch], Tensor]  # from a batch to a 0-d loss
     backward: Callable[[Tensor], None]  # adds gradients
     update: Callable[[], None]  # changes the weights
     states: Mapping[str, Stateful] = MappingProxyType({})  # key in a checkpoint -> what a wrapper keeps
@@ -55,7 +56,7 @@ def l1_penalty(
     model: nn.Module,  # whose weights are meant
     strength: float,  # factor of the sum
 ) -> Callable[[], Tensor | float]:
-    "Return the function that computes the L1 penalty on the weights of this rank; 0.0 if there are none"
+    "Return the function that computes the L1 penalty of the weights of this rank; 0.0 if there are none"
     held = (p for p in model.parameters() if not p.is_meta)
     weights = [p for p in held if p.requires_grad and p.dim() > 1]
     return lambda: strength * sum((whole(w.abs().sum()) for w in weights), 0.0)

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from ..parallel.ranks import PATIENCE, Ranks, backends, join
+from ..parallel.ranks import TIMEOUT, Ranks, backends, init_process_group
 from .board import Board
 from .group import Group, Report, print_into
 from .processes import describe_error
@@ -35,18 +35,18 @@ def _work_on_ray(
     here, group = ray.train.get_context(), sent["group"]
     rank, world, board = here.get_world_rank(), here.get_world_size(), Board(group.folder)
     os.environ["LOCAL_RANK"] = str(here.get_local_rank())
-    ranks = Ranks(rank, world, plan=group.plan, lost=lambda text: time.sleep(PATIENCE.total_seconds()))
+    ranks = Ranks(rank, world, plan=group.plan, lost=lambda text: time.sleep(TIMEOUT.total_seconds()))
     board.check(sent["word"])
     board.say(rank, "here")
     print_into(Path(group.folder) / "log.txt")  # Ray's own log files are hard to find
     try:
         if sent["alone"] and world > 1:
-            join(rank, world, board.path / "meeting", torch.device(group.device))
+            init_process_group(rank, world, board.path / "meeting", torch.device(group.device))
         payload = ray.get(sent["payload"])
         group.function(payload, group.arguments, ranks, lambda threads: group.cpus)
     except BaseException as error:
         board.say(rank, "failed", describe_error(error, f"rank {rank}" if world > 1 else ""))
-        time.sleep(PATIENCE.total_seconds())  # the supervisor ends this process
+        time.sleep(TIMEOUT.total_seconds())  # the supervisor ends this process
     board.say(rank, "done")
 
 # %% ../../nbs/workers/05_ray_cluster.ipynb #98c6e119
@@ -75,11 +75,11 @@ def _train(
     group = sent["group"]
     gpu = group.device.startswith("cuda")
     resources = {"CPU": group.cpus} | ({"GPU": 1} if gpu else {})
-    patience = int(PATIENCE.total_seconds())
+    timeout = int(TIMEOUT.total_seconds())
     config = (
         _met_by_file()
         if sent["alone"]
-        else TorchConfig(backend=backends("cuda" if gpu else "cpu"), timeout_s=patience)
+        else TorchConfig(backend=backends("cuda" if gpu else "cpu"), timeout_s=timeout)
     )
     failures = FailureConfig(max_failures=0)
     try:

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from ..parallel.ranks import Ranks, join
+from ..parallel.ranks import Ranks, init_process_group
 from .group import Group, Report
 from .processes import cause_of, describe_error, exit_with_parent
 
@@ -42,7 +42,7 @@ def _rank(group, rank, meeting, pipe):
     try:
         ranks = Ranks(rank, group.world, plan=group.plan, lost=lost)
         if group.world > 1:
-            join(rank, group.world, meeting, torch.device(group.device))
+            init_process_group(rank, group.world, meeting, torch.device(group.device))
         group.function(group.payload, group.arguments, ranks, lambda threads: max(1, threads // group.world))
         send("done")
     except BaseException as error:

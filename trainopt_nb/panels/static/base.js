@@ -3,7 +3,7 @@
 // Every text enters the page as a text node, and nothing is kept here that the kernel could not send again.
 
 const { html, render, useLayoutEffect, useRef, useState } = preact;
-const PROTOCOL = 1; // version of the messages, as in base.py
+const PROTOCOL = 1; // version of the messages, as in protocol.py
 const GONE = ["restarting", "autorestarting", "terminating", "dead"]; // states of a kernel that has lost its widgets
 const BRIEF = 1000; // milliseconds for which a validation has to last before the panel names it
 const SLOW = 4000; // milliseconds after which the panel explains why a click has had no effect
