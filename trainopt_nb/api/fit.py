@@ -7,7 +7,7 @@ __all__ = ['fit', 'resume']
 
 # %% ../../nbs/api/07_fit.ipynb #e1c32110
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 from torch import nn
 
@@ -23,13 +23,13 @@ from ..task.train_options import TrainOptions
 # %% ../../nbs/api/07_fit.ipynb #4cc515e0
 def fit(
     model: nn.Module,  # trained in place, and left in evaluation mode
-    train_data: Any,  # a pair `(inputs, targets)` of arrays, a Dataset, a DataLoader, an iterable of batches
-    valid_data: Any = None,  # the same, or None
+    train_data: object,  # a pair `(inputs, targets)` of arrays, a Dataset, a DataLoader, an iterable of batches
+    valid_data: object = None,  # the same, or None
     *,
-    folder: Any = "runs",  # where runs are kept
+    folder: str | Path = "runs",  # where runs are kept
     name: str = "",  # what the run is about
-    write: Callable[[str], Any] = print,  # takes a line an epoch
-    **options: Any,  # any of `TrainOptions`
+    write: Callable[[str], object] = print,  # called with one line for each epoch
+    **options: object,  # any of `TrainOptions`
 ) -> Run:
     "Train a model. Raises `OptionError`, `DataError` or `TaskError` before the first step, `RunError` where training failed"
     task, chosen = Task(model, train_data, valid_data), TrainOptions.of(**options)
@@ -38,16 +38,16 @@ def fit(
 
 
 def resume(
-    run: Any,  # a `Run`, its name or its path; None means the newest
+    run: Run | str | Path | None,  # a `Run`, its name or its path; None means the newest
     model: nn.Module,  # of the same shape; its weights are replaced
-    train_data: Any,  # as in `fit`
-    valid_data: Any = None,  # as in `fit`
+    train_data: object,  # as in `fit`
+    valid_data: object = None,  # as in `fit`
     *,
-    folder: Any = "runs",  # where runs are kept
-    write: Callable[[str], Any] = print,  # takes a line an epoch
-    **changes: Any,  # options that are to differ from now on, such as `epochs`
+    folder: str | Path = "runs",  # where runs are kept
+    write: Callable[[str], object] = print,  # called with one line for each epoch
+    **changes: object,  # options that change from now on, such as `epochs`
 ) -> Run:
-    "Resume a run from its newest checkpoint that is whole. Raises as `fit` does"
+    "Resume a run from its newest checkpoint that is not damaged. Raises the same errors as `fit`"
     run = run if isinstance(run, Run) else find_run(run, folder)
     chosen = stored_options(run, changes)
     run = print_lines(run_task(Task(model, train_data, valid_data), chosen, resume=run), write)

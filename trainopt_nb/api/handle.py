@@ -9,7 +9,7 @@ __all__ = ['RunHandle', 'LocalRun', 'FollowedRun', 'load_final_weights']
 import queue
 import time
 from collections.abc import Callable, Generator
-from typing import Any
+from multiprocessing.connection import Connection
 
 from torch import nn
 
@@ -29,21 +29,21 @@ class RunHandle:
 
     def events(
         self,
-        asked: Callable[[], Any] = lambda: None,  # gives the next command of the caller, or None
-        nap: float = 0.02,  # seconds between two looks while nothing happens
+        asked: Callable[[], tuple | None] = lambda: None,  # returns the next command of the caller, or None
+        nap: float = 0.02,  # seconds to sleep while nothing happens
     ) -> Generator:  # yields lists of new records, empty ones while nothing happens
-        "Train or follow to the end, with the commands of the caller and those that other processes send"
+        "Train or follow to the end, and pass on the commands of the caller and of other processes"
         raise NotImplementedError
 
     def send(
         self,
-        command: Any,  # such as `Stop()` or `SetLr(1e-4)`, or a word as for `Run.send`
+        command: tuple | str,  # such as `Stop()` or `SetLr(1e-4)`, or a word as for `Run.send`
     ):
-        "Send a command, which is obeyed after the step under way; one that comes too late is passed over"
+        "Send a command, which takes effect after the current step; it is ignored when the run has ended"
         raise NotImplementedError
 
     def close(self):
-        "End the run where it has not ended, with everything saved"
+        "End the run, if it has not ended, with everything saved"
         raise NotImplementedError
 
     def result(self) -> Run:
@@ -71,8 +71,7 @@ class LocalRun(RunHandle):
         model: nn.Module,
     ):
         self.run, self.progress, self.model = run, progress, model
-        self._turns = turns
-        self._sent: queue.SimpleQueue = queue.SimpleQueue()
+        self._turns, self._sent = turns, queue.SimpleQueue()
 
     def send(self, command):
         self._sent.put(WORDS[command]() if isinstance(command, str) else command)
@@ -103,8 +102,7 @@ class LocalRun(RunHandle):
         "Wait for the command that ends the pause; return it where the loop must get it"
         yield self._note("paused")
         while True:
-            command = next_command()
-            if command is None:
+            if (command := next_command()) is None:
                 time.sleep(nap)
                 yield []
             elif isinstance(command, Resume):
@@ -116,7 +114,7 @@ class LocalRun(RunHandle):
                 yield self._turns.send(command)
 
     def _note(self, state):
-        "Write down a change of state that the loop does not know of"
+        "Log a change of state that the loop does not know of"
         new = [State(state, self.progress.step)]
         self.run.append(new)
         self.progress.add(new)
@@ -130,7 +128,7 @@ class FollowedRun(RunHandle):
         self,
         run: Run,
         model: nn.Module | None = None,  # gets the weights at the end
-        parent_pipe: Any = None,  # ends the workers when it is closed; None leaves them alone
+        parent_pipe: Connection | None = None,  # ends the workers when it is closed; None leaves them alone
     ):
         self.run, self.model, self._parent_pipe = run, model, parent_pipe
         self._tail, self._sent, self._over, self._closed = run.tail(), None, False, False
@@ -164,7 +162,7 @@ class FollowedRun(RunHandle):
                 time.sleep(nap)
 
     def _pass_on(self, asked):
-        "Send what the caller asked for; a stop that is asked for again and again is sent once"
+        "Send the commands of the caller; a stop that is repeated is sent once"
         sent = False
         while not self._over and (command := asked()) is not None and command != self._sent:
             self.send(command)
@@ -179,7 +177,7 @@ class FollowedRun(RunHandle):
             load_final_weights(self.run, self.model)
             self._closed = True
 
-
+# %% ../../nbs/api/02_handle.ipynb #f60d5bdf
 def load_final_weights(
     run: Run,  # that ended
     model: nn.Module,  # the object that the user knows

@@ -12,7 +12,8 @@ import os
 import secrets
 import sys
 import threading
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -22,8 +23,9 @@ from .train_ranks import RunReport, needs_of, train_here
 from ..runs.run import Run
 from ..task.task import Task
 from ..task.train_options import TrainOptions
+from ..workers.group import Group, print_into
 from ..workers.processes import PRELOAD, leave_group, pickle_parts, start
-from ..workers.supervise import Group, Supervisor, print_into
+from ..workers.supervise import Supervisor
 
 PRELOAD.append("trainopt_nb.api.in_workers")
 
@@ -31,15 +33,15 @@ PRELOAD.append("trainopt_nb.api.in_workers")
 class Where(NamedTuple):
     "Where a run is kept and where it trains"
 
-    folder: Any = "runs"  # where runs are kept
-    name: str = ""  # what the run is about; the model's class where nothing is said
+    folder: str | Path = "runs"  # where runs are kept
+    name: str = ""  # what the run is about; empty means the class of the model
     cell: str = ""  # source that defined the task
     background: bool = False  # whether it trains in a process of its own, which outlives this one
-    facts: dict = {}  # noqa: RUF012 further plain facts for run.json, never changed
+    facts: dict = {}  # noqa: RUF012 further plain values for run.json, never changed
 
     @property
     def place(self) -> dict:
-        "Keywords for `new_run`"
+        "Return keywords for `new_run`"
         return {"folder": self.folder, "name": self.name, "cell": self.cell, **self.facts}
 
 # %% ../../nbs/api/05_in_workers.ipynb #12eed5e3
@@ -63,9 +65,9 @@ def _main(group, parent_pipe):
     print_into(Run(path).path / "log.txt")
     with contextlib.suppress(BaseException):  # it was printed and logged where it was raised
         if group.cluster:
-            from trainopt_nb.workers.ray_cluster import Cluster
+            from trainopt_nb.workers.ray_cluster import supervise_on_ray
 
-            Cluster(group, RunReport(Run(path), token), parent_pipe).watch()
+            supervise_on_ray(group, RunReport(Run(path), token), parent_pipe)
         elif group.world == 1 and not group.restarts and parent_pipe is None:
             train_here(group.payload, group.arguments)
         else:

@@ -29,11 +29,11 @@ class Log:
         progress: Progress,  # kept up to date
     ):
         self.run, self.progress, self.path = run, progress, run.path / "events.jsonl"
-        self.new, self._seen = [], 0  # not told yet; how many of these the progress has seen
+        self.new, self._seen = [], 0  # not returned yet; how many of these are in the progress
         self._waiting = []  # not on the disk yet
 
     def write(self):
-        "Write down what is new"
+        "Write new events"
         part = _read_losses(self.new[self._seen :])
         self.new[self._seen :] = part
         self._seen = len(self.new)
@@ -55,19 +55,19 @@ class Log:
             os.truncate(self.path, before)
 
     def take(self) -> list:  # records
-        "What was not told yet; it is written down first"
+        "Return the events since the last call, after writing them"
         self.write()
         known, self.new, self._seen = self.new, [], 0
         return known
 
     @property
     def lost(self) -> int:
-        "Events that found no room on the disk"
+        "Return the number of events for which the disk had no room"
         return len(self._waiting)
 
 
 def _read_losses(events):
-    "On an accelerator losses are tensors until here, where all are read at once"
+    "Read the losses of all steps at once: on an accelerator they are tensors until here"
     places = [i for i, e in enumerate(events) if type(e) is Step and isinstance(e.loss, torch.Tensor)]
     if places:
         for i, loss in zip(places, torch.stack([events[i].loss for i in places]).tolist(), strict=True):
@@ -79,10 +79,10 @@ def follow(
     events: Generator,  # from `train`
     run: Run,  # being written
     progress: Progress,  # kept up to date
-    every: float = 0.1,  # seconds between two stops at most
-    log: Log | None = None,  # of the same run, where others let it write too
+    every: float = 0.1,  # most seconds between two yields
+    log: Log | None = None,  # of the same run, where the caller writes too
 ) -> Generator:  # yields lists of new records; a command sent in is passed on
-    "Write a run's events down, and stop by now and then with what is new"
+    "Write the events of a run, and yield the new ones from time to time"
     log, command, clock = log or Log(run, progress), None, time.perf_counter
     held = {}  # kind of event -> time until which it does not make the run stop
     try:
@@ -104,7 +104,7 @@ def follow(
 
 
 def _close(events, log):
-    "Nothing more is asked for: the run saves, says how it ended, and lets go of its lock"
+    "Save, log how the run ended, and release its lock"
     state, reason = "stopped", "the consumer went away; everything is saved"
     try:
         events.close()

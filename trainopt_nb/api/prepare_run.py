@@ -6,7 +6,7 @@
 __all__ = ['new_run', 'start', 'start_in', 'stored_options', 'resume_in']
 
 # %% ../../nbs/api/03_prepare_run.ipynb #21a56e14
-from typing import Any
+from pathlib import Path
 
 import torch
 
@@ -46,42 +46,38 @@ def _loop(task, options, ranks=SINGLE):
     loop = Loop(prepare(task, options, ranks), options)
     return loop, task_record(task, loop)
 
-
+# %% ../../nbs/api/03_prepare_run.ipynb #3d808d20
 def new_run(
     task: Task,  # for its name
     options: TrainOptions,  # how
-    folder: Any = "runs",  # where runs are kept
-    name: str = "",  # what the run is about; the model's class where nothing is said
+    folder: str | Path = "runs",  # where runs are kept
+    name: str = "",  # what the run is about; empty means the class of the model
     cell: str = "",  # source that defined the task
-    **facts: Any,  # for run.json
+    **facts: object,  # plain values for run.json
 ) -> Run:
-    "The directory of a run that has not begun"
+    "Make the directory of a run that has not begun"
     return Run.create(folder, name or type(task.model).__name__, options.plain(), cell, **facts)
 
 
 def start(
     task: Task,  # what is being learned
     options: TrainOptions,  # how
-    *,
-    folder: Any = "runs",  # where runs are kept
-    name: str = "",  # what the run is about; the model's class where nothing is said
-    cell: str = "",  # source that defined the task
-    **more: Any,  # further plain facts for run.json
+    **place: object,  # `folder`, `name`, `cell` and facts, as for `new_run`
 ) -> LocalRun:
     "Prepare a new run in this process; nothing is on the disk if that fails"
     loop, record = _loop(task, options)
-    return _handle(new_run(task, options, folder, name, cell, **record, **more), loop)
+    return _handle(new_run(task, options, **record, **place), loop)
 
 
 def start_in(
     run: Run,  # that was made and claimed by another process
     task: Task,  # what is being learned
     options: TrainOptions,  # how
-    token: str | None,  # with which it was claimed; None where another process of ours holds the lock
+    token: str | None,  # with which it was claimed; None where the supervisor holds the lock
     ranks: Ranks = SINGLE,  # this one and how many there are
-    every: float = 0.1,  # seconds between two looks at commands at most
+    every: float = 0.1,  # most seconds between two checks for commands
 ) -> LocalRun:
-    "Prepare a run whose directory is there already"
+    "Prepare a run whose directory exists already"
     loop, record = _loop(task, options, ranks)
     if ranks.first:
         run.add_facts(**record)
@@ -89,11 +85,11 @@ def start_in(
 
 # %% ../../nbs/api/03_prepare_run.ipynb #1fa0f609
 def stored_options(
-    run: Run,
+    run: Run,  # to be resumed
     changes: dict,  # keyword -> value
 ) -> TrainOptions:
-    "The options of a run on the disk, with changes; a callable cannot come back from a file and must be given again"
-    TrainOptions.of(**changes)  # what is wrong with these is said as it is
+    "Return the options of a stored run, with changes. Raises `RunError` where a file could not hold one, such as a callable"
+    TrainOptions.of(**changes)  # an error in these is raised as it is
     stored = {name: tuple(value) if isinstance(value, list) else value for name, value in run.options.items()}
     try:
         return TrainOptions.of(**{**stored, **changes})
@@ -111,7 +107,7 @@ def resume_in(
     ranks: Ranks = SINGLE,  # this one and how many there are
     every: float = 0.1,  # as in `start_in`
 ) -> LocalRun:
-    "Prepare to continue from the newest checkpoint that is whole"
+    "Prepare to continue from the newest checkpoint that is not damaged"
     _, model_state, training, lost = load_checkpoint(run.path / "checkpoints", "last")
     limit = options.max_steps or float("inf")
     if run.progress.state == "finished" and (
@@ -132,7 +128,7 @@ def resume_in(
 
 
 def _early(run, training, options):
-    "What a run that was stopped by its patience must be told; raises `RunError` where it would stop again at once"
+    "Return a warning about a run that was stopped by its patience. Raises `RunError` where it would stop again at once"
     before = run.progress
     if not (options.patience and before.started and before.state == "finished"):
         return []

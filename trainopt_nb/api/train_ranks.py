@@ -28,7 +28,7 @@ from ..parallel.ranks import SINGLE, Ranks
 from ..runs.run import Run
 from ..store.checkpoint import load_checkpoint
 from ..task.train_options import TrainOptions
-from ..workers.supervise import Group, Report
+from ..workers.group import Group, Report
 
 # %% ../../nbs/api/04_train_ranks.ipynb #6cf2f5de
 _ADDRESS = re.compile(r"auto|(ray://)?[^\s/:]+:\d+|(ray://)?\[[0-9a-fA-F:]+\]:\d+")
@@ -79,7 +79,7 @@ def _needs_here(
     return {"world": world, "plan": o.plan, "device": device.type, "restarts": o.restarts}
 
 # %% ../../nbs/api/04_train_ranks.ipynb #83b636c3
-TURN = 0.03  # seconds between two looks at commands, at most
+TURN = 0.03  # most seconds between two checks for commands
 
 
 def train_here(
@@ -88,7 +88,7 @@ def train_here(
     ranks: Ranks = SINGLE,  # those that train together
     share: Callable[[int], int] = lambda threads: threads,  # threads of this process, of those the kernel had
 ):
-    "Train in this process, to the end. Raises what the user's code raises"
+    "Train in this process to the end. Raises what the user's code raises"
     path, token, resumed = arguments
     run, guarded = Run(path), token if ranks is SINGLE else None
     gc.enable()
@@ -112,11 +112,11 @@ def train_here(
 
 # %% ../../nbs/api/04_train_ranks.ipynb #134d3901
 def report_failure(
-    run: Run,
+    run: Run,  # that failed
     reason: str,  # one sentence
     token: str | None,  # as for `Run.start_writing`
 ):
-    "Write into a run why it failed, where its own process cannot"
+    "Write the reason of a failure into a run whose own process cannot"
     with contextlib.suppress(Exception):
         run.start_writing(token)
         before = run.progress

@@ -17,17 +17,12 @@ from typing import NamedTuple
 _MAGIC = re.compile(r"\s*(%|!|\?|[\w.]+\?{1,2}\s*$)")
 _TIMED = re.compile(r"(\s*)%time\s+(?=\S)")
 _GIVEN = re.compile(r"(\s*[\w, ]+=\s*)([%!].*)")
-_BODY = (
-    "trainopt",
-    "time",
-    "capture",
-    "prun",
-    "timeit",
-)  # cell magics whose body is Python in the notebook's own names
+# cell magics whose body is Python in the notebook's own names
+_BODY = ("trainopt", "time", "capture", "prun", "timeit")
 
 
 def parses(source: str) -> bool:
-    "Whether a text is Python"
+    "Return whether a text is Python"
     try:
         ast.parse(source)
     except (SyntaxError, ValueError):
@@ -37,8 +32,8 @@ def parses(source: str) -> bool:
 
 def plain_source(
     cell: str,  # source of a cell
-) -> tuple[str, list[str]]:  # Python, and sentences about what is missing in it
-    "A cell without magics"
+) -> tuple[str, list[str]]:  # Python, and sentences about values that are missing in it
+    "Return a cell without its magics"
     first, _, rest = cell.lstrip().partition("\n")
     if first.startswith("%%"):
         return plain_source(rest) if first[2:].split()[:1] and first[2:].split()[0] in _BODY else ("", [])
@@ -73,7 +68,7 @@ _KNOWN = {*dir(builtins), "__name__", "__file__", "get_ipython"}
 
 
 class _AsGenerators(ast.NodeTransformer):
-    "From Python 3.12 on the variable of a comprehension counts as one of the code around it, that of a generator does not"
+    "Replace comprehensions by generators: from Python 3.12 on, the variable of a comprehension is in the scope around it"
 
     def visit_ListComp(self, node):
         self.generic_visit(node)
@@ -93,7 +88,7 @@ def _table(node):
 def bound_names(
     source: str,  # Python; anything else binds nothing
 ) -> set[str]:
-    "Names that code gives a value to at its top level"
+    "Return the names that code binds at its top level"
     if not parses(source):
         return set()
     return {s.get_name() for s in _table(ast.parse(source)).get_symbols() if _binds(s)}
@@ -104,7 +99,7 @@ def _binds(symbol):
 
 
 def _later(table):
-    "Global names that functions within a piece of code read when they are called"
+    "Yield global names that the functions of a piece of code read when they are called"
     for inner in table.get_children():
         yield from (s.get_name() for s in inner.get_symbols() if s.is_global() and s.is_referenced())
         yield from _later(inner)
@@ -113,7 +108,7 @@ def _later(table):
 def missing_names(
     source: str,  # Python
 ) -> list[str]:  # in the order of their first use
-    "Names that code reads and does not bind before"
+    "Return the names that code reads before it binds them"
     bound, needed, later = set(_KNOWN), {}, {}
     for node in ast.parse(source).body:
         table = _table(node)
@@ -130,10 +125,10 @@ def missing_names(
 # %% ../../nbs/base/05_cells.ipynb #abfc83a4
 def earlier_cells(
     cell: str,  # source of the cell
-    history: list[str],  # what was run before it, oldest first
+    history: list[str],  # cells that ran before it, oldest first
     needed: tuple = (),  # names that are needed besides those of the cell
-) -> str:  # the cells that it stands on, as plain Python
-    "What must be run before a cell"
+) -> str:  # the cells that it needs, as plain Python
+    "Return the cells that must run before a cell"
     source = plain_source(cell)[0]
     wanted = {*missing_names(source), *(set(needed) - bound_names(source))}
     itself, taken = source.strip(), []
@@ -159,14 +154,14 @@ class Import(NamedTuple):
 
     @property
     def bound(self) -> str:
-        "The name that it gives a value to"
+        "Return the name that the import binds"
         return self.alias or self.name or self.module.split(".")[0]
 
 
 def split_imports(
     source: str,  # Python
 ) -> tuple[list[Import], str]:  # the imports at its top level, and the rest
-    "Take the imports out of a text"
+    "Separate the imports of a text from the rest"
     lines, found, cut = source.splitlines(), [], set()
     for node in ast.parse(source).body:
         if not isinstance(node, (ast.Import, ast.ImportFrom)) or ";" in lines[node.lineno - 1]:
@@ -186,7 +181,7 @@ def split_imports(
 def import_lines(
     imports: list[Import],  # in any order
 ) -> str:  # sorted: the standard library, a blank line, everything else
-    "Import statements"
+    "Write import statements"
     statements = {}
     for each in set(imports):
         if each.name:

@@ -7,7 +7,6 @@ __all__ = ['split', 'parse_flags', 'parse_arguments', 'help_text']
 
 # %% ../../nbs/base/02b_flags.ipynb #314b7beb
 import shlex
-from typing import Any
 
 from .errors import OptionError
 from .options import Option, Options, declared, nearest_option, rows
@@ -16,7 +15,7 @@ from .options import Option, Options, declared, nearest_option, rows
 def split(
     line: str,  # what stands after the magic
 ) -> list[str]:  # its words
-    "Words of a magic's line: quotes are removed, comments dropped"
+    "Split the line of a magic into words, without quotes and comments"
     try:
         return shlex.split(line, comments=True, posix=True)
     except ValueError as error:
@@ -29,7 +28,7 @@ def parse_flags(
     words: list[str],  # as from `split`
     *classes: type[Options],  # sets of options; a flag belongs to the first that declares it
     names: dict | None = None,  # the user's variables, for options that take objects
-) -> tuple[dict[str, Any], list[str]]:  # values by keyword, and the words that are no flags
+) -> tuple[dict[str, object], list[str]]:  # values by keyword, and the words that are no flags
     "Read flags; an unknown or incomplete one raises `OptionError`"
     found = (o for cls in reversed(classes) for o in declared(cls).values())
     known = {o.flag: o for o in found if not o.argument}
@@ -60,12 +59,12 @@ def _find(word: str, known: dict[str, Option]) -> Option:
         raise OptionError(f"{word} turns nothing off: {option.flag} takes {option.values}.")
     return option
 
-
+# %% ../../nbs/base/02b_flags.ipynb #4dacf0f1
 def parse_arguments(
     words: list[str],  # what `parse_flags` left over
     *classes: type[Options],  # sets of options, whose positional arguments are filled in order
     command: str,  # such as `trainopt new`, for messages
-) -> dict[str, Any]:  # values by keyword
+) -> dict[str, object]:  # values by keyword
     "Read positional arguments; a missing one, or one too many, raises `OptionError`"
     wanted = [o for cls in classes for o in declared(cls).values() if o.argument]
     got = " ".join(words) or "none"

@@ -10,17 +10,17 @@ import dataclasses
 import difflib
 import json
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .errors import OptionError
-from .option_values import CHECKS, SWITCH, plain_value
+from .option_values import CHECKS, SWITCH, plain_value, possible_values
 
 # %% ../../nbs/base/02_options.ipynb #6b4f91c6
 def nearest(
     word: str,  # what was written
     known: Iterable,  # what could have been written
 ) -> str:  # such as ` Did you mean 'epochs'?`; empty where nothing is near
-    "Return the end of a sentence about a wrong word"
+    "Return the hint for a wrong word"
     close = difflib.get_close_matches(str(word).lower(), [str(k) for k in known], n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
 
@@ -34,13 +34,13 @@ class Dimension(NamedTuple):
     log: bool = False  # whether factors matter rather than differences
     choices: tuple = ()  # for `choice`
 
-
+# %% ../../nbs/base/02_options.ipynb #e3bd1e59
 class Option(NamedTuple):
-    "One declared option: everything that its five faces are made from"
+    "One declared option"
 
     name: str  # the Python keyword, such as `batch_size`
     type: str  # `int`, `float`, `bool`, `choice`, `text` or `numbers`
-    default: Any
+    default: object
     help: str  # one phrase
     group: str = ""  # heading that it stands under
     unit: str = ""  # such as `epochs`
@@ -57,97 +57,87 @@ class Option(NamedTuple):
 
     @property
     def flag(self) -> str:  # such as `--batch-size`; `RUN` for a positional argument
-        "How it is typed"
+        "Return the option as it is typed"
         return self.argument or "--" + self.name.replace("_", "-")
 
     @property
     def values(self) -> str:  # such as `1 to 65536`
-        "What it can be, in words"
-        low, high = (
-            end if end is None or self.type == "int" else f"{end:g}" for end in (self.low, self.high)
-        )
-        if self.type == "bool":
-            words = "on or off"
-        elif self.type == "choice":
-            words = ", ".join(map(str, self.choices)) + (", or a callable" if self.objects else "")
-        elif self.type == "numbers":
-            words = "numbers separated by commas"
-        elif self.type == "text":
-            words = "text" + (", or a list of names and callables" if self.objects else "")
-        elif self.high is None:
-            words = "any number" if low is None else f"{low} or more"
-        else:
-            words = f"{low} to {high}"
-        if self.type == "int":
-            words += "".join(f", or {word}" for word in self.choices)
+        "Return the possible values in words"
+        words = possible_values(self)
         return words + (", or none" if self.optional else "")
 
     @property
     def dimension(self) -> Dimension | None:  # None where searching it makes no sense
-        "How a sweep varies it"
+        "Return how a sweep varies the option"
         if not self.search:
             return None
         if self.type in ("int", "float"):
             return Dimension(self.type, *self.search, log=self.log)
         return Dimension("choice", choices=tuple(self.search))
 
-    def refuse(
-        self,
-        value: Any,  # that was given
-    ) -> OptionError:
-        "Return the error for a value that it cannot have"
-        hint = nearest(value, self.choices) if self.type == "choice" and isinstance(value, str) else ""
-        unit = f" {self.unit}" if self.unit and self.type in ("int", "float") else ""
-        got = repr(value) if len(repr(value)) < 80 else f"an object of type {type(value).__name__}"
-        return OptionError(
-            f"{self.flag} (keyword {self.name}) takes {self.values}{unit}, and got {got}.{hint}"
-        )
-
     def check(
         self,
-        value: Any,  # what was given from Python
-    ):  # the value in its own type
+        value: object,  # given from Python
+    ) -> object:
         "Return `value` in the option's own type, or raise `OptionError`"
-        if value is None:
-            if self.optional:
-                return None
-            raise self.refuse(value)
-        if self.objects and not isinstance(value, str):
-            return self._check_object(value)
-        try:
-            return CHECKS[self.type](self, value)
-        except (TypeError, ValueError, OverflowError):
-            raise self.refuse(value) from None
-
-    def _check_object(self, value):
-        "A callable, a dict of objects, or a list of names and callables, stands in for a name"
-        if callable(value) or (isinstance(value, dict) and value):
-            return value
-        several = isinstance(value, (list, tuple)) and value
-        if several and all(isinstance(v, str) or callable(v) for v in value):
-            return tuple(value)
-        raise self.refuse(value)
+        return _check(self, value)
 
     def parse(
         self,
-        text: str,  # what was typed
-        names: dict
-        | None = None,  # name -> value of the user's variables, where one may stand in for a choice
-    ):  # the value in its own type
+        text: str,  # typed after the flag
+        names: dict | None = None,  # the user's variables, where one may stand in for a choice
+    ) -> object:
         "Read what was typed after the flag, or raise `OptionError`"
-        if self.objects and names and text in names and text not in self.choices:
-            return self.check(names[text])
-        if self.optional and text.lower() == "none":
+        return _parse(self, text, names)
+
+# %% ../../nbs/base/02_options.ipynb #5261157c
+def _refusal(option, value):
+    "Return the error for a value that the option cannot have"
+    hint = nearest(value, option.choices) if option.type == "choice" and isinstance(value, str) else ""
+    unit = f" {option.unit}" if option.unit and option.type in ("int", "float") else ""
+    got = repr(value) if len(repr(value)) < 80 else f"an object of type {type(value).__name__}"
+    return OptionError(
+        f"{option.flag} (keyword {option.name}) takes {option.values}{unit}, and got {got}.{hint}"
+    )
+
+
+def _check(option, value):
+    if value is None:
+        if option.optional:
             return None
-        if self.type == "bool":
-            if text.lower() not in SWITCH:
-                raise self.refuse(text)
-            return SWITCH[text.lower()]
-        return self.check(text.split(",") if self.type == "numbers" else text)
+        raise _refusal(option, value)
+    if option.objects and not isinstance(value, str):
+        return _check_object(option, value)
+    try:
+        return CHECKS[option.type](option, value)
+    except (TypeError, ValueError, OverflowError):
+        raise _refusal(option, value) from None
+
+
+def _check_object(option, value):
+    "Accept a callable, a dict of objects, or a list of names and callables in place of a name"
+    if callable(value) or (isinstance(value, dict) and value):
+        return value
+    several = isinstance(value, (list, tuple)) and value
+    if several and all(isinstance(v, str) or callable(v) for v in value):
+        return tuple(value)
+    raise _refusal(option, value)
+
+
+def _parse(option, text, names):
+    if option.objects and names and text in names and text not in option.choices:
+        return option.check(names[text])
+    if option.optional and text.lower() == "none":
+        return None
+    if option.type == "bool":
+        if text.lower() not in SWITCH:
+            raise _refusal(option, text)
+        return SWITCH[text.lower()]
+    return option.check(text.split(",") if option.type == "numbers" else text)
 
 # %% ../../nbs/base/02_options.ipynb #9ab88eaa
 def option(
-    default: Any,  # value when nothing is given
+    default: object,  # value when nothing is given
     help: str,  # one phrase
     **more,  # the other fields of `Option`, by name
 ):  # a dataclass field
@@ -181,9 +171,9 @@ class Options:
     @classmethod
     def of(
         cls,
-        **values: Any,  # keyword -> value
+        **values: object,  # keyword -> value
     ) -> "Options":  # an object of the class
-        "Make the set from keywords; an unknown one is refused with the nearest that exists"
+        "Make the set from keywords. Raises `OptionError` with the nearest name for an unknown one"
         known = declared(cls)
         for name in values:
             if name not in known:
@@ -194,7 +184,7 @@ class Options:
 
     def replace(
         self,
-        **values: Any,  # keyword -> value
+        **values: object,  # keyword -> value
     ):
         "Return the same set with some values changed"
         return type(self).of(**{**vars(self), **values})
@@ -210,7 +200,7 @@ class Options:
     def __repr__(self):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.changed().items())})"
 
-
+# %% ../../nbs/base/02_options.ipynb #f1852857
 def combine(
     *classes: type[Options],  # sets of options; where two declare the same keyword, the last counts
 ) -> type[Options]:
@@ -226,7 +216,7 @@ def nearest_option(
     name: str,  # what was written, as a keyword or a flag
     known: dict[str, Option],  # as from `declared`
 ) -> str:  # such as ` Did you mean 'lr'?`; empty where nothing is near
-    "Return the end of a sentence about a wrong name; options are found under their aliases too"
+    "Return the hint for a wrong name; options are found under their aliases too"
     names = {alias: option.name for option in known.values() for alias in (option.name, *option.aliases)}
     close = difflib.get_close_matches(str(name).lower().replace("-", "_"), names, n=1, cutoff=0.5)
     return f" Did you mean {names[close[0]]!r}?" if close else ""

@@ -17,7 +17,7 @@ ENGLISH = "en"
 
 @cache
 def _files():
-    "Language -> its texts by section"
+    "Return language -> its texts by section"
     folder = files("trainopt_nb") / "base" / "languages"
     found = [
         file for file in folder.iterdir() if file.name.startswith("texts.") and file.name.endswith(".json")
@@ -29,33 +29,33 @@ def _files():
 
 
 def languages() -> dict[str, str]:  # such as `zh-CN` -> `简体中文`
-    "The languages that there are, by their own names"
+    "Return the available languages and their own names"
     return {code: texts["language"] for code, texts in _files().items()}
 
 
 def matching(
     wanted: str,  # such as `zh`, `zh_CN.UTF-8` or `de-AT`
-) -> str | None:  # None where it is not spoken
-    "The language that fits: the same one, or one of the same kind"
+) -> str | None:  # None where there is none
+    "Return the available language that fits: the same, or another variant of it"
     word = wanted.split(":")[0].split(".")[0].replace("_", "-").lower()
     known = {code.lower(): code for code in _files()}
     alike = [code for low, code in known.items() if word and low.split("-")[0] == word.split("-")[0]]
     return known.get(word) or next(iter(alike), None)
 
 # %% ../../nbs/base/04_texts.ipynb #664b54e5
-_page = ""  # what the page last said that it speaks
+_page = ""  # language of the page
 
 
 def hear(
     wanted: str,  # as the page has it, such as `zh-CN`
 ):
-    "Remember what language the page speaks"
+    "Set the language of the page"
     global _page
     _page = str(wanted)
 
 
 def language() -> str:
-    "The language that is spoken now"
+    "Return the current language"
     system = next(
         (os.environ[n] for n in ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(n)), ""
     )
@@ -66,7 +66,7 @@ def language() -> str:
 @cache
 def _joined(sections, code):
     texts = {}
-    for spoken in (ENGLISH, code):  # what is not translated is said in English
+    for spoken in (ENGLISH, code):  # a text without a translation stays English
         for section in sections:
             texts |= _files().get(spoken, {}).get(section, {})
     return texts
@@ -74,7 +74,7 @@ def _joined(sections, code):
 
 def wording(
     *sections: str,  # `card`, `panel`, `runs`, `form`; later ones win
-    code: str | None = None,  # of a language; None means the one that is spoken now
+    code: str | None = None,  # of a language; None means the current one
 ) -> dict[str, str]:  # the same object while the language is the same
-    "The words of some part"
+    "Return the texts of some sections"
     return _joined(sections, code or language())

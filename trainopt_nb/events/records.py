@@ -125,9 +125,7 @@ class WorkerLoad(NamedTuple):
     waiting: float  # waiting for the other ranks outside of that
     memory: int  # bytes that the process, or its GPU, holds
     processor: float  # share of one processor that it used, 1 is one core
-    utilisation: float | None = (
-        None  # share of the time in which its GPU computed; None where it cannot be measured
-    )
+    utilisation: float | None = None  # share of the time in which its GPU computed, if it can be measured
 
 
 @event

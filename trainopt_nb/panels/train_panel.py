@@ -125,7 +125,7 @@ class TrainPanel(Panel):
         "Return the facts of the panel rather than of the run"
         notes = [["info", card.plain(self.notice)]] if self.notice and not self.closed else []
         return {
-            "notes": [list(note) for note in card.told(p)[-_NOTES:]] + notes,
+            "notes": [list(note) for note in card.messages(p)[-_NOTES:]] + notes,
             "live": self._live and not self.closed and p.state in ("waiting", *LIVE),
             "controls": self._live,
             "place": card.plain(self.place),

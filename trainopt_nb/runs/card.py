@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEXTS', 'TITLES', 'PATH', 'PARTS', 'SKEW', 'headline', 'Figure', 'is_share', 'metric_curves', 'figures', 'best_text',
-           'best_loss', 'titled', 'machine', 'short_path', 'told', 'Device', 'devices']
+           'best_loss', 'titled', 'machine', 'short_path', 'messages', 'Device', 'devices']
 
 # %% ../../nbs/runs/01_card.ipynb #01a7249c
 import math
@@ -18,14 +18,14 @@ from .plain_text import escape, json_text, plain
 from ..base.texts import wording
 
 # %% ../../nbs/runs/01_card.ipynb #ba7b49ad
-TEXTS = wording("card", code="en")  # what is said where nobody says otherwise
+TEXTS = wording("card", code="en")  # the default
 
 
 def headline(
-    progress: Progress,  # what is told about
-    texts: dict = TEXTS,  # the words
+    progress: Progress,  # of the run
+    texts: dict = TEXTS,  # of the language
 ) -> str:  # such as `epoch 7 of 12 · step 196 of 336 · 4 s left`
-    "How far a run is"
+    "Write how far a run is"
     started, live = progress.started, progress.state in LIVE
     if started is None:
         return ""
@@ -50,14 +50,14 @@ class Figure(NamedTuple):
 def is_share(
     name: str,  # of a metric
 ) -> bool:  # whether it reads as a percentage
-    "Whether a figure from 0 to 1 is written in percent"
+    "Return whether a metric is written in percent"
     return figure(name, 0.5).endswith("%")
 
 
 def metric_curves(
     progress: Progress,  # of which the curves are listed
 ) -> list[str]:  # their names, the monitored one first
-    "What the second chart can show"
+    "Return the metrics that the second chart can show"
     losses = ("train loss", "valid loss")
     names = [name for name in progress.curves if name not in losses]
     monitor = progress.started.monitor if progress.started else ""
@@ -67,7 +67,7 @@ def metric_curves(
 
 
 def _change(progress, name):
-    "How a metric moved in the last epoch: text, and whether for the better"
+    "Return the change of a metric in the last epoch, and whether it improved"
     values = [row.metrics[name] for row in progress.epochs[-2:] if name in row.metrics]
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return "", False
@@ -80,10 +80,10 @@ def _change(progress, name):
 
 # %% ../../nbs/runs/01_card.ipynb #55b47d18
 def figures(
-    progress: Progress,  # what is told about
-    texts: dict = TEXTS,  # the words
+    progress: Progress,  # of the run
+    texts: dict = TEXTS,  # of the language
 ) -> list[Figure]:  # five of them
-    "The numbers that matter, as they are written"
+    "Return the five figures of the card"
     row = progress.epochs[-1] if progress.epochs else None
     name = next(iter(metric_curves(progress)), None)
     if progress.started is None:
@@ -107,11 +107,11 @@ def figures(
 
 # %% ../../nbs/runs/01_card.ipynb #1b524d8e
 def best_text(
-    progress: Progress,  # what is told about
+    progress: Progress,  # of the run
     name: str,  # of a metric
-    texts: dict = TEXTS,  # the words
+    texts: dict = TEXTS,  # of the language
 ) -> str:  # such as `best 97.8% at epoch 7`; empty where it does not decide
-    "The best epoch, beside the metric that says so"
+    "Write the best epoch beside the monitored metric"
     best = progress.best
     if best is None or name != progress.started.monitor or name not in best.metrics:
         return ""
@@ -119,10 +119,10 @@ def best_text(
 
 
 def best_loss(
-    progress: Progress,  # what is told about
-    texts: dict = TEXTS,  # the words
+    progress: Progress,  # of the run
+    texts: dict = TEXTS,  # of the language
 ) -> str:  # such as `best 0.3218 at epoch 7`; empty where no loss decides
-    "The best epoch, beside the losses"
+    "Write the best epoch beside the losses"
     best = progress.best
     if best is None or progress.started.monitor not in ("train_loss", "valid_loss"):
         return ""
@@ -135,16 +135,16 @@ TITLES = {"f1": "F1", "auroc": "AUROC", "mae": "MAE", "mse": "MSE", "rmse": "RMS
 def titled(
     name: str,  # of a metric
 ) -> str:  # such as `AUROC` or `Balanced accuracy`
-    "The name of a metric above its curve"
+    "Write the name of a metric as the title of its chart"
     words = plain(name).replace("_", " ")
     return TITLES.get(name, words[:1].upper() + words[1:])
 
 
 def machine(
-    progress: Progress,  # what is told about
-    texts: dict = TEXTS,  # the words
+    progress: Progress,  # of the run
+    texts: dict = TEXTS,  # of the language
 ) -> str:  # such as `cpu, fp32, 2 threads`
-    "Where and how it computes"
+    "Write the device, precision and threads of a run"
     started = progress.started
     if started is None:
         return ""
@@ -159,7 +159,7 @@ def short_path(
     path: str,  # any text
     most: int = PATH,  # characters
 ) -> str:  # such as `runs/2026-11-21-digits-cnn-3` or `/data/ann/…/runs/2026-11-21-digits-cnn-3`
-    "A path as a reader wants it: from here on where it is below, without its middle where it is long"
+    "Shorten a path: relative to the current directory where possible, and without its middle if it is long"
     here = os.getcwd().rstrip(os.sep) + os.sep
     text = plain(path).removeprefix(here)
     if len(text) <= most:
@@ -168,10 +168,10 @@ def short_path(
     return f"{text[: most - len(tail) - 2]}…{os.sep}{tail}"
 
 
-def told(
-    progress: Progress,  # what is told about
+def messages(
+    progress: Progress,  # of the run
 ) -> list[tuple[str, str]]:  # level and sentence, the newest last
-    "Everything that the reader should know, and why the run ended if not with its last step"
+    "Return the notes of a run, and why it ended if it ended before its last step"
     notes = [(note.level, plain(note.text)) for note in progress.notes]
     bad = progress.state in ("failed", "dead")
     early = (
@@ -205,8 +205,8 @@ def _spent(load):
 
 def devices(
     progress: Progress,  # of a run on several devices
-) -> list[Device]:  # empty where one trains alone
-    "How the devices fare"
+) -> list[Device]:  # empty for a single device
+    "Return a row for each device"
     loads = [progress.workers[rank] for rank in sorted(progress.workers)]
     if len(loads) < 2:
         return []

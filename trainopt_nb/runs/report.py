@@ -18,10 +18,10 @@ from trainopt_nb.runs.card import (
     figures,
     headline,
     machine,
+    messages,
     metric_curves,
     plain,
     short_path,
-    told,
 )
 from ..base.texts import wording
 from ..events.progress import Progress
@@ -138,7 +138,7 @@ def _units(texts):
 
 # %% ../../nbs/runs/02_report.ipynb #4b29231f
 def _notes(progress, texts, most=5):
-    notes = told(progress)
+    notes = messages(progress)
     rows = [
         f'<div style="padding:8px 14px;border-top:{_LINE};overflow-wrap:anywhere;white-space:pre-wrap;{_tint(level, ".1")}">'
         + (f"<b>{escape(texts[level])}</b> " if level in ("warning", "error") else "")
@@ -168,10 +168,10 @@ def _foot(progress, place, run_path, texts):
 
 # %% ../../nbs/runs/02_report.ipynb #9eb47858
 def report_html(
-    progress: Progress,  # what is told about
+    progress: Progress,  # of the run
     place: str = "",  # where it trained, in words, such as `process 4121`
     run_path: str = "",  # the run's directory, as the reader can open it
-    texts: dict | None = None,  # the words; None takes those of the reader's language
+    texts: dict | None = None,  # texts; None means the current language
 ) -> str:  # a `<div>` that needs nothing around it
     "The card of a run, as it stays in a saved notebook"
     texts = texts or wording("card")
@@ -190,10 +190,10 @@ def report_html(
 
 # %% ../../nbs/runs/02_report.ipynb #f467a6a6
 def report_text(
-    progress: Progress,  # what is told about
+    progress: Progress,  # of the run
     place: str = "",  # where it trained, in words
     run_path: str = "",  # the run's directory
-    texts: dict | None = None,  # the words; None takes those of the reader's language
+    texts: dict | None = None,  # texts; None means the current language
 ) -> str:  # a few lines without an end of line
     "The same in plain text"
     texts = texts or wording("card")
@@ -202,17 +202,17 @@ def report_text(
     lines.append("  ".join(f"{item.label} {item.value}" for item in figures(progress, texts)))
     best = [best_loss(progress, texts)] + [best_text(progress, n, texts) for n in metric_curves(progress)[:1]]
     lines += [plain(text) for text in best if text]
-    lines += [f"{texts.get(level, '')} {text}".strip() for level, text in told(progress)]
+    lines += [f"{texts.get(level, '')} {text}".strip() for level, text in messages(progress)]
     saved = texts["saved"].format(step=progress.saved.step) if progress.saved else ""
     foot = [f"{texts['run']} {run_path}" if run_path else "", machine(progress, texts), place, saved]
     return "\n".join([*map(plain, lines), plain("  ".join(part for part in foot if part))]).rstrip()
 
 
 def report_bundle(
-    progress: Progress,  # what is told about
+    progress: Progress,  # of the run
     place: str = "",  # where it trained, in words
     run_path: str = "",  # the run's directory
-    texts: dict | None = None,  # the words; None takes those of the reader's language
+    texts: dict | None = None,  # texts; None means the current language
 ) -> dict:  # media type -> text
     "The card for `display(..., raw=True)`"
     # raw, because IPython's HTML object reads a file when its text happens to be the path of one

@@ -61,7 +61,7 @@ def receive_commands(
 # %% ../../nbs/runs/07_run.ipynb #dc95f1e4
 RUN_ACTIONS = Registry("run action")  # what higher rooms do with a run: name -> function
 
-
+# %% ../../nbs/runs/07_run.ipynb #50f821a6
 class Run(RunWriter):
     "A run on the disk: its options, its events, its weights"
 

@@ -26,7 +26,7 @@ def _record(pid, token=""):
 
 
 def _alive(owner):
-    "Whether the process that holds a lock is there; one on another machine is believed to be"
+    "Return whether the process that holds a lock is alive; on another machine it is assumed to be"
     if owner.get("host") != socket.gethostname():
         return True
     try:
@@ -54,9 +54,9 @@ def lock_owner(
 def claim_lock(
     path: Path,  # the lock file
     token: str,  # a secret of the launcher and the process that is to write
-    pid: int | None = None,  # that process; None makes the launcher stand in for it
+    pid: int | None = None,  # that process; None reserves it in the name of this process
 ):
-    "Keep a lock for a process that is about to start; raises `RunError` where another process writes"
+    "Reserve a lock for a process that is about to start. Raises `RunError` where another process writes"
     if pid is None:
         take_lock(path)
     try:
@@ -64,14 +64,14 @@ def claim_lock(
         temporary.write_text(json.dumps(_record(pid or os.getpid(), token)))
         os.replace(temporary, path)
     except psutil.NoSuchProcess:
-        path.unlink(missing_ok=True)  # it is gone already
+        path.unlink(missing_ok=True)  # it has ended already
 
 # %% ../../nbs/store/06_lock.ipynb #286a69f4
 def take_lock(
     path: Path,  # the lock file
     token: str = "",  # opens a lock that was claimed with it
 ):
-    "Become the writer; raises `RunError` where another process is"
+    "Become the writer. Raises `RunError` where another process is"
     for _ in range(3):
         try:
             with open(path, "x") as file:

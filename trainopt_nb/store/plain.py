@@ -18,7 +18,7 @@ import torch
 
 # %% ../../nbs/store/01_plain.ipynb #507aae00
 def _npy(value):
-    "The bytes of a `.npy` file, NumPy's own format; it refuses what only pickle could store"
+    "Return the bytes of a `.npy` file. Raises `TypeError` for types that NumPy would pickle"
     if value.dtype.hasobject or value.dtype.kind == "V":
         raise TypeError(f"a NumPy value of type {value.dtype}")
     buffer = io.BytesIO()
@@ -52,9 +52,9 @@ _DEEPEST = 200  # levels; beyond lies a tree that contains itself
 
 # %% ../../nbs/store/01_plain.ipynb #523ff661
 def check_tensor(
-    tensor,  # any tensor
+    tensor: torch.Tensor,  # of any class
 ) -> str:  # why its bytes cannot be stored, empty where they can
-    "Tell tensors that are plain bytes from those that are not"
+    "Return why a tensor cannot be stored as plain bytes"
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         return f"a {type(tensor).__name__}; expected a plain tensor, so convert it first"
     if tensor.is_meta:
@@ -67,7 +67,7 @@ def check_tensor(
 
 # %% ../../nbs/store/01_plain.ipynb #f8fb7156
 class _Leaves:
-    "Stores tensors and arrays under their names"
+    "Collects tensors and arrays under their names"
 
     def __init__(self):
         self.tensors = {}  # name -> tensor
@@ -101,14 +101,14 @@ class _Leaves:
 
 # %% ../../nbs/store/01_plain.ipynb #e8edbfd1
 class Packer(_Leaves):
-    "Takes trees apart and collects their tensors in `tensors`"
+    "Packs trees and collects their tensors in `tensors`"
 
     def pack(
         self,
-        value,  # a tree
+        value: object,  # a tree
         path: tuple,  # where it stands: a name, then keys and indices
     ):  # what JSON can hold
-        "Return the plain side of one tree. Raises TypeError, which names the place of what cannot be stored"
+        "Return the plain part of a tree. Raises TypeError with the path of a value that cannot be stored"
         kind = type(value)
         if len(path) > _DEEPEST:
             self._refuse("something nested deeper than any state, or that contains itself", path[:4])
@@ -162,19 +162,19 @@ class Packer(_Leaves):
 
 # %% ../../nbs/store/01_plain.ipynb #7738b56d
 def pack(
-    tree,  # nested dicts, lists, tuples, sets of numbers, text, tensors, arrays...
+    tree: object,  # nested dicts, lists, tuples, sets of numbers, text, tensors, arrays...
     place: str = "tree",  # how a message calls it
 ):  # (plain: what JSON can hold, tensors: name -> tensor)
-    "Take a tree apart. Raises TypeError for what is neither plain nor a tensor"
+    "Separate a tree into plain values and tensors. Raises TypeError for any other value"
     packer = Packer()
     return packer.pack(tree, (place,)), packer.tensors
 
 # %% ../../nbs/store/01_plain.ipynb #01b8ec98
 def unpack(
-    plain,  # the plain side, as `pack` made it
+    plain: object,  # the plain part, as from `pack`
     tensors: dict,  # name -> tensor
 ):  # the tree; its tensors are those of `tensors`
-    "Put a tree together again. Raises ValueError for what this version does not know"
+    "Restore a tree. Raises ValueError for a tag that this version does not know"
     if isinstance(plain, list):
         return [unpack(item, tensors) for item in plain]
     if not isinstance(plain, dict):
@@ -211,7 +211,7 @@ def _unpack_tagged(tag, body, tensors):
 
 # %% ../../nbs/store/01_plain.ipynb #955e6805
 def random_state() -> dict:  # plain values and tensors, for `pack`
-    "Where all random generators stand"
+    "Return the states of all random generators"
     version, words, gauss = random.getstate()
     used = torch.cuda.is_available() and torch.cuda.is_initialized()
     return {
@@ -226,7 +226,7 @@ def random_state() -> dict:  # plain values and tensors, for `pack`
 def set_random_state(
     state: dict,  # as `random_state` made it
 ):
-    "Put all random generators back; those of devices that are not here are passed over"
+    "Restore all random generators; states of devices that are missing here are ignored"
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available():
         for i, device_state in enumerate(state["cuda"][: torch.cuda.device_count()]):

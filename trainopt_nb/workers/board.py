@@ -17,7 +17,7 @@ from ..base.errors import RunError
 
 # %% ../../nbs/workers/04_board.ipynb #524b3881
 class Board:
-    "A folder in a run's directory, in which ranks and their supervisor leave each other words"
+    "A folder in which ranks and their supervisor exchange messages"
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class Board:
         self.path = Path(folder) / ".cluster"
 
     def put_up(self) -> str:  # the word
-        "A new board, with a word that only those know who see this folder"
+        "Make a new board with a secret word, and return the word"
         self.take_down()
         self.path.mkdir()
         self._write("word", word := secrets.token_hex(8))
@@ -39,7 +39,7 @@ class Board:
         self,
         word: str,  # that the supervisor left
     ):
-        "Raises `RunError` where this machine sees another folder, or none"
+        "Check that this machine sees the same folder. Raises `RunError` where it does not"
         with contextlib.suppress(OSError, ValueError):
             if json.loads((self.path / "word").read_text()) == word:
                 return
@@ -50,16 +50,16 @@ class Board:
 
     def say(
         self,
-        rank: int,  # that says it
+        rank: int,  # of the message
         word: str,  # `here`, `done` or `failed`
-        text: str = "",  # what there is to tell
+        text: str = "",  # the reason of a failure
     ):
         self._write(
             f"rank-{rank}", {"word": word, "text": text, "pid": os.getpid(), "host": os.uname().nodename}
         )
 
     def _write(self, name, value):
-        with contextlib.suppress(OSError):  # the supervisor took it down: nobody listens
+        with contextlib.suppress(OSError):  # the supervisor has removed the board
             temporary = self.path / f".{name}"
             temporary.write_text(json.dumps(value))
             os.replace(temporary, self.path / name)

@@ -17,17 +17,13 @@ import traceback
 from collections.abc import Callable
 from multiprocessing import process
 from multiprocessing.connection import Connection
-from typing import Any
 
 import cloudpickle
 
 from ..base.errors import RunError, TrainoptError
 
-PRELOAD = [
-    "torch",
-    "torch._dynamo",
-    "torchmetrics",
-]  # modules that the forkserver imports; rooms above add theirs
+# modules that the forkserver imports; rooms above add theirs
+PRELOAD = ["torch", "torch._dynamo", "torchmetrics"]
 
 # %% ../../nbs/workers/01_processes.ipynb #239523de
 def _context():
@@ -54,7 +50,7 @@ def _without_main():
 
 def start(
     function: Callable,  # of an importable module
-    *arguments: Any,  # picklable
+    *arguments: object,  # picklable
 ) -> multiprocessing.Process:
     "Start a process that the end of this one neither waits for nor ends"
     worker = _context().Process(
@@ -80,7 +76,7 @@ def leave_group():
 
 def exit_with_parent(
     parent_pipe: Connection,  # closed when the parent ends
-    receive: Callable[[Any], Any] = lambda message: None,  # called in a thread with each message
+    receive: Callable[[object], None] = lambda message: None,  # called in a thread with each message
 ):
     "End this process as soon as the other end of a pipe is closed"
 
@@ -102,10 +98,10 @@ def _pickle_error(value):
 
 
 def find_unpicklable(
-    value: Any,  # something that cannot be pickled
+    value: object,  # something that cannot be pickled
     name: str,  # how the user knows it
     depth: int = 4,  # how deep to search
-) -> tuple[str, Any]:  # the path of the smallest part that cannot be pickled, and that part
+) -> tuple[str, object]:  # the path of the smallest part that cannot be pickled, and that part
     "Find the part of an object that cannot be sent to another process"
     if depth:
         inner = vars(value).items() if hasattr(value, "__dict__") else ()
@@ -121,8 +117,8 @@ def find_unpicklable(
 
 
 def pickle_parts(
-    value: Any,  # to be sent
-    parts: dict[str, Any],  # name that the user knows -> what `value` consists of
+    value: object,  # to be sent
+    parts: dict[str, object],  # name that the user knows -> what `value` consists of
     advice: str = "make it inside the function that uses it",  # the way out
 ) -> bytes:
     "Pickle a value; raises `RunError` naming the part that cannot be pickled"

@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterable
 from inspect import isgenerator
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import cloudpickle
@@ -74,31 +75,22 @@ def _serve(payload, pipe):
             send("error", describe_error(error), traceback.format_exc())
     os._exit(code)  # nothing of the copied process is to be cleaned up a second time
 
-# %% ../../nbs/workers/02_submit.ipynb #d74de2bf
-class WorkerHandle:
-    "A function that runs in a worker process"
+# %% ../../nbs/workers/02_submit.ipynb #367591d0
+class _Messages:
+    "A worker process and the pipe to it: receives messages until the function has ended"
 
-    def __init__(self, name: str, process: Any, pipe: Connection):
+    def __init__(self, name: str, process: BaseProcess, pipe: Connection):
         self.name, self.process, self.pipe = name, process, pipe
-        self._end = None  # ("result", value) or ("error", WorkerError) once the function has ended
+        self.end: tuple | None = (
+            None  # ("result", value) or ("error", WorkerError) once the function has ended
+        )
         self._stopped = False
 
-    @property
-    def done(self) -> bool:
-        "Whether the result or the error is here"
-        return self._end is not None
-
-    def events(
+    def receive(
         self,
-        timeout: float | None = None,  # seconds to wait for each event; None waits as long as it takes
-    ) -> Generator:  # yields what the function yields
-        "Iterate over the events; ends with the function, or raises `TimeoutError`"
-        while self._end is None:
-            if (message := self._receive(timeout)) is not None:
-                yield message[0]
-
-    def _receive(self, timeout):
-        "Return the next event as a one-tuple; None where the function ended"
+        timeout: float | None,  # seconds
+    ) -> tuple | None:  # the event as a one-tuple; None where the function ended
+        "Wait for the next message. Raises `TimeoutError`"
         if not wait([self.pipe, self.process.sentinel], timeout):
             raise TimeoutError(f"{self.name} gave nothing for {timeout:g} s.")
         try:
@@ -112,8 +104,19 @@ class WorkerHandle:
             error = WorkerError(f"{self.name}: {value}" if kind == "error" else value)
             error.details = more[0] if more else ""
             kind, value = "error", error
-        self._end = kind, value
-        self._release()
+        self._finish(kind, value)
+
+    def send(self, message: object):
+        "Send a message; a process that has ended does not get it"
+        with contextlib.suppress(OSError):
+            self.pipe.send(message)
+
+    def kill(self):
+        "Kill the process where it has not ended; harmless the second time"
+        if self.end is None:
+            self._stopped = True
+            self.process.kill()
+            self._finish("error", WorkerError(self._death()))
 
     def _death(self):
         "Return the sentence for a process that ended without a result"
@@ -124,54 +127,61 @@ class WorkerHandle:
             f"{self.name} (process {self.process.pid}) was ended by {cause_of(self.process.exitcode or 0)}."
         )
 
+    def _finish(self, kind, value):
+        self.end = kind, value
+        self.pipe.close()
+        self.process.join(NAP)
+
+# %% ../../nbs/workers/02_submit.ipynb #d74de2bf
+class WorkerHandle:
+    "A function that runs in a worker process"
+
+    def __init__(self, name: str, process: BaseProcess, pipe: Connection):
+        self.name, self.process, self.pipe = name, process, pipe
+        self._messages = _Messages(name, process, pipe)
+
+    @property
+    def done(self) -> bool:
+        "Whether the result or the error is here"
+        return self._messages.end is not None
+
+    def events(
+        self,
+        timeout: float | None = None,  # seconds to wait for each event; None waits as long as it takes
+    ) -> Generator:  # yields what the function yields
+        "Iterate over the events; ends with the function, or raises `TimeoutError`"
+        while not self.done:
+            if (message := self._messages.receive(timeout)) is not None:
+                yield message[0]
+
+    def result(
+        self,
+        timeout: float | None = None,  # seconds; None waits as long as it takes
+    ) -> Any:  # what the function returns
+        "Wait for the result, passing over events. Raises `WorkerError` where the function failed, `TimeoutError`"
+        return _wait_for_result(self._messages, timeout)
+
     def send(
         self,
-        command: Any,  # the value of the generator's next `yield`
+        command: object,  # the value of the generator's next `yield`
     ):
         "Send a command to the function; one that has ended does not get it"
-        with contextlib.suppress(OSError):
-            self.pipe.send((command,))
+        self._messages.send((command,))
 
     def stop(
         self,
         timeout: float = 1.0,  # seconds for a generator to end by itself
-    ) -> Any:  # the result, None where there is none
+    ) -> Any:  # what the function returns, None where it was killed
         "End the function: a generator is closed and its result returned; what does not end in time is killed"
-        with contextlib.suppress(OSError):
-            self.pipe.send(_STOP)
+        self._messages.send(_STOP)
         try:
             return self.result(timeout)
         except TimeoutError:
             self.close()
 
-    def result(
-        self,
-        timeout: float | None = None,  # seconds; None waits as long as it takes
-    ) -> Any:
-        "Wait for the result, passing over events. Raises `WorkerError` where the function failed, `TimeoutError`"
-        until = None if timeout is None else time.monotonic() + timeout
-        while self._end is None:
-            left = None if until is None else max(0.0, until - time.monotonic())
-            if left == 0.0:
-                raise TimeoutError(f"{self.name} had no result after {timeout:g} s.")
-            with contextlib.suppress(TimeoutError):
-                self._receive(left)
-        kind, value = self._end
-        if kind == "error":
-            raise value
-        return value
-
     def close(self):
         "Kill the process where it has not ended; harmless the second time"
-        if self._end is None:
-            self._stopped = True
-            self.process.kill()
-            self._end = "error", WorkerError(self._death())
-            self._release()
-
-    def _release(self):
-        self.pipe.close()
-        self.process.join(NAP)
+        self._messages.kill()
 
     def __enter__(self):
         return self
@@ -182,11 +192,26 @@ class WorkerHandle:
     def __repr__(self):
         return f"WorkerHandle({self.name}, {'ended' if self.done else 'running'})"
 
+# %% ../../nbs/workers/02_submit.ipynb #a57e7627
+def _wait_for_result(messages, timeout):
+    "Return the result, passing over events; raise the error where the function failed"
+    until = None if timeout is None else time.monotonic() + timeout
+    while messages.end is None:
+        left = None if until is None else max(0.0, until - time.monotonic())
+        if left == 0.0:
+            raise TimeoutError(f"{messages.name} had no result after {timeout:g} s.")
+        with contextlib.suppress(TimeoutError):
+            messages.receive(left)
+    kind, value = messages.end
+    if kind == "error":
+        raise value
+    return value
+
 
 def submit(
     function: Callable,  # any, also one defined in a cell; a generator function gives events
-    *arguments: Any,
-    **keywords: Any,
+    *arguments: object,
+    **keywords: object,
 ) -> WorkerHandle:
     "Run a function in a warm process. Raises `RunError` naming what cannot be pickled"
     parts = {f"argument {i + 1}": value for i, value in enumerate(arguments)} | keywords
