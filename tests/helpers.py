@@ -268,6 +268,39 @@ def go_on(folder, source, recipe, seed=77, **changes):
     return again.model, follow(train(again, how.replace(**changes), folder, checkpoint=tuple(checkpoint)))
 
 
+# --- a page
+
+
+class Wire:
+    "Stands for the connection to the page, and keeps what was sent"
+
+    comm_id, kernel = "wire", True
+
+    def __init__(self):
+        self.sent = []
+
+    def send(self, data=None, metadata=None, buffers=None):
+        self.sent.append(json.loads(json.dumps(data, allow_nan=False)))
+
+    def on_msg(self, callback):
+        self.deliver = callback
+
+    def close(self, *args, **kwargs):
+        pass
+
+    def click(self, content):
+        "A message from the page"
+        self.deliver({"content": {"data": {"method": "custom", "content": content}}, "buffers": []})
+
+    def news(self):
+        "What the page was sent since the last call"
+        sent, self.sent = self.sent, []
+        return [
+            json.loads(data["content"]["news"] if data["method"] == "custom" else data["state"]["whole"])
+            for data in sent
+        ]
+
+
 # --- comparing
 
 

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import ipywidgets.embed
 import pytest
+from helpers import Wire
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -56,36 +57,6 @@ def train(progress, first, last, metric="accuracy"):
                 ]
             )
     return progress
-
-
-class Wire:
-    "Stands for the connection to the page, and keeps what was sent"
-
-    comm_id, kernel = "wire", True
-
-    def __init__(self):
-        self.sent = []
-
-    def send(self, data=None, metadata=None, buffers=None):
-        self.sent.append(json.loads(json.dumps(data, allow_nan=False)))
-
-    def on_msg(self, callback):
-        self.deliver = callback
-
-    def close(self, *args, **kwargs):
-        pass
-
-    def click(self, content):
-        "A message from the page"
-        self.deliver({"content": {"data": {"method": "custom", "content": content}}, "buffers": []})
-
-    def news(self):
-        "What the page was told since the last look"
-        sent, self.sent = self.sent, []
-        return [
-            json.loads(data["content"]["news"] if data["method"] == "custom" else data["state"]["whole"])
-            for data in sent
-        ]
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
 "A panel that another package adds: a short Python file, a short script, and what the page shows of it"
 
 import importlib
-import json
 import sys
 
 import pytest
+from helpers import Wire
 
 from trainopt_nb.panels.base import PANELS
 
@@ -52,29 +52,6 @@ async ({ esm, css, state }) => {
 """
 
 
-class Wire:
-    "Stands for the connection to the page, and keeps what was sent"
-
-    comm_id, kernel = "wire", True
-
-    def __init__(self):
-        self.sent = []
-
-    def send(self, data=None, metadata=None, buffers=None):
-        self.sent.append(json.loads(json.dumps(data, allow_nan=False)))
-
-    def on_msg(self, callback):
-        self.deliver = callback
-
-    def close(self, *args, **kwargs):
-        pass
-
-    def news(self):
-        "What the page was sent since the last look"
-        sent, self.sent = self.sent, []
-        return [json.loads(data["content"]["news"]) for data in sent]
-
-
 @pytest.fixture
 def pulse(tmp_path, monkeypatch):
     "A panel from a package of its own"
@@ -100,7 +77,7 @@ def test_a_new_panel_answers_with_facts_curves_and_a_static_card(pulse):
 
 def test_another_version_of_the_protocol_is_answered_with_ours(pulse):
     content = {"protocol": 99, "ready": 0}
-    pulse.widget.comm.deliver({"content": {"data": {"method": "custom", "content": content}}, "buffers": []})
+    pulse.widget.comm.click(content)
     assert pulse.widget.comm.news() == [{"protocol": 1}]
 
 

@@ -22,7 +22,7 @@ _VALID = r"(^|_)(val|test|dev|eval|holdout)"
 
 
 def _find_variable(
-    names: dict, wanted: str, flag: str, fits: Callable[[object], bool], what: str, likely: str
+    names: dict[str, object], wanted: str, flag: str, fits: Callable[[object], bool], what: str, likely: str
 ) -> object:
     "Return a variable of the user, or raise `UsageError` that names the likeliest ones that were found"
     if wanted in names:
@@ -39,14 +39,14 @@ def _find_variable(
 
 
 def _is_data(value: object) -> bool:
-    "Whether a value can be training data"
+    "Return whether a value can be training data"
     return (
         isinstance(value, tuple) and len(value) == 2 and all(hasattr(item, "shape") for item in value)
     ) or isinstance(value, (torch.utils.data.Dataset, torch.utils.data.DataLoader))
 
 
 def find_task(
-    names: dict,  # the user's variables
+    names: dict[str, object],  # the user's variables
     cell: TaskNames,  # which of them
 ) -> Task:
     "Return the task that a namespace holds; raises `UsageError` with what is missing"
@@ -62,7 +62,7 @@ def find_task(
 
 # %% ../../nbs/notebook/03_cell_variables.ipynb #d5558472
 def _is_metrics(value: object) -> bool:
-    "Whether a value is a name, a torchmetrics object, or a list of both"
+    "Return whether a value is a name, a torchmetrics object, or a list of both"
     if isinstance(value, (list, tuple)):
         return bool(value) and all(map(_is_metrics, value))
     return (
@@ -73,9 +73,9 @@ def _is_metrics(value: object) -> bool:
 
 
 def loss_and_metrics(
-    names: dict,  # the user's variables
-    given: dict,  # options that flags gave, which win
-) -> dict:  # options
+    names: dict[str, object],  # the user's variables
+    given: dict[str, object],  # options that flags gave, which win
+) -> dict[str, object]:  # options
     "Return the loss and the metrics that are defined under these names"
     found = {}
     if "loss" not in given and callable(names.get("loss")) and not isinstance(names["loss"], torch.Tensor):
@@ -93,7 +93,7 @@ def _shown_name(value: object) -> str:
 
 
 def earlier_variables_note(
-    taken: dict,  # options that came from names
+    taken: dict[str, object],  # options that came from names
     cell: TaskNames,  # names of the model and the data
     task: Task,  # as it was found
     own: set[str],  # names that the cell itself gave a value to
@@ -121,16 +121,16 @@ class Variable:
 
 
 def typed_names(
-    names: dict,  # the user's variables
+    names: dict[str, object],  # the user's variables
     coming: set[str],  # names that the cell will define
-) -> dict:
+) -> dict[str, object]:
     "Return the variables that a flag may name"
     return names | {name: Variable(name) for name in coming}
 
 
 def resolve(
     values: dict[str, object],  # options by keyword
-    names: dict,  # the user's variables after the cell has run
+    names: dict[str, object],  # the user's variables after the cell has run
 ) -> dict[str, object]:
     "Replace each `Variable` by its value"
     return {

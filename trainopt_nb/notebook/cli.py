@@ -35,9 +35,9 @@ _TRAINS = re.compile(
 
 
 def _split(
-    text: str,  # a Python file with magics of ours
+    text: str,  # a Python file with `%trainopt` magics
 ) -> list[str]:
-    "Its cells: each begins at a mark or at a cell magic, and pages of text are left out"
+    "Return its cells: each begins at a mark or at a cell magic, and cells of text are left out"
     cells, marked = [[]], False
     for line in text.splitlines():
         mark = _MARK.match(line)
@@ -60,8 +60,8 @@ def _split(
 
 def code_cells(
     path: Path,  # a notebook or a Python file
-) -> list[str]:  # source of each cell; a Python file without magics of ours is one cell that is fitted
-    "The cells that `trainopt fit` runs"
+) -> list[str]:  # source of each cell; a Python file without `%trainopt` is one cell that is fitted
+    "Return the cells that `trainopt fit` runs"
     if path.suffix != ".ipynb":
         text = path.read_text(encoding="utf-8")
         if re.search(r"^(# )?%%?trainopt\b", text, re.MULTILINE):
@@ -82,7 +82,7 @@ def run_file(
     path: Path,  # a notebook or a Python file
     flags: list[str],  # options that win over those of the file
 ) -> int:  # exit status
-    "Run all cells, and print how the last run ended and where it is"
+    "Run all cells, and print the metrics of the last run and its directory"
     shell = _shell()
     sys.path.insert(0, str(path.parent.absolute()))
     os.environ[FLAGS] = shlex.join(flags)
@@ -118,11 +118,11 @@ def _fit_file(words: list[str]) -> int:
 
 FIT_FILE = Command("FILE", "run a notebook or a Python file that defines model and train_data", _fit_file)
 
-# %% ../../nbs/notebook/09_cli.ipynb #dc2ae280
+# %% ../../nbs/notebook/09_cli.ipynb #7260e211
 def main(
     words: list[str] | None = None,  # arguments; those of the command line where None
 ) -> int:  # exit status
-    "The command `trainopt`"
+    "Run the command `trainopt`"
     try:
         status = _command(sys.argv[1:] if words is None else words)
         sys.stdout.flush()

@@ -12,7 +12,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Coroutine, Iterator
-from typing import Any
+from typing import TypeVar
 
 from IPython.core.interactiveshell import InteractiveShell
 from .messages import MessagePump, finish
@@ -21,7 +21,7 @@ from .messages import MessagePump, finish
 def has_frontend(
     shell: InteractiveShell | None,  # None outside IPython
 ) -> bool:  # False under nbconvert and papermill, in a terminal and in a script
-    "Whether widgets can be seen and clicked"
+    "Return whether widgets can be seen and clicked"
     kernel = getattr(shell, "kernel", None)
     return bool(getattr(kernel, "_allow_stdin", kernel is not None))
 
@@ -30,7 +30,7 @@ TURNS = 8  # rounds of the event loop until a click that has arrived was handled
 
 
 def _can_await() -> bool:
-    "Whether the kernel hands widget messages to a cell that awaits"
+    "Return whether the kernel hands widget messages to a cell that awaits"
     return getattr(sys.modules.get("ipykernel"), "version_info", (0,)) >= (7, 4)
 
 
@@ -79,6 +79,9 @@ class Page:
                 await asyncio.sleep(0)
 
 # %% ../../nbs/notebook/01_kernel.ipynb #6624b6df
+_Result = TypeVar("_Result")
+
+
 def find_page(
     shell: InteractiveShell | None,  # None outside IPython
     awaited: bool = False,  # whether the cell awaits what the caller returns
@@ -95,9 +98,9 @@ def find_page(
 
 
 def run_page(
-    coroutine: Coroutine,  # of the driver, which awaits `page.turn()` and nothing else
+    coroutine: Coroutine[object, None, _Result],  # of the driver, which awaits `page.turn()` and nothing else
     page: Page,  # the page that it was given
-) -> Any:
+) -> _Result | Coroutine[object, None, _Result]:
     "Run the driver and return its result, or the coroutine itself if `page.how` is `await`"
     if page.how == "await":
         return coroutine

@@ -64,15 +64,15 @@ def _flags_of_file(verb: Verb, names: dict) -> dict[str, object]:
 class TrainoptMagics(Magics):
     "`%trainopt` and `%%trainopt`"
 
-    def __init__(self, shell):
+    def __init__(self, shell: InteractiveShell):
         super().__init__(shell)
 
     @line_cell_magic
     def trainopt(
         self,
-        line,  # behind `%trainopt`
-        cell=None,  # the body; None on a line
-    ):
+        line: str,  # behind `%trainopt`
+        cell: str | None = None,  # the body; None on a line
+    ) -> object:  # what the verb returns
         "Train in a notebook: %trainopt help"
         __tracebackhide__ = True  # the reader wants frames of their own code
         try:

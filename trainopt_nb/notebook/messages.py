@@ -11,7 +11,7 @@ import inspect
 from collections import deque
 from collections.abc import Awaitable, Coroutine
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 # %% ../../nbs/notebook/00_messages.ipynb #1874a0df
 NOW = ("comm_open", "comm_msg", "comm_close", "comm_info_request", "kernel_info_request")
@@ -39,13 +39,33 @@ def _streams(kernel: Any) -> tuple[Any, Any]:
 
 def _cell_id(request: dict) -> str | None:
     "Return which cell of the notebook a request runs, as JupyterLab and Notebook give it"
-    return request.get("metadata", {}).get("cellId")
+    metadata = request.get("metadata") if request else None
+    return metadata.get("cellId") if isinstance(metadata, dict) else None
+
+
+def _runs_again(request: dict, cell: dict) -> bool:
+    "Return whether a request runs the same cell of the notebook as another"
+    known = _cell_id(request)
+    return known is not None and known == _cell_id(cell)
+
+
+def _request(kernel: Any, frames: list) -> tuple[str | None, dict]:
+    "Return type and head of a message; None and nothing if it is no request, which the kernel handles later"
+    try:
+        _, parts = kernel.session.feed_identities(frames, copy=False)
+        message = kernel.session.deserialize(parts, content=False, copy=False)
+        return message["header"]["msg_type"], message
+    except Exception:
+        return None, {}
 
 # %% ../../nbs/notebook/00_messages.ipynb #55ec7055
+_Result = TypeVar("_Result")
+
+
 def finish(
-    coroutine: Coroutine,  # that never really waits
-) -> Any:  # what it returns
-    "Run a coroutine to its end; raises RuntimeError if it waits for something"
+    coroutine: Coroutine[object, None, _Result],  # never waits for the event loop
+) -> _Result:  # what it returns
+    "Run a coroutine to its end without an event loop; raises RuntimeError if it waits for something"
     try:
         coroutine.send(None)
     except StopIteration as end:
@@ -105,7 +125,7 @@ class MessagePump:
             self.stream.on_recv(self._sort, copy=False)
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object):
         self.depth -= 1
         if self.depth == 0:
             self.kernel.shell_handlers["comm_msg"] = self.comm_msg
@@ -129,18 +149,13 @@ class MessagePump:
         while self.now:
             _answer(self.kernel, self.replies, self.now.popleft())
 
-    def _sort(self, frames):
-        try:
-            _, parts = self.kernel.session.feed_identities(frames, copy=False)
-            message = self.kernel.session.deserialize(parts, content=False, copy=False)
-            kind = message["header"]["msg_type"]
-            if kind == "execute_request" and _cell_id(message) and _cell_id(message) == _cell_id(self.cell):
-                self.again = message
-        except Exception:  # not a request: the kernel handles it later
-            kind = None
+    def _sort(self, frames: list):
+        "Keep a message for the next turn, or for the kernel"
+        kind, message = _request(self.kernel, frames)
+        if kind == "execute_request" and _runs_again(message, self.cell):
+            self.again = message
         (self.now if kind in NOW else self.later).append(frames)
 
-    def _show_errors(self, stream, ident, message):
-        # on ipykernel 7.0 to 7.3 this can be another thread
-        self.kernel.shell.displayhook.set_parent(self.cell)
+    def _show_errors(self, stream: Any, ident: list[bytes], message: dict):
+        self.kernel.shell.displayhook.set_parent(self.cell)  # ipykernel 7.0 to 7.3 can be in another thread
         return self.comm_msg(stream, ident, message)

@@ -7,6 +7,7 @@ __all__ = ['resume_behind', 'show_runs', 'LiveTable']
 
 # %% ../../nbs/notebook/06_runs_page.ipynb #20b4b7a8
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -53,15 +54,20 @@ def resume_behind(
         ) from error
     run_task(task, options, Where(background=True), resume=run)
 
+# %% ../../nbs/notebook/06_runs_page.ipynb #d7448783
+def _card(bundle: dict[str, str]) -> widgets.HTML:
+    "Return a widget that shows data by MIME type"
+    return widgets.HTML(bundle.get("text/html") or escape(bundle["text/plain"]))
+
 
 def show_runs(
     folder: str | Path,  # where runs are kept
     shell: InteractiveShell,  # IPython's shell
 ):
-    "Show the table in the output of the cell"
+    "Show the table of runs in the output of the cell"
     box, loop = widgets.VBox(), asyncio.get_event_loop()
 
-    def below(shown):
+    def below(shown: TrainPanel | Run) -> Callable[[dict[str, object]], None]:
         mine = shown.widget if isinstance(shown, TrainPanel) else _card(shown._repr_mimebundle_())
         box.children = (panel.widget, mine)
 
@@ -71,11 +77,11 @@ def show_runs(
 
         return replace
 
-    def look(run):
+    def look(run: Run):
         # in some kernels clicks arrive in another thread, and only the main one has the loop that follows a run
         loop.call_soon_threadsafe(lambda: attach(run, shell, show=below))
 
-    def resume(run):
+    def resume(run: Run):
         resume_behind(run, shell)
         look(run)
 
@@ -92,11 +98,7 @@ def show_runs(
     bundle = list_runs(folder)._repr_mimebundle_() | box._repr_mimebundle_()
     handle = display(bundle, raw=True, display_id=True)
 
-
-def _card(bundle):
-    return widgets.HTML(bundle.get("text/html") or escape(bundle["text/plain"]))
-
-
+# %% ../../nbs/notebook/06_runs_page.ipynb #91c71ec6
 class LiveTable(RunTable):
     "The list of runs, displayed as a panel that stays current"
 

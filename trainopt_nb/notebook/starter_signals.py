@@ -13,20 +13,14 @@ class Starter(NamedTuple):
     "The parts of a starter notebook"
 
     about: str  # what is learned, from what, how well and how long it takes
-    yours: str  # what one's own data must look like
+    yours: str  # what your own data must look like
     data: str  # a cell that defines `load`
     flags: str  # of the training
     model: str  # a cell that defines data and model
     look: str  # a cell that asks the trained model
 
 # %% ../../nbs/notebook/07b_starter_signals.ipynb #c9b49520
-IMAGE = Starter(
-    "A small convolutional network learns to read handwritten digits: scikit-learn's 1,797 scans of 8 by 8 pixels. It takes some "
-    "seconds on two cores and ends with an accuracy of about 99%.",
-    "`load` returns images of shape (samples, channels, height, width) with values around 0 to 1, and one label an image, as numbers or "
-    "as text. A folder of pictures becomes such an array with Pillow, as the comment in the cell shows; what does not fit into memory is "
-    "better a `Dataset`. Set `channels` and `size` in the next cell to those of your images.",
-    """
+_IMAGE_DATA = """
 from sklearn.datasets import load_digits
 
 
@@ -43,9 +37,8 @@ def load():
 
 images, labels = load()
 images.shape, labels[:10]
-""",
-    "--epochs 8 --lr 3e-3 --schedule onecycle",
-    """
+"""
+_IMAGE_MODEL = """
 import numpy as np
 from torch import nn
 
@@ -66,7 +59,18 @@ model = nn.Sequential(
     nn.Dropout(0.3),
     nn.Linear(64 * (size // 2) ** 2, len(set(labels))),
 )
-""",
+"""
+
+# %% ../../nbs/notebook/07b_starter_signals.ipynb #10eead3d
+IMAGE = Starter(
+    "A small convolutional network learns to read handwritten digits: scikit-learn's 1,797 scans of 8 by 8 pixels. It takes some "
+    "seconds on two cores and ends with an accuracy of about 99%.",
+    "`load` returns images of shape (samples, channels, height, width) with values around 0 to 1, and one label an image, as numbers or "
+    "as text. A folder of pictures becomes such an array with Pillow, as the comment in the cell shows; what does not fit into memory is "
+    "better a `Dataset`. Set `channels` and `size` in the next cell to those of your images.",
+    _IMAGE_DATA,
+    "--epochs 8 --lr 3e-3 --schedule onecycle",
+    _IMAGE_MODEL,
     """
 import torch
 
@@ -105,6 +109,8 @@ def load():
 clips, labels = load()
 clips.shape, labels[:4]
 """
+
+# %% ../../nbs/notebook/07b_starter_signals.ipynb #1af9f3a6
 _AUDIO_MODEL = """
 import torch
 from torch import nn

@@ -32,6 +32,8 @@ def load():
 texts, labels = load()
 list(zip(texts, labels))[:3]
 """
+
+# %% ../../nbs/notebook/07c_starters.ipynb #7a4fd54f
 _TEXT_MODEL = """
 from collections import Counter
 
@@ -92,13 +94,7 @@ print(f"That is {classes[scores.argmax(1).item()]}.")
 )
 
 # %% ../../nbs/notebook/07c_starters.ipynb #41815598
-TABLE = Starter(
-    "A small network learns from a table: scikit-learn's 569 measurements of cells, of which 212 were malignant. It takes a few seconds "
-    "on two cores and ends with an accuracy of more than 95% and an area under the ROC curve of about 0.99.",
-    "`load` returns a data frame of numbers, one row a sample, and a Series of labels, as numbers or as text. Encode columns of text "
-    "first, for instance by `pandas.get_dummies`, and fill what is missing. To predict a number, let `load` return it as the second "
-    "value, and give the network one output.",
-    """
+_TABLE_DATA = """
 from sklearn.datasets import load_breast_cancer
 
 
@@ -113,9 +109,8 @@ def load():
 
 table, labels = load()
 table.iloc[:3, :5]
-""",
-    "--epochs 20 --batch-size 32 --lr 3e-3 --schedule cosine --metrics accuracy,auroc",
-    """
+"""
+_TABLE_MODEL = """
 import numpy as np
 from torch import nn
 
@@ -132,7 +127,18 @@ model = nn.Sequential(
     nn.Dropout(0.2),
     nn.Linear(64, labels.nunique()),
 )
-""",
+"""
+
+# %% ../../nbs/notebook/07c_starters.ipynb #f50d9895
+TABLE = Starter(
+    "A small network learns from a table: scikit-learn's 569 measurements of cells, of which 212 were malignant. It takes a few seconds "
+    "on two cores and ends with an accuracy of more than 95% and an area under the ROC curve of about 0.99.",
+    "`load` returns a data frame of numbers, one row a sample, and a Series of labels, as numbers or as text. Encode columns of text "
+    "first, for instance by `pandas.get_dummies`, and fill what is missing. To predict a number, let `load` return it as the second "
+    "value, and give the network one output.",
+    _TABLE_DATA,
+    "--epochs 20 --batch-size 32 --lr 3e-3 --schedule cosine --metrics accuracy,auroc",
+    _TABLE_MODEL,
     """
 import torch
 

@@ -10,9 +10,10 @@ import asyncio
 import queue
 import time
 from collections.abc import Callable
-from typing import Any
 
-from IPython.display import display
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import DisplayHandle, display
+from torch import nn
 
 from ..api.handle import FollowedRun, RunHandle, load_final_weights
 from ..api.run_task import print_lines
@@ -31,8 +32,8 @@ FOLLOW = 0.1  # seconds between two looks at a run of another process
 PATIENCE = 0.02  # seconds between two looks at the page while nothing else happens
 
 # %% ../../nbs/notebook/05_train_in_cell.ipynb #008cfcf4
-def _clicked(panel):
-    "Return the oldest command of the panel that was not yet obeyed"
+def _clicked(panel: TrainPanel) -> tuple | None:
+    "Return the oldest click that the run has not yet got, as a command"
     return None if panel.commands.empty() else panel.commands.get_nowait()
 
 
@@ -60,7 +61,7 @@ async def train_with_panel(
     return handle.result()
 
 
-def _move(panel, output, page):
+def _move(panel: TrainPanel, output: DisplayHandle, page: Page):
     "Show the panel in the output of the cell's next execution"
     panel.notice = panel.texts["again"]
     panel.update()
@@ -71,7 +72,7 @@ def _move(panel, output, page):
 async def run_in_cell(
     handle: RunHandle,  # about to train
     page: Page,  # as from `find_page`
-    shell: Any,  # IPython's shell
+    shell: InteractiveShell,  # IPython's shell
 ) -> Run:
     "Train with a panel where there is a front end, with a line an epoch elsewhere"
     if has_frontend(shell):
@@ -104,20 +105,22 @@ async def ask(
     output.update({"text/plain": text}, raw=True)
     return chosen
 
-# %% ../../nbs/notebook/05_train_in_cell.ipynb #6e8dbfcd
+# %% ../../nbs/notebook/05_train_in_cell.ipynb #4715ba16
 def in_output(
-    shown: Any,  # a panel or a run
-) -> Callable[[dict], Any]:  # puts a bundle of media types in its place
-    "Show something in the output of the cell"
+    shown: TrainPanel | Run,
+) -> Callable[[dict[str, object]], None]:  # puts data by MIME type in its place
+    "Show a panel or a run in the output of the cell"
     output = display(shown, display_id=True)
     return lambda bundle: output.update(bundle, raw=True)
 
 
 def attach(
     run: Run,  # any run on the disk
-    shell: Any,  # IPython's shell
-    model: Any = None,  # gets the weights when the run ends
-    show: Callable[[Any], Callable[[dict], Any]] = in_output,  # where the run appears
+    shell: InteractiveShell,  # IPython's shell
+    model: nn.Module | None = None,  # gets the weights when the run ends
+    show: Callable[
+        [TrainPanel | Run], Callable[[dict[str, object]], None]
+    ] = in_output,  # where the run appears
 ):
     "Show a run with its whole history; one that another process writes is followed until it ends"
     if not run.alive:
@@ -140,7 +143,7 @@ def attach(
 _watching = set()
 
 
-async def _watch(handle: RunHandle, panel: TrainPanel, replace: Callable[[dict], Any]):
+async def _watch(handle: RunHandle, panel: TrainPanel, replace: Callable[[dict[str, object]], None]):
     "Update a panel until the run ends, then put the static card in its place"
     for _ in handle.events(lambda: _clicked(panel), nap=0.0):
         if handle.progress.state not in ENDED:  # the end is shown when the model has the weights

@@ -35,7 +35,7 @@ class VerbRow(NamedTuple):
     usage: list[tuple[str, str]]  # how it is written, and where
     cell: bool  # whether it works above a cell
     flags: list[str]  # all that it takes
-    arguments: list[dict]  # rows of its positional arguments, as from `rows`
+    arguments: list[dict[str, str]]  # rows of its positional arguments, as from `rows`
 
 
 def verb_row(
@@ -60,8 +60,8 @@ def verb_rows() -> list[VerbRow]:
     return [verb_row(verb) for _, verb in VERBS.items()]
 
 
-def _terminal(verb):
-    "What stands behind the verb in a terminal"
+def _terminal(verb: Verb) -> str:
+    "Return what stands behind the verb in a terminal"
     return (
         f"{TERMINAL_COMMANDS[verb.name].argument} [flags]" if verb.name in TERMINAL_COMMANDS else _usage(verb)
     )

@@ -36,7 +36,7 @@ class RunFolder(Options):
 
 @dataclass(frozen=True, repr=False)
 class Background(Options):
-    "Whether a run gets a process of its own"
+    "Whether a run trains in a process of its own"
 
     background: bool = option(
         False,
@@ -87,12 +87,12 @@ class Verb:
 
     @property
     def added(self) -> dict[str, type[Options]]:  # name of the set -> options
-        "Sets of options that were registered for this verb"
+        "Return the sets of options that were registered for this verb"
         return {name: each.options for name, each in OPTION_SETS.items() if self.name in each.verbs}
 
     @property
     def option_classes(self) -> tuple[type[Options], ...]:
-        "All sets of options that the verb takes"
+        "Return all sets of options that the verb takes"
         return (*self.options, *self.added.values())
 
     def parse(
@@ -126,7 +126,7 @@ class Call:
 
 # %% ../../nbs/notebook/02_verbs.ipynb #7a855822
 class Command(NamedTuple):
-    "What a verb does in a terminal, where that differs"
+    "What a verb does in a terminal, if that differs"
 
     argument: str  # what stands behind it, such as `FILE`
     help: str  # one sentence
