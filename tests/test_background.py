@@ -107,7 +107,7 @@ def test_commands_reach_it(tmp_path):
     assert run.state == "stopped" and run.progress.lr == 0.5
     told = [e.step for e in run.events() if type(e).__name__ == "Step"]
     assert told == list(range(1, len(told) + 1))
-    with pytest.raises(RunError, match="nobody takes commands"):
+    with pytest.raises(RunError, match="no process takes its commands"):
         run.send(Pause())
 
 

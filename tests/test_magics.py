@@ -115,7 +115,7 @@ def test_what_earlier_cells_left_is_said(shell, capsys):
 def test_a_form_without_a_page_says_that_it_trains(shell, capsys):
     magic(shell, "form --epochs 1 --lr 0.01", CELL)
     said = capsys.readouterr().out
-    assert said.startswith("Nobody can fill in a form here") and "lr=0.01" in said.splitlines()[0]
+    assert said.startswith("A form cannot be shown here") and "lr=0.01" in said.splitlines()[0]
     assert shell.user_ns["run"].state == "finished"
 
 

@@ -53,7 +53,7 @@ async def _ask(
 ) -> tuple[TrainOptions, dict[str, Options]] | None:
     "Show the form; return the options as they were set there, or None if it was cancelled"
     if page.how == "none":
-        print(f"Nobody can fill in a form here: training begins with the options as they stand. {options!r}")
+        print(f"A form cannot be shown here: training begins with the options as they stand. {options!r}")
         return options, added
     every = combine(type(options), *map(type, added.values()))
     values = vars(options) | {name: value for each in added.values() for name, value in vars(each).items()}

@@ -35,7 +35,7 @@ def send_command(
         )
     if lock_owner(run.path / LOCK) is None:
         raise RunError(
-            f"The run {run.name} is {run.state}, so nobody takes commands: %trainopt resume goes on with it."
+            f"The run {run.name} is {run.state}, so no process takes its commands: %trainopt resume goes on with it."
         )
     with open(run.path / INBOX, "ab", buffering=0) as file:
         file.write((command_line(command) + "\n").encode())

@@ -94,8 +94,8 @@ def sync(
             command = None
             if type(event) is Step:
                 load.data += event.wait
-            if (told := (yield event)) is not None:
-                waiting.append(told)
+            if (sent := (yield event)) is not None:
+                waiting.append(sent)
             if type(event) not in SHARED:
                 continue
             due = type(event) is Step and time.perf_counter() - last >= every
@@ -104,8 +104,8 @@ def sync(
                 last = time.perf_counter()
                 rows = ranks.all_gather(load.row())
                 for row in rows if ranks.first else ():
-                    if (told := (yield WorkerLoad(*row))) is not None:
-                        waiting.append(told)
+                    if (sent := (yield WorkerLoad(*row))) is not None:
+                        waiting.append(sent)
     except StopIteration:
         return
     finally:

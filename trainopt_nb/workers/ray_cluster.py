@@ -111,9 +111,9 @@ def explain_end(
             sentence = next(line for line in reason.splitlines() if "does not see" in line)
             return Ending(sentence.split("RunError: ")[-1])
         if rank in words:
-            who = f"Rank {rank} (process {words[rank]['pid']} on {words[rank]['host']})"
+            lost_rank = f"Rank {rank} (process {words[rank]['pid']} on {words[rank]['host']})"
             return Ending(
-                f"{who} is gone: it was killed, as the system does when memory runs out, or its node was lost",
+                f"{lost_rank} is gone: it was killed, as the system does when memory runs out, or its node was lost",
                 True,
             )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
