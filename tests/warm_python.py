@@ -19,8 +19,9 @@ from contextlib import suppress
 PLACE = "TRAINOPT_TEST_WARM"  # environment variable: where the warm process listens
 PRELOADED = """torch torch._dynamo torch.utils.data torchmetrics.classification numpy pandas sklearn.datasets
 matplotlib.pyplot matplotlib_inline.backend_inline IPython.core.interactiveshell IPython.terminal.ipapp
-zmq tornado jupyter_client nbformat nbclient nbconvert papermill ipywidgets anywidget cloudpickle
-safetensors.torch""".split()  # not the package, which reads its environment, and not ipykernel, of which several are tested
+zmq tornado jupyter_client nbformat nbclient nbconvert papermill cloudpickle
+safetensors.torch""".split()  # not the package, which reads its environment; not ipykernel, of which several are tested; not
+# ipywidgets, which tells the kernel that imports it how to bring widgets back to a page that is loaded again
 
 
 # the tests

@@ -67,10 +67,11 @@ def only_lab(server, browser, shots):
 
 @pytest.fixture
 def lab(only_lab):
-    "The page; its kernels end with the test"
+    "The page; its kernels and what trains in the background end with the test"
     only_lab.name = None
     yield only_lab
     only_lab.server.end_sessions()
+    only_lab.server.end_runs()
 
 
 OLD = [name for name, version in KERNELS.items() if version]

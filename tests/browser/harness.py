@@ -18,6 +18,8 @@ import psutil
 from playwright.sync_api import TimeoutError as PageTimeout
 from warm_python import python
 
+from trainopt_nb.store.lock import lock_owner
+
 HERE = Path(__file__).resolve().parent  # cells can import what lies here
 ROOT = HERE.parents[1]  # the checkout that is tested
 KERNELS = {"ipykernel6": "6.31.*", "ipykernel73": "7.3.*", "ipykernel7": None}  # None: the installed one
@@ -216,6 +218,13 @@ class Server:
         for kernel in self.kernels():
             with suppress(OSError):
                 self.ask("DELETE", f"/api/kernels/{kernel['id']}")
+
+    def end_runs(self):
+        "Kill what still trains in the background: it would slow down every test that follows"
+        for lock in self.work.glob("**/runs/*/lock"):
+            if (owner := lock_owner(lock)) and owner["pid"]:
+                with suppress(psutil.NoSuchProcess):
+                    psutil.Process(owner["pid"]).kill()
 
     def close(self):
         "End the server and every process that it started"
