@@ -5,17 +5,24 @@ import queue
 import sys
 
 import pytest
+from helpers import small_table
 from IPython.core.interactiveshell import InteractiveShell
+from torch import nn
 
+from trainopt_nb.api.run_task import Where, run_task
 from trainopt_nb.base.errors import OptionError
 from trainopt_nb.events.progress import Progress, event_line
-from trainopt_nb.events.registry import EVENTS
+from trainopt_nb.events.records import Step
+from trainopt_nb.events.registry import COMMANDS, EVENTS, WORDS
 from trainopt_nb.notebook import fit_verbs
 from trainopt_nb.notebook.completion import completions
 from trainopt_nb.notebook.kernel import Page
 from trainopt_nb.notebook.verb_help import terminal_usage, verb_rows
 from trainopt_nb.notebook.verbs import OPTION_SETS, VERBS
 from trainopt_nb.runs.run import Run
+from trainopt_nb.task.task import Task
+from trainopt_nb.task.train_options import TrainOptions
+from trainopt_nb.train.commands import EXECUTORS
 from trainopt_nb.workers.submit import submit
 
 OPTIONS = """
@@ -46,7 +53,8 @@ AUDIT = Verb("audit", "say how private a run is", _audit, (RunArgument, RunFolde
 """
 PARTS = """
 from typing import NamedTuple
-from trainopt_nb.events.registry import event
+from trainopt_nb.events.registry import command, event
+from trainopt_nb.train.commands import EXECUTORS
 
 
 @event(line=lambda progress, told: f"budget {told.spent:g} of {told.budget:g}")
@@ -56,6 +64,18 @@ class Spent(NamedTuple):
     step: int  # updates so far
     spent: float  # epsilon so far
     budget: float  # epsilon in all
+
+
+@command(word="spend")
+class Spend(NamedTuple):
+    "Use some of the budget"
+
+    epsilon: float = 0.25
+
+
+@EXECUTORS.register("Spend")
+def spend(commands, command):
+    yield from commands.emit(Spent(commands.state.step, command.epsilon, 2.0))
 
 
 def account(steps):
@@ -93,6 +113,9 @@ def extension(tmp_path, monkeypatch):
     OPTION_SETS.remove("privacy")
     VERBS.remove("audit")
     EVENTS.remove("Spent")
+    COMMANDS.remove("Spend")
+    WORDS.pop("spend", None)
+    EXECUTORS.remove("Spend")
     for name in [name for name in sys.modules if name.split(".")[0] == "trainopt_private"]:
         del sys.modules[name]
 
@@ -185,6 +208,23 @@ def test_an_event_is_in_the_log_and_has_its_line(extension, tmp_path):
     assert Run(run.path).events() == [told]
     progress = Progress(run.name).add([told])
     assert progress.step == 0 and event_line(progress, told) == "budget 1.5 of 2"
+
+
+def test_a_command_is_executed(extension, tmp_path):
+    parts = importlib.import_module("trainopt_private.parts")
+    x, y, train, _ = small_table()
+    options = TrainOptions.of(device="cpu", epochs=500, batch_size=32)
+    handle = run_task(Task(nn.Linear(6, 3), train), options, Where(tmp_path / "runs"))
+    spent = []
+    for events in handle.events():
+        if not spent and any(type(event) is Step for event in events):
+            handle.send("spend")
+        if new := [event for event in events if type(event) is parts.Spent]:
+            spent += new
+            handle.send("stop")
+    handle.close()
+    assert [event.spent for event in spent][:1] == [0.25] and handle.run.state == "stopped"
+    assert parts.Spent in map(type, handle.run.events())
 
 
 def test_a_function_runs_in_a_worker_and_gives_its_events(extension):
