@@ -212,7 +212,7 @@ def test_an_event_is_in_the_log_and_has_its_line(extension, tmp_path):
 
 def test_a_command_is_executed(extension, tmp_path):
     parts = importlib.import_module("trainopt_private.parts")
-    x, y, train, _ = small_table()
+    _, _, train, _ = small_table()
     options = TrainOptions.of(device="cpu", epochs=500, batch_size=32)
     handle = run_task(Task(nn.Linear(6, 3), train), options, Where(tmp_path / "runs"))
     spent = []

@@ -189,7 +189,7 @@ def test_buttons_fit_what_is_chosen(open_table, tmp_path):
     page.press("Stop")
     assert "stopped by hand" in str(inbox()) and inbox() is None
     assert (
-        "is stopped, so nobody" in page.root.get_by_role("alert").inner_text()
+        "is stopped, so no process" in page.root.get_by_role("alert").inner_text()
     )  # the other one, which had ended
     page.row(running).locator(".tonb-pick").uncheck()
     page.row(stopped).locator(".tonb-run-name").click()  # a click on the row chooses as well
