@@ -47,7 +47,7 @@ def resume(
     write: Callable[[str], object] = print,  # called with one line for each epoch
     **changes: object,  # options that change from now on, such as `epochs`
 ) -> Run:
-    "Resume a run from its newest checkpoint that is not damaged. Raises the same errors as `fit`"
+    "Resume a run from its newest whole checkpoint. Raises `RunError` where there is nothing to resume, and the errors of `fit`"
     run = run if isinstance(run, Run) else find_run(run, folder)
     chosen = stored_options(run, changes)
     run = print_lines(run_task(Task(model, train_data, valid_data), chosen, resume=run), write)
