@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests/browser"))
+sys.path[:0] = [str(ROOT / "tests/browser"), str(ROOT / "tests")]
 
 from harness import CHROMIUM_FLAGS, Lab, Server, offer_kernels  # noqa: E402
 from playwright.sync_api import sync_playwright  # noqa: E402
