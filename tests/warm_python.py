@@ -133,7 +133,11 @@ def serve(folder):
                 connection.sendall(struct.pack("i", os.waitstatus_to_exitcode(ended[1])))
         if listener in ready:
             connection, _ = listener.accept()
-            command, files = receive(connection)
+            try:
+                command, files = receive(connection)
+            except (OSError, EOFError, ValueError):  # the process that asks was killed before it had asked
+                connection.close()
+                continue
             if (pid := os.fork()) == 0:
                 signal.set_wakeup_fd(-1)
                 for each in (listener, woken, wake, connection, *children.values()):
@@ -142,15 +146,28 @@ def serve(folder):
             for file in files:
                 os.close(file)
             children[pid] = connection
-            connection.sendall(struct.pack("i", pid))
+            with suppress(OSError):  # killed since then: its connection is closed, which ends the child
+                connection.sendall(struct.pack("i", pid))
 
 
 def receive(connection):
-    "A command and its open files"
+    "A command and its open files; raises `EOFError` where not all of it comes within ten seconds"
+    connection.settimeout(10)
     header, files, _, _ = socket.recv_fds(connection, 4, 200)
-    (size,) = struct.unpack("i", header)
-    with connection.makefile("rb") as stream:
-        return json.loads(stream.read(size)), files
+    try:
+        if len(header) < 4:
+            raise EOFError
+        (size,) = struct.unpack("i", header)
+        with connection.makefile("rb") as stream:
+            data = stream.read(size)
+        if len(data) < size:
+            raise EOFError
+        connection.settimeout(None)
+        return json.loads(data), files
+    except (OSError, EOFError, ValueError):
+        for file in files:
+            os.close(file)
+        raise
 
 
 def run(command, files):

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from .batches import order
 from ..base.errors import DataError
-from .tensors import LABELS, Batch, input_tensor, is_array, leaves, target_tensor
+from .labels import target_tensor
+from .tensors import LABELS, Batch, input_tensor, is_array, leaves
 
 # %% ../../nbs/data/05_rows.ipynb #b959c3a3
 def describe(value: object) -> str:
