@@ -261,9 +261,10 @@ class Snapshot:
 @contextmanager
 def preserve_state(
     *owners: object,  # as for `Snapshot`
+    room: int = ROOM,  # bytes of tensors and arrays that are copied
 ) -> Iterator[Snapshot]:
     "Restore the state of objects and all random numbers at the end of the `with` block"
-    before, snapshot = random_state(), Snapshot(*owners)
+    before, snapshot = random_state(), Snapshot(*owners, room=room)
     try:
         yield snapshot
     finally:

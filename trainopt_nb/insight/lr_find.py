@@ -110,9 +110,9 @@ def find_lr(
     steps: int = 100,  # updates between them
 ) -> LrCurve:
     "Run a learning rate range test and restore model and random states. Raises `TaskError` where the loss never falls"
-    before, weights = random_state(), deepcopy(task.model.state_dict())
-    mode = task.model.training
-    prepared = prepare(task, options)
+    before, mode = random_state(), task.model.training
+    prepared = prepare(task, options)  # a lazy module gets its weights here
+    weights = deepcopy(task.model.state_dict())
     try:
         lrs, losses = _test(prepared, options, lowest, highest, steps)
     finally:

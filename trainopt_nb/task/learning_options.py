@@ -9,6 +9,7 @@ __all__ = ['LOSSES', 'LengthOptions', 'DataOptions', 'ObjectiveOptions']
 from dataclasses import dataclass
 
 from ..base.options import Options, option
+from .score_form import FORMS
 
 # %% ../../nbs/task/00b_learning_options.ipynb #d92711d5
 LOSSES = ("auto", "cross-entropy", "focal", "bce", "mse", "mae", "huber", "model")
@@ -75,6 +76,12 @@ class DataOptions(LengthOptions):
         group="Data",
         aliases=("val_split", "validation_split"),
     )
+    batch_layout: str = option(
+        "auto",
+        "what the items of a batch are, in their order, such as 'x, y, lengths' or 'inputs: a, b; targets: c'",
+        type="text",
+        group="Data",
+    )
 
 # %% ../../nbs/task/00b_learning_options.ipynb #6b36f650
 @dataclass(frozen=True, repr=False)
@@ -126,5 +133,26 @@ class ObjectiveOptions(DataOptions):
         "figures of the validation data, separated by commas",
         type="text",
         objects=True,
+        group="Objective",
+    )
+    task_type: str = option(
+        "auto",
+        "what the targets are: class numbers, an answer, several answers, or numbers",
+        choices=("auto", "classification", "binary", "multilabel", "regression"),
+        group="Objective",
+    )
+    class_axis: int | None = option(
+        None,
+        "axis of the scores that holds the classes: 1 as in PyTorch's losses, or -1",
+        type="int",
+        low=-8,
+        high=8,
+        optional=True,
+        group="Objective",
+    )
+    scores: str = option(
+        "auto",
+        "what the model returns for classes and answers",
+        choices=("auto", *FORMS),
         group="Objective",
     )

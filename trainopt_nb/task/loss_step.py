@@ -21,6 +21,7 @@ from ..base.errors import TaskError
 from .losses import IGNORE, balanced_weights, class_numbers, given, make_loss
 from .train_options import TrainOptions
 from .preflight import call
+from .score_form import Scoring
 
 # %% ../../nbs/task/07_loss_step.ipynb #a8dfa6f0
 def ignore_index(
@@ -92,13 +93,14 @@ def task_loss(
     weight: Tensor | None,  # as from `class_weight`
     scores: Tensor | None,  # of one batch
     targets: Tensor | None,  # of the same batch
+    scoring: Scoring = Scoring(),  # noqa: B008 a frozen value; what the scores are
 ) -> Callable[[Tensor, Tensor], Tensor]:
     "Return the loss that the options name; labels in another form than cross-entropy takes are converted in each batch"
-    loss = make_loss(options, task_type, weight)
+    loss = make_loss(options, task_type, weight, scoring)
     if task_type != "classification" or (targets.dtype == torch.int64 and targets.dim() == scores.dim() - 1):
         return loss
-    soft = lambda scores, targets: targets.dtype.is_floating_point and targets.shape == scores.shape
-    return lambda s, t: loss(s, t if soft(s, t) else class_numbers(s, t))  # soft labels, as from mixup
+    soft = lambda scores, targets: targets.shape == scores.shape and scores.dim() > 1
+    return lambda s, t: loss(s, t.to(s.dtype) if soft(s, t) else class_numbers(s, t))  # one-hot labels, or mixup's
 
 
 def step_functions(

@@ -30,6 +30,7 @@ CLASS_METRICS = {  # name -> (torchmetrics class without its prefix, arguments)
     "auroc": ("AUROC", {}),
     "average_precision": ("AveragePrecision", {}),
     "top5": ("Accuracy", {"average": "micro", "top_k": 5}),
+    "perplexity": ("Perplexity", {}),
 }
 VALUE_METRICS = {
     "mae": ("MeanAbsoluteError", {}),
@@ -55,8 +56,20 @@ def known_metrics(
     return {
         name: how
         for name, how in CLASS_METRICS.items()
-        if several or name not in ("balanced_accuracy", "top5")
+        if several or name not in ("balanced_accuracy", "top5", "perplexity")
     }
+
+
+def _perplexity(ignore):
+    "Return torchmetrics' perplexity for scores whose classes are on axis 1"
+    from torchmetrics.text import Perplexity
+
+    class ClassesSecond(Perplexity):
+        def update(self, scores, targets):
+            rows = scores.movedim(1, -1).reshape(1, -1, scores.shape[1])
+            super().update(rows, targets.reshape(1, -1).long())
+
+    return ClassesSecond(ignore_index=ignore)
 
 
 def build_metric(
@@ -77,6 +90,8 @@ def build_metric(
     type_name, arguments = known[name]
     if task_type == "regression":
         return getattr(torchmetrics, type_name)(**arguments)
+    if name == "perplexity":
+        return _perplexity(ignore)
     prefix = {"classification": "Multiclass", "binary": "Binary", "multilabel": "Multilabel"}[task_type]
     number = {
         "classification": {"num_classes": classes, "ignore_index": ignore},

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..base.errors import OptionError
 from .losses import IGNORE, Given, class_numbers, classes_second
+from .score_form import Scoring
 from trainopt_nb.task.metric_names import (
     Metric,
     build_metric,
@@ -34,8 +35,11 @@ class MetricObjects:
         task_type: str,  # as from `infer_task_type`
         classes: int,  # scores a sample
         ignore: int = IGNORE,  # label that no metric counts
+        scoring: Scoring = Scoring(),  # noqa: B008 a frozen value; what the scores are
+        shift: int = 0,  # 1 where the scores at a place are for the target at the next one
     ):
         self.task_type, self._classes, self._ignore = task_type, classes, ignore
+        self._scoring, self._shift = scoring, shift
         self._metric_type = "classification" if task_type in ("model", "custom") else task_type
         pairs = [pair for item in metric_names(metrics, task_type) for pair in metric_members(item)]
         names = [name for name, _ in pairs]
@@ -68,14 +72,39 @@ class MetricObjects:
 
     def _fit(self, scores, targets):
         "Return scores and targets as torchmetrics takes them"
-        scores = scores.float()
-        if self.task_type in ("binary", "multilabel", "regression"):
-            return scores.reshape(
-                targets.shape
-            ), targets if self.task_type == "regression" else targets.long()
+        scores, axis = scores.float(), self._scoring.axis
+        if self.task_type == "regression":
+            return scores.reshape(targets.shape), targets
+        if self.task_type in ("binary", "multilabel"):
+            return _answers(scores, self._scoring.form).reshape(targets.shape), targets.long()
         if self.task_type == "classification":
-            targets = class_numbers(scores, targets)
-        return classes_second(scores, targets), targets
+            soft = targets.shape == scores.shape and scores.dim() > 1
+            targets = targets.argmax(axis) if soft else class_numbers(scores, targets)
+        scores = classes_second(scores, axis)
+        return (scores[..., :-1], targets[:, 1:]) if self._shift else (scores, targets)
+
+    def _given(self, metric, scores):
+        "Return the scores in the form that a metric takes: torchmetrics would guess it from the values of each batch"
+        classes = self._metric_type == "classification" and scores.dtype.is_floating_point and scores.dim() > 1
+        if not classes or self._scoring.form == "probabilities" or not _wants_probabilities(metric):
+            return scores
+        return scores.softmax(1)
+
+
+def _answers(scores, form):
+    "Return the probabilities of yes"
+    if form == "probabilities":
+        return scores
+    return scores.exp() if form == "log-probabilities" else scores.sigmoid()
+
+
+_THRESHOLDED = ("AUROC", "AveragePrecision", "ROC", "PrecisionRecallCurve", "CalibrationError", "AtFixed")
+
+
+def _wants_probabilities(metric):
+    "Whether a metric of torchmetrics compares the scores of different samples"
+    name = type(metric).__name__
+    return type(metric).__module__.startswith("torchmetrics") and any(part in name for part in _THRESHOLDED)
 
 # %% ../../nbs/task/04_metrics.ipynb #1e46cc3c
 def try_metrics(
@@ -89,7 +118,9 @@ def try_metrics(
     scores, targets = metrics._fit(out.scores, targets)
     for name, metric in metrics._wanted.items():
         if not isinstance(metric, str):
-            result = _try_metric(name, copy_metric(metric).to(scores.device), scores, targets)
+            result = _try_metric(
+                name, copy_metric(metric).to(scores.device), metrics._given(metric, scores), targets
+            )
             if result is not None:
                 _name_results(metrics, name, result)
 
@@ -156,7 +187,7 @@ class Metrics(MetricObjects):
             return
         scores, targets = self._fit(out.scores, targets)
         for metric in self.objects.values():
-            metric.update(scores, targets)
+            metric.update(self._given(metric, scores), targets)
 
     def compute(self) -> dict[str, float]:  # by name
         "Return the results of all batches since `reset`"
@@ -173,7 +204,7 @@ class Metrics(MetricObjects):
         "Return whether a larger or a smaller value is better"
         item = self._wanted[self._figures[name][0]]
         better = (
-            item not in ("mae", "mse", "rmse")
+            item not in ("mae", "mse", "rmse", "perplexity")
             if isinstance(item, str)
             else getattr(item, "higher_is_better", None)
         )

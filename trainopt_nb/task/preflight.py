@@ -173,12 +173,12 @@ def try_model(
     device: torch.device,  # for the error
     where: str = "the first batch",  # for the error
 ) -> tuple[object, Batch | None]:  # outputs and targets
-    "Run the model on one batch in evaluation mode. Raises `TaskError` with what to do"
+    "Run the model on one batch in evaluation mode, with gradients. Raises `TaskError` with what to do"
     inputs, targets = split_batch(batch)
     if hasattr(inputs, "keys"):
         _check_keys(model, inputs)
     try:
-        with eval_mode(model), torch.no_grad():
+        with eval_mode(model), torch.enable_grad():
             return call(model, inputs), targets
     except Exception as error:
         way = _way_out(model, inputs, targets, str(error))

@@ -8,10 +8,11 @@ __all__ = ['TASK_TYPES', 'VALUES', 'CLASSES', 'infer_task_type']
 # %% ../../nbs/task/03_task_type.ipynb #065cd2b5
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from ..base.errors import TaskError
-from .losses import Given, class_axis
+from .losses import Given, class_axes
 
 TASK_TYPES = ("classification", "binary", "multilabel", "regression", "model", "custom")
 VALUES = ("mse", "mae", "huber")  # losses of numbers
@@ -26,11 +27,21 @@ def _tells_classes(scores, targets):
     "Whether there is a row of several scores for every label"
     if targets.dim() == scores.dim() > 1 and targets.shape[1] == 1 != scores.shape[1]:
         targets = targets.squeeze(1)
-    if scores.dim() != targets.dim() + 1:
-        return False
-    axis = class_axis(scores, targets)
-    rest = scores.shape[:-1] if axis == -1 else scores.shape[:1] + scores.shape[2:]
-    return scores.shape[axis] > 1 and rest == targets.shape
+    return any(scores.shape[axis] > 1 for axis in class_axes(scores, targets))
+
+
+def _is_one_hot(targets):
+    "Whether each row of targets is a distribution over the classes: one-hot or soft labels"
+    rows = targets.float().sum(1)
+    return bool((targets >= 0).all() and torch.allclose(rows, torch.ones_like(rows), atol=1e-4))
+
+
+def _fits(named, scores, targets):
+    "Whether scores and targets have the shapes of a type of task"
+    if named == "classification":
+        soft = targets.shape == scores.shape and scores.dim() > 1 and _is_one_hot(targets)
+        return soft or (not targets.dtype.is_floating_point and _tells_classes(scores, targets))
+    return scores.numel() == targets.numel()
 
 
 def _natural(scores, targets, known):
@@ -41,6 +52,9 @@ def _natural(scores, targets, known):
     if not same:
         return None
     several = scores.dim() > 1 and scores.shape[1] > 1
+    everything = targets if known is None else known
+    if several and targets.shape == scores.shape and everything.dim() > 1 and _is_one_hot(everything):
+        return "classification"
     if whole:
         answers = _zero_one(targets if known is None else known)
         return ("multilabel" if several else "binary") if answers else None
@@ -83,6 +97,7 @@ def infer_task_type(
     out: Given,  # of one batch
     targets: Tensor | None,  # of the same batch
     known: Tensor | None = None,  # all targets, if they are known
+    named: str = "auto",  # the option `task_type`, which decides between those that fit
 ) -> str:  # one of `TASK_TYPES`
     "Return the type of the task; raises `TaskError` if none fits"
     if isinstance(loss, type):
@@ -99,7 +114,9 @@ def infer_task_type(
         return "model"
     scores = out.scores
     _check_tensors(scores, targets)
-    if loss == "auto":
+    if loss == "auto" and named != "auto":
+        task_type = named if _fits(named, scores, targets) else None
+    elif loss == "auto":
         task_type = _natural(scores, targets, known)
     elif loss in VALUES:
         task_type = "regression" if scores.numel() == targets.numel() else None
@@ -111,6 +128,8 @@ def infer_task_type(
         task_type = "classification" if whole and _tells_classes(scores, targets) else None
     if task_type is None:
         raise TaskError(_misfit(loss, scores, targets if known is None else known, targets))
+    if named not in ("auto", task_type):
+        raise TaskError(f"--loss {loss} makes this a {task_type}, and --task-type says {named}: leave one of them out.")
     return task_type
 
 # %% ../../nbs/task/03_task_type.ipynb #e7dd829b

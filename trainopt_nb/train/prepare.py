@@ -6,21 +6,23 @@
 __all__ = ['Sample', 'try_batch', 'Loss', 'choose_loss', 'prepare']
 
 # %% ../../nbs/train/04_prepare.ipynb #35f8cb68
+import warnings
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..base.errors import DataError
+from ..base.errors import DataError, TaskError
 from ..data.batches import MemoryBatches
-from ..data.device_transforms import DeviceTransform, TransformStates, apply_transforms
+from ..data.device_transforms import DeviceTransform, apply_transforms
+from ..data.snapshot import preserve_state
 from ..data.source import Data, open_data
 from ..data.tensors import Batch, split_batch, to_device, tree_map
 from ..parallel.device import check_precision, find_device
 from ..parallel.ranks import SINGLE, Ranks
 from ..store.plain import random_state, set_random_state
+from ..task.broadcasting import BroadcastWatch
 from trainopt_nb.task.infer import (
     Inferred,
     check_batchnorm,
@@ -41,7 +43,8 @@ from trainopt_nb.task.loss_step import (
 )
 from ..task.losses import Given, given
 from ..task.metrics import Metrics, try_metrics
-from ..task.preflight import check_model, try_loss, try_model, weights_dtype
+from ..task.preflight import check_model, eval_mode, try_loss, try_model, weights_dtype
+from ..task.score_form import ScoreForm, score_form
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..task.unused_options import unused_options
@@ -56,6 +59,12 @@ def _batch_mover(device, channels_last, model):
     model.to(memory_format=torch.channels_last)
     form = lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
     return lambda batch: tree_map(form, to_device(batch, device))
+
+
+def _sources(task, data):
+    "Return the data that are asked for samples: arrays in memory are copied from, and stay as they are"
+    pairs = (task.train_data, data.train), (task.valid_data, data.valid)
+    return [value for value, batches in pairs if not isinstance(batches, (MemoryBatches, type(None)))]
 
 
 def _open_data(task, options, ranks):
@@ -73,8 +82,9 @@ class Sample(NamedTuple):
     first: Batch  # as it was loaded
     batch: Batch  # on the device
     outputs: object
-    out: Given  # the scores and the model's own loss in `outputs`
+    out: Given  # the scores and the model's own loss in `outputs`, without gradients
     targets: Batch | None
+    observed: ScoreForm  # what the model's last operations say about the scores
 
 
 def try_batch(
@@ -87,10 +97,14 @@ def try_batch(
     first = data.train.peek()
     if first is None:
         raise DataError("train_data gives no batch: at least one is needed.")
-    batch = to_device(first)
-    outputs, targets = try_model(model, batch, device)
+    copy = lambda tensor: tensor.clone()  # a model may change its inputs in place, and a list of batches be the user's own
+    batch = to_device(tree_map(copy, first))
+    outputs, targets = try_model(model, tree_map(copy, batch), device)
     check_batchnorm(model, data, split_batch(batch)[0])
-    return Sample(first, batch, outputs, given(outputs), targets)
+    scores, loss = given(outputs)
+    observed = ScoreForm() if scores is None else score_form(scores)
+    out = Given(*(None if part is None else part.detach() for part in (scores, loss)))
+    return Sample(first, batch, outputs, out, targets, observed)
 
 # %% ../../nbs/train/04_prepare.ipynb #381eb599
 def _move_transforms(transforms, device):
@@ -100,21 +114,40 @@ def _move_transforms(transforms, device):
 
 def _try_task(task, options, data, mover, transforms, device):
     "Return the first batch with what the model gave for it, notes about the data, and what was inferred"
-    states = TransformStates(transforms)
-    before = deepcopy(states.state_dict())
     place = lambda batch: apply_transforms(mover(batch), transforms, training=False)
     sample = try_batch(task.model, data, place, device)
-    checked, inferred = check_data(data, infer_task(options, data, sample.out, sample.targets))
+    own = _own_loss(options.loss, task.model, sample)
+    inferred = infer_task(options, data, sample.out, sample.targets, own, sample.observed)
+    checked, inferred = check_data(data, inferred)
     check_valid(task.model, data, sample.first, place, device, inferred.task_type)
-    states.load_state_dict(before)
     return sample, checked, inferred
+
+
+def _own_loss(loss, model, sample):
+    "Return the value of a loss of the user's own for the first batch; None where it fails, which `choose_loss` explains"
+    if not callable(loss) or isinstance(loss, type):
+        return None
+    watch = BroadcastWatch()
+    try:
+        with eval_mode(model), torch.enable_grad(), warnings.catch_warnings(), watch:
+            warnings.simplefilter("ignore")
+            value = loss(sample.outputs, sample.batch if sample.targets is None else sample.targets)
+    except Exception:  # a user's function can raise anything
+        return None
+    if watch.shapes is not None:
+        scores, targets = watch.shapes
+        raise TaskError(
+            f"The loss {_name(loss)} would compare every score with every target, for scores of {scores} and targets of {targets}: make the "
+            "shapes agree, for instance by outputs.squeeze(1), or name the loss, such as --loss mse, which takes both."
+        )
+    return value.detach() if isinstance(value, Tensor) and value.numel() == 1 else None
 
 # %% ../../nbs/train/04_prepare.ipynb #1ad3d352
 def _notes(task, options, model, data, sample, inferred):
     "Sentences about the loss and the options, as (topic, sentence)"
     o, notes = options, []
     if inferred.strict:
-        notes += loss_notes(model, o.loss, inferred, sample.out.scores, sample.targets)
+        notes += loss_notes(o.loss, inferred, sample.targets, sample.observed)
     if text := unused_options(o, inferred.task_type, task.train_data, data, held_out=task.valid_data is None):
         notes.append(("options", text))
     if o.dropout is not None and not _set_dropout(model, o.dropout):
@@ -154,7 +187,7 @@ def choose_loss(
         if inferred.balanced
         else None
     )
-    loss = task_loss(o, task_type, weight, sample.out.scores, sample.targets)
+    loss = task_loss(o, task_type, weight, sample.out.scores, sample.targets, inferred.scoring)
     in_memory = isinstance(data.train, MemoryBatches)
     if inferred.strict and not (in_memory and isinstance(data.valid, (MemoryBatches, type(None)))):
         if device.type != "cpu":
@@ -184,7 +217,9 @@ def _name(function):
 def _choose_metrics(options, data, sample, inferred):
     unnamed = inferred.figures == "custom" and isinstance(options.metrics, str)
     names = "none" if unnamed else options.metrics
-    metrics = Metrics(names, inferred.figures, inferred.columns, inferred.ignore)
+    metrics = Metrics(
+        names, inferred.figures, inferred.columns, inferred.ignore, inferred.scoring, inferred.shift
+    )
     if data.valid is not None:
         try_metrics(metrics, sample.out, sample.targets)
     return metrics
@@ -210,22 +245,22 @@ def prepare(
     mover = _batch_mover(tried_on, o.channels_last, model)
     before = random_state()
     transforms = _move_transforms(device_transforms, tried_on)
-    sample, checked, inferred = _try_task(task, o, data, mover, transforms, tried_on)
-    if tried_on != device:
-        transforms = _move_transforms(transforms, device)
-        mover = _batch_mover(device, o.channels_last, model)
+    with preserve_state(model, o.loss, transforms), preserve_state(*_sources(task, data), room=2**26):
+        sample, checked, inferred = _try_task(task, o, data, mover, transforms, tried_on)
+        if tried_on != device:
+            transforms = _move_transforms(transforms, device)
+            mover = _batch_mover(device, o.channels_last, model)
+        loss = choose_loss(model, o, data, device, mover, sample, inferred)
+        metrics = _choose_metrics(o, data, sample, inferred)
     notes += [("task", note) for note in task.notes] + checked
     notes += _notes(task, o, model, data, sample, inferred)
-    loss = choose_loss(model, o, data, device, mover, sample, inferred)
-    metrics = _choose_metrics(o, data, sample, inferred)
-    set_random_state(before)
     notes += strategy.notes(model, device)
     seen = sample.batch, sample.outputs
     steps = strategy.distribute(model, device, seen, inferred.task_type, loss.step_functions)
     set_random_state(before)
     strategy.sample_weight = make_sample_weight(inferred.task_type, loss.weight, *inferred.known.values())
-    shapes = tree_map(lambda tensor: tensor.to("meta"), seen)
+    shapes = tree_map(lambda tensor: tensor.detach().to("meta"), seen)
     return Prepared(
-        model, data, device, inferred.task_type, inferred.columns, loss.to_device, *steps,
+        model, data, device, inferred.task_type, inferred.columns, inferred.scoring, loss.to_device, *steps,
         strategy.sample_weight, metrics, strategy, notes, shapes, gradient_hooks, transforms,
     )  # fmt: skip

@@ -18,6 +18,7 @@ from ..data.tensors import Batch
 from ..parallel.ranks import Ranks
 from ..task.losses import Given
 from ..task.metrics import Metrics
+from ..task.score_form import Scoring
 from .strategy import Strategy
 
 # %% ../../nbs/train/03d_prepared.ipynb #8c00b9c5
@@ -30,6 +31,7 @@ class Prepared:
     device: torch.device
     task_type: str  # as from `infer_task_type`
     columns: int  # scores a sample
+    scoring: Scoring  # what the scores are
     to_device: Callable[[Batch], Batch]  # moves a batch to the device
     loss_step: Callable[[Batch], Tensor]  # from a batch on the device to a 0-d loss with gradient
     eval_step: Callable[

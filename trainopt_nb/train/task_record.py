@@ -14,7 +14,7 @@ from ..data.dataset_batches import DatasetBatches
 from ..data.rows import is_pair
 from ..data.tensors import LABELS, split_batch
 from .loop import Loop
-from ..task.losses import IGNORE, class_axis, given
+from ..task.losses import IGNORE, given
 from ..task.task import Task
 
 # %% ../../nbs/train/16_task_record.ipynb #69c561b1
@@ -98,7 +98,6 @@ def _output_facts(outputs, targets):
     out = given(outputs)
     facts = {"scores": _path(outputs, out.scores), "own_loss": _path(outputs, out.loss)}
     if out.scores is not None and isinstance(targets, Tensor):
-        facts["class_axis"] = class_axis(out.scores, targets)
         facts["same_shape"] = out.scores.shape == targets.shape
         facts["score_dims"], facts["target_dims"] = out.scores.dim(), targets.dim()
         facts["target_type"] = str(targets.dtype).removeprefix("torch.")
@@ -142,6 +141,8 @@ def task_record(
         "valid": None if p.data.valid is None else _source_facts(valid_data, p.data.valid),
         "held_out": held_out,
         "columns": p.columns,
+        "class_axis": p.scoring.axis,
+        "score_form": p.scoring.form,
         "ignored": _ignored(p),
         "metrics": p.metrics.names,
         "metric_kind": p.metrics.task_type,

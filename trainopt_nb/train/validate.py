@@ -19,10 +19,10 @@ from .prepare import Prepared
 
 # %% ../../nbs/train/09_validate.ipynb #bf4fa17e
 def _evaluator(prepared, precision):
-    "Return the function that evaluates a batch in inference mode"
+    "Return the function that evaluates a batch without gradients; tensors of inference mode could not be used by the next step"
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def evaluate(batch):
         with torch.autocast(prepared.device.type, dtype, enabled=dtype is not None):
             return prepared.eval_step(prepared.on_device(batch, training=False))
@@ -56,7 +56,7 @@ def _validate_batch(prepared, evaluate, batch, sums, step):
         if padding or result is None:
             return
         loss, out, targets = result
-        with torch.inference_mode():
+        with torch.no_grad():
             prepared.metrics.update(out, targets)
         if weight := prepared.sample_weight(waiting.pop(0)):  # 0 where the loss ignores every label
             sums.total, sums.count = sums.total + loss.float() * weight, sums.count + weight
