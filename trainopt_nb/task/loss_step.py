@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ignore_index', 'is_strict', 'target_check', 'check_before_transfer', 'check_in_loss', 'task_loss', 'step_functions',
-           'all_targets', 'class_weight', 'make_sample_weight']
+           'all_targets', 'class_weight', 'make_sample_weight', 'own_sample_weight']
 
 # %% ../../nbs/task/07_loss_step.ipynb #df56bfbc
 from collections.abc import Callable
@@ -181,7 +181,27 @@ def make_sample_weight(
         targets = split_batch(batch)[1]
         if weight is not None and targets.dtype.is_floating_point and targets.shape[1:2] == weight.shape:
             return size_of(batch)  # soft labels, over whose samples cross-entropy takes the mean
-        kept = targets[targets != IGNORE].long()
-        return kept.numel() if weight is None else weight.to(kept.device)[kept].sum().item()
+        return _label_weight(targets, weight, IGNORE)
 
     return sample_weight
+
+
+def _label_weight(labels, weight, ignore):
+    "Return the weight of labels in a mean: their number, or the sum of the weights of their classes"
+    kept = labels[labels != ignore].long()
+    return kept.numel() if weight is None else weight.to(kept.device)[kept].sum().item()
+
+
+def own_sample_weight(
+    loss: str | Callable,  # of the user's own, or `model`
+    task_type: str,  # of what it was recognised as; `custom` if it is not known
+    shift: int = 0,  # 1 where it compares the scores at a place with the target at the next one
+) -> tuple[Callable[[Batch], float], bool]:  # from a batch to its weight in a mean over batches; whether that is exact
+    "Return how the values of a loss for several batches are combined into that of one large batch"
+    reduction = getattr(loss, "reduction", "mean")
+    if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) and reduction == "mean":
+        return lambda batch: _label_weight(split_batch(batch)[1], loss.weight, loss.ignore_index), True
+    if task_type == "classification" and reduction == "mean":
+        return lambda batch: _label_weight(split_batch(batch)[1][:, shift:] if shift else split_batch(batch)[1], None, IGNORE), True
+    weighted = getattr(loss, "weight", None) is not None
+    return size_of, task_type != "custom" and reduction == "mean" and not weighted

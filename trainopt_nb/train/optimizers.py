@@ -44,16 +44,19 @@ _NAMED = {
 }
 
 # %% ../../nbs/train/05_optimizers.ipynb #eb21c1a0
-def _build(optimizer_class, groups, arguments):
+def _has_sparse(model):
+    "Whether a layer gives sparse gradients, which no fused implementation takes"
+    return any(getattr(module, "sparse", False) for module in model.modules())
+
+
+def _build(optimizer_class, groups, arguments, fused):
     "Build the fused implementation if there is one for these parameters"
     if optimizer_class.__name__ in ("SparseAdam",):  # knows no weight decay
         groups = [{"params": [p for group in groups for p in group["params"]]}]
     distributed = any(hasattr(p, "full_tensor") for group in groups for p in group["params"])
     try:
-        if not distributed or optimizer_class.__name__ in (
-            "Adam",
-            "AdamW",
-        ):  # of the fused ones, these know parameters in parts
+        knows_parts = optimizer_class.__name__ in ("Adam", "AdamW")  # of the fused ones
+        if fused and (not distributed or knows_parts):
             return optimizer_class(groups, fused=True, **arguments)
     except (TypeError, RuntimeError):
         pass
@@ -65,9 +68,9 @@ def _build(optimizer_class, groups, arguments):
         ) from error
 
 
-def _made(groups, o):
+def _made(groups, o, fused):
     if isinstance(o.optimizer, type):
-        return _build(o.optimizer, groups, {"lr": o.lr})
+        return _build(o.optimizer, groups, {"lr": o.lr}, fused)
     if callable(o.optimizer):
         made = o.optimizer([p for group in groups for p in group["params"]])
         if not isinstance(made, Optimizer):
@@ -76,7 +79,7 @@ def _made(groups, o):
             )
         return made
     optimizer_class, more = _NAMED[o.optimizer]
-    return _build(optimizer_class, groups, {"lr": o.lr, **more(o)})
+    return _build(optimizer_class, groups, {"lr": o.lr, **more(o)}, fused)
 
 # %% ../../nbs/train/05_optimizers.ipynb #c7fcbe49
 def _check_parameters(model, optimizer):
@@ -154,13 +157,12 @@ def make_optimizer(
         raise OptionError("The model has no trainable parameters: set requires_grad on some of them.")
     _check_parameters(model, o.optimizer)
     if not o.offload or o.plan == "shard":  # shards are offloaded by themselves
-        return _made(groups, o)
+        return _made(groups, o, not _has_sparse(model))
     if o.precision == "fp16":
         raise OptionError(
             "--offload and --precision fp16 do not work together: use bf16, which needs no scaling."
         )
     pairs = [(p, _host(p)) for group in groups for p in group["params"] if not p.is_meta]
     hosts = {id(p): host for p, host in pairs}
-    return _kept_by_host(
-        _made([{**g, "params": [hosts.get(id(p), p) for p in g["params"]]} for g in groups], o), pairs
-    )
+    hosted = [{**g, "params": [hosts.get(id(p), p) for p in g["params"]]} for g in groups]
+    return _kept_by_host(_made(hosted, o, not _has_sparse(model)), pairs)

@@ -37,13 +37,14 @@ from trainopt_nb.task.loss_step import (
     check_in_loss,
     class_weight,
     make_sample_weight,
+    own_sample_weight,
     step_functions,
     target_check,
     task_loss,
 )
 from ..task.losses import Given, given
 from ..task.metrics import Metrics, try_metrics
-from ..task.preflight import check_model, eval_mode, try_loss, try_model, weights_dtype
+from ..task.preflight import check_model, compare_modes, eval_mode, try_loss, try_model, unreached, weights_dtype
 from ..task.score_form import ScoreForm, score_form
 from ..task.task import Task
 from ..task.train_options import TrainOptions
@@ -168,6 +169,7 @@ class Loss(NamedTuple):
     step_functions: StepFunctions  # from a model to (loss_step, eval_step)
     to_device: Callable[[Batch], Batch]  # moves a batch, and checks its labels where needed
     weight: Tensor | None  # of the classes
+    notes: list[tuple[str, str]]  # (topic, sentence)
 
 
 def choose_loss(
@@ -206,14 +208,42 @@ def choose_loss(
     if task_type in ("model", "custom"):
         name = "The model's own loss" if task_type == "model" else f"The loss {_name(o.loss)}"
         try_loss(model, functions(model)[0], sample.batch, name, sample.outputs)
+    notes = _training_notes(model, functions(model)[0], sample)
     compiled = lambda runner: functions(torch.compile(runner) if o.compile else runner)
-    return Loss(compiled, to_device, weight)
+    return Loss(compiled, to_device, weight, notes)
+
+
+def _training_notes(model, loss_step, sample):
+    "Return notes about what differs in training from evaluation, and about parameters that stay as they are"
+    notes, inputs = [], split_batch(sample.batch)[0]
+    if text := compare_modes(model, inputs, sample.outputs):
+        notes.append(("modes", f"{text}: the loss gets the first in training and the second in validation."))
+    if names := unreached(model, loss_step, sample.batch):
+        count = sum(p.requires_grad for p in model.parameters())
+        few = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        notes.append(("unreached", f"The loss does not reach {len(names)} of {count} parameters, which stay as they are: {few}."))
+    return notes
 
 
 def _name(function):
     return getattr(function, "__name__", type(function).__name__)
 
 # %% ../../nbs/train/04_prepare.ipynb #6c497498
+def _sample_weight(options, ranks, inferred, loss, notes):
+    "Return what a batch counts in a mean over batches; adds a note where that is not known"
+    o = options
+    if inferred.task_type not in ("model", "custom"):
+        return make_sample_weight(inferred.task_type, loss.weight, *inferred.known.values())
+    found = inferred.recognised.task_type if inferred.recognised else "custom"
+    weight, exact = own_sample_weight(o.loss, found, inferred.shift)
+    parts = f"{o.accumulate} batches" if o.accumulate > 1 else f"{ranks.world} devices" if ranks.world > 1 else ""
+    if parts and not exact:
+        name = "the model's own loss" if inferred.task_type == "model" else f"the loss {_name(o.loss)}"
+        text = f"Each update averages {name} over {parts} by their samples: if the loss weighs samples or leaves some out, this is not exactly the update of one large batch."
+        notes.append(("accumulate", text))
+    return weight
+
+
 def _choose_metrics(options, data, sample, inferred):
     unnamed = inferred.figures == "custom" and isinstance(options.metrics, str)
     names = "none" if unnamed else options.metrics
@@ -253,12 +283,12 @@ def prepare(
         loss = choose_loss(model, o, data, device, mover, sample, inferred)
         metrics = _choose_metrics(o, data, sample, inferred)
     notes += [("task", note) for note in task.notes] + checked
-    notes += _notes(task, o, model, data, sample, inferred)
+    notes += _notes(task, o, model, data, sample, inferred) + loss.notes
     notes += strategy.notes(model, device)
     seen = sample.batch, sample.outputs
     steps = strategy.distribute(model, device, seen, inferred.task_type, loss.step_functions)
     set_random_state(before)
-    strategy.sample_weight = make_sample_weight(inferred.task_type, loss.weight, *inferred.known.values())
+    strategy.sample_weight = _sample_weight(o, ranks, inferred, loss, notes)
     shapes = tree_map(lambda tensor: tensor.detach().to("meta"), seen)
     return Prepared(
         model, data, device, inferred.task_type, inferred.columns, inferred.scoring, loss.to_device, *steps,
