@@ -12,7 +12,9 @@ from collections.abc import Generator
 from itertools import islice
 
 from ..base.errors import DataError, OptionError
-from ..events.records import Epoch, State, Step
+from ..data.tensors import size_of
+from ..events.records import Epoch, Note, State, Step
+from ..task.infer import has_batchnorm
 from ..task.metrics import Metrics
 from ..task.train_options import TrainOptions
 from .commands import Commands
@@ -38,6 +40,9 @@ def choose_monitor(
     return name, "min" if name.endswith("loss") else metrics.mode(name)
 
 # %% ../../nbs/train/14_epoch.ipynb #201857b0
+_SINGLE = "A batch holds one sample, which BatchNorm cannot normalise: it is left out of each epoch."
+
+
 class StepLoop:
     "Trains the steps of an epoch"
 
@@ -46,6 +51,9 @@ class StepLoop:
         self.commands, self.recovery = Commands(state, saver), Recovery(state, saver)
         self.began = time.perf_counter()
         self._save_at_end = False  # one checkpoint for the last step and the end of the epoch
+        streams = self.prepared.data.train.samples is None and self.prepared.ranks.world == 1
+        self._lone = streams and has_batchnorm(self.prepared.model)  # whether a batch of one sample is left out
+        self._largest = 0  # samples of a batch so far
 
     def steps(self) -> Generator:
         "Train what is left of an epoch: fetch, forward, backward, update"
@@ -61,15 +69,21 @@ class StepLoop:
                 state.drained = True
                 break
             got = clock()
+            kept = self._without_single(taken) if self._lone else taken
+            if not kept:
+                state.batch += len(taken)
+                if not state.epoch:
+                    yield from self.commands.emit(Note("warning", _SINGLE, state.step, "single"))
+                continue
             if moves_lr or lr is None:
                 lr = state.apply_lr()
             try:
-                loss = stepper(taken)
+                loss = stepper(kept)
             except Exception as error:
-                loss = yield from self.commands.relay(self.recovery.recover(error, taken))
+                loss = yield from self.commands.relay(self.recovery.recover(error, kept))
                 if loss is None:
                     continue
-            samples, weight = strategy.count(taken)
+            samples, weight = strategy.count(kept)
             state.advance(len(taken), samples, loss, weight)
             command = yield Step(
                 state.step, state.epoch, loss, lr, samples, clock() - self.began, got - asked
@@ -84,6 +98,23 @@ class StepLoop:
             raise DataError(
                 f"train_data gave no batch in epoch {state.epoch + 1}: an iterable must begin anew each time that it is iterated."
             )
+
+    def _without_single(self, batches):
+        "Return the batches that hold more than one sample; all of them where every batch holds one"
+        sizes = list(map(size_of, batches))
+        self._largest = max(self._largest, *sizes)
+        return [b for b, size in zip(batches, sizes, strict=True) if size > 1 or self._largest == 1]
+
+    def _wrong_length(self):
+        "Return a sentence about training data whose length says another number of batches than came"
+        state, announced = self.state, self.prepared.data.train.steps
+        if state.epoch or announced in (None, state.batch) or not state.drained:
+            return ""
+        ends = f" The schedule {self.options.schedule} counts on it." if state.schedule.moves else ""
+        return (
+            f"train_data gave {state.batch} batches in this epoch, and its length says {announced}.{ends} "
+            "Correct its __len__, or pass --max-steps with the updates in all."
+        )
 
     def _save(self, limit):
         "Save a checkpoint now, or at the end of the epoch if that comes next"
@@ -111,6 +142,8 @@ class EpochLoop(StepLoop):
         state = self.state
         began, samples = time.perf_counter(), state.samples
         yield from self.steps()
+        if text := self._wrong_length():
+            yield from self.commands.emit(Note("warning", text, state.step, "length"))
         seconds, samples = time.perf_counter() - began, state.samples - samples
         row = yield from self.validate(samples / max(seconds, 1e-9) if samples else math.nan)
         state.end_epoch()
