@@ -233,14 +233,12 @@ def test_a_followed_panel_rests_but_shows_a_new_state_at_once(wired):
     progress = Progress().add([STARTED])
     panel, wire = wired(progress)
     train(progress, 1, 1)
-    assert panel.follow() and len(wire.news()) == 1
+    assert panel.follow("training") and len(wire.news()) == 1
     train(progress, 2, 3)
-    assert not panel.follow() and wire.news() == []  # it rests
+    assert not panel.follow("training") and wire.news() == []  # it rests
     progress.add([State("paused", 3)])
-    assert panel.follow()
+    assert panel.follow("paused")
     assert wire.news()[-1]["face"]["state"] == "paused"
-    panel.notice = "moved"
-    assert panel.follow() and wire.news()[-1]["face"]["notes"][-1] == ["info", "moved"]
 
 
 def rebuilt(messages, curves=None):

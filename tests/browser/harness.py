@@ -350,8 +350,16 @@ class Lab:
         return "\n".join(f"{self.prompt(i)} {self.text(i)}" for i in range(self.page.locator(CELL).count()))
 
     def complaints(self):
-        "How the page is connected to its kernel, its errors and the last warnings, for the report of a failed test"
-        return "\n".join([str(self.page.evaluate(CONNECTION)), *self.errors, *self.console])
+        "How the page, the kernel and the server are, for the report of a failed test"
+        said = [str(self.page.evaluate(CONNECTION)), *self.errors, *self.console]
+        logs = sorted(self.server.work.glob("**/events.jsonl"), key=lambda path: path.stat().st_mtime)
+        for log in logs[-1:]:  # whether the kernel goes on
+            line = log.read_text(errors="replace").splitlines()[-1:]
+            said.append(
+                f"newest run: written {time.time() - log.stat().st_mtime:.1f} s ago, last {line}"[:400]
+            )
+        server = (self.server.home / "server.log").read_text(errors="replace")
+        return "\n".join([*said, "end of the server's log:", server[-3000:]])
 
     def screenshot(self, name):
         "Save a picture of the page; returns its path"

@@ -47,7 +47,7 @@ async def train_with_panel(
     with interrupts() as interrupt:
         try:
             for _ in handle.events(lambda: Stop("interrupted") if interrupt.requested else _clicked(panel)):
-                panel.follow()
+                panel.follow(handle.progress.state)
                 await page.turn()
                 if page.again is not again:
                     again = page.again

@@ -181,10 +181,6 @@ class Panel:
         "Return the curves by name; only new points travel"
         return {}
 
-    def urgent(self) -> object:
-        "Return a value that `follow` shows without delay when it changes"
-        return None
-
     def receive(self, content: dict[str, object]):
         "Handle a message of the page; this may run in another thread and while a step is computed"
 
@@ -204,9 +200,9 @@ class Panel:
         "Send the page what is new; call it from the main thread, at most ten times a second"
         return self._link.update()
 
-    def follow(self) -> bool:  # whether anything was sent
-        "Do as `update`, but with a rest after it unless `urgent` changed: see `EVERY`, `RARELY` and `SHARE`"
-        return self._pace.call(self.update, self.urgent())
+    def follow(self, urgent: object = None) -> bool:  # whether anything was sent
+        "Do as `update`, but rest after it until `urgent` changes: see `EVERY`, `RARELY` and `SHARE`"
+        return self._pace.call(self.update, urgent)
 
     def close(self):
         "Show the end: the last facts, and buttons that are off"

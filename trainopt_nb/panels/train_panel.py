@@ -137,10 +137,6 @@ class TrainPanel(Panel):
         "Return the curves of the run"
         return self.progress.curves
 
-    def urgent(self) -> tuple[str, str]:
-        "Return the run's state and the notice"
-        return self.progress.state, self.notice
-
     def receive(self, content: dict[str, object]):
         "Put what was clicked into the queue"
         command = command_from(content)
