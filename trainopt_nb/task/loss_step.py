@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ..data.batches import Batches
 from ..data.dataset_batches import DatasetBatches
+from ..data.targets import sample_target
 from ..data.checks import check_answers, check_labels
 from ..data.tensors import Batch, size_of, split_batch
 from ..base.errors import TaskError
@@ -153,7 +154,7 @@ def all_targets(
         raise TaskError(
             "Balanced class weights need all training labels, and a stream of batches does not show them: pass loss= with your own weights."
         )
-    return torch.stack([torch.as_tensor(split_batch(batches.dataset[i])[1]) for i in range(batches.samples)])
+    return torch.stack([sample_target(batches.dataset, i, batches.layout) for i in range(batches.samples)])
 
 
 def class_weight(
