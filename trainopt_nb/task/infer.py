@@ -44,6 +44,8 @@ class Inferred(NamedTuple):
     axis: Decision | None = None  # by what the axis of the classes was decided; None without classes
     recognised: Recognised | None = None  # what a loss of the user's or the model's own computes, if that is known
 
+    own: bool = False  # whether the loss is the user's or the model's own, and none of PyTorch's
+
     @property
     def shift(self) -> int:
         "1 where the scores at a place are for the target at the next one"
@@ -118,7 +120,8 @@ def infer_task(
         known["train"] = all_targets(data.train)
     strict, ignore = is_strict(task_type, o.loss), ignore_index(o.loss)
     columns = _columns(out.scores, scoring.axis)
-    return Inferred(task_type, figures, columns, known, strict, ignore, balanced, scoring, axis, found)
+    own_one = task_type in ("model", "custom") and known_loss(o.loss, out.scores) is None
+    return Inferred(task_type, figures, columns, known, strict, ignore, balanced, scoring, axis, found, own_one)
 
 
 def _class_axis(o, scores, targets, found, observed, known):
