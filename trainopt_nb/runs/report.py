@@ -228,7 +228,9 @@ def report_text(
     best = [best_loss(progress, texts)] + [best_text(progress, n, texts) for n in metric_curves(progress)[:1]]
     lines += [plain(text) for text in best if text]
     lines += [f"{texts.get(level, '')} {text}".strip() for level, text in messages(progress)]
-    rows = [f"{topic}: {'' if certain else '? '}{text}" for topic, text, _, certain in assumed(progress, texts)]
+    rows = [
+        f"{topic}: {'' if certain else '? '}{text}" for topic, text, _, certain in assumed(progress, texts)
+    ]
     lines += [f"{texts['assumptions']}  " + "; ".join(rows)] * bool(rows)
     saved = texts["saved"].format(step=progress.saved.step) if progress.saved else ""
     foot = [f"{texts['run']} {run_path}" if run_path else "", machine(progress, texts), place, saved]

@@ -102,7 +102,9 @@ def task_loss(
     if task_type != "classification" or (targets.dtype == torch.int64 and targets.dim() == scores.dim() - 1):
         return loss
     soft = lambda scores, targets: targets.shape == scores.shape and scores.dim() > 1
-    return lambda s, t: loss(s, t.to(s.dtype) if soft(s, t) else class_numbers(s, t))  # one-hot labels, or mixup's
+    return lambda s, t: loss(
+        s, t.to(s.dtype) if soft(s, t) else class_numbers(s, t)
+    )  # one-hot labels, or mixup's
 
 
 def step_functions(
@@ -199,12 +201,16 @@ def own_sample_weight(
     loss: str | Callable,  # of the user's own, or `model`
     task_type: str,  # of what it was recognised as; `custom` if it is not known
     shift: int = 0,  # 1 where it compares the scores at a place with the target at the next one
-) -> tuple[Callable[[Batch], float], bool]:  # from a batch to its weight in a mean over batches; whether that is exact
+) -> tuple[
+    Callable[[Batch], float], bool
+]:  # from a batch to its weight in a mean over batches; whether that is exact
     "Return how the values of a loss for several batches are combined into that of one large batch"
     reduction = getattr(loss, "reduction", "mean")
     if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) and reduction == "mean":
         return lambda batch: _label_weight(split_batch(batch)[1], loss.weight, loss.ignore_index), True
     if task_type == "classification" and reduction == "mean":
-        return lambda batch: _label_weight(split_batch(batch)[1][:, shift:] if shift else split_batch(batch)[1], None, IGNORE), True
+        return lambda batch: _label_weight(
+            split_batch(batch)[1][:, shift:] if shift else split_batch(batch)[1], None, IGNORE
+        ), True
     weighted = getattr(loss, "weight", None) is not None
     return size_of, task_type != "custom" and reduction == "mean" and not weighted

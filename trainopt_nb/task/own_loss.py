@@ -90,7 +90,10 @@ def unreduced(
         each = copy(loss)
         each.reduction = "none"
         return each
-    if getattr(loss, "__module__", "") == "torch.nn.functional" and "reduction" in inspect.signature(loss).parameters:
+    if (
+        getattr(loss, "__module__", "") == "torch.nn.functional"
+        and "reduction" in inspect.signature(loss).parameters
+    ):
         return partial(loss, reduction="none")
     return None
 

@@ -47,13 +47,19 @@ def _task(o, inferred, sample):
         known = inferred.known["train"]
         values = targets if known is None else known
         if inferred.figures == "binary":
-            text, certain = f"{text}, since every target is 0 or 1; --task-type regression predicts numbers", False
+            text, certain = (
+                f"{text}, since every target is 0 or 1; --task-type regression predicts numbers",
+                False,
+            )
         elif inferred.figures == "multilabel":
             text = f"{text}: every target is 0 or 1"
         elif inferred.figures == "classification":
             text = f"{text}: the targets of a sample sum to 1"
         elif bool(((values == 0) | (values == 1)).all()):
-            text, certain = f"{text}, although the first targets are 0 and 1; --task-type binary takes them as answers", False
+            text, certain = (
+                f"{text}, although the first targets are 0 and 1; --task-type binary takes them as answers",
+                False,
+            )
     return Assumption("task", text, option, certain)
 
 
@@ -96,7 +102,11 @@ def _batch(model, sample):
     return Assumption("batch", f"{text}: {sample.layout.because}" if sample.layout else text, option)
 
 
-_LOSSES = {"classification": "cross-entropy", "binary": "binary cross-entropy", "regression": "mean squared error"}
+_LOSSES = {
+    "classification": "cross-entropy",
+    "binary": "binary cross-entropy",
+    "regression": "mean squared error",
+}
 _NAMED = {"focal": "focal loss", "mae": "mean absolute error", "huber": "Huber loss"}
 
 
@@ -110,7 +120,9 @@ def _loss(o, inferred, sample):
     labels = isinstance(sample.targets, Tensor) and sample.targets.dim() > 1 and kind == "classification"
     over = f"labels other than {IGNORE}" if labels else "samples"
     weights = " and ".join(filter(None, (weighted, "weights of classes" if inferred.balanced else "")))
-    return Assumption("loss", f"{name}, mean over {over}" + (f", with {weights}" if weights else ""), "--loss")
+    return Assumption(
+        "loss", f"{name}, mean over {over}" + (f", with {weights}" if weights else ""), "--loss"
+    )
 
 # %% ../../nbs/train/03g_assume.ipynb #09ef142a
 def _metrics(o, inferred, metrics, has_valid):
@@ -133,7 +145,9 @@ def best_epoch(
     if not has_valid:
         return Assumption("best epoch", "the last: there is no validation data", "--monitor")
     words = {"valid_loss": "validation loss", "train_loss": "training loss"}
-    return Assumption("best epoch", f"{'highest' if mode == 'max' else 'lowest'} {words.get(monitor, monitor)}", "--monitor")
+    return Assumption(
+        "best epoch", f"{'highest' if mode == 'max' else 'lowest'} {words.get(monitor, monitor)}", "--monitor"
+    )
 
 
 def assume(

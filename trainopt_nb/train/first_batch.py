@@ -59,7 +59,9 @@ class Sample(NamedTuple):
     out: Given  # the scores and the model's own loss in `outputs`, without gradients
     targets: Batch | None
     observed: ScoreForm  # what the model's last operations say about the scores
-    layout: Decision | None = None  # by what the items of a batch were told apart; None where there was nothing to decide
+    layout: Decision | None = (
+        None  # by what the items of a batch were told apart; None where there was nothing to decide
+    )
 
 
 def _arrange(model, data, loss):
@@ -86,7 +88,9 @@ def try_batch(
     "Run the model on the first batch. Raises `DataError` or `TaskError` with what to change"
     layout = _arrange(model, data, loss)
     first = data.train.peek()
-    copy = lambda tensor: tensor.clone()  # a model may change its inputs in place, and a list of batches be the user's own
+    copy = lambda tensor: (
+        tensor.clone()
+    )  # a model may change its inputs in place, and a list of batches be the user's own
     batch = to_device(tree_map(copy, first))
     outputs, targets = try_model(model, tree_map(copy, batch), device)
     check_batchnorm(model, data, split_batch(batch)[0])

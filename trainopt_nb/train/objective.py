@@ -55,12 +55,16 @@ def _named_loss(o, device, sample, inferred):
             "--batch-layout 'x, y, _', or pass loss= and let the model return scores."
         )
     if weighted and inferred.balanced:
-        raise TaskError("--class-weights balanced and weights of samples both weigh the loss: leave one of them out.")
+        raise TaskError(
+            "--class-weights balanced and weights of samples both weigh the loss: leave one of them out."
+        )
     weight = None
     if inferred.balanced:
         weight = class_weight(inferred.task_type, inferred.columns, inferred.known["train"]).to(device)
     reduction = "none" if weighted else "mean"
-    loss = task_loss(o, inferred.task_type, weight, sample.out.scores, sample.targets, inferred.scoring, reduction)
+    loss = task_loss(
+        o, inferred.task_type, weight, sample.out.scores, sample.targets, inferred.scoring, reduction
+    )
     return weighted_loss(loss) if weighted else loss, weight
 
 
@@ -116,7 +120,10 @@ def _training_notes(model, loss_step, sample):
         count = sum(p.requires_grad for p in model.parameters())
         few = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
         notes.append(
-            ("unreached", f"The loss does not reach {len(names)} of {count} parameters, which stay as they are: {few}.")
+            (
+                "unreached",
+                f"The loss does not reach {len(names)} of {count} parameters, which stay as they are: {few}.",
+            )
         )
     return notes
 
@@ -153,7 +160,9 @@ def choose_sample_weight(
         return make_sample_weight(inferred.task_type, weight, *inferred.known.values()), notes
     found = inferred.recognised.task_type if inferred.recognised else "custom"
     counted, exact = own_sample_weight(o.loss, found, inferred.shift)
-    parts = f"{o.accumulate} batches" if o.accumulate > 1 else f"{ranks.world} devices" if ranks.world > 1 else ""
+    parts = (
+        f"{o.accumulate} batches" if o.accumulate > 1 else f"{ranks.world} devices" if ranks.world > 1 else ""
+    )
     if parts and not exact:
         name = "the model's own loss" if inferred.task_type == "model" else f"the loss {name_of(o.loss)}"
         text = f"Each update averages {name} over {parts} by their samples: if the loss weighs samples or leaves some out, this is not exactly the update of one large batch."
