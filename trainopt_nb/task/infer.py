@@ -26,7 +26,8 @@ from .decide import Decision, Recognised, decide_axis, recognise_loss
 from .losses import Given, given
 from .loss_step import all_targets, target_check, ignore_index, is_strict
 from .train_options import TrainOptions
-from .preflight import call, try_model
+from .preflight import try_model
+from .signatures import call
 from .score_form import ScoreForm, Scoring, score_form
 
 # %% ../../nbs/task/08_infer.ipynb #8b9094a1

@@ -21,7 +21,7 @@ from ..data.tensors import Batch, WeightedBatch, size_of, split_batch
 from ..base.errors import TaskError
 from .losses import IGNORE, balanced_weights, class_numbers, given, make_loss
 from .train_options import TrainOptions
-from .preflight import call
+from .signatures import call
 from .score_form import Scoring
 
 # %% ../../nbs/task/07_loss_step.ipynb #a8dfa6f0

@@ -13,8 +13,8 @@ from ..events.assumptions import Assumption
 from ..task.infer import Inferred
 from ..task.losses import IGNORE
 from ..task.metrics import Metrics
-from ..task.own_loss import name_of
-from ..task.preflight import forward_parameters
+from ..task.signatures import name_of
+from ..task.signatures import forward_parameters
 from ..task.train_options import TrainOptions
 from .first_batch import Sample
 

@@ -22,7 +22,8 @@ from ..task.decide import Decision
 from ..task.decide_layout import decide_layout
 from ..task.infer import Inferred, check_batchnorm, check_data, check_valid, infer_task
 from ..task.losses import Given, given
-from ..task.own_loss import name_of, own_loss
+from ..task.own_loss import own_loss
+from ..task.signatures import name_of
 from ..task.preflight import eval_mode, try_model
 from ..task.score_form import ScoreForm, score_form
 from ..task.task import Task

@@ -30,8 +30,9 @@ from trainopt_nb.task.loss_step import (
     task_loss,
 )
 from ..task.metrics import Metrics, try_metrics
-from ..task.own_loss import batch_weight, name_of, own_loss, unreduced, weighted_loss
+from ..task.own_loss import batch_weight, own_loss, unreduced, weighted_loss
 from ..task.preflight import compare_modes, try_loss, unreached
+from ..task.signatures import name_of
 from ..task.train_options import TrainOptions
 from .first_batch import Sample
 from .strategy import StepFunctions
