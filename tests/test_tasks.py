@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from helpers import quiet
+from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -613,6 +614,32 @@ def test_dict_samples_of_a_dataset(tmp_path, monkeypatch):
         schedule="constant", threads=1, device="cpu",
     )  # fmt: skip
     same_weights(model, by_hand(Case("", lambda: Named(4, 3), (x, y), plain)))
+
+
+def test_a_class_that_validation_lacks_is_left_out_of_averages_and_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    held = y[HELD].where(y[HELD] != 2, torch.tensor(0))
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    run = fit(
+        model,
+        (x[TRAIN], y[TRAIN]),
+        (x[HELD], held),
+        epochs=1,
+        threads=1,
+        metrics="balanced_accuracy,f1,auroc",
+        write=quiet,
+    )
+    with torch.no_grad():
+        scores = model(x[HELD])
+    found = run.history[-1]
+    assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(held, scores.argmax(1)))
+    assert found["f1"] == pytest.approx(f1_score(held, scores.argmax(1), labels=[0, 1], average="macro"))
+    each = [roc_auc_score(held == c, scores.softmax(1)[:, c]) for c in (0, 1)]
+    assert found["auroc"] == pytest.approx(sum(each) / 2)
+    assert [note.text for note in run.progress.notes if note.topic == "classes"] == [
+        "valid_data holds no sample of class 2: averages over classes leave it out."
+    ]
 
 
 # --- what was assumed

@@ -199,6 +199,11 @@ class Metrics(MetricObjects):
             for figure, (name, key) in self._figures.items()
         }
 
+    @property
+    def absent(self) -> list[int]:
+        "The classes without a sample, which averages over classes leave out; known after `compute`"
+        return next((m.absent for m in (self._built or {}).values() if getattr(m, "absent", None)), [])
+
     def mode(
         self,
         name: str,  # one of `names`

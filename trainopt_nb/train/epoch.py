@@ -130,6 +130,11 @@ class StepLoop:
             yield from self.commands.relay(self.saver.save())
 
 # %% ../../nbs/train/14_epoch.ipynb #e7c1c39e
+def _left_out(absent):
+    few = ", ".join(map(str, absent[:5])) + (", …" if len(absent) > 5 else "")
+    return f"valid_data holds no sample of class {few}: averages over classes leave {'it' if len(absent) == 1 else 'them'} out."
+
+
 class EpochLoop(StepLoop):
     "Trains, validates and saves epochs"
 
@@ -152,6 +157,8 @@ class EpochLoop(StepLoop):
             yield from self.commands.emit(Note("warning", text, state.step, "length"))
         seconds, samples = time.perf_counter() - began, state.samples - samples
         row = yield from self.validate(samples / max(seconds, 1e-9) if samples else math.nan)
+        if not state.epoch and (absent := self.prepared.metrics.absent):
+            yield from self.commands.emit(Note("info", _left_out(absent), state.step, "classes"))
         state.end_epoch()
         if row.best:
             self.saver.mark_best()
