@@ -103,14 +103,13 @@ class DatasetBatches:
         self.steps = -(-(self.samples - self.dropped) // batch_size)
         self.data_shard, self.layout = data_shard, None
         self._order = _Order(self.samples, batch_size, shuffle, self.dropped, seed, bool(workers), data_shard)
-        if workers:
-            loader["worker_init_fn"] = _WorkerBegin(loader.get("worker_init_fn"))
+        begin = {"worker_init_fn": _WorkerBegin(loader.pop("worker_init_fn", None))} if workers else {}
         self._loader = DataLoader(
             _SeededDataset(dataset, seed) if workers else dataset,
             batch_sampler=self._order,
             num_workers=workers,
             generator=torch.Generator().manual_seed(seed),  # of its own, so that the global one is left alone
-            **{"persistent_workers": bool(workers), **loader},
+            **{"persistent_workers": bool(workers), **loader, **begin},
         )
 
     def epoch(
@@ -136,10 +135,7 @@ class DatasetBatches:
             few = [self.dataset[i] for i in range(min(self.batch_size, 8, self.samples))]
             return self._loader.collate_fn(few)
 
-    def arrange(
-        self,
-        layout: Callable[[Batch], Batch],  # such as a `BatchLayout`
-    ):
+    def arrange(self, layout: Callable[[Batch], Batch]):
         "Arrange each batch where it is made"
         self._loader.collate_fn, self.layout = _Arranged(self._loader.collate_fn, layout), layout
 

@@ -93,6 +93,25 @@ def is_in_memory(value: object) -> bool:
     return known or isinstance(value, TensorDataset) or bool(_no_pair(value, ""))
 
 # %% ../../nbs/data/05_rows.ipynb #e1cb53c5
+def _pair_tensors(pair, classes, dtype):
+    "The tensors of inputs and targets, which may be text; several targets are numbers"
+    inputs, targets = pair
+    if targets is not None and _is_rows(targets):
+        targets, classes = target_tensor(targets, classes, dtype)
+    elif targets is not None:
+        targets = input_tensor(targets, dtype)
+    return (input_tensor(inputs, dtype), targets), classes
+
+
+def _column_tensors(columns, classes, dtype):
+    "The tensors of a dict of arrays, one of which may hold the labels"
+    label = next((key for key in LABELS if key in columns), None)
+    tensors = input_tensor({key: item for key, item in columns.items() if key != label}, dtype)
+    if label is not None:
+        tensors[label], classes = target_tensor(columns[label], classes, dtype)
+    return tensors, classes
+
+# %% ../../nbs/data/05_rows.ipynb #b4225011
 def in_memory(
     value: object,  # a pair, a dict or tuple of arrays, an array, a TensorDataset, or anything else
     classes: tuple = (),  # class names that are known already
@@ -105,28 +124,17 @@ def in_memory(
         raise DataError(problem)
     several = isinstance(value, TensorDataset) and len(value.tensors) != 2
     value = tuple(value.tensors) if isinstance(value, TensorDataset) else value
-    weight = None
-    if layout is not None and (several or is_pair(value) or are_items(value) or is_columns(value)):
-        value = layout(value)
-        weight, value, several = getattr(value, "weight", None), split_batch(value), False
-    if several or are_items(value):
+    arranged = layout is not None and (
+        several or any(test(value) for test in (is_pair, are_items, is_columns))
+    )
+    value = layout(value) if arranged else value
+    weight = getattr(value, "weight", None) if arranged else None
+    if arranged or is_pair(value):
+        value, classes = _pair_tensors(split_batch(value), classes, dtype)
+    elif several or are_items(value) or is_array(value):
         value = input_tensor(value, dtype)
-    elif is_pair(value):
-        inputs, (targets, classes) = (
-            input_tensor(value[0], dtype),
-            target_tensor(value[1], classes, dtype),
-        )
-        value = (inputs, targets)
     elif is_columns(value):
-        label = next((key for key in LABELS if key in value), None)
-        tensors = input_tensor({key: item for key, item in value.items() if key != label}, dtype)
-        if label is not None:
-            tensors[label], classes = target_tensor(value[label], classes, dtype)
-        value = tensors
-    elif is_array(value):
-        value = input_tensor(value, dtype)
-    elif layout is not None and isinstance(value, tuple):  # several targets, or none
-        value = input_tensor(value[0], dtype), None if value[1] is None else input_tensor(value[1], dtype)
+        value, classes = _column_tensors(value, classes, dtype)
     else:
         return None
     if weight is not None:

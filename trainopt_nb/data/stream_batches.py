@@ -90,10 +90,7 @@ class StreamBatches:
             batch = next(iter(self.source), None)
         return batch if self.layout is None or batch is None else self.layout(batch)
 
-    def arrange(
-        self,
-        layout: Callable[[Batch], Batch],  # such as a `BatchLayout`
-    ):
+    def arrange(self, layout: Callable[[Batch], Batch]):
         "Arrange each batch as it comes"
         self.layout = layout
 

@@ -41,7 +41,7 @@ def _target(sample, layout):
         sample = layout(sample)
     return split_batch(sample)[1]
 
-
+# %% ../../nbs/data/07_targets.ipynb #c0bc8eb2
 def sample_target(
     dataset: Dataset,  # with `__getitem__`
     place: int,  # of the sample

@@ -159,7 +159,7 @@ def _log(probabilities):
     wide = probabilities.float()
     return wide.clamp_min(torch.finfo(wide.dtype).tiny).log()
 
-
+# %% ../../nbs/task/02_losses.ipynb #6f45c1df
 def _answer_loss(weight, scoring, reduction):
     "Return binary cross-entropy for logits or probabilities, of which `F.binary_cross_entropy` wants float32"
     if scoring.form == "logits":

@@ -72,7 +72,7 @@ def _perplexity(ignore):
 
     return ClassesSecond(ignore_index=ignore)
 
-
+# %% ../../nbs/task/03b_metric_names.ipynb #dd05ddbd
 def build_metric(
     name: str,
     task_type: str,  # as from `infer_task_type`

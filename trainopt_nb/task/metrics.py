@@ -92,7 +92,7 @@ class MetricObjects:
             return scores
         return scores.softmax(1)
 
-
+# %% ../../nbs/task/04_metrics.ipynb #ee307874
 def _answers(scores, form):
     "Return the probabilities of yes"
     if form == "probabilities":

@@ -198,7 +198,7 @@ def try_loss(
             f"{name} gives a number without a gradient: compute it by torch alone, without detach, no_grad or NumPy, from what the model returns."
         )
 
-
+# %% ../../nbs/task/06_preflight.ipynb #b062a30d
 def compare_modes(
     model: nn.Module,
     inputs: Batch,  # of one batch

@@ -65,7 +65,7 @@ def _moved(axis, node, dims):
         return order.index(axis)
     return axis
 
-
+# %% ../../nbs/task/01b_score_form.ipynb #6601c927
 FORMS = ("logits", "probabilities", "log-probabilities")
 
 

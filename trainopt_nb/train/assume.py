@@ -62,7 +62,7 @@ def _task(o, inferred, sample):
             )
     return Assumption("task", text, option, certain)
 
-
+# %% ../../nbs/train/03g_assume.ipynb #7bdd48fa
 def _axis(inferred, sample):
     if inferred.axis is None or sample.out.scores.dim() < 3:
         return None

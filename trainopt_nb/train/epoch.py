@@ -14,7 +14,7 @@ from itertools import islice
 from ..base.errors import DataError, OptionError
 from ..data.tensors import size_of
 from ..events.records import Epoch, Note, State, Step
-from ..task.infer import has_batchnorm
+from ..task.check_valid import has_batchnorm
 from ..task.metrics import Metrics
 from ..task.train_options import TrainOptions
 from .commands import Commands
@@ -134,7 +134,7 @@ def _left_out(absent):
     few = ", ".join(map(str, absent[:5])) + (", …" if len(absent) > 5 else "")
     return f"valid_data holds no sample of class {few}: averages over classes leave {'it' if len(absent) == 1 else 'them'} out."
 
-
+# %% ../../nbs/train/14_epoch.ipynb #e332d819
 class EpochLoop(StepLoop):
     "Trains, validates and saves epochs"
 

@@ -20,7 +20,8 @@ from ..data.tensors import Batch, split_batch, to_device, tree_map
 from ..task.broadcasting import BroadcastWatch
 from ..task.decide import Decision
 from ..task.decide_layout import decide_layout
-from ..task.infer import Inferred, check_batchnorm, check_data, check_valid, infer_task
+from ..task.check_valid import check_batchnorm, check_valid
+from ..task.infer import Inferred, check_data, infer_task
 from ..task.losses import Given, given
 from ..task.own_loss import own_loss
 from ..task.signatures import name_of

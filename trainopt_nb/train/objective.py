@@ -87,7 +87,7 @@ def _checked(loss, to_device, check, data, device, inferred):
     answers = inferred.task_type in ("binary", "multilabel")
     return check_in_loss(loss, check) if answers and unknown else loss, to_device
 
-
+# %% ../../nbs/train/03f_objective.ipynb #3b896f16
 def choose_loss(
     model: nn.Module,
     options: TrainOptions,

@@ -19,7 +19,8 @@ from ..data.tensors import tree_map
 from ..parallel.device import check_precision, find_device
 from ..parallel.ranks import SINGLE, Ranks
 from ..store.plain import random_state, set_random_state
-from ..task.infer import has_batchnorm, loss_notes
+from ..task.check_valid import has_batchnorm
+from ..task.infer import loss_notes
 from ..task.preflight import check_model, weights_dtype
 from ..task.task import Task
 from ..task.train_options import TrainOptions
