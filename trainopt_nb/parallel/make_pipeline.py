@@ -17,7 +17,7 @@ from .pipeline import Pipeline, StageRunner
 from .ranks import Ranks
 from ..base.errors import PlanError
 from .stages import Cut, cut, owners, stage_module
-from ..task.infer import has_batchnorm
+from ..task.check_valid import has_batchnorm
 from ..task.train_options import TrainOptions
 from ..task.preflight import eval_mode
 

@@ -180,6 +180,8 @@ USUAL = {
     "images": False,
     "target_key": None,
     "class_axis": 1,
+    "score_form": "logits",
+    "soft_labels": False,
     "same_shape": True,
     "score_dims": 2,
     "target_dims": 1,

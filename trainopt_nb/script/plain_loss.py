@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .plain_batches import has_targets, pick
 from .plain_data import Data, Namespace, Tensors
-from ..task.losses import IGNORE, class_numbers, focal_loss
+from ..task.losses import IGNORE, class_numbers, focal_loss, log_of
 from ..task.loss_step import class_weight
 
 # %% ../../nbs/script/03_plain_loss.ipynb #d175f77a
@@ -58,6 +58,8 @@ def autocast(o: Namespace, device: torch.device) -> AbstractContextManager:
 
 def odd_labels(seen: Namespace) -> bool:
     "Whether labels must be converted for the cross-entropy"
+    if seen.soft_labels:
+        return False
     return seen.target_type != "int64" or seen.target_dims != seen.score_dims - 1
 
 
@@ -65,10 +67,16 @@ def class_loss(
     o: Namespace, seen: Namespace, scores: Tensor, targets: Tensor, weight: Tensor | None
 ) -> Tensor:
     "Return the cross-entropy, or focal loss"
+    if seen.score_form == "probabilities":
+        scores = log_of(scores)
+    if seen.soft_labels:
+        targets = targets.to(scores.dtype)
     if odd_labels(seen):
         targets = class_numbers(scores, targets)
     if seen.class_axis == -1:
         scores = scores.movedim(-1, 1)
+    if seen.class_axis == -1 and seen.soft_labels:
+        targets = targets.movedim(-1, 1)
     if o.loss == "focal":
         return focal_loss(
             scores,
@@ -85,10 +93,25 @@ def class_loss(
     )
 
 
+def _probable_loss(
+    o: Namespace, seen: Namespace, scores: Tensor, targets: Tensor, weight: Tensor | None
+) -> Tensor:
+    "Return the binary cross-entropy of probabilities"
+    scores, targets = scores.reshape(targets.shape).float(), targets.float()
+    if seen.score_form == "log-probabilities":
+        scores = scores.exp()
+    with torch.autocast(scores.device.type, enabled=False):
+        return F.binary_cross_entropy(
+            scores.clamp(0, 1), targets, 1 + (weight - 1) * targets if weighted(o, seen) else None
+        )
+
+
 def answer_loss(
     o: Namespace, seen: Namespace, scores: Tensor, targets: Tensor, weight: Tensor | None
 ) -> Tensor:
     "Return the binary cross-entropy"
+    if seen.score_form != "logits":
+        return _probable_loss(o, seen, scores, targets, weight)
     return F.binary_cross_entropy_with_logits(
         scores if seen.same_shape else scores.reshape(targets.shape),
         targets if _is_float(o, seen) else targets.to(scores.dtype),

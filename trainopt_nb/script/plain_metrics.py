@@ -44,7 +44,7 @@ def _plain_metric(o: Namespace, seen: Namespace) -> str:
     "Return the only metric if it is a sum over batches, otherwise an empty string"
     if not _has_metrics(seen) or len(seen.metrics) != 1 or weighted(o, seen) or seen.ignored:
         return ""
-    usual = seen.class_axis == 1 and seen.score_dims == 2 and seen.target_dims == 1
+    usual = seen.class_axis == 1 and seen.score_dims == 2 and seen.target_dims == 1 and not seen.soft_labels
     usual = usual and seen.train["form"] == "memory"
     known = {"classification": ["accuracy"] * usual, "regression": ["mae", "mse"]}
     return seen.metrics[0] if seen.metrics[0] in known.get(figures_kind(seen), []) else ""
@@ -116,6 +116,10 @@ def make_metrics(o: Namespace, seen: Namespace, device: torch.device) -> dict[st
 
 def _shaped(seen: Namespace, scores: Tensor, targets: Tensor) -> Tensor:
     "Reshape the scores as the metrics expect them"
+    if seen.metric_kind in ("binary", "multilabel") and seen.score_form == "logits":
+        scores = scores.sigmoid()
+    if seen.metric_kind in ("binary", "multilabel") and seen.score_form == "log-probabilities":
+        scores = scores.exp()
     if seen.metric_kind in ("binary", "multilabel", "regression"):
         return scores if seen.same_shape else scores.reshape(targets.shape)
     return scores.movedim(-1, 1) if seen.class_axis == -1 else scores
@@ -132,12 +136,14 @@ def _metric_targets(seen: Namespace, scores: Tensor, targets: Tensor) -> Tensor:
     "Return the targets as the metrics expect them"
     if seen.metric_kind in ("binary", "multilabel") and seen.target_type != "int64":
         return targets.long()
+    if seen.metric_kind == "classification" and seen.soft_labels:
+        return targets.argmax(seen.class_axis)
     if seen.metric_kind == "classification" and odd_labels(seen):
         return class_numbers(scores, targets)
     return targets
 
 # %% ../../nbs/script/04_plain_metrics.ipynb #ad1fa04a
-@torch.inference_mode()
+@torch.no_grad()
 def validate(
     o: Namespace,
     seen: Namespace,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IGNORE', 'Given', 'given', 'balanced_weights', 'focal_loss', 'class_axes', 'class_numbers', 'classes_second',
-           'make_loss']
+           'make_loss', 'log_of']
 
 # %% ../../nbs/task/02_losses.ipynb #ff23307c
 from collections.abc import Callable
@@ -145,7 +145,7 @@ def _class_loss(o, weight, scoring, reduction):
     logs = scoring.form == "probabilities"
 
     def converted(scores, targets):
-        scores = _log(scores) if logs else scores
+        scores = log_of(scores) if logs else scores
         soft = targets.dim() == scores.dim()
         return loss(
             classes_second(scores, scoring.axis), classes_second(targets, scoring.axis) if soft else targets
@@ -154,7 +154,9 @@ def _class_loss(o, weight, scoring, reduction):
     return converted
 
 
-def _log(probabilities):
+def log_of(
+    probabilities: Tensor,
+) -> Tensor:  # float32
     "Return finite logarithms: of float32, since 16 bits round small probabilities to 0"
     wide = probabilities.float()
     return wide.clamp_min(torch.finfo(wide.dtype).tiny).log()

@@ -16,7 +16,7 @@ from ..base.errors import NonFinite
 from ..data.batches import PaddingBatch, mix
 from ..data.tensors import size_of
 from ..parallel.parallelize import hold_gradients, parallelize
-from ..task.infer import has_batchnorm
+from ..task.check_valid import has_batchnorm
 from ..task.metrics import Metrics
 from ..task.preflight import eval_mode
 from .faults import cut, first_nonfinite

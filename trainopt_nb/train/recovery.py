@@ -11,7 +11,7 @@ from collections.abc import Generator
 from ..base.errors import CheckpointError, MemoryRanOut, NonFinite
 from ..data.tensors import size_of
 from ..events.records import Note
-from ..task.infer import has_batchnorm
+from ..task.check_valid import has_batchnorm
 from .faults import memory_problem, release_memory
 from .saver import Saver
 from .state import TrainingState

@@ -100,6 +100,7 @@ def _output_facts(outputs, targets):
     if out.scores is not None and isinstance(targets, Tensor):
         facts["same_shape"] = out.scores.shape == targets.shape
         facts["score_dims"], facts["target_dims"] = out.scores.dim(), targets.dim()
+        facts["soft_labels"] = facts["same_shape"] and out.scores.dim() > 1
         facts["target_type"] = str(targets.dtype).removeprefix("torch.")
     return facts
 
