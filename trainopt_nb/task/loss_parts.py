@@ -6,7 +6,7 @@
 __all__ = ['parse_weights', 'own_losses', 'LossParts']
 
 # %% ../../nbs/task/01c_loss_parts.ipynb #95012a5e
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import reduce
 from operator import add
 
@@ -113,14 +113,16 @@ class LossParts:
     def take(
         self,
         kind: str,  # `train` or `valid`
-        sum_numbers=lambda *numbers: list(numbers),  # over all ranks
+        sum_numbers: Callable = lambda *numbers: list(numbers),  # over all ranks
+        prefix: str | None = None,  # of the names; the kind where None
     ) -> dict[str, float]:  # such as `train_kl` -> 0.12
         "Return the means of the epoch, and begin the next"
         sums = {name: self._sums[kind].get(name, [0.0, 0]) for name in self.recorded}
         self._sums[kind] = {}
         flat = sum_numbers(*(float(n) for pair in sums.values() for n in pair)) if sums else []
         means = zip(sums, flat[::2], flat[1::2], strict=True)
-        return {f"{kind}_{name}": total / count for name, total, count in means if count}
+        before = f"{kind}_" if prefix is None else prefix
+        return {f"{before}{name}": total / count for name, total, count in means if count}
 
     def state_dict(self) -> dict:
         "Return what a checkpoint must hold"

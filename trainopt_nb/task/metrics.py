@@ -64,6 +64,11 @@ class MetricObjects:
         return list(self._figures)
 
     @property
+    def monitor(self) -> str:
+        "The figure that says which epoch is best where no option names one"
+        return self.names[0] if self._figures else "valid_loss"
+
+    @property
     def objects(self) -> dict[str, nn.Module]:  # by name
         "The torchmetrics objects, made when they are first needed"
         if self._built is None:
