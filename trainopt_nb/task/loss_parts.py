@@ -87,6 +87,14 @@ class LossParts:
             return self._given(parts["loss"])
         return self._sum(parts)
 
+    def check_weights(self):
+        "Raise `OptionError` for a factor of a part that the loss does not have"
+        if unknown := [name for name in self.weights if name not in self.summed]:
+            known, hint = ", ".join(self.summed), nearest(unknown[0], self.summed)
+            raise OptionError(
+                f"--loss-weights names {unknown[0]!r}, and the loss is the sum of {known}.{hint}"
+            )
+
     def note(
         self,
         values: Mapping[str, Tensor | float],  # part -> value of a batch
@@ -169,12 +177,6 @@ class LossParts:
             new = (n for n, p in parts.items() if isinstance(p, Tensor) and p.requires_grad)
             self.summed += tuple(name for name in new if name not in self.summed)
         names = [name for name in parts if name in self.summed]
-        if unknown := [name for name in self.weights if name not in (names if names else parts)]:
-            known = ", ".join(names or parts)
-            hint = nearest(unknown[0], names)
-            raise OptionError(
-                f"--loss-weights names {unknown[0]!r}, and the loss is the sum of {known}.{hint}"
-            )
         if not names:
             raise TaskError(
                 f"{self.name} gives no part with a gradient, among {', '.join(parts)}: compute them by torch alone, without detach or no_grad."

@@ -67,12 +67,16 @@ class StepRunner(nn.Module):
         model: nn.Module,
         training_step: Callable,  # takes (model, batch), or (model, batch, step)
         eval_step: Callable | None = None,  # takes (model, batch); None evaluates by the training step
-        own: nn.Module | None = None,  # a module of the loss, which is on the device of the model
+        compiled: bool = False,  # whether the steps get the model in its compiled form
     ):
         super().__init__()
-        self.model, self.own = model, own
+        self.model = model
+        self._given = (
+            torch.compile(model) if compiled else model,
+        )  # in a tuple: no second module of the same weights
         self.training_step, self.evaluation = training_step, eval_step
         self.number = 0  # updates that are complete
+        self.unused = False  # whether a step leaves parameters without gradient
         self._numbered = takes_number(training_step)
         if eval_step is not None:
             takes_number(eval_step, "eval_step")
@@ -80,13 +84,17 @@ class StepRunner(nn.Module):
     def forward(self, batch: Batch, evaluate: bool = False) -> object:  # what the user's function returns
         "Call the training step, or the evaluation step where there is one"
         if evaluate and self.evaluation is not None:
-            return self.evaluation(self.model, batch)
+            return self.evaluation(*self._given, batch)
         more = (self.number,) if self._numbered else ()
-        return self.training_step(self.model, batch, *more)
+        return self.training_step(*self._given, batch, *more)
 
-    def train(self, mode: bool = True):
-        "Leave the mode to the one who trains: a model can have layers of its own in evaluation mode"
-        return self
+    def state_dict(self, *arguments, **named) -> dict:
+        "Return what a checkpoint must hold besides the model: the number of the update"
+        return {"number": self.number}
+
+    def load_state_dict(self, state: dict):
+        "Go on with the next update"
+        self.number = state["number"]
 
 # %% ../../nbs/task/07b_own_step.ipynb #e73031a1
 def part_of(
