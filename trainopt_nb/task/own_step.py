@@ -77,7 +77,7 @@ class StepRunner(nn.Module):
         self.training_step, self.evaluation = training_step, eval_step
         self.number = 0  # updates that are complete
         self.unused = False  # whether a step leaves parameters without gradient
-        self._numbered = takes_number(training_step)
+        self.numbered = takes_number(training_step)
         if eval_step is not None:
             takes_number(eval_step, "eval_step")
 
@@ -85,7 +85,7 @@ class StepRunner(nn.Module):
         "Call the training step, or the evaluation step where there is one"
         if evaluate and self.evaluation is not None:
             return self.evaluation(*self._given, batch)
-        more = (self.number,) if self._numbered else ()
+        more = (self.number,) if self.numbered else ()
         return self.training_step(*self._given, batch, *more)
 
     def state_dict(self, *arguments, **named) -> dict:
