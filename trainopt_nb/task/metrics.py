@@ -171,6 +171,8 @@ def _name_results(metrics, name, value):
 class Metrics(MetricObjects):
     "The metrics of one validation: reset, update for each batch, compute"
 
+    has_loss = True  # whether the validation has a loss beside them
+
     def reset(
         self,
         device: torch.device | str,  # of the scores

@@ -34,9 +34,11 @@ def choose_monitor(
         return "train_loss", "min"
     name, known = options.monitor, ["valid_loss", "train_loss", *metrics.names]
     if name == "auto":
-        name = metrics.names[0] if metrics.names else "valid_loss"
+        name = metrics.monitor
     if name not in known:
         raise OptionError(f"--monitor takes {', '.join(known)} in this run, and got {name!r}.")
+    if options.monitor_mode != "auto":
+        return name, options.monitor_mode
     return name, "min" if name.endswith("loss") else metrics.mode(name)
 
 # %% ../../nbs/train/14_epoch.ipynb #201857b0
@@ -161,7 +163,9 @@ class EpochLoop(StepLoop):
             yield from self.commands.emit(State("validating", state.step))
             with evaluating(state):
                 loss, metrics = yield from self.commands.relay(validate(p, self.options, state.step))
+            loss = loss if p.metrics.has_loss else None
             yield from self.commands.emit(State("training", state.step))
+        metrics |= state.stepper.take_parts()
         values = {"train_loss": state.mean_loss, "valid_loss": loss, **metrics}
         best = state.update_best(values[self.monitor], self.mode, self.options.min_delta)
         state.schedule.end_epoch(values[self.monitor], self.mode)

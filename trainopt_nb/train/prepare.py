@@ -49,6 +49,7 @@ from ..task.score_form import ScoreForm, score_form
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..task.unused_options import unused_options
+from .prepare_step import Place, prepare_step
 from .prepared import Prepared
 from .strategy import StepFunctions, make_strategy
 
@@ -275,6 +276,9 @@ def prepare(
     mover = _batch_mover(tried_on, o.channels_last, model)
     before = random_state()
     transforms = _move_transforms(device_transforms, tried_on)
+    if o.training_step != "none":
+        place = Place(task, o, strategy, device, data, mover, transforms, gradient_hooks)
+        return prepare_step(place, notes + [("task", note) for note in task.notes], _sources(task, data))
     with preserve_state(model, o.loss, transforms), preserve_state(*_sources(task, data), room=2**26):
         sample, checked, inferred = _try_task(task, o, data, mover, transforms, tried_on)
         if tried_on != device:

@@ -21,7 +21,7 @@ from ..task.train_options import TrainOptions
 from .optimizers import copy_to_host, make_optimizer
 from .prepare import Prepared
 from .schedule import Schedule
-from .update import Stepper
+from .turns import make_stepper
 
 # %% ../../nbs/train/10_state.ipynb #59b0ccfc
 COUNTS = ("step", "epoch", "batch", "drained", "samples", "seen", "best", "best_epoch", "bad", "skipped")
@@ -172,10 +172,10 @@ class TrainingState(Counters):
         super().__init__()
         self.prepared, self.options = prepared, options
         self.epoch_steps, self.total = _length(prepared, options)  # updates an epoch, and in all
-        self.optimizer = make_optimizer(prepared.model, options)
+        self.optimizer = make_optimizer(prepared.learned, options)
         self._asked = _numbers(self.optimizer)
         self.schedule = Schedule(self.optimizer, options, self.total, self.epoch_steps)
-        self.stepper = Stepper(prepared, self.optimizer, options)
+        self.stepper = make_stepper(prepared, self.optimizer, options)
         self._data_state = None
         self._before = None  # random numbers before a validation that goes on
         self.random = None  # random numbers of this rank in the checkpoint; None if it has none
