@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Batch', 'LABELS', 'is_frame', 'is_array', 'stack_rows', 'plain_numbers', 'as_tensor', 'input_tensor', 'tree_map',
-           'WeightedBatch', 'split_batch', 'leaves', 'size_of', 'to_device']
+           'WeightedBatch', 'split_batch', 'leaves', 'listed_samples', 'size_of', 'to_device']
 
 # %% ../../nbs/data/01_tensors.ipynb #9dbaa1da
 from collections.abc import Callable, Mapping, Sequence
@@ -171,12 +171,23 @@ def leaves(
     return found
 
 
+def listed_samples(
+    batch: Batch,
+) -> Sequence | None:  # None for a batch that holds no such list
+    "Return the list of a batch that holds a dict for each sample, such as the targets of a detector"
+    items = (batch, *batch) if isinstance(batch, (tuple, list)) else ()
+    lists = (item for item in items if isinstance(item, (tuple, list)) and item)
+    return next((item for item in lists if all(hasattr(row, "keys") for row in item)), None)
+
+
 def size_of(
     batch: Batch,
 ) -> int:  # its samples
     "Return the number of samples in a batch"
     if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], torch.Tensor):
         return len(batch[0])
+    if (rows := listed_samples(batch)) is not None:
+        return len(rows)
     found = [leaf for leaf in leaves(batch) if leaf.dim()]
     return len(found[0]) if found else 1
 

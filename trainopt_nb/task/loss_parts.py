@@ -95,6 +95,21 @@ class LossParts:
                 f"--loss-weights names {unknown[0]!r}, and the loss is the sum of {known}.{hint}"
             )
 
+    def describe(self) -> str:  # empty for one number, and for a dict that holds its sum
+        "Say which parts make up the loss, and which are only recorded"
+        if not self.summed:
+            return ""
+        rest = [name for name in self.recorded if name not in self.summed]
+        only = (
+            f"; {', '.join(rest)} {'is' if len(rest) == 1 else 'are'} only recorded"
+            if rest
+            else "; a part that is detached is only recorded"
+        )
+        each = (
+            f"{name} times {self.weights[name]:g}" if name in self.weights else name for name in self.summed
+        )
+        return f"The loss is the sum of the parts {', '.join(each)}{only}."
+
     def note(
         self,
         values: Mapping[str, Tensor | float],  # part -> value of a batch

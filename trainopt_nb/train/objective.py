@@ -30,6 +30,8 @@ from trainopt_nb.task.loss_step import (
     task_loss,
 )
 from ..task.metrics import Metrics, try_metrics
+from ..task.loss_module import loss_module_of, own_loss_notes
+from ..task.loss_parts import LossParts, parse_weights
 from ..task.own_loss import batch_weight, name_of, own_loss, unreduced, weighted_loss
 from ..task.preflight import compare_modes, try_loss, unreached
 from ..task.train_options import TrainOptions
@@ -44,6 +46,8 @@ class Loss(NamedTuple):
     to_device: Callable[[Batch], Batch]  # moves a batch, and checks its labels where needed
     weight: Tensor | None  # of the classes
     notes: list[tuple[str, str]]  # (topic, sentence)
+    parts: LossParts | None = None  # of a loss that is a dict
+    module: nn.Module | None = None  # of a loss that has parameters or buffers
 
 
 def _named_loss(o, device, sample, inferred):
@@ -98,13 +102,19 @@ def choose_loss(
     loss, weight = _named_loss(o, device, sample, inferred)
     loss, to_device = _checked(loss, to_device, check, data, device, inferred)
     own = own_loss(o.loss, sample.batch) if task_type == "custom" else None
-    functions = lambda runner: step_functions(runner, loss, own, task_type, _is_pair(sample), check)
-    if task_type in ("model", "custom"):
-        name = "The model's own loss" if task_type == "model" else f"The loss {name_of(o.loss)}"
+    name = "The model's own loss" if task_type == "model" else f"The loss {name_of(o.loss)}"
+    parts = LossParts(parse_weights(o.loss_weights), name) if task_type in ("model", "custom") else None
+    functions = lambda runner: step_functions(runner, loss, own, task_type, _is_pair(sample), check, parts)
+    module = loss_module_of(o) if task_type == "custom" else None
+    if parts is not None:
         try_loss(model, functions(model)[0], sample.batch, name, sample.outputs)
+        parts.check_weights()
     notes = _training_notes(model, functions(model)[0], sample)
+    if parts is not None:
+        notes += own_loss_notes(o, parts, module)
+        parts = parts if parts.recorded else None
     compiled = lambda runner: functions(torch.compile(runner) if o.compile else runner)
-    return Loss(compiled, to_device, weight, notes)
+    return Loss(compiled, to_device, weight, notes, parts, module)
 
 
 def _training_notes(model, loss_step, sample):
