@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ..store.plain import random_state, set_random_state
 from ..base.errors import NonFinite, TaskError
-from ..train.optimizers import make_optimizer
+from ..train.part_optimizers import optimizer_for
 from ..train.update import Stepper
 from ..task.task import Task
 from ..train.prepare import prepare
@@ -139,7 +139,7 @@ def _test(prepared, options, lowest, highest, steps):
     "Return growing learning rates and the smoothed loss at each"
     if prepared.turns:
         raise TaskError("The learning rate test needs one loss, and training_step trains parts in turn: try rates by short runs instead.")
-    optimizer = make_optimizer(prepared.learned, options)
+    optimizer = optimizer_for(prepared.learned, options)
     stepper = Stepper(prepared, optimizer, options)
     prepared.model.train()
     lrs, losses, mean, epoch = [], [], 0.0, 0
