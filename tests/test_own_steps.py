@@ -790,7 +790,7 @@ REFUSED = [
     (dict(training_step=lambda model, batch: (yield "generator", model["critic"](batch[0]).mean())), TaskError, "reaches none of its parameters"),
     (dict(training_step=two, accumulate=2), OptionError, "--accumulate has no meaning"),
     (dict(training_step=two, l1=0.1), OptionError, "--l1 adds a penalty"),
-    (dict(training_step=two, loss_weights="kl=1"), TaskError, "--loss-weights weighs the parts"),
+    (dict(training_step=two, loss_weights="kl=1"), OptionError, "--loss-weights weighs the parts"),
     (dict(training_step=two, loss_weights="kl"), OptionError, "--loss-weights takes parts"),
     (dict(training_step=two, optimizer={"critic": sgd}), OptionError, "would have no optimizer"),
     (dict(training_step=two, eval_step=lambda model, batch: "fine"), TaskError, "eval_step must return"),

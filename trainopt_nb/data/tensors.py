@@ -8,6 +8,8 @@ __all__ = ['Batch', 'LABELS', 'is_frame', 'is_array', 'stack_rows', 'plain_numbe
 
 # %% ../../nbs/data/01_tensors.ipynb #9dbaa1da
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import fields, is_dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -131,7 +133,17 @@ def tree_map(
         return type(tree)(*(tree_map(function, item) for item in tree))
     if isinstance(tree, (list, tuple)):
         return type(tree)(tree_map(function, item) for item in tree)
+    if is_dataclass(tree) and not isinstance(tree, type):
+        return _map_fields(function, tree)
     return tree
+
+
+def _map_fields(function, tree):
+    "Return a copy of a dataclass with mapped fields; a frozen one too"
+    mapped = copy(tree)
+    for each in fields(tree):
+        object.__setattr__(mapped, each.name, tree_map(function, getattr(tree, each.name)))
+    return mapped
 
 # %% ../../nbs/data/01_tensors.ipynb #c02a2979
 LABELS = ("labels", "label", "targets", "target", "y")  # where a dict batch keeps its targets

@@ -60,10 +60,10 @@ class LossParts:
             str, ...
         ] = ()  # parts that make up the loss; empty where it is `loss` or one number
         self.recorded: tuple[str, ...] = ()  # everything that was in the dict besides `loss`
-        self.begin()
+        self.restart()
 
-    def begin(self):
-        "Forget what was recorded"
+    def restart(self):
+        "Forget what was recorded: the checkpoint of a run that goes on holds none"
         self._waiting = []  # (values, samples) of an update that is not done
         self._sums = {"train": {}, "valid": {}}  # part -> [sum, samples]
 
@@ -88,7 +88,11 @@ class LossParts:
         return self._sum(parts)
 
     def check_weights(self):
-        "Raise `OptionError` for a factor of a part that the loss does not have"
+        "Raise `OptionError` for a factor of a part that the loss does not have, once it was computed"
+        if self.weights and not self.summed:
+            raise OptionError(
+                f"--loss-weights weighs the parts of a loss, and {self.name[0].lower()}{self.name[1:]} gives one number: let it return a dict of its parts."
+            )
         if unknown := [name for name in self.weights if name not in self.summed]:
             known, hint = ", ".join(self.summed), nearest(unknown[0], self.summed)
             raise OptionError(
@@ -156,10 +160,6 @@ class LossParts:
         self._sums["train"] = {name: list(pair) for name, pair in state.items()}
 
     def _single(self, value):
-        if self.weights:
-            raise TaskError(
-                f"--loss-weights weighs the parts of a loss, and {self.name[0].lower()}{self.name[1:]} gives one number: let it return a dict of its parts."
-            )
         if value.numel() != 1:
             raise TaskError(
                 f"{self.name} must give one number, and gave a tensor of shape {tuple(value.shape)}: take its mean, or reduction='mean'."

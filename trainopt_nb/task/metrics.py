@@ -196,6 +196,9 @@ class Metrics(MetricObjects):
         for metric in self.objects.values():
             metric.update(self._given(metric, scores), targets)
 
+    def leave_out(self):
+        "Leave out the batch under way, which pads those of several ranks"
+
     def compute(self) -> dict[str, float]:  # by name
         "Return the results of all batches since `reset`"
         found = {name: metric.compute() for name, metric in self.objects.items()}

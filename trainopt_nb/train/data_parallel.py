@@ -18,7 +18,7 @@ from ..data.tensors import size_of
 from ..parallel.parallelize import hold_gradients, parallelize
 from ..task.infer import has_batchnorm
 from ..task.metrics import Metrics
-from ..task.own_step import StepRunner
+from ..steps.own_step import StepRunner
 from ..task.preflight import eval_mode
 from .faults import cut, first_nonfinite
 from .strategy import Strategy, accumulate

@@ -30,10 +30,11 @@ from trainopt_nb.task.loss_step import (
     task_loss,
 )
 from ..task.metrics import Metrics, try_metrics
-from ..task.loss_module import loss_module_of, own_loss_notes
+from ..steps.loss_module import loss_module_of, own_loss_notes
 from ..task.loss_parts import LossParts, parse_weights
 from ..task.own_loss import batch_weight, name_of, own_loss, unreduced, weighted_loss
-from ..task.preflight import compare_modes, try_loss, unreached
+from ..steps.own_step import stranger_notes, strangers
+from ..task.preflight import compare_modes, train_mode, try_loss, unreached
 from ..task.train_options import TrainOptions
 from .first_batch import Sample
 from .strategy import StepFunctions
@@ -111,10 +112,20 @@ def choose_loss(
         parts.check_weights()
     notes = _training_notes(model, functions(model)[0], sample)
     if parts is not None:
-        notes += own_loss_notes(o, parts, module)
+        notes += own_loss_notes(o, parts, module) + _stranger_notes(model, module, functions(model)[0], sample)
         parts = parts if parts.recorded else None
     compiled = lambda runner: functions(torch.compile(runner) if o.compile else runner)
     return Loss(compiled, to_device, weight, notes, parts, module)
+
+
+def _stranger_notes(model, module, loss_step, sample):
+    "Return a note about parameters that the loss depends on and nothing trains"
+    known = {id(p) for each in (model, module) if each is not None for p in each.parameters()}
+    with train_mode(model), torch.enable_grad():
+        try:
+            return stranger_notes(strangers(loss_step(sample.batch), known))
+        except Exception:  # what fails only in training, the first step will say
+            return []
 
 
 def _training_notes(model, loss_step, sample):

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..base.errors import OptionError
-from ..task.own_step import part_of
+from ..steps.own_step import part_of
 from ..task.train_options import OPTIMIZERS, TrainOptions
 from .optimizers import make_optimizer
 

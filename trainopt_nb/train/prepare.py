@@ -20,7 +20,7 @@ from ..parallel.device import check_precision, find_device
 from ..parallel.ranks import SINGLE, Ranks
 from ..store.plain import random_state, set_random_state
 from ..task.infer import has_batchnorm, loss_notes
-from ..task.loss_module import place_module
+from ..steps.loss_module import place_module
 from ..task.preflight import check_model, weights_dtype
 from ..task.task import Task
 from ..task.train_options import TrainOptions
@@ -30,7 +30,7 @@ from .objective import choose_loss, choose_metrics, choose_sample_weight
 from .prepare_step import own_step, prepare_step, with_own_figures
 from .prepared import Prepared
 from .strategy import make_strategy
-from .try_step import Place
+from ..steps.try_step import Place
 
 # %% ../../nbs/train/04_prepare.ipynb #67a1ed34
 def _sources(task, data):

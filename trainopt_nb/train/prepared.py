@@ -7,6 +7,7 @@ __all__ = ['Learned', 'Prepared']
 
 # %% ../../nbs/train/03d_prepared.ipynb #6df81adf
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -19,7 +20,7 @@ from ..parallel.ranks import Ranks
 from ..task.loss_parts import LossParts
 from ..task.losses import Given
 from ..task.metrics import Metrics
-from ..task.own_step import StepRunner
+from ..steps.own_step import StepRunner
 from ..task.preflight import call
 from ..task.score_form import Scoring
 from .strategy import Strategy
@@ -85,7 +86,9 @@ class Prepared:
         "Pass a batch through the model as a training step does, without an update"
         if self.runner is None:
             return call(self.model, split_batch(batch)[0])
-        return list(self.runner(batch)) if self.turns else self.runner(batch)
+        with suppress(Exception):  # such as a gradient penalty where there are no gradients
+            return list(self.runner(batch)) if self.turns else self.runner(batch)
+        return None
 
     @property
     def ranks(self) -> Ranks:

@@ -27,20 +27,15 @@ def _only_with_gradient(hook):
 class TurnStepper(Stepper):
     "Does the updates of a step that yields (part, loss)"
 
-    def __init__(
-        self,
-        prepared: Prepared,  # with a step that trains in turn
-        optimizer: Optimizer,  # of all parts
-        options: TrainOptions,
-    ):
-        super().__init__(prepared, optimizer, options)
-        hooks = [_only_with_gradient(hook) for hook in prepared.gradient_hooks]
-        turn = replace(prepared, gradient_hooks=hooks)
-        self.average = Average(prepared.model, options.ema) if options.ema else None
+    def _compose(self):
+        "Return the parts of one turn; the average follows once a step"
         self._parameters = []  # of the turn under way
-        self.parts = make_step(turn, optimizer, options.replace(ema=None), self._backward)
-        if self.average is not None:  # follows once a step, not once a turn
-            self.parts = self.parts._replace(states={**self.parts.states, "average": self.average})
+        hooks = [_only_with_gradient(hook) for hook in self.prepared.gradient_hooks]
+        turn, o = replace(self.prepared, gradient_hooks=hooks), self.options
+        parts = make_step(turn, self.optimizer, o.replace(ema=None), self._backward)
+        if not o.ema:
+            return parts
+        return parts._replace(states={**parts.states, "average": Average(self.prepared.model, o.ema)})
 
     def __call__(
         self,

@@ -135,13 +135,17 @@ class Stepper(LossReader):
     ):
         super().__init__(prepared, options)
         self.optimizer = optimizer
-        self.parts = make_step(prepared, optimizer, options)
+        self.parts = self._compose()
         self.average = self.parts.states.get("average")
         self.penalty = l1_penalty(prepared.model, options.l1) if options.l1 else None
         self._forward_backward = prepared.strategy.forward_backward
         self._reset = gradient_reset(optimizer)
         self._reset()  # a model may come with gradients that its owner computed
         self._statistics = Statistics(prepared.learned)
+
+    def _compose(self):
+        "Return the parts of an update"
+        return make_step(self.prepared, self.optimizer, self.options)
 
     def __call__(
         self,

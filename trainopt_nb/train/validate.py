@@ -54,6 +54,7 @@ def _validate_batch(prepared, evaluate, batch, sums, step):
             yield Note("warning", text, step, "memory")
             continue
         if padding or result is None:
+            prepared.metrics.leave_out()
             return
         loss, out, targets = result
         with torch.no_grad():
