@@ -106,7 +106,7 @@ def in_memory(
     several = isinstance(value, TensorDataset) and len(value.tensors) != 2
     value = tuple(value.tensors) if isinstance(value, TensorDataset) else value
     weight = None
-    if layout is not None and (several or are_items(value) or is_columns(value)):
+    if layout is not None and (several or is_pair(value) or are_items(value) or is_columns(value)):
         value = layout(value)
         weight, value, several = getattr(value, "weight", None), split_batch(value), False
     if several or are_items(value):

@@ -61,7 +61,12 @@ def known_targets(
     layout = getattr(batches, "layout", None)
     try:
         targets = _stored(dataset, layout)
-        if not isinstance(targets, Tensor) or targets.is_complex() or not len(targets) or len(targets) != len(dataset):
+        if (
+            not isinstance(targets, Tensor)
+            or targets.is_complex()
+            or not len(targets)
+            or len(targets) != len(dataset)
+        ):
             return None
         flat = targets.reshape(len(targets), -1)
         places = {0, int(flat.amin(1).argmin()), int(flat.amax(1).argmax())}

@@ -24,6 +24,7 @@ from trainopt_nb.events.records import (
     Unknown,
     WorkerLoad,
 )
+from .assumptions import Assumption, Assumptions, assumption_block
 from .registry import FOLDS, LINES
 
 # %% ../../nbs/events/03_progress.ipynb #2aaa3b21
@@ -51,6 +52,7 @@ class _Facts:
         self.epochs: list[Epoch] = []  # rows of the table
         self.best: Epoch | None = None  # best row by `started.monitor`
         self.notes: list[Note] = []
+        self.assumptions: list[Assumption] = []
         self.workers: dict[int, WorkerLoad] = {}  # rank -> its newest load, where several devices train
         self.saved: Saved | None = None  # newest checkpoint
         self.earlier = 0.0  # seconds that earlier processes of the run took
@@ -181,6 +183,7 @@ FOLDS.update(
         Ended: _add_ended,
         LrChanged: lambda p, e: setattr(p, "lr", e.lr),
         Note: lambda p, e: p.notes.append(e),
+        Assumptions: lambda p, e: setattr(p, "assumptions", e.rows),
         WorkerLoad: lambda p, e: p.workers.__setitem__(e.rank, e),
     }
 )
@@ -221,6 +224,7 @@ LINES.update(
     {
         Epoch: epoch_line,
         Note: _note_line,
+        Assumptions: lambda _, e: assumption_block(e.rows),
         Ended: _ended_line,
         Unknown: lambda _, e: f"{e.kind}: {json.dumps(e.body, default=str)[:200]}",
     }

@@ -138,7 +138,9 @@ def find_lr(
 def _test(prepared, options, lowest, highest, steps):
     "Return growing learning rates and the smoothed loss at each"
     if prepared.turns:
-        raise TaskError("The learning rate test needs one loss, and training_step trains parts in turn: try rates by short runs instead.")
+        raise TaskError(
+            "The learning rate test needs one loss, and training_step trains parts in turn: try rates by short runs instead."
+        )
     optimizer = optimizer_for(prepared.learned, options)
     stepper = Stepper(prepared, optimizer, options)
     prepared.model.train()

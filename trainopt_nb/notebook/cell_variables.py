@@ -78,8 +78,15 @@ def loss_and_metrics(
 ) -> dict[str, object]:  # options
     "Return the loss, the metrics and the steps that are defined under these names"
     is_function = lambda name: callable(names.get(name)) and not isinstance(names[name], torch.Tensor)
-    found = {name: names[name] for name in ("training_step", "eval_step") if name not in given and is_function(name)}
-    stepped = "training_step" in {*found, *given}  # the step computes its loss, unless that is a module to be trained
+    found = {
+        name: names[name]
+        for name in ("training_step", "eval_step")
+        if name not in given and is_function(name)
+    }
+    stepped = "training_step" in {
+        *found,
+        *given,
+    }  # the step computes its loss, unless that is a module to be trained
     if "loss" not in given and is_function("loss") and (not stepped or isinstance(names["loss"], nn.Module)):
         found["loss"] = names["loss"]
     if "metrics" not in given and _is_metrics(names.get("metrics")):

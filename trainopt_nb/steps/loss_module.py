@@ -11,7 +11,7 @@ from torch import nn
 
 from ..base.errors import OptionError
 from ..task.loss_parts import LossParts
-from ..task.own_loss import name_of
+from ..task.signatures import name_of
 from ..task.train_options import TrainOptions
 
 # %% ../../nbs/steps/04_loss_module.ipynb #ac9763b5

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from torch import nn
 
 from ..data.tensors import Batch
-from ..task.preflight import forward_parameters
+from ..task.signatures import forward_parameters
 from ..task.train_options import TrainOptions
 
 # %% ../../nbs/steps/03_model_losses.ipynb #ac3a92e9

@@ -184,7 +184,11 @@ def stranger_notes(
     if not found:
         return []
     shapes = ", ".join(str(tuple(p.shape)) for p in found[:3]) + (", …" if len(found) > 3 else "")
-    what = f"a parameter that is not trained, of shape {shapes}" if len(found) == 1 else f"{len(found)} parameters that are not trained, of shapes {shapes}"
+    what = (
+        f"a parameter that is not trained, of shape {shapes}"
+        if len(found) == 1
+        else f"{len(found)} parameters that are not trained, of shapes {shapes}"
+    )
     way = "make its module a part of the model, or pass it as loss=, which is trained too; requires_grad_(False) says that it is to stay"
     return [("strangers", f"The loss depends on {what}: {way}.")]
 

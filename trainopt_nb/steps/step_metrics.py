@@ -90,20 +90,21 @@ def metrics_for(
 ) -> Metrics:
     "Return the metrics for the scores of an evaluation step. Raises `OptionError` or `TaskError`"
     o, named = options, options.metrics
+    text = named if isinstance(named, str) else ""  # objects of torchmetrics compare to other objects
     if scores is None:
-        if named not in ("auto", "none"):
+        if text not in ("auto", "none"):
             raise OptionError(
                 "--metrics needs scores and targets: write eval_step(model, batch), which returns (scores, targets)."
             )
         return Metrics("none", "custom", 1)
     if not (isinstance(scores, Tensor) and isinstance(targets, Tensor)):
-        if isinstance(named, str) and named not in ("auto", "none"):
+        if text and text not in ("auto", "none"):
             found = f"{type(scores).__name__} and {type(targets).__name__}"
             raise OptionError(
                 f"--metrics {named} takes tensors, and eval_step returns {found}: pass objects of torchmetrics that take these."
             )
-        return RawMetrics("none" if named == "auto" else named, "regression", 1)
-    if named == "none":
+        return RawMetrics("none" if text == "auto" else named, "regression", 1)
+    if text == "none":
         return Metrics("none", "custom", 1)
     task_type = infer_task_type("auto", Given(scores, None), targets, None, o.task_type)
     observed = score_form(scores) if scores.requires_grad else ScoreForm()
@@ -127,9 +128,11 @@ class StepMetrics:
         parts: LossParts,  # of the loss
         figures: LossParts,  # of the evaluation step
         has_loss: bool = True,  # whether the validation has a loss
+        named: bool = False,  # whether the user named the metrics
         sum_numbers=lambda *numbers: list(numbers),  # over all ranks
     ):
         self.metrics, self.parts, self.figures, self.has_loss = metrics, parts, figures, has_loss
+        self.named = named
         self.task_type, self._sum_numbers = metrics.task_type, sum_numbers
 
     @property
@@ -143,7 +146,9 @@ class StepMetrics:
 
     @property
     def monitor(self) -> str:  # empty where nothing tells
-        "The figure that says which epoch is best where no option names one"
+        "The figure that says which epoch is best where no option names one: a metric that was named, then the loss"
+        if self.named and self.metrics.names:
+            return self.metrics.names[0]
         known = (name for name in self.names if name in self.metrics.names or direction(name))
         return "valid_loss" if self.has_loss else next(known, "")
 

@@ -43,6 +43,12 @@ class Place(NamedTuple):
     hooks: Sequence[Callable] = ()
 
     @property
+    def named(self) -> bool:
+        "Whether the user named metrics"
+        metrics = self.options.metrics
+        return not (isinstance(metrics, str) and metrics in ("auto", "none"))
+
+    @property
     def step(self) -> Callable:
         "The training step"
         return self.options.training_step

@@ -22,7 +22,7 @@ from ..base.errors import TaskError
 from .loss_parts import LossParts, own_losses
 from .losses import IGNORE, balanced_weights, class_numbers, given, make_loss
 from .train_options import TrainOptions
-from .preflight import call
+from .signatures import call
 from .score_form import Scoring
 
 # %% ../../nbs/task/07_loss_step.ipynb #a8dfa6f0
@@ -103,7 +103,9 @@ def task_loss(
     if task_type != "classification" or (targets.dtype == torch.int64 and targets.dim() == scores.dim() - 1):
         return loss
     soft = lambda scores, targets: targets.shape == scores.shape and scores.dim() > 1
-    return lambda s, t: loss(s, t.to(s.dtype) if soft(s, t) else class_numbers(s, t))  # one-hot labels, or mixup's
+    return lambda s, t: loss(
+        s, t.to(s.dtype) if soft(s, t) else class_numbers(s, t)
+    )  # one-hot labels, or mixup's
 
 
 def step_functions(
@@ -121,7 +123,11 @@ def step_functions(
         if "out of bounds" in str(error):
             check(targets, f"a batch of {'train_data' if model.training else 'valid_data'}")
 
-    total = (lambda value, batch: value) if parts is None else lambda value, batch: parts.total(value, size_of(batch))
+    total = (
+        (lambda value, batch: value)
+        if parts is None
+        else lambda value, batch: parts.total(value, size_of(batch))
+    )
 
     def eval_step(batch):
         inputs, targets = split_batch(batch)
@@ -203,12 +209,16 @@ def own_sample_weight(
     loss: str | Callable,  # of the user's own, or `model`
     task_type: str,  # of what it was recognised as; `custom` if it is not known
     shift: int = 0,  # 1 where it compares the scores at a place with the target at the next one
-) -> tuple[Callable[[Batch], float], bool]:  # from a batch to its weight in a mean over batches; whether that is exact
+) -> tuple[
+    Callable[[Batch], float], bool
+]:  # from a batch to its weight in a mean over batches; whether that is exact
     "Return how the values of a loss for several batches are combined into that of one large batch"
     reduction = getattr(loss, "reduction", "mean")
     if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) and reduction == "mean":
         return lambda batch: _label_weight(split_batch(batch)[1], loss.weight, loss.ignore_index), True
     if task_type == "classification" and reduction == "mean":
-        return lambda batch: _label_weight(split_batch(batch)[1][:, shift:] if shift else split_batch(batch)[1], None, IGNORE), True
+        return lambda batch: _label_weight(
+            split_batch(batch)[1][:, shift:] if shift else split_batch(batch)[1], None, IGNORE
+        ), True
     weighted = getattr(loss, "weight", None) is not None
     return size_of, task_type != "custom" and reduction == "mean" and not weighted

@@ -118,7 +118,9 @@ def make_loss(
     weight: Tensor | None = None,  # as from `balanced_weights`
     scoring: Scoring = Scoring(),  # noqa: B008 a frozen value; what the scores are
     reduction: str = "mean",  # or `none`, for a loss of each sample
-) -> Callable[[Tensor, Tensor], Tensor]:  # from (scores, targets) to a 0-d tensor, or to one of shape (samples, ...)
+) -> Callable[
+    [Tensor, Tensor], Tensor
+]:  # from (scores, targets) to a 0-d tensor, or to one of shape (samples, ...)
     "Return the loss that the options name"
     if task_type == "classification":
         return _class_loss(options, weight, scoring, reduction)

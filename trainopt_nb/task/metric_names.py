@@ -16,6 +16,7 @@ from torch import nn
 
 from ..base.errors import OptionError
 from ..base.options import nearest
+from .present_classes import over_present_classes
 
 Metric = str | nn.Module  # a name, or a torchmetrics object
 AnyMetric = TypeVar("AnyMetric")
@@ -102,7 +103,11 @@ def build_metric(
         arguments = {}
     if task_type == "multilabel":
         arguments = {k: v for k, v in arguments.items() if k != "top_k"}
-    return getattr(torchmetrics.classification, prefix + type_name)(**number, **arguments)
+    kind = getattr(torchmetrics.classification, prefix + type_name)
+    averaged = task_type != "binary" and arguments.get("average", "macro") == "macro"
+    if averaged:
+        return over_present_classes(kind(**number, **arguments | {"average": None}), classes, ignore)
+    return kind(**number, **arguments)
 
 # %% ../../nbs/task/03b_metric_names.ipynb #816e8330
 def metric_names(

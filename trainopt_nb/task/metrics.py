@@ -90,7 +90,9 @@ class MetricObjects:
 
     def _given(self, metric, scores):
         "Return the scores in the form that a metric takes: torchmetrics would guess it from the values of each batch"
-        classes = self._metric_type == "classification" and scores.dtype.is_floating_point and scores.dim() > 1
+        classes = (
+            self._metric_type == "classification" and scores.dtype.is_floating_point and scores.dim() > 1
+        )
         if not classes or self._scoring.form == "probabilities" or not _wants_probabilities(metric):
             return scores
         return scores.softmax(1)
@@ -206,6 +208,11 @@ class Metrics(MetricObjects):
             figure: float(found[name] if key is None else found[name][key])
             for figure, (name, key) in self._figures.items()
         }
+
+    @property
+    def absent(self) -> list[int]:
+        "The classes without a sample, which averages over classes leave out; known after `compute`"
+        return next((m.absent for m in (self._built or {}).values() if getattr(m, "absent", None)), [])
 
     def mode(
         self,

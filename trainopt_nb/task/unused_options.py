@@ -32,7 +32,10 @@ def _of_the_data(o, train_data, data, held_out):
     if o.valid_fraction and not held_out:
         yield ("valid_fraction",), "there is valid_data"
     if data.valid is None:
-        yield ("metrics", "monitor", "monitor_mode", "restore_best", "eval_step"), "there is no validation data"
+        yield (
+            ("metrics", "monitor", "monitor_mode", "restore_best", "eval_step"),
+            "there is no validation data",
+        )
 
 
 def _of_the_loss(o, task_type):

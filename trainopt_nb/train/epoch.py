@@ -28,13 +28,16 @@ def choose_monitor(
     options: TrainOptions,  # monitor
     metrics: Metrics,
     has_valid: bool,  # whether there is validation data
+    own_loss: bool = False,  # whether the loss is one of the user's or the model's own
 ) -> tuple[str, str]:  # its name, and `min` or `max`
     "Choose the metric that says which epoch is best, and its direction. Raises `OptionError` for an unknown name"
     if not has_valid:
         return "train_loss", "min"
     name, known = options.monitor, ["valid_loss", "train_loss", *metrics.names]
     if name == "auto":
-        name = metrics.monitor
+        named = not isinstance(options.metrics, str) or options.metrics != "auto"
+        guessed = own_loss and not named and metrics.has_loss
+        name = "valid_loss" if guessed else metrics.monitor  # beside a loss of its own, only a metric that was named decides
     if name not in known:
         raise OptionError(f"--monitor takes {', '.join(known)} in this run, and got {name!r}.")
     if options.monitor_mode != "auto":
@@ -54,7 +57,9 @@ class StepLoop:
         self.began = time.perf_counter()
         self._save_at_end = False  # one checkpoint for the last step and the end of the epoch
         streams = self.prepared.data.train.samples is None and self.prepared.ranks.world == 1
-        self._lone = streams and has_batchnorm(self.prepared.model)  # whether a batch of one sample is left out
+        self._lone = streams and has_batchnorm(
+            self.prepared.model
+        )  # whether a batch of one sample is left out
         self._largest = 0  # samples of a batch so far
 
     def steps(self) -> Generator:
@@ -126,6 +131,11 @@ class StepLoop:
             yield from self.commands.relay(self.saver.save())
 
 # %% ../../nbs/train/14_epoch.ipynb #e7c1c39e
+def _left_out(absent):
+    few = ", ".join(map(str, absent[:5])) + (", …" if len(absent) > 5 else "")
+    return f"valid_data holds no sample of class {few}: averages over classes leave {'it' if len(absent) == 1 else 'them'} out."
+
+
 class EpochLoop(StepLoop):
     "Trains, validates and saves epochs"
 
@@ -148,6 +158,8 @@ class EpochLoop(StepLoop):
             yield from self.commands.emit(Note("warning", text, state.step, "length"))
         seconds, samples = time.perf_counter() - began, state.samples - samples
         row = yield from self.validate(samples / max(seconds, 1e-9) if samples else math.nan)
+        if not state.epoch and (absent := self.prepared.metrics.absent):
+            yield from self.commands.emit(Note("info", _left_out(absent), state.step, "classes"))
         state.end_epoch()
         if row.best:
             self.saver.mark_best()

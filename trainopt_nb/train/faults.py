@@ -18,7 +18,7 @@ from torch import nn
 
 from ..data.tensors import Batch, leaves, size_of, split_batch, tree_map
 from ..parallel.parallelize import whole
-from ..task.preflight import call
+from ..task.signatures import call
 
 Found = (
     tuple | str | None

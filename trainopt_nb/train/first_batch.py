@@ -22,7 +22,8 @@ from ..task.decide import Decision
 from ..task.decide_layout import decide_layout
 from ..task.infer import Inferred, check_batchnorm, check_data, check_valid, infer_task
 from ..task.losses import Given, given
-from ..task.own_loss import name_of, own_loss
+from ..task.own_loss import own_loss
+from ..task.signatures import name_of
 from ..task.preflight import eval_mode, try_model
 from ..task.score_form import ScoreForm, score_form
 from ..task.task import Task
@@ -59,7 +60,9 @@ class Sample(NamedTuple):
     out: Given  # the scores and the model's own loss in `outputs`, without gradients
     targets: Batch | None
     observed: ScoreForm  # what the model's last operations say about the scores
-    layout: Decision | None = None  # by what the items of a batch were told apart; None where there was nothing to decide
+    layout: Decision | None = (
+        None  # by what the items of a batch were told apart; None where there was nothing to decide
+    )
 
 
 def _arrange(model, data, loss):
@@ -86,7 +89,9 @@ def try_batch(
     "Run the model on the first batch. Raises `DataError` or `TaskError` with what to change"
     layout = _arrange(model, data, loss)
     first = data.train.peek()
-    copy = lambda tensor: tensor.clone()  # a model may change its inputs in place, and a list of batches be the user's own
+    copy = lambda tensor: (
+        tensor.clone()
+    )  # a model may change its inputs in place, and a list of batches be the user's own
     batch = to_device(tree_map(copy, first))
     outputs, targets = try_model(model, tree_map(copy, batch), device)
     check_batchnorm(model, data, split_batch(batch)[0])

@@ -32,9 +32,10 @@ from trainopt_nb.task.loss_step import (
 from ..task.metrics import Metrics, try_metrics
 from ..steps.loss_module import loss_module_of, own_loss_notes
 from ..task.loss_parts import LossParts, parse_weights
-from ..task.own_loss import batch_weight, name_of, own_loss, unreduced, weighted_loss
+from ..task.own_loss import batch_weight, own_loss, unreduced, weighted_loss
 from ..steps.own_step import stranger_notes, strangers
 from ..task.preflight import compare_modes, train_mode, try_loss, unreached
+from ..task.signatures import name_of
 from ..task.train_options import TrainOptions
 from .first_batch import Sample
 from .strategy import StepFunctions
@@ -60,12 +61,16 @@ def _named_loss(o, device, sample, inferred):
             "--batch-layout 'x, y, _', or pass loss= and let the model return scores."
         )
     if weighted and inferred.balanced:
-        raise TaskError("--class-weights balanced and weights of samples both weigh the loss: leave one of them out.")
+        raise TaskError(
+            "--class-weights balanced and weights of samples both weigh the loss: leave one of them out."
+        )
     weight = None
     if inferred.balanced:
         weight = class_weight(inferred.task_type, inferred.columns, inferred.known["train"]).to(device)
     reduction = "none" if weighted else "mean"
-    loss = task_loss(o, inferred.task_type, weight, sample.out.scores, sample.targets, inferred.scoring, reduction)
+    loss = task_loss(
+        o, inferred.task_type, weight, sample.out.scores, sample.targets, inferred.scoring, reduction
+    )
     return weighted_loss(loss) if weighted else loss, weight
 
 
@@ -112,7 +117,9 @@ def choose_loss(
         parts.check_weights()
     notes = _training_notes(model, functions(model)[0], sample)
     if parts is not None:
-        notes += own_loss_notes(o, parts, module) + _stranger_notes(model, module, functions(model)[0], sample)
+        notes += own_loss_notes(o, parts, module) + _stranger_notes(
+            model, module, functions(model)[0], sample
+        )
         parts = parts if parts.recorded else None
     compiled = lambda runner: functions(torch.compile(runner) if o.compile else runner)
     return Loss(compiled, to_device, weight, notes, parts, module)
@@ -137,7 +144,10 @@ def _training_notes(model, loss_step, sample):
         count = sum(p.requires_grad for p in model.parameters())
         few = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
         notes.append(
-            ("unreached", f"The loss does not reach {len(names)} of {count} parameters, which stay as they are: {few}.")
+            (
+                "unreached",
+                f"The loss does not reach {len(names)} of {count} parameters, which stay as they are: {few}.",
+            )
         )
     return notes
 
@@ -174,7 +184,9 @@ def choose_sample_weight(
         return make_sample_weight(inferred.task_type, weight, *inferred.known.values()), notes
     found = inferred.recognised.task_type if inferred.recognised else "custom"
     counted, exact = own_sample_weight(o.loss, found, inferred.shift)
-    parts = f"{o.accumulate} batches" if o.accumulate > 1 else f"{ranks.world} devices" if ranks.world > 1 else ""
+    parts = (
+        f"{o.accumulate} batches" if o.accumulate > 1 else f"{ranks.world} devices" if ranks.world > 1 else ""
+    )
     if parts and not exact:
         name = "the model's own loss" if inferred.task_type == "model" else f"the loss {name_of(o.loss)}"
         text = f"Each update averages {name} over {parts} by their samples: if the loss weighs samples or leaves some out, this is not exactly the update of one large batch."

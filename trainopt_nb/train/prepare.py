@@ -25,6 +25,7 @@ from ..task.preflight import check_model, weights_dtype
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..task.unused_options import unused_options
+from .assume import assume
 from .first_batch import batch_mover, move_transforms, try_task
 from .objective import choose_loss, choose_metrics, choose_sample_weight
 from .prepare_step import own_step, prepare_step, with_own_figures
@@ -119,6 +120,7 @@ def prepare(
     prepared = Prepared(
         model, data, device, inferred.task_type, inferred.columns, inferred.scoring, loss.to_device, *steps,
         strategy.sample_weight, metrics, strategy, notes, shapes, gradient_hooks, transforms,
+        assume(model, o, sample, inferred, metrics, data.valid is not None), inferred.own,
         parts=loss.parts, loss_module=loss.module,
     )  # fmt: skip
     return with_own_figures(prepared, place, _sources(task, data))

@@ -17,6 +17,7 @@ from ..base.errors import DataError, OptionError
 from ..data.device_transforms import apply_transforms
 from ..data.snapshot import preserve_state
 from ..data.tensors import leaves, size_of, tree_map
+from ..events.assumptions import Assumption
 from ..task.loss_parts import LossParts, parse_weights
 from ..task.losses import Given
 from ..steps.loss_module import loss_module_of
@@ -93,7 +94,7 @@ def _try_all(place, runner, parts, figures, learned, turns):
         found = _judge(place, runner, parts, figures)
     metrics = StepMetrics(
         metrics_for(place.options, found.scores, found.targets) if place.data.valid is not None else metrics_for(TrainOptions(), None, None),
-        LossParts() if place.eval_step else parts, figures, found.loss is not None, place.strategy.ranks.sum_numbers,
+        LossParts() if place.eval_step else parts, figures, found.loss is not None, place.named, place.strategy.ranks.sum_numbers,
     )  # fmt: skip
     if place.options.monitor == "valid_loss" and not metrics.has_loss and place.data.valid is not None:
         raise OptionError(
@@ -135,6 +136,8 @@ def prepare_step(
 
 def _finish(prepared, place, used, tried):
     "Fill in what was found, and what the strategy must know"
+    gives = "the losses that training_step yields in turn" if prepared.turns else "what training_step returns"
+    prepared.assumptions = [Assumption("loss", gives, "--training-step")]
     prepared.data, strategy = used.data, place.strategy
     prepared.notes += step_notes(tried, prepared.parts, place, prepared.turns)
     if place.data.valid is not None:
@@ -176,11 +179,11 @@ def with_own_figures(
         ):
             found = _judge(place, runner, LossParts(), figures)
         metrics = metrics_for(place.options, found.scores, found.targets)
-        prepared.metrics = StepMetrics(metrics, LossParts(), figures, found.loss is not None, sums)
+        prepared.metrics = StepMetrics(metrics, LossParts(), figures, found.loss is not None, place.named, sums)
         prepared.notes.append(validation_note(place, prepared.metrics, turns=False))
         figures.restart()
     elif prepared.parts is not None:
-        prepared.metrics = StepMetrics(prepared.metrics, prepared.parts, figures, True, sums)
+        prepared.metrics = StepMetrics(prepared.metrics, prepared.parts, figures, True, place.named, sums)
     if prepared.parts is not None:
         prepared.parts.restart()
     return prepared

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from ..data.device_transforms import DeviceTransform, apply_transforms
 from ..data.source import Data
 from ..data.tensors import Batch, split_batch
+from ..events.assumptions import Assumption
 from ..parallel.ranks import Ranks
 from ..task.loss_parts import LossParts
 from ..task.losses import Given
 from ..task.metrics import Metrics
 from ..steps.own_step import StepRunner
-from ..task.preflight import call
+from ..task.signatures import call
 from ..task.score_form import Scoring
 from .strategy import Strategy
 
@@ -66,6 +67,8 @@ class Prepared:
     sample: tuple[Batch, object] | tuple = ()  # a batch and the outputs of the model, on the meta device
     gradient_hooks: Sequence[Callable] = ()  # called with the parameters between backward and update
     device_transforms: Sequence[DeviceTransform] = ()  # applied to each batch on the device
+    assumptions: list[Assumption] = field(default_factory=list)  # about the task
+    own_loss: bool = False  # whether the loss is the user's or the model's own, and none of PyTorch's
     parts: LossParts | None = None  # of the loss, where it can have some
     loss_module: nn.Module | None = None  # of the loss, with parameters that are trained too, or with buffers
     runner: StepRunner | None = None  # a step of the user's own

@@ -153,11 +153,17 @@ def task_record(
         "device": p.device.type,
         "changed": sorted(loop.options.changed()),
         "loss_parts": [] if p.parts is None else list(p.parts.recorded),
-        "loss_parameters": p.loss_module is not None and any(p.requires_grad for p in p.loss_module.parameters()),
+        "loss_parameters": p.loss_module is not None
+        and any(p.requires_grad for p in p.loss_module.parameters()),
     }
     facts |= _batch_facts(batch) | _output_facts(outputs, targets)
     facts |= _optimizer_facts(p.model, s.optimizer, loop.options.optimizer)
-    return {"classes": list(p.data.classes), "kind": p.task_type, "seen": facts}
+    return {
+        "classes": list(p.data.classes),
+        "kind": p.task_type,
+        "assumptions": [list(row) for row in loop.assumptions],
+        "seen": facts,
+    }
 
 # %% ../../nbs/train/16_task_record.ipynb #8b956d28
 def named(
