@@ -36,8 +36,9 @@ def choose_monitor(
     name, known = options.monitor, ["valid_loss", "train_loss", *metrics.names]
     if name == "auto":
         named = not isinstance(options.metrics, str) or options.metrics != "auto"
+        # beside a loss of its own, only a metric that was named decides
         guessed = own_loss and not named and metrics.has_loss
-        name = "valid_loss" if guessed else metrics.monitor  # beside a loss of its own, only a metric that was named decides
+        name = "valid_loss" if guessed else metrics.monitor
     if name not in known:
         raise OptionError(f"--monitor takes {', '.join(known)} in this run, and got {name!r}.")
     if options.monitor_mode != "auto":

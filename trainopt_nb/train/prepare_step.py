@@ -179,7 +179,9 @@ def with_own_figures(
         ):
             found = _judge(place, runner, LossParts(), figures)
         metrics = metrics_for(place.options, found.scores, found.targets)
-        prepared.metrics = StepMetrics(metrics, LossParts(), figures, found.loss is not None, place.named, sums)
+        prepared.metrics = StepMetrics(
+            metrics, LossParts(), figures, found.loss is not None, place.named, sums
+        )
         prepared.notes.append(validation_note(place, prepared.metrics, turns=False))
         figures.restart()
     elif prepared.parts is not None:
