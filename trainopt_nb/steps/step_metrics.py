@@ -145,6 +145,11 @@ class StepMetrics:
         ]
 
     @property
+    def absent(self) -> list[int]:
+        "The classes without a sample, which averages over classes leave out; known after `compute`"
+        return self.metrics.absent
+
+    @property
     def monitor(self) -> str:  # empty where nothing tells
         "The figure that says which epoch is best where no option names one: a metric that was named, then the loss"
         if self.named and self.metrics.names:

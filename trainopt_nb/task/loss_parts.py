@@ -137,19 +137,28 @@ class LossParts:
         "Forget what was noted and not counted: all of it, or the newest"
         self._waiting = self._waiting[:-1] if newest else []
 
-    def take(
+    def means(
         self,
         kind: str,  # `train` or `valid`
         sum_numbers: Callable = lambda *numbers: list(numbers),  # over all ranks
         prefix: str | None = None,  # of the names; the kind where None
     ) -> dict[str, float]:  # such as `train_kl` -> 0.12
-        "Return the means of the epoch, and begin the next"
+        "Return the means of the epoch so far"
         sums = {name: self._sums[kind].get(name, [0.0, 0]) for name in self.recorded}
-        self._sums[kind] = {}
         flat = sum_numbers(*(float(n) for pair in sums.values() for n in pair)) if sums else []
         means = zip(sums, flat[::2], flat[1::2], strict=True)
         before = f"{kind}_" if prefix is None else prefix
         return {f"{before}{name}": total / count for name, total, count in means if count}
+
+    def end(self, kind: str = "train"):  # or `valid`
+        "Begin the next epoch"
+        self._sums[kind] = {}
+
+    def take(self, kind: str = "train", *arguments, **named) -> dict[str, float]:  # as `means`
+        "Return the means of the epoch, and begin the next"
+        found = self.means(kind, *arguments, **named)
+        self.end(kind)
+        return found
 
     def state_dict(self) -> dict:
         "Return what a checkpoint must hold"

@@ -162,6 +162,7 @@ class EpochLoop(StepLoop):
         if not state.epoch and (absent := self.prepared.metrics.absent):
             yield from self.commands.emit(Note("info", _left_out(absent), state.step, "classes"))
         state.end_epoch()
+        state.stepper.end_epoch()
         if row.best:
             self.saver.mark_best()
         yield from self.commands.emit(row)
@@ -178,7 +179,7 @@ class EpochLoop(StepLoop):
                 loss, metrics = yield from self.commands.relay(validate(p, self.options, state.step))
             loss = loss if p.metrics.has_loss else None
             yield from self.commands.emit(State("training", state.step))
-        metrics |= state.stepper.take_parts()
+        metrics |= state.stepper.part_means()
         values = {"train_loss": state.mean_loss, "valid_loss": loss, **metrics}
         best = state.update_best(values[self.monitor], self.mode, self.options.min_delta)
         state.schedule.end_epoch(values[self.monitor], self.mode)
