@@ -17,6 +17,15 @@ def _few(names):
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
+def _accumulate_notes(o, world):
+    "Say that an update of several batches may not be that of one large batch"
+    several = f"{o.accumulate} batches" if o.accumulate > 1 else f"{world} devices" * (world > 1)
+    if not several:
+        return []
+    text = f"Each update averages training_step over {several} by their samples: if the loss weighs samples or leaves some out, this is not exactly the update of one large batch."
+    return [("accumulate", text)]
+
+
 def step_notes(
     tried: Tried,
     parts: LossParts,
@@ -50,17 +59,9 @@ def step_notes(
             )
         )
     notes += stranger_notes(tried.strangers)
-    several = (
-        f"{o.accumulate} batches"
-        if o.accumulate > 1
-        else f"{place.strategy.ranks.world} devices" * (place.strategy.ranks.world > 1)
-    )
-    if several:
-        text = f"Each update averages training_step over {several} by their samples: if the loss weighs samples or leaves some out, this is not exactly the update of one large batch."
-        notes.append(("accumulate", text))
-    return notes
+    return notes + _accumulate_notes(o, place.strategy.ranks.world)
 
-
+# %% ../../nbs/steps/06_step_notes.ipynb #40e51385
 def validation_note(
     place: Place,
     metrics: StepMetrics,

@@ -133,7 +133,7 @@ def _numbers(runner):
         yield
     runner.number = 0
 
-
+# %% ../../nbs/steps/05_try_step.ipynb #d3769735
 def try_step(
     runner: StepRunner,
     batch: Batch,  # on the device

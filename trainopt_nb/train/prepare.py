@@ -74,6 +74,16 @@ def _set_dropout(model, probability):
     return layers
 
 # %% ../../nbs/train/04_prepare.ipynb #12bda135
+def _prepare_own(place, sources, notes, before):
+    "Put a step of the user's own together; None where there is none"
+    if (with_step := own_step(place, sources)) is None:
+        return None
+    said = [("task", note) for note in place.task.notes] + _dropout_notes(place.options, place.task.model)
+    prepared = prepare_step(with_step, notes + said, sources)
+    set_random_state(before)
+    return prepared
+
+
 def prepare(
     task: Task,  # what is learned
     options: TrainOptions,  # how
@@ -96,11 +106,8 @@ def prepare(
     transforms = move_transforms(device_transforms, tried_on)
     place = Place(task, o, strategy, device, data, mover, transforms, gradient_hooks)
     place_module(o, ranks.world, tried_on)
-    if (with_step := own_step(place, _sources(task, data))) is not None:
-        notes += [("task", note) for note in task.notes] + _dropout_notes(o, model)
-        prepared = prepare_step(with_step, notes, _sources(task, data))
-        set_random_state(before)
-        return prepared
+    if (stepped := _prepare_own(place, _sources(task, data), notes, before)) is not None:
+        return stepped
     with preserve_state(model, o.loss, transforms), preserve_state(*_sources(task, data), room=2**26):
         sample, checked, inferred = try_task(task, o, data, mover, transforms, tried_on)
         if tried_on != device:

@@ -102,7 +102,7 @@ def _try_all(place, runner, parts, figures, learned, turns):
         )
     return tried, metrics, place
 
-
+# %% ../../nbs/train/03g_prepare_step.ipynb #caa2cd77
 def prepare_step(
     place: Place,
     notes: Sequence[tuple[str, str]] = (),  # that were found before
