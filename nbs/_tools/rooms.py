@@ -15,6 +15,7 @@ ROOMS = {  # folder of nbs/ and of the package -> title and sentence
     "task": ("Task", "what is learned: options, task type, losses, metrics, checks before training"),
     "parallel": ("Parallel", "ranks, and the ways in which devices share a model"),
     "workers": ("Workers", "warm processes that run functions, their supervision, Ray"),
+    "steps": ("Steps", "a step or a loss of the user's own: what it takes and gives, its trial"),
     "train": ("Train", "the update, the state of a run, the training loop"),
     "script": ("Script", "the plain PyTorch script of a run"),
     "api": ("API", "run a task, here or elsewhere: `fit` and `resume`"),

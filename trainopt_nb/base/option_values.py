@@ -102,7 +102,8 @@ def plain_value(
     if isinstance(value, tuple):
         return [plain_value(item) for item in value]
     if isinstance(value, dict):
-        return {str(key): type(item).__name__ for key, item in value.items()}
+        plain = (bool, int, float, str)
+        return {str(k): item if isinstance(item, plain) else type(item).__name__ for k, item in value.items()}
     if not callable(value):
         return value
     owner = value if hasattr(value, "__qualname__") else type(value)

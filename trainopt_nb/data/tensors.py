@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['Batch', 'LABELS', 'is_frame', 'is_array', 'stack_rows', 'plain_numbers', 'as_tensor', 'input_tensor', 'tree_map',
-           'WeightedBatch', 'split_batch', 'leaves', 'size_of', 'to_device']
+           'WeightedBatch', 'split_batch', 'leaves', 'listed_samples', 'size_of', 'to_device']
 
 # %% ../../nbs/data/01_tensors.ipynb #9dbaa1da
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import fields, is_dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -131,7 +133,17 @@ def tree_map(
         return type(tree)(*(tree_map(function, item) for item in tree))
     if isinstance(tree, (list, tuple)):
         return type(tree)(tree_map(function, item) for item in tree)
+    if is_dataclass(tree) and not isinstance(tree, type):
+        return _map_fields(function, tree)
     return tree
+
+
+def _map_fields(function, tree):
+    "Return a copy of a dataclass with mapped fields; a frozen one too"
+    mapped = copy(tree)
+    for each in fields(tree):
+        object.__setattr__(mapped, each.name, tree_map(function, getattr(tree, each.name)))
+    return mapped
 
 # %% ../../nbs/data/01_tensors.ipynb #c02a2979
 LABELS = ("labels", "label", "targets", "target", "y")  # where a dict batch keeps its targets
@@ -171,12 +183,23 @@ def leaves(
     return found
 
 
+def listed_samples(
+    batch: Batch,
+) -> Sequence | None:  # None for a batch that holds no such list
+    "Return the list of a batch that holds a dict for each sample, such as the targets of a detector"
+    items = (batch, *batch) if isinstance(batch, (tuple, list)) else ()
+    lists = (item for item in items if isinstance(item, (tuple, list)) and item)
+    return next((item for item in lists if all(hasattr(row, "keys") for row in item)), None)
+
+
 def size_of(
     batch: Batch,
 ) -> int:  # its samples
     "Return the number of samples in a batch"
     if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], torch.Tensor):
         return len(batch[0])
+    if (rows := listed_samples(batch)) is not None:
+        return len(rows)
     found = [leaf for leaf in leaves(batch) if leaf.dim()]
     return len(found[0]) if found else 1
 

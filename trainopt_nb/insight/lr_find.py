@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ..store.plain import random_state, set_random_state
 from ..base.errors import NonFinite, TaskError
-from ..train.optimizers import make_optimizer
+from ..train.part_optimizers import optimizer_for
 from ..train.update import Stepper
 from ..task.task import Task
 from ..train.prepare import prepare
@@ -119,11 +119,11 @@ def find_lr(
     "Run a learning rate range test and restore model and random states. Raises `TaskError` where the loss never falls"
     before, mode = random_state(), task.model.training
     prepared = prepare(task, options)  # a lazy module gets its weights here
-    weights = deepcopy(task.model.state_dict())
+    weights = deepcopy(prepared.learned.state_dict())
     try:
         lrs, losses = _test(prepared, options, lowest, highest, steps)
     finally:
-        task.model.load_state_dict(weights)
+        prepared.learned.load_state_dict(weights)
         task.model.train(mode)
         set_random_state(before)
     begin = losses[:_BEGIN]
@@ -137,7 +137,11 @@ def find_lr(
 # %% ../../nbs/insight/01_lr_find.ipynb #25274368
 def _test(prepared, options, lowest, highest, steps):
     "Return growing learning rates and the smoothed loss at each"
-    optimizer = make_optimizer(prepared.model, options)
+    if prepared.turns:
+        raise TaskError(
+            "The learning rate test needs one loss, and training_step trains parts in turn: try rates by short runs instead."
+        )
+    optimizer = optimizer_for(prepared.learned, options)
     stepper = Stepper(prepared, optimizer, options)
     prepared.model.train()
     lrs, losses, mean, epoch = [], [], 0.0, 0

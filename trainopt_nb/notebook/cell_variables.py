@@ -76,9 +76,18 @@ def loss_and_metrics(
     names: dict[str, object],  # the user's variables
     given: dict[str, object],  # options that flags gave, which win
 ) -> dict[str, object]:  # options
-    "Return the loss and the metrics that are defined under these names"
-    found = {}
-    if "loss" not in given and callable(names.get("loss")) and not isinstance(names["loss"], torch.Tensor):
+    "Return the loss, the metrics and the steps that are defined under these names"
+    is_function = lambda name: callable(names.get(name)) and not isinstance(names[name], torch.Tensor)
+    found = {
+        name: names[name]
+        for name in ("training_step", "eval_step")
+        if name not in given and is_function(name)
+    }
+    stepped = "training_step" in {
+        *found,
+        *given,
+    }  # the step computes its loss, unless that is a module to be trained
+    if "loss" not in given and is_function("loss") and (not stepped or isinstance(names["loss"], nn.Module)):
         found["loss"] = names["loss"]
     if "metrics" not in given and _is_metrics(names.get("metrics")):
         found["metrics"] = names["metrics"]

@@ -40,7 +40,8 @@ def _read_task(call: Call) -> tuple[Task, TrainOptions]:
 def _run_facts(call: Call, options: TrainOptions, added: dict[str, Options]) -> dict[str, object]:
     "Return what the run stores of its cell besides the source: names, and the cells that it needs"
     variables, known = call.options(TaskNames), call.shell.user_ns
-    objects = {"loss": options.loss, "metrics": options.metrics, "optimizer": options.optimizer}
+    own = ("loss", "metrics", "optimizer", "training_step", "eval_step")
+    objects = {name: getattr(options, name) for name in own}
     names = {part: name for part, name in vars(variables).items() if name in known} | named(known, objects)
     history = getattr(call.shell.history_manager, "input_hist_raw", [])
     earlier = earlier_cells(call.cell or "", history, tuple(names.values()))

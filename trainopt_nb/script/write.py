@@ -30,7 +30,7 @@ from trainopt_nb.script.pieces import (
 )
 from .plain_loop import facts_for_loop, train_model
 from .plain_update import seed_everything
-from .reasons import unknown_options, why_not_exact
+from .reasons import no_script, unknown_options, why_not_exact
 from .source import literal
 from .specialise import Cut, specialise
 from ..base.errors import RunError
@@ -174,6 +174,8 @@ def write_script(
         raise RunError(
             f"The run {folder.name} holds no facts about its task, because it never began or is older than they are: train it again."
         )
+    if why := no_script(facts):
+        raise RunError(why)
     cell = folder / "cell.py"
     source = cell.read_text(encoding="utf-8") if cell.exists() else ""
     text, notes = script_text(folder.name, options, facts, events, source)

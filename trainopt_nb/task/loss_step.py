@@ -19,6 +19,7 @@ from ..data.targets import sample_target
 from ..data.checks import check_answers, check_labels
 from ..data.tensors import Batch, WeightedBatch, size_of, split_batch
 from ..base.errors import TaskError
+from .loss_parts import LossParts, own_losses
 from .losses import IGNORE, balanced_weights, class_numbers, given, make_loss
 from .train_options import TrainOptions
 from .signatures import call
@@ -114,6 +115,7 @@ def step_functions(
     task_type: str,  # as from `infer_task_type`
     pair: bool,  # whether batches are pairs of tensors
     check: Callable[[object, str], None],  # from `target_check`
+    parts: LossParts | None = None,  # adds up a loss that is a dict; None takes the loss as it is
 ) -> tuple[Callable, Callable]:  # from a batch to a loss; from a batch to (loss, Given, targets)
     "Return `loss_step` for training and `eval_step` for validation"
 
@@ -121,15 +123,21 @@ def step_functions(
         if "out of bounds" in str(error):
             check(targets, f"a batch of {'train_data' if model.training else 'valid_data'}")
 
+    total = (
+        (lambda value, batch: value)
+        if parts is None
+        else lambda value, batch: parts.total(value, size_of(batch))
+    )
+
     def eval_step(batch):
         inputs, targets = split_batch(batch)
         try:
             outputs = call(model, inputs)
             out = given(outputs)
             if task_type == "model":
-                return out.loss, out, targets
+                return total(own_losses(outputs) or out.loss, batch), out, targets
             if task_type == "custom":
-                return own(outputs, batch), out, targets
+                return total(own(outputs, batch), batch), out, targets
             weight = (batch.weight,) if isinstance(batch, WeightedBatch) else ()
             return loss(out.scores, targets, *weight), out, targets
         except (IndexError, RuntimeError) as error:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .loss_parts import own_losses
 from .score_form import Scoring
 from .train_options import TrainOptions
 
@@ -32,10 +33,11 @@ def given(
     if isinstance(outputs, Tensor):
         return Given(outputs, outputs if outputs.dim() == 0 else None)
     if hasattr(outputs, "keys"):
-        loss = outputs["loss"] if "loss" in outputs.keys() else None
+        own = own_losses(outputs)
+        loss = outputs["loss"] if "loss" in outputs.keys() else sum(own.values()) if own else None
         names = [n for n in ("logits", "scores", "predictions", "prediction_logits") if n in outputs.keys()]
         rest = [outputs[n] for n in names] or [
-            v for n, v in outputs.items() if n != "loss" and isinstance(v, Tensor)
+            v for n, v in outputs.items() if n != "loss" and n not in own and isinstance(v, Tensor)
         ]
         return Given(rest[0] if rest else None, loss)
     if isinstance(outputs, (tuple, list)) and outputs and isinstance(outputs[0], Tensor):

@@ -64,6 +64,11 @@ class MetricObjects:
         return list(self._figures)
 
     @property
+    def monitor(self) -> str:
+        "The figure that says which epoch is best where no option names one"
+        return self.names[0] if self._figures else "valid_loss"
+
+    @property
     def objects(self) -> dict[str, nn.Module]:  # by name
         "The torchmetrics objects, made when they are first needed"
         if self._built is None:
@@ -168,6 +173,8 @@ def _name_results(metrics, name, value):
 class Metrics(MetricObjects):
     "The metrics of one validation: reset, update for each batch, compute"
 
+    has_loss = True  # whether the validation has a loss beside them
+
     def reset(
         self,
         device: torch.device | str,  # of the scores
@@ -190,6 +197,9 @@ class Metrics(MetricObjects):
         scores, targets = self._fit(out.scores, targets)
         for metric in self.objects.values():
             metric.update(self._given(metric, scores), targets)
+
+    def leave_out(self):
+        "Leave out the batch under way, which pads those of several ranks"
 
     def compute(self) -> dict[str, float]:  # by name
         "Return the results of all batches since `reset`"

@@ -146,6 +146,12 @@ class StoppingOptions(DeviceOptions):
     monitor: str = option(
         "auto", "figure that says which epoch is best: valid_loss, train_loss or a metric", group="Stopping"
     )
+    monitor_mode: str = option(
+        "auto",
+        "whether a smaller or a larger value of that figure is better; auto knows losses and metrics",
+        choices=("auto", "min", "max"),
+        group="Stopping",
+    )
     patience: int | None = option(
         None,
         "stop after this many epochs without improvement",

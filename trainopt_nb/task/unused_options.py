@@ -32,11 +32,15 @@ def _of_the_data(o, train_data, data, held_out):
     if o.valid_fraction and not held_out:
         yield ("valid_fraction",), "there is valid_data"
     if data.valid is None:
-        yield ("metrics", "monitor", "restore_best"), "there is no validation data"
+        yield (
+            ("metrics", "monitor", "monitor_mode", "restore_best", "eval_step"),
+            "there is no validation data",
+        )
 
 
 def _of_the_loss(o, task_type):
     of = {
+        "step": "the loss comes from training_step",
         "model": "the model returns its own loss",
         "custom": "the loss is a function of yours",
         "binary": "the loss is binary cross-entropy",
@@ -44,8 +48,12 @@ def _of_the_loss(o, task_type):
         "regression": f"the loss is {o.loss if o.loss in ('mae', 'huber') else 'mse'}",
         "classification": f"the loss is {'focal' if o.loss == 'focal' else 'cross-entropy'}",
     }[task_type]
-    if task_type in ("model", "custom", "regression"):
+    if task_type == "step" and isinstance(o.loss, str):
+        yield ("loss",), of
+    if task_type in ("step", "model", "custom", "regression"):
         yield ("class_weights",), of
+    if task_type not in ("step", "model", "custom"):
+        yield ("loss_weights",), of
     if task_type != "classification":
         yield ("label_smoothing",), of
     if o.loss != "focal":

@@ -18,6 +18,7 @@ from ..data.tensors import size_of
 from ..parallel.parallelize import hold_gradients, parallelize
 from ..task.check_valid import has_batchnorm
 from ..task.metrics import Metrics
+from ..steps.own_step import StepRunner
 from ..task.preflight import eval_mode
 from .faults import cut, first_nonfinite
 from .strategy import Strategy, accumulate
@@ -65,7 +66,8 @@ def _distribute_copies(strategy, model, device, sample, step_functions):
     normalised = nn.SyncBatchNorm.convert_sync_batchnorm(model) if device.type == "cuda" else model
     options = strategy.options
     plan = options.tensor_plan if isinstance(options.tensor_plan, dict) else None
-    unused = _unused_weights(model, loss_step, sample[0])
+    known = isinstance(model, StepRunner)  # which was tried in training
+    unused = model.unused if known else _unused_weights(model, loss_step, sample[0])
     strategy.trained = parallelize(normalised, strategy.ranks, plan, unused=unused, offload=options.offload)
     return step_functions(strategy.trained)[0], eval_step
 
@@ -111,6 +113,8 @@ class DataParallel(Strategy):
             loss = update.parts.loss_step(part.batch if isinstance(part, PaddingBatch) else part)
             if weight or not total:
                 value = value + loss.detach() * factor
+            elif update.prepared.parts is not None:
+                update.prepared.parts.drop(newest=True)
             if last:
                 value = _reduced_loss(self, update, value, part, number)
             update.parts.backward(loss * (factor * ranks.world))  # the exchange of gradients takes their mean
@@ -142,7 +146,8 @@ def _reduced_loss(strategy, update, value, part, number):
         return update.defer(reduced)
     if not math.isfinite(reduced.item()):
         update.undo()
-        found = first_nonfinite(update.prepared.model, part.batch if isinstance(part, PaddingBatch) else part)
+        prepared, given = update.prepared, part.batch if isinstance(part, PaddingBatch) else part
+        found = first_nonfinite(prepared.learned, given, prepared.walk)
         update.undo()
         reports = ranks.all_gather([*found, math.isfinite(float(value))])
         where, spoiled, _ = next((each for each in reports if not each[2]), reports[0])

@@ -35,12 +35,14 @@ def choose_monitor(
         return "train_loss", "min"
     name, known = options.monitor, ["valid_loss", "train_loss", *metrics.names]
     if name == "auto":
-        guessed = (
-            own_loss and options.metrics == "auto"
-        )  # beside a loss of its own, only a metric that was named decides
-        name = metrics.names[0] if metrics.names and not guessed else "valid_loss"
+        named = not isinstance(options.metrics, str) or options.metrics != "auto"
+        # beside a loss of its own, only a metric that was named decides
+        guessed = own_loss and not named and metrics.has_loss
+        name = "valid_loss" if guessed else metrics.monitor
     if name not in known:
         raise OptionError(f"--monitor takes {', '.join(known)} in this run, and got {name!r}.")
+    if options.monitor_mode != "auto":
+        return name, options.monitor_mode
     return name, "min" if name.endswith("loss") else metrics.mode(name)
 
 # %% ../../nbs/train/14_epoch.ipynb #201857b0
@@ -160,6 +162,7 @@ class EpochLoop(StepLoop):
         if not state.epoch and (absent := self.prepared.metrics.absent):
             yield from self.commands.emit(Note("info", _left_out(absent), state.step, "classes"))
         state.end_epoch()
+        state.stepper.end_epoch()
         if row.best:
             self.saver.mark_best()
         yield from self.commands.emit(row)
@@ -174,7 +177,9 @@ class EpochLoop(StepLoop):
             yield from self.commands.emit(State("validating", state.step))
             with evaluating(state):
                 loss, metrics = yield from self.commands.relay(validate(p, self.options, state.step))
+            loss = loss if p.metrics.has_loss else None
             yield from self.commands.emit(State("training", state.step))
+        metrics |= state.stepper.part_means()
         values = {"train_loss": state.mean_loss, "valid_loss": loss, **metrics}
         best = state.update_best(values[self.monitor], self.mode, self.options.min_delta)
         state.schedule.end_epoch(values[self.monitor], self.mode)

@@ -63,7 +63,7 @@ class _Run:
 
     def started(self) -> Started:
         s, o, p = self.state, self.options, self.prepared
-        count = sum(t.numel() for t in p.model.parameters() if t.requires_grad)
+        count = sum(t.numel() for t in p.learned.parameters() if t.requires_grad)
         return Started(
             self.name, s.step, s.epoch, o.epochs, s.epoch_steps, s.total, str(p.device), o.precision,
             get_num_threads(), p.data.train.samples, count, self.loop.monitor, self.loop.mode, time.time(), p.ranks.world,
@@ -83,7 +83,7 @@ class _Run:
             yield from commands.emit(Note(level, text, self.state.step, topic))
         while not (reason := reason_to_end(self.state, self.loop.monitor)):
             yield from self.epochs.run()
-        yield from self.saver.finish(self.options.restore_best and self.prepared.data.valid is not None)
+        yield from self.saver.finish(self.options.restore_best and self.prepared.finds_best)
         return reason
 
     def to_the_end(self) -> Generator:  # returns the state in which the run ends, and the reason
@@ -131,7 +131,7 @@ class Loop:
         self.state = TrainingState(prepared, options)
         if checkpoint is not None:
             self.state.load_state_dict(*checkpoint)
-        has_valid = prepared.data.valid is not None
+        has_valid = prepared.finds_best
         self.monitor, self.mode = choose_monitor(options, prepared.metrics, has_valid, prepared.own_loss)
         self.assumptions = [*prepared.assumptions, best_epoch(self.monitor, self.mode, has_valid)]
 

@@ -30,8 +30,11 @@ from trainopt_nb.task.loss_step import (
     task_loss,
 )
 from ..task.metrics import Metrics, try_metrics
+from ..steps.loss_module import loss_module_of, own_loss_notes
+from ..task.loss_parts import LossParts, parse_weights
 from ..task.own_loss import batch_weight, own_loss, unreduced, weighted_loss
-from ..task.preflight import compare_modes, try_loss, unreached
+from ..steps.own_step import stranger_notes, strangers
+from ..task.preflight import compare_modes, train_mode, try_loss, unreached
 from ..task.signatures import name_of
 from ..task.train_options import TrainOptions
 from .first_batch import Sample
@@ -45,6 +48,8 @@ class Loss(NamedTuple):
     to_device: Callable[[Batch], Batch]  # moves a batch, and checks its labels where needed
     weight: Tensor | None  # of the classes
     notes: list[tuple[str, str]]  # (topic, sentence)
+    parts: LossParts | None = None  # of a loss that is a dict
+    module: nn.Module | None = None  # of a loss that has parameters or buffers
 
 
 def _named_loss(o, device, sample, inferred):
@@ -103,13 +108,31 @@ def choose_loss(
     loss, weight = _named_loss(o, device, sample, inferred)
     loss, to_device = _checked(loss, to_device, check, data, device, inferred)
     own = own_loss(o.loss, sample.batch) if task_type == "custom" else None
-    functions = lambda runner: step_functions(runner, loss, own, task_type, _is_pair(sample), check)
-    if task_type in ("model", "custom"):
-        name = "The model's own loss" if task_type == "model" else f"The loss {name_of(o.loss)}"
+    name = "The model's own loss" if task_type == "model" else f"The loss {name_of(o.loss)}"
+    parts = LossParts(parse_weights(o.loss_weights), name) if task_type in ("model", "custom") else None
+    functions = lambda runner: step_functions(runner, loss, own, task_type, _is_pair(sample), check, parts)
+    module = loss_module_of(o) if task_type == "custom" else None
+    if parts is not None:
         try_loss(model, functions(model)[0], sample.batch, name, sample.outputs)
+        parts.check_weights()
     notes = _training_notes(model, functions(model)[0], sample)
+    if parts is not None:
+        notes += own_loss_notes(o, parts, module) + _stranger_notes(
+            model, module, functions(model)[0], sample
+        )
+        parts = parts if parts.recorded else None
     compiled = lambda runner: functions(torch.compile(runner) if o.compile else runner)
-    return Loss(compiled, to_device, weight, notes)
+    return Loss(compiled, to_device, weight, notes, parts, module)
+
+
+def _stranger_notes(model, module, loss_step, sample):
+    "Return a note about parameters that the loss depends on and nothing trains"
+    known = {id(p) for each in (model, module) if each is not None for p in each.parameters()}
+    with train_mode(model), torch.enable_grad():
+        try:
+            return stranger_notes(strangers(loss_step(sample.batch), known))
+        except Exception:  # what fails only in training, the first step will say
+            return []
 
 
 def _training_notes(model, loss_step, sample):

@@ -21,6 +21,7 @@ from ..parallel.ranks import SINGLE, Ranks
 from ..store.plain import random_state, set_random_state
 from ..task.check_valid import has_batchnorm
 from ..task.infer import loss_notes
+from ..steps.loss_module import place_module
 from ..task.preflight import check_model, weights_dtype
 from ..task.task import Task
 from ..task.train_options import TrainOptions
@@ -28,8 +29,10 @@ from ..task.unused_options import unused_options
 from .assume import assume
 from .first_batch import batch_mover, move_transforms, try_task
 from .objective import choose_loss, choose_metrics, choose_sample_weight
+from .prepare_step import own_step, prepare_step, with_own_figures
 from .prepared import Prepared
 from .strategy import make_strategy
+from ..steps.try_step import Place
 
 # %% ../../nbs/train/04_prepare.ipynb #67a1ed34
 def _sources(task, data):
@@ -55,9 +58,14 @@ def _notes(task, options, model, data, sample, inferred):
         notes += loss_notes(o.loss, inferred, sample.targets, sample.observed)
     if text := unused_options(o, inferred.task_type, task.train_data, data, held_out=task.valid_data is None):
         notes.append(("options", text))
-    if o.dropout is not None and not _set_dropout(model, o.dropout):
-        notes.append(("dropout", f"--dropout {o.dropout:g} changes nothing: the model has no dropout layer."))
-    return notes
+    return notes + _dropout_notes(o, model)
+
+
+def _dropout_notes(o, model):
+    "Set the probability of dropout; a sentence says where there is none"
+    if o.dropout is None or _set_dropout(model, o.dropout):
+        return []
+    return [("dropout", f"--dropout {o.dropout:g} changes nothing: the model has no dropout layer.")]
 
 
 def _set_dropout(model, probability):
@@ -67,6 +75,16 @@ def _set_dropout(model, probability):
     return layers
 
 # %% ../../nbs/train/04_prepare.ipynb #12bda135
+def _prepare_own(place, sources, notes, before):
+    "Put a step of the user's own together; None where there is none"
+    if (with_step := own_step(place, sources)) is None:
+        return None
+    said = [("task", note) for note in place.task.notes] + _dropout_notes(place.options, place.task.model)
+    prepared = prepare_step(with_step, notes + said, sources)
+    set_random_state(before)
+    return prepared
+
+
 def prepare(
     task: Task,  # what is learned
     options: TrainOptions,  # how
@@ -87,6 +105,10 @@ def prepare(
     mover = batch_mover(tried_on, o.channels_last, model)
     before = random_state()
     transforms = move_transforms(device_transforms, tried_on)
+    place = Place(task, o, strategy, device, data, mover, transforms, gradient_hooks)
+    place_module(o, ranks.world, tried_on)
+    if (stepped := _prepare_own(place, _sources(task, data), notes, before)) is not None:
+        return stepped
     with preserve_state(model, o.loss, transforms), preserve_state(*_sources(task, data), room=2**26):
         sample, checked, inferred = try_task(task, o, data, mover, transforms, tried_on)
         if tried_on != device:
@@ -103,8 +125,10 @@ def prepare(
     strategy.sample_weight, more = choose_sample_weight(o, ranks, sample, inferred, loss.weight)
     notes += more
     shapes = tree_map(lambda tensor: tensor.detach().to("meta"), seen)
-    return Prepared(
+    prepared = Prepared(
         model, data, device, inferred.task_type, inferred.columns, inferred.scoring, loss.to_device, *steps,
         strategy.sample_weight, metrics, strategy, notes, shapes, gradient_hooks, transforms,
         assume(model, o, sample, inferred, metrics, data.valid is not None), inferred.own,
+        parts=loss.parts, loss_module=loss.module,
     )  # fmt: skip
+    return with_own_figures(prepared, place, _sources(task, data))

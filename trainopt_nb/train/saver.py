@@ -79,7 +79,7 @@ class EpochSaver(CheckpointWriter):
 
     def save(self) -> Iterator[Saved | Note]:
         "Write a checkpoint now; yields `Saved`, or a `Note` where the disk is full. Raises `NonFinite` rather than save weights that are not finite"
-        spoiled = self._ranks.all_gather(spoiled_weight(self.state.prepared.model))
+        spoiled = self._ranks.all_gather(spoiled_weight(self.state.prepared.learned))
         if name := next(filter(None, spoiled), ""):
             raise NonFinite(None, f"in {name}", True)
         if self._held is not None:

@@ -18,10 +18,11 @@ from ..data.generators import preserve_rng
 from ..parallel.parallelize import load_model, load_optimizer, optimizer_state
 from ..store.plain import random_state, set_random_state
 from ..task.train_options import TrainOptions
-from .optimizers import copy_to_host, make_optimizer
+from .optimizers import copy_to_host
+from .part_optimizers import optimizer_for
 from .prepare import Prepared
 from .schedule import Schedule
-from .update import Stepper
+from .turns import make_stepper
 
 # %% ../../nbs/train/10_state.ipynb #59b0ccfc
 COUNTS = ("step", "epoch", "batch", "drained", "samples", "seen", "best", "best_epoch", "bad", "skipped")
@@ -172,10 +173,10 @@ class TrainingState(Counters):
         super().__init__()
         self.prepared, self.options = prepared, options
         self.epoch_steps, self.total = _length(prepared, options)  # updates an epoch, and in all
-        self.optimizer = make_optimizer(prepared.model, options)
+        self.optimizer = optimizer_for(prepared.learned, options)
         self._asked = _numbers(self.optimizer)
         self.schedule = Schedule(self.optimizer, options, self.total, self.epoch_steps)
-        self.stepper = Stepper(prepared, self.optimizer, options)
+        self.stepper = make_stepper(prepared, self.optimizer, options)
         self._data_state = None
         self._before = None  # random numbers before a validation that goes on
         self.random = None  # random numbers of this rank in the checkpoint; None if it has none

@@ -153,6 +153,9 @@ def task_record(
         "total": s.total,
         "device": p.device.type,
         "changed": sorted(loop.options.changed()),
+        "loss_parts": [] if p.parts is None else list(p.parts.recorded),
+        "loss_parameters": p.loss_module is not None
+        and any(p.requires_grad for p in p.loss_module.parameters()),
     }
     facts |= _batch_facts(batch) | _output_facts(outputs, targets)
     facts |= _optimizer_facts(p.model, s.optimizer, loop.options.optimizer)

@@ -18,6 +18,7 @@ from ..data.device_transforms import TransformStates
 from ..task.train_options import TrainOptions
 from .average import Average, with_average
 from .faults import Statistics, first_nonfinite
+from .own_states import own_states, with_own
 from .prepare import Prepared
 from trainopt_nb.train.wrappers import (
     StepParts,
@@ -36,11 +37,12 @@ def make_step(
     prepared: Prepared,  # model, loss, strategy and gradient hooks
     optimizer: Optimizer,
     options: TrainOptions,
+    backward: Callable[[Tensor], None] = Tensor.backward,  # adds gradients
 ) -> StepParts:
     "Compose what the options add to an update, from the inside out"
     o, strategy, hooks, scaler = options, prepared.strategy, prepared.gradient_hooks, None
-    trainable = [p for p in prepared.model.parameters() if p.requires_grad]
-    parts = StepParts(prepared.loss_step, Tensor.backward, optimizer.step)
+    trainable = [p for p in prepared.learned.parameters() if p.requires_grad]
+    parts = StepParts(prepared.loss_step, backward, optimizer.step)
     if o.precision in ("bf16", "fp16"):
         parts = with_autocast(parts, prepared.device, o.precision)
     if o.l1:
@@ -59,6 +61,8 @@ def make_step(
         parts = with_average(parts, Average(prepared.model, o.ema))
     if (kept := TransformStates(prepared.device_transforms)).transforms:
         parts = parts._replace(states={**parts.states, "device_transforms": kept})
+    if own := own_states(prepared):
+        parts = with_own(parts, prepared, own)
     return with_timing(parts, strategy.spent) if strategy.times_parts else parts
 
 # %% ../../nbs/train/08_update.ipynb #6e82c2b8
@@ -95,7 +99,7 @@ class LossReader:
         value = loss.item()
         if not math.isfinite(value):
             self.undo()
-            where, spoiled = first_nonfinite(self.prepared.model, batch)
+            where, spoiled = first_nonfinite(self.prepared.learned, batch, self.prepared.walk)
             self.undo()
             raise NonFinite(value, where, spoiled, number)
         return value
@@ -131,13 +135,17 @@ class Stepper(LossReader):
     ):
         super().__init__(prepared, options)
         self.optimizer = optimizer
-        self.parts = make_step(prepared, optimizer, options)
+        self.parts = self._compose()
         self.average = self.parts.states.get("average")
         self.penalty = l1_penalty(prepared.model, options.l1) if options.l1 else None
         self._forward_backward = prepared.strategy.forward_backward
         self._reset = gradient_reset(optimizer)
         self._reset()  # a model may come with gradients that its owner computed
-        self._statistics = Statistics(prepared.model)
+        self._statistics = Statistics(prepared.learned)
+
+    def _compose(self):
+        "Return the parts of an update"
+        return make_step(self.prepared, self.optimizer, self.options)
 
     def __call__(
         self,
@@ -154,6 +162,18 @@ class Stepper(LossReader):
         "Drop the gradients of an unfinished update, and restore the running statistics"
         self._reset()
         self._statistics.put_back()
+        if self.prepared.parts is not None:
+            self.prepared.parts.drop()
+
+    def part_means(self) -> dict[str, float]:  # such as `train_kl` -> 0.12; empty for a loss without parts
+        "Return the means of the parts of the loss over the epoch so far"
+        parts, ranks = self.prepared.parts, self.prepared.ranks
+        return {} if parts is None else parts.means("train", ranks.sum_numbers)
+
+    def end_epoch(self):
+        "Begin the next epoch"
+        if self.prepared.parts is not None:
+            self.prepared.parts.end()
 
     def state_dict(self) -> dict:
         "Return what a checkpoint must hold: the pieces of a batch, and what the wrappers keep"

@@ -54,11 +54,13 @@ def _validate_batch(prepared, evaluate, batch, sums, step):
             yield Note("warning", text, step, "memory")
             continue
         if padding or result is None:
+            prepared.metrics.leave_out()
             return
         loss, out, targets = result
         with torch.no_grad():
             prepared.metrics.update(out, targets)
-        if weight := prepared.sample_weight(waiting.pop(0)):  # 0 where the loss ignores every label
+        weight = prepared.sample_weight(waiting.pop(0))
+        if weight and loss is not None:  # 0 where the loss ignores every label
             sums.total, sums.count = sums.total + loss.float() * weight, sums.count + weight
 
 # %% ../../nbs/train/09_validate.ipynb #cf46f92e
