@@ -13,7 +13,7 @@ from pathlib import Path
 from ..base.errors import RunError
 from ..base.texts import wording
 from ..events.progress import ENDED, LIVE, Progress, compact, duration, figure
-from ..events.records import from_lines
+from ..events.records import Epoch, from_lines
 from .protocol import finite
 from ..runs import card
 from ..runs.run import Run
@@ -43,12 +43,19 @@ def _bytes(folder: Path) -> int:
     return total
 
 
+def _monitored(p: Progress, row: Epoch) -> float | None:
+    "Return the monitored metric of an epoch, None where the epoch has none"
+    return row.values.get(p.started.monitor) if p.started else None
+
+
 def _best(p: Progress) -> list | None:
     "Return value, name and epoch of the best epoch's monitored metric, of the newest epoch where none is best"
     best = p.best or (p.epochs[-1] if p.epochs else None)
-    name = p.started.monitor if p.started else ""
-    value = None if best is None else best.metrics.get(name, getattr(best, name, None))
-    return None if value is None else [figure(name, value), card.plain(name.replace("_", " ")), best.epoch]
+    value = None if best is None else _monitored(p, best)
+    if value is None:
+        return None
+    name = p.started.monitor
+    return [figure(name, value), card.plain(name.replace("_", " ")), best.epoch]
 
 
 def run_row(
@@ -152,7 +159,7 @@ def table_figures(
     return [
         [str(len(watched)), texts["total"]],
         [str(running), texts["running"]],
-        _best_of([w.progress for w in watched if w.progress.best], texts),
+        _best_of([w.progress for w in watched if w.progress.best and w.progress.started], texts),
         [taken, texts["trained"]],
         [size, texts["disk"]],
     ]
@@ -163,8 +170,7 @@ def _best_of(runs: list[Progress], texts: dict[str, str]) -> list[str]:
     if not runs:
         return ["–", card.plain(texts["metric"])]
     name, mode = Counter((p.started.monitor, p.started.mode) for p in runs).most_common(1)[0][0]
-    rows = [p.best for p in runs if p.started.monitor == name]
-    values = [row.metrics.get(name, getattr(row, name, None)) for row in rows]
+    values = [_monitored(p, p.best) for p in runs if p.started.monitor == name]
     best = (max if mode == "max" else min)((v for v in values if v is not None), default=None)
     return [figure(name, best), card.plain(texts["best_of"].format(name=name.replace("_", " ")))]
 

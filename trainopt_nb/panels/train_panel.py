@@ -44,12 +44,12 @@ def standing(
     texts: dict[str, str] = TEXTS,  # the words
 ) -> dict[str, object]:  # plain data without NaN
     "Return the facts that change with an epoch, a note or a state, not with a step"
-    metrics = card.metric_curves(progress)
+    metrics, saved = card.metric_curves(progress), progress.saved
     return {
         "state": progress.state,
         "name": card.plain(progress.name),
         "machine": card.plain(card.machine(progress, texts)),
-        "saved": {"step": progress.saved.step, "time": progress.saved.time} if progress.saved else None,
+        "saved": {"step": saved.step, "time": finite(saved.time)} if saved else None,
         "metrics": [card.plain(name) for name in metrics],
         "shares": [card.plain(name) for name in metrics if card.is_share(name)],
         "best": _best(progress, texts),
@@ -61,7 +61,7 @@ def standing(
 def _standing_key(progress: Progress) -> tuple:
     "Return the values on which the facts of `standing` depend"
     p = progress
-    counts = len(p.epochs), len(p.notes), len(p.curves)
+    counts = len(p.epochs), len(p.notes), len(p.curves), p.damaged
     return p.started, p.state, p.reason, p.saved, counts, *p.workers.values()
 
 
@@ -125,7 +125,7 @@ class TrainPanel(Panel):
         "Return the facts of the panel rather than of the run"
         notes = [["info", card.plain(self.notice)]] if self.notice and not self.closed else []
         return {
-            "notes": [list(note) for note in card.messages(p)[-_NOTES:]] + notes,
+            "notes": [list(note) for note in card.messages(p, self.texts)[-_NOTES:]] + notes,
             "live": self._live and not self.closed and p.state in ("waiting", *LIVE),
             "controls": self._live,
             "place": card.plain(self.place),

@@ -36,6 +36,7 @@ _TINT = {
     "validating": "56,142,60",
     "failed": "211,47,47",
     "dead": "211,47,47",
+    "unreadable": "211,47,47",
     "error": "211,47,47",
     "paused": "230,126,0",
     "stopped": "128,128,128",
@@ -138,7 +139,7 @@ def _units(texts):
 
 # %% ../../nbs/runs/02_report.ipynb #4b29231f
 def _notes(progress, texts, most=5):
-    notes = messages(progress)
+    notes = messages(progress, texts)
     rows = [
         f'<div style="padding:8px 14px;border-top:{_LINE};overflow-wrap:anywhere;white-space:pre-wrap;{_tint(level, ".1")}">'
         + (f"<b>{escape(texts[level])}</b> " if level in ("warning", "error") else "")
@@ -202,7 +203,7 @@ def report_text(
     lines.append("  ".join(f"{item.label} {item.value}" for item in figures(progress, texts)))
     best = [best_loss(progress, texts)] + [best_text(progress, n, texts) for n in metric_curves(progress)[:1]]
     lines += [plain(text) for text in best if text]
-    lines += [f"{texts.get(level, '')} {text}".strip() for level, text in messages(progress)]
+    lines += [f"{texts.get(level, '')} {text}".strip() for level, text in messages(progress, texts)]
     saved = texts["saved"].format(step=progress.saved.step) if progress.saved else ""
     foot = [f"{texts['run']} {run_path}" if run_path else "", machine(progress, texts), place, saved]
     return "\n".join([*map(plain, lines), plain("  ".join(part for part in foot if part))]).rstrip()

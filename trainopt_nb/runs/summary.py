@@ -45,10 +45,7 @@ def epoch_metrics(
 ) -> dict:  # name -> value; losses are among them; empty before the first epoch
     "Return the metrics of the best epoch, or of the last where none is best"
     row = progress.best or (progress.epochs[-1] if progress.epochs else None)
-    if row is None:
-        return {}
-    losses = {"train_loss": row.train_loss, "valid_loss": row.valid_loss}
-    return {**{k: v for k, v in losses.items() if v is not None}, **row.metrics}
+    return {} if row is None else row.values
 
 
 def summarize(
