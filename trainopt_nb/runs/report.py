@@ -8,6 +8,7 @@ __all__ = ['report_html', 'report_text', 'report_bundle', 'table_html']
 # %% ../../nbs/runs/02_report.ipynb #e9483d01
 import base64
 import math
+from collections.abc import Iterable
 
 from trainopt_nb.runs.card import (
     PARTS,
@@ -226,6 +227,7 @@ def report_bundle(
 def table_html(
     head: list[str],  # names of the columns
     rows: list[list[str]],  # text of the cells
+    notes: Iterable[str] = (),  # sentences below it
 ) -> str:
     "A table that is readable in light and dark, every text escaped"
     cell = f"padding:3px 14px 3px 0;text-align:left;vertical-align:top;border-bottom:{_LINE}"
@@ -233,7 +235,8 @@ def table_html(
         f'<{tag} style="{cell};{more}">{escape(text)}</{tag}>' for text in texts
     )
     body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
+    below = "".join(f'<div style="padding-top:6px;font-size:12px">{escape(note)}</div>' for note in notes)
     return (
         f'<div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums">'
-        f"<thead><tr>{line('th', head, 'font-weight:600;white-space:nowrap')}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<thead><tr>{line('th', head, 'font-weight:600;white-space:nowrap')}</tr></thead><tbody>{body}</tbody></table>{below}</div>"
     )
