@@ -6,7 +6,7 @@
 __all__ = ['Rows', 'mix', 'order', 'Batches', 'data_shard', 'PaddingBatch', 'dropped', 'MemoryBatches']
 
 # %% ../../nbs/data/03_batches.ipynb #ad9fdbb9
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -48,6 +48,7 @@ class Batches(Protocol):
     samples: int | None  # an epoch; None if unknown
     steps: int | None  # batches an epoch; None if unknown
     dropped: int  # samples of an incomplete last batch that are left out
+    layout: Callable[[Batch], Batch] | None  # that arranges each batch
 
     def epoch(self, number: int, start: int = 0, state: object = None) -> Iterator[Batch]:
         "Yield the batches of epoch `number` from batch `start` on; `state` is what `mark` returned"
@@ -57,6 +58,9 @@ class Batches(Protocol):
 
     def peek(self) -> Batch | None:
         "Return a few samples as a batch, without changing random numbers; None if there are none"
+
+    def arrange(self, layout: Callable[[Batch], Batch]):
+        "Pass each batch through a function, such as a `BatchLayout`, from now on"
 
 # %% ../../nbs/data/03_batches.ipynb #34f18ee3
 def data_shard(
@@ -133,7 +137,7 @@ class MemoryBatches:
         names: tuple = (),  # names of the columns of a table
         data_shard: tuple[int, int] = (0, 1),  # (rank, number of ranks)
     ):
-        self.names, self.data_shard = names, data_shard
+        self.names, self.data_shard, self.layout = names, data_shard, None
         self.data, self.batch_size, self.shuffle, self.seed = data, batch_size, shuffle, seed
         self.samples = len(leaves(data)[0])
         self.dropped = dropped(self.samples, batch_size, drop_last, drop_single)
@@ -142,6 +146,13 @@ class MemoryBatches:
     def peek(self) -> Batch:
         "Return a few samples as a batch"
         return tree_map(lambda tensor: tensor[: min(self.batch_size, 8)].clone(), self.data)
+
+    def arrange(
+        self,
+        layout: Callable[[Batch], Batch],  # such as a `BatchLayout`
+    ):
+        "Arrange the data"
+        self.data, self.layout = layout(self.data), layout
 
     def mark(self):
         "Return None: the order follows from seed and epoch, so there is nothing to store"

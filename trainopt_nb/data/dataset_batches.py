@@ -7,7 +7,7 @@ __all__ = ['DatasetBatches']
 
 # %% ../../nbs/data/03b_dataset_batches.ipynb #186679ae
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -71,6 +71,16 @@ class _WorkerBegin:
         if self.user is not None:
             self.user(number)
 
+
+class _Arranged:
+    "A `collate_fn` and what arranges its batches; a class, so that worker processes can be sent it"
+
+    def __init__(self, collate, layout):
+        self.collate, self.layout = collate, layout
+
+    def __call__(self, samples):
+        return self.layout(self.collate(samples))
+
 # %% ../../nbs/data/03b_dataset_batches.ipynb #de914c55
 class DatasetBatches:
     "Batches of a map-style `Dataset`"
@@ -91,7 +101,7 @@ class DatasetBatches:
         self.samples, self.batch_size, self.dataset = len(dataset), batch_size, dataset
         self.dropped = dropped(self.samples, batch_size, drop_last, drop_single)
         self.steps = -(-(self.samples - self.dropped) // batch_size)
-        self.data_shard = data_shard
+        self.data_shard, self.layout = data_shard, None
         self._order = _Order(self.samples, batch_size, shuffle, self.dropped, seed, bool(workers), data_shard)
         if workers:
             loader["worker_init_fn"] = _WorkerBegin(loader.get("worker_init_fn"))
@@ -125,6 +135,13 @@ class DatasetBatches:
         with preserve_rng(self.dataset):
             few = [self.dataset[i] for i in range(min(self.batch_size, 8, self.samples))]
             return self._loader.collate_fn(few)
+
+    def arrange(
+        self,
+        layout: Callable[[Batch], Batch],  # such as a `BatchLayout`
+    ):
+        "Arrange each batch where it is made"
+        self._loader.collate_fn, self.layout = _Arranged(self._loader.collate_fn, layout), layout
 
     def mark(self) -> dict:
         "Return the state of the generators that the dataset holds; with workers there is none, since they are seeded for each sample"

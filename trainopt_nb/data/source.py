@@ -25,6 +25,7 @@ from ..base.registry import Registry
 from .batches import Batches, MemoryBatches
 from .dataset_batches import DatasetBatches
 from .stream_batches import StreamBatches
+from .tensors import Batch
 from .collate import Collate
 from .rows import are_samples, describe, hold_out, in_memory, is_in_memory, is_pair
 
@@ -43,6 +44,7 @@ class Opening(NamedTuple):
     data_shard: tuple[int, int] = (0, 1)  # (rank, number of ranks)
     dtype: torch.dtype = torch.float32  # of floating-point numbers
     classes: tuple = ()  # class names that are known already
+    layout: Callable[[Batch], Batch] | None = None  # that arranges each batch
 
     def ordered(self) -> dict:
         "Return what `MemoryBatches` and `DatasetBatches` need to know of the order"
@@ -116,6 +118,12 @@ def _open_iterable_dataset(value, how):
 _DEFAULTS = (RandomSampler, SequentialSampler)
 
 
+def _arranged(batches, how):
+    "Note that the arrays were arranged before they became tensors"
+    batches.layout = how.layout
+    return batches
+
+
 def _rebuildable(loader):
     "Whether a loader's order is one of PyTorch's two default ones, which ours can replace"
     sampler = loader.sampler
@@ -141,8 +149,8 @@ def _open_loader(loader, how):
     shuffle = isinstance(loader.sampler, RandomSampler)
     own = {**how.ordered(), "shuffle": shuffle, "drop_last": loader.drop_last}
     if isinstance(loader.dataset, TensorDataset) and default and not loader.num_workers:
-        tensors, classes = in_memory(loader.dataset, how.classes, how.dtype, how.name)
-        return MemoryBatches(tensors, loader.batch_size, **own), classes
+        tensors, classes = in_memory(loader.dataset, how.classes, how.dtype, how.name, how.layout)
+        return _arranged(MemoryBatches(tensors, loader.batch_size, **own), how), classes
     names = ("pin_memory", "worker_init_fn", "timeout")
     names += ("prefetch_factor", "multiprocessing_context") if loader.num_workers else ()
     more = {name: getattr(loader, name) for name in names}
@@ -154,10 +162,11 @@ def _open_loader(loader, how):
 # %% ../../nbs/data/06_source.ipynb #bad15740
 @data_source("memory", is_in_memory)
 def _open_memory(value, how):
-    tensors, classes = in_memory(value, how.classes, how.dtype, how.name)
+    tensors, classes = in_memory(value, how.classes, how.dtype, how.name, how.layout)
     names = tuple(getattr(value[0], "columns", ())) if is_pair(value) else ()
     shuffle = how.shuffle and how.training
-    return MemoryBatches(tensors, how.batch_size, shuffle=shuffle, names=names, **how.ordered()), classes
+    batches = MemoryBatches(tensors, how.batch_size, shuffle=shuffle, names=names, **how.ordered())
+    return _arranged(batches, how), classes
 
 
 class Data(NamedTuple):
@@ -173,8 +182,11 @@ def _open(value, how):
     "Batches and class names"
     for source in reversed([source for _, source in SOURCES.items()]):
         if source.accepts(value):
-            return source.open(value, how)
-    several = isinstance(value, tuple) and len(value) == 3
+            batches, classes = source.open(value, how)
+            if how.layout is not None and batches.layout is None:
+                batches.arrange(how.layout)
+            return batches, classes
+    several = isinstance(value, tuple) and len(value) > 2
     way = " Several inputs are a tuple of their own: ((first, second), targets)." if several else ""
     raise DataError(
         f"{how.name} must be a pair (inputs, targets) of arrays, a Dataset, a DataLoader or an iterable of batches, and is {describe(value)}.{way}"

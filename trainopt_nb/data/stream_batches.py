@@ -6,7 +6,7 @@
 __all__ = ['StreamBatches']
 
 # %% ../../nbs/data/03c_stream_batches.ipynb #1f18f8c6
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch.utils.data import IterableDataset
@@ -55,6 +55,7 @@ class StreamBatches:
             self.steps = len(source)
         except TypeError:
             self.steps = None
+        self.layout = None
         self._begin = {"random": None, "begin": {}}
 
     def epoch(
@@ -73,6 +74,7 @@ class StreamBatches:
         batches = _go_on(self.source, number, start, state)
         if goes_on:
             set_random_state(before)  # where the checkpoint had left them
+        batches = batches if self.layout is None else map(self.layout, batches)
         return batches if self.data_shard == (0, 1) else map(self._shard, batches)
 
     def _shard(self, batch):
@@ -85,7 +87,15 @@ class StreamBatches:
     def peek(self) -> Batch | None:  # None if the source is empty
         "Return the first batch, without changing random numbers"
         with preserve_rng(self.source):
-            return next(iter(self.source), None)
+            batch = next(iter(self.source), None)
+        return batch if self.layout is None or batch is None else self.layout(batch)
+
+    def arrange(
+        self,
+        layout: Callable[[Batch], Batch],  # such as a `BatchLayout`
+    ):
+        "Arrange each batch as it comes"
+        self.layout = layout
 
     def mark(self) -> dict:
         "Return the random states of the start of the epoch, and the state of the source and its generators now"

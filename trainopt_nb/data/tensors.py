@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Batch', 'LABELS', 'is_frame', 'is_array', 'stack_rows', 'plain_numbers', 'as_tensor', 'input_tensor', 'tree_map',
-           'split_batch', 'leaves', 'size_of', 'to_device']
+           'WeightedBatch', 'split_batch', 'leaves', 'size_of', 'to_device']
 
 # %% ../../nbs/data/01_tensors.ipynb #9dbaa1da
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -136,10 +137,20 @@ def tree_map(
 LABELS = ("labels", "label", "targets", "target", "y")  # where a dict batch keeps its targets
 
 
+class WeightedBatch(NamedTuple):
+    "A batch whose samples have weights"
+
+    inputs: Batch
+    targets: Batch | None
+    weight: torch.Tensor  # shape (samples,), by which the loss of a sample counts
+
+
 def split_batch(
     batch: Batch,
 ) -> tuple[Batch, Batch | None]:  # inputs as the model takes them, and targets (None where there are none)
     "Return the inputs and the targets of a batch"
+    if isinstance(batch, WeightedBatch):
+        return batch.inputs, batch.targets
     if hasattr(batch, "keys"):
         return batch, next((batch[name] for name in LABELS if name in batch.keys()), None)
     if isinstance(batch, (tuple, list)):

@@ -25,6 +25,7 @@ from trainopt_nb.events.records import (
     Unknown,
     WorkerLoad,
 )
+from .assumptions import Assumption, Assumptions, assumption_block
 from .registry import FOLDS, LINES
 
 # %% ../../nbs/events/03_progress.ipynb #2aaa3b21
@@ -53,6 +54,7 @@ class _Facts:
         self.best: Epoch | None = None  # best row by `started.monitor`
         self.notes: list[Note] = []
         self.damaged = 0  # lines of the log that could not be read
+        self.assumptions: list[Assumption] = []
         self.workers: dict[int, WorkerLoad] = {}  # rank -> its newest load, where several devices train
         self.saved: Saved | None = None  # newest checkpoint
         self.earlier = 0.0  # seconds that earlier processes of the run took
@@ -184,6 +186,7 @@ FOLDS.update(
         LrChanged: lambda p, e: setattr(p, "lr", e.lr),
         Note: lambda p, e: p.notes.append(e),
         Damaged: lambda p, e: setattr(p, "damaged", p.damaged + 1),
+        Assumptions: lambda p, e: setattr(p, "assumptions", e.rows),
         WorkerLoad: lambda p, e: p.workers.__setitem__(e.rank, e),
     }
 )
@@ -225,6 +228,7 @@ LINES.update(
     {
         Epoch: epoch_line,
         Note: _note_line,
+        Assumptions: lambda _, e: assumption_block(e.rows),
         Ended: _ended_line,
         Unknown: lambda _, e: f"{json.dumps(e.kind)[1:-1]}: {json.dumps(e.body, default=str)[:200]}",
     }

@@ -10,6 +10,7 @@ import base64
 import io
 import math
 from copy import deepcopy
+from statistics import fmean, stdev
 from typing import NamedTuple
 
 from ..store.plain import random_state, set_random_state
@@ -38,9 +39,12 @@ class LrCurve(NamedTuple):
     losses: list[float]  # smoothed training loss at each
     suggestion: float  # where the loss falls fastest
     highest: float  # a tenth of where the loss is lowest: the largest that is prudent
+    certain: bool = True  # whether the loss falls by more than it varies between batches
 
     def __repr__(self):
         lr, most = as_written(self.suggestion), as_written(self.highest)
+        if not self.certain:
+            return f"learning rate {lr} is a guess: the loss falls no more than it varies between batches; check the data and the model"
         room = f", at most {most}" if most != lr else ""
         return f"learning rate {lr} suggested (loss falls fastest){room}; use --lr {lr}"
 
@@ -101,6 +105,9 @@ def _suggest(lrs, losses):
     return lrs[steepest], max(lrs[steepest], lrs[lowest] / 10)
 
 
+_BEGIN = 10  # first updates, whose rates are too small to change the loss: it varies with the batches alone
+
+
 def find_lr(
     task: Task,  # what is to be learned
     options: TrainOptions = TrainOptions(),  # noqa: B008 a frozen value; the optimizer and the batch size count
@@ -119,11 +126,13 @@ def find_lr(
         task.model.load_state_dict(weights)
         task.model.train(mode)
         set_random_state(before)
-    if len(losses) < 10 or min(losses) >= losses[0]:
+    begin = losses[:_BEGIN]
+    if len(losses) < _BEGIN or min(losses) >= max(begin):
         raise TaskError(
             f"No learning rate from {as_written(lowest)} to {as_written(highest)} made the loss fall within {len(losses)} updates: check the data and the model."
         )
-    return LrCurve(lrs, losses, *_suggest(lrs, losses))
+    certain = fmean(begin) - min(losses) > 4 * stdev(begin)
+    return LrCurve(lrs, losses, *_suggest(lrs, losses), certain)
 
 # %% ../../nbs/insight/01_lr_find.ipynb #25274368
 def _test(prepared, options, lowest, highest, steps):

@@ -54,6 +54,7 @@ def standing(
         "shares": [card.plain(name) for name in metrics if card.is_share(name)],
         "best": _best(progress, texts),
         "lowest": card.best_loss(progress, texts),
+        "assumed": [list(row) for row in card.assumed(progress, texts)],
         "devices": [[d.name, d.shares, d.cells, d.slow] for d in card.devices(progress)],
     }
 
@@ -61,7 +62,7 @@ def standing(
 def _standing_key(progress: Progress) -> tuple:
     "Return the values on which the facts of `standing` depend"
     p = progress
-    counts = len(p.epochs), len(p.notes), len(p.curves), p.damaged
+    counts = len(p.epochs), len(p.notes), len(p.curves), p.damaged, len(p.assumptions)
     return p.started, p.state, p.reason, p.saved, counts, *p.workers.values()
 
 

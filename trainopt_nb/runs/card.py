@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEXTS', 'TITLES', 'PATH', 'PARTS', 'SKEW', 'headline', 'Figure', 'is_share', 'metric_curves', 'figures', 'best_text',
-           'best_loss', 'titled', 'machine', 'short_path', 'messages', 'Device', 'devices']
+           'best_loss', 'titled', 'machine', 'short_path', 'messages', 'assumed', 'Device', 'devices']
 
 # %% ../../nbs/runs/01_card.ipynb #01a7249c
 import math
@@ -185,6 +185,18 @@ def messages(
     return [*dict.fromkeys(notes), *([end] if ended and end not in notes else [])]
 
 # %% ../../nbs/runs/01_card.ipynb #2c1c5af1
+def assumed(
+    progress: Progress,  # of the run
+    texts: dict = TEXTS,  # of the language
+) -> list[tuple[str, str, str, bool]]:  # topic, phrase, option that settles it, whether it is certain
+    "Return what a run assumes about its task"
+    topic = lambda row: texts.get(f"about {row.topic}", row.topic)
+    return [
+        (plain(topic(row)), plain(row.text), plain(row.option), bool(row.certain))
+        for row in progress.assumptions
+    ]
+
+
 PARTS = ("data", "forward", "backward", "others", "rest")  # of a second
 SKEW = 0.1  # share of the time by which others wait longer for a device that is called slow
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from trainopt_nb.runs.card import (
     PARTS,
+    assumed,
     best_loss,
     best_text,
     devices,
@@ -153,6 +154,29 @@ def _notes(progress, texts, most=5):
     return "".join(rows)
 
 
+def _assumed(progress, texts):
+    "Return the assumptions, folded unless one is less than certain"
+    rows = assumed(progress, texts)
+    if not rows:
+        return ""
+    doubts = sum(not certain for *_, certain in rows)
+    cell = "padding:1px 14px 1px 0;text-align:left;vertical-align:top"
+    code = "font:11px ui-monospace,Menlo,Consolas,monospace;background:none;padding:0"
+    lines = "".join(
+        f'<tr style="background:none"><td style="{cell};white-space:nowrap;{_SOFT}">{escape(topic)}</td>'
+        f'<td style="{cell};width:100%;overflow-wrap:anywhere">{"" if certain else "<b>?</b> "}{escape(text)}</td>'
+        f'<td style="{cell};white-space:nowrap"><code style="{code}">{escape(option)}</code></td></tr>'
+        for topic, text, option, certain in rows
+    )
+    doubt = f" · {escape(texts['doubtful'].format(n=doubts))}" if doubts else ""
+    brief = f' <span style="{_SOFT}">{escape(" · ".join(text for _, text, *_ in rows))}</span>'
+    return (
+        f'<details{" open" if doubts else ""} style="padding:6px 14px;border-top:{_LINE};font-size:12px">'
+        f'<summary style="cursor:pointer"><b style="font-weight:600">{escape(texts["assumptions"])}</b>{doubt or brief}</summary>'
+        f'<table style="border-collapse:collapse;width:100%;margin:4px 0 0;font-size:12px">{lines}</table></details>'
+    )
+
+
 def _foot(progress, place, run_path, texts):
     code = f'<code style="font:12px ui-monospace,Menlo,Consolas,monospace;background:none;padding:0" title="{escape(run_path)}">{escape(short_path(run_path))}</code>'
     parts = [
@@ -185,6 +209,7 @@ def report_html(
         + _numbers(progress, texts)
         + _charts(progress, texts)
         + _devices(progress, texts)
+        + _assumed(progress, texts)
         + _notes(progress, texts)
         + _foot(progress, place, run_path, texts)
         + "</div>"
@@ -205,6 +230,10 @@ def report_text(
     best = [best_loss(progress, texts)] + [best_text(progress, n, texts) for n in metric_curves(progress)[:1]]
     lines += [plain(text) for text in best if text]
     lines += [f"{texts.get(level, '')} {text}".strip() for level, text in messages(progress, texts)]
+    rows = [
+        f"{topic}: {'' if certain else '? '}{text}" for topic, text, _, certain in assumed(progress, texts)
+    ]
+    lines += [f"{texts['assumptions']}  " + "; ".join(rows)] * bool(rows)
     saved = texts["saved"].format(step=progress.saved.step) if progress.saved else ""
     foot = [f"{texts['run']} {run_path}" if run_path else "", machine(progress, texts), place, saved]
     return "\n".join([*map(plain, lines), plain("  ".join(part for part in foot if part))]).rstrip()

@@ -42,7 +42,11 @@ class Inferred(NamedTuple):
     balanced: bool  # whether classes have balanced weights
     scoring: Scoring = Scoring()  # what the scores are
     axis: Decision | None = None  # by what the axis of the classes was decided; None without classes
-    recognised: Recognised | None = None  # what a loss of the user's or the model's own computes, if that is known
+    recognised: Recognised | None = (
+        None  # what a loss of the user's or the model's own computes, if that is known
+    )
+
+    own: bool = False  # whether the loss is the user's or the model's own, and none of PyTorch's
 
     @property
     def shift(self) -> int:
@@ -118,7 +122,10 @@ def infer_task(
         known["train"] = all_targets(data.train)
     strict, ignore = is_strict(task_type, o.loss), ignore_index(o.loss)
     columns = _columns(out.scores, scoring.axis)
-    return Inferred(task_type, figures, columns, known, strict, ignore, balanced, scoring, axis, found)
+    own_one = task_type in ("model", "custom") and known_loss(o.loss, out.scores) is None
+    return Inferred(
+        task_type, figures, columns, known, strict, ignore, balanced, scoring, axis, found, own_one
+    )
 
 
 def _class_axis(o, scores, targets, found, observed, known):

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from ..data.batches import Batches
 from ..data.dataset_batches import DatasetBatches
+from ..data.targets import sample_target
 from ..data.checks import check_answers, check_labels
-from ..data.tensors import Batch, size_of, split_batch
+from ..data.tensors import Batch, WeightedBatch, size_of, split_batch
 from ..base.errors import TaskError
 from .losses import IGNORE, balanced_weights, class_numbers, given, make_loss
 from .train_options import TrainOptions
@@ -75,14 +76,14 @@ def check_before_transfer(
 
 
 def check_in_loss(
-    loss: Callable[[Tensor, Tensor], Tensor],  # takes scores and targets
+    loss: Callable[..., Tensor],  # takes scores, targets, and weights where samples have them
     check: Callable[[object, str], None],  # from `target_check`
-) -> Callable[[Tensor, Tensor], Tensor]:
+) -> Callable[..., Tensor]:
     "Return `loss` with a check of the targets before it"
 
-    def checked(scores, targets):
+    def checked(scores, targets, *weight):
         check(targets, "a batch")
-        return loss(scores, targets)
+        return loss(scores, targets, *weight)
 
     return checked
 
@@ -94,19 +95,22 @@ def task_loss(
     scores: Tensor | None,  # of one batch
     targets: Tensor | None,  # of the same batch
     scoring: Scoring = Scoring(),  # noqa: B008 a frozen value; what the scores are
+    reduction: str = "mean",  # or `none`, for a loss of each sample
 ) -> Callable[[Tensor, Tensor], Tensor]:
     "Return the loss that the options name; labels in another form than cross-entropy takes are converted in each batch"
-    loss = make_loss(options, task_type, weight, scoring)
+    loss = make_loss(options, task_type, weight, scoring, reduction)
     if task_type != "classification" or (targets.dtype == torch.int64 and targets.dim() == scores.dim() - 1):
         return loss
     soft = lambda scores, targets: targets.shape == scores.shape and scores.dim() > 1
-    return lambda s, t: loss(s, t.to(s.dtype) if soft(s, t) else class_numbers(s, t))  # one-hot labels, or mixup's
+    return lambda s, t: loss(
+        s, t.to(s.dtype) if soft(s, t) else class_numbers(s, t)
+    )  # one-hot labels, or mixup's
 
 
 def step_functions(
     model: Callable,  # an `nn.Module`, its compiled form, or what stands for it
-    loss: Callable[[Tensor, Tensor], Tensor],  # as from `make_loss`
-    own: str | Callable,  # the option `loss`
+    loss: Callable[..., Tensor],  # as from `make_loss`, or `weighted_loss` where samples have weights
+    own: Callable[[object, Batch], Tensor] | None,  # a loss of the user's own, as from `own_loss`
     task_type: str,  # as from `infer_task_type`
     pair: bool,  # whether batches are pairs of tensors
     check: Callable[[object, str], None],  # from `target_check`
@@ -125,8 +129,9 @@ def step_functions(
             if task_type == "model":
                 return out.loss, out, targets
             if task_type == "custom":
-                return own(outputs, batch if targets is None else targets), out, targets
-            return loss(out.scores, targets), out, targets
+                return own(outputs, batch), out, targets
+            weight = (batch.weight,) if isinstance(batch, WeightedBatch) else ()
+            return loss(out.scores, targets, *weight), out, targets
         except (IndexError, RuntimeError) as error:
             explain(error, targets)
             raise
@@ -153,7 +158,7 @@ def all_targets(
         raise TaskError(
             "Balanced class weights need all training labels, and a stream of batches does not show them: pass loss= with your own weights."
         )
-    return torch.stack([torch.as_tensor(split_batch(batches.dataset[i])[1]) for i in range(batches.samples)])
+    return torch.stack([sample_target(batches.dataset, i, batches.layout) for i in range(batches.samples)])
 
 
 def class_weight(
@@ -196,12 +201,16 @@ def own_sample_weight(
     loss: str | Callable,  # of the user's own, or `model`
     task_type: str,  # of what it was recognised as; `custom` if it is not known
     shift: int = 0,  # 1 where it compares the scores at a place with the target at the next one
-) -> tuple[Callable[[Batch], float], bool]:  # from a batch to its weight in a mean over batches; whether that is exact
+) -> tuple[
+    Callable[[Batch], float], bool
+]:  # from a batch to its weight in a mean over batches; whether that is exact
     "Return how the values of a loss for several batches are combined into that of one large batch"
     reduction = getattr(loss, "reduction", "mean")
     if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) and reduction == "mean":
         return lambda batch: _label_weight(split_batch(batch)[1], loss.weight, loss.ignore_index), True
     if task_type == "classification" and reduction == "mean":
-        return lambda batch: _label_weight(split_batch(batch)[1][:, shift:] if shift else split_batch(batch)[1], None, IGNORE), True
+        return lambda batch: _label_weight(
+            split_batch(batch)[1][:, shift:] if shift else split_batch(batch)[1], None, IGNORE
+        ), True
     weighted = getattr(loss, "weight", None) is not None
     return size_of, task_type != "custom" and reduction == "mean" and not weighted

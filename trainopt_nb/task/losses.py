@@ -69,7 +69,8 @@ def focal_loss(
     gamma: float = 2.0,  # 0 is cross-entropy
     weight: Tensor | None = None,  # shape (classes,)
     label_smoothing: float = 0.0,  # as in cross-entropy
-) -> Tensor:  # 0-d
+    reduction: str = "mean",  # or `none`
+) -> Tensor:  # 0-d, or shape (samples, ...)
     "Return the cross-entropy in which a sample has the weight (1 - its probability) to the power gamma"
     plain = F.cross_entropy(
         scores, targets, reduction="none", label_smoothing=label_smoothing, ignore_index=IGNORE
@@ -77,8 +78,9 @@ def focal_loss(
     kept = targets != IGNORE
     labels = targets.masked_fill(~kept, 0)
     sure = scores.log_softmax(1).gather(1, labels.unsqueeze(1)).squeeze(1).exp()
-    each = kept.to(plain.dtype) if weight is None else weight[labels] * kept
-    return (each * (1 - sure) ** gamma * plain).sum() / each.sum()
+    counts = kept.to(plain.dtype) if weight is None else weight[labels] * kept
+    each = counts * (1 - sure) ** gamma * plain
+    return each if reduction == "none" else each.sum() / counts.sum()
 
 # %% ../../nbs/task/02_losses.ipynb #bf90dc10
 def class_axes(
@@ -113,25 +115,31 @@ def make_loss(
     task_type: str,  # as from `infer_task_type`
     weight: Tensor | None = None,  # as from `balanced_weights`
     scoring: Scoring = Scoring(),  # noqa: B008 a frozen value; what the scores are
-) -> Callable[[Tensor, Tensor], Tensor]:  # from (scores, targets) to a 0-d tensor
+    reduction: str = "mean",  # or `none`, for a loss of each sample
+) -> Callable[
+    [Tensor, Tensor], Tensor
+]:  # from (scores, targets) to a 0-d tensor, or to one of shape (samples, ...)
     "Return the loss that the options name"
     if task_type == "classification":
-        return _class_loss(options, weight, scoring)
+        return _class_loss(options, weight, scoring, reduction)
     if task_type in ("binary", "multilabel"):
-        return _answer_loss(weight, scoring)
-    huber = lambda a, b: F.huber_loss(a, b, delta=options.huber_delta)
+        return _answer_loss(weight, scoring, reduction)
+    huber = lambda a, b, **how: F.huber_loss(a, b, delta=options.huber_delta, **how)
     function = {"mae": F.l1_loss, "huber": huber}.get(options.loss, F.mse_loss)
-    return lambda s, t: function(s.reshape(t.shape), t.to(s.dtype))  # (n, 1) against (n,) would broadcast to (n, n)
+    # (n, 1) against (n,) would broadcast to (n, n)
+    return lambda s, t: function(s.reshape(t.shape), t.to(s.dtype), reduction=reduction)
 
 
-def _class_loss(o, weight, scoring):
+def _class_loss(o, weight, scoring, reduction):
     "Return cross-entropy or focal loss for logits, which log-probabilities are too; probabilities become their logarithms"
     if o.loss == "focal":
-        loss = lambda s, t: focal_loss(s, t.long(), o.focal_gamma, weight, o.label_smoothing)
+        loss = lambda s, t: focal_loss(s, t.long(), o.focal_gamma, weight, o.label_smoothing, reduction)
     elif weight is None and not o.label_smoothing:
-        loss = lambda s, t: F.cross_entropy(s, t)
+        loss = lambda s, t: F.cross_entropy(s, t, reduction=reduction)
     else:
-        loss = lambda s, t: F.cross_entropy(s, t, weight, label_smoothing=o.label_smoothing)
+        loss = lambda s, t: F.cross_entropy(
+            s, t, weight, label_smoothing=o.label_smoothing, reduction=reduction
+        )
     if scoring.axis == 1 and scoring.form != "probabilities":
         return loss
     logs = scoring.form == "probabilities"
@@ -152,11 +160,11 @@ def _log(probabilities):
     return wide.clamp_min(torch.finfo(wide.dtype).tiny).log()
 
 
-def _answer_loss(weight, scoring):
+def _answer_loss(weight, scoring, reduction):
     "Return binary cross-entropy for logits or probabilities, of which `F.binary_cross_entropy` wants float32"
     if scoring.form == "logits":
         return lambda s, t: F.binary_cross_entropy_with_logits(
-            s.reshape(t.shape), t.to(s.dtype), pos_weight=weight
+            s.reshape(t.shape), t.to(s.dtype), pos_weight=weight, reduction=reduction
         )
 
     def loss(scores, targets):
@@ -164,6 +172,6 @@ def _answer_loss(weight, scoring):
         scores = scores.exp() if scoring.form == "log-probabilities" else scores
         each = None if weight is None else 1 + (weight - 1) * targets
         with torch.autocast(scores.device.type, enabled=False):
-            return F.binary_cross_entropy(scores.clamp(0, 1), targets, each)
+            return F.binary_cross_entropy(scores.clamp(0, 1), targets, each, reduction=reduction)
 
     return loss

@@ -85,7 +85,9 @@ class MetricObjects:
 
     def _given(self, metric, scores):
         "Return the scores in the form that a metric takes: torchmetrics would guess it from the values of each batch"
-        classes = self._metric_type == "classification" and scores.dtype.is_floating_point and scores.dim() > 1
+        classes = (
+            self._metric_type == "classification" and scores.dtype.is_floating_point and scores.dim() > 1
+        )
         if not classes or self._scoring.form == "probabilities" or not _wants_probabilities(metric):
             return scores
         return scores.softmax(1)

@@ -129,7 +129,9 @@ def infer_task_type(
     if task_type is None:
         raise TaskError(_misfit(loss, scores, targets if known is None else known, targets))
     if named not in ("auto", task_type):
-        raise TaskError(f"--loss {loss} makes this a {task_type}, and --task-type says {named}: leave one of them out.")
+        raise TaskError(
+            f"--loss {loss} makes this a {task_type}, and --task-type says {named}: leave one of them out."
+        )
     return task_type
 
 # %% ../../nbs/task/03_task_type.ipynb #e7dd829b

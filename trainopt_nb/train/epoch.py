@@ -28,13 +28,17 @@ def choose_monitor(
     options: TrainOptions,  # monitor
     metrics: Metrics,
     has_valid: bool,  # whether there is validation data
+    own_loss: bool = False,  # whether the loss is one of the user's or the model's own
 ) -> tuple[str, str]:  # its name, and `min` or `max`
     "Choose the metric that says which epoch is best, and its direction. Raises `OptionError` for an unknown name"
     if not has_valid:
         return "train_loss", "min"
     name, known = options.monitor, ["valid_loss", "train_loss", *metrics.names]
     if name == "auto":
-        name = metrics.names[0] if metrics.names else "valid_loss"
+        guessed = (
+            own_loss and options.metrics == "auto"
+        )  # beside a loss of its own, only a metric that was named decides
+        name = metrics.names[0] if metrics.names and not guessed else "valid_loss"
     if name not in known:
         raise OptionError(f"--monitor takes {', '.join(known)} in this run, and got {name!r}.")
     return name, "min" if name.endswith("loss") else metrics.mode(name)
@@ -52,7 +56,9 @@ class StepLoop:
         self.began = time.perf_counter()
         self._save_at_end = False  # one checkpoint for the last step and the end of the epoch
         streams = self.prepared.data.train.samples is None and self.prepared.ranks.world == 1
-        self._lone = streams and has_batchnorm(self.prepared.model)  # whether a batch of one sample is left out
+        self._lone = streams and has_batchnorm(
+            self.prepared.model
+        )  # whether a batch of one sample is left out
         self._largest = 0  # samples of a batch so far
 
     def steps(self) -> Generator:

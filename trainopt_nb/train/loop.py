@@ -21,10 +21,12 @@ from trainopt_nb.base.errors import (
     OptionError,
     TaskError,
 )
+from ..events.assumptions import Assumptions
 from ..events.records import Ended, Note, Started
 from ..store.plain import set_random_state
 from ..task.task import Task
 from ..task.train_options import TrainOptions
+from .assume import best_epoch
 from .commands import StopTraining
 from .epoch import EpochLoop, choose_monitor
 from .prepare import Prepared, prepare
@@ -75,6 +77,7 @@ class _Run:
         commands = self.epochs.commands
         yield from commands.relay(self.saver.begin())
         yield from commands.emit(self.started())
+        yield from commands.emit(Assumptions(self.loop.assumptions))
         for topic, text in self.prepared.notes:
             level = "info" if topic in ("data", "task", "devices") else "warning"
             yield from commands.emit(Note(level, text, self.state.step, topic))
@@ -128,7 +131,9 @@ class Loop:
         self.state = TrainingState(prepared, options)
         if checkpoint is not None:
             self.state.load_state_dict(*checkpoint)
-        self.monitor, self.mode = choose_monitor(options, prepared.metrics, prepared.data.valid is not None)
+        has_valid = prepared.data.valid is not None
+        self.monitor, self.mode = choose_monitor(options, prepared.metrics, has_valid, prepared.own_loss)
+        self.assumptions = [*prepared.assumptions, best_epoch(self.monitor, self.mode, has_valid)]
 
     def events(
         self,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..data.device_transforms import DeviceTransform, apply_transforms
 from ..data.source import Data
 from ..data.tensors import Batch
+from ..events.assumptions import Assumption
 from ..parallel.ranks import Ranks
 from ..task.losses import Given
 from ..task.metrics import Metrics
@@ -44,6 +45,8 @@ class Prepared:
     sample: tuple[Batch, object] | tuple = ()  # a batch and the outputs of the model, on the meta device
     gradient_hooks: Sequence[Callable] = ()  # called with the parameters between backward and update
     device_transforms: Sequence[DeviceTransform] = ()  # applied to each batch on the device
+    assumptions: list[Assumption] = field(default_factory=list)  # about the task
+    own_loss: bool = False  # whether the loss is the user's or the model's own, and none of PyTorch's
 
     @property
     def ranks(self) -> Ranks:

@@ -155,7 +155,12 @@ def task_record(
     }
     facts |= _batch_facts(batch) | _output_facts(outputs, targets)
     facts |= _optimizer_facts(p.model, s.optimizer, loop.options.optimizer)
-    return {"classes": list(p.data.classes), "kind": p.task_type, "seen": facts}
+    return {
+        "classes": list(p.data.classes),
+        "kind": p.task_type,
+        "assumptions": [list(row) for row in loop.assumptions],
+        "seen": facts,
+    }
 
 # %% ../../nbs/train/16_task_record.ipynb #8b956d28
 def named(

@@ -82,6 +82,19 @@ function Devices({ devices, texts }) {
     <${Table}>${devices.map(row)}<//></div>`;
 }
 
+// one line that unfolds; it is unfolded from the start where something is less than certain
+function Assumed({ rows, texts }) {
+  const doubts = rows.filter(([, , , certain]) => !certain).length;
+  const [turned, turn] = useState(false);
+  const open = (doubts > 0) !== turned;
+  return html`<div class="tonb-assumed" hidden=${!rows.length}><div class="tonb-assumed-head"><b class="tonb-title">${texts.assumptions}</b>
+    ${doubts > 0 && html`<span class="tonb-doubt">${fill(texts.doubtful, { n: doubts })}</span>`}
+    <span class="tonb-assumed-line">${open ? "" : rows.map(([, text]) => text).join(" · ")}</span>
+    <button type="button" class="tonb-more" aria-expanded=${String(open)} onClick=${() => turn(!turned)}>${open ? texts.hide : texts.show}</button></div>
+    <table class="tonb-assumed-rows" hidden=${!open}><tbody>${rows.map(([topic, text, option, certain]) => html`<tr key=${topic}><th scope="row">${topic}</th>
+      <td>${!certain && html`<b class="tonb-doubt">? </b>`}${text}</td><td><code>${option}</code></td></tr>`)}</tbody></table></div>`;
+}
+
 function saved({ face, texts, live, store }) {
   if (!face.saved) return "";
   if (!live) return fill(texts.saved, { step: face.saved.step });
@@ -103,6 +116,7 @@ export default panel((shared) => {
     <${Figures} figures=${face.figures} />
     <${Pictures} ...${shared} />
     <${Devices} devices=${face.devices} texts=${texts} />
+    <${Assumed} rows=${face.assumed} texts=${texts} />
     <${Note} notes=${face.notes} texts=${texts} />
     <${Foot}><span class="tonb-run" hidden=${!face.run_path}>${texts.run} <code class="tonb-path" title=${face.run_path}>${face.short_path}</code></span>
       <span class="tonb-machine">${face.machine}</span><span class="tonb-place">${face.place}</span><span class="tonb-saved">${saved(shared)}</span><//><//>`;
