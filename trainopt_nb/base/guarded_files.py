@@ -69,12 +69,13 @@ def parse_object(
 
 def read_object(
     path: str | Path,  # a file of one JSON object
+    largest: float = LARGEST,  # bytes that are read
 ) -> dict:
     "Read a small file. Raises `OSError`, or `ValueError` with the reason"
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > LARGEST:
-            raise ValueError(f"it has {size:,} bytes, and at most {LARGEST:,} are read")
+        if size > largest:
+            raise ValueError(f"it has {size:,} bytes, and at most {largest:,} are read")
         return parse_object(file.read())
 
 

@@ -32,7 +32,9 @@ class Assumptions(NamedTuple):
         "Return the assumptions; rows that a newer version wrote in another form are left out"
         fields = Assumption._fields
         given = [
-            dict(zip(fields, item, strict=False)) for item in self.items if isinstance(item, (list, tuple))
+            dict(zip(fields, item, strict=False))
+            for item in self.items
+            if isinstance(item, (list, tuple)) and len(item) <= len(fields)
         ]
         return [Assumption(**each) for each in given if not misfit(Assumption, each)]
 
