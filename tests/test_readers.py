@@ -65,10 +65,17 @@ def flip(data, at):
 def test_a_flipped_bit_is_passed_over_said_and_marked_and_hides_nothing(tmp_path, place):
     run, other = trained(tmp_path), trained(tmp_path)
     whole = run.progress
-    change(run.path / "events.jsonl", lambda data: flip(data, data.index(b'"kind"', int(place * len(data)) if place < 1 else 0) + 2))
+    change(
+        run.path / "events.jsonl",
+        lambda data: flip(data, data.index(b'"kind"', int(place * len(data)) if place < 1 else 0) + 2),
+    )
     damaged = Run(run.path)
-    assert damaged.progress.damaged == 1 and damaged.state == "finished" and damaged.progress.step == whole.step
-    assert "1 line of the log is damaged" in report_text(damaged.progress) and "1 damaged lines" in repr(damaged)
+    assert (
+        damaged.progress.damaged == 1 and damaged.state == "finished" and damaged.progress.step == whole.step
+    )
+    assert "1 line of the log is damaged" in report_text(damaged.progress) and "1 damaged lines" in repr(
+        damaged
+    )
     table = list_runs(tmp_path)
     marks = {row[0]: row[1] for row in table.rows()[1]}
     assert marks == {run.name: "finished (damaged)", other.name: "finished"}
@@ -89,7 +96,9 @@ BROKEN = {
     "another value": lambda line: b"5",
     "no kind": lambda line: b'{"step": 3}',
     "deep": lambda line: b'{"kind": "Note", "text": ' + b"[" * 50_000,
-    "a scalar for a list": lambda line: b'{"kind": "steps", "step": 1, "epoch": 0, "loss": 1, "lr": 1, "samples": 1, "seconds": 1, "wait": 1}',
+    "a scalar for a list": lambda line: (
+        b'{"kind": "steps", "step": 1, "epoch": 0, "loss": 1, "lr": 1, "samples": 1, "seconds": 1, "wait": 1}'
+    ),
     "a huge number": lambda line: b'{"kind": "State", "state": "training", "step": 1' + b"0" * 400 + b"}",
     "zeros": lambda line: b"\0" * 4096,
     "text": lambda line: b"Traceback (most recent call last):",
@@ -99,7 +108,10 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_line_counts_as_one(tmp_path, name):
     run = Run.create(tmp_path, "digits", {})
-    lines = [line.encode() for line in to_lines([STARTED, Step(1, 0, 0.5, 1e-3, 64, 0.1, 0.0), Ended("stopped", 1, 0, "", 1.0)])]
+    lines = [
+        line.encode()
+        for line in to_lines([STARTED, Step(1, 0, 0.5, 1e-3, 64, 0.1, 0.0), Ended("stopped", 1, 0, "", 1.0)])
+    ]
     lines.insert(2, BROKEN[name](lines[1]))
     (run.path / "events.jsonl").write_bytes(b"\n".join(lines) + b"\n")
     assert (run.progress.damaged, run.state, run.progress.step) == (1, "stopped", 1)
@@ -108,7 +120,10 @@ def test_a_broken_line_counts_as_one(tmp_path, name):
 
 def test_a_summary_from_which_a_reader_goes_on_agrees_with_the_whole_log(tmp_path):
     "Each prefix of a log with resumes, as a kill leaves it, with and without an earlier summary"
-    rows = [Epoch(n, 10 * n, 1 / n, 0.9, {"accuracy": a}, 1e-3, n * 0.1, 6e3, b) for n, a, b in ((1, 0.5, True), (2, 0.4, False))]
+    rows = [
+        Epoch(n, 10 * n, 1 / n, 0.9, {"accuracy": a}, 1e-3, n * 0.1, 6e3, b)
+        for n, a, b in ((1, 0.5, True), (2, 0.4, False))
+    ]
     step = lambda n: Step(n, 0, 1.0, 1e-3, 64, n * 0.01, 0.0)
     events = [STARTED, step(9), rows[0], step(15), rows[1], STARTED._replace(step=10, epoch=1), step(11), rows[1]._replace(best=True),
               STARTED._replace(step=0, epoch=0), step(1), Ended("stopped", 1, 0, "", 1.0)]  # fmt: skip
@@ -154,8 +169,21 @@ print(list_runs(sys.argv[1]))
 
 
 def test_logs_are_utf8_whatever_the_locale(tmp_path):
-    plain = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run([sys.executable, "-c", PRINTS, tmp_path], capture_output=True, text=True, env=plain, timeout=300, check=False)
+    plain = {
+        **os.environ,
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "LC_ALL": "C",
+        "PYTHONIOENCODING": "ascii",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PRINTS, tmp_path],
+        capture_output=True,
+        text=True,
+        env=plain,
+        timeout=300,
+        check=False,
+    )
     assert "finished" in done.stdout, done.stdout + done.stderr
     (run,) = list_runs(tmp_path)
     assert run.state == "finished" and "é中" in (run.path / "log.txt").read_text(encoding="utf-8")
@@ -168,7 +196,11 @@ def test_a_terminal_without_the_letter_ends_no_run(tmp_path):
 
     lines = []
     metrics = {"größe": 0.5}
-    events = [STARTED, Epoch(1, 10, 1.0, 0.9, metrics, 1e-3, 0.1, 6e3, True), Ended("stopped", 10, 1, "é", 1.0)]
+    events = [
+        STARTED,
+        Epoch(1, 10, 1.0, 0.9, metrics, 1e-3, 0.1, 6e3, True),
+        Ended("stopped", 10, 1, "é", 1.0),
+    ]
     run = Run.create(tmp_path, "digits", {})
     (run.path / "events.jsonl").write_text("".join(line + "\n" for line in to_lines(events)))
     handle = FollowedRun(run)
@@ -182,7 +214,9 @@ def test_a_terminal_without_the_letter_ends_no_run(tmp_path):
 
 
 def test_a_command_of_another_type_is_refused_and_the_run_goes_on(tmp_path):
-    handle = run_task(Task(net(), (X, Y)), TrainOptions(epochs=500, batch_size=16, device="cpu"), Where(tmp_path))
+    handle = run_task(
+        Task(net(), (X, Y)), TrainOptions(epochs=500, batch_size=16, device="cpu"), Where(tmp_path)
+    )
     turns = handle.events()
     next(turns)
     for wrong in (SetLr("1e-4"), SetLr(None), "faster", 5, SetLr):
@@ -192,7 +226,9 @@ def test_a_command_of_another_type_is_refused_and_the_run_goes_on(tmp_path):
             assert "\n" not in str(caught.value)
     inbox = handle.run.path / "commands.jsonl"
     with open(inbox, "ab") as file:
-        file.write(b'{"kind": "SetLr", "lr": "1e-4"}\n\xff\xfe\n{"kind": "Explode"}\n[1]\n{"kind": "SetLr", "lr": 0.5}\n')
+        file.write(
+            b'{"kind": "SetLr", "lr": "1e-4"}\n\xff\xfe\n{"kind": "Explode"}\n[1]\n{"kind": "SetLr", "lr": 0.5}\n'
+        )
     handle.send(SetLr(np.float32(0.25)))
     seen = []
     for new in turns:
@@ -219,7 +255,9 @@ def test_a_command_of_another_type_sent_into_the_generator(tmp_path):
     events = train(Task(net(), (X, Y)), TrainOptions(epochs=1, batch_size=16, device="cpu"), None)
     next(events)
     told = [events.send(SetLr("1e-4")), *events]
-    assert any(type(e) is Note and "lr takes a number" in e.text for e in told) and told[-1].state == "finished"
+    assert (
+        any(type(e) is Note and "lr takes a number" in e.text for e in told) and told[-1].state == "finished"
+    )
 
 
 # ---- weights of a background run
@@ -258,7 +296,9 @@ def replaced(path):
 
 @pytest.mark.parametrize("what", [moved, shutil.rmtree, replaced], ids=lambda f: f.__name__)
 def test_a_directory_that_goes_away_is_noticed_and_the_run_is_saved_beside_it(tmp_path, what):
-    handle = run_task(Task(net(), (X, Y)), TrainOptions(epochs=10_000, batch_size=16, device="cpu"), Where(tmp_path))
+    handle = run_task(
+        Task(net(), (X, Y)), TrainOptions(epochs=10_000, batch_size=16, device="cpu"), Where(tmp_path)
+    )
     turns = handle.events()
     for _ in turns:
         if handle.progress.step > 5:
@@ -268,7 +308,9 @@ def test_a_directory_that_goes_away_is_noticed_and_the_run_is_saved_beside_it(tm
         handle.result()
     assert "\n" not in str(caught.value)
     saved = find_run("rescued", tmp_path)
-    assert saved.state == "failed" and str(saved.path) in str(caught.value) and saved.options["epochs"] == 10_000
+    assert (
+        saved.state == "failed" and str(saved.path) in str(caught.value) and saved.options["epochs"] == 10_000
+    )
     at = saved.progress.step
     steps = [event.step for event in saved.events() if type(event) is Step]
     assert steps == list(range(1, at + 1)) and load_checkpoint(saved.path / "checkpoints")[0].step == at
@@ -287,7 +329,10 @@ def long_log(folder, megabytes, epochs=0):
         log.write(to_lines([STARTED._replace(steps=None, steps_per_epoch=None)])[0] + "\n")
         step = 0
         while log.tell() < megabytes << 20:
-            events = [Step(step + i + 1, 0, values[i], 1e-3, 64, (step + i) * 0.01 + values[i] * 1e-3, values[-i]) for i in range(1000)]
+            events = [
+                Step(step + i + 1, 0, values[i], 1e-3, 64, (step + i) * 0.01 + values[i] * 1e-3, values[-i])
+                for i in range(1000)
+            ]
             step += 1000
             log.write("\n".join(to_lines(events)) + "\n")
     with open(run.path / "log.txt", "w") as printed:
@@ -314,10 +359,16 @@ print(step, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 102
 @pytest.mark.parametrize("megabytes", [20, pytest.param(200, marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_a_log(tmp_path, megabytes):
     run, step = long_log(tmp_path, megabytes)
-    done = subprocess.run([sys.executable, "-c", MEASURE, tmp_path], capture_output=True, text=True, timeout=900, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, tmp_path], capture_output=True, text=True, timeout=900, check=True
+    )
     found, more, first, second, dead = done.stdout.split()
-    assert (int(found), dead) == (step, "True") and int(more) < 100, done.stdout  # MB, of which 1 MB of text makes some
-    assert float(second) < float(first) / 10 or float(second) < 0.1, done.stdout  # the second look reads a summary
+    assert (int(found), dead) == (step, "True") and int(more) < 100, (
+        done.stdout
+    )  # MB, of which 1 MB of text makes some
+    assert float(second) < float(first) / 10 or float(second) < 0.1, (
+        done.stdout
+    )  # the second look reads a summary
     assert run.summary.step == step
 
 
@@ -338,7 +389,10 @@ def test_the_list_reads_only_what_came_after_the_summary(tmp_path, monkeypatch):
     live = RunsTable(tmp_path)
     live.refresh()
     assert live.news()["rows"][0]["state"] == "dead" and sum(read) < 1000
-    assert live.news(0, {run.name: 0})["curves"][run.name]["lines"]["train loss"][1][-1] <= step + 1 and sum(read) > 4 << 20
+    assert (
+        live.news(0, {run.name: 0})["curves"][run.name]["lines"]["train loss"][1][-1] <= step + 1
+        and sum(read) > 4 << 20
+    )
 
 
 def test_a_run_keeps_its_summary_near_the_end_of_its_log(tmp_path, monkeypatch):
@@ -371,7 +425,11 @@ def test_links_are_no_runs_and_are_said(tmp_path):
     (tmp_path / "runs" / "link").symlink_to(run.path)
     (tmp_path / "runs" / "loop").symlink_to("loop")
     table = list_runs(tmp_path / "runs")
-    assert [each.name for each in table] == [run.name] and len(table.left_out) == 1 and "is a link" in repr(table)
+    assert (
+        [each.name for each in table] == [run.name]
+        and len(table.left_out) == 1
+        and "is a link" in repr(table)
+    )
     with pytest.raises(RunError, match="links are not followed"):
         Run(tmp_path / "runs" / "link")
     (run.path / "checkpoints").rename(tmp_path / "checkpoints")
@@ -417,9 +475,47 @@ def test_runs_are_deleted_while_they_are_listed(tmp_path):
 
 # ---- a fuzz: whatever happens to a run directory, each action ends in a result or in one sentence
 
-HOSTILE = ["<script>alert(1)</script>", "\x1b[31mred\x07", "`code`", "\ud800", "a" * 5000, "%s{n}", "\u202egnp", "../../etc", "\0", ""]
-VALUES = [None, True, 5, -1, 2**70, 0.5, float("nan"), "text", [], [1, [2]], {}, {"a": {"b": []}}, {"#tensor": "x"}, *HOSTILE]
-WRONG = [b"", b"5", b"[]", b"null", b'"text"', b"{", b"\xff\xfe", b"[" * 100_000, b'{"a": 1e999}', b"\0" * 1000, b'{"kind": "Summary"}']
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "\x1b[31mred\x07",
+    "`code`",
+    "\ud800",
+    "a" * 5000,
+    "%s{n}",
+    "\u202egnp",
+    "../../etc",
+    "\0",
+    "",
+]
+VALUES = [
+    None,
+    True,
+    5,
+    -1,
+    2**70,
+    0.5,
+    float("nan"),
+    "text",
+    [],
+    [1, [2]],
+    {},
+    {"a": {"b": []}},
+    {"#tensor": "x"},
+    *HOSTILE,
+]
+WRONG = [
+    b"",
+    b"5",
+    b"[]",
+    b"null",
+    b'"text"',
+    b"{",
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b'{"a": 1e999}',
+    b"\0" * 1000,
+    b'{"kind": "Summary"}',
+]
 
 
 def files_of(run, rng, suffix=""):
@@ -443,7 +539,16 @@ def change_the_lines(run, rng):
         lines = data.splitlines(True)
         place = rng.randrange(len(lines))
         part = lines[place][: rng.randrange(len(lines[place]))]
-        new = rng.choice([[], [part], [part + b"\n"], lines[place : place + 1] * 2, [rng.choice(WRONG) + b"\n"], [rng.randbytes(50)]])
+        new = rng.choice(
+            [
+                [],
+                [part],
+                [part + b"\n"],
+                lines[place : place + 1] * 2,
+                [rng.choice(WRONG) + b"\n"],
+                [rng.randbytes(50)],
+            ]
+        )
         return b"".join(lines[:place] + new + lines[place + 1 :])
 
     change(run / "events.jsonl", edit)
@@ -471,19 +576,40 @@ def put_another_content(run, rng):
 
 
 def put_a_special_file(run, rng):
-    path = rng.choice([files_of(run, rng), run / "checkpoints", *(run / "checkpoints").iterdir(), run / "lock", run / "commands.jsonl"])
+    path = rng.choice(
+        [
+            files_of(run, rng),
+            run / "checkpoints",
+            *(run / "checkpoints").iterdir(),
+            run / "lock",
+            run / "commands.jsonl",
+        ]
+    )
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    kind = rng.choice(["pipe", "folder", "link to itself", "link to a file", "link to a folder", "endless", "nothing"])
+    kind = rng.choice(
+        ["pipe", "folder", "link to itself", "link to a file", "link to a folder", "endless", "nothing"]
+    )
     if kind == "pipe":
         os.mkfifo(path)
     elif kind == "folder":
         path.mkdir()
     elif kind != "nothing":
-        path.symlink_to({"link to itself": path, "link to a file": "/etc/passwd", "link to a folder": "/", "endless": "/dev/zero"}[kind])
+        path.symlink_to(
+            {
+                "link to itself": path,
+                "link to a file": "/etc/passwd",
+                "link to a folder": "/",
+                "endless": "/dev/zero",
+            }[kind]
+        )
 
 
 def put_a_lock(run, rng):
-    own = {"pid": rng.choice([*VALUES, 2**22 + 1]), "host": rng.choice([os.uname().nodename, *HOSTILE]), "started": rng.choice(VALUES)}
+    own = {
+        "pid": rng.choice([*VALUES, 2**22 + 1]),
+        "host": rng.choice([os.uname().nodename, *HOSTILE]),
+        "started": rng.choice(VALUES),
+    }
     (run / "lock").write_text(rng.choice([json.dumps(own), *(text.decode("latin-1") for text in WRONG)]))
     os.utime(run / "lock", (1, 1))
 
@@ -491,7 +617,9 @@ def put_a_lock(run, rng):
 def add_noise(run, rng):
     (run / "log.txt").write_bytes(rng.randbytes(2000) + b"\n" * rng.randrange(3))
     with open(run / "events.jsonl", "ab") as log:
-        log.write(rng.choice([rng.randbytes(300), b"x" * 100_000, b"\r\n" * 50, "é\u2028\n".encode("utf-16")]))
+        log.write(
+            rng.choice([rng.randbytes(300), b"x" * 100_000, b"\r\n" * 50, "é\u2028\n".encode("utf-16")])
+        )
 
 
 DAMAGES = [flip_a_byte, cut_a_file, remove_a_file, change_the_lines, put_anything_into_an_object, put_another_content, put_a_special_file,
@@ -545,7 +673,12 @@ def use(folder, name, deep):
     run = one_sentence(lambda: find_run(name, folder))
     if run is None:
         return
-    assert repr(run).encode() and one_sentence(lambda: run.summary) and run.run_type and isinstance(run.classes, tuple)
+    assert (
+        repr(run).encode()
+        and one_sentence(lambda: run.summary)
+        and run.run_type
+        and isinstance(run.classes, tuple)
+    )
     assert run.alive or one_sentence(lambda: attached(run))
     one_sentence(run.events)
     one_sentence(lambda: run.load(net()))
@@ -576,7 +709,9 @@ def damaged_many_times(tmp_path, whole, seeds, bounded):
         try:
             use(folder, whole.name, seed % 4 == 0)
         except BaseException as error:
-            raise AssertionError(f"seed {seed}: {[damage.__name__ for damage in done]}: {type(error).__name__}: {error}") from error
+            raise AssertionError(
+                f"seed {seed}: {[damage.__name__ for damage in done]}: {type(error).__name__}: {error}"
+            ) from error
         shutil.rmtree(folder)
 
 

@@ -32,7 +32,9 @@ OWN = [cls for name, cls in EVENTS.items() if cls.__module__ == Started.__module
 
 # ---- histories that no training writes
 
-NAMES = st.sampled_from(["accuracy", "train_loss", "valid_loss", "f1", "train loss", "a_b", "", "<b>&"]) | st.text(max_size=5)
+NAMES = st.sampled_from(
+    ["accuracy", "train_loss", "valid_loss", "f1", "train loss", "a_b", "", "<b>&"]
+) | st.text(max_size=5)
 COUNTS = st.integers(-3, 40) | st.sampled_from([0, 2**31, 2**62, -(2**62)])
 NUMBERS = st.floats() | st.sampled_from([0.0, -1e308, 1e308, 5e-324, 1, 2**60])
 
@@ -52,7 +54,9 @@ def records(cls):
     return st.builds(cls, **{name: values(hint) for name, hint in cls.__annotations__.items()})
 
 
-HISTORIES = st.lists(st.one_of(*map(records, [Step, *OWN]), st.builds(Damaged, st.text(max_size=3))), max_size=12)
+HISTORIES = st.lists(
+    st.one_of(*map(records, [Step, *OWN]), st.builds(Damaged, st.text(max_size=3))), max_size=12
+)
 
 # ---- histories as trainings write them: killed anywhere, resumed anywhere, with lines that are lost
 
@@ -62,7 +66,9 @@ def trainings(draw):
     events, step = [], 0
     for _ in range(draw(st.integers(1, 3))):
         begin = draw(st.integers(0, step))
-        events.append(STARTED._replace(step=begin, epoch=begin // 10, steps=draw(st.sampled_from([30, None]))))
+        events.append(
+            STARTED._replace(step=begin, epoch=begin // 10, steps=draw(st.sampled_from([30, None])))
+        )
         for step in range(begin + 1, begin + 1 + draw(st.integers(0, 25))):
             events.append(Step(step, (step - 1) // 10, 2 / step, 1e-3, 64, step * 0.01, 0.001))
             if step % 10 == 0:
@@ -109,7 +115,9 @@ def check(events, view):
 
 @settings(QUICK, max_examples=150)
 @given(HISTORIES)
-@example([Step(1, 0, 1.0, 1e-3, 64, 0.1, 0.0), Epoch(1, 1, 1.0, 0.5, {"accuracy": 0.5}, 1e-3, 0.1, 64.0, True)])
+@example(
+    [Step(1, 0, 1.0, 1e-3, 64, 0.1, 0.0), Epoch(1, 1, 1.0, 0.5, {"accuracy": 0.5}, 1e-3, 0.1, 64.0, True)]
+)
 def test_every_view_of_any_history_is_drawn(events):
     check(events, described)
 
@@ -119,17 +127,28 @@ def test_every_view_of_any_history_is_drawn(events):
 def test_every_view_of_every_training_is_drawn(events):
     progress = check(events, described)
     lost = sum(type(event) is Damaged for event in events)
-    assert progress.damaged == lost and (f"{lost} lines of the log are damaged" in report_text(progress)) == (lost > 1)
+    assert progress.damaged == lost and (f"{lost} lines of the log are damaged" in report_text(progress)) == (
+        lost > 1
+    )
 
 
 @settings(QUICK, max_examples=15)
 @given(HISTORIES | trainings())
-@example([STARTED, *(Step(i, 0, 1.0, 1e-3, 64, 0.1, 0.0) for i in range(1, 11)), STARTED, Ended("stopped", 3, 0, "", 1.0)])
+@example(
+    [
+        STARTED,
+        *(Step(i, 0, 1.0, 1e-3, 64, 0.1, 0.0) for i in range(1, 11)),
+        STARTED,
+        Ended("stopped", 3, 0, "", 1.0),
+    ]
+)
 @example([STARTED, Step(1, 0, 1e308, 1e-3, 64, 0.1, 0.0), Step(2, 0, -1e308, 1e-3, 64, 0.2, 0.0)])
 @example([STARTED._replace(steps=None, steps_per_epoch=None), Step(2**62, 0, 1.0, 1e-3, 64, 0.1, 0.0)])
 def test_every_card_is_drawn(events):
     progress = Progress("digits").add(events)
-    assert report_html(progress).count("<div") > 5 and report_bundle(progress)["text/plain"] == report_text(progress)
+    assert report_html(progress).count("<div") > 5 and report_bundle(progress)["text/plain"] == report_text(
+        progress
+    )
 
 
 # ---- lines that hold anything

@@ -15,7 +15,8 @@ from torch import nn
 
 from ..base.errors import CheckpointError, RunError
 from ..events.progress import LIVE, Progress
-from ..events.records import Note, Pause, Resume, State, Stop, checked_command
+from ..events.received_commands import checked_command
+from ..events.records import Note, Pause, Resume, State, Stop
 from ..runs.run import Run
 from ..store.checkpoint import load_checkpoint
 
@@ -186,7 +187,7 @@ def load_final_weights(
 ) -> list[str]:  # sentences about what was lost, for the user; empty where all is well, or where the run saved nothing
     "Load the weights that a run ended with into the kernel's own model"
     progress, folder = run.progress, run.path / "checkpoints"
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.exists() or progress.state == "not begun":
         return []
     chosen = run.options.get("restore_best", True) and progress.best and progress.state == "finished"
     try:

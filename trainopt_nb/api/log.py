@@ -75,7 +75,7 @@ class Log:
         "Return the number of events for which the disk had no room"
         return len(self._waiting)
 
-
+# %% ../../nbs/api/01_log.ipynb #df735598
 def _read_losses(events):
     "Read the losses of all steps at once: on an accelerator they are tensors until here"
     places = [i for i, e in enumerate(events) if type(e) is Step and isinstance(e.loss, torch.Tensor)]

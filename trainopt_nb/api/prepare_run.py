@@ -109,7 +109,7 @@ def stored_options(
             f"The run {run.name} was made with an option that no file can hold: {error} Pass it again."
         ) from error
 
-
+# %% ../../nbs/api/03_prepare_run.ipynb #751b4b5c
 def resume_in(
     run: Run,  # to be resumed
     task: Task,  # the same that it began with
@@ -144,7 +144,8 @@ def _damaged(run):
     if before.state == "unreadable":
         raise RunError(f"The run {run.name} cannot go on, because {before.reason}.")
     lines = f"{before.damaged:,} lines" if before.damaged > 1 else "1 line"
-    return [f"{lines} of the run's log cannot be read and are passed over: what they said is missing in its curves."] * bool(before.damaged)
+    text = f"{lines} of the run's log cannot be read and are passed over: what they said is missing in its curves."
+    return [text] if before.damaged else []
 
 
 def _early(run, training, options):

@@ -6,6 +6,7 @@
 __all__ = ['Rescue']
 
 # %% ../../nbs/api/00_rescue.ipynb #6c16c3bc
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterable
@@ -27,6 +28,15 @@ def _small_files(path):
     "Return the content of the files that say what a run is"
     found = [file for file in path.iterdir() if is_regular(file) and file.name[0] != "." and file.name not in _OWN]
     return {file.name: file.read_bytes() for file in found if file.stat().st_size <= _SMALL}
+
+
+def _write_files(folder, small, log):
+    "Write the files of a run into a folder"
+    for name, content in small.items():
+        (folder / name).write_bytes(content)
+    log.seek(0)
+    with open(folder / LOG, "wb") as copy:
+        shutil.copyfileobj(log, copy)
 
 
 def _new_folder(path):
@@ -59,13 +69,14 @@ class Rescue:
         if self.target is not None:
             return
         if self._in_place():
-            self._small = self._small or _small_files(self.path)
+            with contextlib.suppress(OSError):  # they are only needed where the place is lost
+                self._small = self._small or _small_files(self.path)
             return
         name, saved = self.path.name, "a checkpoint and the log"
         what = f"The directory of the run {name} was moved, removed or replaced while it trained, so the run ends after step {step}."
         try:
             self.target = _new_folder(self.path)
-            self._write_files()
+            _write_files(self.target, self._small, self._log)
         except OSError as error:
             raise CheckpointError(f"{what} Nothing could be saved beside it: {error.strerror}.") from error
         try:
@@ -81,13 +92,6 @@ class Rescue:
             return False
         except OSError:  # a disk that does not answer now can still be the same
             return True
-
-    def _write_files(self):
-        for name, content in self._small.items():
-            (self.target / name).write_bytes(content)
-        self._log.seek(0)
-        with open(self.target / LOG, "wb") as log:
-            shutil.copyfileobj(self._log, log)
 
     def append(
         self,

@@ -4,19 +4,17 @@
 
 # %% auto #0
 __all__ = ['LONGEST', 'Step', 'Started', 'Epoch', 'State', 'LrChanged', 'Heartbeat', 'Saved', 'Note', 'WorkerLoad', 'Ended',
-           'Pause', 'Resume', 'Stop', 'SetLr', 'Save', 'Refused', 'Unknown', 'Damaged', 'to_lines', 'from_lines',
-           'checked_command', 'command_line', 'command_of']
+           'Pause', 'Resume', 'Stop', 'SetLr', 'Save', 'Unknown', 'Damaged', 'to_lines', 'from_lines', 'command_line']
 
 # %% ../../nbs/events/01_records.ipynb #d3ccb7dd
 import json
 import logging
 from collections.abc import Iterable, Iterator
-from itertools import groupby, islice, repeat
+from itertools import groupby, islice
 from typing import Literal, NamedTuple
 
-from ..base.errors import RunError
-from ..base.guarded_files import parse_object
-from .fields import fits, misfit
+from .columns import from_columns, to_columns
+from .fields import misfit
 from .json_lines import read_line, write_line
 from .registry import COMMANDS, EVENTS, WORDS, command, event
 
@@ -177,19 +175,6 @@ class SetLr(NamedTuple):
 class Save(NamedTuple):
     "Write a checkpoint after the step under way"
 
-# %% ../../nbs/events/01_records.ipynb #f7346899
-class Refused(NamedTuple):
-    "Stands for a command that a run got and cannot read"
-
-    reason: str  # a phrase
-
-# %% ../../nbs/events/01_records.ipynb #25e1f2b6
-def _columns(steps):
-    "Neighbouring steps, field by field; a column of equal values is one value"
-    columns = dict(zip(Step._fields, zip(*steps, strict=True), strict=True))
-    same = (name for name, values in columns.items() if values.count(values[0]) == len(values))
-    return columns | {name: columns[name][0] for name in same if name != "step"}
-
 # %% ../../nbs/events/01_records.ipynb #a8f43266
 class Unknown(NamedTuple):
     "An event of a kind that this process does not know"
@@ -226,7 +211,7 @@ def to_lines(
     for cls, group in groupby(events, type):
         if cls is Step:
             while part := list(islice(group, LONGEST)):
-                lines.append(write_line("steps", _columns(part)))
+                lines.append(write_line("steps", to_columns(part, "step")))
         elif cls is Unknown:
             lines += [write_line(event.kind, event.body) for event in group]
         elif cls.__name__ in EVENTS:
@@ -234,29 +219,11 @@ def to_lines(
     return lines
 
 
-def _from_columns(body):
-    "Return the steps of a line. Raises `ValueError` where columns are missing, of other types or of other lengths"
-    count = len(body["step"]) if isinstance(body.get("step"), list) else 0
-    columns = {}
-    for name, hint in Step.__annotations__.items():
-        column = body.get(name)
-        values = column if isinstance(column, list) else [column]
-        if not count or (values is column and len(values) != count):
-            raise ValueError(f"its columns do not have the same length, such as {name}")
-        kinds = set(map(type, values))  # quick, as a log has millions of steps
-        if not kinds <= ({int} if hint is int else {int, float}) or not fits(min(values), hint):
-            raise ValueError(f"{name} is not of its type in each step")
-        if int in kinds and not fits(max(values), hint):
-            raise ValueError(f"{name} has a step with a number that nothing can count to")
-        columns[name] = values if values is column else repeat(column)
-    return map(Step, *columns.values())
-
-
 def _from_line(line):
     "Return the events of a line"
     kind, body = read_line(line)
     if kind == "steps":
-        return _from_columns(body)
+        return from_columns(Step, body, "step")
     if kind not in EVENTS:
         return (_unknown_event(kind, body),)
     if wrong := misfit(cls := EVENTS[kind], body):
@@ -275,41 +242,8 @@ def from_lines(
             yield Damaged(str(error))
 
 # %% ../../nbs/events/01_records.ipynb #efbd2b0d
-def checked_command(
-    given: str | tuple,  # a word such as `pause`, or a command such as `SetLr(1e-4)`
-) -> tuple:  # the command
-    "Return the command that is meant. Raises `RunError` where there is none, or where one of its values is of another type"
-    command = WORDS[given]() if isinstance(given, str) and given in WORDS else given
-    kind = type(command)
-    if COMMANDS.get(kind.__name__) is not kind:
-        words = ", ".join(WORDS)
-        raise RunError(
-            f"A run takes the words {words}, or a command such as SetLr(1e-4), and got {given!r:.80}."
-        )
-    if wrong := misfit(kind, command._asdict()):
-        raise RunError(f"The command {kind.__name__} is refused, because {wrong}.")
-    return command
-
-
 def command_line(
     command: tuple,  # one of the commands
 ) -> str:  # a line of JSON without its end
     "Write a command as text"
     return json.dumps({"kind": type(command).__name__, **command._asdict()}, default=float)
-
-
-def command_of(
-    line: str | bytes,  # as `command_line` made it
-) -> tuple:  # the command; `Refused` where the line holds none
-    "Read a command back"
-    try:
-        body = parse_object(line)
-        if not isinstance(cls := COMMANDS.get(str(body.pop("kind", None))), type):
-            raise ValueError("it is none that this run knows")
-        if extra := body.keys() - set(cls._fields):
-            raise ValueError(f"{min(extra)!r:.60} is no value of it")
-        if wrong := misfit(cls, body):
-            raise ValueError(wrong)
-        return cls(**body)
-    except ValueError as error:
-        return Refused(str(error))

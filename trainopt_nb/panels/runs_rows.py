@@ -60,7 +60,7 @@ def _best(p: Progress) -> list | None:
     name = p.started.monitor
     return [figure(name, value), card.plain(name.replace("_", " ")), best.epoch]
 
-
+# %% ../../nbs/panels/03_runs_rows.ipynb #b18ba96e
 def run_row(
     name: str,  # of the run
     progress: Progress,  # what its log says

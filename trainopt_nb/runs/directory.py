@@ -19,6 +19,7 @@ import torch
 
 from ..base.errors import RunError
 from ..base.guarded_files import is_regular
+from ..events.fields import fits
 from .files import LOCK, read_json, write_json
 from ..store.lock import lock_owner, take_lock
 
@@ -73,6 +74,15 @@ def _text(value):
     return value if isinstance(value, str) else None
 
 
+def _created(path, when):
+    if fits(when, float) and math.isfinite(when):
+        return float(when)
+    try:
+        return (path / "run.json").stat().st_mtime
+    except OSError:  # it is being deleted
+        return 0.0
+
+# %% ../../nbs/runs/05b_directory.ipynb #681d4e94
 class RunDirectory:
     "The small files of a run"
 
@@ -109,13 +119,7 @@ class RunDirectory:
     @property
     def created(self) -> float:  # seconds since 1970
         "When the run was made; when its run.json was changed where that does not say it"
-        when = self.facts.get("created")
-        if isinstance(when, (int, float)) and math.isfinite(when):
-            return when
-        try:
-            return (self.path / "run.json").stat().st_mtime
-        except OSError:  # it is being deleted
-            return 0.0
+        return _created(self.path, self.facts.get("created"))
 
     @property
     def options(self) -> dict:  # keyword -> plain value

@@ -15,7 +15,8 @@ from ..base.errors import RunError
 from ..base.guarded_files import open_regular
 from ..base.registry import Registry
 from ..events.format import figure
-from ..events.records import WORDS, checked_command, command_line, command_of
+from ..events.received_commands import checked_command, command_of
+from ..events.records import WORDS, command_line
 from .directory import delete_directory, make_directory
 from .files import LOCK, line_pieces
 from .plain_text import plain
@@ -70,6 +71,17 @@ def receive_commands(
 # %% ../../nbs/runs/07_run.ipynb #dc95f1e4
 RUN_ACTIONS = Registry("run action")  # what higher rooms do with a run: name -> function
 
+
+def _stand(progress):
+    "Write in one line how a run stands"
+    row = progress.best or (progress.epochs[-1] if progress.epochs else None)
+    values = ", ".join(f"{plain(name)} {figure(name, v)}" for name, v in row.metrics.items()) if row else ""
+    which = f"best epoch {row.epoch}" if row and progress.best else "last epoch"
+    best = f", {which}: {values}" if values else ""
+    why = f" ({plain(progress.reason)})" if progress.state == "unreadable" else ""
+    damaged = f", {progress.damaged} damaged lines" if progress.damaged else ""
+    return f"{progress.state}{why}, epoch {progress.epoch}, step {progress.step}{best}{damaged}"
+
 # %% ../../nbs/runs/07_run.ipynb #50f821a6
 class Run(RunWriter):
     "A run on the disk: its options, its events, its weights"
@@ -117,15 +129,7 @@ class Run(RunWriter):
         delete_directory(self.path)
 
     def __repr__(self):
-        progress = self.progress
-        row = progress.best or (progress.epochs[-1] if progress.epochs else None)
-        values = ", ".join(f"{plain(name)} {figure(name, v)}" for name, v in row.metrics.items()) if row else ""
-        which = f"best epoch {row.epoch}" if row and progress.best else "last epoch"
-        best = f", {which}: {values}" if values else ""
-        why = f" ({plain(progress.reason)})" if progress.state == "unreadable" else ""
-        damaged = f", {progress.damaged} damaged lines" if progress.damaged else ""
-        done = f"epoch {progress.epoch}, step {progress.step}"
-        return f"Run {plain(self.name)}: {progress.state}{why}, {done}{best}{damaged}"
+        return f"Run {plain(self.name)}: {_stand(self.progress)}"
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         from trainopt_nb.runs.report import report_bundle  # draws with matplotlib, which only a page needs

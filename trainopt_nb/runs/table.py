@@ -18,6 +18,9 @@ from .run import Run
 from .summary import Summary, run_damage
 
 # %% ../../nbs/runs/08_table.ipynb #5f9d1c3f
+_WIDEST = 200  # letters of a cell
+
+
 def _show(value):
     return compact(value) if isinstance(value, float) else "–" if value is None else str(value)
 
@@ -35,9 +38,14 @@ def _cells(summary: Summary, mark: str, metrics: list[str], options: list) -> li
     return [plain(cell).replace("\n", " ")[:_WIDEST] for cell in cells]
 
 
-_WIDEST = 200  # letters of a cell
+def _text(head, cells):
+    widths = [max(len(row[i]) for row in (head, *cells)) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in (head, *cells)
+    )
 
-
+# %% ../../nbs/runs/08_table.ipynb #85eb1137
 class RunTable(list):
     "Runs, newest first, shown as a table with the options in which they differ"
 
@@ -59,7 +67,10 @@ class RunTable(list):
             *(n.replace("_", " ") for n in metrics),
             *differ,
         ]
-        marks = [" (damaged)" if run_damage(s.path, s.summary.damaged) else "" for s in self]
+        marks = [
+            " (damaged)" if run_damage(run.path, summary.damaged) else ""
+            for run, summary in zip(self, summaries, strict=True)
+        ]
         return [plain(name) for name in head], [
             _cells(summary, mark, metrics, [chosen.get(key) for key in differ])
             for summary, mark, chosen in zip(summaries, marks, options, strict=True)
@@ -67,16 +78,12 @@ class RunTable(list):
 
     def notes(self) -> list[str]:
         "Return sentences about what is damaged or left out"
-        whats = [(run.name, run.summary) for run in self]
-        damaged = [
-            (name, run_damage(run.path, summary.damaged))
-            for run, (name, summary) in zip(self, whats, strict=True)
-        ]
-        unread = [(name, summary.reason) for name, summary in whats if summary.state == "unreadable"]
-        return [
-            *(plain(f"{name}: {what}.") for name, what in [*damaged, *unread] if what),
-            *map(plain, self.left_out),
-        ]
+        said = []
+        for run in self:
+            summary = run.summary
+            unread = summary.reason if summary.state == "unreadable" else ""
+            said += [f"{run.name}: {what}." for what in (run_damage(run.path, summary.damaged), unread) if what]
+        return [plain(sentence) for sentence in (*said, *self.left_out)]
 
     def __repr__(self):
         table = _text(*self.rows()) if self else "No runs here yet."
@@ -88,14 +95,6 @@ class RunTable(list):
         if not self:
             return {"text/plain": repr(self)}
         return {"text/plain": repr(self), "text/html": table_html(*self.rows(), self.notes())}
-
-
-def _text(head, cells):
-    widths = [max(len(row[i]) for row in (head, *cells)) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in (head, *cells)
-    )
 
 # %% ../../nbs/runs/08_table.ipynb #5cb58f5a
 def list_runs(

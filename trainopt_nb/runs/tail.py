@@ -53,19 +53,65 @@ def settle(
 PROOF = 64  # bytes before the position that must still be there
 
 
-class Tail:
+class _LogReader:
+    "Reads a log from a position on, and from its beginning where it was replaced"
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.progress = Progress(self.path.name)  # the same object for as long as the tail lives
+        self.position, self._proof = 0, b""  # bytes that were read, and the last of them
+        self._begun_at = 0  # byte at which it began to read
+        self.logged = (self.progress.state, self.progress.reason)  # as the log has them
+
+    def _new_events(self) -> Iterator[list]:
+        "Read the whole lines after the position"
+        try:
+            file = open_regular(self.path / LOG)
+        except FileNotFoundError:
+            self._start_again()
+            return
+        with file:
+            if self._bytes_before(file, len(self._proof)) != self._proof:
+                self._start_again()
+            yield from self._events_of(file)
+            self._proof = self._bytes_before(file, PROOF)
+
+    def _bytes_before(self, file, count):
+        count = min(count, self.position)
+        file.seek(self.position - count)
+        return file.read(count)
+
+    def _events_of(self, file):
+        for lines, position in line_pieces(file, self.position):
+            events = list(from_lines(filter(None, lines)))
+            if self._begun_at and self._goes_back(events):
+                self._start_again()
+                yield from self._events_of(file)
+                return
+            self.position, self._proof = position, b""
+            yield events
+
+    def _goes_back(self, events):
+        "Return whether the run resumes before its best epoch: the best one before that is not known here"
+        best = self.progress.best
+        return best and any(type(event) is Started and event.step < best.step for event in events)
+
+    def _start_again(self):
+        if self.position:
+            self.position, self._proof, self._begun_at = 0, b"", 0
+            self.progress.reset()
+            self.logged = (self.progress.state, self.progress.reason)
+
+# %% ../../nbs/runs/04_tail.ipynb #cc6f0862
+class Tail(_LogReader):
     "A reader of a run's log that keeps its position and the progress so far"
 
     def __init__(
         self,
         path: str | Path,  # the run's directory
     ):
-        self.path = Path(path)
-        self.progress = Progress(self.path.name)  # the same object for as long as the tail lives
+        super().__init__(path)
         self.alive = True  # whether a process wrote the run at the last `read`
-        self.position, self._proof = 0, b""  # bytes that were read, and the last of them
-        self._begun_at = 0  # byte at which it began to read
-        self.logged = (self.progress.state, self.progress.reason)  # as the log has them
         self._lock = threading.Lock()
 
     def __reduce__(self):
@@ -110,42 +156,3 @@ class Tail:
             settle(self.path, progress, self.alive)
             if wrong:
                 progress.state, progress.reason = "unreadable", wrong
-
-    def _new_events(self) -> Iterator[list]:
-        "Read the whole lines after the position"
-        try:
-            file = open_regular(self.path / LOG)
-        except FileNotFoundError:
-            self._start_again()
-            return
-        with file:
-            if self._bytes_before(file, len(self._proof)) != self._proof:
-                self._start_again()
-            yield from self._events_of(file)
-            self._proof = self._bytes_before(file, PROOF)
-
-    def _bytes_before(self, file, count):
-        count = min(count, self.position)
-        file.seek(self.position - count)
-        return file.read(count)
-
-    def _events_of(self, file):
-        for lines, position in line_pieces(file, self.position):
-            events = list(from_lines(filter(None, lines)))
-            if self._begun_at and self._goes_back(events):
-                self._start_again()
-                yield from self._events_of(file)
-                return
-            self.position, self._proof = position, b""
-            yield events
-
-    def _goes_back(self, events):
-        "Return whether the run resumes before its best epoch: the best one before that is not known here"
-        best = self.progress.best
-        return best and any(type(event) is Started and event.step < best.step for event in events)
-
-    def _start_again(self):
-        if self.position:
-            self.position, self._proof, self._begun_at = 0, b"", 0
-            self.progress.reset()
-            self.logged = (self.progress.state, self.progress.reason)

@@ -6,6 +6,7 @@
 __all__ = ['EVERY', 'BEHIND', 'LogWriter', 'RunWriter']
 
 # %% ../../nbs/runs/06b_writer.ipynb #68421763
+import contextlib
 import os
 import time
 from collections.abc import Iterable
@@ -67,7 +68,8 @@ class LogWriter:
         size = self.file.tell()
         if (changed and now - self._written > EVERY) or size - self._summarized > BEHIND:
             self._written, self._summarized = now, size
-            write_summary(self.path, summarize(self.progress, size))
+            with contextlib.suppress(OSError):  # it is made anew from the log
+                write_summary(self.path, summarize(self.progress, size))
 
     def close(self):
         "Close the log; harmless the second time"

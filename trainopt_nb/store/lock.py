@@ -43,6 +43,8 @@ def lock_owner(
     "Return the process that writes a run"
     try:
         owner = read_object(path)
+        if type(owner.get("pid")) is not int:
+            raise ValueError("it names no process")
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
