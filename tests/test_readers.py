@@ -127,7 +127,7 @@ def test_a_summary_from_which_a_reader_goes_on_agrees_with_the_whole_log(tmp_pat
     step = lambda n: Step(n, 0, 1.0, 1e-3, 64, n * 0.01, 0.0)
     events = [STARTED, step(9), rows[0], step(15), rows[1], STARTED._replace(step=10, epoch=1), step(11), rows[1]._replace(best=True),
               STARTED._replace(step=0, epoch=0), step(1), Ended("stopped", 1, 0, "", 1.0)]  # fmt: skip
-    lines = to_lines(events)
+    lines, same = to_lines(events), []
     for first in range(len(lines) + 1):
         run = Run.create(tmp_path, "digits", {})
         log = run.path / "events.jsonl"
@@ -138,7 +138,9 @@ def test_a_summary_from_which_a_reader_goes_on_agrees_with_the_whole_log(tmp_pat
             found = run.summary
             (run.path / "summary.json").unlink(missing_ok=True)
             expected = run.summary
-            assert found._replace(changed=0) == expected._replace(changed=0), (first, more)
+            for one in (found, expected):  # sums in another order
+                same.append(one._replace(changed=0, seconds=round(one.seconds, 9), earlier=round(one.earlier, 9)))
+            assert same[-1] == same[-2], (first, more)
 
 
 # ---- encodings
@@ -246,7 +248,7 @@ def test_a_command_of_another_type_is_refused_and_the_run_goes_on(tmp_path):
         handle.run.send("save")
     inbox.unlink()
     handle.run.send("stop")
-    assert handle.result().state == "stopped"
+    assert list(turns)[-1][-1].state == handle.run.state == "stopped"
 
 
 def test_a_command_of_another_type_sent_into_the_generator(tmp_path):

@@ -184,7 +184,9 @@ class FollowedRun(RunHandle):
 def load_final_weights(
     run: Run,  # that ended
     model: nn.Module,  # the object that the user knows
-) -> list[str]:  # sentences about what was lost, for the user; empty where all is well, or where the run saved nothing
+) -> list[
+    str
+]:  # sentences about what was lost, for the user; empty where all is well, or where the run saved nothing
     "Load the weights that a run ended with into the kernel's own model"
     progress, folder = run.progress, run.path / "checkpoints"
     if not folder.exists() or progress.state == "not begun":
@@ -193,7 +195,12 @@ def load_final_weights(
     try:
         _, model_state, _, lost = load_checkpoint(folder, "best" if chosen else "last")
         model.load_state_dict(model_state)
-    except (CheckpointError, RuntimeError) as error:  # the latter where the model of the kernel is another one by now
-        return [f"The model in this kernel does not get the weights of {run.name}: {' '.join(str(error).split())}"]
+    except (
+        CheckpointError,
+        RuntimeError,
+    ) as error:  # the latter where the model of the kernel is another one by now
+        return [
+            f"The model in this kernel does not get the weights of {run.name}: {' '.join(str(error).split())}"
+        ]
     model.eval()
     return lost

@@ -30,7 +30,9 @@ class Log:
         self,
         run: Run,  # being written
         progress: Progress,  # kept up to date
-        save: Callable[[Path], object] = lambda folder: None,  # writes a checkpoint into a folder, where the directory of the run is gone
+        save: Callable[[Path], object] = lambda folder: (
+            None
+        ),  # writes a checkpoint into a folder, where the directory of the run is gone
     ):
         self.run, self.progress, self.path = run, progress, run.path / "events.jsonl"
         self.rescue = Rescue(run.path, save)

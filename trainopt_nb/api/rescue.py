@@ -26,7 +26,9 @@ _SMALL = 1 << 20  # bytes; what is larger is no description of a run
 
 def _small_files(path):
     "Return the content of the files that say what a run is"
-    found = [file for file in path.iterdir() if is_regular(file) and file.name[0] != "." and file.name not in _OWN]
+    found = [
+        file for file in path.iterdir() if is_regular(file) and file.name[0] != "." and file.name not in _OWN
+    ]
     return {file.name: file.read_bytes() for file in found if file.stat().st_size <= _SMALL}
 
 
@@ -55,7 +57,9 @@ class Rescue:
     def __init__(
         self,
         path: Path,  # directory of the run, with its log
-        save: Callable[[Path], object] = lambda folder: None,  # writes a checkpoint of the training into a folder
+        save: Callable[[Path], object] = lambda folder: (
+            None
+        ),  # writes a checkpoint of the training into a folder
     ):
         self.path, self._save = path, save
         self.target: Path | None = None  # where the run stands since it was rescued
@@ -83,7 +87,9 @@ class Rescue:
             self._save(self.target / "checkpoints")
         except Exception:  # whatever hinders it, the log is saved
             saved = "the log, without a checkpoint of this step,"
-        raise CheckpointError(f"{what} There is {saved} in {self.target}: %trainopt resume {self.target.name} goes on with it.")
+        raise CheckpointError(
+            f"{what} There is {saved} in {self.target}: %trainopt resume {self.target.name} goes on with it."
+        )
 
     def _in_place(self):
         try:

@@ -28,7 +28,9 @@ def checked_command(
     kind = type(command)
     if COMMANDS.get(kind.__name__) is not kind:
         words = ", ".join(WORDS)
-        raise RunError(f"A run takes the words {words}, or a command such as SetLr(1e-4), and got {given!r:.80}.")
+        raise RunError(
+            f"A run takes the words {words}, or a command such as SetLr(1e-4), and got {given!r:.80}."
+        )
     if wrong := misfit(kind, command._asdict()):
         raise RunError(f"The command {kind.__name__} is refused, because {wrong}.")
     return command

@@ -11,6 +11,7 @@ import queue
 
 from ..base.texts import wording
 from ..events.curves import Curve
+from ..events.fields import fits
 from ..events.progress import LIVE, Progress, digits
 from ..events.records import SetLr
 from .base import Panel, read_static
@@ -90,7 +91,7 @@ def command_from(
     if word != "lr":
         return WORDS[word]() if word in WORDS else None
     lr = content.get("value")
-    usable = type(lr) in (int, float) and math.isfinite(lr) and lr > 0
+    usable = fits(lr, float) and math.isfinite(lr) and lr > 0
     return SetLr(float(lr)) if usable else None
 
 # %% ../../nbs/panels/02_train_panel.ipynb #d1ad3f16

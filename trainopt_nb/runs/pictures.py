@@ -119,7 +119,9 @@ def charts(
     over = texts["over_steps" if unit == 1 else "over_epochs"].format(n=f"{end:g}")
 
     drawn = []
-    drawable = {name: curve for name, curve in progress.curves.items() if curve.x}  # a resume can empty a curve
+    drawable = {
+        name: curve for name, curve in progress.curves.items() if curve.x
+    }  # a resume can empty a curve
     train, valid = drawable.get("train loss"), drawable.get("valid loss")
     if train:
         lines = [(train.x, train.y, TRAIN, 0.7, 0.4, None), (train.x, smooth(train), TRAIN, 1.5, 1, None)]

@@ -16,7 +16,7 @@ from ..base.guarded_files import open_regular
 from ..base.registry import Registry
 from ..events.format import figure
 from ..events.received_commands import checked_command, command_of
-from ..events.records import WORDS, command_line
+from ..events.records import command_line
 from .directory import delete_directory, make_directory
 from .files import LOCK, line_pieces
 from .plain_text import plain
@@ -41,7 +41,9 @@ def send_command(
         with open_regular(run.path / INBOX, "ab") as file:
             file.write(line.encode())
     except OSError as error:
-        raise RunError(f"The command does not reach the run {run.name}: {error.strerror or error}.") from error
+        raise RunError(
+            f"The command does not reach the run {run.name}: {error.strerror or error}."
+        ) from error
 
 
 def receive_commands(
@@ -60,7 +62,10 @@ def receive_commands(
         nonlocal position
         if not held and (now := size()) != position:
             position = min(position, now)
-            with contextlib.suppress(OSError), open_regular(file) as inbox:  # what is no file holds no commands
+            with (
+                contextlib.suppress(OSError),
+                open_regular(file) as inbox,
+            ):  # what is no file holds no commands
                 lines, position = next(line_pieces(inbox, position), ([], position))
                 held.extend(command_of(line) for line in lines if line.strip())
         return held.pop(0) if held else None

@@ -82,7 +82,9 @@ class RunTable(list):
         for run in self:
             summary = run.summary
             unread = summary.reason if summary.state == "unreadable" else ""
-            said += [f"{run.name}: {what}." for what in (run_damage(run.path, summary.damaged), unread) if what]
+            said += [
+                f"{run.name}: {what}." for what in (run_damage(run.path, summary.damaged), unread) if what
+            ]
         return [plain(sentence) for sentence in (*said, *self.left_out)]
 
     def __repr__(self):

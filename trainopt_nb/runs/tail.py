@@ -92,9 +92,9 @@ class _LogReader:
             yield events
 
     def _goes_back(self, events):
-        "Return whether the run resumes before its best epoch: the best one before that is not known here"
-        best = self.progress.best
-        return best and any(type(event) is Started and event.step < best.step for event in events)
+        "Return whether the run resumes before its best epoch: the ones before that are not known here"
+        row = self.progress.best or next(reversed(self.progress.epochs), None)
+        return row and any(type(event) is Started and event.step < row.step for event in events)
 
     def _start_again(self):
         if self.position:

@@ -32,7 +32,11 @@ class LogWriter:
         self,
         path: Path,  # the run's directory
     ):
-        self.path, self._written, self._summarized = path, 0.0, 0  # the last: size of the log at the newest summary
+        self.path, self._written, self._summarized = (
+            path,
+            0.0,
+            0,
+        )  # the last: size of the log at the newest summary
         log = path / LOG
         if log.exists():
             data = log.read_bytes()

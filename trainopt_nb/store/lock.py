@@ -33,7 +33,13 @@ def _alive(owner):
     try:
         process = psutil.Process(owner["pid"])
         return abs(process.create_time() - owner["started"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.NoSuchProcess, KeyError, TypeError, ValueError, OverflowError):  # the latter: a damaged record
+    except (
+        psutil.NoSuchProcess,
+        KeyError,
+        TypeError,
+        ValueError,
+        OverflowError,
+    ):  # the latter: a damaged record
         return False
 
 
