@@ -139,7 +139,9 @@ def test_a_summary_from_which_a_reader_goes_on_agrees_with_the_whole_log(tmp_pat
             (run.path / "summary.json").unlink(missing_ok=True)
             expected = run.summary
             for one in (found, expected):  # sums in another order
-                same.append(one._replace(changed=0, seconds=round(one.seconds, 9), earlier=round(one.earlier, 9)))
+                same.append(
+                    one._replace(changed=0, seconds=round(one.seconds, 9), earlier=round(one.earlier, 9))
+                )
             assert same[-1] == same[-2], (first, more)
 
 

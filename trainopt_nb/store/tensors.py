@@ -223,7 +223,7 @@ def damage(
         if missing := [name for name in required if name not in listed]:
             return f"{MANIFEST} does not list {missing[0]}, so that damage of it cannot be seen"
         for name in names or listed:
-            if Path(name).name != name:
+            if Path(name).name != name or not name.isprintable():
                 return f"{MANIFEST} lists {name!r:.60}, which is no name of a file"
             if difference := _difference(folder / name, listed[name]):
                 return difference
