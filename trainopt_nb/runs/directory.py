@@ -70,6 +70,19 @@ def make_directory(
     return path
 
 # %% ../../nbs/runs/05b_directory.ipynb #424f0b4d
+def _run_path(path):
+    full = Path(path).absolute()
+    if full.is_symlink():
+        raise RunError(
+            f"{path} is a link, and links are not followed: open the run by its own path, {full.resolve()}."
+        )
+    if not is_regular(full / "run.json"):
+        raise RunError(
+            f"{path} is no run: a directory with run.json was expected. `%trainopt runs` lists what there is."
+        )
+    return full
+
+
 def _text(value):
     return value if isinstance(value, str) else None
 
@@ -90,15 +103,7 @@ class RunDirectory:
         self,
         path: str | Path,  # its directory
     ):
-        self.path = Path(path).absolute()
-        if self.path.is_symlink():
-            raise RunError(
-                f"{path} is a link, and links are not followed: open the run by its own path, {self.path.resolve()}."
-            )
-        if not is_regular(self.path / "run.json"):
-            raise RunError(
-                f"{path} is no run: a directory with run.json was expected. `%trainopt runs` lists what there is."
-            )
+        self.path = _run_path(path)
         self.name = self.path.name
 
     @property
