@@ -72,14 +72,14 @@ def test_a_run_with_an_unknown_event_is_read(tmp_path):
 
 def test_progress_reads_only_what_was_added(tmp_path, monkeypatch):
     run = write(tmp_path, state=None, epochs=2)
-    seen, read = [], Tail.read
+    seen, read = [], Tail._new_events
 
     def count(self):
-        events = read(self)
-        seen.append(len(events))
+        events = list(read(self))
+        seen.append(sum(map(len, events)))
         return events
 
-    monkeypatch.setattr(Tail, "read", count)
+    monkeypatch.setattr(Tail, "_new_events", count)
     assert run.progress.step == 20 and run.progress.step == 20
     run.append(steps(21, 24))
     assert run.progress.step == 24 and seen[:3] == [23, 0, 4]
@@ -175,8 +175,8 @@ def test_every_point_of_a_thinned_curve_was_measured():
 @pytest.fixture
 def parsed(monkeypatch):
     "The runs whose log was parsed"
-    names, read = [], Tail.read
-    monkeypatch.setattr(Tail, "read", lambda self: names.append(self.path.name) or read(self))
+    names, read = [], Tail.update
+    monkeypatch.setattr(Tail, "update", lambda self: names.append(self.path.name) or read(self))
     return names
 
 

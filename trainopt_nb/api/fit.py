@@ -61,5 +61,5 @@ def _with_all(run, model, options):
 
         from_environment().all_gather(None)  # not before the first rank has written the end of the run
         if make_room(model):
-            load_final_weights(run, model.cpu())
+            print(*load_final_weights(run, model.cpu()), sep="\n", end="")
     return run

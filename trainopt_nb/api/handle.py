@@ -15,8 +15,9 @@ from torch import nn
 
 from ..base.errors import CheckpointError, RunError
 from ..events.progress import LIVE, Progress
-from ..events.records import Pause, Resume, State, Stop
-from ..runs.run import WORDS, Run
+from ..events.received_commands import checked_command
+from ..events.records import Note, Pause, Resume, State, Stop
+from ..runs.run import Run
 from ..store.checkpoint import load_checkpoint
 
 # %% ../../nbs/api/02_handle.ipynb #6a694f8d
@@ -74,7 +75,7 @@ class LocalRun(RunHandle):
         self._turns, self._sent = turns, queue.SimpleQueue()
 
     def send(self, command):
-        self._sent.put(WORDS[command]() if isinstance(command, str) else command)
+        self._sent.put(checked_command(command))
 
     def close(self):
         self._turns.close()
@@ -144,6 +145,7 @@ class FollowedRun(RunHandle):
             self.progress.state, self.progress.reason = "waiting", ""
 
     def send(self, command):
+        command = checked_command(command)
         try:
             self.run.send(command)
         except RunError:
@@ -174,21 +176,31 @@ class FollowedRun(RunHandle):
         if ours:
             self._parent_pipe.close()
         if self.model is not None and not self._closed and (self._over or ours):
-            load_final_weights(self.run, self.model)
+            lost = load_final_weights(self.run, self.model)
+            self.progress.add([Note("warning", sentence, self.progress.step, "weights") for sentence in lost])
             self._closed = True
 
 # %% ../../nbs/api/02_handle.ipynb #f60d5bdf
 def load_final_weights(
     run: Run,  # that ended
     model: nn.Module,  # the object that the user knows
-) -> bool:  # whether there were weights
+) -> list[
+    str
+]:  # sentences about what was lost, for the user; empty where all is well, or where the run saved nothing
     "Load the weights that a run ended with into the kernel's own model"
-    progress = run.progress
+    progress, folder = run.progress, run.path / "checkpoints"
+    if not folder.exists() or progress.state == "not begun":
+        return []
     chosen = run.options.get("restore_best", True) and progress.best and progress.state == "finished"
     try:
-        _, model_state, _, _ = load_checkpoint(run.path / "checkpoints", "best" if chosen else "last")
-    except CheckpointError:
-        return False
-    model.load_state_dict(model_state)
+        _, model_state, _, lost = load_checkpoint(folder, "best" if chosen else "last")
+        model.load_state_dict(model_state)
+    except (
+        CheckpointError,
+        RuntimeError,
+    ) as error:  # the latter where the model of the kernel is another one by now
+        return [
+            f"The model in this kernel does not get the weights of {run.name}: {' '.join(str(error).split())}"
+        ]
     model.eval()
-    return True
+    return lost

@@ -6,13 +6,16 @@
 __all__ = ['Log', 'follow']
 
 # %% ../../nbs/api/01_log.ipynb #e0633176
+import contextlib
 import errno
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from pathlib import Path
 
 import torch
 
+from .rescue import Rescue
 from ..base.errors import CheckpointError, RunError
 from ..base.interrupts import interrupted
 from ..events.progress import ENDED, Progress
@@ -27,13 +30,17 @@ class Log:
         self,
         run: Run,  # being written
         progress: Progress,  # kept up to date
+        save: Callable[[Path], object] = lambda folder: (
+            None
+        ),  # writes a checkpoint into a folder, where the directory of the run is gone
     ):
         self.run, self.progress, self.path = run, progress, run.path / "events.jsonl"
+        self.rescue = Rescue(run.path, save)
         self.new, self._seen = [], 0  # not returned yet; how many of these are in the progress
         self._waiting = []  # not on the disk yet
 
     def write(self):
-        "Write new events"
+        "Write new events. Raises `CheckpointError` once, where the directory of the run is not there any more"
         part = _read_losses(self.new[self._seen :])
         self.new[self._seen :] = part
         self._seen = len(self.new)
@@ -43,6 +50,11 @@ class Log:
             self._append()
 
     def _append(self):
+        self.rescue.check(self.progress.step)
+        if self.rescue.target is not None:
+            self.rescue.append(self._waiting)
+            self._waiting = []
+            return
         before = self.path.stat().st_size
         try:
             self.run.append(self._waiting)
@@ -65,7 +77,7 @@ class Log:
         "Return the number of events for which the disk had no room"
         return len(self._waiting)
 
-
+# %% ../../nbs/api/01_log.ipynb #df735598
 def _read_losses(events):
     "Read the losses of all steps at once: on an accelerator they are tensors until here"
     places = [i for i, e in enumerate(events) if type(e) is Step and isinstance(e.loss, torch.Tensor)]
@@ -92,7 +104,7 @@ def follow(
             log.new.append(event)
             if answer or interrupted() or clock() >= held.get(type(event), 0.0):
                 began = clock()
-                command = yield log.take()
+                command = yield _take(events, log)
                 now = clock()
                 soon = now + min(100 * (now - began), 0.15)
                 later = max(soon, now + every)
@@ -101,6 +113,18 @@ def follow(
         pass
     finally:
         _close(events, log)
+
+
+def _take(events, log):
+    "Return the new events; where the directory of the run is gone, the run ends here"
+    try:
+        return log.take()
+    except CheckpointError as gone:
+        end = Ended("failed", log.progress.step, log.progress.epoch, str(gone), time.time())
+        with contextlib.suppress(StopIteration, CheckpointError):
+            end = events.throw(gone)
+        log.new.append(end)
+        return log.take()
 
 
 def _close(events, log):
@@ -116,6 +140,7 @@ def _close(events, log):
             log.new.append(Ended(state, log.progress.step, log.progress.epoch, reason, time.time()))
             log.write()
         log.run.stop_writing()
+        log.rescue.close()
     if log.lost:
         raise RunError(
             f"The last {log.lost} events of the run {log.run.name} found no room on the disk: make room, and resume it from its newest checkpoint."

@@ -15,8 +15,9 @@ from .log import Log, follow
 from ..base.errors import OptionError, RunError
 from ..events.progress import Progress
 from ..parallel.ranks import SINGLE, Ranks
+from ..runs.files import json_damage
 from ..runs.run import Run
-from ..store.checkpoint import load_checkpoint
+from ..store.checkpoint import load_checkpoint, save_checkpoint
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..train.loop import Loop
@@ -25,6 +26,10 @@ from ..train.sync import synced_events
 from ..train.task_record import task_record
 
 # %% ../../nbs/api/03_prepare_run.ipynb #b7c69ac0
+def _save(loop, folder):
+    save_checkpoint(folder, loop.state.step, *loop.state.state_dict())
+
+
 def _handle(run, loop, token="", every=0.1):
     "Return the handle of a loop that is ready"
     if not loop.prepared.ranks.first:
@@ -33,8 +38,9 @@ def _handle(run, loop, token="", every=0.1):
     run.start_writing(token)
     tail = run.tail()  # of our own: the progress of `run` would count each event twice
     if loop.resumed:
-        tail.read()
-    log = Log(run, tail.progress)
+        tail.update()
+    alone = loop.prepared.ranks.world == 1  # else the state is put together by all ranks
+    log = Log(run, tail.progress, *([lambda folder: _save(loop, folder)] if alone else []))
     events = synced_events(loop.events(run.path, run.name, log.write), loop)
     turns = follow(events, run, tail.progress, every, log)
     return LocalRun(run, tail.progress, turns, loop.prepared.model)
@@ -90,6 +96,11 @@ def stored_options(
 ) -> TrainOptions:
     "Return the options of a stored run, with changes. Raises `RunError` where a file could not hold one, such as a callable"
     TrainOptions.of(**changes)  # an error in these is raised as it is
+    if wrong := json_damage(run.path / "options.json"):
+        raise RunError(
+            f"The run {run.name} cannot go on as it was, because {wrong}. Put the file back from a copy, or begin a new run with the weights of "
+            "run.load(model)."
+        )
     stored = {name: tuple(value) if isinstance(value, list) else value for name, value in run.options.items()}
     try:
         return TrainOptions.of(**{**stored, **changes})
@@ -98,7 +109,7 @@ def stored_options(
             f"The run {run.name} was made with an option that no file can hold: {error} Pass it again."
         ) from error
 
-
+# %% ../../nbs/api/03_prepare_run.ipynb #751b4b5c
 def resume_in(
     run: Run,  # to be resumed
     task: Task,  # the same that it began with
@@ -116,7 +127,7 @@ def resume_in(
         raise RunError(
             f"The run {run.name} has done all of its {options.epochs} epochs: pass more, such as --epochs {2 * options.epochs}."
         )
-    lost += _early(run, training, options)
+    lost += _early(run, training, options) + _damaged(run)
     here = options.on(ranks.data_shard[1])
     prepared = prepare(task, here, ranks)
     prepared.notes = [("resume", sentence) for sentence in lost]  # the others were said when the run began
@@ -125,6 +136,16 @@ def resume_in(
     if ranks.first:
         run.change_options(options.plain())  # not before this process is the only writer
     return handle
+
+
+def _damaged(run):
+    "Return a warning about a log that is damaged. Raises `RunError` where it cannot be read, and so not be written"
+    before = run.progress
+    if before.state == "unreadable":
+        raise RunError(f"The run {run.name} cannot go on, because {before.reason}.")
+    lines = f"{before.damaged:,} lines" if before.damaged > 1 else "1 line"
+    text = f"{lines} of the run's log cannot be read and are passed over: what they said is missing in its curves."
+    return [text] if before.damaged else []
 
 
 def _early(run, training, options):

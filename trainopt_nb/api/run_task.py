@@ -16,6 +16,7 @@ from ..base.interrupts import interrupts
 from ..events.progress import event_line
 from ..events.records import Stop
 from ..parallel.ranks import SINGLE, from_environment
+from ..runs.plain_text import plain
 from ..runs.run import Run
 from ..runs.table import list_runs
 from ..task.task import Task
@@ -68,8 +69,19 @@ def print_lines(
         try:
             for new in handle.events(lambda: Stop("interrupted") if interrupt.requested else None):
                 for event in new:
-                    if line := event_line(handle.progress, event):
-                        write(line)
+                    _show(handle, event, write)
         finally:
+            known = len(handle.progress.notes)
             handle.close()
+            for note in handle.progress.notes[known:]:
+                _show(handle, note, write)
     return handle.result()
+
+
+def _show(handle, event, write):
+    "Write the line of an event, whatever letters the terminal has"
+    if line := plain(event_line(handle.progress, event)):
+        try:
+            write(line)
+        except UnicodeEncodeError:
+            write(line.encode("ascii", "backslashreplace").decode())

@@ -8,6 +8,7 @@ __all__ = ['Assumption', 'Assumptions', 'assumption_block']
 # %% ../../nbs/events/01b_assumptions.ipynb #166ada5d
 from typing import NamedTuple
 
+from .fields import misfit
 from .registry import event
 
 # %% ../../nbs/events/01b_assumptions.ipynb #a6c64871
@@ -29,8 +30,13 @@ class Assumptions(NamedTuple):
     @property
     def rows(self) -> list[Assumption]:
         "Return the assumptions; rows that a newer version wrote in another form are left out"
-        fitting = lambda item: isinstance(item, (list, tuple)) and 2 <= len(item) <= len(Assumption._fields)
-        return [Assumption(*item) for item in self.items if fitting(item)]
+        fields = Assumption._fields
+        given = [
+            dict(zip(fields, item, strict=False))
+            for item in self.items
+            if isinstance(item, (list, tuple)) and len(item) <= len(fields)
+        ]
+        return [Assumption(**each) for each in given if not misfit(Assumption, each)]
 
 # %% ../../nbs/events/01b_assumptions.ipynb #339c80e7
 def assumption_block(

@@ -90,6 +90,7 @@ class Pace:
         seconds: float,  # that the step took
     ):
         "Count a step"
+        seconds = max(0.0, seconds)  # clocks can be set back
         fade = math.exp(-seconds / self.memory)
         self.samples, self.seconds = self.samples * fade + samples, self.seconds * fade + seconds
 

@@ -10,10 +10,10 @@ import math
 
 # %% ../../nbs/events/02b_format.ipynb #c3016646
 def duration(
-    seconds: float,  # NaN gives an empty text
+    seconds: float,  # an empty text where it is not finite
 ) -> str:  # such as `4 s`, `3 min 20 s`, `2 h 05 min`
     "Write a length of time"
-    if math.isnan(seconds):
+    if not math.isfinite(seconds):
         return ""
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1f} s"

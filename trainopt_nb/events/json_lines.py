@@ -9,6 +9,8 @@ __all__ = ['write_line', 'read_line']
 import json
 import math
 
+from ..base.guarded_files import parse_object
+
 # %% ../../nbs/events/00b_json_lines.ipynb #b2df403c
 _encode = json.JSONEncoder(allow_nan=False).encode
 
@@ -22,8 +24,11 @@ def _plain(value):
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
+_UNUSUAL = {repr(value): value for value in (math.nan, math.inf, -math.inf)}
+
+
 def _revive(pairs):
-    return float(pairs["float"]) if pairs.keys() == {"float"} else pairs
+    return _UNUSUAL.get(str(pairs["float"]), pairs) if pairs.keys() == {"float"} else pairs
 
 
 def write_line(
@@ -38,8 +43,10 @@ def write_line(
 
 
 def read_line(
-    line: str,  # as `write_line` made it
+    line: str | bytes,  # as `write_line` made it
 ) -> tuple[str, dict]:  # kind and fields
-    "Read a record back"
-    body = json.loads(line, object_hook=_revive)
-    return body.pop("kind"), body
+    "Read a record back. Raises `ValueError` with the reason where the line is damaged"
+    body = parse_object(line, _revive)
+    if not isinstance(kind := body.pop("kind", None), str):
+        raise ValueError("it does not say what it is")
+    return kind, body

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from .curves import Curve, Pace
 from .format import compact, digits, duration, figure
 from trainopt_nb.events.records import (
+    Damaged,
     Ended,
     Epoch,
     LrChanged,
@@ -52,6 +53,7 @@ class _Facts:
         self.epochs: list[Epoch] = []  # rows of the table
         self.best: Epoch | None = None  # best row by `started.monitor`
         self.notes: list[Note] = []
+        self.damaged = 0  # lines of the log that could not be read
         self.assumptions: list[Assumption] = []
         self.workers: dict[int, WorkerLoad] = {}  # rank -> its newest load, where several devices train
         self.saved: Saved | None = None  # newest checkpoint
@@ -183,6 +185,7 @@ FOLDS.update(
         Ended: _add_ended,
         LrChanged: lambda p, e: setattr(p, "lr", e.lr),
         Note: lambda p, e: p.notes.append(e),
+        Damaged: lambda p, e: setattr(p, "damaged", p.damaged + 1),
         Assumptions: lambda p, e: setattr(p, "assumptions", e.rows),
         WorkerLoad: lambda p, e: p.workers.__setitem__(e.rank, e),
     }
@@ -195,7 +198,8 @@ def epoch_line(
 ) -> str:  # one line, such as `epoch 3/12  train loss 0.071  valid loss 0.093  accuracy 97.8%  18.4 k/s`
     "Write the line that a terminal prints for an epoch"
     row = row or progress.epochs[-1]
-    parts = [f"epoch {row.epoch}/{progress.started.epochs}", f"train loss {compact(row.train_loss)}"]
+    epochs = f"/{progress.started.epochs}" if progress.started else ""  # the line that says it can be damaged
+    parts = [f"epoch {row.epoch}{epochs}", f"train loss {compact(row.train_loss)}"]
     if row.valid_loss is not None:
         parts.append(f"valid loss {compact(row.valid_loss)}")
     parts += [f"{name} {figure(name, value)}" for name, value in row.metrics.items()]
@@ -226,6 +230,6 @@ LINES.update(
         Note: _note_line,
         Assumptions: lambda _, e: assumption_block(e.rows),
         Ended: _ended_line,
-        Unknown: lambda _, e: f"{e.kind}: {json.dumps(e.body, default=str)[:200]}",
+        Unknown: lambda _, e: f"{json.dumps(e.kind)[1:-1]}: {json.dumps(e.body, default=str)[:200]}",
     }
 )

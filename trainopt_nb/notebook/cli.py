@@ -123,6 +123,8 @@ def main(
     words: list[str] | None = None,  # arguments; those of the command line where None
 ) -> int:  # exit status
     "Run the command `trainopt`"
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
     try:
         status = _command(sys.argv[1:] if words is None else words)
         sys.stdout.flush()

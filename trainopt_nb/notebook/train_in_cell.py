@@ -124,8 +124,8 @@ def attach(
 ):
     "Show a run with its whole history; one that another process writes is followed until it ends"
     if not run.alive:
-        if model is not None:
-            load_final_weights(run, model)
+        for sentence in [] if model is None else load_final_weights(run, model):
+            print(sentence)
         show(run)
         return
     if not has_frontend(shell):

@@ -6,6 +6,7 @@
 __all__ = ['TEXTS', 'OVER', 'run_row', 'run_curves', 'Watched', 'table_figures', 'RunsTable']
 
 # %% ../../nbs/panels/03_runs_rows.ipynb #30902277
+import contextlib
 import os
 from collections import Counter
 from pathlib import Path
@@ -13,15 +14,17 @@ from pathlib import Path
 from ..base.errors import RunError
 from ..base.texts import wording
 from ..events.progress import ENDED, LIVE, Progress, compact, duration, figure
-from ..events.records import from_lines
+from ..events.records import Epoch
 from .protocol import finite
 from ..runs import card
 from ..runs.run import Run
+from ..runs.summary import follow_summary, read_summary, run_damage, run_summary
+from ..runs.tail import Tail
 from ..task.train_options import TrainOptions
 
 # %% ../../nbs/panels/03_runs_rows.ipynb #bb5dc1d5
 TEXTS = wording("base", "card", "runs", code="en")  # the words where no language is asked for
-OVER = (*ENDED, "dead", "not begun")  # states in which no process works on a run
+OVER = (*ENDED, "dead", "not begun", "unreadable")  # states in which no process works on a run
 
 
 def _changed(options: dict[str, object]) -> str:
@@ -37,26 +40,34 @@ def _bytes(folder: Path) -> int:
     total = 0
     for path in folder.rglob("*"):
         try:
-            total += path.stat().st_size
+            total += path.lstat().st_size
         except OSError:
             continue
     return total
 
 
+def _monitored(p: Progress, row: Epoch) -> float | None:
+    "Return the monitored metric of an epoch, None where the epoch has none"
+    return row.values.get(p.started.monitor) if p.started else None
+
+
 def _best(p: Progress) -> list | None:
     "Return value, name and epoch of the best epoch's monitored metric, of the newest epoch where none is best"
     best = p.best or (p.epochs[-1] if p.epochs else None)
-    name = p.started.monitor if p.started else ""
-    value = None if best is None else best.metrics.get(name, getattr(best, name, None))
-    return None if value is None else [figure(name, value), card.plain(name.replace("_", " ")), best.epoch]
+    value = None if best is None else _monitored(p, best)
+    if value is None:
+        return None
+    name = p.started.monitor
+    return [figure(name, value), card.plain(name.replace("_", " ")), best.epoch]
 
-
+# %% ../../nbs/panels/03_runs_rows.ipynb #b18ba96e
 def run_row(
     name: str,  # of the run
     progress: Progress,  # what its log says
     options: dict[str, object],  # as they are stored
     alive: bool,  # whether a process works on it
     size: int,  # bytes on the disk
+    damage: str = "",  # what of it is damaged
 ) -> dict[str, object]:  # plain data without NaN
     "Return what the table shows of a run"
     p = progress
@@ -64,6 +75,7 @@ def run_row(
         "name": card.plain(name),
         "state": p.state,
         "why": card.plain(p.reason) if p.state in OVER else "",
+        "damage": card.plain(damage),
         "alive": alive,
         "done": [p.epoch, p.started.epochs if p.started else None],
         "fraction": finite(p.fraction),
@@ -105,27 +117,31 @@ class Watched:
 
     def __init__(self, run: Run):
         self.run, self.version, self.row = run, 0, {}
-        self.created = run.facts.get("created", 0)
+        self.created = run.created
         self._options, self._sized, self._marks = None, None, None
-        self._files = [str(run.path / name) for name in ("events.jsonl", "lock", "options.json")]
-        self._begin()
+        self._files = [str(run.path / name) for name in ("events.jsonl", "lock", "options.json", "run.json")]
+        run_summary(run.path)  # brings it up to date
+        self._tail = follow_summary(run.path, read_summary(run.path))  # without the curves
+        self._curves: Tail | None = None  # with them, once they are drawn
 
-    def _begin(self):
-        "Forget the log, so that it is read from its beginning"
-        self.progress, self.place = Progress(self.run.name), 0
+    @property
+    def progress(self) -> Progress:
+        "How the run stands; its curves are in `curves`"
+        return self._tail.progress
+
+    @property
+    def place(self) -> int:  # byte of the log
+        "How much of the log was read"
+        return self._tail.position
 
     def refresh(self) -> bool:  # whether there is something new to show
         "Read what was added to the log"
         marks = [_mark(file) for file in self._files]
         if marks == self._marks and self.progress.state in OVER:
             return False  # most runs, most of the time: three looks at the folder and nothing else
-        self._marks, alive = marks, self.run.alive
-        if marks[0] and marks[0][0] < self.place:
-            self._begin()
-        lines, self.place = self.run.lines(self.place)
-        self.progress.add(from_lines(lines))
-        self.run.settle(self.progress, alive)
-        before, self.row = self.row, self._row(alive)
+        self._marks = marks
+        self._tail.update()
+        before, self.row = self.row, self._row(self._tail.alive)
         return self.row != before
 
     def _row(self, alive: bool) -> dict[str, object]:
@@ -134,11 +150,13 @@ class Watched:
             self._options = options if p.state in OVER else None  # a run that is resumed can have others
         if self._sized != (p.saved, p.state):
             self._sized, self.bytes = (p.saved, p.state), _bytes(self.run.path)
-        return run_row(self.run.name, p, options, alive, self.bytes)
+        damage = run_damage(self.run.path, p.damaged)
+        return run_row(self.run.name, p, options, alive, self.bytes, damage)
 
     def curves(self) -> dict[str, object]:  # plain data without NaN
         "Return all of its curves, with the mark that says how much of the log is in them"
-        return {"mark": self.place, **run_curves(self.progress)}
+        self._curves = self._curves or Tail(self.run.path)
+        return {"mark": self.place, **run_curves(self._curves.update())}
 
 # %% ../../nbs/panels/03_runs_rows.ipynb #7cd21ab5
 def table_figures(
@@ -152,7 +170,7 @@ def table_figures(
     return [
         [str(len(watched)), texts["total"]],
         [str(running), texts["running"]],
-        _best_of([w.progress for w in watched if w.progress.best], texts),
+        _best_of([w.progress for w in watched if w.progress.best and w.progress.started], texts),
         [taken, texts["trained"]],
         [size, texts["disk"]],
     ]
@@ -163,8 +181,7 @@ def _best_of(runs: list[Progress], texts: dict[str, str]) -> list[str]:
     if not runs:
         return ["–", card.plain(texts["metric"])]
     name, mode = Counter((p.started.monitor, p.started.mode) for p in runs).most_common(1)[0][0]
-    rows = [p.best for p in runs if p.started.monitor == name]
-    values = [row.metrics.get(name, getattr(row, name, None)) for row in rows]
+    values = [_monitored(p, p.best) for p in runs if p.started.monitor == name]
     best = (max if mode == "max" else min)((v for v in values if v is not None), default=None)
     return [figure(name, best), card.plain(texts["best_of"].format(name=name.replace("_", " ")))]
 
@@ -181,12 +198,14 @@ class RunsTable:
 
     def refresh(self):
         "Read what is new in the folder"
-        inside = os.listdir(self.folder) if self.folder.is_dir() else []
+        inside: list[str] = []
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            inside = os.listdir(self.folder)
         found = {card.plain(name): self.folder / name for name in inside}
         for name in self._watched.keys() - found.keys():
             del self._watched[name]
         for name in found.keys() - self._watched.keys():
-            if (found[name] / "run.json").exists():
+            with contextlib.suppress(RunError):  # no run, or one that is being deleted
                 self._watched[name] = Watched(Run(found[name]))
         now = self.version + 1
         for watched in self._watched.values():

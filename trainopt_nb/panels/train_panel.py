@@ -11,6 +11,7 @@ import queue
 
 from ..base.texts import wording
 from ..events.curves import Curve
+from ..events.fields import fits
 from ..events.progress import LIVE, Progress, digits
 from ..events.records import SetLr
 from .base import Panel, read_static
@@ -44,12 +45,12 @@ def standing(
     texts: dict[str, str] = TEXTS,  # the words
 ) -> dict[str, object]:  # plain data without NaN
     "Return the facts that change with an epoch, a note or a state, not with a step"
-    metrics = card.metric_curves(progress)
+    metrics, saved = card.metric_curves(progress), progress.saved
     return {
         "state": progress.state,
         "name": card.plain(progress.name),
         "machine": card.plain(card.machine(progress, texts)),
-        "saved": {"step": progress.saved.step, "time": progress.saved.time} if progress.saved else None,
+        "saved": {"step": saved.step, "time": finite(saved.time)} if saved else None,
         "metrics": [card.plain(name) for name in metrics],
         "shares": [card.plain(name) for name in metrics if card.is_share(name)],
         "best": _best(progress, texts),
@@ -62,7 +63,7 @@ def standing(
 def _standing_key(progress: Progress) -> tuple:
     "Return the values on which the facts of `standing` depend"
     p = progress
-    counts = len(p.epochs), len(p.notes), len(p.curves), len(p.assumptions)
+    counts = len(p.epochs), len(p.notes), len(p.curves), p.damaged, len(p.assumptions)
     return p.started, p.state, p.reason, p.saved, counts, *p.workers.values()
 
 
@@ -90,7 +91,7 @@ def command_from(
     if word != "lr":
         return WORDS[word]() if word in WORDS else None
     lr = content.get("value")
-    usable = type(lr) in (int, float) and math.isfinite(lr) and lr > 0
+    usable = fits(lr, float) and math.isfinite(lr) and lr > 0
     return SetLr(float(lr)) if usable else None
 
 # %% ../../nbs/panels/02_train_panel.ipynb #d1ad3f16
@@ -126,7 +127,7 @@ class TrainPanel(Panel):
         "Return the facts of the panel rather than of the run"
         notes = [["info", card.plain(self.notice)]] if self.notice and not self.closed else []
         return {
-            "notes": [list(note) for note in card.messages(p)[-_NOTES:]] + notes,
+            "notes": [list(note) for note in card.messages(p, self.texts)[-_NOTES:]] + notes,
             "live": self._live and not self.closed and p.state in ("waiting", *LIVE),
             "controls": self._live,
             "place": card.plain(self.place),

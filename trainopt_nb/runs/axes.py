@@ -28,7 +28,7 @@ def x_scale(
 
 def _room(done, whole, least):
     "Where the axis of a run ends that goes on: all of it, or 1, 2 or 5 times a power of ten that is not yet reached"
-    ends = (n * 10**k for k in range(1, 16) for n in (1, 2, 5))
+    ends = (n * 10**k for k in range(1, 20) for n in (1, 2, 5))
     end = next((end for end in ends if end >= max(least, done * 1.02)), whole)
     return max(whole, done) if whole <= end * 1.25 else end
 

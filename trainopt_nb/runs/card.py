@@ -69,7 +69,7 @@ def metric_curves(
 def _change(progress, name):
     "Return the change of a metric in the last epoch, and whether it improved"
     values = [row.metrics[name] for row in progress.epochs[-2:] if name in row.metrics]
-    if len(values) < 2 or not all(map(math.isfinite, values)):
+    if len(values) < 2 or not all(map(math.isfinite, values)) or progress.started is None:
         return "", False
     move = values[1] - values[0]
     text = f"{move * 100:+.1f}" if is_share(name) else "+" * (move > 0) + digits(move, 2)
@@ -112,8 +112,8 @@ def best_text(
     texts: dict = TEXTS,  # of the language
 ) -> str:  # such as `best 97.8% at epoch 7`; empty where it does not decide
     "Write the best epoch beside the monitored metric"
-    best = progress.best
-    if best is None or name != progress.started.monitor or name not in best.metrics:
+    best, started = progress.best, progress.started
+    if best is None or started is None or name != started.monitor or name not in best.metrics:
         return ""
     return texts["best"].format(value=figure(name, best.metrics[name]), epoch=best.epoch)
 
@@ -123,10 +123,10 @@ def best_loss(
     texts: dict = TEXTS,  # of the language
 ) -> str:  # such as `best 0.3218 at epoch 7`; empty where no loss decides
     "Write the best epoch beside the losses"
-    best = progress.best
-    if best is None or progress.started.monitor not in ("train_loss", "valid_loss"):
+    best, started = progress.best, progress.started
+    if best is None or started is None or started.monitor not in ("train_loss", "valid_loss"):
         return ""
-    return texts["best"].format(value=compact(getattr(best, progress.started.monitor)), epoch=best.epoch)
+    return texts["best"].format(value=compact(best.values.get(started.monitor)), epoch=best.epoch)
 
 # %% ../../nbs/runs/01_card.ipynb #c6eb692c
 TITLES = {"f1": "F1", "auroc": "AUROC", "mae": "MAE", "mse": "MSE", "rmse": "RMSE", "r2": "R²"}
@@ -170,10 +170,13 @@ def short_path(
 
 def messages(
     progress: Progress,  # of the run
+    texts: dict = TEXTS,  # of the language
 ) -> list[tuple[str, str]]:  # level and sentence, the newest last
     "Return the notes of a run, and why it ended if it ended before its last step"
     notes = [(note.level, plain(note.text)) for note in progress.notes]
-    bad = progress.state in ("failed", "dead")
+    if count := progress.damaged:
+        notes.append(("warning", texts["damaged" if count == 1 else "damaged_lines"].format(n=count)))
+    bad = progress.state in ("failed", "dead", "unreadable")
     early = (
         progress.state == "finished" and progress.started and progress.step < (progress.started.steps or 0)
     )
@@ -209,7 +212,7 @@ class Device(NamedTuple):
 
 def _spent(load):
     parts = [
-        max(0.0, part / max(load.seconds, 1e-9))
+        min(1.0, max(0.0, part / max(load.seconds, 1e-9)))
         for part in (load.data, load.forward, load.backward, load.waiting)
     ]
     return (*parts, max(0.0, 1 - sum(parts)))

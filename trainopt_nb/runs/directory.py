@@ -6,6 +6,8 @@
 __all__ = ['make_directory', 'RunDirectory', 'delete_directory']
 
 # %% ../../nbs/runs/05b_directory.ipynb #cd127368
+import contextlib
+import math
 import platform
 import re
 import shutil
@@ -16,6 +18,8 @@ from pathlib import Path
 import torch
 
 from ..base.errors import RunError
+from ..base.guarded_files import is_regular
+from ..events.fields import fits
 from .files import LOCK, read_json, write_json
 from ..store.lock import lock_owner, take_lock
 
@@ -66,6 +70,32 @@ def make_directory(
     return path
 
 # %% ../../nbs/runs/05b_directory.ipynb #424f0b4d
+def _run_path(path):
+    full = Path(path).absolute()
+    if full.is_symlink():
+        raise RunError(
+            f"{path} is a link, and links are not followed: open the run by its own path, {full.resolve()}."
+        )
+    if not is_regular(full / "run.json"):
+        raise RunError(
+            f"{path} is no run: a directory with run.json was expected. `%trainopt runs` lists what there is."
+        )
+    return full
+
+
+def _text(value):
+    return value if isinstance(value, str) else None
+
+
+def _created(path, when):
+    if fits(when, float) and math.isfinite(when):
+        return float(when)
+    try:
+        return (path / "run.json").stat().st_mtime
+    except OSError:  # it is being deleted
+        return 0.0
+
+# %% ../../nbs/runs/05b_directory.ipynb #681d4e94
 class RunDirectory:
     "The small files of a run"
 
@@ -73,11 +103,7 @@ class RunDirectory:
         self,
         path: str | Path,  # its directory
     ):
-        self.path = Path(path).absolute()
-        if not (self.path / "run.json").exists():
-            raise RunError(
-                f"{path} is no run: a directory with run.json was expected. `%trainopt runs` lists what there is."
-            )
+        self.path = _run_path(path)
         self.name = self.path.name
 
     @property
@@ -88,12 +114,17 @@ class RunDirectory:
     @property
     def run_type(self) -> str:  # such as `train`
         "What the run is"
-        return self.facts.get("type", "train")
+        return _text(self.facts.get("type")) or "train"
 
     @property
     def parent(self) -> str | None:
         "Name of the run that started this one, None where there is none"
-        return self.facts.get("parent")
+        return _text(self.facts.get("parent"))
+
+    @property
+    def created(self) -> float:  # seconds since 1970
+        "When the run was made; when its run.json was changed where that does not say it"
+        return _created(self.path, self.facts.get("created"))
 
     @property
     def options(self) -> dict:  # keyword -> plain value
@@ -103,7 +134,8 @@ class RunDirectory:
     @property
     def classes(self) -> tuple:
         "Names of the classes where labels were text, in the order of their numbers"
-        return tuple(self.facts.get("classes", ()))
+        names = self.facts.get("classes")
+        return tuple(map(str, names)) if isinstance(names, list) else ()
 
     @property
     def alive(self) -> bool:
@@ -129,11 +161,16 @@ def delete_directory(
     path: Path,  # the run's directory
 ):
     "Remove a run with everything in it; raises `RunError` while a process writes it"
-    take_lock(path / LOCK)  # from here on no process can start to write it
+    try:
+        take_lock(path / LOCK)  # from here on no process can start to write it
+    except OSError as error:
+        raise RunError(f"The run {path.name} cannot be removed: {error.strerror or error}.") from error
     try:
         (path / "run.json").unlink()  # whatever happens next, it is not listed any more
         shutil.rmtree(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            (path / LOCK).unlink(missing_ok=True)
         raise RunError(
             f"The run {path.name} cannot be removed from {path}: {error.strerror or error}."
         ) from error

@@ -26,11 +26,14 @@ _PLAIN = {
 }
 
 
+_LARGEST = 1e300  # beyond it the height of a picture is no number any more
+
+
 def _limits(lines, share):
     "Return the vertical limits that hold every finite value"
     values = [value for _, y, *_ in lines for value in y if math.isfinite(value)] or [0.0, 1.0]
-    low, high = min(values), max(values)
-    room = (high - low or abs(high) or 1) * 0.06
+    low, high = max(min(values), -_LARGEST), min(max(values), _LARGEST)
+    room = max((high - low or abs(high) or 1) * 0.06, 1 / _LARGEST)
     low = 0 if 0 <= low < 0.3 * high else low - room
     return low, min(high + room, 1.005) if share else high + room
 
@@ -116,8 +119,11 @@ def charts(
     over = texts["over_steps" if unit == 1 else "over_epochs"].format(n=f"{end:g}")
 
     drawn = []
-    train, valid = progress.curves["train loss"], progress.curves.get("valid loss")
-    if train.x:
+    drawable = {
+        name: curve for name, curve in progress.curves.items() if curve.x
+    }  # a resume can empty a curve
+    train, valid = drawable.get("train loss"), drawable.get("valid loss")
+    if train:
         lines = [(train.x, train.y, TRAIN, 0.7, 0.4, None), (train.x, smooth(train), TRAIN, 1.5, 1, None)]
         lines += [(valid.x, valid.y, VALID, 1.5, 1, None)] if valid else []
         named = [(n, c) for n, c in (("train loss", train), ("valid loss", valid)) if c]
@@ -133,8 +139,8 @@ def charts(
                 _picture(lines, unit, end, False, axis),
             )
         )
-    for name in [n for n in metric_curves(progress) if n in progress.curves][:1]:
-        curve = progress.curves[name]
+    for name in [n for n in metric_curves(progress) if n in drawable][:1]:
+        curve = drawable[name]
         best = progress.best.step if best_text(progress, name) else None
         dot = curve.x.index(best) if best in curve.x else None
         legend = [(best_text(progress, name, texts), "")]

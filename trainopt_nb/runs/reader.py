@@ -12,11 +12,11 @@ from torch import nn
 
 from ..base.errors import RunError
 from ..events.progress import Progress
-from ..events.records import Epoch, Started, Step, from_lines
+from ..events.records import Epoch, Started, Step
 from .directory import RunDirectory
 from .files import LOG, whole_lines
 from .summary import Summary, epoch_metrics, run_summary
-from .tail import Tail, settle
+from .tail import Tail
 from ..store.checkpoint import load_checkpoint
 
 # %% ../../nbs/runs/06_reader.ipynb #f06f3796
@@ -74,8 +74,12 @@ class RunReader(RunDirectory):
         return whole_lines(self.path / LOG, start)
 
     def events(self) -> list:
-        "Return all events, without the steps and epochs that a resumed run repeated"
-        return _without_repeats(from_lines(self.lines()[0]))
+        "Return all events, without the steps and epochs that a resumed run repeated. Raises `RunError` where the log cannot be read"
+        tail = Tail(self.path)
+        events = tail.read()
+        if tail.progress.state == "unreadable":
+            raise RunError(f"The events of the run {self.name} are not there: {tail.progress.reason}.")
+        return _without_repeats(events)
 
     def tail(self) -> Tail:
         "Return a new reader that follows the log: each `read` returns the events that were added"
@@ -84,21 +88,16 @@ class RunReader(RunDirectory):
     @property
     def progress(self) -> Progress:  # the same object each time, brought up to date
         "The present state of the run, with its curves"
-        self._tail.read()
-        return self._tail.progress
+        return self._tail.update()
 
     @property
     def summary(self) -> Summary:
         "How the run stands, in a few values, usually without reading its log"
         return run_summary(self.path)
 
-    def settle(self, progress: Progress, alive: bool) -> Progress:
-        "Correct the state of a run whose process is gone"
-        return settle(self.path, progress, alive)
-
     @property
     def state(self) -> str:
-        "`waiting`, `training`, `validating`, `paused`, `finished`, `stopped`, `failed`, `dead` or `not begun`"
+        "`waiting`, `training`, `validating`, `paused`, `finished`, `stopped`, `failed`, `dead`, `not begun` or `unreadable`"
         return self.progress.state
 
     @property

@@ -8,6 +8,7 @@ __all__ = ['report_html', 'report_text', 'report_bundle', 'table_html']
 # %% ../../nbs/runs/02_report.ipynb #e9483d01
 import base64
 import math
+from collections.abc import Iterable
 
 from trainopt_nb.runs.card import (
     PARTS,
@@ -37,6 +38,7 @@ _TINT = {
     "validating": "56,142,60",
     "failed": "211,47,47",
     "dead": "211,47,47",
+    "unreadable": "211,47,47",
     "error": "211,47,47",
     "paused": "230,126,0",
     "stopped": "128,128,128",
@@ -139,7 +141,7 @@ def _units(texts):
 
 # %% ../../nbs/runs/02_report.ipynb #4b29231f
 def _notes(progress, texts, most=5):
-    notes = messages(progress)
+    notes = messages(progress, texts)
     rows = [
         f'<div style="padding:8px 14px;border-top:{_LINE};overflow-wrap:anywhere;white-space:pre-wrap;{_tint(level, ".1")}">'
         + (f"<b>{escape(texts[level])}</b> " if level in ("warning", "error") else "")
@@ -227,7 +229,7 @@ def report_text(
     lines.append("  ".join(f"{item.label} {item.value}" for item in figures(progress, texts)))
     best = [best_loss(progress, texts)] + [best_text(progress, n, texts) for n in metric_curves(progress)[:1]]
     lines += [plain(text) for text in best if text]
-    lines += [f"{texts.get(level, '')} {text}".strip() for level, text in messages(progress)]
+    lines += [f"{texts.get(level, '')} {text}".strip() for level, text in messages(progress, texts)]
     rows = [
         f"{topic}: {'' if certain else '? '}{text}" for topic, text, _, certain in assumed(progress, texts)
     ]
@@ -254,6 +256,7 @@ def report_bundle(
 def table_html(
     head: list[str],  # names of the columns
     rows: list[list[str]],  # text of the cells
+    notes: Iterable[str] = (),  # sentences below it
 ) -> str:
     "A table that is readable in light and dark, every text escaped"
     cell = f"padding:3px 14px 3px 0;text-align:left;vertical-align:top;border-bottom:{_LINE}"
@@ -261,7 +264,8 @@ def table_html(
         f'<{tag} style="{cell};{more}">{escape(text)}</{tag}>' for text in texts
     )
     body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
+    below = "".join(f'<div style="padding-top:6px;font-size:12px">{escape(note)}</div>' for note in notes)
     return (
         f'<div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums">'
-        f"<thead><tr>{line('th', head, 'font-weight:600;white-space:nowrap')}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<thead><tr>{line('th', head, 'font-weight:600;white-space:nowrap')}</tr></thead><tbody>{body}</tbody></table>{below}</div>"
     )

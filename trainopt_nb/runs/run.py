@@ -6,15 +6,20 @@
 __all__ = ['INBOX', 'RUN_ACTIONS', 'send_command', 'receive_commands', 'Run']
 
 # %% ../../nbs/runs/07_run.ipynb #7286e6fd
+import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from ..base.errors import RunError
+from ..base.guarded_files import open_regular
 from ..base.registry import Registry
 from ..events.format import figure
-from ..events.records import COMMANDS, WORDS, command_line, command_of
+from ..events.received_commands import checked_command, command_of
+from ..events.records import command_line
 from .directory import delete_directory, make_directory
-from .files import LOCK, whole_lines
+from .files import LOCK, line_pieces
+from .plain_text import plain
 from .writer import RunWriter
 from ..store.lock import lock_owner
 
@@ -26,40 +31,61 @@ def send_command(
     run: RunWriter,
     command: str | tuple,  # `pause`, `resume`, `stop`, `save`, or a command such as `SetLr(1e-4)`
 ):
-    "Send a command to the process that writes a run; raises `RunError` where there is none"
-    given = command
-    command = WORDS[given]() if isinstance(given, str) and given in WORDS else given
-    if COMMANDS.get(type(command).__name__) is not type(command):
-        raise RunError(
-            f"A run takes the words {', '.join(WORDS)}, or a command such as SetLr(1e-4), and got {given!r}."
-        )
+    "Send a command to the process that writes a run; raises `RunError` where there is none, or where it is no command"
+    line = command_line(checked_command(command)) + "\n"
     if lock_owner(run.path / LOCK) is None:
         raise RunError(
             f"The run {run.name} is {run.state}, so no process takes its commands: %trainopt resume goes on with it."
         )
-    with open(run.path / INBOX, "ab", buffering=0) as file:
-        file.write((command_line(command) + "\n").encode())
+    try:
+        with open_regular(run.path / INBOX, "ab") as file:
+            file.write(line.encode())
+    except OSError as error:
+        raise RunError(
+            f"The command does not reach the run {run.name}: {error.strerror or error}."
+        ) from error
 
 
 def receive_commands(
     path: Path,  # the run's directory
-) -> Callable[[], tuple | None]:  # returns the next command, or None
+) -> Callable[[], tuple | None]:  # returns the next command, `Refused` for a line that holds none, or None
     "Return a function that gives the commands which are sent from now on"
-    file, held = path / INBOX, []
-    file.touch()
-    position = file.stat().st_size
+    file, held, position = path / INBOX, [], 0
+
+    def size():
+        try:
+            return os.stat(file).st_size
+        except OSError:  # nothing was sent yet, or the file was removed
+            return 0
 
     def next_command():
         nonlocal position
-        if not held and file.stat().st_size > position:
-            lines, position = whole_lines(file, position)
-            held.extend(command for command in map(command_of, lines) if command is not None)
+        if not held and (now := size()) != position:
+            position = min(position, now)
+            with (
+                contextlib.suppress(OSError),
+                open_regular(file) as inbox,
+            ):  # what is no file holds no commands
+                lines, position = next(line_pieces(inbox, position), ([], position))
+                held.extend(command_of(line) for line in lines if line.strip())
         return held.pop(0) if held else None
 
+    position = size()
     return next_command
 
 # %% ../../nbs/runs/07_run.ipynb #dc95f1e4
 RUN_ACTIONS = Registry("run action")  # what higher rooms do with a run: name -> function
+
+
+def _stand(progress):
+    "Write in one line how a run stands"
+    row = progress.best or (progress.epochs[-1] if progress.epochs else None)
+    values = ", ".join(f"{plain(name)} {figure(name, v)}" for name, v in row.metrics.items()) if row else ""
+    which = f"best epoch {row.epoch}" if row and progress.best else "last epoch"
+    best = f", {which}: {values}" if values else ""
+    why = f" ({plain(progress.reason)})" if progress.state == "unreadable" else ""
+    damaged = f", {progress.damaged} damaged lines" if progress.damaged else ""
+    return f"{progress.state}{why}, epoch {progress.epoch}, step {progress.step}{best}{damaged}"
 
 # %% ../../nbs/runs/07_run.ipynb #50f821a6
 class Run(RunWriter):
@@ -108,12 +134,7 @@ class Run(RunWriter):
         delete_directory(self.path)
 
     def __repr__(self):
-        progress = self.progress
-        row = progress.best or (progress.epochs[-1] if progress.epochs else None)
-        values = ", ".join(f"{name} {figure(name, v)}" for name, v in row.metrics.items()) if row else ""
-        which = f"best epoch {row.epoch}" if row and progress.best else "last epoch"
-        best = f", {which}: {values}" if values else ""
-        return f"Run {self.name}: {progress.state}, epoch {progress.epoch}, step {progress.step}{best}"
+        return f"Run {plain(self.name)}: {_stand(self.progress)}"
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         from trainopt_nb.runs.report import report_bundle  # draws with matplotlib, which only a page needs

@@ -7,32 +7,49 @@ __all__ = ['RunTable', 'list_runs', 'find_run']
 
 # %% ../../nbs/runs/08_table.ipynb #36e46950
 import json
+import os
 from pathlib import Path
 
 from ..base.errors import RunError
+from ..base.guarded_files import is_regular
 from ..events.format import compact, duration, figure
+from .plain_text import plain
 from .run import Run
-from .summary import Summary
+from .summary import Summary, run_damage
 
 # %% ../../nbs/runs/08_table.ipynb #5f9d1c3f
+_WIDEST = 200  # letters of a cell
+
+
 def _show(value):
     return compact(value) if isinstance(value, float) else "–" if value is None else str(value)
 
 
-def _cells(summary: Summary, metrics: list[str], options: list) -> list[str]:
-    return [
+def _cells(summary: Summary, mark: str, metrics: list[str], options: list) -> list[str]:
+    cells = [
         summary.name,
-        summary.state,
+        summary.state + mark,
         f"{summary.epoch}/{summary.epochs or '–'}",
         duration(summary.seconds),
         str(summary.best_epoch or "–"),
         *(figure(name, summary.metrics.get(name)) for name in metrics),
         *(_show(value) for value in options),
     ]
+    return [plain(cell).replace("\n", " ")[:_WIDEST] for cell in cells]
 
 
+def _text(head, cells):
+    widths = [max(len(row[i]) for row in (head, *cells)) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in (head, *cells)
+    )
+
+# %% ../../nbs/runs/08_table.ipynb #85eb1137
 class RunTable(list):
     "Runs, newest first, shown as a table with the options in which they differ"
+
+    left_out: tuple[str, ...] = ()  # sentences about what looks like a run and is none
 
     def rows(self) -> tuple[list[str], list[list[str]]]:  # head, and cells of each row
         "Return the table as text"
@@ -50,38 +67,62 @@ class RunTable(list):
             *(n.replace("_", " ") for n in metrics),
             *differ,
         ]
-        return head, [
-            _cells(summary, metrics, [chosen.get(key) for key in differ])
-            for summary, chosen in zip(summaries, options, strict=True)
+        marks = [
+            " (damaged)" if run_damage(run.path, summary.damaged) else ""
+            for run, summary in zip(self, summaries, strict=True)
+        ]
+        return [plain(name) for name in head], [
+            _cells(summary, mark, metrics, [chosen.get(key) for key in differ])
+            for summary, mark, chosen in zip(summaries, marks, options, strict=True)
         ]
 
+    def notes(self) -> list[str]:
+        "Return sentences about what is damaged or left out"
+        said = []
+        for run in self:
+            summary = run.summary
+            unread = summary.reason if summary.state == "unreadable" else ""
+            said += [
+                f"{run.name}: {what}." for what in (run_damage(run.path, summary.damaged), unread) if what
+            ]
+        return [plain(sentence) for sentence in (*said, *self.left_out)]
+
     def __repr__(self):
-        return _text(*self.rows()) if self else "No runs here yet."
+        table = _text(*self.rows()) if self else "No runs here yet."
+        return "\n\n".join([table, *(["\n".join(notes)] if (notes := self.notes()) else [])])
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         from trainopt_nb.runs.report import table_html
 
         if not self:
             return {"text/plain": repr(self)}
-        head, cells = self.rows()
-        return {"text/plain": _text(head, cells), "text/html": table_html(head, cells)}
-
-
-def _text(head, cells):
-    widths = [max(len(row[i]) for row in (head, *cells)) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in (head, *cells)
-    )
+        return {"text/plain": repr(self), "text/html": table_html(*self.rows(), self.notes())}
 
 # %% ../../nbs/runs/08_table.ipynb #5cb58f5a
 def list_runs(
     folder: str | Path = "runs",  # where runs are kept
 ) -> RunTable:  # newest first
-    "Return all runs of a folder"
-    folder = Path(folder)
-    found = [Run(path.parent) for path in folder.glob("*/run.json")] if folder.is_dir() else []
-    return RunTable(sorted(found, key=lambda run: run.facts.get("created", 0), reverse=True))
+    "Return all runs of a folder. Raises `RunError` where it cannot be read"
+    found, left_out = [], []
+    for path in _inside(Path(folder)):
+        try:
+            found.append(Run(path))
+        except RunError as error:
+            left_out.append(str(error))
+    table = RunTable(sorted(found, key=lambda run: run.created, reverse=True))
+    table.left_out = tuple(left_out)
+    return table
+
+
+def _inside(folder):
+    "Return the paths in a folder that look like runs"
+    try:
+        names = sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise RunError(f"The runs in {folder.absolute()} cannot be listed: {error.strerror}.") from error
+    return [folder / name for name in names if os.path.lexists(folder / name / "run.json")]
 
 
 def find_run(
@@ -89,7 +130,7 @@ def find_run(
     folder: str | Path = "runs",  # where runs are kept
 ) -> Run:
     "Return one run; raises `RunError` where the name fits none or several"
-    if name and (Path(name) / "run.json").exists():
+    if name and is_regular(Path(name) / "run.json"):
         return Run(name)
     known = list_runs(folder)
     if not known:

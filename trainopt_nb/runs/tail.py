@@ -7,11 +7,14 @@ __all__ = ['PROOF', 'is_gone', 'reason_gone', 'settle', 'Tail']
 
 # %% ../../nbs/runs/04_tail.ipynb #03ea5762
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ..base.guarded_files import last_line, open_regular, reason
+
 from ..events.progress import LIVE, Progress
-from ..events.records import from_lines
-from .files import LOCK, LOG, whole_lines
+from ..events.records import Started, from_lines
+from .files import LOCK, LOG, line_pieces
 from ..store.lock import lock_owner
 
 # %% ../../nbs/runs/04_tail.ipynb #9c54416f
@@ -28,8 +31,8 @@ def reason_gone(
     started: bool,  # whether the log has the start of the training
 ) -> tuple[str, str]:  # `dead` or `not begun`, and one sentence
     "Return the state of a run whose process is gone, and the reason"
-    printed = whole_lines(path / "log.txt")[0]
-    last = f" ({printed[-1].strip()[:200]})" if printed else ""
+    printed = last_line(path / "log.txt")[:200]
+    last = f" ({printed})" if printed else ""
     if not started and not (path / "checkpoints").exists():
         why = f"its process ended before the first step{last}"
         return "not begun", f"{why}; there is nothing to go on from, so run its cell again"
@@ -50,56 +53,106 @@ def settle(
 PROOF = 64  # bytes before the position that must still be there
 
 
-class Tail:
+class _LogReader:
+    "Reads a log from a position on, and from its beginning where it was replaced"
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.progress = Progress(self.path.name)  # the same object for as long as the tail lives
+        self.position, self._proof = 0, b""  # bytes that were read, and the last of them
+        self._begun_at = 0  # byte at which it began to read
+        self.logged = (self.progress.state, self.progress.reason)  # as the log has them
+
+    def _new_events(self) -> Iterator[list]:
+        "Read the whole lines after the position"
+        try:
+            file = open_regular(self.path / LOG)
+        except FileNotFoundError:
+            self._start_again()
+            return
+        with file:
+            if self._bytes_before(file, len(self._proof)) != self._proof:
+                self._start_again()
+            yield from self._events_of(file)
+            self._proof = self._bytes_before(file, PROOF)
+
+    def _bytes_before(self, file, count):
+        count = min(count, self.position)
+        file.seek(self.position - count)
+        return file.read(count)
+
+    def _events_of(self, file):
+        for lines, position in line_pieces(file, self.position):
+            events = list(from_lines(filter(None, lines)))
+            if self._begun_at and self._goes_back(events):
+                self._start_again()
+                yield from self._events_of(file)
+                return
+            self.position, self._proof = position, b""
+            yield events
+
+    def _goes_back(self, events):
+        "Return whether the run resumes before its best epoch: the ones before that are not known here"
+        row = self.progress.best or next(reversed(self.progress.epochs), None)
+        return row and any(type(event) is Started and event.step < row.step for event in events)
+
+    def _start_again(self):
+        if self.position:
+            self.position, self._proof, self._begun_at = 0, b"", 0
+            self.progress.reset()
+            self.logged = (self.progress.state, self.progress.reason)
+
+# %% ../../nbs/runs/04_tail.ipynb #cc6f0862
+class Tail(_LogReader):
     "A reader of a run's log that keeps its position and the progress so far"
 
     def __init__(
         self,
         path: str | Path,  # the run's directory
     ):
-        self.path = Path(path)
-        self.progress = Progress(self.path.name)  # the same object for as long as the tail lives
+        super().__init__(path)
         self.alive = True  # whether a process wrote the run at the last `read`
-        self.position, self._proof = 0, b""  # bytes that were read, and the last of them
-        self.logged = (self.progress.state, self.progress.reason)  # as the log has them
         self._lock = threading.Lock()
 
     def __reduce__(self):
         return Tail, (self.path,)  # a copy in another process reads from the beginning
 
+    def begin_at(
+        self,
+        progress: Progress,  # as it was there
+        position: int,  # byte of the log behind a whole line
+    ) -> "Tail":  # the same object
+        "Begin to read at a byte of the log instead of its first one"
+        self.progress, self.position, self._begun_at = progress, position, position
+        self._proof, self.logged = b"\n", (progress.state, progress.reason)
+        return self
+
+    def update(self) -> Progress:  # the same object each time
+        "Take in what was added since the last call; memory does not grow with the log"
+        self._take_in(lambda events: None)
+        return self.progress
+
     def read(self) -> list:  # records, oldest first; all of them after the log was replaced
         "Return the records that were added since the last call, and update `progress` and `alive`"
+        events: list = []
+        self._take_in(events.extend)
+        return events
+
+    def _take_in(self, keep: Callable[[list], None]):
         with self._lock:
-            alive = lock_owner(self.path / LOCK) is not None  # before the log: a process writes its end first
-            lines = self._new_bytes().decode().splitlines()
-            events = list(from_lines(lines))
-            self.progress.state, self.progress.reason = self.logged
-            self.progress.add(events)
-            self.logged = (self.progress.state, self.progress.reason)
-            settle(self.path, self.progress, alive)
-            self.alive = alive
-            return events
-
-    def _new_bytes(self):
-        "Read the whole lines after the position"
-        try:
-            file = open(self.path / LOG, "rb")
-        except FileNotFoundError:
-            self._start_again()
-            return b""
-        with file:
-            file.seek(self.position - len(self._proof))
-            if file.read(len(self._proof)) != self._proof:
-                self._start_again()
-                file.seek(0)
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        self.position += len(whole)
-        self._proof = (self._proof + whole[-PROOF:])[-PROOF:]
-        return whole
-
-    def _start_again(self):
-        if self.position:
-            self.position, self._proof = 0, b""
-            self.progress.reset()
-            self.logged = (self.progress.state, self.progress.reason)
+            progress = self.progress
+            self.alive = (
+                lock_owner(self.path / LOCK) is not None
+            )  # before the log: a process writes its end first
+            progress.state, progress.reason = self.logged
+            wrong = ""
+            try:
+                for events in self._new_events():
+                    progress.add(events)
+                    keep(events)
+            except OSError as error:
+                wrong = f"{LOG} cannot be read: {reason(error)}"
+            self.logged = (progress.state, progress.reason)
+            settle(self.path, progress, self.alive)
+            if wrong:
+                progress.state, progress.reason = "unreadable", wrong

@@ -7,21 +7,18 @@ __all__ = ['Checkpoint', 'checkpoints', 'save_checkpoint', 'load_checkpoint', 'k
 
 # %% ../../nbs/store/05_checkpoint.ipynb #ab2b43b3
 import contextlib
-import json
 import re
 import time
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
 from ..base.errors import CheckpointError
+from ..base.guarded_files import read_object
 from .folders import new_folder, remove_folder
-from .plain import Packer, unpack
-from .tensors import MANIFEST, damage, lay_out, read_safetensors
-from .tensors import write_hashed, write_manifest, write_safetensors
+from .checkpoint_content import FILES, as_json, put_together, read_state, take_apart
+from .tensors import MANIFEST, damage, write_hashed, write_manifest, write_safetensors
 
 # %% ../../nbs/store/05_checkpoint.ipynb #a4724b22
 @dataclass(frozen=True)
@@ -41,12 +38,16 @@ _NAME = re.compile(r"step-(\d+)(\.old-.*)?")
 
 def _open(folder, step, before=0):
     try:
-        state = json.loads((folder / "state.json").read_bytes())
+        state = read_state(folder)
         best, order, when = state["best"] is True, int(state["order"]), float(state["time"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         best, order, when = False, before, 0.0  # it stands right after the step before it
-    size = sum(file.stat().st_size for file in folder.glob("*") if file.is_file())
+    size = sum(file.lstat().st_size for file in folder.glob("*"))
     return Checkpoint(folder, step, best, order, when, size)
+
+
+def _is_folder(path):
+    return path.is_dir() and not path.is_symlink()
 
 
 def checkpoints(
@@ -54,49 +55,26 @@ def checkpoints(
 ) -> list[Checkpoint]:  # the one that was saved last comes first; damaged ones are among them
     "List checkpoints. Changes nothing, so it may be called while another process writes"
     folder, found = Path(folder).absolute(), {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    try:
+        inside = sorted(folder.iterdir()) if _is_folder(folder) else []
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {error.strerror}.") from error
+    for path in inside:
         match = _NAME.fullmatch(path.name)
-        if match and path.is_dir():
+        if match and _is_folder(path):
             found.setdefault(int(match[1]), path)  # a plain name sorts before its .old
     opened, last = [], 0
     for step, path in sorted(found.items()):
-        with contextlib.suppress(FileNotFoundError):  # another process has just moved it
+        with contextlib.suppress(OSError):  # another process has just moved it, or it cannot be read
             opened.append(_open(path, step, last))
             last = opened[-1].order
     return sorted(opened, key=lambda checkpoint: (checkpoint.order, checkpoint.step), reverse=True)
 
 # %% ../../nbs/store/05_checkpoint.ipynb #249435c6
-def _take_apart(model_state, training):
-    "Return the contents of the files: plain values, and the layouts of weights and other tensors"
-    weights = {name: value for name, value in model_state.items() if isinstance(value, torch.Tensor)}
-    model, rest, names = Packer(), Packer(), {}
-    try:
-        for name, value in model_state.items():
-            packer = model if name in weights else rest  # a module's `get_extra_state` may add anything
-            names[name] = packer.pack(value, ("model_state", name))
-        if strange := model.tensors.keys() ^ weights.keys() or {n for n in names if type(n) is not str}:
-            raise TypeError(
-                f"model_state: a file cannot hold the name {strange.pop()!r}; expected another text."
-            )
-        versions = rest.pack(dict(getattr(model_state, "_metadata", {})), ("model_state._metadata",))
-        tree = rest.pack(training, ("training",))
-    except TypeError as error:
-        raise CheckpointError(str(error)) from error
-    return (
-        {"model": names, "versions": versions, "training": tree},
-        lay_out(model.tensors),
-        lay_out(rest.tensors),
-    )
-
-
-def _json(content):
-    return memoryview(json.dumps(content, allow_nan=False, separators=(",", ":")).encode())
-
-
 def _was_best(folder, written):
     "Return whether the same weights are marked as best already, as after a stop right after an epoch"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        same = json.loads((folder / MANIFEST).read_bytes())["files"]["model.safetensors"] == written
+        same = read_object(folder / MANIFEST)["files"]["model.safetensors"] == written
         return same and _open(folder, 0).best
     return False
 
@@ -112,17 +90,17 @@ def save_checkpoint(
     "Write a checkpoint atomically. Raises CheckpointError, or its DiskFullError"
     folder = Path(folder).absolute()
     target = folder / f"step-{step:08d}"
-    content, model, rest = _take_apart(model_state, training)
+    content, model, rest = take_apart(model_state, training)
     content["order"] = max((c.order for c in checkpoints(folder)), default=0) + 1
     content.update(format=1, step=step, time=time.time(), torch=torch.__version__)
-    needed = model.bytes + rest.bytes + len(_json(content)) + 5 * 4096  # files fill whole blocks
+    needed = model.bytes + rest.bytes + len(as_json(content)) + 5 * 4096  # files fill whole blocks
     with new_folder(target, needed) as writing:
         files = {
             "model.safetensors": write_safetensors(writing / "model.safetensors", model),
             "training.safetensors": write_safetensors(writing / "training.safetensors", rest),
         }
         content["best"] = best or _was_best(target, files["model.safetensors"])
-        files["state.json"] = write_hashed(writing / "state.json", [_json(content)])
+        files["state.json"] = write_hashed(writing / "state.json", [as_json(content)])
         write_manifest(writing, files)
     _seen_whole[target] = _signature(target)
     return _open(target, step)
@@ -139,7 +117,7 @@ def _signature(folder):
 def _is_whole(folder):
     with contextlib.suppress(OSError):
         now = _signature(folder)
-        if _seen_whole.get(folder) == now or not damage(folder):
+        if _seen_whole.get(folder) == now or not damage(folder, required=FILES):
             _seen_whole[folder] = now
             return True
     return False
@@ -148,6 +126,8 @@ def _is_whole(folder):
 def _candidates(folder, which):
     "Return the requested checkpoint, then others that may replace it"
     known = checkpoints(folder)
+    if folder.is_symlink():
+        raise CheckpointError(f"{folder} is a link, and links are not followed: put the folder itself there.")
     if not known:
         raise CheckpointError(f"{folder} holds no checkpoint; expected folders such as step-00000196.")
     if which == "last":
@@ -187,32 +167,13 @@ def load_checkpoint(
     folder, damaged = Path(folder), []
     wanted, candidates = _candidates(folder, which)
     for checkpoint in candidates:
-        if wrong := damage(checkpoint.folder):
+        if wrong := damage(checkpoint.folder, required=FILES):
             damaged.append((checkpoint, wrong))
             continue
-        model_state, training = _put_together(checkpoint.folder)
+        model_state, training = put_together(checkpoint.folder)
         return checkpoint, model_state, training, _losses(damaged, checkpoint, which, wanted)
     reasons = "; ".join(f"{checkpoint.folder.name}: {wrong}" for checkpoint, wrong in damaged)
     raise CheckpointError(f"No checkpoint in {folder} is whole ({reasons}); start the run anew.")
-
-# %% ../../nbs/store/05_checkpoint.ipynb #f76f0236
-def _put_together(folder):
-    try:
-        state = json.loads((folder / "state.json").read_bytes())
-        weights = read_safetensors(folder / "model.safetensors")
-        rest = read_safetensors(folder / "training.safetensors")
-        model_state = OrderedDict()
-        for name, value in state["model"].items():
-            direct = isinstance(value, dict) and "#tensor" in value
-            model_state[name] = unpack(value, weights if direct else rest)
-        model_state._metadata = OrderedDict(
-            unpack(state["versions"], rest)
-        )  # versions of modules, for PyTorch
-        return model_state, unpack(state["training"], rest)
-    except (ValueError, KeyError, OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder} cannot be read: {error}; load it with the version that wrote it."
-        ) from error
 
 # %% ../../nbs/store/05_checkpoint.ipynb #e8f686f8
 def keep_checkpoints(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 from ..base.errors import RunError
+from ..base.guarded_files import read_object
 
 # %% ../../nbs/store/06_lock.ipynb #9d623fe4
 def _record(pid, token=""):
@@ -32,7 +33,13 @@ def _alive(owner):
     try:
         process = psutil.Process(owner["pid"])
         return abs(process.create_time() - owner["started"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.NoSuchProcess, KeyError):
+    except (
+        psutil.NoSuchProcess,
+        KeyError,
+        TypeError,
+        ValueError,
+        OverflowError,
+    ):  # the latter: a damaged record
         return False
 
 
@@ -41,12 +48,14 @@ def lock_owner(
 ) -> dict | None:  # pid, host and start time of a live writer; None where no process writes
     "Return the process that writes a run"
     try:
-        owner = json.loads(path.read_text())
+        owner = read_object(path)
+        if type(owner.get("pid")) is not int:
+            raise ValueError("it names no process")
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
         return (
-            None if time.time() - path.stat().st_mtime > 5 else {"pid": 0, "host": "?"}
+            None if time.time() - os.lstat(path).st_mtime > 5 else {"pid": 0, "host": "?"}
         )  # just being written
     return owner if _alive(owner) else None
 

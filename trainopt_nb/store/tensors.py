@@ -19,6 +19,8 @@ from typing import NamedTuple
 import torch
 from safetensors import safe_open
 
+from ..base.guarded_files import open_regular, read_object
+
 # %% ../../nbs/store/02_tensors.ipynb #14dde076
 _TYPES = {
     torch.float64: "F64",
@@ -191,28 +193,40 @@ def write_manifest(
     write_hashed(Path(folder, MANIFEST), [memoryview(text.encode())])
 
 
-def _sha256(path):
+def _sha256(file):
     digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
+    while piece := file.read(_PIECE):
+        digest.update(piece)
     return digest.hexdigest()
+
+
+def _difference(path, expected):
+    "Return how a file differs from what its manifest says, empty where it does not. Raises OSError"
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size != expected["bytes"]:
+            return f"{path.name} has {size:,} bytes instead of {expected['bytes']:,}"
+        if _sha256(file) != expected["sha256"]:
+            return f"{path.name} does not match its SHA-256, so at least one byte has changed"
+    return ""
 
 
 def damage(
     folder: str | Path,  # with a manifest
     names: tuple = (),  # files to check, all that the manifest lists when empty
+    required: tuple = (),  # files that the manifest must list
 ) -> str:  # what is wrong, empty where everything is whole
     "Compare files with their manifest and return the first difference"
     folder = Path(folder)
     try:
-        listed = json.loads((folder / MANIFEST).read_bytes())["files"]
+        listed = read_object(folder / MANIFEST)["files"]
+        if missing := [name for name in required if name not in listed]:
+            return f"{MANIFEST} does not list {missing[0]}, so that damage of it cannot be seen"
         for name in names or listed:
-            found, expected = os.stat(folder / name).st_size, listed[name]["bytes"]
-            if found != expected:
-                return f"{name} has {found:,} bytes instead of {expected:,}"
-            if _sha256(folder / name) != listed[name]["sha256"]:
-                return f"{name} does not match its SHA-256, so at least one byte has changed"
+            if Path(name).name != name or not name.isprintable():
+                return f"{MANIFEST} lists {name!r:.60}, which is no name of a file"
+            if difference := _difference(folder / name, listed[name]):
+                return difference
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except OSError as error:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 
 from ..base.registry import Registry
+from ..events.fields import misfit
 from ..events.records import Heartbeat, LrChanged, Note
 from .saver import Saver
 from .state import TrainingState
@@ -45,11 +46,16 @@ class Commands:
     def execute(self, command: tuple) -> Generator:
         "Execute a command by its executor; raises `StopTraining` for a stop"
         name = type(command).__name__
-        if name in EXECUTORS:
-            yield from EXECUTORS[name](self, command)
+        if name not in EXECUTORS:
+            yield from self.refuse(f"A training does not know the command {name}, so that nothing happens.")
+        elif wrong := misfit(type(command), command._asdict()):
+            yield from self.refuse(f"The command {name} is refused, because {wrong}; the run goes on.")
         else:
-            text = f"A training does not know the command {name}, so that nothing happens."
-            yield from self.emit(Note("warning", text, self.state.step, "command"))
+            yield from EXECUTORS[name](self, command)
+
+    def refuse(self, text: str) -> Generator:
+        "Say why a command is not executed"
+        yield from self.emit(Note("warning", text, self.state.step, "command"))
 
 # %% ../../nbs/train/13_commands.ipynb #81559a05
 EXECUTORS: Registry[Callable[[Commands, tuple], Iterable]] = Registry("executor of a command")
@@ -62,6 +68,12 @@ def _stop(commands, command):
     raise StopTraining(command.reason)
 
 
+@EXECUTORS.register("Refused")
+def _refused(commands, command):
+    text = f"The run got a command that it cannot read ({command.reason}); it goes on without it."
+    yield from commands.refuse(text)
+
+
 @EXECUTORS.register("Save")
 def _save(commands, command):
     yield from commands.relay(commands.saver.save())
@@ -70,7 +82,7 @@ def _save(commands, command):
 
 @EXECUTORS.register("SetLr")
 def _set_lr(commands, command):
-    state, lr = commands.state, command.lr
+    state, lr = commands.state, float(command.lr)
     if 0 < lr < math.inf:
         state.set_lr(lr)
         yield from commands.emit(LrChanged(state.step, lr))

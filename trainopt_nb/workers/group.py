@@ -67,7 +67,8 @@ def print_into(
     path: Path,  # of a log file
 ):
     "Print to a file from here on, output of compiled code included"
-    log = open(path, "a", buffering=1)
+    log = open(path, "a", buffering=1, encoding="utf-8", errors="backslashreplace")  # whatever the locale
+    os.environ.setdefault("PYTHONIOENCODING", "utf-8:backslashreplace")  # of processes that print into it
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()

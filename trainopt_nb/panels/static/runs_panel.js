@@ -115,7 +115,7 @@ function Row({ row, chosen, ink, texts, choose }) {
     <td class="tonb-cell-pick"><input type="checkbox" class="tonb-pick" aria-label=${fill(texts.choose, { name: row.name })} checked=${chosen}
       onChange=${(event) => choose(event.target.checked)} /><i class="tonb-dot" data-ink=${ink}></i></td>
     <td class="tonb-cell-name"><b class="tonb-run-name" title=${row.name}>${row.name}</b></td>
-    <td><span class="tonb-state" data-state=${row.state} title=${row.why}>${texts[row.state] ?? row.state}</span></td>
+    <td><span class="tonb-state" data-state=${row.state} title=${[row.why, row.damage].filter(Boolean).join("; ")}>${texts[row.state] ?? row.state}${row.damage && " ⚠"}</span></td>
     <td class="tonb-cell-done"><span>${`${row.done[0]}/${row.done[1] ?? "–"}`}</span><span class="tonb-bar"><i class="tonb-fill"
       style=${{ width: `${(row.fraction ?? 0) * 100}%` }}></i></span></td>
     <td class="tonb-cell-best"><b>${row.best ? row.best[0] : "–"}</b><small>${
