@@ -6,8 +6,6 @@
 __all__ = ['Log', 'follow']
 
 # %% ../../nbs/api/01_log.ipynb #e0633176
-import errno
-import os
 import time
 from collections.abc import Generator
 
@@ -18,6 +16,7 @@ from ..base.interrupts import interrupted
 from ..events.progress import ENDED, Progress
 from ..events.records import Ended, Epoch, Heartbeat, State, Step
 from ..runs.run import Run
+from ..workers.processes import describe_error
 
 # %% ../../nbs/api/01_log.ipynb #630e7722
 class Log:
@@ -28,12 +27,14 @@ class Log:
         run: Run,  # being written
         progress: Progress,  # kept up to date
     ):
-        self.run, self.progress, self.path = run, progress, run.path / "events.jsonl"
+        self.run, self.progress = run, progress
         self.new, self._seen = [], 0  # not returned yet; how many of these are in the progress
         self._waiting = []  # not on the disk yet
+        self.problem: OSError | None = None  # why they are not
 
     def write(self):
-        "Write new events"
+        "Write new events. Raises `RunError` in a forked child, which must not save either"
+        self.run.check_process()
         part = _read_losses(self.new[self._seen :])
         self.new[self._seen :] = part
         self._seen = len(self.new)
@@ -43,16 +44,11 @@ class Log:
             self._append()
 
     def _append(self):
-        before = self.path.stat().st_size
         try:
             self.run.append(self._waiting)
-            with open(self.path, "rb") as file:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # the disk took a part, which is no error to Python
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._waiting = []
-        except OSError:  # what is on the disk in part would be there twice
-            os.truncate(self.path, before)
+            self._waiting, self.problem = [], None
+        except OSError as error:
+            self.problem = error
 
     def take(self) -> list:  # records
         "Return the events since the last call, after writing them"
@@ -62,7 +58,7 @@ class Log:
 
     @property
     def lost(self) -> int:
-        "Return the number of events for which the disk had no room"
+        "Return the number of events that are not on the disk"
         return len(self._waiting)
 
 
@@ -85,6 +81,7 @@ def follow(
     "Write the events of a run, and yield the new ones from time to time"
     log, command, clock = log or Log(run, progress), None, time.perf_counter
     held = {}  # kind of event -> time until which it does not make the run stop
+    failure = None
     try:
         while True:
             event = events.send(command)
@@ -99,13 +96,19 @@ def follow(
                 held = {State: soon, Epoch: soon, Step: later, Heartbeat: later}
     except StopIteration:
         pass
+    except Exception as error:
+        failure = describe_error(error)
+        raise
     finally:
-        _close(events, log)
+        if log.run.writing:  # not in a forked child
+            _close(events, log, failure)
 
 
-def _close(events, log):
+def _close(events, log, failure):
     "Save, log how the run ended, and release its lock"
     state, reason = "stopped", "the consumer went away; everything is saved"
+    if failure:
+        state, reason = "failed", failure
     try:
         events.close()
     except CheckpointError as error:
@@ -117,6 +120,8 @@ def _close(events, log):
             log.write()
         log.run.stop_writing()
     if log.lost:
+        why = log.progress.reason if log.progress.state == "failed" else ""
         raise RunError(
-            f"The last {log.lost} events of the run {log.run.name} found no room on the disk: make room, and resume it from its newest checkpoint."
+            f"{why} The last {log.lost} events of the run {log.run.name} could not be written ({log.problem.strerror}): mend that, and "
+            "resume it from its newest checkpoint.".strip()
         )

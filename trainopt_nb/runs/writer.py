@@ -6,52 +6,90 @@
 __all__ = ['EVERY', 'LogWriter', 'RunWriter']
 
 # %% ../../nbs/runs/06b_writer.ipynb #68421763
+import contextlib
 import os
 import time
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
+from ..base.errors import RunError
+from ..base.forks import close_in_forks
 from ..events.progress import Progress
 from ..events.records import Ended, Epoch, Started, State, Step, to_lines
 from .files import LOCK, LOG
 from .reader import RunReader
 from .summary import summarize, write_summary
 from .tail import Tail
-from ..store.lock import claim_lock, take_lock
+from ..store.lock import claim_lock, lock_log, release_lock, run_errors, take_lock, unlock_log
 
 # %% ../../nbs/runs/06b_writer.ipynb #e0dffb3c
 EVERY = 0.5  # seconds between two summaries of a run that goes on
+_BLOCK = 65536  # bytes in which the end of a log is searched
+
+
+def _end_of_lines(file):
+    "Return the size of a log without the line at its end that is not whole"
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        begin = max(0, end - _BLOCK)
+        file.seek(begin)
+        if (last := file.read(end - begin).rfind(b"\n")) >= 0:
+            return begin + last + 1
+        end = begin
+    return 0
 
 
 class LogWriter:
-    "The open log of a run"
+    "The open log of a run, which no other process writes"
 
     def __init__(
         self,
         path: Path,  # the run's directory
     ):
-        self.path, self._written = path, 0.0
-        log = path / LOG
-        if log.exists():
-            data = log.read_bytes()
-            if data and not data.endswith(b"\n"):
-                os.truncate(log, data.rfind(b"\n") + 1)
-        earlier = Tail(path)
-        earlier.read()
-        self.progress: Progress = earlier.progress
-        self.progress.state, self.progress.reason = earlier.logged
-        self.file = open(log, "ab", buffering=0)
+        "Raises `RunError` where another process writes it, or nothing can be written"
+        self.path, self._written, self.file = path, 0.0, None
+        self._lock = lock_log(path / LOCK)
+        try:
+            with run_errors(path / LOG):
+                self.file = close_in_forks(open(path / LOG, "a+b", buffering=0))
+                self._size = _end_of_lines(self.file)  # of what is whole
+                self._cut()
+            earlier = Tail(path)
+            earlier.read()
+            self.progress: Progress = earlier.progress
+            self.progress.state, self.progress.reason = earlier.logged
+        except BaseException:
+            self.close()
+            raise
+
+    def _cut(self):
+        "Cut off what is not whole, such as the part of a line that a full disk took"
+        if os.fstat(self.file.fileno()).st_size > self._size:
+            os.ftruncate(self.file.fileno(), self._size)
+
+    def _write(self, data):
+        "Write all or nothing. Raises `OSError`"
+        self._cut()
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[self.file.write(left) :]
+        except OSError:
+            with contextlib.suppress(OSError):  # else before the next line
+                self._cut()
+            raise
+        self._size += len(data)
 
     def append(
         self,
         events: Iterable[tuple],  # in their order
     ):
-        "Write events to the log, and the summary where it changes"
+        "Write events to the log, and the summary where it changes. Raises `OSError`, and then none is written"
         events = list(events)
         lines = to_lines(events)
         if lines:
-            self.file.write(("\n".join(lines) + "\n").encode())
+            self._write(("\n".join(lines) + "\n").encode())
         few = []
         for cls, group in groupby(events, type):
             same = list(group)
@@ -66,11 +104,14 @@ class LogWriter:
             self._written = 0.0
         if changed and now - self._written > EVERY:
             self._written = now
-            write_summary(self.path, summarize(self.progress, self.file.tell()))
+            with contextlib.suppress(OSError):  # it is made anew from the log
+                write_summary(self.path, summarize(self.progress, self._size))
 
     def close(self):
         "Close the log; harmless the second time"
-        self.file.close()
+        if self.file is not None:
+            self.file.close()
+        unlock_log(self._lock, self.path / LOCK)
 
 # %% ../../nbs/runs/06b_writer.ipynb #743aeccc
 class RunWriter(RunReader):
@@ -78,7 +119,7 @@ class RunWriter(RunReader):
 
     def __init__(self, path: str | Path):
         super().__init__(path)
-        self._log, self._owns_lock = None, True
+        self._log, self._pid, self._owns_lock = None, 0, True
 
     def claim(
         self,
@@ -88,36 +129,67 @@ class RunWriter(RunReader):
         "Keep the run for a process that is about to start"
         claim_lock(self.path / LOCK, token, pid)
 
+    def hold(
+        self,
+        token: str,  # as given to `claim`
+    ):
+        "Keep other processes from writing the run, before this one or its ranks do"
+        _take(self, token)
+
     def start_writing(
         self,
         token: str | None = "",  # as given to `claim`; None where another process holds the lock for this one
     ):
         "Become the only writer; raises `RunError` where another process is"
         if token is not None:
-            take_lock(self.path / LOCK, token)
-        self._owns_lock = token is not None
-        self._log = LogWriter(self.path)
+            _take(self, token)
+        self._owns_lock, self._pid = token is not None, os.getpid()
+        try:
+            self._log = LogWriter(self.path)
+        except BaseException:
+            if self._owns_lock:
+                self.release()
+            raise
 
     @property
     def writing(self) -> bool:
-        "Whether this process writes the run by this object"
-        return self._log is not None
+        "Whether this process writes the run by this object; a forked child does not"
+        return self._log is not None and self._pid == os.getpid()
 
     def append(
         self,
         events: Iterable[tuple],  # in their order
     ):
-        "Write events to the log"
+        "Write events to the log. Raises `OSError`, and `RunError` in a process that did not open it"
+        self.check_process()
         self._log.append(events)
 
+    def check_process(self):
+        "Raise `RunError` in a forked child of the process that writes the run"
+        if self._pid != os.getpid():
+            raise RunError(
+                f"Process {os.getpid()} is a copy of process {self._pid}, which alone writes the run {self.name}: end the copy by os._exit where it is made."
+            )
+
     def stop_writing(self):
-        "Give the lock back; harmless the second time"
-        if self._log is not None:
+        "Give the lock back; harmless the second time, and in a forked child"
+        if self.writing:
             self._log.close()
             self._log = None
             if self._owns_lock:
                 self.release()
 
-    def release(self):
-        "Give back the lock that a claim took, in the name of the process that it was claimed for"
-        (self.path / LOCK).unlink(missing_ok=True)
+    def release(
+        self,
+        token: str = "",  # of a claim that is to be given back too
+    ):
+        "Give back the lock that this process holds"
+        release_lock(self.path / LOCK, token)
+
+
+def _take(run, token):
+    "Take the lock of a run that is still there"
+    take_lock(run.path / LOCK, token)
+    if not (run.path / "run.json").exists():  # whoever removes a run has held the lock
+        run.release()
+        raise RunError(f"{run.path} is not there any more: it was moved or removed.")

@@ -214,13 +214,22 @@ def claim_lock(
             _leave(path, guard)
 
 
+def _drop_claim(path, token):
+    with contextlib.suppress(OSError):
+        guard = _enter(path)
+        if token and (_read(path) or {}).get("token") == token:
+            path.unlink()
+        _leave(path, guard)
+
+
 def release_lock(
     path: Path,  # the lock file
+    token: str = "",  # of a claim that is given back too
 ):
     "Give a lock back; harmless where this process has not taken it"
     held = _held.pop(path, None)
     if held is None or held.pid != os.getpid():
-        return
+        return _drop_claim(path, token) if token else None
     with contextlib.suppress(OSError):
         if (_read(path) or {}).get("pid") == held.pid:
             path.unlink()
