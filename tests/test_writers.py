@@ -125,9 +125,16 @@ def test_one_of_several_takes_over_a_stale_lock(kind, rounds, tmp_path):
 def test_a_living_writer_is_not_replaced_whatever_its_record_says(path):
     "The record was removed, is damaged, or names a process that has ended: the guard is locked all the same"
     with other_process("take_lock(path)", path):
-        for record in (None, "{", "[1]", '"x"', json.dumps({"pid": "x"}), json.dumps(describe_process(1) | GONE)):
+        for record in (
+            None,
+            "{",
+            "[1]",
+            '"x"',
+            json.dumps({"pid": "x"}),
+            json.dumps(describe_process(1) | GONE),
+        ):
             path.unlink() if record is None else path.write_text(record)
-            with pytest.raises(RunError, match="stop that one first|stop it first"):
+            with pytest.raises(RunError, match=r"stop that one first|stop it first"):
                 take_lock(path)
     take_lock(path)  # it was killed
     release_lock(path)
@@ -164,7 +171,17 @@ def test_a_forked_child_does_not_give_the_lock_back(path):
 def test_a_lock_of_another_container(path):
     "Another namespace of process ids on the same machine: the system's lock is seen, process ids mean nothing"
     source = "import sys; from pathlib import Path; from trainopt_nb.store.lock import take_lock; take_lock(Path(sys.argv[1]))"
-    command = ["unshare", "--pid", "--fork", "--mount-proc", "--uts", "sh", "-c", 'hostname elsewhere; exec "$@"', "sh"]
+    command = [
+        "unshare",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        "--uts",
+        "sh",
+        "-c",
+        'hostname elsewhere; exec "$@"',
+        "sh",
+    ]
     if not shutil.which("unshare") or subprocess.run([*command, "true"], capture_output=True).returncode:
         pytest.skip("namespaces are not allowed here; the next test stands for it")
     command += [sys.executable, "-c", source, path]
@@ -181,7 +198,11 @@ def test_a_lock_of_another_container(path):
 
 @pytest.mark.parametrize(
     "other",
-    [{"namespace": "pid:[1]", "locked": False}, {"host": "elsewhere", "boot": "x"}, {"host": "elsewhere", "boot": "x", **GONE}],
+    [
+        {"namespace": "pid:[1]", "locked": False},
+        {"host": "elsewhere", "boot": "x"},
+        {"host": "elsewhere", "boot": "x", **GONE},
+    ],
     ids=str,
 )
 def test_what_cannot_be_told_is_refused_with_the_way_out(other, path):
@@ -213,7 +234,10 @@ def test_the_clock_is_set_while_a_run_is_claimed(path, monkeypatch):
     real = psutil.Process.create_time
     monkeypatch.setattr(psutil.Process, "create_time", lambda self: real(self) + 3600)
     assert lock_owner(path)
-    with other_process("import psutil, os\ntry:\n    take_lock(path)\n    sys.exit(1)\nexcept Exception as error:\n    assert 'being written' in str(error)", path):
+    with other_process(
+        "import psutil, os\ntry:\n    take_lock(path)\n    sys.exit(1)\nexcept Exception as error:\n    assert 'being written' in str(error)",
+        path,
+    ):
         pass
     take_lock(path, "secret")
     release_lock(path)
@@ -249,7 +273,9 @@ def test_a_run_is_not_free_before_the_last_process_that_can_write_it_has_ended(r
         pass  # the supervisor was killed
     with other_process("lock_log(path)", path):
         assert run.alive
-        with pytest.raises(RunError, match=r"still written by process \d+, which process \d+ on .* left behind"):
+        with pytest.raises(
+            RunError, match=r"still written by process \d+, which process \d+ on .* left behind"
+        ):
             run.start_writing()
         assert lock_owner(path)  # as it was
     assert not run.alive
@@ -384,11 +410,13 @@ def test_resume_on_a_full_disk_is_one_sentence_and_gives_the_lock_back(left, sma
     run = fit(net(), TRAIN, VALID, folder=small_disk, epochs=1, batch_size=32, device="cpu", write=quiet)
     filler = fill(small_disk)
     os.truncate(filler, filler.stat().st_size - left * 4096)  # pages of a file each
-    with pytest.raises(RunError, match="No space left on device|has no room|are free") as caught:
+    with pytest.raises(RunError, match=r"No space left on device|has no room|are free") as caught:
         resume(run, net(), TRAIN, VALID, epochs=2, write=quiet)
     assert "\n" not in str(caught.value) and lock_owner(run.path / "lock") is None
     filler.unlink()
-    assert not [p.name for p in run.path.iterdir() if p.name.startswith((".lock-", ".options", ".run", ".summary"))]
+    assert not [
+        p.name for p in run.path.iterdir() if p.name.startswith((".lock-", ".options", ".run", ".summary"))
+    ]
     assert resume(run, net(), TRAIN, VALID, epochs=2, write=quiet).state == "finished"
 
 
@@ -487,7 +515,11 @@ def started(tmp_path, before="", **environment):
     code = START.format(tests=str(Path(__file__).parent), before=textwrap.dedent(before), folder=str(folder))
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     print(f"{time.monotonic() - began:.0f} s")
     assert done.returncode == 0, done.stderr
@@ -511,7 +543,11 @@ if os.getuid() == 0:
 """
 
 
-@pytest.mark.parametrize(("before", "cause"), [(FILES, "Too many open files"), (PROCESSES, "temporarily unavailable")], ids=["files", "processes"])
+@pytest.mark.parametrize(
+    ("before", "cause"),
+    [(FILES, "Too many open files"), (PROCESSES, "temporarily unavailable")],
+    ids=["files", "processes"],
+)
 def test_a_process_that_cannot_be_started_is_said_at_once(before, cause, tmp_path):
     "No run waits for it, in the foreground or in the background, and none keeps its lock"
     os.chmod(tmp_path, 0o755)

@@ -105,7 +105,11 @@ def start_in_workers(
     group = Group(train_here, payload, arguments, str(run.path), **needs)
 
     # without waiting: where the forkserver is not warm yet, it takes seconds
-    threading.Thread(target=_begin, args=(run, token, group, theirs), name="trainopt-start").start()
+    begin = threading.Thread(target=_begin, args=(run, token, group, theirs), name="trainopt-start")
+    try:
+        begin.start()
+    except RuntimeError:  # the system gives no thread either
+        begin.run()
     return handle
 
 

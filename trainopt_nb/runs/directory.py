@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from ..base.errors import RunError
+from ..base.errors import RunError, run_errors
 from .files import LOCK, read_json, write_json
-from ..store.lock import lock_owner, release_lock, run_errors, take_lock
+from ..store.lock import lock_owner, release_lock, take_lock
 
 # %% ../../nbs/runs/05b_directory.ipynb #7afb6881
 def _slug(name):

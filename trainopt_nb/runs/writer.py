@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
-from ..base.errors import RunError
+from ..base.errors import RunError, run_errors
 from ..base.forks import close_in_forks
 from ..events.progress import Progress
 from ..events.records import Ended, Epoch, Started, State, Step, to_lines
@@ -21,7 +21,7 @@ from .files import LOCK, LOG
 from .reader import RunReader
 from .summary import summarize, write_summary
 from .tail import Tail
-from ..store.lock import claim_lock, lock_log, release_lock, run_errors, take_lock, unlock_log
+from ..store.lock import claim_lock, lock_log, release_lock, take_lock, unlock_log
 
 # %% ../../nbs/runs/06b_writer.ipynb #e0dffb3c
 EVERY = 0.5  # seconds between two summaries of a run that goes on
