@@ -24,7 +24,14 @@ from ..runs.run import Run
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..workers.group import Group, print_into
-from ..workers.processes import PRELOAD, describe_error, end_process, leave_group, pickle_parts, start
+from trainopt_nb.workers.processes import (
+    PRELOAD,
+    describe_error,
+    end_process,
+    leave_group,
+    pickle_parts,
+    start,
+)
 from ..workers.supervise import Supervisor
 
 PRELOAD.append("trainopt_nb.api.in_workers")

@@ -133,7 +133,9 @@ def delete_directory(
     "Remove a run with everything in it; raises `RunError` while a process writes it"
     take_lock(path / LOCK)  # from here on no process can start to write it
     try:
-        (path / "run.json").unlink()  # whatever happens next, it is not listed any more, and nobody starts to write it
+        (
+            path / "run.json"
+        ).unlink()  # whatever happens next, it is not listed any more, and nobody starts to write it
         release_lock(path / LOCK)
         shutil.rmtree(path)
     except OSError as error:

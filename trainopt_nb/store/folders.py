@@ -38,7 +38,11 @@ def disk_errors(
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFullError(path, needed, _free(path), error.strerror) from error
         files = error.errno in (errno.EMFILE, errno.ENFILE)
-        out = "close open files, or allow more of them by ulimit -n" if files else "make the folder writable or choose another one"
+        out = (
+            "close open files, or allow more of them by ulimit -n"
+            if files
+            else "make the folder writable or choose another one"
+        )
         raise CheckpointError(f"{path} cannot be written: {error.strerror}; {out}.") from error
 
 # %% ../../nbs/store/03_folders.ipynb #5042817e

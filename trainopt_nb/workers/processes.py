@@ -74,7 +74,9 @@ def start(
     "Start a process that the end of this one neither waits for nor ends. Raises `RunError` where the system gives none"
     for last in (False, True):  # a second time, because the forkserver may just have been killed
         context = _context()
-        worker = context.Process(target=function, args=arguments, daemon=False)  # a daemon could start no others
+        worker = context.Process(
+            target=function, args=arguments, daemon=False
+        )  # a daemon could start no others
         try:
             if context.get_start_method() == "forkserver":
                 _shorten_sockets()
@@ -99,7 +101,9 @@ def describe_refusal(
         out = "close open files, or allow more of them by ulimit -n"
     elif number == errno.ENOSPC:
         out = "make room for temporary files, or set TMPDIR to a folder with room"
-    return f"A worker process could not be started ({cause or 'the process that starts them has ended'}): {out}."
+    return (
+        f"A worker process could not be started ({cause or 'the process that starts them has ended'}): {out}."
+    )
 
 
 def warm():
