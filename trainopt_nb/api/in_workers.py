@@ -83,7 +83,7 @@ def _main(group, parent_pipe):
     sys.stdout.flush()
     end_process(0)
 
-
+# %% ../../nbs/api/05_in_workers.ipynb #2d72f434
 def _check_plan(model, options, needs):
     "Refuse an impossible pipeline before the run begins, where the number of its stages is known"
     if needs["plan"] == "pipeline" and needs["world"]:

@@ -98,7 +98,7 @@ def stored_options(
             f"The run {run.name} was made with an option that no file can hold: {error} Pass it again."
         ) from error
 
-
+# %% ../../nbs/api/03_prepare_run.ipynb #929ffcb9
 def resume_in(
     run: Run,  # to be resumed
     task: Task,  # the same that it began with

@@ -134,7 +134,7 @@ def _writing(run, token):
     finally:
         run.stop_writing()
 
-
+# %% ../../nbs/api/04_train_ranks.ipynb #ccdf5eb8
 class RunReport(Report):
     "Writes into a run what happens to the group that trains it"
 

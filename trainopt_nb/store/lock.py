@@ -168,7 +168,7 @@ def take_lock(
         if guard is None:
             _leave(path, guard)
 
-
+# %% ../../nbs/store/06_lock.ipynb #93a7e9de
 def claim_lock(
     path: Path,  # the lock file
     token: str,  # a secret of the launcher and the process that is to write

@@ -66,7 +66,7 @@ def _shorten_sockets():
             util.Finalize(None, shutil.rmtree, (made, True), exitpriority=-100)
             return
 
-
+# %% ../../nbs/workers/01_processes.ipynb #b32db125
 def start(
     function: Callable,  # of an importable module
     *arguments: object,  # picklable

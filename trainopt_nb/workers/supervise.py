@@ -77,7 +77,7 @@ class Ending(NamedTuple):
 class ParentEnded(Exception):
     "The kernel, for which the ranks work, has ended"
 
-
+# %% ../../nbs/workers/03_supervise.ipynb #a35cc75d
 class LocalRanks:
     "The ranks of a group as processes of this machine"
 
