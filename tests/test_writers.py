@@ -24,6 +24,7 @@ from trainopt_nb.events.records import Step, from_lines
 from trainopt_nb.runs.directory import make_directory
 from trainopt_nb.runs.run import Run
 from trainopt_nb.store import lock as locks
+from trainopt_nb.store import os_lock
 from trainopt_nb.store.lock import claim_lock, lock_log, release_lock, take_lock, unlock_log
 from trainopt_nb.store.process_record import boot_id, describe_process
 
@@ -122,8 +123,9 @@ def test_one_of_several_takes_over_a_stale_lock(kind, rounds, tmp_path):
     assert json.loads(done.stdout or "[]") == [1] * rounds, done.stderr
 
 
-def test_a_living_writer_is_not_replaced_whatever_its_record_says(path):
+def test_a_living_writer_is_not_replaced_whatever_its_record_says(path, monkeypatch):
     "The record was removed, is damaged, or names a process that has ended: the guard is locked all the same"
+    monkeypatch.setattr(locks, "WAIT", 0.1)
     with other_process("take_lock(path)", path):
         for record in (
             None,
@@ -247,7 +249,7 @@ def test_a_file_system_without_locks(path, monkeypatch):
     def refuse(*_):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr("trainopt_nb.store.os_lock.fcntl.flock", refuse)
+    monkeypatch.setattr(os_lock.fcntl, "flock", refuse)
     take_lock(path)
     code = "from trainopt_nb.store import os_lock\ndef refuse(*_):\n    raise OSError(37, '')\nos_lock.fcntl.flock = refuse\n"
     other = "try:\n    take_lock(path)\n    sys.exit(1)\nexcept Exception as error:\n    assert 'stop that one first' in str(error)"
@@ -271,7 +273,7 @@ def test_a_run_is_not_free_before_the_last_process_that_can_write_it_has_ended(r
     monkeypatch.setattr(locks, "WAIT", 0.2)
     with other_process("take_lock(path)", path):
         pass  # the supervisor was killed
-    with other_process("lock_log(path)", path):
+    with other_process("kept = lock_log(path)", path):
         assert run.alive
         with pytest.raises(
             RunError, match=r"still written by process \d+, which process \d+ on .* left behind"
@@ -305,14 +307,11 @@ def test_a_claim_for_a_process_that_has_ended_is_dropped(path):
     assert not path.exists()
 
 
-def test_the_log_has_one_appender(run, path):
+def test_the_log_has_one_appender(run, path, monkeypatch):
+    monkeypatch.setattr(locks, "WAIT", 0.1)
     run.start_writing()
     with pytest.raises(RunError, match="being written by process"):
-        locks.WAIT, kept = 0.1, locks.WAIT
-        try:
-            lock_log(path)
-        finally:
-            locks.WAIT = kept
+        lock_log(path)
     run.stop_writing()
     unlock_log(lock_log(path), path)
 
