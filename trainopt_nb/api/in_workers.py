@@ -19,6 +19,7 @@ import torch
 from .handle import FollowedRun
 from .prepare_run import new_run
 from .train_ranks import RunReport, needs_of, report_failure, train_here
+from ..base.errors import RunError
 from ..base.forks import close_in_forks
 from ..runs.run import Run
 from ..task.task import Task
@@ -70,8 +71,12 @@ def _main(group, parent_pipe):
     path, token, _ = group.arguments
     leave_group()
     print_into(Run(path).path / "log.txt")
-    with contextlib.suppress(BaseException):  # it was printed and logged where it was raised
+    try:
         Run(path).hold(token)  # before anything that takes long: the launcher may end meanwhile
+    except RunError as error:  # another process was faster
+        print(error, flush=True)
+        end_process(1)
+    with contextlib.suppress(BaseException):  # it was printed and logged where it was raised
         if group.cluster:
             from trainopt_nb.workers.ray_cluster import supervise_on_ray
 

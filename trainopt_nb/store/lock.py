@@ -87,31 +87,34 @@ def _enter(path):
     return guard
 
 
-def _leave(path, guard):
+def _leave(path, guard, remove=False):
     if guard is None:
         _guard(path).with_suffix(".d").rmdir()
+    elif remove:
+        unlock_file(guard, _guard(path))
     else:
         guard.close()
 
 
-def _is_free(path, token):
-    "Return whether the run may be taken by this process, which has entered"
+def _is_free(path, token, guarded):
+    "Return whether the run may be taken by this process, which has entered; `guarded` says that the guard was there before"
     record = _read(path)
     if is_locked(_log_guard(path)):
         return False
     claimed = record and token and record.get("token") == token
-    return record is None or claimed or _is_over(record, path, _guard(path).exists())
+    return record is None or claimed or _is_over(record, path, guarded)
 
 
 def _enter_free(path, token):
     "Enter as soon as the run is free. Raises `RunError` where another process writes it"
     until = time.monotonic() + WAIT
     while True:
+        guarded = _guard(path).exists()  # else somebody has removed it, perhaps from a living writer
         with contextlib.suppress(BlockingIOError):
             guard = _enter(path)
-            if _is_free(path, token):
+            if _is_free(path, token, guarded):
                 return guard
-            _leave(path, guard)
+            _leave(path, guard, not guarded)
         record = _read(path)
         ends = not record or record.get("token") == token != "" or is_running(record, path.parent) is False
         if not ends or time.monotonic() > until:
