@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -45,17 +45,16 @@ def path(run):
 @contextmanager
 def other_process(code, *words):
     "Another process that runs code with `path`, prints a line, and goes on until the block ends"
-    source = "import sys, time\nfrom pathlib import Path\nfrom trainopt_nb.store.lock import *\npath = Path(sys.argv[1])\n"
-    process = subprocess.Popen(
-        python("-c", source + code + "\nprint('ready', flush=True)\ntime.sleep(600)", *words),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    source = "import os, sys, time\nfrom pathlib import Path\nfrom trainopt_nb.store.lock import *\npath = Path(sys.argv[1])\n"
+    source += code + "\nprint(os.getpid(), flush=True)\ntime.sleep(600)"
+    process = subprocess.Popen(python("-c", source, *words), stdout=subprocess.PIPE, text=True)
+    pid = int(process.stdout.readline())
     try:
-        assert process.stdout.readline() == "ready\n"
-        yield process
+        yield pid
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)  # the command only stands for it
+        until(lambda: not alive(pid), "the end of the other process")
         process.wait()
 
 
@@ -156,11 +155,10 @@ def test_a_guard_that_was_removed_is_not_that_of_a_dead_writer(path):
 
 def test_a_lock_ends_with_its_process_and_not_with_its_children(path):
     code = "import os\ntake_lock(path)\nif os.fork() == 0:\n    time.sleep(60)\n    os._exit(0)"
-    with other_process(code, path) as process:
-        owner = psutil.Process(lock_owner(path)["pid"])
-        (child,) = owner.children()
-        os.kill(owner.pid, signal.SIGKILL)
-        process.wait()
+    with other_process(code, path) as owner:
+        (child,) = psutil.Process(owner).children()
+        os.kill(owner, signal.SIGKILL)
+        until(lambda: not alive(owner), "the end of the owner")
         assert alive(child.pid) and lock_owner(path) is None
         take_lock(path)
         child.kill()
