@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 
 from ..base.errors import CheckpointError
-from .folders import new_folder, remove_folder
+from .folders import disk_errors, new_folder, remove_folder
 from .plain import Packer, unpack
 from .tensors import MANIFEST, damage, lay_out, read_safetensors
 from .tensors import write_hashed, write_manifest, write_safetensors
@@ -113,7 +113,8 @@ def save_checkpoint(
     folder = Path(folder).absolute()
     target = folder / f"step-{step:08d}"
     content, model, rest = _take_apart(model_state, training)
-    content["order"] = max((c.order for c in checkpoints(folder)), default=0) + 1
+    with disk_errors(folder, 0):
+        content["order"] = max((c.order for c in checkpoints(folder)), default=0) + 1
     content.update(format=1, step=step, time=time.time(), torch=torch.__version__)
     needed = model.bytes + rest.bytes + len(_json(content)) + 5 * 4096  # files fill whole blocks
     with new_folder(target, needed) as writing:
