@@ -121,9 +121,7 @@ def make_loss(
         return _answer_loss(weight, scoring)
     huber = lambda a, b: F.huber_loss(a, b, delta=options.huber_delta)
     function = {"mae": F.l1_loss, "huber": huber}.get(options.loss, F.mse_loss)
-    return lambda s, t: function(
-        s.reshape(t.shape), t.to(s.dtype)
-    )  # (n, 1) against (n,) would broadcast to (n, n)
+    return lambda s, t: function(s.reshape(t.shape), t.to(s.dtype))  # (n, 1) against (n,) would broadcast to (n, n)
 
 
 def _class_loss(o, weight, scoring):
