@@ -234,15 +234,15 @@ def test_a_live_writer_is_told_from_a_dead_one(run, tmp_path):
 def test_a_stale_lock_is_taken_over(change, run):
     owner = json.loads((run.path / "lock").read_text())
     if change == "another start":  # the number of the dead process was given to a new one
-        owner["pid"] = os.getpid()
+        owner |= {"pid": os.getpid(), "locked": False}
     (run.path / "lock").write_text(json.dumps(owner))
     assert run.state == "dead" and go_on(run).state == "finished"
 
 
 def test_a_writer_on_another_machine_is_believed(run):
     owner = json.loads((run.path / "lock").read_text())
-    (run.path / "lock").write_text(json.dumps({**owner, "host": "elsewhere"}))
-    with pytest.raises(RunError, match=r"process .* on elsewhere.*or remove"):
+    (run.path / "lock").write_text(json.dumps({**owner, "host": "elsewhere", "boot": "of another kernel"}))
+    with pytest.raises(RunError, match=r"process .* on elsewhere.*cannot be told.*or remove"):
         go_on(run)
 
 

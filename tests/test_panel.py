@@ -510,6 +510,7 @@ def test_a_row_knows_resumed_and_dead_runs(tmp_path):
     assert state()["state"] == "training" and state()["alive"] and not state()["resumable"]
     assert table.news(0, {run.name: -1})["curves"][run.name]["lines"]["train loss"][1] == list(range(1, 12))
     lock = json.loads((run.path / "lock").read_text())
+    run.stop_writing()  # what a killed process leaves is its record
     (run.path / "lock").write_text(json.dumps(lock | {"pid": 2**22 + 1, "started": 0.0}))
     assert state()["state"] == "dead" and state()["resumable"] and "process is gone" in state()["why"]
 

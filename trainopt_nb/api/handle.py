@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 
 from torch import nn
 
+from .log import Log
 from ..base.errors import CheckpointError, RunError
 from ..events.progress import LIVE, Progress
 from ..events.received_commands import checked_command
@@ -54,7 +55,7 @@ class RunHandle:
                 pass
         finally:
             self.close()
-        if self.progress.state == "failed":
+        if self.progress.state in ("failed", "dead", "not begun"):
             error = RunError(self.progress.reason)
             error.run = self.run
             raise error
@@ -70,8 +71,9 @@ class LocalRun(RunHandle):
         progress: Progress,
         turns: Generator,  # as from `follow`
         model: nn.Module,
+        log: Log | None = None,  # of `turns`; None on a rank that does not write the run
     ):
-        self.run, self.progress, self.model = run, progress, model
+        self.run, self.progress, self.model, self._log = run, progress, model, log
         self._turns, self._sent = turns, queue.SimpleQueue()
 
     def send(self, command):
@@ -116,10 +118,8 @@ class LocalRun(RunHandle):
 
     def _note(self, state):
         "Log a change of state that the loop does not know of"
-        new = [State(state, self.progress.step)]
-        self.run.append(new)
-        self.progress.add(new)
-        return new
+        self._log.new.append(State(state, self.progress.step))
+        return self._log.take()
 
 # %% ../../nbs/api/02_handle.ipynb #02361363
 class FollowedRun(RunHandle):

@@ -8,7 +8,6 @@ __all__ = ['Where', 'pack_task', 'start_in_workers']
 # %% ../../nbs/api/05_in_workers.ipynb #63857237
 import contextlib
 import multiprocessing
-import os
 import secrets
 import sys
 import threading
@@ -19,12 +18,21 @@ import torch
 
 from .handle import FollowedRun
 from .prepare_run import new_run
-from .train_ranks import RunReport, needs_of, train_here
+from .train_ranks import RunReport, needs_of, report_failure, train_here
+from ..base.errors import RunError
+from ..base.forks import close_in_forks
 from ..runs.run import Run
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..workers.group import Group, print_into
-from ..workers.processes import PRELOAD, leave_group, pickle_parts, start
+from trainopt_nb.workers.processes import (
+    PRELOAD,
+    describe_error,
+    end_process,
+    leave_group,
+    pickle_parts,
+    start,
+)
 from ..workers.supervise import Supervisor
 
 PRELOAD.append("trainopt_nb.api.in_workers")
@@ -63,6 +71,11 @@ def _main(group, parent_pipe):
     path, token, _ = group.arguments
     leave_group()
     print_into(Run(path).path / "log.txt")
+    try:
+        Run(path).hold(token)  # before anything that takes long: the launcher may end meanwhile
+    except RunError as error:  # another process was faster
+        print(error, flush=True)
+        end_process(1)
     with contextlib.suppress(BaseException):  # it was printed and logged where it was raised
         if group.cluster:
             from trainopt_nb.workers.ray_cluster import supervise_on_ray
@@ -73,9 +86,9 @@ def _main(group, parent_pipe):
         else:
             Supervisor(group, RunReport(Run(path), token), parent_pipe).watch()
     sys.stdout.flush()
-    os._exit(0)  # nothing of the copied process is to be cleaned up a second time
+    end_process(0)
 
-
+# %% ../../nbs/api/05_in_workers.ipynb #2d72f434
 def _check_plan(model, options, needs):
     "Refuse an impossible pipeline before the run begins, where the number of its stages is known"
     if needs["plan"] == "pipeline" and needs["world"]:
@@ -97,15 +110,28 @@ def start_in_workers(
     token = secrets.token_hex(8)
     run.claim(token)
     ours, theirs = (None, None) if where.background else multiprocessing.Pipe()
+    if ours is not None:
+        close_in_forks(ours)
     handle = FollowedRun(run, task.model, ours)
     arguments = (str(run.path), token, resume is not None)
     group = Group(train_here, payload, arguments, str(run.path), **needs)
 
-    def begin():
-        start(_main, group, theirs)
+    # without waiting: where the forkserver is not warm yet, it takes seconds
+    begin = threading.Thread(target=_begin, args=(run, token, group, theirs), name="trainopt-start")
+    try:
+        begin.start()
+    except RuntimeError:  # the system gives no thread either
+        begin.run()
+    return handle
+
+
+def _begin(run, token, group, theirs):
+    "Start the worker of a run, and hand the lock on; where no process can be started, the run ends with the reason"
+    try:
+        run.claim(token, start(_main, group, theirs).pid)
+    except Exception as error:
+        report_failure(Run(run.path), describe_error(error), token)
+        run.release(token)
+    finally:
         if theirs is not None:
             theirs.close()  # the worker has its own
-
-    # without waiting: where the forkserver is not warm yet, it takes seconds
-    threading.Thread(target=begin, name="trainopt-start").start()
-    return handle

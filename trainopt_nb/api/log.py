@@ -7,8 +7,6 @@ __all__ = ['Log', 'follow']
 
 # %% ../../nbs/api/01_log.ipynb #e0633176
 import contextlib
-import errno
-import os
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -21,6 +19,7 @@ from ..base.interrupts import interrupted
 from ..events.progress import ENDED, Progress
 from ..events.records import Ended, Epoch, Heartbeat, State, Step
 from ..runs.run import Run
+from ..workers.processes import describe_error
 
 # %% ../../nbs/api/01_log.ipynb #630e7722
 class Log:
@@ -34,13 +33,15 @@ class Log:
             None
         ),  # writes a checkpoint into a folder, where the directory of the run is gone
     ):
-        self.run, self.progress, self.path = run, progress, run.path / "events.jsonl"
+        self.run, self.progress = run, progress
         self.rescue = Rescue(run.path, save)
         self.new, self._seen = [], 0  # not returned yet; how many of these are in the progress
         self._waiting = []  # not on the disk yet
+        self.problem: OSError | None = None  # why they are not
 
     def write(self):
-        "Write new events. Raises `CheckpointError` once, where the directory of the run is not there any more"
+        "Write new events. Raises `RunError` in a forked child, and `CheckpointError` once, where the directory of the run is gone"
+        self.run.check_process()
         part = _read_losses(self.new[self._seen :])
         self.new[self._seen :] = part
         self._seen = len(self.new)
@@ -55,16 +56,11 @@ class Log:
             self.rescue.append(self._waiting)
             self._waiting = []
             return
-        before = self.path.stat().st_size
         try:
             self.run.append(self._waiting)
-            with open(self.path, "rb") as file:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # the disk took a part, which is no error to Python
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._waiting = []
-        except OSError:  # what is on the disk in part would be there twice
-            os.truncate(self.path, before)
+            self._waiting, self.problem = [], None
+        except OSError as error:
+            self.problem = error
 
     def take(self) -> list:  # records
         "Return the events since the last call, after writing them"
@@ -74,7 +70,7 @@ class Log:
 
     @property
     def lost(self) -> int:
-        "Return the number of events for which the disk had no room"
+        "Return the number of events that are not on the disk"
         return len(self._waiting)
 
 # %% ../../nbs/api/01_log.ipynb #df735598
@@ -97,6 +93,7 @@ def follow(
     "Write the events of a run, and yield the new ones from time to time"
     log, command, clock = log or Log(run, progress), None, time.perf_counter
     held = {}  # kind of event -> time until which it does not make the run stop
+    failure = None
     try:
         while True:
             event = events.send(command)
@@ -111,8 +108,12 @@ def follow(
                 held = {State: soon, Epoch: soon, Step: later, Heartbeat: later}
     except StopIteration:
         pass
+    except Exception as error:
+        failure = describe_error(error)
+        raise
     finally:
-        _close(events, log)
+        if log.run.writing:  # not in a forked child
+            _close(events, log, failure)
 
 
 def _take(events, log):
@@ -127,9 +128,11 @@ def _take(events, log):
         return log.take()
 
 
-def _close(events, log):
+def _close(events, log, failure):
     "Save, log how the run ended, and release its lock"
     state, reason = "stopped", "the consumer went away; everything is saved"
+    if failure:
+        state, reason = "failed", failure
     try:
         events.close()
     except CheckpointError as error:
@@ -142,6 +145,8 @@ def _close(events, log):
         log.run.stop_writing()
         log.rescue.close()
     if log.lost:
+        why = log.progress.reason if log.progress.state == "failed" else ""
         raise RunError(
-            f"The last {log.lost} events of the run {log.run.name} found no room on the disk: make room, and resume it from its newest checkpoint."
+            f"{why} The last {log.lost} events of the run {log.run.name} could not be written ({log.problem.strerror}): mend that, and "
+            "resume it from its newest checkpoint.".strip()
         )

@@ -43,7 +43,7 @@ def _handle(run, loop, token="", every=0.1):
     log = Log(run, tail.progress, *([lambda folder: _save(loop, folder)] if alone else []))
     events = synced_events(loop.events(run.path, run.name, log.write), loop)
     turns = follow(events, run, tail.progress, every, log)
-    return LocalRun(run, tail.progress, turns, loop.prepared.model)
+    return LocalRun(run, tail.progress, turns, loop.prepared.model, log)
 
 
 def _loop(task, options, ranks=SINGLE):
@@ -134,7 +134,11 @@ def resume_in(
     loop = Loop(prepared, here, (model_state, training))
     handle = _handle(run, loop, token, every)
     if ranks.first:
-        run.change_options(options.plain())  # not before this process is the only writer
+        try:
+            run.change_options(options.plain())  # not before this process is the only writer
+        except RunError:
+            run.stop_writing()
+            raise
     return handle
 
 

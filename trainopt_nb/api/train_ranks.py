@@ -9,7 +9,6 @@ __all__ = ['ALL', 'TURN', 'needs_of', 'train_here', 'report_failure', 'RunReport
 import contextlib
 import gc
 import importlib.util
-import os
 import re
 import sys
 import time
@@ -20,7 +19,7 @@ import cloudpickle
 import torch
 
 from .prepare_run import resume_in, start_in
-from ..base.errors import CheckpointError, OptionError
+from ..base.errors import CheckpointError, OptionError, RunError
 from ..events.progress import LIVE
 from ..events.records import Ended, Note
 from ..parallel.device import find_device
@@ -116,9 +115,8 @@ def report_failure(
     reason: str,  # one sentence
     token: str | None,  # as for `Run.start_writing`
 ):
-    "Write the reason of a failure into a run whose own process cannot"
-    with contextlib.suppress(Exception):
-        run.start_writing(token)
+    "Write the reason of a failure into a run whose own process cannot; where the disk does not take it, it stands in the printed log"
+    with contextlib.suppress(Exception), _writing(run, token):
         before = run.progress
         end = Ended("failed", before.step, before.epoch, reason, time.time())
         if before.state == "finished":  # what was reached stays reached, though it cannot go on
@@ -126,9 +124,17 @@ def report_failure(
             run.append([why, end._replace(state="finished", reason=before.reason)])
         else:
             run.append([end])
+
+
+@contextlib.contextmanager
+def _writing(run, token):
+    run.start_writing(token)
+    try:
+        yield
+    finally:
         run.stop_writing()
 
-
+# %% ../../nbs/api/04_train_ranks.ipynb #ccdf5eb8
 class RunReport(Report):
     "Writes into a run what happens to the group that trains it"
 
@@ -141,7 +147,7 @@ class RunReport(Report):
 
     def begin(self):
         "Hold the lock of the run for the ranks"
-        self.run.claim(self.token, os.getpid())
+        self.run.hold(self.token)
 
     def failed(self, reason, always=False):
         "Write the end of the run where no rank did"
@@ -162,9 +168,9 @@ class RunReport(Report):
 
     def warn(self, text, topic):
         "Write a warning while no rank writes the run"
-        self.run.start_writing(None)
-        self.run.append([Note("warning", text, self.run.progress.step, topic)])
-        self.run.stop_writing()
+        print(text, flush=True)
+        with contextlib.suppress(OSError, RunError), _writing(self.run, None):
+            self.run.append([Note("warning", text, self.run.progress.step, topic)])
 
     def end(self):
         "Give back the lock"

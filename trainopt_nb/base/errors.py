@@ -4,9 +4,12 @@
 
 # %% auto #0
 __all__ = ['TrainoptError', 'OptionError', 'PlanError', 'DataError', 'TaskError', 'WeightsError', 'RunError', 'WorkerError',
-           'CheckpointError', 'DiskFullError', 'NonFinite', 'MemoryRanOut']
+           'CheckpointError', 'DiskFullError', 'NonFinite', 'MemoryRanOut', 'run_errors']
 
 # %% ../../nbs/base/01_errors.ipynb #13760c0e
+import contextlib
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 # %% ../../nbs/base/01_errors.ipynb #7d7ba4a1
@@ -90,3 +93,28 @@ class NonFinite(ArithmeticError):
 
 class MemoryRanOut(MemoryError):
     "A step needs more memory than there is"
+
+# %% ../../nbs/base/01_errors.ipynb #5f01aa11
+_WAY_OUT = {
+    errno.ENOSPC: "make room on its disk",
+    errno.EDQUOT: "make room on its disk",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "make it writable",
+    errno.EPERM: "make it writable",
+    errno.EMFILE: "close open files, or allow more of them by ulimit -n",
+    errno.ENFILE: "close open files",
+}
+
+
+@contextlib.contextmanager
+def run_errors(
+    path: Path,  # what is written
+) -> Iterator[None]:
+    "Turn `OSError` into `RunError` with its cause and the way out"
+    try:
+        yield
+    except OSError as error:
+        if not path.parent.exists():
+            raise RunError(f"{path.parent} is not there any more: it was moved or removed.") from error
+        out = _WAY_OUT.get(error.errno, "look at its disk")
+        raise RunError(f"{path} cannot be written: {error.strerror or error}; {out}.") from error

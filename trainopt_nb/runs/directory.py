@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 
-from ..base.errors import RunError
+from ..base.errors import RunError, run_errors
 from ..base.guarded_files import is_regular
 from ..events.fields import fits
 from .files import LOCK, read_json, write_json
-from ..store.lock import lock_owner, take_lock
+from ..store.lock import lock_owner, release_lock, take_lock
 
 # %% ../../nbs/runs/05b_directory.ipynb #7afb6881
 def _slug(name):
@@ -146,15 +146,17 @@ class RunDirectory:
         self,
         **facts: object,  # name -> what JSON can hold
     ):
-        "Add to run.json"
-        write_json(self.path / "run.json", {**self.facts, **facts})
+        "Add to run.json; raises `RunError` where that is not possible"
+        with run_errors(self.path / "run.json"):
+            write_json(self.path / "run.json", {**self.facts, **facts})
 
     def change_options(
         self,
         options: dict,  # keyword -> plain value, as from `Options.plain`
     ):
-        "Replace the options, when a run resumes with others"
-        write_json(self.path / "options.json", options)
+        "Replace the options, when a run resumes with others; raises `RunError` where that is not possible"
+        with run_errors(self.path / "options.json"):
+            write_json(self.path / "options.json", options)
 
 # %% ../../nbs/runs/05b_directory.ipynb #de1c3f91
 def delete_directory(
@@ -166,7 +168,10 @@ def delete_directory(
     except OSError as error:
         raise RunError(f"The run {path.name} cannot be removed: {error.strerror or error}.") from error
     try:
-        (path / "run.json").unlink()  # whatever happens next, it is not listed any more
+        (
+            path / "run.json"
+        ).unlink()  # whatever happens next, it is not listed any more, and nobody starts to write it
+        release_lock(path / LOCK)
         shutil.rmtree(path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -174,3 +179,5 @@ def delete_directory(
         raise RunError(
             f"The run {path.name} cannot be removed from {path}: {error.strerror or error}."
         ) from error
+    finally:
+        release_lock(path / LOCK)

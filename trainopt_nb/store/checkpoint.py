@@ -16,7 +16,7 @@ import torch
 
 from ..base.errors import CheckpointError
 from ..base.guarded_files import read_object
-from .folders import new_folder, remove_folder
+from .folders import disk_errors, new_folder, remove_folder
 from .checkpoint_content import FILES, as_json, put_together, read_state, take_apart
 from .tensors import MANIFEST, damage, write_hashed, write_manifest, write_safetensors
 
@@ -91,7 +91,8 @@ def save_checkpoint(
     folder = Path(folder).absolute()
     target = folder / f"step-{step:08d}"
     content, model, rest = take_apart(model_state, training)
-    content["order"] = max((c.order for c in checkpoints(folder)), default=0) + 1
+    with disk_errors(folder, 0):
+        content["order"] = max((c.order for c in checkpoints(folder)), default=0) + 1
     content.update(format=1, step=step, time=time.time(), torch=torch.__version__)
     needed = model.bytes + rest.bytes + len(as_json(content)) + 5 * 4096  # files fill whole blocks
     with new_folder(target, needed) as writing:

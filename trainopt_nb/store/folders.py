@@ -37,9 +37,13 @@ def disk_errors(
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFullError(path, needed, _free(path), error.strerror) from error
-        raise CheckpointError(
-            f"{path} cannot be written: {error.strerror}; make the folder writable or choose another one."
-        ) from error
+        files = error.errno in (errno.EMFILE, errno.ENFILE)
+        out = (
+            "close open files, or allow more of them by ulimit -n"
+            if files
+            else "make the folder writable or choose another one"
+        )
+        raise CheckpointError(f"{path} cannot be written: {error.strerror}; {out}.") from error
 
 # %% ../../nbs/store/03_folders.ipynb #5042817e
 _HOST = re.sub(r"\W", "_", platform.node())

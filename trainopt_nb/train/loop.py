@@ -149,7 +149,8 @@ class Loop:
                 state, reason = yield from run.to_the_end()
                 yield run.ended(state, reason)
             except GeneratorExit:
-                _save_rest(run.saver)
+                if self.prepared.ranks.world == 1:  # the other ranks would have to save with this one
+                    _save_rest(run.saver)
                 raise
             except CheckpointError as error:
                 yield run.ended("failed", str(error))

@@ -7,7 +7,6 @@ __all__ = ['NAP', 'WorkerHandle', 'submit', 'wait_for']
 
 # %% ../../nbs/workers/02_submit.ipynb #97c9ce55
 import contextlib
-import os
 import queue
 import time
 import traceback
@@ -21,9 +20,11 @@ from typing import Any
 import cloudpickle
 
 from ..base.errors import RunError, WorkerError
+from ..base.forks import close_in_forks
 from trainopt_nb.workers.processes import (
     cause_of,
     describe_error,
+    end_process,
     exit_with_parent,
     leave_group,
     pickle_parts,
@@ -73,7 +74,7 @@ def _serve(payload, pipe):
         code = 1
         with contextlib.suppress(OSError):
             send("error", describe_error(error), traceback.format_exc())
-    os._exit(code)  # nothing of the copied process is to be cleaned up a second time
+    end_process(code)
 
 # %% ../../nbs/workers/02_submit.ipynb #367591d0
 class _Messages:
@@ -213,14 +214,16 @@ def submit(
     *arguments: object,
     **keywords: object,
 ) -> WorkerHandle:
-    "Run a function in a warm process. Raises `RunError` naming what cannot be pickled"
+    "Run a function in a warm process. Raises `RunError` naming what cannot be pickled, or why no process can be started"
     parts = {f"argument {i + 1}": value for i, value in enumerate(arguments)} | keywords
     name = getattr(function, "__name__", type(function).__name__)
     payload = pickle_parts((function, arguments, keywords), parts | {name: function})
     ours, theirs = Pipe()
-    process = start(_serve, payload, theirs)
-    theirs.close()
-    return WorkerHandle(name, process, ours)
+    try:
+        process = start(_serve, payload, theirs)
+    finally:
+        theirs.close()
+    return WorkerHandle(name, process, close_in_forks(ours))
 
 
 def wait_for(

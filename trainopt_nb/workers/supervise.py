@@ -19,14 +19,21 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from ..base.forks import close_in_forks
 from ..parallel.ranks import Ranks, init_process_group
 from .group import Group, Report
-from .processes import cause_of, describe_error, exit_with_parent
+from trainopt_nb.workers.processes import (
+    cause_of,
+    describe_error,
+    describe_refusal,
+    die_with_parent,
+    exit_with_parent,
+)
 
 GRACE = 2.0  # seconds for a dead rank to be noticed after another rank lost its connection
 
 # %% ../../nbs/workers/03_supervise.ipynb #ac0331d3
-def _rank(group, rank, meeting, pipe):
+def _rank(group, rank, meeting, pipe, parent):
     "Run the function in the process of a rank"
     sending = threading.Lock()
 
@@ -38,6 +45,8 @@ def _rank(group, rank, meeting, pipe):
         send("lost", text)
         time.sleep(3600)  # the supervisor ends this process
 
+    if parent is not None:
+        die_with_parent(parent)
     exit_with_parent(pipe)
     try:
         ranks = Ranks(rank, group.world, plan=group.plan, lost=lost)
@@ -68,12 +77,13 @@ class Ending(NamedTuple):
 class ParentEnded(Exception):
     "The kernel, for which the ranks work, has ended"
 
-
+# %% ../../nbs/workers/03_supervise.ipynb #a35cc75d
 class LocalRanks:
     "The ranks of a group as processes of this machine"
 
     def __init__(self):
         self.ranks: list[_Rank] = []  # those that run now
+        self._refused = ""  # why not all of them could be started
 
     def start(
         self,
@@ -84,12 +94,18 @@ class LocalRanks:
         context = multiprocessing.get_context("fork" if forks else "spawn")
         self._meeting = Path(group.folder) / ".meeting"
         self._meeting.unlink(missing_ok=True)
-        for number in range(group.world):
-            mine, theirs = context.Pipe()
-            process = context.Process(target=_rank, args=(group, number, self._meeting, theirs), daemon=False)
-            process.start()
-            theirs.close()
-            self.ranks.append(_Rank(number, process, mine))
+        parent = os.getpid() if forks else None
+        try:
+            for number in range(group.world):
+                mine, theirs = context.Pipe()
+                arguments = (group, number, self._meeting, theirs, parent)
+                process = context.Process(target=_rank, args=arguments, daemon=False)
+                close_in_forks(mine)
+                process.start()
+                theirs.close()
+                self.ranks.append(_Rank(number, process, mine))
+        except OSError as error:
+            self._refused = describe_refusal(error)
         print(f"ranks {', '.join(str(r.process.pid) for r in self.ranks)}", flush=True)
 
     def wait(
@@ -97,7 +113,7 @@ class LocalRanks:
         parent_pipe: Connection | None,  # as for `Supervisor`
     ) -> Ending:
         "Wait until the group ends. Raises `ParentEnded` where the kernel ends first"
-        return _wait_for_end(self.ranks, parent_pipe)
+        return Ending(self._refused) if self._refused else _wait_for_end(self.ranks, parent_pipe)
 
     def kill(self):
         "Kill all ranks; what they need later is on the disk"
