@@ -14,7 +14,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from .batches import Batches, PaddingBatch, data_shard, dropped, mix, order
-from .generators import held_generators, held_state, preserve_rng, reseed, set_held_state
+from .generators import held_generators, preserve_rng, reseed
+from .object_state import ObjectState
+from .sample_probe import sample_dependence
 from .tensors import Batch
 
 # %% ../../nbs/data/03b_dataset_batches.ipynb #c301376a
@@ -43,8 +45,8 @@ class _Order:
 class _SeededDataset:
     "A dataset in a worker process, whose random numbers follow from seed, epoch and index"
 
-    def __init__(self, dataset, seed):
-        self.dataset, self.seed, self._held = dataset, seed, None
+    def __init__(self, dataset, seed, collate):
+        self.dataset, self.seed, self.collate, self._held = dataset, seed, collate, None
 
     def __getitem__(self, tagged):
         epoch, index = tagged
@@ -53,7 +55,7 @@ class _SeededDataset:
         random.seed(seed)
         np.random.seed(seed % 2**32)
         if self._held is None:
-            self._held = list(held_generators(self.dataset).values())
+            self._held = list(held_generators((self.dataset, self.collate)).values())
         for generator in self._held:
             reseed(generator, seed)
         return self.dataset[index]
@@ -92,11 +94,12 @@ class DatasetBatches:
         self.dropped = dropped(self.samples, batch_size, drop_last, drop_single)
         self.steps = -(-(self.samples - self.dropped) // batch_size)
         self.data_shard = data_shard
+        self._objects = ObjectState({"": dataset, "collate_fn": loader.get("collate_fn")}, label="train_data")
         self._order = _Order(self.samples, batch_size, shuffle, self.dropped, seed, bool(workers), data_shard)
         if workers:
             loader["worker_init_fn"] = _WorkerBegin(loader.get("worker_init_fn"))
         self._loader = DataLoader(
-            _SeededDataset(dataset, seed) if workers else dataset,
+            _SeededDataset(dataset, seed, loader.get("collate_fn")) if workers else dataset,
             batch_sampler=self._order,
             num_workers=workers,
             generator=torch.Generator().manual_seed(seed),  # of its own, so that the global one is left alone
@@ -107,10 +110,13 @@ class DatasetBatches:
         self,
         number: int,  # which epoch, from 0
         start: int = 0,  # batches to leave out
-        state: dict | None = None,  # of the dataset's generators, as from a checkpoint
+        state: dict | None = None,  # of the dataset, as from a checkpoint
     ) -> Iterator:  # of batches
         "Yield the batches of one epoch"
-        set_held_state(self.dataset, state or {})
+        if state:
+            self._objects.load_state_dict(state)
+        elif not self._order.tagged:
+            self._objects.begin()
         self._order.number, self._order.start = number, start
         if self.data_shard == (0, 1):
             yield from self._loader
@@ -127,5 +133,16 @@ class DatasetBatches:
             return self._loader.collate_fn(few)
 
     def mark(self) -> dict:
-        "Return the state of the generators that the dataset holds; with workers there is none, since they are seeded for each sample"
-        return {} if self._order.tagged else held_state(self.dataset)
+        "Return what changes in the dataset, such as its generators; with workers that is nothing, since they are seeded for each sample"
+        return {} if self._order.tagged else self._objects.state_dict()
+
+    def unstored(self) -> list[str]:
+        "Return what `mark` cannot return, as sentences without their end"
+        if not self._order.tagged:
+            return self._objects.problems()
+        if not sample_dependence(self.dataset).earlier:
+            return []
+        return [
+            "the samples of train_data depend on those drawn before, and each worker process has a copy of its own: "
+            "pass --workers 0, or compute what changes from the index"
+        ]

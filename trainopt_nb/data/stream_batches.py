@@ -7,12 +7,15 @@ __all__ = ['StreamBatches']
 
 # %% ../../nbs/data/03c_stream_batches.ipynb #1f18f8c6
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
 
 import torch
 from torch.utils.data import IterableDataset
 
 from .batches import Batches, PaddingBatch, data_shard
-from .generators import held_state, preserve_rng, set_held_state
+from .generators import preserve_rng, set_held_state
+from .object_state import ObjectState
+from .sample_probe import sample_dependence
 from .tensors import Batch, size_of, tree_map
 from ..store.plain import random_state, set_random_state
 
@@ -55,6 +58,7 @@ class StreamBatches:
             self.steps = len(source)
         except TypeError:
             self.steps = None
+        self._objects = ObjectState({"": source}, label="train_data")
         self._begin = {"random": None, "begin": {}}
 
     def epoch(
@@ -66,10 +70,10 @@ class StreamBatches:
         "Return the batches of one epoch from `start` on"
         goes_on, before = state is not None and start > 0, random_state()
         if state is not None:
-            set_held_state(self.source, state["begin" if start else "now"])
+            self._objects.load_state_dict(state["begin" if start else "now"])
         if goes_on:
             set_random_state(state["random"])
-        self._begin = {"random": random_state(), "begin": held_state(self.source)}
+        self._begin = {"random": random_state(), "begin": deepcopy(self._objects.state_dict())}
         batches = _go_on(self.source, number, start, state)
         if goes_on:
             set_random_state(before)  # where the checkpoint had left them
@@ -88,7 +92,19 @@ class StreamBatches:
             return next(iter(self.source), None)
 
     def mark(self) -> dict:
-        "Return the random states of the start of the epoch, and the state of the source and its generators now"
+        "Return the random states of the start of the epoch, what has changed in the source by then and by now, and its own state"
         with preserve_rng(self.source):  # a loader that was never asked for a batch begins with its answer
             own = self.source.state_dict() if _remembers(self.source) else None
-        return {**self._begin, "now": held_state(self.source), "own": own}
+        return {**self._begin, "now": self._objects.state_dict(), "own": own}
+
+    def unstored(self) -> list[str]:
+        "Return what `mark` cannot return, as sentences without their end"
+        source, said = self.source, self._objects.problems()
+        by_index = hasattr(getattr(source, "dataset", None), "__getitem__")
+        if by_index and getattr(source, "num_workers", 0) and getattr(source, "persistent_workers", False):
+            if any(sample_dependence(source.dataset)):
+                said.append(
+                    "the worker processes of train_data keep random numbers and copies of the dataset from epoch to epoch: "
+                    "pass persistent_workers=False to the DataLoader"
+                )
+        return said

@@ -52,7 +52,9 @@ class StepLoop:
         self.began = time.perf_counter()
         self._save_at_end = False  # one checkpoint for the last step and the end of the epoch
         streams = self.prepared.data.train.samples is None and self.prepared.ranks.world == 1
-        self._lone = streams and has_batchnorm(self.prepared.model)  # whether a batch of one sample is left out
+        self._lone = streams and has_batchnorm(
+            self.prepared.model
+        )  # whether a batch of one sample is left out
         self._largest = 0  # samples of a batch so far
 
     def steps(self) -> Generator:
@@ -90,6 +92,9 @@ class StepLoop:
             )
             if command is not None:
                 yield from self.commands.execute(command)
+                lr = state.apply_lr()
+            if self.commands.earlier:
+                yield from self.commands.replay()
                 lr = state.apply_lr()
             if o.save_steps and state.step % o.save_steps == 0:
                 yield from self._save(limit)
@@ -150,6 +155,7 @@ class EpochLoop(StepLoop):
         if row.best:
             self.saver.mark_best()
         yield from self.commands.emit(row)
+        yield from self.commands.replay()
         save, self._save_at_end = self._save_at_end, False
         yield from self.commands.relay(self.saver.after_epoch(save))
 

@@ -41,6 +41,7 @@ class CheckpointWriter:
         self._saved = None, False  # step of the newest checkpoint, and whether it is marked as best
         self._best_at = None  # step of the best epoch, where this process has seen it
         self._held = None  # (position, model_state, training) of a best epoch that is not on the disk yet
+        self._told = set()  # reasons why a resumed run may differ
         self._memory = {}  # `last` and `best` where there is no folder
 
     @property
@@ -100,7 +101,16 @@ class EpochSaver(CheckpointWriter):
                 self._hold()
             if event:
                 yield event
+        yield from self._reasons()
         self._last = time.perf_counter()
+
+    def _reasons(self):
+        "Say what the checkpoints cannot hold, each thing once"
+        reasons = self.state.why_not_exact() if self.folder is not None and self._ranks.first else ()
+        for text in reasons:
+            if text not in self._told:
+                self._told.add(text)
+                yield Note("warning", text, self.state.step, "resume")
 
     def _hold(self):
         self._held = self._position, *deepcopy(self.state.state_dict())
@@ -131,6 +141,7 @@ class Saver(EpochSaver):
         self._last = time.perf_counter()
         if self.resumed and self.folder is not None:
             self._saved = self._position, False
+            yield from self._reasons()
             return
         yield from self.save()
 

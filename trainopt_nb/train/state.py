@@ -18,6 +18,7 @@ from ..data.generators import preserve_rng
 from ..parallel.parallelize import load_model, load_optimizer, optimizer_state
 from ..store.plain import random_state, set_random_state
 from ..task.train_options import TrainOptions
+from .held_objects import held_objects, why_not_exact
 from .optimizers import copy_to_host, make_optimizer
 from .prepare import Prepared
 from .schedule import Schedule
@@ -97,6 +98,11 @@ def _length(prepared, options):
     return epoch_steps, min((n for n in (known, options.max_steps) if n is not None), default=None)
 
 
+def _objects(state):
+    "Return the state of the objects, as it was before a validation that goes on"
+    return state.objects.state_dict() if state._objects_before is None else state._objects_before
+
+
 def _training_dict(state):
     "What a checkpoint holds beside the model"
     return {
@@ -107,6 +113,8 @@ def _training_dict(state):
         "schedule": state.schedule.state_dict(),
         **state.stepper.state_dict(),
         "random": state.prepared.ranks.all_gather(state._before or random_state()),
+        "objects": state.prepared.ranks.all_gather(_objects(state)),
+        "commands": state.commands,
         "data": state.prepared.data.train.mark(),
     }
 
@@ -155,8 +163,12 @@ def _load_state_dict(state, model_state, training):
     state.stepper.load_state_dict(training)
     _load_rates(state, training)
     state._data_state = training["data"]
-    ranks, held = state.prepared.ranks, training["random"]
+    state.commands = list(training.get("commands", ()))
+    ranks, held, objects = state.prepared.ranks, training["random"], training.get("objects") or [{}]
     state.random = held[ranks.rank] if ranks.world in (1, len(held)) else None
+    mine = objects[ranks.rank if ranks.world == len(objects) else 0]
+    state.objects.load_state_dict(mine)
+    state._resumed = mine if state.batch and not state.drained else None
     if state.random is not None:
         set_random_state(state.random)
 
@@ -177,14 +189,27 @@ class TrainingState(Counters):
         self.schedule = Schedule(self.optimizer, options, self.total, self.epoch_steps)
         self.stepper = Stepper(prepared, self.optimizer, options)
         self._data_state = None
-        self._before = None  # random numbers before a validation that goes on
+        self.objects = held_objects(prepared, options, self.optimizer)
+        self.commands = []  # [step, epoch, line] of the commands that changed the run, as `Commands.did` adds them
+        self._resumed = None  # state of the objects in a checkpoint, until the data go on
+        self._before = self._objects_before = (
+            None  # random numbers and objects before a validation that goes on
+        )
         self.random = None  # random numbers of this rank in the checkpoint; None if it has none
         prepared.model.train()
 
     def batches(self) -> Iterator:
         "Return an iterator over the batches that are left in the epoch"
         state, self._data_state = self._data_state, None
-        return iter(self.prepared.data.train.epoch(self.epoch, self.batch, state))
+        batches = iter(self.prepared.data.train.epoch(self.epoch, self.batch, state))
+        if self._resumed is not None:  # drawing again what was drawn before may have changed them
+            self.objects.load_state_dict(self._resumed)
+            self._resumed = None
+        return batches
+
+    def why_not_exact(self) -> list[str]:
+        "Return the reasons, as sentences, why a resumed run may differ from this one, as far as they are known"
+        return why_not_exact(self.objects, self.prepared.data.train)
 
     @property
     def lr(self) -> float:
@@ -218,10 +243,13 @@ class TrainingState(Counters):
 def evaluating(state: TrainingState):
     "Put the average of the weights into the model, and restore weights and random numbers afterwards"
     with preserve_rng(state.prepared.data.valid):
-        state._before = random_state()
+        state._before, state._objects_before = random_state(), deepcopy(state.objects.state_dict())
         state.swap()
         try:
             yield
+        except BaseException:  # the validation will be done again
+            state.objects.load_state_dict(state._objects_before)
+            raise
         finally:
             state.swap()
-            state._before = None
+            state._before = state._objects_before = None
