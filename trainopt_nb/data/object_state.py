@@ -55,9 +55,11 @@ class ObjectState:
         def closed(place):
             if id(place.value) in skipped or is_machinery(place):
                 return True
-            if (leaf := leaf_at(place)) is not None:
-                leaves[place.path] = leaf
-            return leaf is not None
+            leaf = leaf_at(place)
+            if leaf is None or any(id(each) in skipped for each in nested_leaves(place.value) or ()):
+                return False
+            leaves[place.path] = leaf
+            return True
 
         for name, owner in self.owners.items():
             for place in walk(owner, name, closed=closed):
