@@ -151,7 +151,8 @@ def parts(
     if isinstance(value, (dict, list, tuple, set, frozenset, deque)):
         if len(value) > SHORT:
             return []
-        return list(value.items()) if isinstance(value, dict) else list(enumerate(value))
+        own = getattr(value, "__dict__", None) or {}  # of a class of the user's own
+        return [*(value.items() if isinstance(value, dict) else enumerate(value)), *own.items()]
     if isinstance(value, types.FunctionType):
         return _of_function(value)
     if isinstance(value, Globals):
@@ -175,7 +176,7 @@ def set_part(
         setattr(holder, key, value)
     elif isinstance(holder, types.CellType):
         holder.cell_contents = value
-    elif isinstance(holder, (dict, list, deque)):
+    elif isinstance(holder, dict) or (isinstance(holder, (list, deque)) and isinstance(key, int)):
         holder[key] = value
     elif key in slots(holder):
         object.__setattr__(holder, key, value)  # as a frozen dataclass needs it
@@ -221,6 +222,8 @@ def walk(
             seen[id(value)] = value  # held: an id is that of another object once its owner is gone
         yield place
         if not isinstance(value, PLAIN) and not closed(place):
-            waiting.extend(
-                Place(_path(path, value, key, part), part, value, key) for key, part in parts(value)
-            )
+            for number, (key, part) in enumerate(parts(value)):
+                name = (
+                    number if path.endswith("_hooks") else key
+                )  # torch numbers the hooks of a whole process
+                waiting.append(Place(_path(path, value, name, part), part, value, key))

@@ -63,7 +63,8 @@ class StepLoop:
         limit, strategy, moves_lr = o.max_steps or math.inf, self.prepared.strategy, self.state.schedule.moves
         if state.drained or state.step >= limit:
             return  # only the validation is left
-        batches, lr = strategy.batches(state), None
+        # within an epoch, the optimizer has the rate of the checkpoint, which a scheduler of the user's may have set
+        batches, lr = strategy.batches(state), state.lr if state.batch else None
         while state.step < limit:
             asked = clock()
             taken = list(islice(batches, o.accumulate))

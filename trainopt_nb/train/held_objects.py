@@ -37,7 +37,7 @@ def held_objects(
 ) -> ObjectState:
     "Return the state of all that the user brought, except for the training data"
     p, own = prepared, vars(optimizer)
-    stored = [optimizer, *(own[name] for name in _OPTIMIZER if name in own)]
+    stored = lambda: (optimizer, *(own[name] for name in _OPTIMIZER if name in own))  # loading replaces them
     owners = {"model": p.model, "loss": options.loss, "optimizer": own, "valid_data": _source(p.data.valid)}
     more = {
         "device_transforms": p.device_transforms,
@@ -46,7 +46,7 @@ def held_objects(
     }
     return ObjectState(
         {**owners, **more},
-        held=lambda: [each for each in (*_persistent(p.model), *stored) if each is not None],
+        held=lambda: [each for each in (*_persistent(p.model), *stored()) if each is not None],
         # a random projection in an attribute is as much part of the model as its weights
         always=lambda place: isinstance(place.value, Tensor) and place.path.startswith("model."),
         device=p.device,

@@ -19,6 +19,7 @@ from ..store.checkpoint import keep_checkpoints, load_checkpoint, save_checkpoin
 from ..store.folders import probe_folder
 from ..task.train_options import TrainOptions
 from .faults import spoiled_weight
+from .held_objects import why_not_exact
 from .state import TrainingState
 
 # %% ../../nbs/train/11_saver.ipynb #fe042da2
@@ -106,8 +107,9 @@ class EpochSaver(CheckpointWriter):
 
     def _reasons(self):
         "Say what the checkpoints cannot hold, each thing once"
-        reasons = self.state.why_not_exact() if self.folder is not None and self._ranks.first else ()
-        for text in reasons:
+        if self.folder is None or not self._ranks.first:
+            return
+        for text in why_not_exact(self.state.objects, self.state.prepared.data.train):
             if text not in self._told:
                 self._told.add(text)
                 yield Note("warning", text, self.state.step, "resume")

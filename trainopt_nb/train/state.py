@@ -18,7 +18,7 @@ from ..data.generators import preserve_rng
 from ..parallel.parallelize import load_model, load_optimizer, optimizer_state
 from ..store.plain import random_state, set_random_state
 from ..task.train_options import TrainOptions
-from .held_objects import held_objects, why_not_exact
+from .held_objects import held_objects
 from .optimizers import copy_to_host, make_optimizer
 from .prepare import Prepared
 from .schedule import Schedule
@@ -98,13 +98,9 @@ def _length(prepared, options):
     return epoch_steps, min((n for n in (known, options.max_steps) if n is not None), default=None)
 
 
-def _objects(state):
-    "Return the state of the objects, as it was before a validation that goes on"
-    return state.objects.state_dict() if state._objects_before is None else state._objects_before
-
-
 def _training_dict(state):
     "What a checkpoint holds beside the model"
+    evaluated = state._objects_before is not None
     return {
         **{name: getattr(state, name) for name in COUNTS},
         "loss_sum": float(state.loss_sum),
@@ -113,7 +109,9 @@ def _training_dict(state):
         "schedule": state.schedule.state_dict(),
         **state.stepper.state_dict(),
         "random": state.prepared.ranks.all_gather(state._before or random_state()),
-        "objects": state.prepared.ranks.all_gather(_objects(state)),
+        "objects": state.prepared.ranks.all_gather(
+            state._objects_before if evaluated else state.objects.state_dict()
+        ),
         "commands": state.commands,
         "data": state.prepared.data.train.mark(),
     }
@@ -127,6 +125,7 @@ def _load_rates(state, training):
         group.update({key: now[key] for key in now if key != "lr" and now[key] != before.get(key)})
     if [each.get("lr") for each in training["asked"]] != [each.get("lr") for each in state._asked]:
         state.schedule.base = base
+        state.apply_lr()
 
 # %% ../../nbs/train/10_state.ipynb #4cd2b391
 def _state_dict(state):
@@ -206,10 +205,6 @@ class TrainingState(Counters):
             self.objects.load_state_dict(self._resumed)
             self._resumed = None
         return batches
-
-    def why_not_exact(self) -> list[str]:
-        "Return the reasons, as sentences, why a resumed run may differ from this one, as far as they are known"
-        return why_not_exact(self.objects, self.prepared.data.train)
 
     @property
     def lr(self) -> float:
