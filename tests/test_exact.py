@@ -120,6 +120,16 @@ class BufferThatIsNotPersistent(Model):
 
 
 @setting
+class BufferMadeLate(Model):
+    def begin(self, seed):
+        self.register_buffer("mean", None)
+
+    def extra(self, x):
+        self.mean = x.detach().mean() + (0 if self.mean is None else 0.9 * self.mean)
+        return self.mean
+
+
+@setting
 class ProjectionInAnAttribute(Model):
     def begin(self, seed):
         self.projection = torch.randn(6, 3)

@@ -8,6 +8,7 @@ __all__ = ['DatasetBatches']
 # %% ../../nbs/data/03b_dataset_batches.ipynb #186679ae
 import random
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -138,8 +139,11 @@ class DatasetBatches:
 
     def unstored(self) -> list[str]:
         "Return what `mark` cannot return, as sentences without their end"
-        if not self._order.tagged:
-            return self._objects.problems()
+        return self._of_workers if self._order.tagged else self._objects.problems()
+
+    @cached_property
+    def _of_workers(self):
+        "What worker processes keep for themselves"
         if not sample_dependence(self.dataset).earlier:
             return []
         return [

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from .generators import GENERATORS
 from .object_graph import PLAIN, Globals, Place, of_user, set_part
-from ..store.plain import pack, unpack
+from ..store.plain import check_tensor, pack, unpack
 
 # %% ../../nbs/data/02c_object_leaves.ipynb #1b5c6f9b
 _SCALARS = (type(None), bool, int, float, complex, str, bytes)
@@ -44,7 +44,7 @@ def _size(value):
     "Return the bytes of a value that can be stored; None where it cannot"
     total, leaves = 0, nested_leaves(value)
     for leaf in (None,) if leaves is None else leaves:
-        if isinstance(leaf, Tensor):
+        if isinstance(leaf, Tensor) and not check_tensor(leaf):
             total += leaf.numel() * leaf.element_size()
         elif isinstance(leaf, (np.ndarray, np.generic)) and leaf.dtype != object:
             total += leaf.nbytes

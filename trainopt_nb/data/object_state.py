@@ -7,6 +7,7 @@ __all__ = ['ObjectState', 'describe']
 
 # %% ../../nbs/data/02d_object_state.ipynb #5c04ec25
 import enum
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .generators import GENERATORS
-from .object_graph import PLAIN, Globals, Place, is_foreign, of_user, walk
+from .object_graph import PLAIN, SHORT, Globals, Place, is_foreign, of_user, walk
 from .object_leaves import is_machinery, leaf_at, nested_leaves, new_generator, restore
 from ..store.plain import pack, unpack
 
@@ -132,7 +133,9 @@ class ObjectState:
             value = place.value
             if path in leaves or path in self._problems or is_foreign(type(value)):
                 continue
-            if isinstance(value, Iterator) and not getattr(value, "__dict__", None):
+            if path in self._begin and isinstance(value, (list, dict, deque)) and len(value) > SHORT:
+                self._problems[path] = f"has grown to {len(value)} items, more than a checkpoint takes"
+            elif isinstance(value, Iterator) and not getattr(value, "__dict__", None):
                 self._problems[path] = (
                     f"is an iterator ({type(value).__name__}), whose position cannot be stored"
                 )

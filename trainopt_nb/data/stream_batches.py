@@ -8,6 +8,7 @@ __all__ = ['StreamBatches']
 # %% ../../nbs/data/03c_stream_batches.ipynb #1f18f8c6
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
+from functools import cached_property
 
 import torch
 from torch.utils.data import IterableDataset
@@ -99,12 +100,17 @@ class StreamBatches:
 
     def unstored(self) -> list[str]:
         "Return what `mark` cannot return, as sentences without their end"
-        source, said = self.source, self._objects.problems()
+        return self._objects.problems() + self._of_workers
+
+    @cached_property
+    def _of_workers(self):
+        "What worker processes keep for themselves"
+        source = self.source
         by_index = hasattr(getattr(source, "dataset", None), "__getitem__")
-        if by_index and getattr(source, "num_workers", 0) and getattr(source, "persistent_workers", False):
-            if any(sample_dependence(source.dataset)):
-                said.append(
-                    "the worker processes of train_data keep random numbers and copies of the dataset from epoch to epoch: "
-                    "pass persistent_workers=False to the DataLoader"
-                )
-        return said
+        lasting = getattr(source, "num_workers", 0) and getattr(source, "persistent_workers", False)
+        if not (by_index and lasting and any(sample_dependence(source.dataset))):
+            return []
+        return [
+            "the worker processes of train_data keep random numbers and copies of the dataset from epoch to epoch: "
+            "pass persistent_workers=False to the DataLoader"
+        ]
