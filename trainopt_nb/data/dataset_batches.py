@@ -8,7 +8,6 @@ __all__ = ['DatasetBatches']
 # %% ../../nbs/data/03b_dataset_batches.ipynb #186679ae
 import random
 from collections.abc import Iterator
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from .batches import Batches, PaddingBatch, data_shard, dropped, mix, order
 from .generators import held_generators, preserve_rng, reseed
 from .object_state import ObjectState
-from .sample_probe import sample_dependence
 from .tensors import Batch
 
 # %% ../../nbs/data/03b_dataset_batches.ipynb #c301376a
@@ -91,16 +89,19 @@ class DatasetBatches:
         data_shard: tuple[int, int] = (0, 1),  # as for `MemoryBatches`
         **loader: object,  # further arguments of `DataLoader`
     ):
-        self.samples, self.batch_size, self.dataset = len(dataset), batch_size, dataset
+        self.samples, self.batch_size, self.dataset, self.workers = len(dataset), batch_size, dataset, workers
         self.dropped = dropped(self.samples, batch_size, drop_last, drop_single)
         self.steps = -(-(self.samples - self.dropped) // batch_size)
-        self.data_shard = data_shard
-        self._objects = ObjectState({"": dataset, "collate_fn": loader.get("collate_fn")}, label="train_data")
+        self.data_shard, collate = data_shard, loader.get("collate_fn")
+        # a worker has a copy of its own, which it seeds for each sample
+        self.objects = ObjectState(
+            {} if workers else {"": dataset, "collate_fn": collate}, label="train_data"
+        )
         self._order = _Order(self.samples, batch_size, shuffle, self.dropped, seed, bool(workers), data_shard)
         if workers:
             loader["worker_init_fn"] = _WorkerBegin(loader.get("worker_init_fn"))
         self._loader = DataLoader(
-            _SeededDataset(dataset, seed, loader.get("collate_fn")) if workers else dataset,
+            _SeededDataset(dataset, seed, collate) if workers else dataset,
             batch_sampler=self._order,
             num_workers=workers,
             generator=torch.Generator().manual_seed(seed),  # of its own, so that the global one is left alone
@@ -114,10 +115,7 @@ class DatasetBatches:
         state: dict | None = None,  # of the dataset, as from a checkpoint
     ) -> Iterator:  # of batches
         "Yield the batches of one epoch"
-        if state:
-            self._objects.load_state_dict(state)
-        elif not self._order.tagged:
-            self._objects.begin()
+        self.objects.load_state_dict(state or {})
         self._order.number, self._order.start = number, start
         if self.data_shard == (0, 1):
             yield from self._loader
@@ -135,18 +133,4 @@ class DatasetBatches:
 
     def mark(self) -> dict:
         "Return what changes in the dataset, such as its generators; with workers that is nothing, since they are seeded for each sample"
-        return {} if self._order.tagged else self._objects.state_dict()
-
-    def unstored(self) -> list[str]:
-        "Return what `mark` cannot return, as sentences without their end"
-        return self._of_workers if self._order.tagged else self._objects.problems()
-
-    @cached_property
-    def _of_workers(self):
-        "What worker processes keep for themselves"
-        if not sample_dependence(self.dataset).earlier:
-            return []
-        return [
-            "the samples of train_data depend on those drawn before, and each worker process has a copy of its own: "
-            "pass --workers 0, or compute what changes from the index"
-        ]
+        return self.objects.state_dict()

@@ -94,7 +94,7 @@ def slots(
     names = [name for part in declared for name in ((part,) if isinstance(part, str) else part)]
     return [name for name in names if name not in ("__dict__", "__weakref__") and hasattr(value, name)]
 
-
+# %% ../../nbs/data/01d_object_graph.ipynb #f943a9de
 def _of_function(f):
     found = list(zip(f.__code__.co_freevars, f.__closure__ or (), strict=True))
     held = {"__defaults__": f.__defaults__, "__kwdefaults__": f.__kwdefaults__, "__dict__": f.__dict__}

@@ -91,7 +91,7 @@ def _set_back(value, copy):
 
     return back
 
-
+# %% ../../nbs/data/02b_snapshot.ipynb #d24f9933
 def _parts_back(value, names):
     "Return the function that puts back what an object holds under these names, outside of a dict"
     absent = object()
@@ -139,29 +139,15 @@ def _of_lazy(place):
     return _is_lazy(place.holder) and place.key != "_modules"
 
 # %% ../../nbs/data/02b_snapshot.ipynb #19785594
-class Snapshot:
-    "The state of objects and of all that hangs on them, which can be put back"
+class _Copies:
+    "Copies of what objects hold, within some room, and the functions that put it back"
 
-    def __init__(
-        self,
-        *owners: object,  # such as a model, a loss, a dataset; the first ones have the room
-        room: int = ROOM,  # bytes of tensors and arrays that are copied
-    ):
+    def __init__(self, room):
         self._back: list[Callable[[], None]] = []
         self._watched: list[
             tuple[Tensor, int]
         ] = []  # tensors for which there was no room, and their versions
-        self._room, seen = room, {}
-        for owner in owners:
-            for place in walk(owner, seen=seen, closed=_of_lazy):
-                if not _of_lazy(place):
-                    self._take(place.value)
-
-    def put_back(self) -> int:  # number of tensors that have changed and were too large to be copied
-        "Put the state back"
-        for back in self._back:
-            back()
-        return sum(tensor._version != version for tensor, version in self._watched)
+        self._room = room
 
     def _take(self, value):
         "Write down the state of one object"
@@ -214,6 +200,28 @@ class Snapshot:
             return False
         self._room -= size
         return True
+
+# %% ../../nbs/data/02b_snapshot.ipynb #d3387af4
+class Snapshot(_Copies):
+    "The state of objects and of all that hangs on them, which can be put back"
+
+    def __init__(
+        self,
+        *owners: object,  # such as a model, a loss, a dataset; the first ones have the room
+        room: int = ROOM,  # bytes of tensors and arrays that are copied
+    ):
+        super().__init__(room)
+        seen = {}
+        for owner in owners:
+            for place in walk(owner, seen=seen, closed=_of_lazy):
+                if not _of_lazy(place):
+                    self._take(place.value)
+
+    def put_back(self) -> int:  # number of tensors that have changed and were too large to be copied
+        "Put the state back"
+        for back in self._back:
+            back()
+        return sum(tensor._version != version for tensor, version in self._watched)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ __all__ = ['StreamBatches']
 # %% ../../nbs/data/03c_stream_batches.ipynb #1f18f8c6
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
-from functools import cached_property
 
 import torch
 from torch.utils.data import IterableDataset
@@ -16,7 +15,6 @@ from torch.utils.data import IterableDataset
 from .batches import Batches, PaddingBatch, data_shard
 from .generators import preserve_rng, set_held_state
 from .object_state import ObjectState
-from .sample_probe import sample_dependence
 from .tensors import Batch, size_of, tree_map
 from ..store.plain import random_state, set_random_state
 
@@ -59,7 +57,7 @@ class StreamBatches:
             self.steps = len(source)
         except TypeError:
             self.steps = None
-        self._objects = ObjectState({"": source}, label="train_data")
+        self.objects = ObjectState({"": source}, label="train_data")
         self._begin = {"random": None, "begin": {}}
 
     def epoch(
@@ -71,10 +69,10 @@ class StreamBatches:
         "Return the batches of one epoch from `start` on"
         goes_on, before = state is not None and start > 0, random_state()
         if state is not None:
-            self._objects.load_state_dict(state["begin" if start else "now"])
+            self.objects.load_state_dict(state["begin" if start else "now"])
         if goes_on:
             set_random_state(state["random"])
-        self._begin = {"random": random_state(), "begin": deepcopy(self._objects.state_dict())}
+        self._begin = {"random": random_state(), "begin": deepcopy(self.objects.state_dict())}
         batches = _go_on(self.source, number, start, state)
         if goes_on:
             set_random_state(before)  # where the checkpoint had left them
@@ -96,21 +94,4 @@ class StreamBatches:
         "Return the random states of the start of the epoch, what has changed in the source by then and by now, and its own state"
         with preserve_rng(self.source):  # a loader that was never asked for a batch begins with its answer
             own = self.source.state_dict() if _remembers(self.source) else None
-        return {**self._begin, "now": self._objects.state_dict(), "own": own}
-
-    def unstored(self) -> list[str]:
-        "Return what `mark` cannot return, as sentences without their end"
-        return self._objects.problems() + self._of_workers
-
-    @cached_property
-    def _of_workers(self):
-        "What worker processes keep for themselves"
-        source = self.source
-        by_index = hasattr(getattr(source, "dataset", None), "__getitem__")
-        lasting = getattr(source, "num_workers", 0) and getattr(source, "persistent_workers", False)
-        if not (by_index and lasting and any(sample_dependence(source.dataset))):
-            return []
-        return [
-            "the worker processes of train_data keep random numbers and copies of the dataset from epoch to epoch: "
-            "pass persistent_workers=False to the DataLoader"
-        ]
+        return {**self._begin, "now": self.objects.state_dict(), "own": own}

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..data.batches import Batches
+from ..data.dataset_batches import DatasetBatches
 from ..data.object_state import ObjectState
+from ..data.sample_probe import sample_dependence
 from ..task.train_options import TrainOptions
 from .prepared import Prepared
 
@@ -52,11 +54,33 @@ def held_objects(
         device=p.device,
     ).begin()
 
+# %% ../../nbs/train/09b_held_objects.ipynb #872118cb
+def _of_workers(batches):
+    "Return what worker processes keep for themselves"
+    if isinstance(batches, DatasetBatches):
+        if not (batches.workers and sample_dependence(batches.dataset).earlier):
+            return []
+        return [
+            "the samples of train_data depend on those drawn before, and each worker process has a copy of its own: "
+            "pass --workers 0, or compute what changes from the index"
+        ]
+    source = getattr(batches, "source", None)
+    lasting = getattr(source, "num_workers", 0) and getattr(source, "persistent_workers", False)
+    by_index = hasattr(getattr(source, "dataset", None), "__getitem__")
+    if not (lasting and by_index and any(sample_dependence(source.dataset))):
+        return []
+    return [
+        "the worker processes of train_data keep random numbers and copies of the dataset from epoch to epoch: "
+        "pass persistent_workers=False to the DataLoader"
+    ]
+
 
 def why_not_exact(
     objects: ObjectState,  # as from `held_objects`
     batches: Batches,  # of the training data
+    begins: bool = True,  # whether the worker processes are looked at too, which draws samples
 ) -> list[str]:
     "Return the reasons, as sentences, why a resumed run may differ from an uninterrupted one"
-    reasons = objects.problems() + getattr(batches, "unstored", list)()
+    own = getattr(batches, "objects", None)
+    reasons = objects.problems() + (own.problems() if own else []) + (_of_workers(batches) if begins else [])
     return [f"Exact resume is not possible here, because {reason}." for reason in reasons]

@@ -102,14 +102,14 @@ class EpochSaver(CheckpointWriter):
                 self._hold()
             if event:
                 yield event
-        yield from self._reasons()
+        yield from self._reasons(begins=False)
         self._last = time.perf_counter()
 
-    def _reasons(self):
+    def _reasons(self, begins):
         "Say what the checkpoints cannot hold, each thing once"
         if self.folder is None or not self._ranks.first:
             return
-        for text in why_not_exact(self.state.objects, self.state.prepared.data.train):
+        for text in why_not_exact(self.state.objects, self.state.prepared.data.train, begins):
             if text not in self._told:
                 self._told.add(text)
                 yield Note("warning", text, self.state.step, "resume")
@@ -141,9 +141,9 @@ class Saver(EpochSaver):
         if self.folder is not None:
             self._strategy.on_first(lambda: probe_folder(self.folder))
         self._last = time.perf_counter()
+        yield from self._reasons(begins=True)
         if self.resumed and self.folder is not None:
             self._saved = self._position, False
-            yield from self._reasons()
             return
         yield from self.save()
 

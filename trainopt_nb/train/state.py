@@ -189,8 +189,8 @@ class TrainingState(Counters):
         self.stepper = Stepper(prepared, self.optimizer, options)
         self._data_state = None
         self.objects = held_objects(prepared, options, self.optimizer)
-        self.commands = []  # [step, epoch, line] of the commands that changed the run, as `Commands.did` adds them
-        self._resumed = None  # state of the objects in a checkpoint, until the data go on
+        # [step, epoch, line] of the commands that changed the run; state of the objects until the data go on
+        self.commands, self._resumed = [], None
         self._before = self._objects_before = (
             None  # random numbers and objects before a validation that goes on
         )
