@@ -93,10 +93,8 @@ class DatasetBatches:
         self.dropped = dropped(self.samples, batch_size, drop_last, drop_single)
         self.steps = -(-(self.samples - self.dropped) // batch_size)
         self.data_shard, collate = data_shard, loader.get("collate_fn")
-        # a worker has a copy of its own, which it seeds for each sample
-        self.objects = ObjectState(
-            {} if workers else {"": dataset, "collate_fn": collate}, label="train_data"
-        )
+        owners = {} if workers else {"": dataset, "collate_fn": collate}  # a worker seeds a copy of its own
+        self.objects = ObjectState(owners, label="train_data")
         self._order = _Order(self.samples, batch_size, shuffle, self.dropped, seed, bool(workers), data_shard)
         if workers:
             loader["worker_init_fn"] = _WorkerBegin(loader.get("worker_init_fn"))

@@ -54,7 +54,7 @@ def _size(value):
             return None
     return total
 
-
+# %% ../../nbs/data/02c_object_leaves.ipynb #8b928bf7
 def _rough(leaf):
     "Return a mark of a large tensor or array"
     if isinstance(leaf, Tensor):

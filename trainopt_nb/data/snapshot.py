@@ -8,7 +8,7 @@ __all__ = ['ROOM', 'Snapshot', 'preserve_state']
 # %% ../../nbs/data/02b_snapshot.ipynb #b6a9507d
 import types
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -143,11 +143,8 @@ class _Copies:
     "Copies of what objects hold, within some room, and the functions that put it back"
 
     def __init__(self, room):
-        self._back: list[Callable[[], None]] = []
-        self._watched: list[
-            tuple[Tensor, int]
-        ] = []  # tensors for which there was no room, and their versions
-        self._room = room
+        self._back, self._room = [], room
+        self._watched = []  # (tensor, version) where there was no room
 
     def _take(self, value):
         "Write down the state of one object"

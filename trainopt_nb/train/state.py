@@ -189,8 +189,7 @@ class TrainingState(Counters):
         self.stepper = Stepper(prepared, self.optimizer, options)
         self._data_state = None
         self.objects = held_objects(prepared, options, self.optimizer)
-        # [step, epoch, line] of the commands that changed the run; state of the objects until the data go on
-        self.commands, self._resumed = [], None
+        self.commands, self._resumed = [], None  # what `Commands.did` adds; objects until the data go on
         self._before = self._objects_before = (
             None  # random numbers and objects before a validation that goes on
         )
