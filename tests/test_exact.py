@@ -197,7 +197,7 @@ class ExtraState(Model):
 
 
 class Noise:
-    __slots__ = ("rng", "calls", "counts")
+    __slots__ = ("calls", "counts", "rng")
 
     def __init__(self, seed, counts=True):
         self.rng, self.calls, self.counts = np.random.default_rng(seed), 0, counts
@@ -351,7 +351,9 @@ def scheduler_of_the_user(seed):
 @setting
 def several_parameter_groups(seed):
     def make(parameters):
-        return torch.optim.AdamW([{"params": parameters[:2], "lr": 0.01}, {"params": parameters[2:]}], lr=0.02)
+        return torch.optim.AdamW(
+            [{"params": parameters[:2], "lr": 0.01}, {"params": parameters[2:]}], lr=0.02
+        )
 
     return net(seed), {"optimizer": make, "schedule": "cosine", "lr": 0.02}
 
@@ -374,10 +376,21 @@ def sparse_embeddings(seed):
 
 RECIPES = {
     "average": {"ema": 0.8, "schedule": "onecycle"},
-    "average of accumulated and clipped": {"ema": 0.8, "accumulate": 2, "clip": 0.1, "clip_value": 0.05, "l1": 1e-4},
+    "average of accumulated and clipped": {
+        "ema": 0.8,
+        "accumulate": 2,
+        "clip": 0.1,
+        "clip_value": 0.05,
+        "l1": 1e-4,
+    },
     "plateau": {"schedule": "plateau", "plateau_patience": 0, "monitor": "train_loss", "lr": 0.2},
     "bf16": {"precision": "bf16", "schedule": "linear", "warmup": 0.2},
-    "balanced focal": {"loss": "focal", "class_weights": "balanced", "schedule": "multistep", "milestones": (1,)},
+    "balanced focal": {
+        "loss": "focal",
+        "class_weights": "balanced",
+        "schedule": "multistep",
+        "milestones": (1,),
+    },
     "skipped batches": {"on_nonfinite": "skip", "schedule": "exponential"},
 }
 for name, more in RECIPES.items():
@@ -514,13 +527,19 @@ DATA = {  # name -> (train_data of a seed, options)
     "dataset in two workers": (lambda seed: Rows(seed), {"workers": 2}),
     "generator in slots of a transform": (lambda seed: Rows(seed, counts=True), {}),
     "counter of a dataset": (lambda seed: Rows(counts=True), {}),
-    "generator of collate_fn": (lambda seed: DataLoader(Rows(), 8, shuffle=True, collate_fn=noisy_collate(seed)), {}),
+    "generator of collate_fn": (
+        lambda seed: DataLoader(Rows(), 8, shuffle=True, collate_fn=noisy_collate(seed)),
+        {},
+    ),
     "the same in two workers": (
         lambda seed: DataLoader(Rows(), 8, shuffle=True, collate_fn=noisy_collate(seed), num_workers=2),
         {},
     ),
     "sampler that counts its epochs": (lambda seed: DataLoader(Rows(), 8, sampler=EpochSampler()), {}),
-    "the same, accumulated": (lambda seed: DataLoader(Rows(counts=True), 8, sampler=EpochSampler()), {"accumulate": 2}),
+    "the same, accumulated": (
+        lambda seed: DataLoader(Rows(counts=True), 8, sampler=EpochSampler()),
+        {"accumulate": 2},
+    ),
     "weighted sampler": (lambda seed: weighted(seed, Rows(seed)), {}),
     "weighted sampler with two workers": (lambda seed: weighted(seed, Rows(), num_workers=2), {}),
     "iterable that counts its epochs": (lambda seed: Growing(), {}),
@@ -635,7 +654,9 @@ def test_a_learning_rate_set_by_hand_is_set_again(name, kind, tmp_path):
     task, how = made(name, 1)
     how = how.replace(**more)
     place = lambda e: type(e) is Step and e.step == (7 if kind is Step else 6)
-    before = killed(train(task, how, tmp_path / "cut"), tmp_path / "cut", place, tmp_path / "copy", commands())
+    before = killed(
+        train(task, how, tmp_path / "cut"), tmp_path / "cut", place, tmp_path / "copy", commands()
+    )
     if kind is Step:
         before.append(LrChanged(7, 0.03))  # executed and logged, and then the process was killed
     model, after = go_on(name, tmp_path / "copy", before, **more)
@@ -688,7 +709,10 @@ NAMED = {  # what is named -> (model, train_data)
     "model.helper is a Late that was made during training": (MakesLate, lambda: TRAIN),
     "model.numbers is an iterator (count)": (DrawsFromIterator, lambda: TRAIN),
     "model.memory changes during training and takes 128 MB": (Large, lambda: TRAIN),
-    "the samples of train_data depend on those drawn before": (net, lambda: DataLoader(Rows(counts=True), 8, num_workers=1)),
+    "the samples of train_data depend on those drawn before": (
+        net,
+        lambda: DataLoader(Rows(counts=True), 8, num_workers=1),
+    ),
     "the worker processes of train_data keep random numbers": (
         net,
         lambda: weighted(1, Rows(), num_workers=1, persistent_workers=True),
@@ -699,9 +723,13 @@ NAMED = {  # what is named -> (model, train_data)
 @pytest.mark.parametrize("expected", NAMED)
 def test_what_no_checkpoint_holds_is_named(expected, tmp_path):
     model, data = NAMED[expected]
-    events = follow(train(Task(model(1), data(), VALID), options(epochs=1, batch_size=8, metrics="none"), tmp_path))
+    events = follow(
+        train(Task(model(1), data(), VALID), options(epochs=1, batch_size=8, metrics="none"), tmp_path)
+    )
     said = [e.text for e in events if type(e) is Note and e.topic == "resume"]
-    assert len(said) == 1 and said[0].startswith(f"Exact resume is not possible here, because {expected}"), said
+    assert len(said) == 1 and said[0].startswith(f"Exact resume is not possible here, because {expected}"), (
+        said
+    )
     assert events[-1].state == "finished"
 
 

@@ -172,7 +172,14 @@ def observed(model, lazy, *others):
     globals_ = COUNT, Counts.shared, TABLE
     modes = [module.training for module in model.modules()]
     grads = [p.grad is None for layer in kept for p in layer.parameters()]
-    seen = {"layers": kept, "others": others, "random": generators, "globals": globals_, "modes": modes, "grads": grads}
+    seen = {
+        "layers": kept,
+        "others": others,
+        "random": generators,
+        "globals": globals_,
+        "modes": modes,
+        "grads": grads,
+    }
     return {name: pickle.dumps(value) for name, value in seen.items()}
 
 

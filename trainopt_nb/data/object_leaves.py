@@ -105,7 +105,10 @@ class Leaf:
     def mark(self) -> object:
         "Return what is equal for equal values"
         value = self.place.value
-        return "" if type(value) in GENERATORS else _mark(_own_state(value), self.size)
+        try:
+            return "" if type(value) in GENERATORS else _mark(_own_state(value), self.size)
+        except Exception:  # a state_dict can raise anything, and so it changes nothing that could be stored
+            return None
 
     def state(self) -> object:
         "Return what is stored: plain values and tensors without gradients, on the CPU"
@@ -115,7 +118,7 @@ class Leaf:
         plain, tensors = pack(_own_state(value))
         return unpack(plain, {name: tensor.detach().cpu() for name, tensor in tensors.items()})
 
-
+# %% ../../nbs/data/02c_object_leaves.ipynb #57adbbf4
 def _own_state(value):
     return value.state_dict() if _is_stateful(value) else value
 

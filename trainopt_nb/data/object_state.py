@@ -141,8 +141,11 @@ class ObjectState(_Problems):
                         f"changes during training and takes {leaf.size / 2**20:.0f} MB, more than a checkpoint has for it"
                     )
                 continue
-            room -= leaf.size
-            state[path] = leaf.state()
+            try:
+                state[path], room = leaf.state(), room - leaf.size
+            except Exception as error:  # of the user's code
+                self._problems[path] = f"cannot be stored ({type(error).__name__}: {error})"
+                continue
             if generator and self._begin.get(path) != "":  # other than that of a generator
                 made[path] = [
                     f"{type(value).__module__}.{type(value).__name__}",
