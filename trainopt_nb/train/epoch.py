@@ -63,8 +63,9 @@ class StepLoop:
         limit, strategy, moves_lr = o.max_steps or math.inf, self.prepared.strategy, self.state.schedule.moves
         if state.drained or state.step >= limit:
             return  # only the validation is left
-        # within an epoch, the optimizer has the rate of the checkpoint, which a scheduler of the user's may have set
-        batches, lr = strategy.batches(state), state.lr if state.batch else None
+        # a constant rate is set once: afterwards it is that of the optimizer, which a scheduler of the user's may change
+        constant = state.step and o.schedule == "constant" and not moves_lr
+        batches, lr = strategy.batches(state), state.lr if constant else None
         while state.step < limit:
             asked = clock()
             taken = list(islice(batches, o.accumulate))
@@ -78,8 +79,7 @@ class StepLoop:
                 if not state.epoch:
                     yield from self.commands.emit(Note("warning", _SINGLE, state.step, "single"))
                 continue
-            if moves_lr or lr is None:
-                lr = state.apply_lr()
+            lr = state.apply_lr() if moves_lr or lr is None else state.lr
             try:
                 loss = stepper(kept)
             except Exception as error:
