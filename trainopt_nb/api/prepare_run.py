@@ -20,6 +20,7 @@ from ..runs.run import Run
 from ..store.checkpoint import load_checkpoint, save_checkpoint
 from ..task.task import Task
 from ..task.train_options import TrainOptions
+from ..train.commands import earlier_commands
 from ..train.loop import Loop
 from ..train.prepare import prepare
 from ..train.sync import synced_events
@@ -131,7 +132,9 @@ def resume_in(
     here = options.on(ranks.data_shard[1])
     prepared = prepare(task, here, ranks)
     prepared.notes = [("resume", sentence) for sentence in lost]  # the others were said when the run began
-    loop = Loop(prepared, here, (model_state, training))
+    given = options.lr == run.options.get("lr")  # a new learning rate holds in place of those set by hand
+    earlier = ranks.all_gather(earlier_commands(run.events(), training) if given else [])[0]
+    loop = Loop(prepared, here, (model_state, training), earlier)
     handle = _handle(run, loop, token, every)
     if ranks.first:
         try:

@@ -14,7 +14,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from .batches import Batches, PaddingBatch, data_shard, dropped, mix, order
-from .generators import held_generators, held_state, preserve_rng, reseed, set_held_state
+from .generators import held_generators, preserve_rng, reseed
+from .object_state import ObjectState
 from .tensors import Batch
 
 # %% ../../nbs/data/03b_dataset_batches.ipynb #c301376a
@@ -43,8 +44,8 @@ class _Order:
 class _SeededDataset:
     "A dataset in a worker process, whose random numbers follow from seed, epoch and index"
 
-    def __init__(self, dataset, seed):
-        self.dataset, self.seed, self._held = dataset, seed, None
+    def __init__(self, dataset, seed, collate):
+        self.dataset, self.seed, self.collate, self._held = dataset, seed, collate, None
 
     def __getitem__(self, tagged):
         epoch, index = tagged
@@ -53,7 +54,7 @@ class _SeededDataset:
         random.seed(seed)
         np.random.seed(seed % 2**32)
         if self._held is None:
-            self._held = list(held_generators(self.dataset).values())
+            self._held = list(held_generators((self.dataset, self.collate)).values())
         for generator in self._held:
             reseed(generator, seed)
         return self.dataset[index]
@@ -98,14 +99,16 @@ class DatasetBatches:
         data_shard: tuple[int, int] = (0, 1),  # as for `MemoryBatches`
         **loader: object,  # further arguments of `DataLoader`
     ):
-        self.samples, self.batch_size, self.dataset = len(dataset), batch_size, dataset
+        self.samples, self.batch_size, self.dataset, self.workers = len(dataset), batch_size, dataset, workers
         self.dropped = dropped(self.samples, batch_size, drop_last, drop_single)
         self.steps = -(-(self.samples - self.dropped) // batch_size)
-        self.data_shard, self.layout = data_shard, None
+        self.data_shard, self.layout, collate = data_shard, None, loader.get("collate_fn")
+        owners = {} if workers else {"": dataset, "collate_fn": collate}  # a worker seeds a copy of its own
+        self.objects = ObjectState(owners, label="train_data")
         self._order = _Order(self.samples, batch_size, shuffle, self.dropped, seed, bool(workers), data_shard)
         begin = {"worker_init_fn": _WorkerBegin(loader.pop("worker_init_fn", None))} if workers else {}
         self._loader = DataLoader(
-            _SeededDataset(dataset, seed) if workers else dataset,
+            _SeededDataset(dataset, seed, collate) if workers else dataset,
             batch_sampler=self._order,
             num_workers=workers,
             generator=torch.Generator().manual_seed(seed),  # of its own, so that the global one is left alone
@@ -116,10 +119,10 @@ class DatasetBatches:
         self,
         number: int,  # which epoch, from 0
         start: int = 0,  # batches to leave out
-        state: dict | None = None,  # of the dataset's generators, as from a checkpoint
+        state: dict | None = None,  # of the dataset, as from a checkpoint
     ) -> Iterator:  # of batches
         "Yield the batches of one epoch"
-        set_held_state(self.dataset, state or {})
+        self.objects.load_state_dict(state or {})
         self._order.number, self._order.start = number, start
         if self.data_shard == (0, 1):
             yield from self._loader
@@ -140,5 +143,5 @@ class DatasetBatches:
         self._loader.collate_fn, self.layout = _Arranged(self._loader.collate_fn, layout), layout
 
     def mark(self) -> dict:
-        "Return the state of the generators that the dataset holds; with workers there is none, since they are seeded for each sample"
-        return {} if self._order.tagged else held_state(self.dataset)
+        "Return what changes in the dataset, such as its generators; with workers that is nothing, since they are seeded for each sample"
+        return self.objects.state_dict()

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
+from .object_graph import walk
 from ..store.plain import random_state, set_random_state
 
 # %% ../../nbs/data/02_generators.ipynb #a59115a2
@@ -35,7 +35,6 @@ GENERATORS = {  # type -> (its state, put a state back, begin anew from a seed)
     ),
     random.Random: (lambda g: g.getstate(), lambda g, s: g.setstate(s), lambda g, seed: g.seed(seed)),
 }
-_SHORT = 64  # items of a container that is looked into; longer ones hold data
 
 
 def reseed(
@@ -47,37 +46,10 @@ def reseed(
 
 
 def held_generators(
-    owner: object,  # a dataset, a loader, any object
-    depth: int = 5,  # attributes of attributes
+    owner: object,  # a dataset, a loader, a function, any object
 ) -> dict:  # path -> generator
     "Find the random generators that an object holds"
-    found, seen, level = {}, {id(owner)}, [("", owner)]
-    for _ in range(depth):
-        parts = [(f"{path}.{name}", item) for path, value in level for name, item in _parts(value)]
-        level = []
-        for path, item in parts:
-            if id(item) not in seen:
-                seen.add(id(item))
-                if type(item) in GENERATORS:
-                    found[path] = item
-                else:
-                    level.append((path, item))
-    return found
-
-# %% ../../nbs/data/02_generators.ipynb #0ca63180
-def _parts(value):
-    if isinstance(value, (torch.Tensor, np.ndarray, type)) or callable(getattr(value, "__get__", None)):
-        return ()
-    if isinstance(value, dict):
-        return list(value.items()) if len(value) <= _SHORT else ()
-    if isinstance(value, (list, tuple)):
-        return list(enumerate(value)) if len(value) <= _SHORT else ()
-    own = getattr(value, "__dict__", {})
-    if isinstance(value, DataLoader):  # what else it has is machinery that comes and goes
-        own = {
-            name: own.get(name) for name in ("dataset", "sampler", "batch_sampler", "generator", "collate_fn")
-        }
-    return list(own.items())
+    return {place.path: place.value for place in walk(owner) if type(place.value) in GENERATORS}
 
 # %% ../../nbs/data/02_generators.ipynb #df7cfbd7
 def held_state(owner: object) -> dict:  # path -> state

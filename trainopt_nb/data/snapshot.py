@@ -8,7 +8,7 @@ __all__ = ['ROOM', 'Snapshot', 'preserve_state']
 # %% ../../nbs/data/02b_snapshot.ipynb #b6a9507d
 import types
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedTensorMixin
 
 from .generators import GENERATORS
+from .object_graph import PLAIN, Globals, is_foreign, of_user, parts, set_part, slots, walk
 from ..store.plain import random_state, set_random_state
 
 # %% ../../nbs/data/02b_snapshot.ipynb #8bfe1644
@@ -57,79 +58,6 @@ def _array_back(array, copy):
     return back
 
 # %% ../../nbs/data/02b_snapshot.ipynb #d8371fb0
-_SHORT = 1000  # items of a container that are followed
-_PLAIN = (
-    type(None),
-    bool,
-    int,
-    float,
-    complex,
-    str,
-    bytes,
-    type,
-    types.ModuleType,
-    torch.dtype,
-    torch.device,
-    range,
-)
-_STATE = (
-    dict,
-    list,
-    set,
-    deque,
-    Tensor,
-    np.ndarray,
-    *GENERATORS,
-)  # followed where a function uses a global one
-_FOREIGN = ("pandas", "pyarrow", "threading", "multiprocessing", "h5py", "sqlite3", "logging", "io", "_io")
-
-
-def _is_lazy(value):
-    "Whether a module waits for its first batch to know its shapes; that it then knows them is meant to stay"
-    if not isinstance(value, nn.Module):
-        return False
-    own = (*value._parameters.values(), *value._buffers.values())
-    return any(isinstance(tensor, UninitializedTensorMixin) for tensor in own)
-
-
-def _items(value):
-    "Return what hangs on an object, to be followed"
-    if isinstance(value, dict):
-        return list(value.values()) if len(value) <= _SHORT else []
-    if isinstance(value, (list, tuple, set, frozenset, deque)):
-        return list(value) if len(value) <= _SHORT else []
-    if isinstance(value, partial):
-        return [value.func, *value.args, *value.keywords.values()]
-    if isinstance(value, types.MethodType):
-        return [value.__self__]
-    if isinstance(value, types.FunctionType):
-        names = (name for name in value.__code__.co_names if isinstance(value.__globals__.get(name), _STATE))
-        return [value.__dict__, *(value.__closure__ or ()), *(value.__globals__[name] for name in names)]
-    if isinstance(value, types.CellType):
-        return _content(value)
-    own = [value.__dict__] if isinstance(getattr(value, "__dict__", None), dict) else []
-    methods = [
-        getattr(type(value), name, None) for name in ("forward", "__getitem__", "__iter__", "__call__")
-    ]
-    functions = [method for method in methods if isinstance(method, types.FunctionType)]
-    return own + [getattr(value, name) for name in _slots(value)] + functions
-
-
-def _slots(value):
-    "Return the names of the attributes that an object of a Python class keeps outside of `__dict__`"
-    declared = [kind.__dict__.get("__slots__", ()) for kind in type(value).__mro__]
-    names = [name for part in declared for name in ((part,) if isinstance(part, str) else part)]
-    return [name for name in names if name not in ("__dict__", "__weakref__") and hasattr(value, name)]
-
-
-def _content(cell):
-    "Return what a function's closure holds in one of its cells"
-    try:
-        return [cell.cell_contents]
-    except ValueError:  # an empty one
-        return []
-
-# %% ../../nbs/data/02b_snapshot.ipynb #aa6d604b
 def _unchanged(now, before):
     "Whether two sequences hold the same objects"
     return len(now) == len(before) and all(a is b for a, b in zip(now, before, strict=True))
@@ -163,70 +91,77 @@ def _set_back(value, copy):
 
     return back
 
+# %% ../../nbs/data/02b_snapshot.ipynb #d24f9933
+def _parts_back(value, names):
+    "Return the function that puts back what an object holds under these names, outside of a dict"
+    absent = object()
+    get = lambda name: (
+        value.variables.get(name, absent) if isinstance(value, Globals) else getattr(value, name)
+    )
+    copy = {name: get(name) for name in names}
 
-def _cell_back(cell, content):
     def back():
-        cell.cell_contents = content
+        for name, content in copy.items():
+            if content is absent:
+                value.variables.pop(name, None)
+            elif get(name) is not content:
+                set_part(value, name, content)
 
     return back
 
 
-def _slots_back(value, names, contents):
+def _class_back(kind):
+    "Return the function that puts back the attributes that a class of the user's defines"
+    copy = {name: part for name, part in parts(kind) if name != "__bases__"}
+
     def back():
-        for name, content in zip(names, contents, strict=True):
-            setattr(value, name, content)
+        now = dict(vars(kind))
+        for name in now.keys() - copy.keys():
+            if not (name[:2] == "__" == name[-2:]):
+                delattr(kind, name)
+        for name, part in copy.items():
+            if now.get(name) is not part:
+                setattr(kind, name, part)
 
     return back
 
-# %% ../../nbs/data/02b_snapshot.ipynb #e0a4500a
-class Snapshot:
-    "The state of objects and of all that hangs on them, which can be put back"
+# %% ../../nbs/data/02b_snapshot.ipynb #aa6d604b
+def _is_lazy(value):
+    "Whether a module waits for its first batch to know its shapes"
+    if not isinstance(value, nn.Module):
+        return False
+    own = (*value._parameters.values(), *value._buffers.values())
+    return any(isinstance(tensor, UninitializedTensorMixin) for tensor in own)
 
-    def __init__(
-        self,
-        *owners: object,  # such as a model, a loss, a dataset; the first ones have the room
-        room: int = ROOM,  # bytes of tensors and arrays that are copied
-    ):
-        self._back: list[Callable[[], None]] = []
-        self._watched: list[
-            tuple[Tensor, int]
-        ] = []  # tensors for which there was no room, and their versions
-        self._room, self._seen, self._held = room, set(), []
-        waiting = list(reversed(owners))
-        while waiting:
-            value = waiting.pop()
-            if isinstance(value, _PLAIN) or id(value) in self._seen:
-                continue
-            self._seen.add(id(value))
-            self._held.append(value)  # an id is that of another object once its owner is gone
-            waiting.extend(reversed(self._take(value)))
 
-    def put_back(self) -> int:  # number of tensors that have changed and were too large to be copied
-        "Put the state back"
-        for back in self._back:
-            back()
-        return sum(tensor._version != version for tensor, version in self._watched)
+def _of_lazy(place):
+    "Whether a lazy module holds this, beside the modules in it"
+    return _is_lazy(place.holder) and place.key != "_modules"
 
-    def _take(self, value) -> list:  # of what hangs on it
+# %% ../../nbs/data/02b_snapshot.ipynb #19785594
+class _Copies:
+    "Copies of what objects hold, within some room, and the functions that put it back"
+
+    def __init__(self, room):
+        self._back, self._room = [], room
+        self._watched = []  # (tensor, version) where there was no room
+
+    def _take(self, value):
         "Write down the state of one object"
+        if isinstance(value, (*PLAIN, tuple, frozenset)):
+            return
         if isinstance(value, Tensor):
-            return self._take_tensor(value)
-        if isinstance(value, np.ndarray):
+            self._take_tensor(value)
+        elif isinstance(value, np.ndarray):
             if value.dtype != object and self._fits(value.nbytes):
                 self._back.append(_array_back(value, value.copy()))
-            return []
-        if type(value) in GENERATORS:
+        elif type(value) in GENERATORS:
             get, set_, _ = GENERATORS[type(value)]
             self._back.append(partial(set_, value, get(value)))
-            return []
-        if type(value).__module__.split(".")[0] in _FOREIGN:
-            return []
-        if _is_lazy(value):  # that it knows its shapes afterwards is meant to stay
-            return list(value._modules.values())
-        self._take_items(value)
-        return _items(value)
+        elif not (_is_lazy(value) or is_foreign(type(value))):
+            self._take_parts(value)
 
-    def _take_items(self, value):
+    def _take_parts(self, value):
         "Write down the items or the attributes of one object"
         if isinstance(value, dict):
             self._back.append(_dict_back(value, dict(value)))
@@ -234,10 +169,15 @@ class Snapshot:
             self._back.append(_sequence_back(value, list(value)))
         elif isinstance(value, set):
             self._back.append(_set_back(value, set(value)))
-        elif isinstance(value, types.CellType):
-            self._back.extend(_cell_back(value, content) for content in _content(value))
-        elif names := _slots(value):
-            self._back.append(_slots_back(value, names, [getattr(value, name) for name in names]))
+        elif isinstance(value, Globals):
+            self._back.append(_parts_back(value, value.names))
+        elif isinstance(value, type):
+            self._back.extend([_class_back(value)] if of_user(value.__module__) else [])
+        else:
+            own = ["cell_contents"] if isinstance(value, types.CellType) else slots(value)
+            self._back.append(_parts_back(value, [name for name in own if hasattr(value, name)]))
+            if isinstance(getattr(value, "__dict__", None), dict):
+                self._back.append(_dict_back(vars(value), dict(vars(value))))
 
     def _take_tensor(self, tensor):
         try:
@@ -248,7 +188,8 @@ class Snapshot:
                 self._watched.append((tensor, version))
         except (RuntimeError, NotImplementedError, ValueError):
             pass  # one without numbers, without a version, or of a kind that cannot be copied
-        return [vars(tensor)] if getattr(tensor, "__dict__", None) else []
+        if getattr(tensor, "__dict__", None):
+            self._back.append(_dict_back(vars(tensor), dict(vars(tensor))))
 
     def _fits(self, size):
         "Take some of the room, if so much is left"
@@ -256,6 +197,28 @@ class Snapshot:
             return False
         self._room -= size
         return True
+
+# %% ../../nbs/data/02b_snapshot.ipynb #d3387af4
+class Snapshot(_Copies):
+    "The state of objects and of all that hangs on them, which can be put back"
+
+    def __init__(
+        self,
+        *owners: object,  # such as a model, a loss, a dataset; the first ones have the room
+        room: int = ROOM,  # bytes of tensors and arrays that are copied
+    ):
+        super().__init__(room)
+        seen = {}
+        for owner in owners:
+            for place in walk(owner, seen=seen, closed=_of_lazy):
+                if not _of_lazy(place):
+                    self._take(place.value)
+
+    def put_back(self) -> int:  # number of tensors that have changed and were too large to be copied
+        "Put the state back"
+        for back in self._back:
+            back()
+        return sum(tensor._version != version for tensor, version in self._watched)
 
 
 @contextmanager

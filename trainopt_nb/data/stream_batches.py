@@ -7,12 +7,14 @@ __all__ = ['StreamBatches']
 
 # %% ../../nbs/data/03c_stream_batches.ipynb #1f18f8c6
 from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
 
 import torch
 from torch.utils.data import IterableDataset
 
 from .batches import Batches, PaddingBatch, data_shard
-from .generators import held_state, preserve_rng, set_held_state
+from .generators import preserve_rng, set_held_state
+from .object_state import ObjectState
 from .tensors import Batch, size_of, tree_map
 from ..store.plain import random_state, set_random_state
 
@@ -56,6 +58,7 @@ class StreamBatches:
         except TypeError:
             self.steps = None
         self.layout = None
+        self.objects = ObjectState({"": source}, label="train_data")
         self._begin = {"random": None, "begin": {}}
 
     def epoch(
@@ -67,10 +70,10 @@ class StreamBatches:
         "Return the batches of one epoch from `start` on"
         goes_on, before = state is not None and start > 0, random_state()
         if state is not None:
-            set_held_state(self.source, state["begin" if start else "now"])
+            self.objects.load_state_dict(state["begin" if start else "now"])
         if goes_on:
             set_random_state(state["random"])
-        self._begin = {"random": random_state(), "begin": held_state(self.source)}
+        self._begin = {"random": random_state(), "begin": deepcopy(self.objects.state_dict())}
         batches = _go_on(self.source, number, start, state)
         if goes_on:
             set_random_state(before)  # where the checkpoint had left them
@@ -95,7 +98,7 @@ class StreamBatches:
         self.layout = layout
 
     def mark(self) -> dict:
-        "Return the random states of the start of the epoch, and the state of the source and its generators now"
+        "Return the random states of the start of the epoch, what has changed in the source by then and by now, and its own state"
         with preserve_rng(self.source):  # a loader that was never asked for a batch begins with its answer
             own = self.source.state_dict() if _remembers(self.source) else None
-        return {**self._begin, "now": held_state(self.source), "own": own}
+        return {**self._begin, "now": self.objects.state_dict(), "own": own}

@@ -139,13 +139,26 @@ def load_model(
     state: dict,  # whole
 ):
     "Load a state dict into a model of which other ranks may have parts"
+    _make_buffers(model, state)
     now = model.state_dict()
     model.load_state_dict({key: _placed(value, now.get(key)) for key, value in state.items()})
+
+
+def _make_buffers(model, state):
+    "Make the buffers that were None in the beginning and were made during training"
+    device = next((p.device for p in model.parameters()), None)
+    for prefix, module in model.named_modules():
+        for name in [name for name, buffer in module._buffers.items() if buffer is None]:
+            value = state.get(f"{prefix}.{name}" if prefix else name)
+            if isinstance(value, Tensor):
+                module._buffers[name] = torch.empty_like(value, device=device)
 
 
 def _placed(value, here):
     "Return a tensor in the form that the model has it in; the meta tensor if another rank has it"
     if here is None:
+        return value
+    if not isinstance(here, Tensor):  # such as the extra state of a module
         return value
     return here if here.is_meta and here.shape == value.shape else distribute_like(value, here)
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-from ..base.guarded_files import is_regular, open_regular
+from ..base.guarded_files import open_regular
 from ..base.forks import close_in_forks, no_fork
 
 # %% ../../nbs/store/05b_os_lock.ipynb #da65a4a4
@@ -58,9 +58,7 @@ def lock_file(
     until = time.monotonic() + PATIENCE
     while True:
         with no_fork():
-            if os.path.lexists(path) and not is_regular(path):
-                raise OSError(errno.EINVAL, "it is no regular file", str(path))
-            file = close_in_forks(open(path, "ab", buffering=0))
+            file = close_in_forks(open_regular(path, "ab"))
             locked = _try_lock(file)
             if locked and _is_named(file, path):
                 return file

@@ -69,7 +69,9 @@ class StepLoop:
         limit, strategy, moves_lr = o.max_steps or math.inf, self.prepared.strategy, self.state.schedule.moves
         if state.drained or state.step >= limit:
             return  # only the validation is left
-        batches, lr = strategy.batches(state), None
+        # a constant rate is set once: afterwards it is that of the optimizer, which a scheduler of the user's may change
+        constant = state.step and o.schedule == "constant" and not moves_lr
+        batches, lr = strategy.batches(state), state.lr if constant else None
         while state.step < limit:
             asked = clock()
             taken = list(islice(batches, o.accumulate))
@@ -83,8 +85,7 @@ class StepLoop:
                 if not state.epoch:
                     yield from self.commands.emit(Note("warning", _SINGLE, state.step, "single"))
                 continue
-            if moves_lr or lr is None:
-                lr = state.apply_lr()
+            lr = state.apply_lr() if moves_lr or lr is None else state.lr
             try:
                 loss = stepper(kept)
             except Exception as error:
@@ -98,6 +99,9 @@ class StepLoop:
             )
             if command is not None:
                 yield from self.commands.execute(command)
+                lr = state.apply_lr()
+            if self.commands.earlier:
+                yield from self.commands.replay()
                 lr = state.apply_lr()
             if o.save_steps and state.step % o.save_steps == 0:
                 yield from self._save(limit)
@@ -166,6 +170,7 @@ class EpochLoop(StepLoop):
         if row.best:
             self.saver.mark_best()
         yield from self.commands.emit(row)
+        yield from self.commands.replay()
         save, self._save_at_end = self._save_at_end, False
         yield from self.commands.relay(self.saver.after_epoch(save))
 

@@ -8,7 +8,7 @@ __all__ = ['reason_to_end', 'Loop', 'train']
 # %% ../../nbs/train/15_loop.ipynb #3d4c6089
 import time
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 from torch import get_num_threads
@@ -78,6 +78,8 @@ class _Run:
         yield from commands.relay(self.saver.begin())
         yield from commands.emit(self.started())
         yield from commands.emit(Assumptions(self.loop.assumptions))
+        commands.earlier = list(self.loop.earlier)
+        yield from commands.replay()
         for topic, text in self.prepared.notes:
             level = "info" if topic in ("data", "task", "devices") else "warning"
             yield from commands.emit(Note(level, text, self.state.step, topic))
@@ -126,8 +128,10 @@ class Loop:
         prepared: Prepared,  # what is learned
         options: TrainOptions,  # how
         checkpoint: tuple[dict, dict] | None = None,  # (model_state, training) to go on from
+        earlier: Sequence[tuple] = (),  # commands after the checkpoint, as from `earlier_commands`
     ):
         self.prepared, self.options, self.resumed = prepared, options, checkpoint is not None
+        self.earlier = earlier
         self.state = TrainingState(prepared, options)
         if checkpoint is not None:
             self.state.load_state_dict(*checkpoint)
@@ -180,7 +184,8 @@ def train(
     name: str = "run",  # for the reader
     checkpoint: tuple[dict, dict]
     | None = None,  # (model_state, training) to go on from, as from `load_checkpoint`
+    earlier: Sequence[tuple] = (),  # commands after the checkpoint, as from `earlier_commands`
 ) -> Generator:
     "Train; yields events and takes commands. Raises `DataError`, `TaskError` or `OptionError` before the first step"
     prepared = task if isinstance(task, Prepared) else prepare(task, options)
-    return Loop(prepared, options, checkpoint).events(folder, name)
+    return Loop(prepared, options, checkpoint, earlier).events(folder, name)

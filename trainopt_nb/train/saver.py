@@ -19,6 +19,7 @@ from ..store.checkpoint import keep_checkpoints, load_checkpoint, save_checkpoin
 from ..store.folders import probe_folder
 from ..task.train_options import TrainOptions
 from .faults import spoiled_weight
+from .held_objects import why_not_exact
 from .state import TrainingState
 
 # %% ../../nbs/train/11_saver.ipynb #fe042da2
@@ -41,6 +42,7 @@ class CheckpointWriter:
         self._saved = None, False  # step of the newest checkpoint, and whether it is marked as best
         self._best_at = None  # step of the best epoch, where this process has seen it
         self._held = None  # (position, model_state, training) of a best epoch that is not on the disk yet
+        self._told = set()  # reasons why a resumed run may differ
         self._memory = {}  # `last` and `best` where there is no folder
 
     @property
@@ -100,7 +102,17 @@ class EpochSaver(CheckpointWriter):
                 self._hold()
             if event:
                 yield event
+        yield from self._reasons(begins=False)
         self._last = time.perf_counter()
+
+    def _reasons(self, begins):
+        "Say what the checkpoints cannot hold, each thing once"
+        if self.folder is None or not self._ranks.first:
+            return
+        for text in why_not_exact(self.state.objects, self.state.prepared.data.train, begins):
+            if text not in self._told:
+                self._told.add(text)
+                yield Note("warning", text, self.state.step, "resume")
 
     def _hold(self):
         self._held = self._position, *deepcopy(self.state.state_dict())
@@ -129,6 +141,7 @@ class Saver(EpochSaver):
         if self.folder is not None:
             self._strategy.on_first(lambda: probe_folder(self.folder))
         self._last = time.perf_counter()
+        yield from self._reasons(begins=True)
         if self.resumed and self.folder is not None:
             self._saved = self._position, False
             return

@@ -18,6 +18,7 @@ from ..data.generators import preserve_rng
 from ..parallel.parallelize import load_model, load_optimizer, optimizer_state
 from ..store.plain import random_state, set_random_state
 from ..task.train_options import TrainOptions
+from .held_objects import held_objects
 from .optimizers import copy_to_host
 from .part_optimizers import optimizer_for
 from .prepare import Prepared
@@ -100,6 +101,7 @@ def _length(prepared, options):
 
 def _training_dict(state):
     "What a checkpoint holds beside the model"
+    evaluated = state._objects_before is not None
     return {
         **{name: getattr(state, name) for name in COUNTS},
         "loss_sum": float(state.loss_sum),
@@ -108,6 +110,10 @@ def _training_dict(state):
         "schedule": state.schedule.state_dict(),
         **state.stepper.state_dict(),
         "random": state.prepared.ranks.all_gather(state._before or random_state()),
+        "objects": state.prepared.ranks.all_gather(
+            state._objects_before if evaluated else state.objects.state_dict()
+        ),
+        "commands": state.commands,
         "data": state.prepared.data.train.mark(),
     }
 
@@ -120,6 +126,7 @@ def _load_rates(state, training):
         group.update({key: now[key] for key in now if key != "lr" and now[key] != before.get(key)})
     if [each.get("lr") for each in training["asked"]] != [each.get("lr") for each in state._asked]:
         state.schedule.base = base
+        state.apply_lr()
 
 # %% ../../nbs/train/10_state.ipynb #4cd2b391
 def _state_dict(state):
@@ -156,8 +163,12 @@ def _load_state_dict(state, model_state, training):
     state.stepper.load_state_dict(training)
     _load_rates(state, training)
     state._data_state = training["data"]
-    ranks, held = state.prepared.ranks, training["random"]
+    state.commands = list(training.get("commands", ()))
+    ranks, held, objects = state.prepared.ranks, training["random"], training.get("objects") or [{}]
     state.random = held[ranks.rank] if ranks.world in (1, len(held)) else None
+    mine = objects[ranks.rank if ranks.world == len(objects) else 0]
+    state.objects.load_state_dict(mine)
+    state._resumed = mine if state.batch and not state.drained else None
     if state.random is not None:
         set_random_state(state.random)
 
@@ -178,14 +189,22 @@ class TrainingState(Counters):
         self.schedule = Schedule(self.optimizer, options, self.total, self.epoch_steps)
         self.stepper = make_stepper(prepared, self.optimizer, options)
         self._data_state = None
-        self._before = None  # random numbers before a validation that goes on
+        self.objects = held_objects(prepared, options, self.optimizer)
+        self.commands, self._resumed = [], None  # what `Commands.did` adds; objects until the data go on
+        self._before = self._objects_before = (
+            None  # random numbers and objects before a validation that goes on
+        )
         self.random = None  # random numbers of this rank in the checkpoint; None if it has none
         prepared.model.train()
 
     def batches(self) -> Iterator:
         "Return an iterator over the batches that are left in the epoch"
         state, self._data_state = self._data_state, None
-        return iter(self.prepared.data.train.epoch(self.epoch, self.batch, state))
+        batches = iter(self.prepared.data.train.epoch(self.epoch, self.batch, state))
+        if self._resumed is not None:  # drawing again what was drawn before may have changed them
+            self.objects.load_state_dict(self._resumed)
+            self._resumed = None
+        return batches
 
     @property
     def lr(self) -> float:
@@ -219,10 +238,13 @@ class TrainingState(Counters):
 def evaluating(state: TrainingState):
     "Put the average of the weights into the model, and restore weights and random numbers afterwards"
     with preserve_rng(state.prepared.data.valid):
-        state._before = random_state()
+        state._before, state._objects_before = random_state(), deepcopy(state.objects.state_dict())
         state.swap()
         try:
             yield
+        except BaseException:  # the validation will be done again
+            state.objects.load_state_dict(state._objects_before)
+            raise
         finally:
             state.swap()
-            state._before = None
+            state._before = state._objects_before = None
