@@ -17,6 +17,7 @@ from .directory import delete_directory, make_directory
 from .files import LOCK, whole_lines
 from .writer import RunWriter
 from ..store.lock import lock_owner
+from ..store.private import private
 
 # %% ../../nbs/runs/07_run.ipynb #5a5a019e
 INBOX = "commands.jsonl"
@@ -37,7 +38,7 @@ def send_command(
         raise RunError(
             f"The run {run.name} is {run.state}, so no process takes its commands: %trainopt resume goes on with it."
         )
-    with open(run.path / INBOX, "ab", buffering=0) as file:
+    with open(run.path / INBOX, "ab", buffering=0, opener=private) as file:
         file.write((command_line(command) + "\n").encode())
 
 
@@ -46,7 +47,7 @@ def receive_commands(
 ) -> Callable[[], tuple | None]:  # returns the next command, or None
     "Return a function that gives the commands which are sent from now on"
     file, held = path / INBOX, []
-    file.touch()
+    file.touch(0o600)
     position = file.stat().st_size
 
     def next_command():

@@ -16,6 +16,7 @@ from ..events.progress import Progress
 from .files import LOCK, LOG
 from .tail import Tail, is_gone, reason_gone
 from ..store.lock import lock_owner
+from ..store.private import write_private
 
 # %% ../../nbs/runs/05_summary.ipynb #abd17897
 SUMMARY = "summary.json"
@@ -81,7 +82,7 @@ def write_summary(
 ):
     "Write the summary atomically"
     temporary = path / f".{SUMMARY}.{os.getpid()}"
-    temporary.write_text(write_line("Summary", summary._asdict()) + "\n")
+    write_private(temporary, write_line("Summary", summary._asdict()) + "\n")
     os.replace(temporary, path / SUMMARY)
 
 

@@ -19,6 +19,7 @@ from .reader import RunReader
 from .summary import summarize, write_summary
 from .tail import Tail
 from ..store.lock import claim_lock, take_lock
+from ..store.private import private
 
 # %% ../../nbs/runs/06b_writer.ipynb #e0dffb3c
 EVERY = 0.5  # seconds between two summaries of a run that goes on
@@ -41,7 +42,7 @@ class LogWriter:
         earlier.read()
         self.progress: Progress = earlier.progress
         self.progress.state, self.progress.reason = earlier.logged
-        self.file = open(log, "ab", buffering=0)
+        self.file = open(log, "ab", buffering=0, opener=private)
 
     def append(
         self,

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from ..store.private import private
+
 # %% ../../nbs/workers/02b_group.ipynb #d05f20ca
 class Group(NamedTuple):
     "A function that several ranks run together"
@@ -67,7 +69,7 @@ def print_into(
     path: Path,  # of a log file
 ):
     "Print to a file from here on, output of compiled code included"
-    log = open(path, "a", buffering=1)
+    log = open(path, "a", buffering=1, opener=private)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
