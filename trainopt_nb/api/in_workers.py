@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 
+from .elsewhere import sign_places
 from .handle import FollowedRun
 from .prepare_run import new_run
 from .train_ranks import RunReport, needs_of, train_here
@@ -96,6 +97,7 @@ def start_in_workers(
     run = new_run(task, options, **where.place) if resume is None else Run(resume.path)
     token = secrets.token_hex(8)
     run.claim(token)
+    sign_places(run, options)
     ours, theirs = (None, None) if where.background else multiprocessing.Pipe()
     handle = FollowedRun(run, task.model, ours)
     arguments = (str(run.path), token, resume is not None)

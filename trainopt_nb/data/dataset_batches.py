@@ -72,6 +72,13 @@ class _WorkerBegin:
             self.user(number)
 
 # %% ../../nbs/data/03b_dataset_batches.ipynb #de914c55
+_OF_WORKERS = (
+    "timeout",
+    "prefetch_factor",
+    "multiprocessing_context",
+)  # arguments that a loader without workers refuses
+
+
 class DatasetBatches:
     "Batches of a map-style `Dataset`"
 
@@ -93,14 +100,27 @@ class DatasetBatches:
         self.steps = -(-(self.samples - self.dropped) // batch_size)
         self.data_shard = data_shard
         self._order = _Order(self.samples, batch_size, shuffle, self.dropped, seed, bool(workers), data_shard)
+        self._made_of = seed, loader
+        self.load_by(workers)
+
+    def load_by(
+        self,
+        workers: int,  # processes; 0 loads in this one
+    ):
+        "Choose how many processes load samples, before the first epoch"
+        (seed, more), dataset = self._made_of, self.dataset
+        self._order.tagged = bool(workers)
         if workers:
-            loader["worker_init_fn"] = _WorkerBegin(loader.get("worker_init_fn"))
+            dataset = _SeededDataset(dataset, seed)
+            more = more | {"worker_init_fn": _WorkerBegin(more.get("worker_init_fn"))}
+        else:
+            more = {name: value for name, value in more.items() if name not in _OF_WORKERS}
         self._loader = DataLoader(
-            _SeededDataset(dataset, seed) if workers else dataset,
+            dataset,
             batch_sampler=self._order,
             num_workers=workers,
             generator=torch.Generator().manual_seed(seed),  # of its own, so that the global one is left alone
-            **{"persistent_workers": bool(workers), **loader},
+            **{"persistent_workers": bool(workers), **more},
         )
 
     def epoch(

@@ -186,7 +186,7 @@ class RunsTable:
         for name in self._watched.keys() - found.keys():
             del self._watched[name]
         for name in found.keys() - self._watched.keys():
-            if (found[name] / "run.json").exists():
+            if os.path.exists(found[name] / "run.json"):  # of another user it cannot be seen
                 self._watched[name] = Watched(Run(found[name]))
         now = self.version + 1
         for watched in self._watched.values():

@@ -7,6 +7,7 @@ __all__ = ['RunTable', 'list_runs', 'find_run']
 
 # %% ../../nbs/runs/08_table.ipynb #36e46950
 import json
+import os
 from pathlib import Path
 
 from ..base.errors import RunError
@@ -90,7 +91,7 @@ def find_run(
     begun_here: bool = False,  # whether the newest is that which this user began on this machine, if there is one
 ) -> Run:
     "Return one run; raises `RunError` where the name fits none or several"
-    if name and (Path(name) / "run.json").exists():
+    if name and os.path.exists(Path(name) / "run.json"):
         return Run(name)
     known = list_runs(folder)
     if not known:
