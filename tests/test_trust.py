@@ -563,6 +563,19 @@ def test_every_place_that_draws_is_known():
     }
 
 
+@posix
+def test_a_terminal_gets_no_control_characters(shell, tmp_path, capsys):
+    run = begun(shell)
+    other = run.path.rename(run.path.with_name("2099-\x1b[2Jred\u202e\n1"))
+    (other / "options.json").write_text(json.dumps(run.options | {"monitor": "\x1b[31m"}))
+    begun(shell)
+    assert (
+        main(["runs"]) == 0 and main(["attach", "\x1b"]) == 0 and main(["resume", "nothing of the kind"]) == 1
+    )
+    shown = "".join(capsys.readouterr())
+    assert "red" in shown and not set(shown) & {"\x1b", "\u202e"}
+
+
 # shared memory
 
 SMALL = """

@@ -15,6 +15,7 @@ from ..events.format import figure
 from ..events.records import COMMANDS, WORDS, command_line, command_of
 from .directory import delete_directory, make_directory
 from .files import LOCK, whole_lines
+from .plain_text import plain
 from .writer import RunWriter
 from ..store.lock import lock_owner
 from ..store.private import private
@@ -114,7 +115,7 @@ class Run(RunWriter):
         values = ", ".join(f"{name} {figure(name, v)}" for name, v in row.metrics.items()) if row else ""
         which = f"best epoch {row.epoch}" if row and progress.best else "last epoch"
         best = f", {which}: {values}" if values else ""
-        return f"Run {self.name}: {progress.state}, epoch {progress.epoch}, step {progress.step}{best}"
+        return plain(f"Run {self.name}: {progress.state}, epoch {progress.epoch}, step {progress.step}{best}")
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         from trainopt_nb.runs.report import report_bundle  # draws with matplotlib, which only a page needs

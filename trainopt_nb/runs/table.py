@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..base.errors import RunError
 from ..events.format import compact, duration, figure
+from .plain_text import plain
 from .run import Run
 from .summary import Summary
 
@@ -69,6 +70,7 @@ class RunTable(list):
 
 
 def _text(head, cells):
+    head, *cells = ([plain(text).replace("\n", " ") for text in row] for row in (head, *cells))
     widths = [max(len(row[i]) for row in (head, *cells)) for i in range(len(head))]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
