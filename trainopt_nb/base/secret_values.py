@@ -70,9 +70,10 @@ def _looks_random(value):
     "Return whether a word was drawn rather than chosen: long, with digits between letters, and no words in it"
     shares = [n / len(value) for n in Counter(value).values()]
     varied = -sum(p * math.log2(p) for p in shares) > 3
-    parts = re.findall(r"[a-z]{6,}|[A-Z]{7,}", value)
+    words = re.findall(r"[a-z]{6,}|[A-Z]{7,}", value)
+    mixed = not all(re.fullmatch(r"[A-Z]?[a-z]*|[A-Z]+|[vV]?\d+", part) for part in re.split(r"[_.-]", value))
     digits = sum(c.isdigit() for c in value)
-    return bool(re.fullmatch(r"[\w+/=.~-]{16,}", value)) and varied and digits > 2 and not parts
+    return bool(re.fullmatch(r"[\w+/=.~-]{16,}", value)) and varied and mixed and digits > 2 and not words
 
 
 def _is_secret(name, value):
@@ -119,7 +120,7 @@ def _clean_command(line, left):
         before, sign, value = word.rpartition("=") if "=" in word else (words[max(0, place - 2)], "", word)
         name, bare = re.sub(r"^\W+", "", before), value.strip("\"'")
         if _is_secret(name, bare):
-            words[place] = before * bool(sign) + sign + left.mark(name, bare)
+            words[place] = before * bool(sign) + sign + value.replace(bare, left.mark(name, bare))
     return "".join(words)
 
 
