@@ -298,27 +298,41 @@ def test_every_free_text_says_whether_it_is_a_place():
     assert free - places == {"batch_layout", "device", "metrics", "monitor", "pipeline_plan"}
 
 
-_heard = []
-_listening = False
+_heard, _listening = [], []
+NET = ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto")
 
 
 def _hook(event, arguments):
-    if _listening and event in ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto"):
+    if not _listening:
+        return
+    if event in NET:
         _heard.append((event, arguments[1:]))
+    elif event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+        path = os.path.abspath(os.fsdecode(arguments[0])) if isinstance(arguments[0], (str, bytes)) else ""
+        if path and not path.startswith((*_listening, "/dev/")):
+            _heard.append((event, path))
 
 
-def test_a_training_in_this_process_opens_no_connection(tmp_path):
-    global _listening
+def test_a_training_in_this_process_opens_no_connection_and_writes_only_its_run(tmp_path):
     sys.addaudithook(_hook)
     data = torch.randn(40, 4), torch.arange(40) % 2
-    _listening = True
+    fit(nn.Linear(4, 2), data, data, folder=tmp_path, epochs=1, write=quiet).eject()  # imports, and the key
+    _listening.append(str(tmp_path))
     try:
         run = fit(nn.Linear(4, 2), data, data, folder=tmp_path, epochs=2, write=quiet)
         resume(run, nn.Linear(4, 2), data, data, epochs=3, write=quiet)
         run.eject()
     finally:
-        _listening = False
+        _listening.clear()
     assert _heard == []
+
+
+def test_no_data_is_stored(tmp_path):
+    inputs, targets = torch.randn(40, 4), torch.randn(40, 1)
+    run = fit(nn.Linear(4, 1), (inputs, targets), epochs=2, folder=tmp_path, write=quiet)
+    stored = [path.read_bytes() for path in run.path.rglob("*") if path.is_file()]
+    rows = [row.numpy().tobytes() for row in (*inputs, targets.reshape(-1)[:4])]
+    assert len(stored) > 6 and not [row for row in rows if any(row in content for content in stored)]
 
 
 def test_devices_of_this_machine_meet_on_loopback(tmp_path):
