@@ -45,7 +45,8 @@ def check_places(
     name, value = next((name, value) for name, value in places.items() if name not in changes)
     flag = declared(TrainOptions)[name].flag
     raise RunError(
-        f"The run {run.name} was not begun by you on this machine, and its option {name} names {value!r}, to which model and data would go. "
+        f"The option {name} of the run {run.name} names {value!r}, to which model and data would go, and it was not you who gave it on this "
+        f"machine. "
         f"Say where to train: {flag} {value} goes there, {flag} '' trains here."
     )
 

@@ -28,7 +28,7 @@ def check_private(
     if hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & 0o077):
         raise RunError(
             f"Other users can open {folder} (mode {found.st_mode & 0o777:o}, expected 700), and could run code as you through the sockets of "
-            "Ray. The cluster was ended. Use a folder for temporary files on a disk that keeps modes, by TMPDIR, or train without --cluster local."
+            "Ray. The cluster was ended. Train with --devices in place of --cluster local, or on a disk for temporary files that keeps modes."
         )
 
 # %% ../../nbs/workers/04b_ray_connection.ipynb #230dc89d
