@@ -59,6 +59,6 @@ def newest_run(
     run = find_run(None, folder, begun_here=True)
     if not run.begun_here:
         write(
-            f"{run.name} is the newest run in {folder} by its own date. You did not begin it on this machine, or with version 0.1.0."
+            f"{run.name} is the newest run in {folder} by its own date. You did not begin it on this machine, or began it with version 0.1.0."
         )
     return run
