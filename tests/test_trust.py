@@ -15,7 +15,7 @@ from pathlib import Path
 import mistune
 import pytest
 import torch
-from helpers import over, quick_path, quiet, until  # noqa: F401 a fixture
+from helpers import quick_path, quiet, until  # noqa: F401 a fixture
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from IPython.core.error import UsageError
@@ -116,7 +116,7 @@ def test_a_run_is_private_whatever_the_umask_is(shell, tmp_path):
     before = os.umask(0)
     try:
         run = begun(shell, line="fit --epochs 1 --background")
-        over(run)
+        until(lambda: not run.alive, "the end of the run", 240)
         run.eject()
         with pytest.raises(RunError):
             run.send("stop")
