@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -75,8 +76,8 @@ def alone(tmp_path_factory):
 
 
 def test_two_workers_compute_what_one_process_does_and_are_steered(alone, tmp_path):
-    "Beside it: nothing listens on more than loopback, and nothing of Ray is left"
-    before, model = of_ray(), Slow()
+    "Beside it: nothing listens on more than loopback, no other user can open Ray's folder, and nothing of Ray is left"
+    before, model, folders = of_ray(), Slow(), set(Path("/tmp").glob("ray-*"))
     job = leave(
         Task(model, TRAIN, VALID), TrainOptions.of(cluster="local", devices=2, **HOW), folder=tmp_path
     )
@@ -85,6 +86,8 @@ def test_two_workers_compute_what_one_process_does_and_are_steered(alone, tmp_pa
         if told and not heard:
             ours = [p for p in of_ray() if p not in before]
             heard = {c.laddr.ip for p in ours for c in p.net_connections("inet") if c.status == "LISTEN"}
+            (folder,) = set(Path("/tmp").glob("ray-*")) - folders
+            assert (folder / "r").exists() and folder.stat().st_mode & 0o777 == 0o700
     job.close()
     one, first = alone
     assert job.progress.state == "finished"

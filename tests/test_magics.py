@@ -338,6 +338,7 @@ def test_a_run_that_is_written_cannot_be_deleted(run):
 
 def test_a_stopped_run_goes_on_behind_and_leaves_the_notebook_alone(shell):
     from trainopt_nb.notebook.runs_page import resume_behind
+    from trainopt_nb.runs.signature import sign
 
     magic(shell, "fit --epochs 2", CELL)
     run, model = shell.user_ns["run"], shell.user_ns["model"]
@@ -348,6 +349,7 @@ def test_a_stopped_run_goes_on_behind_and_leaves_the_notebook_alone(shell):
     assert run.state == "finished" and run.progress.epoch == 4 and run.progress.earlier > 0
     assert shell.user_ns["model"] is model and "train_data" not in shell.user_ns
     (run.path / "cell.py").write_text("model = nothing_of_the_kind")
+    sign(run.path, cell=run.cell)
     with pytest.raises(RunError, match="does not run here: NameError: name 'nothing_of_the_kind'"):
         resume_behind(run, shell)
     (run.path / "cell.py").unlink()

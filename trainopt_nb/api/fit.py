@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
+from .elsewhere import newest_run
 from .handle import load_final_weights
 from .prepare_run import stored_options
 from .run_task import Where, print_lines, run_task
@@ -48,7 +49,7 @@ def resume(
     **changes: object,  # options that change from now on, such as `epochs`
 ) -> Run:
     "Resume a run from its newest whole checkpoint. Raises `RunError` where there is nothing to resume, and the errors of `fit`"
-    run = run if isinstance(run, Run) else find_run(run, folder)
+    run = run if isinstance(run, Run) else find_run(run, folder) if run else newest_run(folder, write)
     chosen = stored_options(run, changes)
     run = print_lines(run_task(Task(model, train_data, valid_data), chosen, resume=run), write)
     return _with_all(run, model, chosen)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 
+from .elsewhere import sign_places
 from .handle import FollowedRun
 from .prepare_run import new_run
 from .train_ranks import RunReport, needs_of, report_failure, train_here
@@ -109,6 +110,7 @@ def start_in_workers(
     run = new_run(task, options, **where.place) if resume is None else Run(resume.path)
     token = secrets.token_hex(8)
     run.claim(token)
+    sign_places(run, options)
     ours, theirs = (None, None) if where.background else multiprocessing.Pipe()
     if ours is not None:
         close_in_forks(ours)

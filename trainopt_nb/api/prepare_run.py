@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from .elsewhere import check_places
 from .handle import LocalRun
 from .log import Log, follow
 from ..base.errors import OptionError, RunError
@@ -95,13 +96,14 @@ def stored_options(
     run: Run,  # to be resumed
     changes: dict,  # keyword -> value
 ) -> TrainOptions:
-    "Return the options of a stored run, with changes. Raises `RunError` where a file could not hold one, such as a callable"
+    "Return the options of a stored run, with changes. Raises `RunError` where a file could not hold one, such as a callable, or where one names an address that another wrote"
     TrainOptions.of(**changes)  # an error in these is raised as it is
     if wrong := json_damage(run.path / "options.json"):
         raise RunError(
             f"The run {run.name} cannot go on as it was, because {wrong}. Put the file back from a copy, or begin a new run with the weights of "
             "run.load(model)."
         )
+    check_places(run, changes)
     stored = {name: tuple(value) if isinstance(value, list) else value for name, value in run.options.items()}
     try:
         return TrainOptions.of(**{**stored, **changes})

@@ -54,6 +54,7 @@ class Option(NamedTuple):
     aliases: tuple = ()  # names under which people look for it
     front: bool = False  # whether it is among those that people change first
     argument: str = ""  # for a positional argument: how it is written in a usage line, such as `RUN`
+    place: bool = False  # whether it names another machine or an address, to which model and data would go
 
     @property
     def flag(self) -> str:  # such as `--batch-size`; `RUN` for a positional argument

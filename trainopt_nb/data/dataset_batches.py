@@ -83,6 +83,13 @@ class _Arranged:
         return self.layout(self.collate(samples))
 
 # %% ../../nbs/data/03b_dataset_batches.ipynb #de914c55
+_OF_WORKERS = (
+    "timeout",
+    "prefetch_factor",
+    "multiprocessing_context",
+)  # arguments that a loader without workers refuses
+
+
 class DatasetBatches:
     "Batches of a map-style `Dataset`"
 
@@ -103,16 +110,30 @@ class DatasetBatches:
         self.dropped = dropped(self.samples, batch_size, drop_last, drop_single)
         self.steps = -(-(self.samples - self.dropped) // batch_size)
         self.data_shard, self.layout, collate = data_shard, None, loader.get("collate_fn")
+        self._order = _Order(self.samples, batch_size, shuffle, self.dropped, seed, bool(workers), data_shard)
+        self._made_of = seed, collate, loader
+        self.load_by(workers)
+
+    def load_by(
+        self,
+        workers: int,  # processes; 0 loads in this one
+    ):
+        "Choose how many processes load samples, before the first epoch"
+        (seed, collate, more), dataset = self._made_of, self.dataset
+        self._order.tagged, self.workers = bool(workers), workers
         owners = {} if workers else {"": dataset, "collate_fn": collate}  # a worker seeds a copy of its own
         self.objects = ObjectState(owners, label="train_data")
-        self._order = _Order(self.samples, batch_size, shuffle, self.dropped, seed, bool(workers), data_shard)
-        begin = {"worker_init_fn": _WorkerBegin(loader.pop("worker_init_fn", None))} if workers else {}
+        if workers:
+            dataset = _SeededDataset(dataset, seed, collate)
+            more = more | {"worker_init_fn": _WorkerBegin(more.get("worker_init_fn"))}
+        else:
+            more = {name: value for name, value in more.items() if name not in _OF_WORKERS}
         self._loader = DataLoader(
-            _SeededDataset(dataset, seed, collate) if workers else dataset,
+            dataset,
             batch_sampler=self._order,
             num_workers=workers,
             generator=torch.Generator().manual_seed(seed),  # of its own, so that the global one is left alone
-            **{"persistent_workers": bool(workers), **loader, **begin},
+            **{"persistent_workers": bool(workers), **more},
         )
 
     def epoch(

@@ -24,6 +24,7 @@ from ..base.errors import DataError
 from ..base.registry import Registry
 from .batches import Batches, MemoryBatches
 from .dataset_batches import DatasetBatches
+from .shared_memory import with_fitting_workers
 from .stream_batches import StreamBatches
 from .tensors import Batch
 from .collate import Collate
@@ -217,6 +218,8 @@ def open_data(
     opening = Opening("train_data", batch_size, seed=seed, **how)
     train, classes = _open(train_data, opening)
     _not_empty(train, "train_data")
+    train, said = with_fitting_workers(train, "train_data", opening.data_shard[1])
+    notes += said
     if train.dropped == 1 and opening.drop_single:
         notes.append(
             "The last batch would hold one sample, which BatchNorm cannot normalise: that sample is left out of each epoch."
@@ -229,4 +232,6 @@ def open_data(
         opening._replace(name="valid_data", batch_size=larger, training=False, classes=classes),
     )
     _not_empty(valid, "valid_data")
+    valid, said = with_fitting_workers(valid, "valid_data", opening.data_shard[1])
+    notes += said
     return Data(train, valid, classes, tuple(notes))

@@ -23,6 +23,7 @@ from .execute_cell import run_cells
 from .magics import FAILURES, FLAGS, load
 from .verb_help import terminal_usage, verb_help
 from .verbs import TERMINAL_COMMANDS, VERBS, Call, Command
+from ..runs.plain_text import plain
 
 # %% ../../nbs/notebook/09_cli.ipynb #49565351
 _MARK = re.compile(r"^# ?%%(?=\s|\[|$)(.*)")  # where a cell begins in percent format
@@ -149,7 +150,7 @@ def _command(words: list[str]) -> int:
     try:
         return TERMINAL_COMMANDS[name].run(rest) if name in TERMINAL_COMMANDS else _run_verb(name, rest)
     except (UsageError, *FAILURES) as error:
-        print(error, file=sys.stderr)
+        print(plain(error), file=sys.stderr)
         return 2 if isinstance(error, OptionError) else 1
 
 

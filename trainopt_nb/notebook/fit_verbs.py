@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from ..api.run_task import Where, run_task
 from ..base.cells import bound_names, earlier_cells
 from ..base.options import Options, combine, declared
+from ..base.secret_values import without_secrets
 from ..insight.lr_find import LrCurve, find_lr
 from .cell_variables import earlier_variables_note, find_task, loss_and_metrics, resolve
 from .execute_cell import execute_cell
@@ -48,6 +49,17 @@ def _run_facts(call: Call, options: TrainOptions, added: dict[str, Options]) -> 
     facts = {name: each.plain() for name, each in added.items() if each.changed()}
     return {"names": names, "earlier": earlier} | ({"added_options": facts} if facts else {})
 
+
+def _secrets_note(cell: str, facts: dict[str, object]) -> tuple[str, ...]:
+    "Return the sentence about what looks like a secret in the code that a run stores, if there is any"
+    _, names = without_secrets([cell, facts])
+    if not names:
+        return ()
+    return (
+        f"Not stored with the run, because it looks like a secret: {', '.join(names)}. To resume from the stored cell, set the "
+        f"environment variable{'s' * (len(names) > 1)} of {'these names' if len(names) > 1 else 'this name'}.",
+    )
+
 # %% ../../nbs/notebook/06b_fit_verbs.ipynb #6c48bbc6
 async def _ask(
     call: Call, options: TrainOptions, added: dict[str, Options], page: Page
@@ -75,6 +87,7 @@ async def _train(call: Call, task: Task, options: TrainOptions, page: Page, form
             return
         options, added = answer
     facts = _run_facts(call, options, added)
+    task.notes = (*task.notes, *_secrets_note(call.cell or "", facts))
     where = Where(cell.runs, cell.name, call.cell or "", cell.background, facts)
     handle = run_task(task, options, where)
     shell.user_ns["run"] = handle.run

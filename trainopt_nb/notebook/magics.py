@@ -31,6 +31,7 @@ from .await_magic import await_magics, is_awaited
 from .kernel import has_frontend
 from .verb_help import verb_help
 from .verbs import VERBS, Call, Verb, find_verb
+from ..runs.plain_text import plain
 
 # %% ../../nbs/notebook/07_magics.ipynb #73e3dd45
 FAILURES = (OptionError, DataError, TaskError, RunError, CheckpointError)
@@ -106,7 +107,7 @@ class TrainoptMagics(Magics):
             self.shell.user_ns["run"] = error.run
         error.__traceback__ = None
         gc.collect()
-        return UsageError(str(error))
+        return UsageError(plain(error))  # names of runs and metrics may come from elsewhere
 
 # %% ../../nbs/notebook/07_magics.ipynb #8affdfb4
 def _warm():

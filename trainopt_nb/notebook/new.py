@@ -16,6 +16,7 @@ from ..base.errors import OptionError
 from ..base.options import Options, option
 from .starters import STARTERS
 from .verbs import Call, Verb
+from ..runs.plain_text import markdown
 
 # %% ../../nbs/notebook/08_new.ipynb #e19d0c90
 @dataclass(frozen=True, repr=False)
@@ -29,7 +30,7 @@ def _cells(name: str, kind: str) -> list[tuple[str, str]]:
     "Return type and source of each cell"
     s = STARTERS[kind]
     return [
-        ("markdown", f"# {name}\n\n{s.about} Run all cells to see it, then put your own data in."),
+        ("markdown", f"# {markdown(name)}\n\n{s.about} Run all cells to see it, then put your own data in."),
         ("code", "%load_ext trainopt_nb"),
         ("markdown", f"## Data\n\n{s.yours}"),
         ("code", s.data.strip()),
@@ -39,7 +40,7 @@ def _cells(name: str, kind: str) -> list[tuple[str, str]]:
             "needs the names `model`, `train_data` and `valid_data`. `%%trainopt fit --help` lists what the first line can say, and "
             "`%trainopt lr-find` below the cell suggests a learning rate.",
         ),
-        ("code", f"%%trainopt fit --name {name} {s.flags}\n{s.model.strip()}"),
+        ("code", f"%%trainopt fit --name {shlex.quote(name)} {s.flags}\n{s.model.strip()}"),
         ("markdown", "## A look\n\nThe next cell sees the trained `model` and the `run`."),
         ("code", s.look.strip()),
         (

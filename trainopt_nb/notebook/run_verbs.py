@@ -8,6 +8,7 @@ __all__ = ['RUNS', 'ATTACH', 'RESUME']
 # %% ../../nbs/notebook/06c_run_verbs.ipynb #2c2c44fe
 from collections.abc import Coroutine
 
+from ..api.elsewhere import newest_run
 from ..api.prepare_run import stored_options
 from ..api.run_task import Where, run_task
 from ..base.options import declared
@@ -15,8 +16,9 @@ from .cell_variables import find_task
 from .execute_cell import execute_cell
 from .kernel import Page, find_page, has_frontend, run_page
 from .runs_page import LiveTable
+from .stored_cell import stored_cell
 from .train_in_cell import attach, run_in_cell
-from .verbs import Background, Call, RunArgument, RunFolder, TaskNames, Verb
+from .verbs import Background, Call, RunArgument, RunFolder, TaskNames, Trust, Verb
 from ..runs.run import Run
 from ..runs.table import RunTable, find_run, list_runs
 from ..task.train_options import TrainOptions
@@ -52,11 +54,14 @@ async def _go_on(call: Call, run: Run, task: Task, options: TrainOptions, page: 
 
 def _resume(call: Call) -> Coroutine | None:
     "Resume a run from its newest checkpoint"
-    run, variables, names = _find_run(call), call.options(TaskNames), call.shell.user_ns
+    named = bool(call.options(RunArgument).run)
+    run = _find_run(call) if named else newest_run(call.options(RunFolder).runs)
+    variables, names = call.options(TaskNames), call.shell.user_ns
     changes = {name: call.values[name] for name in declared(TrainOptions) if name in call.values}
-    options, source = stored_options(run, changes), run.path / "cell.py"
-    if not {variables.model, variables.train_data} <= names.keys() and source.exists():
-        execute_cell(call.shell, source.read_text(encoding="utf-8"), seed=options.seed)
+    options = stored_options(run, changes)
+    if not {variables.model, variables.train_data} <= names.keys() and run.cell:
+        cell = stored_cell(run, call.options(Trust).trust, show=print)
+        execute_cell(call.shell, cell, seed=options.seed)
     page = find_page(call.shell, awaited=call.awaited)
     return run_page(_go_on(call, run, find_task(names, variables), options, page), page)
 
@@ -67,5 +72,5 @@ RESUME = Verb(
     "resume",
     "go on with a run from its newest checkpoint, with flags that change",
     _resume,
-    (RunArgument, TaskNames, RunFolder, Background, TrainOptions),
+    (RunArgument, TaskNames, RunFolder, Background, Trust, TrainOptions),
 )

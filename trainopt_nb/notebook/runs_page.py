@@ -16,6 +16,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 
 from ..runs.card import escape
+from ..runs.files import CELL
 from ..runs.table import RunTable, list_runs
 from .train_in_cell import attach
 from .cell_variables import find_task
@@ -27,6 +28,7 @@ from ..runs.run import Run
 from ..api.prepare_run import stored_options
 from ..api.run_task import Where, run_task
 from .execute_cell import execute_cell
+from .stored_cell import stored_cell
 
 # %% ../../nbs/notebook/06_runs_page.ipynb #dee87823
 def resume_behind(
@@ -34,16 +36,14 @@ def resume_behind(
     shell: InteractiveShell,  # IPython's shell
 ):
     "Resume a run in a separate process, from its stored cell. Raises `RunError` if that is not possible"
-    source = run.path / "cell.py"
-    if not source.exists():
+    if not run.cell:
         raise RunError(
             f"No cell is stored with {run.name}: %trainopt resume {run.name} goes on with it where model and train_data are defined."
         )
-    options = stored_options(run, {})
+    options, text, source = stored_options(run, {}), stored_cell(run), str(run.path / CELL)
     names = dict(shell.user_ns)  # a copy: the cell sees the notebook's variables and leaves them alone
-    text = source.read_text(encoding="utf-8")
     try:
-        execute_cell(shell, text, seed=options.seed, names=names, filename=str(source))
+        execute_cell(shell, text, seed=options.seed, names=names, filename=source)
         task = find_task(names, TaskNames())
     except UsageError as error:
         raise RunError(str(error)) from error

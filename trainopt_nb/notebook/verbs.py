@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPTION_SETS', 'AnyOptions', 'TERMINAL_COMMANDS', 'VERBS', 'TaskNames', 'RunFolder', 'Background', 'CellOptions',
-           'RunArgument', 'OptionSet', 'Verb', 'Call', 'Command', 'find_verb']
+           'Trust', 'RunArgument', 'OptionSet', 'Verb', 'Call', 'Command', 'find_verb']
 
 # %% ../../nbs/notebook/02_verbs.ipynb #0f8d3716
 from collections.abc import Callable, Mapping
@@ -51,6 +51,15 @@ class CellOptions(Background, RunFolder, TaskNames):
 
     name: str = option("", "what the run is about; the model's class when nothing is said", group="Cell")
     form: bool = option(False, "show all options as a form and wait for its button", group="Cell")
+
+
+@dataclass(frozen=True, repr=False)
+class Trust(Options):
+    "Whether code that came with a run is executed"
+
+    trust: bool = option(
+        False, "execute the stored cell of a run that you did not begin on this machine", group="Cell"
+    )
 
 
 @dataclass(frozen=True, repr=False)

@@ -19,9 +19,12 @@ import torch
 
 from ..base.errors import RunError, run_errors
 from ..base.guarded_files import is_regular
+from ..base.secret_values import without_secrets
 from ..events.fields import fits
-from .files import LOCK, read_json, write_json
+from .files import CELL, LOCK, read_json, write_json
+from .signature import is_signed, sign
 from ..store.lock import lock_owner, release_lock, take_lock
+from ..store.private import PRIVATE_FOLDER, write_private
 
 # %% ../../nbs/runs/05b_directory.ipynb #7afb6881
 def _slug(name):
@@ -35,7 +38,7 @@ def _new_path(folder, name):
     for number in range(1, 100_000):
         path = folder / f"{day}-{_slug(name)}-{number}"
         try:
-            path.mkdir()
+            path.mkdir(PRIVATE_FOLDER)
             break
         except FileExistsError:
             continue
@@ -51,17 +54,20 @@ def make_directory(
 ) -> Path:  # the directory
     "Make the directory of a new run; raises `RunError` where that is not possible"
     folder = Path(folder)
+    (cell, facts), left_out = without_secrets([cell, facts])
     try:
         path = _new_path(folder, name)
         write_json(path / "options.json", options)
         if cell:
-            (path / "cell.py").write_text(cell, encoding="utf-8")
+            write_private(path / CELL, cell)
         versions = {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "platform": platform.platform(),
         }
         own = {"name": path.name, "created": time.time(), "host": socket.gethostname(), "versions": versions}
+        own |= {"left_out": left_out} if left_out else {}
+        sign(path, created=own["created"], cell=cell)
         write_json(path / "run.json", own | facts)
     except OSError as error:
         raise RunError(
@@ -130,6 +136,20 @@ class RunDirectory:
     def options(self) -> dict:  # keyword -> plain value
         "Every option with its value"
         return read_json(self.path / "options.json")
+
+    @property
+    def cell(self) -> str:
+        "Source of the cell that began it, without what looked like a secret; empty where none is stored"
+        try:
+            return (self.path / CELL).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+
+    @property
+    def begun_here(self) -> float:  # seconds since 1970
+        "When this user began it on this machine; 0 for a run from elsewhere, or of version 0.1.0"
+        created = self.facts.get("created", 0)
+        return created if isinstance(created, float) and is_signed(self.path, "created", created) else 0.0
 
     @property
     def classes(self) -> tuple:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..base.forks import close_in_forks
+from ..store.private import private
 
 # %% ../../nbs/runs/03b_line_file.ipynb #5836d7ba
 _BLOCK = 65536  # bytes in which the end of the last whole line is searched
@@ -37,7 +38,7 @@ class LineFile:
         path: Path,  # made where it is missing; no other process may write it
     ):
         "Raises `OSError`"
-        self.file = close_in_forks(open(path, "a+b", buffering=0))
+        self.file = close_in_forks(open(path, "a+b", buffering=0, opener=private))
         self.size = _end_of_lines(self.file)  # bytes of whole lines
         self._cut()
 

@@ -128,6 +128,7 @@ def _inside(folder):
 def find_run(
     name: str | Path | None = None,  # name, the end of a name, or a path; None means the newest
     folder: str | Path = "runs",  # where runs are kept
+    begun_here: bool = False,  # whether the newest is that which this user began on this machine, if there is one
 ) -> Run:
     "Return one run; raises `RunError` where the name fits none or several"
     if name and is_regular(Path(name) / "run.json"):
@@ -138,7 +139,7 @@ def find_run(
             f"There are no runs in {Path(folder).absolute()}: `%%trainopt fit` makes one, --runs names another folder."
         )
     if not name:
-        return known[0]
+        return max(known, key=lambda run: run.begun_here) if begun_here else known[0]
     fits = [run for run in known if run.name == str(name)] or [run for run in known if str(name) in run.name]
     if len(fits) == 1:
         return fits[0]

@@ -9,6 +9,7 @@ __all__ = ['PACKAGE', 'Unknown', 'is_ours', 'free_names', 'Known', 'Edit', 'appl
 # %% ../../nbs/script/07_source.ipynb #1803654a
 import ast
 import builtins
+import json
 import re
 from collections.abc import Callable
 from functools import cached_property
@@ -158,7 +159,7 @@ def literal(
 ) -> str:
     "Return a value as Python, text in double quotes"
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return json.dumps(value, ensure_ascii=False)  # its escapes are those of Python
     if isinstance(value, dict):
         return "{" + ", ".join(f"{literal(k)}: {literal(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from ..data.batches import order
 from ..base.cells import bound_names
+from ..base.secret_values import names_left_out
+from ..runs.plain_text import fenced, markdown, plain
 from .constants import Written, write_functions
 from .layout import laid_out
 from trainopt_nb.script.pieces import (
@@ -28,6 +30,7 @@ from trainopt_nb.script.pieces import (
     rename,
     with_imports,
 )
+from ..store.private import private
 from .plain_loop import facts_for_loop, train_model
 from .plain_update import seed_everything
 from .reasons import no_script, unknown_options, why_not_exact
@@ -54,8 +57,8 @@ class Script(NamedTuple):
         return f"{self.path.name}: {len(self.text.splitlines())} lines; {end}"
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        said = "".join(f"- {note}\n" for note in self.notes)
-        return {"text/plain": repr(self), "text/markdown": f"```python\n{self.text}```\n\n{said}"}
+        said = "".join(f"- {markdown(note)}\n" for note in self.notes)
+        return {"text/plain": plain(repr(self)), "text/markdown": f"{fenced(self.text)}\n{said}"}
 
 # %% ../../nbs/script/18_write.ipynb #f74c0285
 def _constants_text(
@@ -83,6 +86,14 @@ def _cut_loop(
     return written, parts[train_model.__name__].parameters, aliases
 
 
+def _left_out(cells: Cells) -> list[str]:
+    "Return a sentence about each secret that the run did not store"
+    said = (
+        "The value of {0} was not stored, because it looks like a secret: put it where <left-out:{0}> stands."
+    )
+    return [said.format(name) for name in names_left_out(f"{cells.earlier}\n{cells.cell}")]
+
+
 class _Plan(NamedTuple):
     "Everything that a script is written from"
 
@@ -104,9 +115,10 @@ def _make_plan(
     "Collect everything that a script is written from"
     o = SimpleNamespace(**{**TrainOptions().plain(), **options})
     seen = facts_for_loop(facts, re.sub(r"^\d{4}-\d\d-\d\d-|-\d+$", "", name) + ".pt")
-    names, cells = facts.get("names", {}), read_cells(cell, facts.get("earlier", ""))
+    names = {part: name for part, name in facts.get("names", {}).items() if str(name).isidentifier()}
+    cells = read_cells(cell, facts.get("earlier", ""))
     texts, missing = missing_objects(o, seen, names)
-    said = why_not_exact(o, seen, cell, cells.earlier, events)
+    said = [*_left_out(cells), *why_not_exact(o, seen, cell, cells.earlier, events)]
     return _Plan(o, seen, names, cells, texts, [*cells.notes, *said, *unknown_options(o, seen), *missing])
 
 # %% ../../nbs/script/18_write.ipynb #a5831805
@@ -125,7 +137,9 @@ def _function_texts(
 ) -> dict[str, str]:  # name -> text
     "Return the functions of the script"
     functions = {each: laid_out(text) for each, text in written.texts.items()}
-    return functions | ({"loss_of": LOSS.format(loss=plan.o.loss)} if "o.loss" in plan.texts else {})
+    return functions | (
+        {"loss_of": LOSS.format(loss=" ".join(plain(plan.o.loss).split()))} if "o.loss" in plan.texts else {}
+    )
 
 # %% ../../nbs/script/18_write.ipynb #e0f7cfcf
 def script_text(
@@ -182,5 +196,6 @@ def write_script(
     path = Path(folder / "train.py" if path is None else path)
     if path.exists() and path.read_text(encoding="utf-8") != text and not overwrite:
         raise RunError(f"{path} is there and differs: choose another path, or pass overwrite=True.")
-    path.write_text(text, encoding="utf-8")
+    with open(path, "w", encoding="utf-8", opener=private if path.parent == folder else None) as file:
+        file.write(text)
     return Script(path, text, tuple(dict.fromkeys(notes)))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 from ..base.errors import CheckpointError, DiskFullError
+from .private import PRIVATE_FOLDER
 
 # %% ../../nbs/store/03_folders.ipynb #91004847
 def _free(path):
@@ -113,13 +114,13 @@ def _move_into_place(temporary, target):
 @contextlib.contextmanager
 def _new_folder(target, needed):
     temporary = target.with_name(f".tmp-{target.name}-{_mine()}")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
     remove_orphans(target.parent)
     if _free(target.parent) < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     _writing.add(temporary)
     try:
-        temporary.mkdir()
+        temporary.mkdir(PRIVATE_FOLDER)
         yield temporary
         _force_out(temporary)
         _move_into_place(temporary, target)

@@ -20,6 +20,7 @@ import torch
 from safetensors import safe_open
 
 from ..base.guarded_files import open_regular, read_object
+from .private import private
 
 # %% ../../nbs/store/02_tensors.ipynb #14dde076
 _TYPES = {
@@ -116,7 +117,7 @@ def write_hashed(
 ) -> dict:  # {"bytes": size, "sha256": hexadecimal}
     "Write a file, sync it to the disk, and return its size and SHA-256. Raises OSError"
     digest, size, waiting = hashlib.sha256(), 0, deque()
-    with open(path, "xb", buffering=0) as file, ThreadPoolExecutor(1) as hasher:
+    with open(path, "xb", buffering=0, opener=private) as file, ThreadPoolExecutor(1) as hasher:
         for piece in pieces:
             waiting.append(hasher.submit(digest.update, piece))
             written = 0

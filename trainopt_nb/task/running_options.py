@@ -136,6 +136,7 @@ class DeviceOptions(DevicePlanOptions):
         "train on a Ray cluster: local starts one here, an address such as ray://head:10001 names one that is there",
         type="text",
         group="Devices",
+        place=True,
     )
 
 # %% ../../nbs/task/00d_running_options.ipynb #b2b8fcf6

@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 from ..base.errors import RunError
+from ..store.private import PRIVATE_FOLDER
 
 # %% ../../nbs/workers/04_board.ipynb #524b3881
 class Board:
@@ -28,7 +29,7 @@ class Board:
     def put_up(self) -> str:  # the word
         "Make a new board with a secret word, and return the word"
         self.take_down()
-        self.path.mkdir()
+        self.path.mkdir(PRIVATE_FOLDER)
         self._write("word", word := secrets.token_hex(8))
         return word
 

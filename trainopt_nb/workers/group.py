@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from ..store.private import private
+
 # %% ../../nbs/workers/02b_group.ipynb #d05f20ca
 class Group(NamedTuple):
     "A function that several ranks run together"
@@ -67,7 +69,8 @@ def print_into(
     path: Path,  # of a log file
 ):
     "Print to a file from here on, output of compiled code included"
-    log = open(path, "a", buffering=1, encoding="utf-8", errors="backslashreplace")  # whatever the locale
+    # UTF-8 whatever the locale
+    log = open(path, "a", buffering=1, encoding="utf-8", errors="backslashreplace", opener=private)
     os.environ.setdefault("PYTHONIOENCODING", "utf-8:backslashreplace")  # of processes that print into it
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
