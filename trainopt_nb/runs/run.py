@@ -22,7 +22,6 @@ from .files import LOCK, line_pieces
 from .plain_text import plain
 from .writer import RunWriter
 from ..store.lock import lock_owner
-from ..store.private import private
 
 # %% ../../nbs/runs/07_run.ipynb #5a5a019e
 INBOX = "commands.jsonl"
