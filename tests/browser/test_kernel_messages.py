@@ -148,6 +148,28 @@ async def drive(page, seconds, fail=False):
     assert replies(client, last)[-1]["content"]["status"] == "ok"
 
 
+def test_a_request_that_comes_with_a_reply_is_read(client):
+    "A page that is loaded again asks while the kernel still answers the server; ipykernel 7.0 to 7.3 can miss such a request"
+    client.execute_interactive(SOURCE, timeout=60)
+    code = """
+async def drive(page, seconds, fail=False):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:  # steps so short that a reply is under way most of the time
+        time.sleep(.002)
+        await page.turn()
+"""
+    client.execute_interactive(code, timeout=60)
+    begins(client, run(client, "train(600)"))
+    for i in range(300):
+        server = client.parent.connect_shell()  # a peer that is gone before its reply
+        client.session.send(server, "kernel_info_request")
+        time.sleep(0.0005 * (i % 8))  # the two come in another distance each time
+        asked = client.kernel_info()
+        server.close(linger=0)
+        assert replies(client, asked, timeout=20)
+    client.parent.interrupt_kernel()
+
+
 HEADLESS = ["from toy import *", "%%toy .3\nname = 1", "print('next', name)", "print(train(.3))"]
 RUNNERS = {
     "nbconvert": ["nbconvert", "--to", "notebook", "--execute", "in.ipynb", "--output", "out.ipynb"],

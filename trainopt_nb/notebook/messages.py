@@ -9,7 +9,8 @@ __all__ = ['NOW', 'finish', 'MessagePump']
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -35,6 +36,15 @@ def _streams(kernel: Any) -> tuple[Any, Any]:
     manager = kernel.shell_channel_thread.manager
     pair = manager.get_shell_channel_to_subshell_pair(None)
     return pair.to_stream, manager.get_subshell_to_shell_channel_socket(None)
+
+
+def _reader(kernel: Any) -> Callable[[], None] | None:
+    "Return what makes ipykernel 7.0 to 7.3 read a request that it missed; None for other kernels"
+    thread = getattr(kernel, "shell_channel_thread", None)
+    if thread is None or not hasattr(thread.manager, "_shell_socket"):
+        return None
+    # these versions send replies past the stream that reads requests, and zmq tells a stream only once of a request that comes meanwhile
+    return partial(thread.io_loop.add_callback, kernel.shell_stream.flush)
 
 
 def _cell_id(request: dict) -> str | None:
@@ -109,6 +119,7 @@ class MessagePump:
         _PARTS(kernel)
         self.kernel, self.depth = kernel, 0
         self.stream, self.replies = _streams(kernel)
+        self.read = _reader(kernel)
         self.deliver = self.stream._recv_callback  # how the kernel itself takes a message
         self.now, self.later = deque(), deque()
         self.again = None  # the request that waits to run this cell once more
@@ -145,6 +156,8 @@ class MessagePump:
 
     def turn(self):
         "Answer what has arrived"
+        if self.read is not None:
+            self.read()
         self.stream.flush()
         while self.now:
             _answer(self.kernel, self.replies, self.now.popleft())
