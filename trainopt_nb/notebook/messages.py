@@ -46,7 +46,7 @@ def _reader(kernel: Any) -> Callable[[], None] | None:
     # these versions send replies past the stream that reads requests, and zmq tells a stream only once of a request that comes meanwhile
     return partial(thread.io_loop.add_callback, kernel.shell_stream.flush)
 
-
+# %% ../../nbs/notebook/00_messages.ipynb #277327f6
 def _cell_id(request: dict) -> str | None:
     "Return which cell of the notebook a request runs, as JupyterLab and Notebook give it"
     metadata = request.get("metadata") if request else None
