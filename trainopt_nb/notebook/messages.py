@@ -38,11 +38,11 @@ def _streams(kernel: Any) -> tuple[Any, Any]:
     return pair.to_stream, manager.get_subshell_to_shell_channel_socket(None)
 
 
-def _reader(kernel: Any) -> Callable[[], None] | None:
-    "Return what makes ipykernel 7.0 to 7.3 read a request that it missed; None for other kernels"
+def _reader(kernel: Any) -> Callable[[], None]:
+    "Return what makes ipykernel 7.0 to 7.3 read a request that it missed; it does nothing on other kernels"
     thread = getattr(kernel, "shell_channel_thread", None)
     if thread is None or not hasattr(thread.manager, "_shell_socket"):
-        return None
+        return lambda: None
     # these versions send replies past the stream that reads requests, and zmq tells a stream only once of a request that comes meanwhile
     return partial(thread.io_loop.add_callback, kernel.shell_stream.flush)
 
@@ -156,8 +156,7 @@ class MessagePump:
 
     def turn(self):
         "Answer what has arrived"
-        if self.read is not None:
-            self.read()
+        self.read()
         self.stream.flush()
         while self.now:
             _answer(self.kernel, self.replies, self.now.popleft())
