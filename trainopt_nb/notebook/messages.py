@@ -9,7 +9,8 @@ __all__ = ['NOW', 'finish', 'MessagePump']
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -37,6 +38,15 @@ def _streams(kernel: Any) -> tuple[Any, Any]:
     return pair.to_stream, manager.get_subshell_to_shell_channel_socket(None)
 
 
+def _reader(kernel: Any) -> Callable[[], None]:
+    "Return what makes ipykernel 7.0 to 7.3 read a request that it missed; it does nothing on other kernels"
+    thread = getattr(kernel, "shell_channel_thread", None)
+    if thread is None or not hasattr(thread.manager, "_shell_socket"):
+        return lambda: None
+    # these versions send replies past the stream that reads requests, and zmq tells a stream only once of a request that comes meanwhile
+    return partial(thread.io_loop.add_callback, kernel.shell_stream.flush)
+
+# %% ../../nbs/notebook/00_messages.ipynb #277327f6
 def _cell_id(request: dict) -> str | None:
     "Return which cell of the notebook a request runs, as JupyterLab and Notebook give it"
     metadata = request.get("metadata") if request else None
@@ -109,6 +119,7 @@ class MessagePump:
         _PARTS(kernel)
         self.kernel, self.depth = kernel, 0
         self.stream, self.replies = _streams(kernel)
+        self.read = _reader(kernel)
         self.deliver = self.stream._recv_callback  # how the kernel itself takes a message
         self.now, self.later = deque(), deque()
         self.again = None  # the request that waits to run this cell once more
@@ -145,6 +156,7 @@ class MessagePump:
 
     def turn(self):
         "Answer what has arrived"
+        self.read()
         self.stream.flush()
         while self.now:
             _answer(self.kernel, self.replies, self.now.popleft())
