@@ -6,6 +6,8 @@
 __all__ = ['COMMON', 'OTHERS', 'OPTIMIZERS', 'SCHEDULES', 'OptimizerOptions', 'ScheduleOptions', 'RegularisationOptions']
 
 # %% ../../nbs/task/00c_optimizer_options.ipynb #bf5ad957
+import inspect
+import re
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +25,27 @@ OTHERS = {  # LBFGS evaluates the loss several times a step, which no loop over 
 OPTIMIZERS = (*COMMON, *OTHERS)
 SCHEDULES = ("constant", "linear", "step", "multistep", "exponential", "cosine", "onecycle", "plateau")
 
+# %% ../../nbs/task/00c_optimizer_options.ipynb #0498c147
+def _factory(value):
+    "Return the function that is meant by an optimizer that was made already"
+    if not isinstance(value, torch.optim.Optimizer):
+        return ""
+    kind, group = type(value), value.param_groups[0]
+    known = {name: p.default for name, p in inspect.signature(kind).parameters.items() if name != "params"}
+    kept = [n for n in known if n in group and (n == "lr" or group[n] != known[n])]
+    said = ", ".join(["parameters", *(f"{name}={group[name]!r}" for name in kept)])
+    module = "torch.optim." if kind.__module__.startswith("torch.optim") else ""
+    return (
+        f"This {kind.__name__} holds the parameters of one model on one device, and a run makes an optimizer of its own: "
+        f"pass optimizer=lambda parameters: {module}{kind.__name__}({said})."
+    )
+
+
+def _no_zero(value):
+    "Return what to use instead of a learning rate of 0"
+    zero = re.search(r"[=:]\s*'?0+\.?0*(?![\d.e])", str(value))
+    return "A learning rate of 0 trains nothing: use --freeze." if zero else ""
+
 # %% ../../nbs/task/00c_optimizer_options.ipynb #c92b9d39
 @dataclass(frozen=True, repr=False)
 class OptimizerOptions(ObjectiveOptions):
@@ -37,6 +60,7 @@ class OptimizerOptions(ObjectiveOptions):
         front=True,
         group="Optimizer",
         aliases=("optim", "opt"),
+        explain=_factory,
     )
     lr: float = option(
         1e-3,
@@ -58,6 +82,43 @@ class OptimizerOptions(ObjectiveOptions):
         log=True,
         group="Optimizer",
         aliases=("wd", "l2"),
+    )
+    lr_for: tuple = option(
+        (),
+        "learning rates of parameters by patterns of their names, such as backbone.*=1e-5, or backbone.*=0.1x for a tenth of lr; the last one that fits counts",
+        type="rates",
+        low=1e-12,
+        high=1000,
+        group="Optimizer",
+        aliases=("param_groups", "parameter_groups", "layer_lr", "lr_groups"),
+        explain=_no_zero,
+    )
+    weight_decay_for: tuple = option(
+        (),
+        "weight decay of parameters by patterns of their names, written as for lr-for",
+        type="rates",
+        low=0,
+        high=10,
+        group="Optimizer",
+        aliases=("wd_for",),
+    )
+    freeze: tuple = option(
+        (),
+        "parameters that stay as they are, by patterns of their names, such as backbone.*; their BatchNorm layers keep their statistics",
+        type="names",
+        group="Optimizer",
+        aliases=("frozen", "freeze_layers"),
+    )
+    unfreeze: int | None = option(
+        None,
+        "freeze: epochs after which the last pattern is trained too, and then one more each time; none keeps all frozen",
+        type="int",
+        low=1,
+        optional=True,
+        search=(1, 5),
+        group="Optimizer",
+        unit="epochs",
+        aliases=("gradual_unfreezing", "freeze_epochs", "freeze_to"),
     )
     decay_all: bool = option(
         False, "let weight decay reach biases and normalisation layers too", group="Optimizer"
