@@ -18,6 +18,7 @@ from ..events.progress import LIVE, Progress
 from ..events.records import Pause, Resume, State, Stop
 from ..runs.run import WORDS, Run
 from ..store.checkpoint import load_checkpoint
+from ..store.wrapped_models import own_state
 
 # %% ../../nbs/api/02_handle.ipynb #6a694f8d
 class RunHandle:
@@ -189,6 +190,6 @@ def load_final_weights(
         _, model_state, _, _ = load_checkpoint(run.path / "checkpoints", "best" if chosen else "last")
     except CheckpointError:
         return False
-    model.load_state_dict(model_state)
+    model.load_state_dict(own_state(model, model_state))
     model.eval()
     return True

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..base.errors import PlanError
 from .ranks import Ranks
+from ..store.wrapped_models import own_state
 
 Tree = TypeVar("Tree")
 
@@ -139,8 +140,10 @@ def load_model(
     state: dict,  # whole
 ):
     "Load a state dict into a model of which other ranks may have parts"
-    now = model.state_dict()
-    model.load_state_dict({key: _placed(value, now.get(key)) for key, value in state.items()})
+    now, state = model.state_dict(), own_state(model, state)
+    for key in state:
+        state[key] = _placed(state[key], now.get(key))
+    model.load_state_dict(state)
 
 
 def _placed(value, here):

@@ -26,12 +26,14 @@ from trainopt_nb.script.plain_update import (
     factor,
     find_device,
     follow,
+    freeze_parts,
     keep_rates,
     make_optimizer,
     moves,
     prepare_model,
     seed_everything,
     set_torch,
+    stages,
     update,
 )
 
@@ -118,7 +120,7 @@ def train_epoch(
             loss, mass = add_all_gradients(o, seen, runner, batch, weight, scaler, device)
         if o.on_nonfinite == "skip" and not math.isfinite(loss):
             continue  # the loss is not finite
-        update(o, model, optimizer, scaler)
+        update(o, seen, model, optimizer, scaler)
         step += 1
         if o.ema:
             follow(o, average, model, step)
@@ -154,7 +156,11 @@ def train_model(o: Namespace, seen: Namespace, model: nn.Module, train_data: Dat
     history = []
     step = drops = 0
     model.train()
+    if o.freeze and not stages(o, seen):
+        freeze_parts(o, seen, model, 0)
     for epoch in range(o.epochs):
+        if stages(o, seen):
+            freeze_parts(o, seen, model, epoch)
         loss, step = train_epoch(
             o, seen, model, runner, average, train, optimizer, weight, scaler, device, epoch, step, drops
         )
@@ -183,6 +189,10 @@ USUAL = {
     "same_shape": True,
     "score_dims": 2,
     "target_dims": 1,
+    "rates": {},
+    "decays": {},
+    "frozen_norms": False,
+    "sparse": False,
 }
 
 

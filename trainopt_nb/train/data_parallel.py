@@ -65,7 +65,7 @@ def _distribute_copies(strategy, model, device, sample, step_functions):
     normalised = nn.SyncBatchNorm.convert_sync_batchnorm(model) if device.type == "cuda" else model
     options = strategy.options
     plan = options.tensor_plan if isinstance(options.tensor_plan, dict) else None
-    unused = _unused_weights(model, loss_step, sample[0])
+    unused = bool(options.unfreeze) or _unused_weights(model, loss_step, sample[0])
     strategy.trained = parallelize(normalised, strategy.ranks, plan, unused=unused, offload=options.offload)
     return step_functions(strategy.trained)[0], eval_step
 

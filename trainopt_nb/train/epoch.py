@@ -52,8 +52,11 @@ class StepLoop:
         self.began = time.perf_counter()
         self._save_at_end = False  # one checkpoint for the last step and the end of the epoch
         streams = self.prepared.data.train.samples is None and self.prepared.ranks.world == 1
-        self._lone = streams and has_batchnorm(self.prepared.model)  # whether a batch of one sample is left out
+        self._lone = streams and has_batchnorm(
+            self.prepared.model
+        )  # whether a batch of one sample is left out
         self._largest = 0  # samples of a batch so far
+        self._said_zero = False  # whether a learning rate of 0 was said
 
     def steps(self) -> Generator:
         "Train what is left of an epoch: fetch, forward, backward, update"
@@ -77,6 +80,9 @@ class StepLoop:
                 continue
             if moves_lr or lr is None:
                 lr = state.apply_lr()
+                if not lr and not self._said_zero:
+                    yield from self._say_zero()
+                    lr = state.apply_lr()
             try:
                 loss = stepper(kept)
             except Exception as error:
@@ -104,6 +110,16 @@ class StepLoop:
         sizes = list(map(size_of, batches))
         self._largest = max(self._largest, *sizes)
         return [b for b, size in zip(batches, sizes, strict=True) if size > 1 or self._largest == 1]
+
+    def _say_zero(self):
+        "Say once that the learning rate is 0"
+        self._said_zero, state = True, self.state
+        why = f"the schedule {self.options.schedule} ended after {state.total} updates. Pass --max-steps with the updates in all."
+        why = why if state.schedule.moves else "the optimizer was made with it."
+        text = (
+            f"The learning rate is 0 from update {state.step + 1} on, so that nothing more is learned: {why}"
+        )
+        yield from self.commands.emit(Note("warning", text, state.step, "lr"))
 
     def _wrong_length(self):
         "Return a sentence about training data whose length says another number of batches than came"
@@ -141,6 +157,9 @@ class EpochLoop(StepLoop):
         "Train what is left of an epoch, validate, and save a checkpoint if it is time"
         state = self.state
         began, samples = time.perf_counter(), state.samples
+        if (thawed := self.prepared.freezing.start_epoch(state.epoch)) and not state.batch:
+            text = f"Epoch {state.epoch + 1} trains {', '.join(thawed)} too."
+            yield from self.commands.emit(Note("info", text, state.step, "frozen"))
         yield from self.steps()
         if text := self._wrong_length():
             yield from self.commands.emit(Note("warning", text, state.step, "length"))

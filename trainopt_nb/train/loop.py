@@ -27,6 +27,7 @@ from ..task.task import Task
 from ..task.train_options import TrainOptions
 from .commands import StopTraining
 from .epoch import EpochLoop, choose_monitor
+from .optimizers import left_out
 from .prepare import Prepared, prepare
 from .saver import Saver
 from .state import TrainingState
@@ -76,7 +77,7 @@ class _Run:
         yield from commands.relay(self.saver.begin())
         yield from commands.emit(self.started())
         for topic, text in self.prepared.notes:
-            level = "info" if topic in ("data", "task", "devices") else "warning"
+            level = "info" if topic in ("data", "task", "devices", "frozen") else "warning"
             yield from commands.emit(Note(level, text, self.state.step, topic))
         while not (reason := reason_to_end(self.state, self.loop.monitor)):
             yield from self.epochs.run()
@@ -126,6 +127,8 @@ class Loop:
     ):
         self.prepared, self.options, self.resumed = prepared, options, checkpoint is not None
         self.state = TrainingState(prepared, options)
+        if text := left_out(prepared.model, self.state.optimizer):
+            prepared.notes.append(("optimizer", text))
         if checkpoint is not None:
             self.state.load_state_dict(*checkpoint)
         self.monitor, self.mode = choose_monitor(options, prepared.metrics, prepared.data.valid is not None)
@@ -138,7 +141,7 @@ class Loop:
     ) -> Generator:
         "Train; yields events and takes commands"
         run = _Run(self, folder, name, before_save)
-        with torch_settings(self.options):
+        with torch_settings(self.options), self.prepared.freezing:
             try:
                 self._seed()
                 state, reason = yield from run.to_the_end()

@@ -44,11 +44,20 @@ from trainopt_nb.task.loss_step import (
 )
 from ..task.losses import Given, given
 from ..task.metrics import Metrics, try_metrics
-from ..task.preflight import check_model, compare_modes, eval_mode, try_loss, try_model, unreached, weights_dtype
+from trainopt_nb.task.preflight import (
+    check_model,
+    compare_modes,
+    eval_mode,
+    try_loss,
+    try_model,
+    unreached,
+    weights_dtype,
+)
 from ..task.score_form import ScoreForm, score_form
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..task.unused_options import unused_options
+from .freeze import Freezing, frozen_note
 from .prepared import Prepared
 from .strategy import StepFunctions, make_strategy
 
@@ -98,7 +107,9 @@ def try_batch(
     first = data.train.peek()
     if first is None:
         raise DataError("train_data gives no batch: at least one is needed.")
-    copy = lambda tensor: tensor.clone()  # a model may change its inputs in place, and a list of batches be the user's own
+    copy = lambda tensor: (
+        tensor.clone()
+    )  # a model may change its inputs in place, and a list of batches be the user's own
     batch = to_device(tree_map(copy, first))
     outputs, targets = try_model(model, tree_map(copy, batch), device)
     check_batchnorm(model, data, split_batch(batch)[0])
@@ -221,7 +232,12 @@ def _training_notes(model, loss_step, sample):
     if names := unreached(model, loss_step, sample.batch):
         count = sum(p.requires_grad for p in model.parameters())
         few = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-        notes.append(("unreached", f"The loss does not reach {len(names)} of {count} parameters, which stay as they are: {few}."))
+        notes.append(
+            (
+                "unreached",
+                f"The loss does not reach {len(names)} of {count} parameters, which stay as they are: {few}.",
+            )
+        )
     return notes
 
 
@@ -236,7 +252,9 @@ def _sample_weight(options, ranks, inferred, loss, notes):
         return make_sample_weight(inferred.task_type, loss.weight, *inferred.known.values())
     found = inferred.recognised.task_type if inferred.recognised else "custom"
     weight, exact = own_sample_weight(o.loss, found, inferred.shift)
-    parts = f"{o.accumulate} batches" if o.accumulate > 1 else f"{ranks.world} devices" if ranks.world > 1 else ""
+    parts = (
+        f"{o.accumulate} batches" if o.accumulate > 1 else f"{ranks.world} devices" if ranks.world > 1 else ""
+    )
     if parts and not exact:
         name = "the model's own loss" if inferred.task_type == "model" else f"the loss {_name(o.loss)}"
         text = f"Each update averages {name} over {parts} by their samples: if the loss weighs samples or leaves some out, this is not exactly the update of one large batch."
@@ -275,7 +293,13 @@ def prepare(
     mover = _batch_mover(tried_on, o.channels_last, model)
     before = random_state()
     transforms = _move_transforms(device_transforms, tried_on)
-    with preserve_state(model, o.loss, transforms), preserve_state(*_sources(task, data), room=2**26):
+    freezing = Freezing(model, o)
+    with (
+        freezing,
+        preserve_state(model, o.loss, transforms),
+        preserve_state(*_sources(task, data), room=2**26),
+    ):
+        notes += [("frozen", text)] if (text := frozen_note(freezing)) else []
         sample, checked, inferred = _try_task(task, o, data, mover, transforms, tried_on)
         if tried_on != device:
             transforms = _move_transforms(transforms, device)
@@ -286,11 +310,12 @@ def prepare(
     notes += _notes(task, o, model, data, sample, inferred) + loss.notes
     notes += strategy.notes(model, device)
     seen = sample.batch, sample.outputs
-    steps = strategy.distribute(model, device, seen, inferred.task_type, loss.step_functions)
+    with freezing.for_good():
+        steps = strategy.distribute(model, device, seen, inferred.task_type, loss.step_functions)
     set_random_state(before)
     strategy.sample_weight = _sample_weight(o, ranks, inferred, loss, notes)
     shapes = tree_map(lambda tensor: tensor.detach().to("meta"), seen)
     return Prepared(
         model, data, device, inferred.task_type, inferred.columns, inferred.scoring, loss.to_device, *steps,
-        strategy.sample_weight, metrics, strategy, notes, shapes, gradient_hooks, transforms,
+        strategy.sample_weight, metrics, strategy, notes, shapes, gradient_hooks, transforms, freezing,
     )  # fmt: skip

@@ -19,6 +19,7 @@ from ..parallel.ranks import Ranks
 from ..task.losses import Given
 from ..task.metrics import Metrics
 from ..task.score_form import Scoring
+from .freeze import Freezing
 from .strategy import Strategy
 
 # %% ../../nbs/train/03d_prepared.ipynb #8c00b9c5
@@ -44,6 +45,10 @@ class Prepared:
     sample: tuple[Batch, object] | tuple = ()  # a batch and the outputs of the model, on the meta device
     gradient_hooks: Sequence[Callable] = ()  # called with the parameters between backward and update
     device_transforms: Sequence[DeviceTransform] = ()  # applied to each batch on the device
+    freezing: Freezing | None = None  # what is frozen in the model; None makes it from the options
+
+    def __post_init__(self):
+        self.freezing = self.freezing or Freezing(self.model, self.strategy.options)
 
     @property
     def ranks(self) -> Ranks:

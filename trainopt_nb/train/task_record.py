@@ -9,10 +9,12 @@ __all__ = ['held', 'task_record', 'named']
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from ..base.patterns import pattern_of, split_rates
 from ..data.batches import MemoryBatches
 from ..data.dataset_batches import DatasetBatches
 from ..data.rows import is_pair
 from ..data.tensors import LABELS, split_batch
+from ..store.wrapped_models import plain_modules
 from .loop import Loop
 from ..task.losses import IGNORE, given
 from ..task.task import Task
@@ -104,16 +106,20 @@ def _output_facts(outputs, targets):
     return facts
 
 # %% ../../nbs/train/16_task_record.ipynb #05bce443
-def _optimizer_facts(model, optimizer, chosen):
+def _optimizer_facts(model, optimizer, options):
     norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
     spared = [p for m in model.modules() if isinstance(m, norms) for p in m.parameters(recurse=False)]
     return {
         "optimizer": type(optimizer).__name__,
         "optimizer_module": type(optimizer).__module__,
-        "optimizer_given": "name" if isinstance(chosen, str) else "class" if isinstance(chosen, type) else "factory",
+        "optimizer_given": "name" if isinstance(chosen := options.optimizer, str) else "class" if isinstance(chosen, type) else "factory",
         "fused": bool(optimizer.param_groups[0].get("fused")),
         "groups": len(optimizer.param_groups),
         "decays": [group.get("weight_decay") for group in optimizer.param_groups],
+        "rates": split_rates(options.lr_for, options.lr),
+        "decays": split_rates(options.weight_decay_for, options.weight_decay),
+        "sparse": any(getattr(m, "sparse", False) is True for m in model.modules()),
+        "frozen_norms": any(isinstance(m, norms[0]) and bool(pattern_of(options.freeze, f"{name}.running_mean")) for name, m in plain_modules(model)),
         "frozen": not all(p.requires_grad for p in model.parameters()),
         "wide_norms": any(p.dim() > 1 for p in spared),
     }  # fmt: skip
@@ -154,7 +160,7 @@ def task_record(
         "changed": sorted(loop.options.changed()),
     }
     facts |= _batch_facts(batch) | _output_facts(outputs, targets)
-    facts |= _optimizer_facts(p.model, s.optimizer, loop.options.optimizer)
+    facts |= _optimizer_facts(p.model, s.optimizer, loop.options)
     return {"classes": list(p.data.classes), "kind": p.task_type, "seen": facts}
 
 # %% ../../nbs/train/16_task_record.ipynb #8b956d28
