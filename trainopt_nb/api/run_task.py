@@ -14,6 +14,7 @@ from .in_workers import Where, start_in_workers
 from .prepare_run import new_run, resume_in, start, start_in, stored_options
 from ..base.interrupts import interrupts
 from ..events.progress import event_line
+from ..events.step_lines import StepLines
 from ..events.records import Stop
 from ..parallel.ranks import SINGLE, from_environment
 from ..runs.run import Run
@@ -63,13 +64,17 @@ def print_lines(
     handle: RunHandle,  # as from `run_task`
     write: Callable[[str], object] = print,  # takes a line
 ) -> Run:
-    "Train to the end and print a line for each epoch; an interrupt stops the run. Raises `RunError` where training failed"
+    "Train to the end and print a line for each epoch, and some within a long one; an interrupt stops the run. Raises `RunError` where training failed"
+    steps = StepLines()
     with interrupts() as interrupt:
         try:
             for new in handle.events(lambda: Stop("interrupted") if interrupt.requested else None):
                 for event in new:
                     if line := event_line(handle.progress, event):
                         write(line)
+                        steps.printed()
+                if line := steps.due(handle.progress):
+                    write(line)
         finally:
             handle.close()
     return handle.result()

@@ -133,7 +133,7 @@ def tree_map(
     return tree
 
 # %% ../../nbs/data/01_tensors.ipynb #c02a2979
-LABELS = ("labels", "label", "targets", "target", "y")  # where a dict batch keeps its targets
+LABELS = ("labels", "label", "targets", "target", "y", "class")  # where a dict batch keeps its targets
 
 
 def split_batch(

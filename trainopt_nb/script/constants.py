@@ -24,8 +24,8 @@ NAMED = {  # expression -> name of its constant
     "seen.weights": "WEIGHTS",
     "o.milestones": "MILESTONES",
     "o.freeze": "FREEZE",
-    "seen.rates": "RATES",
-    "seen.decays": "DECAYS",
+    "seen.lr_rates": "LR_FOR",
+    "seen.decay_rates": "WEIGHT_DECAY_FOR",
 }
 INLINE = ("threads",)  # options whose number is written where it is used
 

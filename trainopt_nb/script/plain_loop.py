@@ -189,8 +189,8 @@ USUAL = {
     "same_shape": True,
     "score_dims": 2,
     "target_dims": 1,
-    "rates": {},
-    "decays": {},
+    "lr_rates": {},
+    "decay_rates": {},
     "frozen_norms": False,
     "sparse": False,
 }

@@ -66,10 +66,12 @@ def prepare_model(o: Namespace, model: nn.Module, device: torch.device):
 # %% ../../nbs/script/05_plain_update.ipynb #b837ef48
 def make_groups(o: Namespace, seen: Namespace, model: nn.Module) -> list[dict]:
     "Divide the parameters into groups"
-    if not (seen.rates or seen.decays or o.unfreeze):
+    if not (seen.lr_rates or seen.decay_rates or o.unfreeze):
         return parameter_groups(model, o.weight_decay, o.decay_all)
     named, thawing = model.named_parameters(), o.freeze if o.unfreeze else ()
-    return groups_by_name(model, named, o.lr, o.weight_decay, o.decay_all, seen.rates, seen.decays, thawing)
+    return groups_by_name(
+        model, named, o.lr, o.weight_decay, o.decay_all, seen.lr_rates, seen.decay_rates, thawing
+    )
 
 
 def make_optimizer(o: Namespace, seen: Namespace, model: nn.Module) -> Optimizer:
@@ -77,7 +79,7 @@ def make_optimizer(o: Namespace, seen: Namespace, model: nn.Module) -> Optimizer
     groups = make_groups(o, seen, model)
     if seen.optimizer_given == "factory":
         return o.optimizer([p for group in groups for p in group["params"]])
-    if seen.optimizer == "SparseAdam" and not seen.rates:  # knows no weight decay
+    if seen.optimizer == "SparseAdam" and not seen.lr_rates:  # knows no weight decay
         groups = [{"params": [p for group in groups for p in group["params"]]}]
     if seen.optimizer_given == "class" and seen.fused:
         return o.optimizer(groups, lr=o.lr, fused=True)

@@ -57,8 +57,8 @@ def groups_by_name(
             decay = decays.get(pattern_of(decays, name), weight_decay) if decays else weight_decay
             decays_too = decay_all or (parameter.dim() > 1 and id(parameter) not in spared)
             groups.setdefault((rate, decay if decays_too else 0.0), []).append(parameter)
-    usual_first = sorted(groups.items(), key=lambda group: group[0][0] != lr)
-    return [{"params": held, "lr": rate, "weight_decay": decay} for (rate, decay), held in usual_first]
+    made = [{"params": groups[key], "lr": key[0], "weight_decay": key[1]} for key in groups]
+    return sorted(made, key=lambda group: group["lr"] != lr)  # the usual one first
 
 # %% ../../nbs/train/04b_parameter_groups.ipynb #be6876be
 def make_groups(

@@ -42,6 +42,7 @@ from trainopt_nb.task.loss_step import (
     target_check,
     task_loss,
 )
+from ..task.loss_tensors import check_loss_device
 from ..task.losses import Given, given
 from ..task.metrics import Metrics, try_metrics
 from trainopt_nb.task.preflight import (
@@ -287,6 +288,7 @@ def prepare(
     notes = [("precision", text) for text in check_model(task.model)]
     device = find_device(o.device, ranks)
     check_precision(o.precision, device)
+    check_loss_device(o.loss, device)
     tried_on = strategy.preflight_device(device)
     data = _open_data(task, o, ranks)
     model = task.model.to(tried_on)
