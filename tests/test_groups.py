@@ -8,7 +8,8 @@ from helpers import follow, quiet, small_table
 from torch import nn
 from torch.nn import functional as F
 
-from trainopt_nb import OptionError, Task, TrainOptions, find_lr, fit
+from trainopt_nb import Task, TrainOptions, find_lr, fit
+from trainopt_nb.base.errors import OptionError
 from trainopt_nb.events.records import LrChanged, Note, SetLr, Step
 from trainopt_nb.store.checkpoint import load_checkpoint
 from trainopt_nb.train.loop import Loop, train

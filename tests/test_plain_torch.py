@@ -9,13 +9,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
-from trainopt_nb import DataError, OptionError, Task, TaskError, TrainOptions, find_lr, fit
+from trainopt_nb import Task, TrainOptions, find_lr, fit
+from trainopt_nb.base.errors import DataError, OptionError, TaskError
 from trainopt_nb.base.flags import parse_flags, split
 from trainopt_nb.events.progress import Progress
 from trainopt_nb.events.records import Note, Started, State, Step
 from trainopt_nb.events.step_lines import StepLines
 from trainopt_nb.store.checkpoint import load_checkpoint
-from trainopt_nb.task.loss_tensors import check_loss_device
 from trainopt_nb.train.loop import train
 
 X, Y, TRAIN, VALID = small_table()
@@ -260,18 +260,21 @@ class Weighted(nn.Module):
         self.scale = torch.ones(3, device=device)
 
     def forward(self, scores, targets):
+        if self.scale.device != scores.device:  # as a GPU says it; the meta device lets some operations pass
+            raise RuntimeError("Expected all tensors to be on the same device")
         return F.cross_entropy(scores * self.scale, targets)
 
 
-def closure(weight):
-    return lambda scores, targets: F.cross_entropy(scores, targets, weight)
+def closure(device):
+    scaled = Weighted(device)
+    return lambda scores, targets: scaled(scores, targets)
 
 
 LOSSES = {
     "weight": lambda device: nn.CrossEntropyLoss(torch.ones(3, device=device)),
-    "scale": Weighted,
-    "weight ": lambda device: closure(torch.ones(3, device=device)),
     " weight": lambda device: functools.partial(F.cross_entropy, weight=torch.ones(3, device=device)),
+    "scale": Weighted,
+    " scale": closure,
 }
 
 
@@ -279,7 +282,17 @@ LOSSES = {
 def test_a_loss_on_another_device_is_named(name):
     with pytest.raises(TaskError, match=f"holds {name.strip()} on meta, and the model trains on cpu"):
         run(small(), TRAIN, loss=LOSSES[name]("meta"))
-    check_loss_device(LOSSES[name]("cpu"), torch.device("cpu"))
+    run(small(), TRAIN, loss=LOSSES[name]("cpu"), epochs=1)
+
+
+def test_a_loss_that_moves_its_tensors_is_left_alone():
+    elsewhere = torch.ones(3, device="meta")
+    run(
+        small(),
+        TRAIN,
+        loss=lambda s, t: F.cross_entropy(s, t, torch.ones_like(elsewhere, device=s.device)),
+        epochs=1,
+    )
 
 
 @pytest.mark.cuda
@@ -325,10 +338,19 @@ def test_sparse_inputs_are_answered_with_the_dense_form():
                 run(small(), wrong, **more)
 
 
+class Named(nn.Module):
+    "Takes its input by name"
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
 def test_a_target_column_called_class():
-    model = nn.Sequential()
-    model.layer = nn.Linear(6, 3)
-    model.forward = lambda x: model.layer(x)
+    model = Named()
     before = model.layer.weight.clone()
     run(model, {"x": X[:200], "class": Y[:200]})
     assert not torch.equal(before, model.layer.weight)

@@ -148,7 +148,7 @@ def load_model(
 
 def _placed(value, here):
     "Return a tensor in the form that the model has it in; the meta tensor if another rank has it"
-    if here is None:
+    if not isinstance(here, Tensor):  # unknown, or what a `get_extra_state` gave
         return value
     return here if here.is_meta and here.shape == value.shape else distribute_like(value, here)
 

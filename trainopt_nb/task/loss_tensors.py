@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['loss_tensors', 'check_loss_device']
 
-# %% ../../nbs/task/06d_loss_tensors.ipynb #ee52b526
+# %% ../../nbs/task/06d_loss_tensors.ipynb #bde01949
+import dis
+import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -14,65 +16,59 @@ from torch import Tensor, nn
 
 from ..base.errors import TaskError
 
-# %% ../../nbs/task/06d_loss_tensors.ipynb #83690757
+# %% ../../nbs/task/06d_loss_tensors.ipynb #3658ea74
 def loss_tensors(
     loss: object,  # the option: a name, a module or a function
 ) -> Iterator[tuple[str, Tensor]]:  # name and tensor
     "Yield the tensors that a loss holds"
-    if isinstance(loss, Tensor):
-        yield "a tensor", loss
-    elif isinstance(loss, nn.Module):
+    if isinstance(loss, nn.Module):
+        held = {}
         for path, module in loss.named_modules():
-            held = {**module._parameters, **module._buffers, **vars(module)}
-            names = (f"{path}.{name}".strip(".") for name in held)
-            yield from (
-                (name, value)
-                for name, value in zip(names, held.values(), strict=True)
-                if isinstance(value, Tensor)
-            )
+            own = {**module._parameters, **module._buffers, **vars(module)}
+            held |= {f"{path}.{name}".strip("."): value for name, value in own.items()}
     elif isinstance(loss, partial):
-        for held in (loss.func, *loss.args):
-            yield from loss_tensors(held)
-        yield from ((name, value) for name, value in loss.keywords.items() if isinstance(value, Tensor))
+        yield from loss_tensors(loss.func)
+        held = {**{f"argument {n + 1}": value for n, value in enumerate(loss.args)}, **loss.keywords}
     else:
-        yield from _of_function(loss)
+        held = _used_by(loss)
+        for module in (value for value in held.values() if isinstance(value, nn.Module)):
+            yield from loss_tensors(module)
+    yield from ((name, value) for name, value in held.items() if isinstance(value, Tensor))
 
 
-def _of_function(function):
-    "Yield the tensors that a function got when it was defined, or that the object of a method holds"
-    code, cells = getattr(function, "__code__", None), getattr(function, "__closure__", None) or ()
-    for name, cell in zip(code.co_freevars if cells else (), cells, strict=True):
-        try:
-            held = cell.cell_contents
-        except ValueError:  # not bound yet
-            continue
-        if isinstance(held, nn.Module):
-            yield from loss_tensors(held)
-        elif isinstance(held, Tensor):
-            yield name, held
-    owner = getattr(function, "__self__", None)
-    yield from (
-        (name, value) for name, value in getattr(owner, "__dict__", {}).items() if isinstance(value, Tensor)
-    )
+def _used_by(function):
+    "Return what a function uses from outside, and what the object of a method holds"
+    if not inspect.isfunction(getattr(function, "__func__", function)):
+        return {}
+    outside = inspect.getclosurevars(function)
+    read = {i.argval for i in dis.get_instructions(function) if i.opname == "LOAD_GLOBAL"}
+    owner = getattr(getattr(function, "__self__", None), "__dict__", {})
+    return {**outside.nonlocals, **{n: v for n, v in outside.globals.items() if n in read}, **owner}
 
-# %% ../../nbs/task/06d_loss_tensors.ipynb #fc314d36
+# %% ../../nbs/task/06d_loss_tensors.ipynb #4f7e4348
 def check_loss_device(
     loss: str | Callable,  # the option
     device: torch.device,  # of the model
+    failed: bool = False,  # whether the loss has failed, so that its tensors may be the cause
 ):
-    "Raise `TaskError` if a loss holds a tensor on another device than the model"
-    if isinstance(loss, (str, type)):
+    "Raise `TaskError` if a loss holds a tensor on another device than the model, which makes it fail"
+    function = loss.func if isinstance(loss, partial) else type(loss) if isinstance(loss, nn.Module) else None
+    if isinstance(loss, (str, type)) or not (
+        failed or getattr(function, "__module__", "").startswith("torch.nn")
+    ):
         return
     for name, tensor in loss_tensors(loss):
-        same = (
-            tensor.device.type == device.type
-            and None in (tensor.device.index, device.index)
-            or tensor.device == device
-        )
-        if same or (tensor.device.type == "cpu" and not tensor.dim()):  # PyTorch takes numbers from the CPU
+        if _reaches(tensor, device):
             continue
-        title = getattr(loss, "__name__", type(loss).__name__)
-        way = f"loss.to({str(device)!r})" if isinstance(loss, nn.Module) else f"{name}.to({str(device)!r})"
+        title = getattr(function if isinstance(loss, partial) else loss, "__name__", type(loss).__name__)
+        way = f"{'loss' if isinstance(loss, nn.Module) else name}.to({str(device)!r})"
         raise TaskError(
             f"The loss {title} holds {name} on {tensor.device}, and the model trains on {device}: move it there by {way}, or pass --device {tensor.device}."
         )
+
+
+def _reaches(tensor, device):
+    "Whether a tensor can be combined with those on a device; a number on the CPU can"
+    here = tensor.device
+    same = here == device or (here.type == device.type and None in (here.index, device.index))
+    return same or (here.type == "cpu" and not tensor.dim())

@@ -34,7 +34,7 @@ def freeze_parameters(
     "Turn gradients of the parameters that patterns fit on or off; no other is touched"
     for name, parameter in plain_parameters(model):
         if pattern := pattern_of(freeze, name):
-            parameter.requires_grad_(pattern not in frozen)
+            parameter.requires_grad = pattern not in frozen  # `requires_grad_` fails for lazy parameters
 
 # %% ../../nbs/train/01b_freeze.ipynb #28e8b1d2
 def train_unfrozen(
@@ -81,7 +81,7 @@ class Freezing:
 
     def __exit__(self, *error: object):
         for name, parameter in plain_parameters(self.model) if self.freeze else ():
-            parameter.requires_grad_(self._before[name])
+            parameter.requires_grad = self._before[name]
 
     def for_good(self) -> AbstractContextManager:
         "Freeze what is never trained; what thaws is known to the exchange of gradients from the start"
@@ -92,6 +92,8 @@ class Freezing:
         epoch: int,  # epochs that are complete
     ) -> tuple[str, ...]:  # patterns
         "Freeze what is frozen in an epoch, and return what is trained from now on"
+        if not self.freeze:
+            return ()
         before, self.frozen = self.frozen, frozen_patterns(self.freeze, self.every, epoch)
         freeze_parameters(self.model, self.freeze, self.frozen)
         self.train()

@@ -219,7 +219,11 @@ def choose_loss(
     functions = lambda runner: step_functions(runner, loss, o.loss, task_type, pair, check)
     if task_type in ("model", "custom"):
         name = "The model's own loss" if task_type == "model" else f"The loss {_name(o.loss)}"
-        try_loss(model, functions(model)[0], sample.batch, name, sample.outputs)
+        try:
+            try_loss(model, functions(model)[0], sample.batch, name, sample.outputs)
+        except TaskError:
+            check_loss_device(o.loss, device, failed=True)
+            raise
     notes = _training_notes(model, functions(model)[0], sample)
     compiled = lambda runner: functions(torch.compile(runner) if o.compile else runner)
     return Loss(compiled, to_device, weight, notes)
