@@ -42,6 +42,9 @@ class Bag(nn.Module):
 class Functional(Bag):
     "Sparse gradients that no attribute tells of"
 
+    def __init__(self):
+        super().__init__(sparse=False)
+
     def forward(self, x):
         return self.head(F.embedding(x, self.words.weight, sparse=True).mean(1))
 

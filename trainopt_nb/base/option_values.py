@@ -57,7 +57,7 @@ def _numbers(option, value):
         raise ValueError
     return tuple(_float(option, item) for item in ([value] if isinstance(value, (int, float)) else value))
 
-
+# %% ../../nbs/base/01b_option_values.ipynb #33683d7a
 def _names(option, value):
     names = tuple(str.strip(name) for name in (value.split(",") if isinstance(value, str) else value))
     if not all(names):

@@ -33,7 +33,6 @@ from trainopt_nb.script.plain_update import (
     prepare_model,
     seed_everything,
     set_torch,
-    stages,
     update,
 )
 
@@ -156,10 +155,8 @@ def train_model(o: Namespace, seen: Namespace, model: nn.Module, train_data: Dat
     history = []
     step = drops = 0
     model.train()
-    if o.freeze and not stages(o, seen):
-        freeze_parts(o, seen, model, 0)
     for epoch in range(o.epochs):
-        if stages(o, seen):
+        if o.freeze:
             freeze_parts(o, seen, model, epoch)
         loss, step = train_epoch(
             o, seen, model, runner, average, train, optimizer, weight, scaler, device, epoch, step, drops
@@ -185,6 +182,7 @@ def train_model(o: Namespace, seen: Namespace, model: nn.Module, train_data: Dat
 USUAL = {
     "images": False,
     "target_key": None,
+    "target_apart": False,
     "class_axis": 1,
     "same_shape": True,
     "score_dims": 2,

@@ -51,6 +51,10 @@ class TrainOptions(FaultOptions):
             raise OptionError(
                 "--pipeline-plan takes auto or names of layers, such as pipeline_plan=['3', '6'], and got something else."
             )
+        if self.freeze:
+            raise OptionError(
+                "--pipeline-plan sends gradients through every layer, and --freeze ends them somewhere: freeze with --shard or with copies of the model."
+            )
         if self.compile:
             raise OptionError(
                 "--compile wants the whole model, and --pipeline-plan leaves each device some of its layers: leave one of them out."

@@ -79,21 +79,14 @@ class StepLoop:
                     yield from self.commands.emit(Note("warning", _SINGLE, state.step, "single"))
                 continue
             if moves_lr or lr is None:
-                lr = state.apply_lr()
-                if not lr and not self._said_zero:
-                    yield from self._say_zero()
-                    lr = state.apply_lr()
+                lr = yield from self._next_rate()
             try:
                 loss = stepper(kept)
             except Exception as error:
                 loss = yield from self.commands.relay(self.recovery.recover(error, kept))
                 if loss is None:
                     continue
-            samples, weight = strategy.count(kept)
-            state.advance(len(taken), samples, loss, weight)
-            command = yield Step(
-                state.step, state.epoch, loss, lr, samples, clock() - self.began, got - asked
-            )
+            command = yield self._count(taken, kept, loss, lr, got - asked)
             if command is not None:
                 yield from self.commands.execute(command)
                 lr = state.apply_lr()
@@ -111,15 +104,26 @@ class StepLoop:
         self._largest = max(self._largest, *sizes)
         return [b for b, size in zip(batches, sizes, strict=True) if size > 1 or self._largest == 1]
 
-    def _say_zero(self):
-        "Say once that the learning rate is 0"
-        self._said_zero, state = True, self.state
+    def _count(self, taken, kept, loss, lr, wait):
+        "Count an update, and return its event"
+        state, (samples, weight) = self.state, self.prepared.strategy.count(kept)
+        state.advance(len(taken), samples, loss, weight)
+        seconds = time.perf_counter() - self.began
+        return Step(state.step, state.epoch, loss, lr, samples, seconds, wait)
+
+    def _next_rate(self):
+        "Set and return the learning rate of the next update; yields a `Note` the first time that it is 0"
+        state = self.state
+        if (lr := state.apply_lr()) or self._said_zero:
+            return lr
+        self._said_zero = True
         why = f"the schedule {self.options.schedule} ended after {state.total} updates. Pass --max-steps with the updates in all."
         why = why if state.schedule.moves else "the optimizer was made with it."
         text = (
             f"The learning rate is 0 from update {state.step + 1} on, so that nothing more is learned: {why}"
         )
         yield from self.commands.emit(Note("warning", text, state.step, "lr"))
+        return state.apply_lr()
 
     def _wrong_length(self):
         "Return a sentence about training data whose length says another number of batches than came"

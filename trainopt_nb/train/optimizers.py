@@ -51,7 +51,7 @@ def _watch_gradients(optimizer):
     optimizer.register_step_pre_hook(look)
     return optimizer
 
-
+# %% ../../nbs/train/05_optimizers.ipynb #511d7c0f
 def _build(optimizer_class, groups, arguments, fused):
     "Build the fused implementation if there is one for these parameters"
     if optimizer_class.__name__ in ("SparseAdam",):  # knows no weight decay
@@ -195,7 +195,7 @@ def make_optimizer(
         raise OptionError("The model has no trainable parameters: set requires_grad on some of them.")
     _check_parameters(model, o.optimizer)
     _check_kinds(model, o)
-    fused = not _sparse_layers(model)
+    fused = not _sparse_layers(model) and not any(p.is_complex() for group in groups for p in group["params"])
     if not o.offload or o.plan == "shard":  # shards are offloaded by themselves
         return _made(groups, o, fused)
     if o.precision == "fp16":

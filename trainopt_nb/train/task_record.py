@@ -17,6 +17,7 @@ from ..data.tensors import LABELS, split_batch
 from ..store.wrapped_models import plain_modules
 from .loop import Loop
 from ..task.losses import IGNORE, given
+from ..task.preflight import forward_parameters
 from ..task.task import Task
 
 # %% ../../nbs/train/16_task_record.ipynb #69c561b1
@@ -66,11 +67,13 @@ def _source_facts(value, batches):
     return {"form": "memory", **known, "shuffle": batches.shuffle, "holds": holds, "arrays": held(value)}
 
 # %% ../../nbs/train/16_task_record.ipynb #f9b70946
-def _batch_facts(batch):
+def _batch_facts(batch, model):
     "How a batch is taken apart, as `split_batch` does it"
     if hasattr(batch, "keys"):
         key = next((name for name in LABELS if name in batch.keys()), None)
-        return {"batch": "mapping", "inputs": "mapping", "target_key": key}
+        known = forward_parameters(model)
+        apart = key is not None and known is not None and key not in known[0]
+        return {"batch": "mapping", "inputs": "mapping", "target_key": key, "target_apart": apart}
     inputs, _ = split_batch(batch)
     size = len(batch) if isinstance(batch, (tuple, list)) else 0
     form = {0: "whole", 1: "one", 2: "pair"}.get(size, "many")
@@ -159,7 +162,7 @@ def task_record(
         "device": p.device.type,
         "changed": sorted(loop.options.changed()),
     }
-    facts |= _batch_facts(batch) | _output_facts(outputs, targets)
+    facts |= _batch_facts(batch, p.model) | _output_facts(outputs, targets)
     facts |= _optimizer_facts(p.model, s.optimizer, loop.options)
     return {"classes": list(p.data.classes), "kind": p.task_type, "seen": facts}
 
