@@ -100,6 +100,7 @@ RECIPES = {
     "plain": {},
     "accumulated, clipped, averaged": {"accumulate": 2, "clip": 0.5, "ema": 0.8, "schedule": "onecycle"},
     "momentum, weighted classes": {"optimizer": "momentum", "lr": 0.05, "class_weights": "balanced"},
+    "groups, frozen": {"lr_for": "2=0.1x", "freeze": "0.bias", "schedule": "cosine"},
 }
 
 
@@ -108,6 +109,34 @@ RECIPES = {
 def test_two_devices_compute_what_one_does(plan, recipe, tmp_path):
     how = {"epochs": 2, "batch_size": 32, "lr": 0.01} | RECIPES[recipe]
     assert_same(*both(tmp_path, net, lambda: TRAIN, spread=PLANS[plan], **how))
+
+
+def test_copies_thaw_together(tmp_path):
+    how = {"epochs": 3, "batch_size": 32, "lr": 0.01, "freeze": "0.bias,0.weight", "unfreeze": 1, "clip": 0.5}
+    one, *rest = both(tmp_path, net, lambda: TRAIN, **how)
+    assert not torch.equal(one[0].weight, net()[0].weight)
+    assert_same(one, *rest)
+
+
+class Bag(nn.Module):
+    "Gives sparse gradients"
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.head = nn.EmbeddingBag(50, 8, sparse=True), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.words(x))
+
+
+Bag.__module__ = "__main__"
+
+
+def test_sparse_gradients_are_exchanged(tmp_path):
+    words = torch.randint(0, 50, (241, 6), generator=torch.Generator().manual_seed(0))
+    data, make = (words, words.sum(1) % 3), lambda: torch.manual_seed(1) and Bag()
+    how = {"epochs": 2, "batch_size": 32, "lr": 0.1, "optimizer": "sgd", "clip": 0.5}
+    assert_same(*both(tmp_path, make, lambda: data, valid=data, **how))
 
 
 @pytest.mark.parametrize("plan", ["data", "tensor"])

@@ -66,6 +66,9 @@ CASES = {  # name -> (cell, flags); all of them in memory, on the CPU, in fp32
     "held out": (PLAIN.replace("train_data, valid_data =", "train_data, other ="), "--valid-fraction 0.3"),
     "metrics": (PLAIN, "--metrics accuracy,f1,auroc --monitor f1"),
     "frozen": (PLAIN + "model[0].requires_grad_(False)\n", ""),
+    "frozen by name": (PLAIN, "--freeze 0"),
+    "groups": (NORMED, "--lr-for 0=0.1x,*.bias=2e-3 --weight-decay-for 4=0.1 --schedule cosine"),
+    "stages": (NORMED, "--freeze 0,1 --unfreeze 2 --lr-for 0=1e-4 --epochs 5 --clip 1"),
     "ignored": (DATA + "y[::7] = -100\n" + SPLIT + MODEL.format(outputs=3), "--accumulate 2 --batch-size 4"),
     "binary": (DATA + "y = (y > 0).long()\n" + SPLIT + MODEL.format(outputs=1), "--class-weights balanced"),
     "regression": (
@@ -121,6 +124,15 @@ CASES = {  # name -> (cell, flags); all of them in memory, on the CPU, in fp32
         'valid_data = {"inputs": x[161:], "labels": y[161:]}\n'
         "net = Net()\n",
         "--model net --metrics f1,accuracy",
+    ),
+    "target by name": (
+        DATA + "\n\nclass Net(nn.Sequential):\n"
+        "    def forward(self, inputs):\n"
+        "        return super().forward(inputs)\n\n\n"
+        'train_data = {"inputs": x[:161], "class": y[:161]}\n'
+        'valid_data = {"inputs": x[161:], "class": y[161:]}\n'
+        "model = Net(nn.Linear(4, 3))\n",
+        "--accumulate 2",
     ),
     "loss of the cell": (
         PLAIN

@@ -373,7 +373,8 @@ def test_fit_and_resume_keep_one_record(tmp_path):
         3,
         4,
     ]
-    assert len(said) == 2 and back.options["epochs"] == 4
+    epochs = [line for line in said if "  step " not in line]  # a busy machine may take long for one
+    assert len(epochs) == 2 and back.options["epochs"] == 4
 
 
 def test_an_interrupted_fit_goes_on_as_if_nothing_had_happened(tmp_path):

@@ -20,6 +20,7 @@ from ..events.received_commands import checked_command
 from ..events.records import Note, Pause, Resume, State, Stop
 from ..runs.run import Run
 from ..store.checkpoint import load_checkpoint
+from ..store.wrapped_models import own_state
 
 # %% ../../nbs/api/02_handle.ipynb #6a694f8d
 class RunHandle:
@@ -194,7 +195,7 @@ def load_final_weights(
     chosen = run.options.get("restore_best", True) and progress.best and progress.state == "finished"
     try:
         _, model_state, _, lost = load_checkpoint(folder, "best" if chosen else "last")
-        model.load_state_dict(model_state)
+        model.load_state_dict(own_state(model, model_state))
     except (
         CheckpointError,
         RuntimeError,

@@ -14,6 +14,7 @@ from .in_workers import Where, start_in_workers
 from .prepare_run import new_run, resume_in, start, start_in, stored_options
 from ..base.interrupts import interrupts
 from ..events.progress import event_line
+from ..events.step_lines import StepLines
 from ..events.records import Stop
 from ..parallel.ranks import SINGLE, from_environment
 from ..runs.plain_text import plain
@@ -64,12 +65,16 @@ def print_lines(
     handle: RunHandle,  # as from `run_task`
     write: Callable[[str], object] = print,  # takes a line
 ) -> Run:
-    "Train to the end and print a line for each epoch; an interrupt stops the run. Raises `RunError` where training failed"
+    "Train to the end and print a line for each epoch, and some within a long one; an interrupt stops the run. Raises `RunError` where training failed"
+    steps = StepLines()
     with interrupts() as interrupt:
         try:
             for new in handle.events(lambda: Stop("interrupted") if interrupt.requested else None):
                 for event in new:
-                    _show(handle, event, write)
+                    if _show(handle, event, write):
+                        steps.printed()
+                if line := steps.due(handle.progress):
+                    _write(line, write)
         finally:
             known = len(handle.progress.notes)
             handle.close()
@@ -79,9 +84,16 @@ def print_lines(
 
 
 def _show(handle, event, write):
-    "Write the line of an event, whatever letters the terminal has"
-    if line := plain(event_line(handle.progress, event)):
-        try:
-            write(line)
-        except UnicodeEncodeError:
-            write(line.encode("ascii", "backslashreplace").decode())
+    "Write the line of an event, and return whether it has one"
+    if line := event_line(handle.progress, event):
+        _write(line, write)
+    return bool(line)
+
+
+def _write(line, write):
+    "Write a line, whatever letters the terminal has"
+    line = plain(line)
+    try:
+        write(line)
+    except UnicodeEncodeError:
+        write(line.encode("ascii", "backslashreplace").decode())

@@ -9,6 +9,7 @@ __all__ = ['split', 'parse_flags', 'parse_arguments', 'help_text']
 import shlex
 
 from .errors import OptionError
+from .option_values import SWITCH
 from .options import Option, Options, declared, nearest_option, rows
 
 # %% ../../nbs/base/02b_flags.ipynb #751a03af
@@ -40,12 +41,24 @@ def parse_flags(
             continue
         option = _find(word, known)
         if option.type == "bool" and not equals:
-            values[option.name] = word in known
+            values[option.name] = _switched(word, words, known)
             continue
         if not equals and not words:
             raise OptionError(f"{option.flag} needs a value: {option.values}.")
-        values[option.name] = option.parse(text if equals else words.pop(0), names)
+        value = option.parse(text if equals else words.pop(0), names)
+        several = option.type in ("names", "rates")  # each time that the flag is given adds some
+        values[option.name] = (*values.get(option.name, ()), *value) if several else value
     return values, rest
+
+
+def _switched(word: str, words: list[str], known: dict[str, Option]) -> bool:
+    "Return what a switch is set to, by its flag or by the word behind it, which is taken"
+    said = words[0].lower() if words and words[0].isalpha() else ""
+    if said not in SWITCH:
+        return word in known
+    if word not in known:
+        raise OptionError(f"{word} takes no value, and got {said}: use {word.replace('--no-', '--')} {said}.")
+    return SWITCH[words.pop(0).lower()]
 
 
 def _find(word: str, known: dict[str, Option]) -> Option:

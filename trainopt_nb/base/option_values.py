@@ -57,8 +57,31 @@ def _numbers(option, value):
         raise ValueError
     return tuple(_float(option, item) for item in ([value] if isinstance(value, (int, float)) else value))
 
+# %% ../../nbs/base/01b_option_values.ipynb #33683d7a
+def _names(option, value):
+    names = tuple(str.strip(name) for name in (value.split(",") if isinstance(value, str) else value))
+    if not all(names):
+        raise ValueError
+    return names
+
+
+def _rates(option, value):
+    "Pairs such as `backbone.*=1e-5` or `backbone.*=0.1x`, or a dict of them"
+    pairs = [f"{pattern}={rate}" for pattern, rate in value.items()] if isinstance(value, dict) else value
+    return tuple(_rate(option, pair) for pair in _names(option, pairs))
+
+
+def _rate(option, pair):
+    pattern, _, text = (part.strip() for part in pair.rpartition("="))
+    factor = text.endswith("x")
+    number = float(text.removesuffix("x"))
+    if not pattern or not math.isfinite(number) or number < 0 or (factor and option.low and not number):
+        raise ValueError
+    return f"{pattern}={number!r}x" if factor else f"{pattern}={_within(option, number)!r}"
+
 
 CHECKS = {"int": _int, "float": _float, "bool": _bool, "choice": _choice, "text": _text, "numbers": _numbers}
+CHECKS |= {"names": _names, "rates": _rates}
 
 # %% ../../nbs/base/01b_option_values.ipynb #6ef7efcb
 SWITCH = {
@@ -86,6 +109,10 @@ def possible_values(
         return ", ".join(map(str, option.choices)) + (", or a callable" if option.objects else "")
     if option.type == "numbers":
         return "numbers separated by commas"
+    if option.type == "names":
+        return "names or patterns separated by commas"
+    if option.type == "rates":
+        return "pattern=number or pattern=factorx, separated by commas"
     if option.type == "text":
         return "text" + (", or a list of names and callables" if option.objects else "")
     if high is None:

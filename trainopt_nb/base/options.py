@@ -9,7 +9,7 @@ __all__ = ['nearest', 'Dimension', 'Option', 'option', 'declared', 'Options', 'c
 import dataclasses
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from .errors import OptionError
@@ -39,7 +39,7 @@ class Option(NamedTuple):
     "One declared option"
 
     name: str  # the Python keyword, such as `batch_size`
-    type: str  # `int`, `float`, `bool`, `choice`, `text` or `numbers`
+    type: str  # `int`, `float`, `bool`, `choice`, `text`, `numbers`, `names` or `rates`
     default: object
     help: str  # one phrase
     group: str = ""  # heading that it stands under
@@ -55,6 +55,7 @@ class Option(NamedTuple):
     front: bool = False  # whether it is among those that people change first
     argument: str = ""  # for a positional argument: how it is written in a usage line, such as `RUN`
     place: bool = False  # whether it names another machine or an address, to which model and data would go
+    explain: Callable[[object], str] | None = None  # from a refused value to a sentence with the way out
 
     @property
     def flag(self) -> str:  # such as `--batch-size`; `RUN` for a positional argument
@@ -97,8 +98,9 @@ def _refusal(option, value):
     hint = nearest(value, option.choices) if option.type == "choice" and isinstance(value, str) else ""
     unit = f" {option.unit}" if option.unit and option.type in ("int", "float") else ""
     got = repr(value) if len(repr(value)) < 80 else f"an object of type {type(value).__name__}"
+    way = f" {text}" if option.explain and (text := option.explain(value)) else ""
     return OptionError(
-        f"{option.flag} (keyword {option.name}) takes {option.values}{unit}, and got {got}.{hint}"
+        f"{option.flag} (keyword {option.name}) takes {option.values}{unit}, and got {got}.{hint}{way}"
     )
 
 

@@ -27,8 +27,10 @@ ROOM = 2**31  # bytes of copies that a snapshot keeps
 
 def _same(first, second):
     "Whether two tensors hold the same numbers; NaN is equal to itself"
-    if first.shape != second.shape or first.dtype != second.dtype:
-        return False
+    if first.shape != second.shape or first.dtype != second.dtype or first.layout is not torch.strided:
+        return False  # sparse tensors are put back in any case
+    if first.is_meta:  # holds no numbers
+        return True
     equal = first == second
     if first.dtype.is_floating_point or first.dtype.is_complex:
         equal = equal | (first.isnan() & second.isnan())

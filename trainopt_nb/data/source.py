@@ -28,7 +28,15 @@ from .shared_memory import with_fitting_workers
 from .stream_batches import StreamBatches
 from .tensors import Batch
 from .collate import Collate
-from .rows import are_samples, describe, hold_out, in_memory, is_in_memory, is_pair
+from trainopt_nb.data.rows import (
+    are_samples,
+    check_dense,
+    describe,
+    hold_out,
+    in_memory,
+    is_in_memory,
+    is_pair,
+)
 
 # %% ../../nbs/data/06_source.ipynb #1b41d92f
 class Opening(NamedTuple):
@@ -210,6 +218,8 @@ def open_data(
 ) -> Data:
     "Open training and validation data as batches; raises `DataError` where that is not possible"
     notes = []
+    check_dense(train_data, "train_data")
+    check_dense(valid_data, "valid_data")
     if valid_data is None and valid_fraction:
         train_data, valid_data = hold_out(train_data, valid_fraction, seed)
         notes.append(

@@ -146,7 +146,7 @@ def _map_fields(function, tree):
     return mapped
 
 # %% ../../nbs/data/01_tensors.ipynb #c02a2979
-LABELS = ("labels", "label", "targets", "target", "y")  # where a dict batch keeps its targets
+LABELS = ("labels", "label", "targets", "target", "y", "class")  # where a dict batch keeps its targets
 
 
 class WeightedBatch(NamedTuple):

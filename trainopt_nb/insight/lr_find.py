@@ -121,7 +121,8 @@ def find_lr(
     prepared = prepare(task, options)  # a lazy module gets its weights here
     weights = deepcopy(prepared.learned.state_dict())
     try:
-        lrs, losses = _test(prepared, options, lowest, highest, steps)
+        with prepared.freezing:
+            lrs, losses = _test(prepared, options, lowest, highest, steps)
     finally:
         prepared.learned.load_state_dict(weights)
         task.model.train(mode)
@@ -143,7 +144,8 @@ def _test(prepared, options, lowest, highest, steps):
         )
     optimizer = optimizer_for(prepared.learned, options)
     stepper = Stepper(prepared, optimizer, options)
-    prepared.model.train()
+    prepared.freezing.train()
+    proportions = [group["lr"] / optimizer.param_groups[0]["lr"] for group in optimizer.param_groups]
     lrs, losses, mean, epoch = [], [], 0.0, 0
     batches = iter(prepared.data.train.epoch(0))
     for i in range(steps):
@@ -153,8 +155,8 @@ def _test(prepared, options, lowest, highest, steps):
             batches = iter(prepared.data.train.epoch(epoch))
             batch = next(batches)
         lr = lowest * (highest / lowest) ** (i / (steps - 1))
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        for group, proportion in zip(optimizer.param_groups, proportions, strict=True):
+            group["lr"] = lr * proportion
         try:
             loss = float(stepper([prepared.on_device(batch, training=True)]))
         except NonFinite:

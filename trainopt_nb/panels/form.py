@@ -19,6 +19,7 @@ from .base import read_static
 # %% ../../nbs/panels/05_form.ipynb #0af4573f
 _STYLE = {"description_width": "8.5em"}
 _WIDE = {"width": "auto"}
+_SEVERAL = ("numbers", "names", "rates")  # types whose values are separated by commas
 
 
 def control(
@@ -41,8 +42,8 @@ def control(
             value=value, min=int(option.low or 0), max=int(option.high or 2**53), **common
         )
     text = (
-        ",".join(f"{v:g}" for v in value)
-        if option.type == "numbers"
+        ",".join(f"{v:g}" if option.type == "numbers" else v for v in value)
+        if option.type in _SEVERAL
         else f"{value:g}"
         if isinstance(value, float)
         else ""
@@ -62,7 +63,7 @@ def read(
     if not isinstance(shown, str):
         return option.check(shown)
     if not shown.strip():
-        return () if option.type == "numbers" else option.parse("none") if option.optional else option.default
+        return () if option.type in _SEVERAL else option.parse("none") if option.optional else option.default
     return option.parse(shown.strip())
 
 # %% ../../nbs/panels/05_form.ipynb #d3cd1a9c

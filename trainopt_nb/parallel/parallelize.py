@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..base.errors import PlanError
 from .ranks import Ranks
+from ..store.wrapped_models import own_state
 
 Tree = TypeVar("Tree")
 
@@ -140,7 +141,7 @@ def load_model(
 ):
     "Load a state dict into a model of which other ranks may have parts"
     _make_buffers(model, state)
-    now = model.state_dict()
+    now, state = model.state_dict(), own_state(model, state)
     model.load_state_dict({key: _placed(value, now.get(key)) for key, value in state.items()})
 
 
@@ -156,7 +157,7 @@ def _make_buffers(model, state):
 
 def _placed(value, here):
     "Return a tensor in the form that the model has it in; the meta tensor if another rank has it"
-    if here is None:
+    if not isinstance(here, Tensor):  # unknown, or what a `get_extra_state` gave
         return value
     if not isinstance(here, Tensor):  # such as the extra state of a module
         return value

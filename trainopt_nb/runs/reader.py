@@ -18,6 +18,7 @@ from .files import LOG, whole_lines
 from .summary import Summary, epoch_metrics, run_summary
 from .tail import Tail
 from ..store.checkpoint import load_checkpoint
+from ..store.wrapped_models import own_state
 
 # %% ../../nbs/runs/06_reader.ipynb #f06f3796
 def _misfit(error):
@@ -33,7 +34,7 @@ def _load_weights(run, model, which):
         if which != "best" or "marked as best" not in sentence:
             print(sentence)
     try:
-        model.load_state_dict(model_state)
+        model.load_state_dict(own_state(model, model_state))
     except RuntimeError as error:
         raise RunError(
             f"The weights of the run {run.name} are those of another model: {_misfit(error)}. Build the model as it was trained."

@@ -23,6 +23,9 @@ NAMED = {  # expression -> name of its constant
     "seen.classes": "CLASSES",
     "seen.weights": "WEIGHTS",
     "o.milestones": "MILESTONES",
+    "o.freeze": "FREEZE",
+    "seen.lr_rates": "LR_FOR",
+    "seen.decay_rates": "WEIGHT_DECAY_FOR",
 }
 INLINE = ("threads",)  # options whose number is written where it is used
 
@@ -87,7 +90,9 @@ def _replacement(
     if named and not chain and not isinstance(value, bool):
         return None
     if name := constant_name(key, value) if chain else "":
-        constants[name] = tuple(value) if name == "MILESTONES" else value
+        constants[name] = (
+            tuple(value) if isinstance(value, list) and name in ("MILESTONES", "FREEZE") else value
+        )
     elif chain and any(key.startswith(each) for each in NAMED):
         return None  # such as `seen.classes.index`
     return name or literal(value)

@@ -186,7 +186,7 @@ def loop_imports() -> dict[str, Import]:  # name -> how it is imported
         each
         for each in sys.modules
         if each.startswith(
-            (f"{PACKAGE}.script.plain", f"{PACKAGE}.train.", f"{PACKAGE}.task.", f"{PACKAGE}.data.")
+            (f"{PACKAGE}.script.plain", *(f"{PACKAGE}.{room}." for room in ("base", "train", "task", "data")))
         )
     ]
     for name in sorted(known, key=lambda name: ".script." in name):

@@ -96,6 +96,9 @@ def grouped(batches: Iterable[T], size: int) -> Iterator[list[T]]:
 # %% ../../nbs/script/02_plain_batches.ipynb #98116b3c
 def inputs_and_targets(seen: Namespace, batch: Batch) -> tuple[Tensors, Tensor | None]:
     "Split a batch into inputs and targets"
+    if seen.batch == "mapping" and seen.target_apart:
+        inputs = {name: part for name, part in batch.items() if name != seen.target_key}
+        return inputs, batch[seen.target_key]
     if seen.batch == "mapping" and seen.target_key:
         return batch, batch[seen.target_key]
     if seen.batch == "pair":

@@ -26,6 +26,7 @@ from trainopt_nb.script.plain_update import (
     factor,
     find_device,
     follow,
+    freeze_parts,
     keep_rates,
     make_optimizer,
     moves,
@@ -118,7 +119,7 @@ def train_epoch(
             loss, mass = add_all_gradients(o, seen, runner, batch, weight, scaler, device)
         if o.on_nonfinite == "skip" and not math.isfinite(loss):
             continue  # the loss is not finite
-        update(o, model, optimizer, scaler)
+        update(o, seen, model, optimizer, scaler)
         step += 1
         if o.ema:
             follow(o, average, model, step)
@@ -155,6 +156,8 @@ def train_model(o: Namespace, seen: Namespace, model: nn.Module, train_data: Dat
     step = drops = 0
     model.train()
     for epoch in range(o.epochs):
+        if o.freeze:
+            freeze_parts(o, seen, model, epoch)
         loss, step = train_epoch(
             o, seen, model, runner, average, train, optimizer, weight, scaler, device, epoch, step, drops
         )
@@ -179,12 +182,17 @@ def train_model(o: Namespace, seen: Namespace, model: nn.Module, train_data: Dat
 USUAL = {
     "images": False,
     "target_key": None,
+    "target_apart": False,
     "class_axis": 1,
     "score_form": "logits",
     "soft_labels": False,
     "same_shape": True,
     "score_dims": 2,
     "target_dims": 1,
+    "lr_rates": {},
+    "decay_rates": {},
+    "frozen_norms": False,
+    "sparse": False,
 }
 
 

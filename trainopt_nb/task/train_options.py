@@ -9,6 +9,7 @@ __all__ = ['TrainOptions']
 from dataclasses import dataclass
 
 from ..base.errors import OptionError
+from ..base.patterns import scale_rates
 from .learning_options import LOSSES  # noqa: F401 names of options belong to them
 from .optimizer_options import OPTIMIZERS, OTHERS, SCHEDULES  # noqa: F401
 from .running_options import PRECISIONS, FaultOptions  # noqa: F401
@@ -35,6 +36,10 @@ class TrainOptions(FaultOptions):
             raise OptionError(
                 "--l1 needs whole weights, and --shard leaves each device a part: use --weight-decay."
             )
+        if self.unfreeze and chosen and self.freeze:
+            raise OptionError(
+                f"--unfreeze needs whole weights, and {flags[chosen[0]]} leaves each device a part: freeze by hand and resume, or use copies of the model."
+            )
         if asked["pipeline"]:
             self._check_pipeline()
         return chosen[0] if chosen else "data"
@@ -45,6 +50,10 @@ class TrainOptions(FaultOptions):
         ):
             raise OptionError(
                 "--pipeline-plan takes auto or names of layers, such as pipeline_plan=['3', '6'], and got something else."
+            )
+        if self.freeze:
+            raise OptionError(
+                "--pipeline-plan sends gradients through every layer, and --freeze ends them somewhere: freeze with --shard or with copies of the model."
             )
         if self.compile:
             raise OptionError(
@@ -63,4 +72,5 @@ class TrainOptions(FaultOptions):
         if self.batch_scope == "all" or devices == 1:
             return self
         factor = {"none": 1.0, "linear": devices, "sqrt": devices**0.5}[self.lr_rule]
-        return self.replace(batch_size=self.batch_size * devices, lr=self.lr * factor, batch_scope="all")
+        rates = {"lr": self.lr * factor, "lr_for": scale_rates(self.lr_for, factor)}
+        return self.replace(batch_size=self.batch_size * devices, **rates, batch_scope="all")

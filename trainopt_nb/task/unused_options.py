@@ -99,7 +99,9 @@ def _typed(options: Options) -> dict:  # keyword -> such as `--lr 0.1`
             typed[name] = option.flag if value else f"--no-{option.flag[2:]}"
         elif isinstance(value, tuple):
             typed[name] = (
-                f"{option.flag} {','.join(map(str, value))}" if option.type == "numbers" else option.flag
+                f"{option.flag} {','.join(map(str, value))}"
+                if option.type in ("numbers", "names", "rates")
+                else option.flag
             )
         else:
             typed[name] = f"{option.flag} {value}" if isinstance(value, (str, int, float)) else option.flag

@@ -23,7 +23,9 @@ class Average:
         decay: float,  # weight of the old average in the new one
     ):
         self.decay, self.count = decay, 0
-        self._live = [t for t in (*model.parameters(), *model.buffers()) if t.dtype.is_floating_point]
+        self._live = [
+            t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point() or t.is_complex()
+        ]
         self.values = [t.detach().clone() for t in self._live]
         here = [n for n, t in enumerate(self._live) if not t.is_meta]  # others keep the rest
         self._pairs = [self.values[n] for n in here], [self._live[n] for n in here]

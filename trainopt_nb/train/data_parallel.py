@@ -68,6 +68,7 @@ def _distribute_copies(strategy, model, device, sample, step_functions):
     plan = options.tensor_plan if isinstance(options.tensor_plan, dict) else None
     known = isinstance(model, StepRunner)  # which was tried in training
     unused = model.unused if known else _unused_weights(model, loss_step, sample[0])
+    unused = unused or bool(options.unfreeze)
     strategy.trained = parallelize(normalised, strategy.ranks, plan, unused=unused, offload=options.offload)
     return step_functions(strategy.trained)[0], eval_step
 

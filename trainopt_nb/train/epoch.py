@@ -62,6 +62,7 @@ class StepLoop:
             self.prepared.model
         )  # whether a batch of one sample is left out
         self._largest = 0  # samples of a batch so far
+        self._said_zero = False  # whether a learning rate of 0 was said
 
     def steps(self) -> Generator:
         "Train what is left of an epoch: fetch, forward, backward, update"
@@ -85,18 +86,17 @@ class StepLoop:
                 if not state.epoch:
                     yield from self.commands.emit(Note("warning", _SINGLE, state.step, "single"))
                 continue
-            lr = state.apply_lr() if moves_lr or lr is None else state.lr
+            if moves_lr or lr is None:
+                lr = yield from self._next_rate()
+            else:
+                lr = state.lr
             try:
                 loss = stepper(kept)
             except Exception as error:
                 loss = yield from self.commands.relay(self.recovery.recover(error, kept))
                 if loss is None:
                     continue
-            samples, weight = strategy.count(kept)
-            state.advance(len(taken), samples, loss, weight)
-            command = yield Step(
-                state.step, state.epoch, loss, lr, samples, clock() - self.began, got - asked
-            )
+            command = yield self._count(taken, kept, loss, lr, got - asked)
             if command is not None:
                 yield from self.commands.execute(command)
                 lr = state.apply_lr()
@@ -116,6 +116,27 @@ class StepLoop:
         sizes = list(map(size_of, batches))
         self._largest = max(self._largest, *sizes)
         return [b for b, size in zip(batches, sizes, strict=True) if size > 1 or self._largest == 1]
+
+    def _count(self, taken, kept, loss, lr, wait):
+        "Count an update, and return its event"
+        state, (samples, weight) = self.state, self.prepared.strategy.count(kept)
+        state.advance(len(taken), samples, loss, weight)
+        seconds = time.perf_counter() - self.began
+        return Step(state.step, state.epoch, loss, lr, samples, seconds, wait)
+
+    def _next_rate(self):
+        "Set and return the learning rate of the next update; yields a `Note` the first time that it is 0"
+        state = self.state
+        if (lr := state.apply_lr()) or self._said_zero:
+            return lr
+        self._said_zero = True
+        why = f"the schedule {self.options.schedule} ended after {state.total} updates. Pass --max-steps with the updates in all."
+        why = why if state.schedule.moves else "the optimizer was made with it."
+        text = (
+            f"The learning rate is 0 from update {state.step + 1} on, so that nothing more is learned: {why}"
+        )
+        yield from self.commands.emit(Note("warning", text, state.step, "lr"))
+        return state.apply_lr()
 
     def _wrong_length(self):
         "Return a sentence about training data whose length says another number of batches than came"
@@ -158,6 +179,9 @@ class EpochLoop(StepLoop):
         "Train what is left of an epoch, validate, and save a checkpoint if it is time"
         state = self.state
         began, samples = time.perf_counter(), state.samples
+        if (thawed := self.prepared.freezing.start_epoch(state.epoch)) and not state.batch:
+            text = f"Epoch {state.epoch + 1} trains {', '.join(thawed)} too."
+            yield from self.commands.emit(Note("info", text, state.step, "frozen"))
         yield from self.steps()
         if text := self._wrong_length():
             yield from self.commands.emit(Note("warning", text, state.step, "length"))

@@ -29,6 +29,7 @@ from ..task.train_options import TrainOptions
 from .assume import best_epoch
 from .commands import StopTraining
 from .epoch import EpochLoop, choose_monitor
+from .optimizers import left_out
 from .prepare import Prepared, prepare
 from .saver import Saver
 from .state import TrainingState
@@ -81,7 +82,7 @@ class _Run:
         commands.earlier = list(self.loop.earlier)
         yield from commands.replay()
         for topic, text in self.prepared.notes:
-            level = "info" if topic in ("data", "task", "devices") else "warning"
+            level = "info" if topic in ("data", "task", "devices", "frozen") else "warning"
             yield from commands.emit(Note(level, text, self.state.step, topic))
         while not (reason := reason_to_end(self.state, self.loop.monitor)):
             yield from self.epochs.run()
@@ -133,6 +134,8 @@ class Loop:
         self.prepared, self.options, self.resumed = prepared, options, checkpoint is not None
         self.earlier = earlier
         self.state = TrainingState(prepared, options)
+        if text := left_out(prepared.model, self.state.optimizer):
+            prepared.notes.append(("optimizer", text))
         if checkpoint is not None:
             self.state.load_state_dict(*checkpoint)
         has_valid = prepared.finds_best
@@ -147,7 +150,7 @@ class Loop:
     ) -> Generator:
         "Train; yields events and takes commands"
         run = _Run(self, folder, name, before_save)
-        with torch_settings(self.options):
+        with torch_settings(self.options), self.prepared.freezing:
             try:
                 self._seed()
                 state, reason = yield from run.to_the_end()

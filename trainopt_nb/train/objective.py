@@ -31,6 +31,7 @@ from trainopt_nb.task.loss_step import (
 )
 from ..task.metrics import Metrics, try_metrics
 from ..steps.loss_module import loss_module_of, own_loss_notes
+from ..task.loss_tensors import check_loss_device
 from ..task.loss_parts import LossParts, parse_weights
 from ..task.own_loss import batch_weight, own_loss, unreduced, weighted_loss
 from ..steps.own_step import stranger_notes, strangers
@@ -113,7 +114,11 @@ def choose_loss(
     functions = lambda runner: step_functions(runner, loss, own, task_type, _is_pair(sample), check, parts)
     module = loss_module_of(o) if task_type == "custom" else None
     if parts is not None:
-        try_loss(model, functions(model)[0], sample.batch, name, sample.outputs)
+        try:
+            try_loss(model, functions(model)[0], sample.batch, name, sample.outputs)
+        except TaskError:
+            check_loss_device(o.loss, device, failed=True)
+            raise
         parts.check_weights()
     notes = _training_notes(model, functions(model)[0], sample)
     if parts is not None:

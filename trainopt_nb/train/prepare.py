@@ -7,6 +7,7 @@ __all__ = ['prepare']
 
 # %% ../../nbs/train/04_prepare.ipynb #35f8cb68
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from torch import nn
 
@@ -20,19 +21,22 @@ from ..parallel.device import check_precision, find_device
 from ..parallel.ranks import SINGLE, Ranks
 from ..store.plain import random_state, set_random_state
 from ..task.check_valid import has_batchnorm
-from ..task.infer import loss_notes
 from ..steps.loss_module import place_module
+from ..steps.try_step import Place
+from ..task.infer import Inferred, loss_notes
+from ..task.loss_tensors import check_loss_device
+from ..task.metrics import Metrics
 from ..task.preflight import check_model, weights_dtype
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..task.unused_options import unused_options
 from .assume import assume
-from .first_batch import batch_mover, move_transforms, try_task
-from .objective import choose_loss, choose_metrics, choose_sample_weight
+from .first_batch import Sample, batch_mover, move_transforms, try_task
+from .freeze import Freezing, frozen_note
+from .objective import Loss, choose_loss, choose_metrics, choose_sample_weight
 from .prepare_step import own_step, prepare_step, with_own_figures
 from .prepared import Prepared
 from .strategy import make_strategy
-from ..steps.try_step import Place
 
 # %% ../../nbs/train/04_prepare.ipynb #67a1ed34
 def _sources(task, data):
@@ -49,6 +53,20 @@ def _open_data(task, options, ranks):
         data_shard=ranks.data_shard, dtype=weights_dtype(task.model),
         layout=None if o.batch_layout == "auto" else parse_layout(o.batch_layout),
     )  # fmt: skip
+
+
+def _open(task, options, ranks, gradient_hooks, device_transforms):
+    "Choose the device, open the data, and bring the model and its loss to where the first batch is tried"
+    o, strategy = options, make_strategy(options, ranks)
+    device = find_device(o.device, ranks)
+    check_precision(o.precision, device)
+    tried_on = strategy.preflight_device(device)
+    place_module(o, ranks.world, tried_on)
+    check_loss_device(o.loss, device)
+    data = _open_data(task, o, ranks)
+    mover = batch_mover(tried_on, o.channels_last, task.model.to(tried_on))
+    transforms = move_transforms(device_transforms, tried_on)
+    return Place(task, o, strategy, device, data, mover, transforms, gradient_hooks)
 
 # %% ../../nbs/train/04_prepare.ipynb #1ad3d352
 def _notes(task, options, model, data, sample, inferred):
@@ -75,16 +93,56 @@ def _set_dropout(model, probability):
     return layers
 
 # %% ../../nbs/train/04_prepare.ipynb #12bda135
-def _prepare_own(place, sources, notes, before):
-    "Put a step of the user's own together; None where there is none"
-    if (with_step := own_step(place, sources)) is None:
-        return None
-    said = [("task", note) for note in place.task.notes] + _dropout_notes(place.options, place.task.model)
-    prepared = prepare_step(with_step, notes + said, sources)
-    set_random_state(before)
-    return prepared
+class _Tried(NamedTuple):
+    "What was found on the first batch"
+
+    place: Place
+    sample: Sample
+    inferred: Inferred
+    loss: Loss
+    metrics: Metrics
+    notes: list[tuple[str, str]]  # (topic, sentence)
 
 
+def _moved(place):
+    "Return the place with batches and transforms on the device that trains"
+    o, device = place.options, place.device
+    mover = batch_mover(device, o.channels_last, place.task.model)
+    return place._replace(to_device=mover, transforms=move_transforms(place.transforms, device))
+
+
+def _try(place, sources, freezing):
+    "Try the model, the loss and the metrics on the first batch; model, loss and data are left as they were"
+    task, o, data, strategy = place.task, place.options, place.data, place.strategy
+    model, tried_on = task.model, strategy.preflight_device(place.device)
+    with freezing, preserve_state(model, o.loss, place.transforms), preserve_state(*sources, room=2**26):
+        notes = [("frozen", text)] if (text := frozen_note(freezing)) else []
+        sample, checked, inferred = try_task(task, o, data, place.to_device, place.transforms, tried_on)
+        place = place if tried_on == place.device else _moved(place)
+        loss = choose_loss(model, o, data, place.device, place.to_device, sample, inferred)
+        metrics = choose_metrics(o, data, sample, inferred)
+    notes += [("task", note) for note in task.notes] + checked
+    notes += _notes(task, o, model, data, sample, inferred) + loss.notes + strategy.notes(model, place.device)
+    return _Tried(place, sample, inferred, loss, metrics, notes)
+
+
+def _put_together(tried, sources, freezing, notes):
+    "Distribute the model, and put together what was found"
+    (task, o, strategy, device, data, _, transforms, hooks), sample, inferred, loss, metrics, found = tried
+    seen = sample.batch, sample.outputs
+    with freezing.for_good():
+        steps = strategy.distribute(task.model, device, seen, inferred.task_type, loss.step_functions)
+    strategy.sample_weight, more = choose_sample_weight(o, strategy.ranks, sample, inferred, loss.weight)
+    shapes = tree_map(lambda tensor: tensor.detach().to("meta"), seen)
+    prepared = Prepared(
+        task.model, data, device, inferred.task_type, inferred.columns, inferred.scoring, loss.to_device, *steps,
+        strategy.sample_weight, metrics, strategy, [*notes, *found, *more], shapes, hooks, transforms,
+        assume(task.model, o, sample, inferred, metrics, data.valid is not None), inferred.own,
+        parts=loss.parts, loss_module=loss.module, freezing=freezing,
+    )  # fmt: skip
+    return with_own_figures(prepared, tried.place, sources)
+
+# %% ../../nbs/train/04_prepare.ipynb #6941d2d8
 def prepare(
     task: Task,  # what is learned
     options: TrainOptions,  # how
@@ -95,40 +153,15 @@ def prepare(
     device_transforms: Sequence[DeviceTransform] = (),  # applied to each batch on the device
 ) -> Prepared:
     "Put a task and its options together. Raises `DataError`, `TaskError`, `PlanError` or `OptionError` with the reason"
-    o, strategy = options, make_strategy(options, ranks)
     notes = [("precision", text) for text in check_model(task.model)]
-    device = find_device(o.device, ranks)
-    check_precision(o.precision, device)
-    tried_on = strategy.preflight_device(device)
-    data = _open_data(task, o, ranks)
-    model = task.model.to(tried_on)
-    mover = batch_mover(tried_on, o.channels_last, model)
-    before = random_state()
-    transforms = move_transforms(device_transforms, tried_on)
-    place = Place(task, o, strategy, device, data, mover, transforms, gradient_hooks)
-    place_module(o, ranks.world, tried_on)
-    if (stepped := _prepare_own(place, _sources(task, data), notes, before)) is not None:
-        return stepped
-    with preserve_state(model, o.loss, transforms), preserve_state(*_sources(task, data), room=2**26):
-        sample, checked, inferred = try_task(task, o, data, mover, transforms, tried_on)
-        if tried_on != device:
-            transforms = move_transforms(transforms, device)
-            mover = batch_mover(device, o.channels_last, model)
-        loss = choose_loss(model, o, data, device, mover, sample, inferred)
-        metrics = choose_metrics(o, data, sample, inferred)
-    notes += [("task", note) for note in task.notes] + checked
-    notes += _notes(task, o, model, data, sample, inferred) + loss.notes
-    notes += strategy.notes(model, device)
-    seen = sample.batch, sample.outputs
-    steps = strategy.distribute(model, device, seen, inferred.task_type, loss.step_functions)
+    place = _open(task, options, ranks, gradient_hooks, device_transforms)
+    before, sources, freezing = random_state(), _sources(task, place.data), Freezing(task.model, options)
+    if (with_step := own_step(place, sources)) is not None:
+        notes += [("task", note) for note in task.notes] + _dropout_notes(options, task.model)
+        prepared = prepare_step(with_step, notes, sources, freezing)
+    else:
+        tried = _try(place, sources, freezing)
+        prepared = _put_together(tried, sources, freezing, notes)
+    place_module(options, ranks.world, place.device)
     set_random_state(before)
-    strategy.sample_weight, more = choose_sample_weight(o, ranks, sample, inferred, loss.weight)
-    notes += more
-    shapes = tree_map(lambda tensor: tensor.detach().to("meta"), seen)
-    prepared = Prepared(
-        model, data, device, inferred.task_type, inferred.columns, inferred.scoring, loss.to_device, *steps,
-        strategy.sample_weight, metrics, strategy, notes, shapes, gradient_hooks, transforms,
-        assume(model, o, sample, inferred, metrics, data.valid is not None), inferred.own,
-        parts=loss.parts, loss_module=loss.module,
-    )  # fmt: skip
-    return with_own_figures(prepared, place, _sources(task, data))
+    return prepared

@@ -28,6 +28,7 @@ from ..steps.step_metrics import Judgement, StepMetrics, metrics_for, read_judge
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..task.unused_options import unused_options
+from .freeze import Freezing, frozen_note
 from .prepared import Prepared
 from ..steps.step_notes import step_notes, validation_note
 from ..steps.try_step import Place, check_step, try_evaluation, try_step
@@ -107,6 +108,7 @@ def prepare_step(
     place: Place,
     notes: Sequence[tuple[str, str]] = (),  # that were found before
     sources: Sequence[object] = (),  # data that are asked for samples
+    freezing: Freezing | None = None,  # what is frozen in the model; None makes it from the options
 ) -> Prepared:
     "Put a step of the user's own together. Raises `TaskError`, `DataError` or `OptionError` with the reason"
     o, model, strategy, turns = place.options, place.task.model, place.strategy, in_turns(place.step)
@@ -118,9 +120,11 @@ def prepare_step(
     prepared = Prepared(
         model, place.data, place.device, "step", 1, Scoring(), place.to_device, None, None, size_of, None, strategy,
         [*notes, *(("data", note) for note in place.data.notes)], (), place.hooks, place.transforms,
-        parts=parts, loss_module=module, runner=runner, turns=turns,
+        parts=parts, loss_module=module, runner=runner, turns=turns, freezing=freezing,
     )  # fmt: skip
     with ExitStack() as stack:
+        stack.enter_context(prepared.freezing)
+        prepared.notes += [("frozen", text)] if (text := frozen_note(prepared.freezing)) else []
         stack.enter_context(preserve_state(model, module, place.step, place.eval_step, place.transforms))
         stack.enter_context(preserve_state(*sources, room=2**26))
         tried, prepared.metrics, used = _try_all(place, runner, parts, figures, prepared.learned, turns)
@@ -128,9 +132,10 @@ def prepare_step(
     figures.restart()
     _finish(prepared, place, used, tried)
     functions = _functions(place, parts, figures, turns)
-    prepared.loss_step, prepared.eval_step = strategy.distribute(
-        runner, place.device, (tried.batch, None), "step", functions
-    )
+    with prepared.freezing.for_good():
+        prepared.loss_step, prepared.eval_step = strategy.distribute(
+            runner, place.device, (tried.batch, None), "step", functions
+        )
     return prepared
 
 

@@ -24,6 +24,7 @@ from ..task.metrics import Metrics
 from ..steps.own_step import StepRunner
 from ..task.signatures import call
 from ..task.score_form import Scoring
+from .freeze import Freezing
 from .strategy import Strategy
 
 # %% ../../nbs/train/03d_prepared.ipynb #8c00b9c5
@@ -73,6 +74,10 @@ class Prepared:
     loss_module: nn.Module | None = None  # of the loss, with parameters that are trained too, or with buffers
     runner: StepRunner | None = None  # a step of the user's own
     turns: bool = False  # whether that step trains the parts of the model in turn
+    freezing: Freezing | None = None  # what is frozen in the model; None makes it from the options
+
+    def __post_init__(self):
+        self.freezing = self.freezing or Freezing(self.model, self.strategy.options)
 
     @property
     def learned(self) -> nn.Module:

@@ -17,6 +17,7 @@ from ..base.errors import TaskError
 from ..data.generators import preserve_rng
 from ..parallel.parallelize import load_model, load_optimizer, optimizer_state
 from ..store.plain import random_state, set_random_state
+from ..store.wrapped_models import plain_state
 from ..task.train_options import TrainOptions
 from .held_objects import held_objects
 from .optimizers import copy_to_host
@@ -135,11 +136,11 @@ def _state_dict(state):
     if state._before is not None:  # a checkpoint is saved while the average is evaluated
         state.swap()
     training = full(_training_dict(state))
-    model_state = full(state.prepared.model.state_dict())
+    model_state = full(plain_state(state.prepared.model))
     if average is not None:  # users load the average; the run goes on with the weights
         training["weights"] = model_state
         state.swap()
-        model_state = deepcopy(full(state.prepared.model.state_dict()))
+        model_state = deepcopy(full(plain_state(state.prepared.model)))
         state.swap()
     if state._before is not None:
         model_state, training = deepcopy((model_state, training))
@@ -195,7 +196,7 @@ class TrainingState(Counters):
             None  # random numbers and objects before a validation that goes on
         )
         self.random = None  # random numbers of this rank in the checkpoint; None if it has none
-        prepared.model.train()
+        prepared.freezing.train()
 
     def batches(self) -> Iterator:
         "Return an iterator over the batches that are left in the epoch"

@@ -9,12 +9,15 @@ __all__ = ['held', 'task_record', 'named']
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from ..base.patterns import pattern_of, split_rates
 from ..data.batches import MemoryBatches
 from ..data.dataset_batches import DatasetBatches
 from ..data.rows import is_pair
 from ..data.tensors import LABELS, split_batch
+from ..store.wrapped_models import plain_modules
 from .loop import Loop
 from ..task.losses import IGNORE, given
+from ..task.preflight import forward_parameters
 from ..task.task import Task
 
 # %% ../../nbs/train/16_task_record.ipynb #69c561b1
@@ -64,11 +67,13 @@ def _source_facts(value, batches):
     return {"form": "memory", **known, "shuffle": batches.shuffle, "holds": holds, "arrays": held(value)}
 
 # %% ../../nbs/train/16_task_record.ipynb #f9b70946
-def _batch_facts(batch):
+def _batch_facts(batch, model):
     "How a batch is taken apart, as `split_batch` does it"
     if hasattr(batch, "keys"):
         key = next((name for name in LABELS if name in batch.keys()), None)
-        return {"batch": "mapping", "inputs": "mapping", "target_key": key}
+        known = forward_parameters(model)
+        apart = key is not None and known is not None and key not in known[0]
+        return {"batch": "mapping", "inputs": "mapping", "target_key": key, "target_apart": apart}
     inputs, _ = split_batch(batch)
     size = len(batch) if isinstance(batch, (tuple, list)) else 0
     form = {0: "whole", 1: "one", 2: "pair"}.get(size, "many")
@@ -105,16 +110,20 @@ def _output_facts(outputs, targets):
     return facts
 
 # %% ../../nbs/train/16_task_record.ipynb #05bce443
-def _optimizer_facts(model, optimizer, chosen):
+def _optimizer_facts(model, optimizer, options):
     norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
     spared = [p for m in model.modules() if isinstance(m, norms) for p in m.parameters(recurse=False)]
     return {
         "optimizer": type(optimizer).__name__,
         "optimizer_module": type(optimizer).__module__,
-        "optimizer_given": "name" if isinstance(chosen, str) else "class" if isinstance(chosen, type) else "factory",
+        "optimizer_given": "name" if isinstance(chosen := options.optimizer, str) else "class" if isinstance(chosen, type) else "factory",
         "fused": bool(optimizer.param_groups[0].get("fused")),
         "groups": len(optimizer.param_groups),
         "decays": [group.get("weight_decay") for group in optimizer.param_groups],
+        "lr_rates": split_rates(options.lr_for, options.lr),
+        "decay_rates": split_rates(options.weight_decay_for, options.weight_decay),
+        "sparse": any(getattr(m, "sparse", False) is True for m in model.modules()),
+        "frozen_norms": any(isinstance(m, norms[0]) and bool(pattern_of(options.freeze, f"{name}.running_mean")) for name, m in plain_modules(model)),
         "frozen": not all(p.requires_grad for p in model.parameters()),
         "wide_norms": any(p.dim() > 1 for p in spared),
     }  # fmt: skip
@@ -157,8 +166,8 @@ def task_record(
         "loss_parameters": p.loss_module is not None
         and any(p.requires_grad for p in p.loss_module.parameters()),
     }
-    facts |= _batch_facts(batch) | _output_facts(outputs, targets)
-    facts |= _optimizer_facts(p.model, s.optimizer, loop.options.optimizer)
+    facts |= _batch_facts(batch, p.model) | _output_facts(outputs, targets)
+    facts |= _optimizer_facts(p.model, s.optimizer, loop.options)
     return {
         "classes": list(p.data.classes),
         "kind": p.task_type,

@@ -41,7 +41,7 @@ def make_step(
 ) -> StepParts:
     "Compose what the options add to an update, from the inside out"
     o, strategy, hooks, scaler = options, prepared.strategy, prepared.gradient_hooks, None
-    trainable = [p for p in prepared.learned.parameters() if p.requires_grad]
+    trainable = [p for p in prepared.learned.parameters() if p.requires_grad]  # what is frozen for a time too
     parts = StepParts(prepared.loss_step, backward, optimizer.step)
     if o.precision in ("bf16", "fp16"):
         parts = with_autocast(parts, prepared.device, o.precision)

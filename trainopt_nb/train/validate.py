@@ -79,5 +79,5 @@ def validate(
             yield from _validate_batch(prepared, evaluate, batch, sums, step)
             yield Heartbeat(step)
     finally:
-        model.train()
+        prepared.freezing.train()
     return strategy.reduce_validation(sums.total, sums.count, prepared.metrics)

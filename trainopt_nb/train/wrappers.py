@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['GradientHook', 'Stateful', 'StepParts', 'with_autocast', 'l1_penalty', 'with_l1', 'with_timing', 'with_scaling',
-           'with_unscaling', 'with_clipping', 'with_gradient_hooks']
+           'with_unscaling', 'with_dense_gradients', 'with_clipping', 'with_gradient_hooks']
 
 # %% ../../nbs/train/06_wrappers.ipynb #c92248e9
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -57,9 +57,8 @@ def l1_penalty(
     strength: float,  # factor of the sum
 ) -> Callable[[], Tensor | float]:
     "Return the function that computes the L1 penalty of the weights of this rank; 0.0 if there are none"
-    held = (p for p in model.parameters() if not p.is_meta)
-    weights = [p for p in held if p.requires_grad and p.dim() > 1]
-    return lambda: strength * sum((whole(w.abs().sum()) for w in weights), 0.0)
+    weights = [p for p in model.parameters() if not p.is_meta and p.dim() > 1]
+    return lambda: strength * sum((whole(w.abs().sum()) for w in weights if w.requires_grad), 0.0)
 
 
 def with_l1(
@@ -121,6 +120,19 @@ def with_unscaling(
     return parts._replace(update=update)
 
 # %% ../../nbs/train/06_wrappers.ipynb #52f5bb00
+def with_dense_gradients(
+    parameters: Sequence[nn.Parameter],
+) -> list:  # of parameters, and of what has the numbers of a sparse gradient as its `grad`
+    "Return what to clip: PyTorch clips no sparse gradients, but the rows that they hold"
+    held = []
+    for parameter in parameters:
+        if (gradient := parameter.grad) is not None and gradient.is_sparse:
+            parameter.grad = gradient.coalesce()
+            parameter = SimpleNamespace(grad=parameter.grad._values())
+        held.append(parameter)
+    return held
+
+
 def with_clipping(
     parts: StepParts,  # of an update
     parameters: Sequence[nn.Parameter],  # whose gradients are clipped
@@ -131,10 +143,11 @@ def with_clipping(
     "Clip gradients before an update"
 
     def update():
+        held = with_dense_gradients(parameters)
         if norm is not None:
-            clip(parameters, norm)
+            clip(held, norm)
         if value is not None:
-            nn.utils.clip_grad_value_(parameters, value)
+            nn.utils.clip_grad_value_(held, value)
         parts.update()
 
     return parts._replace(update=update)
@@ -151,8 +164,9 @@ def with_gradient_hooks(
     "Call functions with the parameters before an update; they may read and change gradients"
 
     def update():
+        trained = [p for p in parameters if p.requires_grad]
         for hook in hooks:
-            hook(parameters)
+            hook(trained)
         parts.update()
 
     return parts._replace(update=update)
