@@ -16,6 +16,7 @@ ROOMS = {  # folder of nbs/ and of the package -> title and sentence
     "parallel": ("Parallel", "ranks, and the ways in which devices share a model"),
     "workers": ("Workers", "warm processes that run functions, their supervision, Ray"),
     "steps": ("Steps", "a step or a loss of the user's own: what it takes and gives, its trial"),
+    "optim": ("Optim", "optimizers, parameter groups, frozen parts, learning rate schedules"),
     "train": ("Train", "the update, the state of a run, the training loop"),
     "script": ("Script", "the plain PyTorch script of a run"),
     "api": ("API", "run a task, here or elsewhere: `fit` and `resume`"),

@@ -82,7 +82,7 @@ def _read_losses(events):
             events[i] = events[i]._replace(loss=loss)
     return events
 
-# %% ../../nbs/api/01_log.ipynb #af93b8a1
+# %% ../../nbs/api/01_log.ipynb #4021a755
 def follow(
     events: Generator,  # from `train`
     run: Run,  # being written
@@ -115,7 +115,7 @@ def follow(
         if log.run.writing:  # not in a forked child
             _close(events, log, failure)
 
-
+# %% ../../nbs/api/01_log.ipynb #af93b8a1
 def _take(events, log):
     "Return the new events; where the directory of the run is gone, the run ends here"
     try:

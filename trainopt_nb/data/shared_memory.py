@@ -41,7 +41,7 @@ def workers_that_fit(
     "Return how many workers have room for their batches"
     return workers if not batch else max(0, min(workers, (room // batch - 1) // ahead))
 
-# %% ../../nbs/data/05b_shared_memory.ipynb #ca5c3493
+# %% ../../nbs/data/05b_shared_memory.ipynb #92663dcd
 def _loader_of(batches):
     "Return the `DataLoader` under some batches if its workers can be changed, else None"
     if isinstance(batches, DatasetBatches):
@@ -69,7 +69,7 @@ def _batch_bytes(batches, loader):
             few, share = next(iter(_with_workers(loader, 0)), ()), 1
         return int(share * sum(leaf.numel() * leaf.element_size() for leaf in leaves(few)))
 
-
+# %% ../../nbs/data/05b_shared_memory.ipynb #ca5c3493
 def with_fitting_workers(
     batches: Batches,  # about to be iterated
     name: str,  # `train_data` or `valid_data`, for the sentence

@@ -8,6 +8,7 @@ __all__ = ['StreamBatches']
 # %% ../../nbs/data/03c_stream_batches.ipynb #1f18f8c6
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
+from functools import partial
 
 import torch
 from torch.utils.data import IterableDataset
@@ -40,6 +41,13 @@ def _go_on(source, number, start, state):
     for _ in range(start):
         next(batches, None)
     return batches
+
+
+def _shard(batch, shard):
+    "Return this rank's part of a batch, or what stands for it where it has none"
+    if size_of(batch) > shard[0]:
+        return tree_map(lambda tensor: data_shard(tensor, shard) if tensor.dim() else tensor, batch)
+    return PaddingBatch(tree_map(lambda tensor: tensor[:1] if tensor.dim() else tensor, batch))
 
 # %% ../../nbs/data/03c_stream_batches.ipynb #01af97c5
 class StreamBatches:
@@ -78,14 +86,7 @@ class StreamBatches:
         if goes_on:
             set_random_state(before)  # where the checkpoint had left them
         batches = batches if self.layout is None else map(self.layout, batches)
-        return batches if self.data_shard == (0, 1) else map(self._shard, batches)
-
-    def _shard(self, batch):
-        if size_of(batch) > self.data_shard[0]:
-            return tree_map(
-                lambda tensor: data_shard(tensor, self.data_shard) if tensor.dim() else tensor, batch
-            )
-        return PaddingBatch(tree_map(lambda tensor: tensor[:1] if tensor.dim() else tensor, batch))
+        return batches if self.data_shard == (0, 1) else map(partial(_shard, shard=self.data_shard), batches)
 
     def peek(self) -> Batch | None:  # None if the source is empty
         "Return the first batch, without changing random numbers"

@@ -145,7 +145,7 @@ def _map_fields(function, tree):
         object.__setattr__(mapped, each.name, tree_map(function, getattr(tree, each.name)))
     return mapped
 
-# %% ../../nbs/data/01_tensors.ipynb #c02a2979
+# %% ../../nbs/data/01_tensors.ipynb #665246a1
 LABELS = ("labels", "label", "targets", "target", "y", "class")  # where a dict batch keeps its targets
 
 
@@ -173,7 +173,7 @@ def split_batch(
         return batch[0], None
     return batch, None
 
-
+# %% ../../nbs/data/01_tensors.ipynb #c02a2979
 def leaves(
     tree: Batch,
 ) -> list[torch.Tensor]:  # in order

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ..store.plain import random_state, set_random_state
 from ..base.errors import NonFinite, TaskError
-from ..train.part_optimizers import optimizer_for
+from ..optim.part_optimizers import optimizer_for
 from ..train.update import Stepper
 from ..task.task import Task
 from ..train.prepare import prepare

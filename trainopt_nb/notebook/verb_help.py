@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..base.flags import help_text
 from ..base.options import declared, rows
 from .verbs import TERMINAL_COMMANDS, VERBS, Call, Verb
-from ..runs.report import table_html
+from ..runs.html_tables import table_html
 from ..task.train_options import TrainOptions
 
 # %% ../../nbs/notebook/02b_verb_help.ipynb #9ce19f80

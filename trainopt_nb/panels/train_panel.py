@@ -18,7 +18,7 @@ from .base import Panel, read_static
 from .protocol import finite
 from ..runs import card
 from ..runs.report import report_text
-from ..runs.run import WORDS
+from ..events.registry import WORDS
 
 # %% ../../nbs/panels/02_train_panel.ipynb #ce4405cf
 TEXTS = wording("base", "card", "panel", code="en")  # the words where no language is asked for

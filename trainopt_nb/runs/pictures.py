@@ -106,6 +106,23 @@ def _describe(title, over, curves, texts):
     return f"{title} {over}: {', '.join(ends)}"
 
 # %% ../../nbs/runs/01b_pictures.ipynb #916db9c2
+def _loss_lines(losses):
+    "Return the lines of the losses, as `_picture` takes them"
+    lines = []
+    if train := losses.get("train loss"):
+        lines += [(train.x, train.y, TRAIN, 0.7, 0.4, None), (train.x, smooth(train), TRAIN, 1.5, 1, None)]
+    if valid := losses.get("valid loss"):
+        lines.append((valid.x, valid.y, VALID, 1.5, 1, None))
+    return lines
+
+
+def _loss_legend(losses, best, texts):
+    drawn = [(texts["train"], TRAIN)] * ("train loss" in losses) + [(texts["valid"], VALID)] * (
+        "valid loss" in losses
+    )
+    return [(best, "")] * bool(best) + drawn
+
+
 def charts(
     progress: Progress,  # what is drawn
     texts: dict = TEXTS,  # the words
@@ -122,22 +139,11 @@ def charts(
     drawable = {
         name: curve for name, curve in progress.curves.items() if curve.x
     }  # a resume can empty a curve
-    train, valid = drawable.get("train loss"), drawable.get("valid loss")
-    if train:
-        lines = [(train.x, train.y, TRAIN, 0.7, 0.4, None), (train.x, smooth(train), TRAIN, 1.5, 1, None)]
-        lines += [(valid.x, valid.y, VALID, 1.5, 1, None)] if valid else []
-        named = [(n, c) for n, c in (("train loss", train), ("valid loss", valid)) if c]
-        best = best_loss(progress, texts)
-        legend = (
-            [(best, "")] * bool(best) + [(texts["train"], TRAIN)] + [(texts["valid"], VALID)] * bool(valid)
-        )
+    if losses := {name: drawable[name] for name in ("train loss", "valid loss") if name in drawable}:
+        picture = _picture(_loss_lines(losses), unit, end, False, axis)
+        legend = _loss_legend(losses, best_loss(progress, texts), texts)
         drawn.append(
-            (
-                texts["loss"],
-                _describe(texts["loss"], over, named, texts),
-                legend,
-                _picture(lines, unit, end, False, axis),
-            )
+            (texts["loss"], _describe(texts["loss"], over, list(losses.items()), texts), legend, picture)
         )
     for name in [n for n in metric_curves(progress) if n in drawable][:1]:
         curve = drawable[name]

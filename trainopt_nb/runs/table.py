@@ -92,7 +92,7 @@ class RunTable(list):
         return "\n\n".join([table, *(["\n".join(notes)] if (notes := self.notes()) else [])])
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        from trainopt_nb.runs.report import table_html
+        from trainopt_nb.runs.html_tables import table_html
 
         if not self:
             return {"text/plain": repr(self)}

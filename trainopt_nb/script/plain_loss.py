@@ -41,7 +41,7 @@ def loss_weight(o: Namespace, seen: Namespace, data: Data, device: torch.device)
     weight = class_weight(seen.kind, seen.columns, _all_labels(seen, data))
     return weight if o.device == "cpu" else weight.to(device)
 
-# %% ../../nbs/script/03_plain_loss.ipynb #09b10962
+# %% ../../nbs/script/03_plain_loss.ipynb #e80f3ea9
 def is_half(o: Namespace) -> bool:
     "Whether the precision has 16 bits"
     return o.precision in ("bf16", "fp16")
@@ -92,7 +92,7 @@ def class_loss(
         label_smoothing=o.label_smoothing,
     )
 
-
+# %% ../../nbs/script/03_plain_loss.ipynb #09b10962
 def _probable_loss(
     o: Namespace, seen: Namespace, scores: Tensor, targets: Tensor, weight: Tensor | None
 ) -> Tensor:

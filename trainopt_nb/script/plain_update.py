@@ -21,9 +21,9 @@ from .plain_batches import Batch, call_model, place_batch
 from .plain_data import Namespace, Tensors
 from .plain_loss import autocast, loss_of, mass_of
 from ..base.patterns import pattern_of
-from ..train.freeze import frozen_patterns
-from ..train.parameter_groups import groups_by_name, parameter_groups
-from ..train.schedule import SCHEDULE_FACTORS
+from ..optim.freeze import frozen_patterns
+from ..optim.parameter_groups import groups_by_name, parameter_groups
+from ..optim.schedule import SCHEDULE_FACTORS
 from ..train.wrappers import with_dense_gradients
 
 # %% ../../nbs/script/05_plain_update.ipynb #dc401e2d

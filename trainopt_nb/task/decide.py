@@ -58,7 +58,7 @@ def decide_axis(
         return Decision(fitting[0], f"the label {highest} occurs")
     _refuse_axis(scores, targets)
 
-# %% ../../nbs/task/03c_decide.ipynb #049174d0
+# %% ../../nbs/task/03c_decide.ipynb #23a16d4a
 class Recognised(NamedTuple):
     "What the value of a loss tells about a task"
 
@@ -99,7 +99,7 @@ def _value_losses(scores, targets):
     yield Recognised("regression"), lambda: F.l1_loss(scores, wanted)
     yield Recognised("regression"), lambda: F.smooth_l1_loss(scores, wanted)
 
-
+# %% ../../nbs/task/03c_decide.ipynb #049174d0
 def recognise_loss(
     value: Tensor,  # of the user's or the model's own loss, for one batch
     scores: Tensor | None,  # of the same batch

@@ -88,7 +88,7 @@ def check_in_loss(
 
     return checked
 
-# %% ../../nbs/task/07_loss_step.ipynb #9526a5fd
+# %% ../../nbs/task/07_loss_step.ipynb #b846eda7
 def task_loss(
     options: TrainOptions,  # which loss, and its numbers
     task_type: str,  # as from `infer_task_type`
@@ -107,6 +107,12 @@ def task_loss(
         s, t.to(s.dtype) if soft(s, t) else class_numbers(s, t)
     )  # one-hot labels, or mixup's
 
+# %% ../../nbs/task/07_loss_step.ipynb #9526a5fd
+def _explain(error, targets, model, check):
+    "Let the check of the labels explain an error of an index"
+    if "out of bounds" in str(error):
+        check(targets, f"a batch of {'train_data' if model.training else 'valid_data'}")
+
 
 def step_functions(
     model: Callable,  # an `nn.Module`, its compiled form, or what stands for it
@@ -118,16 +124,7 @@ def step_functions(
     parts: LossParts | None = None,  # adds up a loss that is a dict; None takes the loss as it is
 ) -> tuple[Callable, Callable]:  # from a batch to a loss; from a batch to (loss, Given, targets)
     "Return `loss_step` for training and `eval_step` for validation"
-
-    def explain(error, targets):
-        if "out of bounds" in str(error):
-            check(targets, f"a batch of {'train_data' if model.training else 'valid_data'}")
-
-    total = (
-        (lambda value, batch: value)
-        if parts is None
-        else lambda value, batch: parts.total(value, size_of(batch))
-    )
+    total = lambda value, batch: value if parts is None else parts.total(value, size_of(batch))
 
     def eval_step(batch):
         inputs, targets = split_batch(batch)
@@ -141,7 +138,7 @@ def step_functions(
             weight = (batch.weight,) if isinstance(batch, WeightedBatch) else ()
             return loss(out.scores, targets, *weight), out, targets
         except (IndexError, RuntimeError) as error:
-            explain(error, targets)
+            _explain(error, targets, model, check)
             raise
 
     def pair_step(batch):
@@ -151,13 +148,13 @@ def step_functions(
             # some models give more in training, such as scores of an inner layer
             return loss(outputs if isinstance(outputs, Tensor) else given(outputs).scores, targets)
         except (IndexError, RuntimeError) as error:
-            explain(error, targets)
+            _explain(error, targets, model, check)
             raise
 
     shortened = pair and task_type not in ("model", "custom")
     return (pair_step if shortened else lambda batch: eval_step(batch)[0]), eval_step
 
-# %% ../../nbs/task/07_loss_step.ipynb #21399274
+# %% ../../nbs/task/07_loss_step.ipynb #62d2d5de
 def all_targets(
     batches: Batches,  # of the training data
 ) -> Tensor:
@@ -179,7 +176,7 @@ def class_weight(
         targets = targets[targets != IGNORE].reshape(-1).long()
     return balanced_weights(targets, columns)
 
-
+# %% ../../nbs/task/07_loss_step.ipynb #21399274
 def make_sample_weight(
     task_type: str,  # as from `infer_task_type`
     weight: Tensor | None,  # of the classes

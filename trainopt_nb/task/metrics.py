@@ -25,6 +25,29 @@ from trainopt_nb.task.metric_names import (
     synchronize,
 )
 
+# %% ../../nbs/task/04_metrics.ipynb #b5c2d32f
+def _as_arguments(metrics, scores, targets):
+    "Return scores and targets as torchmetrics takes them"
+    scores, axis = scores.float(), metrics._scoring.axis
+    if metrics.task_type == "regression":
+        return scores.reshape(targets.shape), targets
+    if metrics.task_type in ("binary", "multilabel"):
+        return _answers(scores, metrics._scoring.form).reshape(targets.shape), targets.long()
+    if metrics.task_type == "classification":
+        soft = targets.shape == scores.shape and scores.dim() > 1
+        targets = targets.argmax(axis) if soft else class_numbers(scores, targets)
+    scores = classes_second(scores, axis)
+    return (scores[..., :-1], targets[:, 1:]) if metrics._shift else (scores, targets)
+
+
+def _in_form(metrics, metric, scores):
+    "Return the scores in the form that a metric takes: torchmetrics would guess it from the values of each batch"
+    floats = scores.dtype.is_floating_point and scores.dim() > 1
+    classes = metrics._metric_type == "classification" and floats
+    if not classes or metrics._scoring.form == "probabilities" or not _wants_probabilities(metric):
+        return scores
+    return scores.softmax(1)
+
 # %% ../../nbs/task/04_metrics.ipynb #5a2e534f
 class MetricObjects:
     "The torchmetrics objects that an option names, and the names of their results"
@@ -75,28 +98,6 @@ class MetricObjects:
             self._built = {name: self._make(item) for name, item in self._wanted.items()}
         return self._built
 
-    def _fit(self, scores, targets):
-        "Return scores and targets as torchmetrics takes them"
-        scores, axis = scores.float(), self._scoring.axis
-        if self.task_type == "regression":
-            return scores.reshape(targets.shape), targets
-        if self.task_type in ("binary", "multilabel"):
-            return _answers(scores, self._scoring.form).reshape(targets.shape), targets.long()
-        if self.task_type == "classification":
-            soft = targets.shape == scores.shape and scores.dim() > 1
-            targets = targets.argmax(axis) if soft else class_numbers(scores, targets)
-        scores = classes_second(scores, axis)
-        return (scores[..., :-1], targets[:, 1:]) if self._shift else (scores, targets)
-
-    def _given(self, metric, scores):
-        "Return the scores in the form that a metric takes: torchmetrics would guess it from the values of each batch"
-        classes = (
-            self._metric_type == "classification" and scores.dtype.is_floating_point and scores.dim() > 1
-        )
-        if not classes or self._scoring.form == "probabilities" or not _wants_probabilities(metric):
-            return scores
-        return scores.softmax(1)
-
 # %% ../../nbs/task/04_metrics.ipynb #ee307874
 def _answers(scores, form):
     "Return the probabilities of yes"
@@ -122,11 +123,11 @@ def try_metrics(
     "Try the objects that the user passed on a batch. Raises `OptionError` if one cannot take it, or its result is not a number"
     if out.scores is None or targets is None:
         return
-    scores, targets = metrics._fit(out.scores, targets)
+    scores, targets = _as_arguments(metrics, out.scores, targets)
     for name, metric in metrics._wanted.items():
         if not isinstance(metric, str):
             result = _try_metric(
-                name, copy_metric(metric).to(scores.device), metrics._given(metric, scores), targets
+                name, copy_metric(metric).to(scores.device), _in_form(metrics, metric, scores), targets
             )
             if result is not None:
                 _name_results(metrics, name, result)
@@ -194,9 +195,9 @@ class Metrics(MetricObjects):
         "Add one batch"
         if not self._wanted or out.scores is None or targets is None:
             return
-        scores, targets = self._fit(out.scores, targets)
+        scores, targets = _as_arguments(self, out.scores, targets)
         for metric in self.objects.values():
-            metric.update(self._given(metric, scores), targets)
+            metric.update(_in_form(self, metric, scores), targets)
 
     def leave_out(self):
         "Leave out the batch under way, which pads those of several ranks"

@@ -92,6 +92,15 @@ def _check_tensors(scores, targets):
         )
 
 # %% ../../nbs/task/03_task_type.ipynb #ac220df3
+def _custom(loss):
+    "The type of a task with a loss of the user's own. Raises `TaskError` for its class"
+    if isinstance(loss, type):
+        raise TaskError(
+            f"loss takes a function or an object, and got the class {loss.__name__}: pass {loss.__name__}(), with brackets."
+        )
+    return "custom"
+
+
 def infer_task_type(
     loss: str | Callable,  # the option: a name of `LOSSES` or a callable
     out: Given,  # of one batch
@@ -100,12 +109,8 @@ def infer_task_type(
     named: str = "auto",  # the option `task_type`, which decides between those that fit
 ) -> str:  # one of `TASK_TYPES`
     "Return the type of the task; raises `TaskError` if none fits"
-    if isinstance(loss, type):
-        raise TaskError(
-            f"loss takes a function or an object, and got the class {loss.__name__}: pass {loss.__name__}(), with brackets."
-        )
     if callable(loss):
-        return "custom"
+        return _custom(loss)
     if loss == "model" or (loss == "auto" and out.loss is not None):
         if out.loss is None:
             raise TaskError(

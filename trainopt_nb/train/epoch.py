@@ -45,10 +45,85 @@ def choose_monitor(
         return name, options.monitor_mode
     return name, "min" if name.endswith("loss") else metrics.mode(name)
 
-# %% ../../nbs/train/14_epoch.ipynb #201857b0
+# %% ../../nbs/train/14_epoch.ipynb #ee72a329
 _SINGLE = "A batch holds one sample, which BatchNorm cannot normalise: it is left out of each epoch."
 
 
+def _next_rate(loop):
+    "Set and return the learning rate of the next update; yields a `Note` the first time that it is 0"
+    state = loop.state
+    if (lr := state.apply_lr()) or loop.said_zero:
+        return lr
+    loop.said_zero = True
+    why = "the optimizer was made with it."
+    if state.schedule.moves:
+        why = f"the schedule {loop.options.schedule} ended after {state.total} updates. Pass --max-steps with the updates in all."
+    text = f"The learning rate is 0 from update {state.step + 1} on, so that nothing more is learned: {why}"
+    yield from loop.commands.emit(Note("warning", text, state.step, "lr"))
+    return state.apply_lr()
+
+
+def _check_length(loop):
+    "Raise `DataError` for training data without a batch; yields a `Note` where their length says another number of batches than came"
+    state, announced = loop.state, loop.prepared.data.train.steps
+    if not state.batch:
+        raise DataError(
+            f"train_data gave no batch in epoch {state.epoch + 1}: an iterable must begin anew each time that it is iterated."
+        )
+    if state.epoch or announced in (None, state.batch) or not state.drained:
+        return
+    ends = f" The schedule {loop.options.schedule} counts on it." if state.schedule.moves else ""
+    text = (
+        f"train_data gave {state.batch} batches in this epoch, and its length says {announced}.{ends} "
+        "Correct its __len__, or pass --max-steps with the updates in all."
+    )
+    yield from loop.commands.emit(Note("warning", text, state.step, "length"))
+
+
+def _part_means(prepared):
+    "Return the means of the parts of the loss over the epoch so far, such as `train_kl` -> 0.12"
+    return {} if prepared.parts is None else prepared.parts.means("train", prepared.ranks.sum_numbers)
+
+# %% ../../nbs/train/14_epoch.ipynb #34d80482
+def _skip(loop, batches):
+    "Leave batches out"
+    loop.state.batch += len(batches)
+    if not loop.state.epoch:
+        yield from loop.commands.emit(Note("warning", _SINGLE, loop.state.step, "single"))
+
+
+def _without_single(loop, batches):
+    "Return the batches that hold more than one sample; all of them where every batch holds one"
+    sizes = list(map(size_of, batches))
+    loop.largest = max(loop.largest, *sizes)
+    return [b for b, size in zip(batches, sizes, strict=True) if size > 1 or loop.largest == 1]
+
+
+def _count(loop, taken, kept, loss, lr, wait):
+    "Count an update, and return its event"
+    state, (samples, weight) = loop.state, loop.prepared.strategy.count(kept)
+    state.advance(len(taken), samples, loss, weight)
+    seconds = time.perf_counter() - loop.began
+    return Step(state.step, state.epoch, loss, lr, samples, seconds, wait)
+
+
+def _obey(commands, command):
+    "Execute a command, and what the run before did at this step"
+    if command is not None:
+        yield from commands.execute(command)
+    if commands.earlier:
+        yield from commands.replay()
+
+
+def _save(loop, limit):
+    "Save a checkpoint now, or at the end of the epoch if that comes next"
+    state = loop.state
+    if state.batch >= (loop.prepared.data.train.steps or math.inf) or state.step >= limit:
+        loop.save_at_end = True
+    else:
+        yield from loop.commands.relay(loop.saver.save())
+
+# %% ../../nbs/train/14_epoch.ipynb #201857b0
 class StepLoop:
     "Trains the steps of an epoch"
 
@@ -56,13 +131,11 @@ class StepLoop:
         self.state, self.saver, self.prepared, self.options = state, saver, state.prepared, state.options
         self.commands, self.recovery = Commands(state, saver), Recovery(state, saver)
         self.began = time.perf_counter()
-        self._save_at_end = False  # one checkpoint for the last step and the end of the epoch
+        self.said_zero = False  # whether a learning rate of 0 was said
+        self.save_at_end = False  # one checkpoint for the last step and the end of the epoch
         streams = self.prepared.data.train.samples is None and self.prepared.ranks.world == 1
-        self._lone = streams and has_batchnorm(
-            self.prepared.model
-        )  # whether a batch of one sample is left out
-        self._largest = 0  # samples of a batch so far
-        self._said_zero = False  # whether a learning rate of 0 was said
+        # whether a batch of one sample is left out, and samples of the largest batch so far
+        self.lone, self.largest = streams and has_batchnorm(self.prepared.model), 0
 
     def steps(self) -> Generator:
         "Train what is left of an epoch: fetch, forward, backward, update"
@@ -80,81 +153,25 @@ class StepLoop:
                 state.drained = True
                 break
             got = clock()
-            kept = self._without_single(taken) if self._lone else taken
-            if not kept:
-                state.batch += len(taken)
-                if not state.epoch:
-                    yield from self.commands.emit(Note("warning", _SINGLE, state.step, "single"))
+            kept = taken
+            if self.lone and not (kept := _without_single(self, taken)):
+                yield from _skip(self, taken)
                 continue
-            if moves_lr or lr is None:
-                lr = yield from self._next_rate()
-            else:
-                lr = state.lr
+            lr = (yield from _next_rate(self)) if moves_lr or lr is None else state.lr
             try:
                 loss = stepper(kept)
             except Exception as error:
                 loss = yield from self.commands.relay(self.recovery.recover(error, kept))
                 if loss is None:
                     continue
-            command = yield self._count(taken, kept, loss, lr, got - asked)
-            if command is not None:
-                yield from self.commands.execute(command)
-                lr = state.apply_lr()
-            if self.commands.earlier:
-                yield from self.commands.replay()
+            command = yield _count(self, taken, kept, loss, lr, got - asked)
+            if command is not None or self.commands.earlier:
+                yield from _obey(self.commands, command)
                 lr = state.apply_lr()
             if o.save_steps and state.step % o.save_steps == 0:
-                yield from self._save(limit)
+                yield from _save(self, limit)
         stepper.check()
-        if not state.batch:
-            raise DataError(
-                f"train_data gave no batch in epoch {state.epoch + 1}: an iterable must begin anew each time that it is iterated."
-            )
-
-    def _without_single(self, batches):
-        "Return the batches that hold more than one sample; all of them where every batch holds one"
-        sizes = list(map(size_of, batches))
-        self._largest = max(self._largest, *sizes)
-        return [b for b, size in zip(batches, sizes, strict=True) if size > 1 or self._largest == 1]
-
-    def _count(self, taken, kept, loss, lr, wait):
-        "Count an update, and return its event"
-        state, (samples, weight) = self.state, self.prepared.strategy.count(kept)
-        state.advance(len(taken), samples, loss, weight)
-        seconds = time.perf_counter() - self.began
-        return Step(state.step, state.epoch, loss, lr, samples, seconds, wait)
-
-    def _next_rate(self):
-        "Set and return the learning rate of the next update; yields a `Note` the first time that it is 0"
-        state = self.state
-        if (lr := state.apply_lr()) or self._said_zero:
-            return lr
-        self._said_zero = True
-        why = f"the schedule {self.options.schedule} ended after {state.total} updates. Pass --max-steps with the updates in all."
-        why = why if state.schedule.moves else "the optimizer was made with it."
-        text = (
-            f"The learning rate is 0 from update {state.step + 1} on, so that nothing more is learned: {why}"
-        )
-        yield from self.commands.emit(Note("warning", text, state.step, "lr"))
-        return state.apply_lr()
-
-    def _wrong_length(self):
-        "Return a sentence about training data whose length says another number of batches than came"
-        state, announced = self.state, self.prepared.data.train.steps
-        if state.epoch or announced in (None, state.batch) or not state.drained:
-            return ""
-        ends = f" The schedule {self.options.schedule} counts on it." if state.schedule.moves else ""
-        return (
-            f"train_data gave {state.batch} batches in this epoch, and its length says {announced}.{ends} "
-            "Correct its __len__, or pass --max-steps with the updates in all."
-        )
-
-    def _save(self, limit):
-        "Save a checkpoint now, or at the end of the epoch if that comes next"
-        if self.state.batch >= (self.prepared.data.train.steps or math.inf) or self.state.step >= limit:
-            self._save_at_end = True
-        else:
-            yield from self.commands.relay(self.saver.save())
+        yield from _check_length(self)
 
 # %% ../../nbs/train/14_epoch.ipynb #e7c1c39e
 def _left_out(absent):
@@ -183,19 +200,18 @@ class EpochLoop(StepLoop):
             text = f"Epoch {state.epoch + 1} trains {', '.join(thawed)} too."
             yield from self.commands.emit(Note("info", text, state.step, "frozen"))
         yield from self.steps()
-        if text := self._wrong_length():
-            yield from self.commands.emit(Note("warning", text, state.step, "length"))
         seconds, samples = time.perf_counter() - began, state.samples - samples
         row = yield from self.validate(samples / max(seconds, 1e-9) if samples else math.nan)
         if not state.epoch and (absent := self.prepared.metrics.absent):
             yield from self.commands.emit(Note("info", _left_out(absent), state.step, "classes"))
         state.end_epoch()
-        state.stepper.end_epoch()
+        if self.prepared.parts is not None:
+            self.prepared.parts.end()
         if row.best:
             self.saver.mark_best()
         yield from self.commands.emit(row)
         yield from self.commands.replay()
-        save, self._save_at_end = self._save_at_end, False
+        save, self.save_at_end = self.save_at_end, False
         yield from self.commands.relay(self.saver.after_epoch(save))
 
     def validate(self, speed: float) -> Generator:  # returns an `Epoch`
@@ -208,7 +224,7 @@ class EpochLoop(StepLoop):
                 loss, metrics = yield from self.commands.relay(validate(p, self.options, state.step))
             loss = loss if p.metrics.has_loss else None
             yield from self.commands.emit(State("training", state.step))
-        metrics |= state.stepper.part_means()
+        metrics |= _part_means(p)
         values = {"train_loss": state.mean_loss, "valid_loss": loss, **metrics}
         best = state.update_best(values[self.monitor], self.mode, self.options.min_delta)
         state.schedule.end_epoch(values[self.monitor], self.mode)

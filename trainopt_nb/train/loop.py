@@ -29,7 +29,7 @@ from ..task.train_options import TrainOptions
 from .assume import best_epoch
 from .commands import StopTraining
 from .epoch import EpochLoop, choose_monitor
-from .optimizers import left_out
+from ..optim.optimizers import left_out
 from .prepare import Prepared, prepare
 from .saver import Saver
 from .state import TrainingState

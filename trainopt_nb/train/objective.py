@@ -93,7 +93,7 @@ def _checked(loss, to_device, check, data, device, inferred):
     answers = inferred.task_type in ("binary", "multilabel")
     return check_in_loss(loss, check) if answers and unknown else loss, to_device
 
-# %% ../../nbs/train/03f_objective.ipynb #3b896f16
+# %% ../../nbs/train/03f_objective.ipynb #d639abf1
 def choose_loss(
     model: nn.Module,
     options: TrainOptions,
@@ -129,7 +129,7 @@ def choose_loss(
     compiled = lambda runner: functions(torch.compile(runner) if o.compile else runner)
     return Loss(compiled, to_device, weight, notes, parts, module)
 
-
+# %% ../../nbs/train/03f_objective.ipynb #3b896f16
 def _stranger_notes(model, module, loss_step, sample):
     "Return a note about parameters that the loss depends on and nothing trains"
     known = {id(p) for each in (model, module) if each is not None for p in each.parameters()}

@@ -32,7 +32,7 @@ from ..task.train_options import TrainOptions
 from ..task.unused_options import unused_options
 from .assume import assume
 from .first_batch import Sample, batch_mover, move_transforms, try_task
-from .freeze import Freezing, frozen_note
+from ..optim.freeze import Freezing, frozen_note
 from .objective import Loss, choose_loss, choose_metrics, choose_sample_weight
 from .prepare_step import own_step, prepare_step, with_own_figures
 from .prepared import Prepared

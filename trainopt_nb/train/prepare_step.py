@@ -28,7 +28,7 @@ from ..steps.step_metrics import Judgement, StepMetrics, metrics_for, read_judge
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..task.unused_options import unused_options
-from .freeze import Freezing, frozen_note
+from ..optim.freeze import Freezing, frozen_note
 from .prepared import Prepared
 from ..steps.step_notes import step_notes, validation_note
 from ..steps.try_step import Place, check_step, try_evaluation, try_step

@@ -20,10 +20,10 @@ from ..store.plain import random_state, set_random_state
 from ..store.wrapped_models import plain_state
 from ..task.train_options import TrainOptions
 from .held_objects import held_objects
-from .optimizers import copy_to_host
-from .part_optimizers import optimizer_for
+from ..optim.optimizers import copy_to_host
+from ..optim.part_optimizers import optimizer_for
 from .prepare import Prepared
-from .schedule import Schedule
+from ..optim.schedule import Schedule
 from .turns import make_stepper
 
 # %% ../../nbs/train/10_state.ipynb #59b0ccfc
@@ -192,9 +192,7 @@ class TrainingState(Counters):
         self._data_state = None
         self.objects = held_objects(prepared, options, self.optimizer)
         self.commands, self._resumed = [], None  # what `Commands.did` adds; objects until the data go on
-        self._before = self._objects_before = (
-            None  # random numbers and objects before a validation that goes on
-        )
+        self._before = self._objects_before = None  # random numbers and objects before a validation
         self.random = None  # random numbers of this rank in the checkpoint; None if it has none
         prepared.freezing.train()
 

@@ -109,7 +109,7 @@ def _output_facts(outputs, targets):
         facts["target_type"] = str(targets.dtype).removeprefix("torch.")
     return facts
 
-# %% ../../nbs/train/16_task_record.ipynb #05bce443
+# %% ../../nbs/train/16_task_record.ipynb #cff2a381
 def _optimizer_facts(model, optimizer, options):
     norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
     spared = [p for m in model.modules() if isinstance(m, norms) for p in m.parameters(recurse=False)]
@@ -135,7 +135,7 @@ def _ignored(prepared):
         return False
     return bool((split_batch(prepared.data.train.data)[1] == IGNORE).any())
 
-
+# %% ../../nbs/train/16_task_record.ipynb #05bce443
 def task_record(
     task: Task,  # as the user gave it
     loop: Loop,  # put together from it

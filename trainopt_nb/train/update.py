@@ -165,16 +165,6 @@ class Stepper(LossReader):
         if self.prepared.parts is not None:
             self.prepared.parts.drop()
 
-    def part_means(self) -> dict[str, float]:  # such as `train_kl` -> 0.12; empty for a loss without parts
-        "Return the means of the parts of the loss over the epoch so far"
-        parts, ranks = self.prepared.parts, self.prepared.ranks
-        return {} if parts is None else parts.means("train", ranks.sum_numbers)
-
-    def end_epoch(self):
-        "Begin the next epoch"
-        if self.prepared.parts is not None:
-            self.prepared.parts.end()
-
     def state_dict(self) -> dict:
         "Return what a checkpoint must hold: the pieces of a batch, and what the wrappers keep"
         kept = {name: part.state_dict() for name, part in self.parts.states.items()}
