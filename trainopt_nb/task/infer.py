@@ -196,20 +196,10 @@ def _activation_notes(seen, observed):
 
 
 def loss_notes(
-    loss: str | Callable,  # the option
     seen: Inferred,  # from `infer_task`
-    targets: Tensor,  # of one batch
     observed: ScoreForm,  # what the model's last operations say
 ) -> list[tuple[str, str]]:  # (topic, sentence)
-    "Return notes about the loss that was chosen, and about a softmax or sigmoid in the model that the loss applies too"
-    said = []
-    if observed.form == "probabilities" and seen.figures in ("classification", "binary", "multilabel"):
-        said += [("loss", text) for text in _activation_notes(seen, observed)]
-    if isinstance(loss, str) and loss == "auto" and targets.dtype.is_floating_point:
-        if seen.task_type == "binary":
-            text = "Every target is 0 or 1, so that binary cross-entropy is minimised; --loss mse predicts them as numbers."
-            said.append(("data", text))
-        elif seen.known["train"] is None and ((targets == 0) | (targets == 1)).all():
-            text = "The first targets are 0 and 1, and a squared error is minimised: pass --loss bce if all of them are answers, no and yes."
-            said.append(("data", text))
-    return said
+    "Return notes about a softmax or sigmoid in the model that the loss applies too"
+    if observed.form != "probabilities" or seen.figures not in ("classification", "binary", "multilabel"):
+        return []
+    return [("loss", text) for text in _activation_notes(seen, observed)]

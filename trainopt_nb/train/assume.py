@@ -129,7 +129,7 @@ def _metrics(o, inferred, metrics, has_valid):
     if not has_valid:
         return Assumption("metrics", "none: there is no validation data", "--metrics")
     if not metrics.names:
-        guessed = inferred.figures == "custom" and o.metrics == "auto"
+        guessed = inferred.figures == "custom" and isinstance(o.metrics, str) and o.metrics == "auto"
         why = f": which ones fit {_name(o, inferred)} would have to be guessed" if guessed else ""
         return Assumption("metrics", f"none{why}", "--metrics")
     following = ", of the token that follows each place" if inferred.shift else ""
@@ -140,10 +140,12 @@ def best_epoch(
     monitor: str,  # the figure that decides
     mode: str,  # `max` or `min`
     has_valid: bool,  # whether there is validation data
+    decides: bool = True,  # whether a figure of it decides
 ) -> Assumption:
     "State which epoch is best"
-    if not has_valid:
-        return Assumption("best epoch", "the last: there is no validation data", "--monitor")
+    if not (has_valid and decides):
+        why = "no figure of the validation decides" if has_valid else "there is no validation data"
+        return Assumption("best epoch", f"the last: {why}", "--monitor")
     words = {"valid_loss": "validation loss", "train_loss": "training loss"}
     return Assumption(
         "best epoch", f"{'highest' if mode == 'max' else 'lowest'} {words.get(monitor, monitor)}", "--monitor"

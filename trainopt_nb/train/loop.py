@@ -138,9 +138,10 @@ class Loop:
             prepared.notes.append(("optimizer", text))
         if checkpoint is not None:
             self.state.load_state_dict(*checkpoint)
-        has_valid = prepared.finds_best
-        self.monitor, self.mode = choose_monitor(options, prepared.metrics, has_valid, prepared.own_loss)
-        self.assumptions = [*prepared.assumptions, best_epoch(self.monitor, self.mode, has_valid)]
+        decides, has_valid = prepared.finds_best, prepared.data.valid is not None
+        self.monitor, self.mode = choose_monitor(options, prepared.metrics, decides, prepared.own_loss)
+        best = best_epoch(self.monitor, self.mode, has_valid, decides)
+        self.assumptions = [*prepared.assumptions, best]
 
     def events(
         self,

@@ -73,7 +73,7 @@ def _notes(task, options, model, data, sample, inferred):
     "Sentences about the loss and the options, as (topic, sentence)"
     o, notes = options, []
     if inferred.strict:
-        notes += loss_notes(o.loss, inferred, sample.targets, sample.observed)
+        notes += loss_notes(inferred, sample.observed)
     if text := unused_options(o, inferred.task_type, task.train_data, data, held_out=task.valid_data is None):
         notes.append(("options", text))
     return notes + _dropout_notes(o, model)
