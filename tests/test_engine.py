@@ -19,7 +19,8 @@ from trainopt_nb.data.batches import order
 from trainopt_nb.data.device_transforms import InputTransform
 from trainopt_nb.events.records import Ended, Epoch, Note, Step
 from trainopt_nb.insight.lr_find import LrCurve, as_written
-from trainopt_nb.optim.optimizers import make_optimizer, parameter_groups
+from trainopt_nb.optim.optimizers import make_optimizer
+from trainopt_nb.optim.parameter_groups import parameter_groups
 from trainopt_nb.task.losses import balanced_weights
 from trainopt_nb.task.train_options import LOSSES, OPTIMIZERS, SCHEDULES
 from trainopt_nb.train.loop import train

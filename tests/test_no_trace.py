@@ -3,6 +3,7 @@
 Models are put together at random from parts that keep state, and go with data of every form. What is observed is what `pickle` writes.
 """
 
+import io
 import pickle
 import random
 
@@ -165,6 +166,23 @@ class OwnLoss(nn.Module):
         return nn.functional.cross_entropy(scores - self.centre, targets)
 
 
+class Values(pickle.Pickler):
+    "Pickles tensors and generators by their values: torch writes their addresses in memory too"
+
+    def reducer_override(self, value):
+        if isinstance(value, torch.Tensor):
+            return list, (value.detach().reshape(-1).tolist(),), {"requires_grad": value.requires_grad}
+        if isinstance(value, torch.Generator):
+            return list, (value.get_state().tolist(),)
+        return NotImplemented
+
+
+def as_bytes(value):
+    written = io.BytesIO()
+    Values(written).dump(value)
+    return written.getvalue()
+
+
 def observed(model, lazy, *others):
     "All that can be seen, as text by name; a lazy layer is meant to know its shapes afterwards"
     kept = [layer for layer in model if not (lazy and layer is model[-1])]
@@ -180,7 +198,7 @@ def observed(model, lazy, *others):
         "modes": modes,
         "grads": grads,
     }
-    return {name: pickle.dumps(value) for name, value in seen.items()}
+    return {name: as_bytes(value) for name, value in seen.items()}
 
 
 @pytest.mark.parametrize("lazy", [False, True])

@@ -48,6 +48,7 @@ def _watch_gradients(optimizer):
                         "its rows: pass --weight-decay 0, or --weight-decay-for with 0 for this one."
                     )
 
+    optimizer.watch = look
     optimizer.register_step_pre_hook(look)
     return optimizer
 

@@ -38,7 +38,8 @@ def place_module(
         raise OptionError(
             f"The loss {name_of(module)} has parameters of its own, whose gradients several devices do not exchange: leave out --devices, or make it a part of the model."
         )
-    module.to(device)
+    if not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
+        module.to(device)
 
 # %% ../../nbs/steps/04_loss_module.ipynb #67aec850
 def module_notes(

@@ -42,11 +42,10 @@ def _as_arguments(metrics, scores, targets):
 
 def _in_form(metrics, metric, scores):
     "Return the scores in the form that a metric takes: torchmetrics would guess it from the values of each batch"
-    floats = scores.dtype.is_floating_point and scores.dim() > 1
-    classes = metrics._metric_type == "classification" and floats
-    if not classes or metrics._scoring.form == "probabilities" or not _wants_probabilities(metric):
+    takes = metrics._metric_type == "classification" and _wants_probabilities(metric)
+    if not takes or metrics._scoring.form == "probabilities":
         return scores
-    return scores.softmax(1)
+    return scores.softmax(1) if scores.dtype.is_floating_point and scores.dim() > 1 else scores
 
 # %% ../../nbs/task/04_metrics.ipynb #5a2e534f
 class MetricObjects:
@@ -98,6 +97,12 @@ class MetricObjects:
             self._built = {name: self._make(item) for name, item in self._wanted.items()}
         return self._built
 
+    def _fit(self, scores, targets):
+        return _as_arguments(self, scores, targets)
+
+    def _given(self, metric, scores):
+        return _in_form(self, metric, scores)
+
 # %% ../../nbs/task/04_metrics.ipynb #ee307874
 def _answers(scores, form):
     "Return the probabilities of yes"
@@ -123,11 +128,11 @@ def try_metrics(
     "Try the objects that the user passed on a batch. Raises `OptionError` if one cannot take it, or its result is not a number"
     if out.scores is None or targets is None:
         return
-    scores, targets = _as_arguments(metrics, out.scores, targets)
+    scores, targets = metrics._fit(out.scores, targets)
     for name, metric in metrics._wanted.items():
         if not isinstance(metric, str):
             result = _try_metric(
-                name, copy_metric(metric).to(scores.device), _in_form(metrics, metric, scores), targets
+                name, copy_metric(metric).to(scores.device), metrics._given(metric, scores), targets
             )
             if result is not None:
                 _name_results(metrics, name, result)
@@ -195,9 +200,9 @@ class Metrics(MetricObjects):
         "Add one batch"
         if not self._wanted or out.scores is None or targets is None:
             return
-        scores, targets = _as_arguments(self, out.scores, targets)
+        scores, targets = self._fit(out.scores, targets)
         for metric in self.objects.values():
-            metric.update(_in_form(self, metric, scores), targets)
+            metric.update(self._given(metric, scores), targets)
 
     def leave_out(self):
         "Leave out the batch under way, which pads those of several ranks"

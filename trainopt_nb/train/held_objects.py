@@ -17,7 +17,8 @@ from ..task.train_options import TrainOptions
 from .prepared import Prepared
 
 # %% ../../nbs/train/09b_held_objects.ipynb #59e22dd6
-_OPTIMIZER = ("state", "param_groups", "defaults", "hosted")  # what its state_dict holds, or what is a copy
+# what its state_dict holds, or what is a copy, or what looks at the first gradients only
+_OPTIMIZER = ("state", "param_groups", "defaults", "optimizers", "hosted", "watch")
 
 
 def _persistent(model: nn.Module):
@@ -48,7 +49,7 @@ def held_objects(
     }
     return ObjectState(
         {**owners, **more},
-        held=lambda: [each for each in (*_persistent(p.model), *stored()) if each is not None],
+        held=lambda: [each for each in (*_persistent(p.learned), *stored()) if each is not None],
         # a random projection in an attribute is as much part of the model as its weights
         always=lambda place: isinstance(place.value, Tensor) and place.path.startswith("model."),
         device=p.device,
