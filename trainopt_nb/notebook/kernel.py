@@ -71,7 +71,7 @@ class Page:
             except Exception as error:  # a callback's own errors do not come here
                 self.how = "none"
                 warnings.warn(
-                    f"this kernel does not let widgets work while a cell runs, interrupt does: {error!r}",
+                    f"This kernel does not let buttons work while a cell runs ({error!r}): interrupt the cell to stop, or train with --background.",
                     stacklevel=2,
                 )
         elif self.how == "await":

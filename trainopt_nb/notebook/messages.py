@@ -38,12 +38,12 @@ def _streams(kernel: Any) -> tuple[Any, Any]:
     return pair.to_stream, manager.get_subshell_to_shell_channel_socket(None)
 
 
-def _reader(kernel: Any) -> Callable[[], None]:
+def _wake_reader(kernel: Any) -> Callable[[], None]:
     "Return what makes ipykernel 7.0 to 7.3 read a request that it missed; it does nothing on other kernels"
     thread = getattr(kernel, "shell_channel_thread", None)
     if thread is None or not hasattr(thread.manager, "_shell_socket"):
         return lambda: None
-    # these versions send replies past the stream that reads requests, and zmq tells a stream only once of a request that comes meanwhile
+    # ZeroMQ signals a new request only once, and these versions send replies past the stream, which can consume that signal
     return partial(thread.io_loop.add_callback, kernel.shell_stream.flush)
 
 # %% ../../nbs/notebook/00_messages.ipynb #277327f6
@@ -119,7 +119,7 @@ class MessagePump:
         _PARTS(kernel)
         self.kernel, self.depth = kernel, 0
         self.stream, self.replies = _streams(kernel)
-        self.read = _reader(kernel)
+        self.wake_reader = _wake_reader(kernel)
         self.deliver = self.stream._recv_callback  # how the kernel itself takes a message
         self.now, self.later = deque(), deque()
         self.again = None  # the request that waits to run this cell once more
@@ -156,7 +156,7 @@ class MessagePump:
 
     def turn(self):
         "Answer what has arrived"
-        self.read()
+        self.wake_reader()
         self.stream.flush()
         while self.now:
             _answer(self.kernel, self.replies, self.now.popleft())
