@@ -25,6 +25,10 @@ from trainopt_nb.store.lock import lock_owner
 from trainopt_nb.store.plain import pack
 from trainopt_nb.train.loop import train
 
+DEVICE = os.environ.get(
+    "TRAINOPT_TEST_DEVICE", "cpu"
+)  # on which tests train, where they compare what is computed
+
 # --- waiting
 
 
@@ -208,7 +212,7 @@ RECIPES = {  # name -> options
 
 def options(**more):
     return TrainOptions.of(
-        **{"epochs": 3, "batch_size": 16, "lr": 3e-3, "device": "cpu", "save_seconds": 0.0, **more}
+        **{"epochs": 3, "batch_size": 16, "lr": 3e-3, "device": DEVICE, "save_seconds": 0.0, **more}
     )
 
 

@@ -6,6 +6,7 @@ from itertools import islice
 import pytest
 import torch
 import torchmetrics
+from helpers import DEVICE
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -27,11 +28,11 @@ EPOCHS, SIZE = 3, 32
 
 def made(build):
     torch.manual_seed(0)
-    return build()
+    return build().to(DEVICE)
 
 
 def events_of(model, train_data, valid_data=None, **options):
-    options = {"epochs": EPOCHS, "batch_size": SIZE, "device": "cpu", "optimizer": sgd, **options}
+    options = {"epochs": EPOCHS, "batch_size": SIZE, "device": DEVICE, "optimizer": sgd, **options}
     return list(train(Task(model, train_data, valid_data), TrainOptions.of(**options)))
 
 
@@ -48,7 +49,7 @@ def batches(data, epochs=EPOCHS, size=SIZE):
     seed_everything(0)
     for epoch in range(epochs):
         for rows in order(len(data[0]), 0, epoch).split(size):
-            yield tuple(each[rows] for each in data)
+            yield tuple(each[rows].to(DEVICE) for each in data)
 
 
 def by_hand(model, loss_of, data, parameters=(), make=sgd, **more):
@@ -280,7 +281,7 @@ def gan_by_hand(model, data, make=adam, epochs=EPOCHS, context=None, clip=None):
 
 def _losses(model, batch, context):
     "The losses of `gan_step`, written out"
-    on = lambda: torch.autocast("cpu", torch.bfloat16, enabled=context is not None)
+    on = lambda: torch.autocast(DEVICE, torch.bfloat16, enabled=context is not None)
     real, critic, generator = batch[0], model["critic"], model["generator"]
     with on():
         fake = generator(torch.randn(len(real), 3))
@@ -419,7 +420,7 @@ def test_the_average_follows_once_a_step():
 
 def run_to(folder, model, stop=None, checkpoint=None, **options):
     "Train, and stop at a step; returns the events"
-    o = TrainOptions.of(epochs=EPOCHS, batch_size=SIZE, device="cpu", save_seconds=0, **options)
+    o = TrainOptions.of(epochs=EPOCHS, batch_size=SIZE, device=DEVICE, save_seconds=0, **options)
     generator, events = train(Task(model, (X, Y), (X[:30], Y[:30])), o, folder, checkpoint=checkpoint), []
     command = None
     while True:

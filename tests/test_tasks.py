@@ -1,4 +1,7 @@
-"Tasks of many kinds, each against a loop written by hand: the same weights, the same figures, or the one sentence that is right"
+"""Tasks of many kinds, each against a loop written by hand: the same weights, the same figures, or the one sentence that is right
+
+`TRAINOPT_TEST_DEVICE=cuda pytest tests/test_tasks.py` trains them on a GPU, and by hand on the CPU.
+"""
 
 import json
 from collections.abc import Callable
@@ -6,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from helpers import quiet
+from helpers import DEVICE, quiet
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 from torch import nn
 from torch.nn import functional as F
@@ -17,6 +20,7 @@ from trainopt_nb.base.errors import DataError, OptionError, TaskError
 
 ROWS, VALID, SIZE = 22, 10, 5  # training rows, validation rows, rows a batch: the last batch is short
 G = torch.Generator().manual_seed(1)
+CLOSE = {"atol": 1e-6, "rtol": 1e-5} if DEVICE == "cpu" else {"atol": 2e-5, "rtol": 1e-4}
 
 
 def randn(*shape):
@@ -91,14 +95,14 @@ def trained(case, write=quiet, **more):
         parts = batches(case.data, TRAIN), batches(case.data, HELD)
     run = fit(
         model, *parts, epochs=2, lr=case.lr, optimizer="sgd", schedule="constant", weight_decay=0, batch_size=SIZE,
-        shuffle=False, restore_best=False, threads=1, device="cpu", write=write, **{**case.options, **more},
+        shuffle=False, restore_best=False, threads=1, device=DEVICE, write=write, **{**case.options, **more},
     )  # fmt: skip
-    return model, run
+    return model.cpu(), run
 
 
 def same_weights(found, wanted):
     for (name, one), other in zip(found.state_dict().items(), wanted.state_dict().values(), strict=True):
-        assert torch.allclose(one.float(), other.float(), atol=1e-6, rtol=1e-5), name
+        assert torch.allclose(one.float(), other.float(), **CLOSE), name
 
 
 # --- models

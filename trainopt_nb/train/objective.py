@@ -106,6 +106,8 @@ def choose_loss(
     "Choose the loss for a task, and try a loss of the user's own. Raises `TaskError` or `DataError`"
     o, task_type = options, inferred.task_type
     check = target_check(inferred.figures, inferred.columns, inferred.ignore)
+    if inferred.strict:  # on a GPU a label without a score ends the process
+        check(sample.targets, "the first batch of train_data")
     loss, weight = _named_loss(o, device, sample, inferred)
     loss, to_device = _checked(loss, to_device, check, data, device, inferred)
     own = own_loss(o.loss, sample.batch) if task_type == "custom" else None
