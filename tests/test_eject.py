@@ -64,7 +64,7 @@ CASES = {  # name -> (cell, flags); all of them in memory, on the CPU, in fp32
     "patience": (PLAIN, "--epochs 30 --patience 2 --min-delta 0.02 --lr 0.05 --monitor valid_loss"),
     "steps": (PLAIN, "--max-steps 7 --epochs 50 --deterministic --seed 5"),
     "held out": (PLAIN.replace("train_data, valid_data =", "train_data, other ="), "--valid-fraction 0.3"),
-    "metrics": (PLAIN, "--metrics accuracy,f1,auroc --monitor f1"),
+    "metrics": (PLAIN, "--metrics accuracy,f1,auroc --monitor f1 --monitor-mode max"),
     "frozen": (PLAIN + "model[0].requires_grad_(False)\n", ""),
     "frozen by name": (PLAIN, "--freeze 0"),
     "groups": (NORMED, "--lr-for 0=0.1x,*.bias=2e-3 --weight-decay-for 4=0.1 --schedule cosine"),
@@ -159,7 +159,15 @@ CASES = {  # name -> (cell, flags); all of them in memory, on the CPU, in fp32
         "tags = (x > 0).long() + (x > 1).long()\n"
         "train_data, valid_data = (x[:161], tags[:161]), (x[161:], tags[161:])\n"
         "model = Tagger()\n",
-        "",
+        "--class-axis -1",
+    ),
+    "answers as numbers": (
+        DATA + "y = (y > 0).float()\n" + SPLIT + MODEL.format(outputs=1),
+        "--task-type regression",
+    ),
+    "probabilities": (
+        PLAIN + "model = nn.Sequential(model, nn.Softmax(1))\n",
+        "--scores probabilities --metrics accuracy,auroc",
     ),
     "names that clash": (
         PLAIN + "LR = 0.5\nEPOCHS = 99\n\n\ndef order(samples, epoch):\n    return LR * EPOCHS\n",

@@ -8,13 +8,20 @@ __all__ = ['decide_layout']
 # %% ../../nbs/task/06c_decide_layout.ipynb #3defc6f6
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 
 from ..base.errors import TaskError
 from ..data.batch_layout import BatchLayout
-from ..data.tensors import Batch
+from ..data.tensors import Batch, tree_map
 from .decide import Decision
-from .signatures import arguments, forward_parameters
+from .preflight import eval_mode
+from .signatures import arguments, call, forward_parameters
 
 # %% ../../nbs/task/06c_decide_layout.ipynb #5ed5a3e0
 _LENGTHS, _MASKS = ("len", "size"), ("mask", "pad")
@@ -46,7 +53,7 @@ def _is_like(item, inputs):
     "Whether an item is a second input of the same kind, as in a comparison of two pictures"
     return isinstance(item, Tensor) and item.dtype == inputs.dtype and item.shape[1:] == inputs.shape[1:]
 
-# %% ../../nbs/task/06c_decide_layout.ipynb #93cea5aa
+# %% ../../nbs/task/06c_decide_layout.ipynb #79cc57f6
 def _pairs(count, target):
     "Return the layout with one target"
     return BatchLayout(tuple(i for i in range(count) if i != target), (target,), None, count)
@@ -78,7 +85,32 @@ def _by_name(names, items):
             because = f"forward takes {name}, and only item {fitting[0] + 1} can be {kind}"
             return Decision(_pairs(count, 3 - fitting[0]), because)
 
+# %% ../../nbs/task/06c_decide_layout.ipynb #cfb55d54
+def _takes(model, inputs):
+    "Whether a model takes inputs of these shapes; None where their numbers would have to be known"
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad(), eval_mode(model):
+        try:
+            call(model, tree_map(lambda tensor: mode.from_tensor(tensor).to(device), tuple(inputs)))
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            return None
+        except Exception:  # a model can raise anything
+            return False
+    return True
 
+
+def _by_shape(model, must, items):
+    "Decide by what a model takes that needs two inputs: the second item or the third"
+    if len(items) != 3 or len(must) != 2:
+        return None
+    second, third = (_takes(model, (items[0], item)) for item in items[1:])
+    if {second, third} != {True, False}:
+        return None
+    left = 3 if second else 2
+    because = f"forward takes {', '.join(must)}, and fails for items 1 and {left}"
+    return Decision(_pairs(3, left - 1), because)
+
+# %% ../../nbs/task/06c_decide_layout.ipynb #93cea5aa
 def decide_layout(
     model: nn.Module,
     batch: Batch,  # as it was loaded
@@ -101,4 +133,6 @@ def decide_layout(
     if isinstance(batch[0], Tensor) and all(_is_like(item, batch[0]) for item in batch[1:-1]):
         if not _is_like(batch[-1], batch[0]):
             return Decision(_pairs(count, count - 1), "all items but the last are alike")
+    if (shaped := _by_shape(model, must, batch)) is not None:
+        return shaped
     _refuse(count, names)
