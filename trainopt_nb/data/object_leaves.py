@@ -91,7 +91,9 @@ _NEW = {kind.__module__ + "." + kind.__name__: kind for kind in GENERATORS}
 
 
 def is_machinery(place):
-    "Whether a place belongs to every module, and says nothing about the run"
+    "Whether a place belongs to every module or optimizer, and says nothing about the run"
+    if place.key == "_need_device_dtype_check_for_fused":  # which an optimizer asks at its first update
+        return True
     ours = isinstance(place.holder, nn.Module) and place.key in _MODULE
     return ours and (place.key == "training" or not place.value)
 

@@ -67,7 +67,7 @@ class StreamBatches:
             self.steps = None
         self.layout = None
         self.objects = ObjectState({"": source}, label="train_data")
-        self._begin = {"random": None, "begin": {}}
+        self._begin, self._began = {"random": None, "begin": {}}, False
 
     def epoch(
         self,
@@ -82,7 +82,7 @@ class StreamBatches:
         if goes_on:
             set_random_state(state["random"])
         self._begin = {"random": random_state(), "begin": deepcopy(self.objects.state_dict())}
-        batches = _go_on(self.source, number, start, state)
+        batches, self._began = _go_on(self.source, number, start, state), True
         if goes_on:
             set_random_state(before)  # where the checkpoint had left them
         batches = batches if self.layout is None else map(self.layout, batches)
@@ -100,6 +100,8 @@ class StreamBatches:
 
     def mark(self) -> dict:
         "Return the random states of the start of the epoch, what has changed in the source by then and by now, and its own state"
-        with preserve_rng(self.source):  # a loader that was never asked for a batch begins with its answer
-            own = self.source.state_dict() if _remembers(self.source) else None
+        own = None
+        if self._began and _remembers(self.source):  # else its answer would be where it begins
+            with preserve_rng(self.source):
+                own = self.source.state_dict()
         return {**self._begin, "now": self.objects.state_dict(), "own": own}

@@ -57,8 +57,11 @@ def groups_by_name(
             rate = rates.get(pattern_of(rates, name), lr) if rates else lr
             decay = decays.get(pattern_of(decays, name), weight_decay) if decays else weight_decay
             decays_too = decay_all or (parameter.dim() > 1 and id(parameter) not in spared)
-            groups.setdefault((rate, decay if decays_too else 0.0), []).append(parameter)
-    made = [{"params": groups[key], "lr": key[0], "weight_decay": key[1]} for key in groups]
+            key = rate, decay if decays_too else 0.0
+            groups.setdefault(key, []).append(parameter)
+    made = []
+    for (rate, decay), parameters in groups.items():
+        made.append({"params": parameters, "lr": rate, "weight_decay": decay})
     return sorted(made, key=lambda group: group["lr"] != lr)  # the usual one first
 
 # %% ../../nbs/optim/02_parameter_groups.ipynb #be6876be

@@ -97,8 +97,8 @@ def grouped(batches: Iterable[T], size: int) -> Iterator[list[T]]:
 def inputs_and_targets(seen: Namespace, batch: Batch) -> tuple[Tensors, Tensor | None]:
     "Split a batch into inputs and targets"
     if seen.batch == "mapping" and seen.target_apart:
-        inputs = {name: part for name, part in batch.items() if name != seen.target_key}
-        return inputs, batch[seen.target_key]
+        others = {name: part for name, part in batch.items() if name != seen.target_key}
+        return others, batch[seen.target_key]
     if seen.batch == "mapping" and seen.target_key:
         return batch, batch[seen.target_key]
     if seen.batch == "pair":

@@ -115,7 +115,8 @@ def _training_dict(state):
             state._objects_before if evaluated else state.objects.state_dict()
         ),
         "commands": state.commands,
-        "data": state.prepared.data.train.mark(),
+        # what a checkpoint said is still so while nothing was drawn since
+        "data": state.prepared.data.train.mark() if state._data_state is None else state._data_state,
     }
 
 
