@@ -7,7 +7,7 @@ __all__ = ['ROOM', 'Snapshot', 'preserve_state']
 
 # %% ../../nbs/data/02b_snapshot.ipynb #b6a9507d
 import types
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,7 +18,17 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedTensorMixin
 
 from .generators import GENERATORS
-from .object_graph import PLAIN, Globals, is_foreign, of_user, parts, set_part, slots, walk
+from trainopt_nb.data.object_graph import (
+    PLAIN,
+    Globals,
+    dict_items,
+    is_foreign,
+    of_user,
+    parts,
+    set_part,
+    slots,
+    walk,
+)
 from ..store.plain import random_state, set_random_state
 
 # %% ../../nbs/data/02b_snapshot.ipynb #8bfe1644
@@ -65,13 +75,16 @@ def _unchanged(now, before):
     return len(now) == len(before) and all(a is b for a, b in zip(now, before, strict=True))
 
 
-def _dict_back(value, copy):
+def _dict_back(value):
+    keys, values = zip(*held, strict=True) if (held := dict_items(value)) else ((), ())
+
     def back():
-        if not (
-            _unchanged(list(value), list(copy)) and _unchanged(list(value.values()), list(copy.values()))
-        ):
-            value.clear()
-            value.update(copy)
+        now = dict_items(value)
+        if not (_unchanged([k for k, _ in now], keys) and _unchanged([v for _, v in now], values)):
+            base = OrderedDict if isinstance(value, OrderedDict) else dict
+            base.clear(value)
+            for key, item in zip(keys, values, strict=True):
+                base.__setitem__(value, key, item)
 
     return back
 
@@ -166,7 +179,7 @@ class _Copies:
     def _take_parts(self, value):
         "Write down the items or the attributes of one object"
         if isinstance(value, dict):
-            self._back.append(_dict_back(value, dict(value)))
+            self._back.append(_dict_back(value))
         elif isinstance(value, (list, deque)):
             self._back.append(_sequence_back(value, list(value)))
         elif isinstance(value, set):
@@ -179,7 +192,7 @@ class _Copies:
             own = ["cell_contents"] if isinstance(value, types.CellType) else slots(value)
             self._back.append(_parts_back(value, [name for name in own if hasattr(value, name)]))
             if isinstance(getattr(value, "__dict__", None), dict):
-                self._back.append(_dict_back(vars(value), dict(vars(value))))
+                self._back.append(_dict_back(vars(value)))
 
     def _take_tensor(self, tensor):
         try:
@@ -191,7 +204,7 @@ class _Copies:
         except (RuntimeError, NotImplementedError, ValueError):
             pass  # one without numbers, without a version, or of a kind that cannot be copied
         if getattr(tensor, "__dict__", None):
-            self._back.append(_dict_back(vars(tensor), dict(vars(tensor))))
+            self._back.append(_dict_back(vars(tensor)))
 
     def _fits(self, size):
         "Take some of the room, if so much is left"

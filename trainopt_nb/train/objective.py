@@ -168,6 +168,8 @@ def choose_metrics(
     "Choose the metrics, and try objects that the user passed. Raises `OptionError`"
     unnamed = inferred.figures == "custom" and isinstance(options.metrics, str)
     names = "none" if unnamed else options.metrics
+    if inferred.shift and isinstance(names, str) and names == "auto":
+        names = "accuracy,perplexity"  # of a causal language model
     metrics = Metrics(
         names, inferred.figures, inferred.columns, inferred.ignore, inferred.scoring, inferred.shift
     )
