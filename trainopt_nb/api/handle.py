@@ -17,7 +17,7 @@ from .log import Log
 from ..base.errors import CheckpointError, RunError
 from ..events.progress import LIVE, Progress
 from ..events.received_commands import checked_command
-from ..events.records import Note, Pause, Resume, State, Stop
+from ..events.records import Ended, Note, Pause, Resume, State, Stop
 from ..runs.run import Run
 from ..store.checkpoint import load_checkpoint
 from ..store.wrapped_models import own_state
@@ -122,6 +122,13 @@ class LocalRun(RunHandle):
         self._log.new.append(State(state, self.progress.step))
         return self._log.take()
 
+# %% ../../nbs/api/02_handle.ipynb #a1d2e459
+def _unwritten(failure, progress):
+    "Return the end of a run that its log does not have, and add it to the progress; empty where there is no failure"
+    end = [Ended("failed", progress.step, progress.epoch, failure, time.time())] if failure else []
+    progress.add(end)
+    return end
+
 # %% ../../nbs/api/02_handle.ipynb #02361363
 class FollowedRun(RunHandle):
     "A run that other processes train, followed through its directory"
@@ -134,11 +141,11 @@ class FollowedRun(RunHandle):
     ):
         self.run, self.model, self._parent_pipe = run, model, parent_pipe
         self._tail, self._sent, self._over, self._closed = run.tail(), None, False, False
+        self.starting, self.failure = False, ""  # set by a thread that starts the process which trains
         self._tail.read()
         self.progress = self._tail.progress
-        self._resuming = (
-            self._tail.alive and self.progress.state not in LIVE
-        )  # what the log says is of the time before
+        # what the log says is of the time before
+        self._resuming = self._tail.alive and self.progress.state not in LIVE
         self._await_start()
 
     def _await_start(self):
@@ -155,8 +162,10 @@ class FollowedRun(RunHandle):
 
     def events(self, asked=lambda: None, nap=0.01):
         while not self._over:
-            new = self._tail.read()
-            self._over = not self._tail.alive
+            # before the log, into which that thread writes first
+            starting, failure = self.starting, self.failure
+            new = self._tail.read() + _unwritten(failure, self.progress)
+            self._over = bool(failure) or not (starting or self._tail.alive)
             self._resuming = self._resuming and not (new or self._over)
             self._await_start()
             yield new

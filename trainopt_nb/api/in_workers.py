@@ -11,6 +11,7 @@ import multiprocessing
 import secrets
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,21 +120,54 @@ def start_in_workers(
     group = Group(train_here, payload, arguments, str(run.path), **needs)
 
     # without waiting: where the forkserver is not warm yet, it takes seconds
-    begin = threading.Thread(target=_begin, args=(run, token, group, theirs), name="trainopt-start")
+    handle.starting = True
+    begin = threading.Thread(target=_begin, args=(handle, token, group, theirs), name="trainopt-start")
     try:
         begin.start()
     except RuntimeError:  # the system gives no thread either
         begin.run()
     return handle
 
+# %% ../../nbs/api/05_in_workers.ipynb #85036449
+_PATIENCE = 2.0  # seconds in which other threads give back the last open files
 
-def _begin(run, token, group, theirs):
-    "Start the worker of a run, and hand the lock on; where no process can be started, the run ends with the reason"
+
+def _insist(attempt):
+    "Return whether an attempt succeeds in time; one that fails returns False or raises `RunError`"
+    until = time.monotonic() + _PATIENCE
+    while time.monotonic() < until:
+        with contextlib.suppress(RunError):
+            if attempt() is not False:
+                return True
+        time.sleep(0.05)
+    return False
+
+
+def _start_main(group, theirs):
+    "Start the worker of a run, and return its process id"
     try:
-        run.claim(token, start(_main, group, theirs).pid)
-    except Exception as error:
-        report_failure(Run(run.path), describe_error(error), token)
-        run.release(token)
+        return start(_main, group, theirs).pid
     finally:
         if theirs is not None:
             theirs.close()  # the worker has its own
+
+
+def _give_back(run, token):
+    "Give the claim of a run back, and return whether it is free"
+    run.release(token)
+    return not run.alive
+
+
+def _begin(handle, token, group, theirs):
+    "Start the worker of a run, and hand the lock on; where no process can be started, the run ends with the reason"
+    run = Run(handle.run.path)
+    try:
+        pid = _start_main(group, theirs)
+        _insist(lambda: run.claim(token, pid))
+    except Exception as error:
+        reason = describe_error(error)
+        if not _insist(lambda: report_failure(run, reason, token)):
+            handle.failure = reason
+        _insist(lambda: _give_back(run, token))
+    finally:
+        handle.starting = False

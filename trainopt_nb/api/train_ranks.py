@@ -114,7 +114,7 @@ def report_failure(
     run: Run,  # that failed
     reason: str,  # one sentence
     token: str | None,  # as for `Run.start_writing`
-):
+) -> bool:  # whether it could be written
     "Write the reason of a failure into a run whose own process cannot; where the disk does not take it, it stands in the printed log"
     with contextlib.suppress(Exception), _writing(run, token):
         before = run.progress
@@ -124,6 +124,8 @@ def report_failure(
             run.append([why, end._replace(state="finished", reason=before.reason)])
         else:
             run.append([end])
+        return True
+    return False
 
 
 @contextlib.contextmanager

@@ -8,13 +8,12 @@ __all__ = ['LOG', 'LOCK', 'CELL', 'PIECE', 'LONGEST', 'TOO_LONG', 'write_json', 
 
 # %% ../../nbs/runs/03_files.ipynb #fbce745c
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from ..base.guarded_files import open_regular, read_object, reason
-from ..store.private import write_private
+from ..store.private import replace_private
 
 # %% ../../nbs/runs/03_files.ipynb #c149d8c0
 LOG = "events.jsonl"  # what happened, one line of JSON at a time
@@ -27,13 +26,7 @@ def write_json(
     value: object,  # what JSON can hold; anything else becomes its `str`
 ):
     "Write a small file atomically"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write_private(temporary, json.dumps(value, indent=1, default=str))
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    replace_private(path, json.dumps(value, indent=1, default=str))
 
 
 def read_json(

@@ -20,7 +20,7 @@ from ..events.records import from_lines, to_lines
 from .files import LOCK, LOG, json_damage
 from .tail import Tail, is_gone, reason_gone
 from ..store.lock import lock_owner
-from ..store.private import write_private
+from ..store.private import replace_private
 
 # %% ../../nbs/runs/05_summary.ipynb #abd17897
 SUMMARY = "summary.json"
@@ -118,9 +118,7 @@ def write_summary(
     "Write the summary atomically"
     size, changed = _look(path)
     summary = summary._replace(changed=changed if size == summary.bytes else 0)
-    temporary = path / f".{SUMMARY}.{os.getpid()}"
-    write_private(temporary, write_line("Summary", summary._asdict()) + "\n")
-    os.replace(temporary, path / SUMMARY)
+    replace_private(path / SUMMARY, write_line("Summary", summary._asdict()) + "\n")
     return summary
 
 

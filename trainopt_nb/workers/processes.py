@@ -77,6 +77,8 @@ def start(
         worker = context.Process(
             target=function, args=arguments, daemon=False
         )  # a daemon could start no others
+        # It starts others as the kernel does: workers of a loader that have a forkserver of their own outlive a killed parent
+        worker._start_method = None
         try:
             if context.get_start_method() == "forkserver":
                 _shorten_sockets()
