@@ -631,6 +631,7 @@ def test_a_class_that_validation_lacks_is_left_out_of_averages_and_said(tmp_path
         (x[HELD], held),
         epochs=1,
         threads=1,
+        device="cpu",
         metrics="balanced_accuracy,f1,auroc",
         write=quiet,
     )
