@@ -63,7 +63,7 @@ def test_two_devices_in_a_cell(lab, server, where):
     assert len(pids) == 2
     act(lab, "stop", "stopped")
     lab.wait_text(3, "home True stopped")
-    cells = lab.output(2).locator("table td")
+    cells = lab.output(2).locator("table").first.locator("td")
     lab.wait_for(lambda: cells.count() == 10, "the card that remains, with five cells a device")
     assert cells.evaluate_all("all => all.every(td => td.scrollWidth <= td.clientWidth)"), "cells overlap"
     lab.screenshot("devices-card")
