@@ -116,7 +116,7 @@ def test_a_run_is_private_whatever_the_umask_is(shell, tmp_path):
     before = os.umask(0)
     try:
         run = begun(shell, line="fit --epochs 1000000 --background")
-        until(lambda: run.progress.epoch, "the first epoch", 240)
+        until(lambda: run.progress.epoch or not run.alive, "the first epoch", 240)
         run.send("stop")  # a command, which is a file too
         until(lambda: not run.alive, "the end of the run", 240)
         run.eject()

@@ -84,6 +84,9 @@ def start(
                 _shorten_sockets()
             with _without_main():
                 worker.start()
+        except AttributeError:  # another thread has just emptied `__main__`, as a reset of the notebook does
+            if last:
+                raise
         except (OSError, EOFError) as error:
             if last:
                 raise RunError(describe_refusal(error)) from error
