@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from trainopt_nb.events.assumptions import Assumption, Assumptions
 from trainopt_nb.events.curves import Curve
 from trainopt_nb.events.progress import Progress
 from trainopt_nb.events.records import (
@@ -517,6 +518,7 @@ CONTRAST = """() => {
 def test_text_is_readable(open_panel, dark, state):
     page = open_panel(dark=dark, run_path="runs/one")
     page.tell(*run_events(100), Note("info", "one", 1, "a"), Note("warning", "two", 1, "a"))
+    page.tell(Assumptions([Assumption("task", "regression", "--task-type", certain=state != "paused")]))
     page.frame()
     if state in ("paused", "training"):
         page.tell(State(state, 100), Note("error" if state == "paused" else "warning", "three", 100, "b"))
@@ -524,6 +526,6 @@ def test_text_is_readable(open_panel, dark, state):
         page.root.locator(".tonb-lr").press("Enter")
     else:
         page.tell(Ended(state, 100, 3, "a reason", 1.79e9))
-    page.root.locator(".tonb-more").click()
+    page.root.locator(".tonb-note .tonb-more").click()
     page.frame()
     assert page.page.evaluate(CONTRAST) == []
