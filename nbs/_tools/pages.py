@@ -155,7 +155,10 @@ def _option(o, row):
     return f":::{{option}} {head}\n{help}.\n\n{{.facts}}\n{' · '.join(said)}\n:::"
 
 
-_METAVAR = {"int": "N", "float": "X", "choice": "NAME", "text": "TEXT", "numbers": "N,N,..."}
+_METAVAR = {
+    "int": "N", "float": "X", "choice": "NAME", "text": "TEXT", "numbers": "N,N,...", "names": "NAME,NAME,...",
+    "rates": "NAME=X,...",
+}  # fmt: skip
 
 
 def _options(cls, program=""):
