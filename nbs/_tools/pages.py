@@ -9,7 +9,7 @@ from convert import cells_of, convert_text, directives, pictures
 
 from trainopt_nb.base.options import declared, rows
 from trainopt_nb.base.texts import wording
-from trainopt_nb.events.records import COMMANDS, EVENTS
+from trainopt_nb.events.records import COMMANDS, EVENTS, Step
 from trainopt_nb.notebook.new import NewOptions
 from trainopt_nb.notebook.verb_help import terminal_usage, verb_rows
 from trainopt_nb.notebook.verbs import CellOptions
@@ -223,9 +223,9 @@ def _shown():
 
 def _records(names):
     "Document the events or the commands with their fields"
-    home, parts = public.modules()["trainopt_nb.events.records"], []
+    known, parts = {"Step": Step} | {n: each[n] for each in (EVENTS, COMMANDS) for n in each}, []
     for name in names:
-        full = f"{home.__name__}.{name}"
+        full = f"{known[name].__module__}.{name}"
         _, _, cls, node = public.find(full)
         lines = [f"### {name}", "", f"{{py:obj}}`{full}`: {api.summary(full)}."]
         own = api.fields(cls, node)

@@ -7,6 +7,7 @@ __all__ = ['make_directory', 'RunFacts', 'RunDirectory', 'delete_directory']
 
 # %% ../../nbs/runs/05b_directory.ipynb #cd127368
 import contextlib
+import errno
 import math
 import platform
 import re
@@ -183,6 +184,18 @@ class RunDirectory(RunFacts):
             write_json(self.path / "options.json", options)
 
 # %% ../../nbs/runs/05b_directory.ipynb #de1c3f91
+def _remove(path):
+    "Remove a directory, into which a process that lists runs may write a summary meanwhile"
+    for left in range(9, -1, -1):
+        try:
+            return shutil.rmtree(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT) or not left:
+                raise
+            if not path.exists():
+                return
+
+
 def delete_directory(
     path: Path,  # the run's directory
 ):
@@ -196,7 +209,7 @@ def delete_directory(
             path / "run.json"
         ).unlink()  # whatever happens next, it is not listed any more, and nobody starts to write it
         release_lock(path / LOCK)
-        shutil.rmtree(path)
+        _remove(path)
     except OSError as error:
         with contextlib.suppress(OSError):
             (path / LOCK).unlink(missing_ok=True)
