@@ -12,7 +12,7 @@ from trainopt_nb.base.texts import wording
 from trainopt_nb.events.records import COMMANDS, EVENTS, Step
 from trainopt_nb.notebook.new import NewOptions
 from trainopt_nb.notebook.verb_help import terminal_usage, verb_rows
-from trainopt_nb.notebook.verbs import CellOptions
+from trainopt_nb.notebook.verbs import CellOptions, Trust
 from trainopt_nb.task.train_options import TrainOptions
 
 GROUPS = wording("form", code="en")  # group of options -> its name in the form
@@ -112,6 +112,7 @@ def write_reference(
         **every,
         "options": _options(TrainOptions),
         "cell options": _options(CellOptions),
+        "trust options": "\n\n".join(_option(declared(Trust)[row["keyword"]], row) for row in rows(Trust)),
         "new options": _options(NewOptions, "trainopt new"),
         "front options": _front(),
         "verbs": _verbs(),
@@ -141,7 +142,7 @@ def _plain(row):
 def _option(o, row):
     "Document one option"
     head = f"{o.flag}, --no-{o.flag[2:]}" if o.type == "bool" else f"{o.flag} {_METAVAR[o.type]}"
-    said = [f"Default **{_plain(row)}**", f"takes {row['values']}"]
+    said = [f"Default **{_plain(row)}**", f"takes {str(row['values']).replace('*', chr(92) + '*')}"]
     if o.dimension is not None and o.dimension.choices:
         said.append(f"sensible: {', '.join(map(str, o.dimension.choices))}")
     elif o.dimension is not None:
@@ -151,7 +152,7 @@ def _option(o, row):
     said.append(f"keyword `{o.name}`")
     if o.aliases:
         said.append(f"also known as {', '.join(f'`{alias}`' for alias in o.aliases)}")
-    help = row["help"][:1].upper() + row["help"][1:]
+    help = (row["help"][:1].upper() + row["help"][1:]).replace("*", r"\*")
     return f":::{{option}} {head}\n{help}.\n\n{{.facts}}\n{' · '.join(said)}\n:::"
 
 
