@@ -574,7 +574,7 @@ REFUSED = [
     ("a layout without a target", linear(3), (x, y), {"batch_layout": "x, lengths"}, OptionError, "has no target"),
     ("a class axis that does not fit", lambda: Tokens(9, 3), (words, tags), {"class_axis": 1}, TaskError, "does not fit"),
     ("a task type that does not fit", linear(3), (x, y), {"task_type": "regression"}, TaskError, "does not fit"),
-    ("a loss that takes another number of items", linear(3), (x, y), {"loss": lambda o, a, b: o.mean()}, TaskError, ""),
+    ("a loss that takes another number of items", linear(3), (x, y), {"loss": lambda o, a, b: o.mean()}, TaskError, "missing 1 required"),
 ]  # fmt: skip
 
 

@@ -92,6 +92,17 @@ def _check_tensors(scores, targets):
         )
 
 # %% ../../nbs/task/03_task_type.ipynb #ac220df3
+def _misnamed(named, scores, targets):
+    takes = {
+        "classification": "class numbers as targets, and a score for each class",
+        "binary": "one score and one target, 0 or 1, for each sample",
+    }.get(named, "as many targets as scores")
+    return (
+        f"--task-type {named} does not fit scores of shape {tuple(scores.shape)} and targets of shape {tuple(targets.shape)}: it takes {takes}. "
+        "Change the last layer of the model, or the option."
+    )
+
+
 def _custom(loss):
     "The type of a task with a loss of the user's own. Raises `TaskError` for its class"
     if isinstance(loss, type):
@@ -131,6 +142,8 @@ def infer_task_type(
     else:
         whole = not targets.dtype.is_floating_point
         task_type = "classification" if whole and _tells_classes(scores, targets) else None
+    if task_type is None and loss == "auto" and named != "auto":
+        raise TaskError(_misnamed(named, scores, targets))
     if task_type is None:
         raise TaskError(_misfit(loss, scores, targets if known is None else known, targets))
     if named not in ("auto", task_type):
