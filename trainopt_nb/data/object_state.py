@@ -47,6 +47,9 @@ def describe(
     return path.lstrip(".")
 
 # %% ../../nbs/data/02d_object_state.ipynb #8a5f423d
+_ABOUT = {"made", "away"}  # keys of a state that say something about its paths
+
+
 class _Objects:
     "Objects, how they were at the beginning, and what of them cannot be stored"
 
@@ -159,6 +162,13 @@ class ObjectState(_Problems):
         self._find_problems(leaves, places)
         return {**state, **({"made": made} if made else {}), **({"away": away} if away else {})}
 
+    def include(
+        self,
+        state: dict,  # as from `state_dict`
+    ):
+        "Store what another state holds from now on, even where it has the value of the beginning again"
+        self._stored |= state.keys() - _ABOUT
+
     def load_state_dict(
         self,
         state: dict,  # as from `state_dict`
@@ -168,7 +178,7 @@ class ObjectState(_Problems):
         leaves, places = self._look()
         made, away = state.get("made", {}), state.get("away", ())
         for path, value in deepcopy(state).items():
-            if path in ("made", "away"):
+            if path in _ABOUT:
                 continue
             if path in away:
                 plain, tensors = pack(value)

@@ -82,6 +82,8 @@ class StreamBatches:
         if goes_on:
             set_random_state(state["random"])
         self._begin = {"random": random_state(), "begin": deepcopy(self.objects.state_dict())}
+        if state is not None:  # what changed before the resume is watched as if there had been none
+            self.objects.include(state["now"])
         batches, self._began = _go_on(self.source, number, start, state), True
         if goes_on:
             set_random_state(before)  # where the checkpoint had left them

@@ -59,7 +59,7 @@ def _is_over(record, path, free):
     if free and (not record or (record.get("locked") and same_boot(record))):
         return True
     if not record:  # being written by an earlier version, or damaged
-        return time.time() - path.stat().st_mtime > 5
+        return time.time() - path.lstat().st_mtime > 5  # of a link itself, which may lead nowhere
     return is_running(record, path.parent) is False
 
 
