@@ -20,6 +20,7 @@ import yaml
 from bs4 import BeautifulSoup, SoupStrainer
 from fastcore.docments import docments
 from sphinx.util.inventory import InventoryFile
+from warm_python import python
 
 import trainopt_nb
 from trainopt_nb.base.options import Options, declared, rows
@@ -279,7 +280,7 @@ def test_a_broken_reference_fails(tmp_path):
 
 def test_an_unrelated_folder_is_left_alone(tmp_path):
     (tmp_path / "letter.txt").write_text("dear")
-    done = subprocess.run([sys.executable, BUILDER, tmp_path], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(python(BUILDER, tmp_path), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode and "no site" in done.stderr and (tmp_path / "letter.txt").exists()
 
 
