@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import shutil
@@ -9,15 +10,17 @@ import subprocess
 import sys
 import threading
 from functools import cache, partial
+from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, SoupStrainer
 from fastcore.docments import docments
 from sphinx.util.inventory import InventoryFile
+from warm_python import python
 
 import trainopt_nb
 from trainopt_nb.base.options import Options, declared, rows
@@ -48,12 +51,40 @@ def site(tmp_path_factory):
 
 @cache
 def soup(path):
-    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+    "The text of a page, without what surrounds it on every page"
+    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser", parse_only=SoupStrainer("article"))
 
 
 @cache
 def anchors(path):
-    return {tag["id"] for tag in soup(path).find_all(id=True)}
+    "Id -> its tag in the text of a page"
+    return {tag["id"]: tag for tag in soup(path).find_all(id=True)}
+
+
+class References(HTMLParser):
+    "What a whole page refers to, and the ids that others can refer to; a tree of all its tags takes four times as long"
+
+    def __init__(self, path):
+        super().__init__()
+        self.ids, self.links, self.files, self.pictures = set(), set(), set(), []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if "id" in found:
+            self.ids.add(found["id"])
+        if tag == "a" and "href" in found:
+            self.links.add(found["href"])
+        if tag in ("script", "link", "img", "iframe"):
+            self.files.add(found.get("href" if tag == "link" else "src") or "")
+        if tag == "img":
+            self.pictures.append(found)
+
+
+@cache
+def references(path):
+    return References(path)
 
 
 def pages(site):
@@ -71,7 +102,7 @@ def inventory(site):
 def entry(site, uri):
     "Signature and text of a documented name"
     page, _, anchor = uri.partition("#")
-    head = soup(site / page).find(id=anchor)
+    head = anchors(site / page).get(anchor)
     assert head is not None and head.name == "dt", uri
     return head, head.find_next_sibling("dd")
 
@@ -249,41 +280,60 @@ def test_a_broken_reference_fails(tmp_path):
 
 def test_an_unrelated_folder_is_left_alone(tmp_path):
     (tmp_path / "letter.txt").write_text("dear")
-    done = subprocess.run([sys.executable, BUILDER, tmp_path], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(python(BUILDER, tmp_path), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode and "no site" in done.stderr and (tmp_path / "letter.txt").exists()
 
 
+def leads_somewhere(link, path, files):
+    parts = urlsplit(link)
+    if parts.scheme or parts.netloc:
+        return True
+    target = os.path.normpath(path.parent / unquote(parts.path)) if parts.path else str(path)
+    if target not in files:
+        return False
+    is_place = parts.fragment and target.endswith(".html")
+    return not is_place or unquote(parts.fragment) in references(Path(target)).ids
+
+
+def faults(path, files):
+    "Links of a page that lead nowhere, pictures that are missing or have no text, and what it would load from elsewhere"
+    page = references(path)
+    yield from (link for link in page.links if not leads_somewhere(link, path, files))
+    yield from (file for file in page.files if re.match(r"(https?:)?//", file))
+    for picture in page.pictures:
+        if "sidebar-logo" in picture.get("class", ""):
+            continue
+        source = picture["src"]
+        if len(picture.get("alt") or "") < 10:
+            yield f"a picture without a text: {source[:60]}"
+        if not source.startswith("data:") and not (path.parent / unquote(source)).is_file():
+            yield source
+
+
 def test_links_lead_somewhere_and_pictures_have_a_text(site):
-    wrong = []
-    for path in site.glob("**/*.html"):
-        page, here = soup(path), path.relative_to(site)
-        for link in page.find_all("a", href=True):
-            parts = urlsplit(link["href"])
-            if parts.scheme or parts.netloc:
-                continue
-            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            if not target.is_file() or not target.is_relative_to(site):
-                wrong.append((str(here), link["href"]))
-            elif parts.fragment and target.suffix == ".html":
-                if unquote(parts.fragment) not in anchors(target):
-                    wrong.append((str(here), link["href"]))
-        for picture in page.find_all("img"):
-            if picture.find_parent(class_="sidebar-logo-container"):
-                continue
-            if len(picture.get("alt", "")) < 10:
-                wrong.append((str(here), f"a picture without a text: {picture.get('src', '')[:60]}"))
-            if (
-                not picture["src"].startswith("data:")
-                and not (path.parent / unquote(picture["src"])).is_file()
-            ):
-                wrong.append((str(here), picture["src"]))
-        for tag, where in (("script", "src"), ("link", "href"), ("img", "src"), ("iframe", "src")):
-            wrong += [
-                (str(here), t[where])
-                for t in page.find_all(tag)
-                if re.match(r"(https?:)?//", t.get(where, ""))
-            ]
+    files = {str(path) for path in site.rglob("*") if path.is_file()}
+    wrong = [
+        (str(path.relative_to(site)), fault)
+        for path in site.glob("**/*.html")
+        for fault in faults(path, files)
+    ]
     assert not wrong, wrong[:20]
+
+
+@pytest.mark.parametrize("name", ["inside/train/strategy", "inside/train/index", "genindex"])
+def test_sidebar_marks_the_page_and_opens_those_above_it(site, name):
+    page = BeautifulSoup((site / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
+    tree = page.find(class_="sidebar-tree")
+    above = ["Source notebooks", "Train", "strategy"][: {"genindex": 0, "inside/train/index": 2}.get(name)]
+    assert [words(entry.a) for entry in tree.select("li.current")] == above
+    assert [words(entry.a) for entry in tree.select("li.current-page")] == above[-1:]
+    assert [link["href"] for link in tree.select("a.current")] == ["#"] * len(above[-1:])
+    opened = [box["aria-label"] for box in tree.select("input[checked]")]
+    assert opened == [f"Toggle navigation of {title}" for title in above[:2]]
+    shown = {os.path.normpath(site / name / ".." / link["href"]) for link in tree.select("a:not(.current)")}
+    itself = {str(site / f"{name}.html")} if above else set()
+    every = {str(path) for path in pages(site) if path.stem not in ("genindex", "search")}
+    assert shown | itself == every - {str(site / "index.html")}
 
 
 def test_front_page_says_what_readme_says(site):

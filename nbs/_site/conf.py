@@ -1,10 +1,14 @@
 "Settings of Sphinx; the pages come from nbs/_tools/docs.py"
 
+import re
+from functools import cache
 from pathlib import Path
 
+from furo.navigation import get_navigation_tree
 from pygments.lexer import bygroups
 from pygments.lexers import PythonLexer
 from pygments.token import Keyword, Operator, String, Text
+from sphinx.environment.adapters.toctree import TocTree
 
 project = "trainopt_nb"
 author = "The trainopt_nb authors"
@@ -87,6 +91,43 @@ class CellLexer(PythonLexer):
     }
 
 
+# the sidebar: Furo resolves and parses the tree of all pages anew for each page, two thirds of the time of a build
+
+ENTRY = re.compile(
+    r'<li class="(toctree-l\d+)([^"]*)"><a class="([^"]*)" href="([^"]*)\.html">(.*?</a>)(<input [^>]*(?=/>))?'
+)
+
+
+@cache
+def sidebar(app):
+    "Return the sidebar with all pages, as the front page shows it"
+    every = {"collapse": False, "titles_only": True, "maxdepth": -1, "includehidden": True}
+    nodes = TocTree(app.env).get_toctree_for(app.config.root_doc, app.builder, **every)
+    return get_navigation_tree(app.builder.render_partial(nodes)["fragment"])
+
+
+def leave_out_sidebar(app, page, template, context, doctree):
+    context.pop("toctree", None)
+
+
+def add_sidebar(app, page, template, context, doctree):
+    "Mark the page in the sidebar, open those above it, and make the links relative to it"
+    above = TocTree(app.env).get_toctree_ancestors(page)  # and the page itself
+
+    def entry(match):
+        level, classes, link, name, title, box = (text or "" for text in match.groups())
+        if name in above:
+            level, box = f"{level} current", box and f'{box} checked=""'
+        if name == page:
+            classes, link = f"{classes} current-page", f"current {link}"
+        href = app.builder.get_relative_uri(page, name) or "#"
+        return f'<li class="{level}{classes}"><a class="{link}" href="{href}">{title}{box}'
+
+    context["furo_navigation_tree"] = ENTRY.sub(entry, sidebar(app))
+
+
 def setup(app):
+    app.connect("html-page-context", leave_out_sidebar, priority=400)  # Furo has 500
+    app.connect("html-page-context", add_sidebar, priority=600)
     app.add_lexer("ipython3", CellLexer)
     app.add_lexer("ipython", CellLexer)
