@@ -46,6 +46,14 @@ def site(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_pages():
+    "Parsed pages are millions of objects, which each garbage collection of a later test would look through"
+    yield
+    soup.cache_clear()
+    anchors.cache_clear()
+
+
 @cache
 def soup(path):
     return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
