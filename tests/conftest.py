@@ -2,9 +2,12 @@
 
 import asyncio
 import fcntl
+import gc
 import json
 import os
 import re
+import shutil
+import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -74,6 +77,25 @@ class Groups(LoadScopeScheduling):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     return Groups(config, log)
+
+
+# garbage collection: each one would look through half a million objects of imported modules, and what earlier files keep
+
+
+def freeze_objects():
+    "Leave what is there now out of later garbage collections"
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_collection_finish():
+    freeze_objects()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    if nextitem is not None and nextitem.path != item.path:
+        freeze_objects()
 
 
 # tests that measure time
@@ -157,6 +179,33 @@ def browser():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=CHROMIUM_FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def shell(tmp_path, monkeypatch):
+    "A shell of its own, in an empty folder"
+    from IPython.core.interactiveshell import InteractiveShell
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TRAINOPT_FLAGS", raising=False)
+    shell = InteractiveShell.instance()
+    shell.reset(new_session=False)
+    shell.run_line_magic("load_ext", "trainopt_nb")
+    shell.run_line_magic("reload_ext", "trainopt_nb")
+    yield shell
+    shell.run_line_magic("unload_ext", "trainopt_nb")
+
+
+@pytest.fixture
+def small_disk(tmp_path, request):
+    "A file system of 1 MB; an indirect parameter gives other options of `mount`"
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", getattr(request, "param", "size=1m"), "none", disk]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here; limits of the system stand for it")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -132,14 +132,17 @@ class Augmented(Dataset):
 class Stream(IterableDataset):
     "Has no length and a buffer that it shuffles"
 
+    data, room = TRAIN, 20  # of the class: an attribute of the object would be stored as its state
+
     def __iter__(self):
+        inputs, targets = self.data
         buffer = []
-        for i in range(len(TRAIN[0])):
+        for i in range(len(inputs)):
             buffer.append(i)
-            if len(buffer) == 20:
-                yield TRAIN[0][(j := buffer.pop(random.randrange(20)))], TRAIN[1][j]
+            if len(buffer) == self.room:
+                yield inputs[(j := buffer.pop(random.randrange(self.room)))], targets[j]
         for j in buffer:
-            yield TRAIN[0][j], TRAIN[1][j]
+            yield inputs[j], targets[j]
 
 
 class Epochs(list):
@@ -238,7 +241,30 @@ def small_table():
     return x, y, (x[:241], y[:241]), (x[241:], y[241:])
 
 
+def three_classes():
+    "90 rows with six features: inputs, labels of three classes, and a number for each row"
+    x = torch.randn(90, 6, generator=seeded(0))
+    return x, (x.sum(1) > 0).long() + (x[:, 0] > 1).long(), x[:, :1] * 2 - x[:, 1:2]
+
+
+def made(build):
+    "What `build()` gives, always with the same weights"
+    torch.manual_seed(0)
+    return build().to(DEVICE)
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
+
+
 # --- running
+
+
+def magic(shell, line, cell=None):
+    "Run `%trainopt line`, or `%%trainopt line` over a cell"
+    if cell is None:
+        return shell.run_line_magic("trainopt", line)
+    return shell.run_cell_magic("trainopt", line, cell)
 
 
 def quiet(line):

@@ -176,7 +176,7 @@ def test_what_cannot_travel_is_named(tmp_path, name, value):
 
 
 PARENT = """
-import sys, time, torch
+import multiprocessing, os, sys, time, torch
 from torch import nn
 from trainopt_nb.api.run_task import Where, run_task
 from trainopt_nb.task.task import Task
@@ -186,9 +186,10 @@ class Slow(nn.Linear):
         time.sleep(0.005)
         return super().forward(x)
 if __name__ == "__main__":
+    multiprocessing.set_executable(sys.argv[2])
     x = torch.randn(100, 4)
     run = run_task(Task(Slow(4, 2), (x, (x.sum(1) > 0).long())), TrainOptions(epochs=20_000), Where(sys.argv[1], background=True)).run
-    print(run.path, flush=True)
+    print(run.path, os.getpid(), sep="\\n", flush=True)
     sys.stdin.read()
 """
 
@@ -196,14 +197,17 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("how", ["killed", "ends"])
 def test_it_outlives_its_parent(tmp_path, how):
     (tmp_path / "parent.py").write_text(textwrap.dedent(PARENT))
-    words = [sys.executable, tmp_path / "parent.py", tmp_path / "runs"]
+    # the warm process gives each process a group of its own; started cold, the forkserver is in that of the parent
+    forkserver = sys.executable if how == "killed" else python()[0]
+    words = python(tmp_path / "parent.py", tmp_path / "runs", forkserver)
     pipe = subprocess.PIPE
-    parent = subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
-    run = Run(parent.stdout.readline().strip())
+    parent = subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True)
+    run, pid = Run(parent.stdout.readline().strip()), int(parent.stdout.readline())
     moving(run)
     worker = psutil.Process(lock_owner(run.path / "lock")["pid"])
     if how == "killed":
-        os.killpg(parent.pid, signal.SIGKILL)
+        assert os.getpgid(worker.ppid()) == pid
+        os.killpg(pid, signal.SIGKILL)
     else:
         parent.stdin.close()
     assert parent.wait(20) == (-signal.SIGKILL if how == "killed" else 0)

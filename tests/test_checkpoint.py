@@ -22,6 +22,7 @@ from helpers import alive, until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from warm_python import python
 
 from trainopt_nb.base.errors import CheckpointError, DiskFullError, WeightsError
 from trainopt_nb.store.checkpoint import checkpoints, keep_checkpoints, load_checkpoint, save_checkpoint
@@ -459,14 +460,12 @@ for line in sys.stdin:
 
 
 class Nursery:
-    "Forks processes that have torch at hand: a fresh one costs two seconds"
+    "Forks processes that have torch at hand"
 
     def __init__(self):
+        words, pipe = python("-c", NURSERY), subprocess.PIPE
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            [sys.executable, "-uc", NURSERY], stdin=pipe, stdout=pipe, text=True, env=environment
-        )
+        self.process = subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, env=environment)
         assert self.process.stdout.readline() == "ready\n"
 
     def start(self, code, out, **names):
@@ -600,18 +599,7 @@ def test_the_need_is_checked_beforehand(tmp_path):
     assert load_checkpoint(tmp_path)[2]["n"] == 1
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    "A file system of 2 MB with room for few files"
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m,nr_inodes=12", "none", str(disk)]
-    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting is not allowed here; the limit of the system above stands for it")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
+@pytest.mark.parametrize("small_disk", ["size=2m,nr_inodes=12"], indirect=True, ids=["few files"])
 def test_a_full_disk(small_disk):
     folder = small_disk / "checkpoints"
     save_checkpoint(folder, 1, {"w": torch.ones(200_000)}, {"n": 1})

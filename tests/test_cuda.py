@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import quiet
+from helpers import made, quiet, sgd, three_classes
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -20,26 +20,14 @@ pytestmark = [
     pytest.mark.cuda,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-G = torch.Generator().manual_seed(0)
-X = torch.randn(90, 6, generator=G)
-Y = (X.sum(1) > 0).long() + (X[:, 0] > 1).long()  # three classes
-Z = X[:, :1] * 2 - X[:, 1:2]
+X, Y, Z = three_classes()
 EPOCHS, SIZE = 3, 32
-
-
-def made(build):
-    torch.manual_seed(0)
-    return build()
 
 
 def net(outputs=3):
     return nn.Sequential(
         nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, outputs)
     )
-
-
-def sgd(parameters):
-    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
 
 
 def batches(*data, size=SIZE):

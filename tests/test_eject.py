@@ -16,6 +16,7 @@ from warm_python import python
 from trainopt_nb import RunError, TrainOptions, find_run, fit, resume
 from trainopt_nb.base.cells import earlier_cells, missing_names, plain_source
 from trainopt_nb.base.options import declared
+from trainopt_nb.script.pieces import loop_imports
 from trainopt_nb.script.reasons import OF_DEVICES, SILENT, UNWRITTEN, WRITTEN
 from trainopt_nb.script.write import script_text
 
@@ -487,3 +488,15 @@ def test_magics_are_taken_out(cell, plain):
 def test_the_last_cell_that_binds_a_name_counts():
     history = ["a = 1", "a = 2", "b = a"]
     assert earlier_cells("c = b", history) == "a = 2\n\nb = a"
+
+
+def test_modules_may_be_imported_while_a_script_is_written(monkeypatch):
+    "As the magics do in a thread, right after they were loaded"
+
+    class Name(str):
+        def startswith(self, *words):
+            monkeypatch.setitem(sys.modules, "imported_meanwhile", sys)
+            return super().startswith(*words)
+
+    monkeypatch.setitem(sys.modules, Name("being_imported"), sys)
+    assert "torch" in loop_imports.__wrapped__()

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import follow, options, outcome, quick_path, seeded  # noqa: F401
+from helpers import Epochs, Stream, follow, options, outcome, quick_path, seeded  # noqa: F401
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
 from trainopt_nb import Task
 from trainopt_nb.events.records import Epoch, Heartbeat, LrChanged, Note, SetLr, Step
@@ -485,26 +485,8 @@ class Remembering:
         self.position = 0
 
 
-class Shuffled(IterableDataset):
-    "Shuffles in a buffer"
-
-    def __iter__(self):
-        held = []
-        for i in range(len(TRAIN[0])):
-            held.append(i)
-            if len(held) == 9:
-                yield TRAIN[0][(j := held.pop(random.randrange(9)))], TRAIN[1][j]
-        yield from ((TRAIN[0][j], TRAIN[1][j]) for j in held)
-
-
-class InTurn(list):
-    number = 0
-
-    def set_epoch(self, number):
-        self.number = number
-
-    def __iter__(self):
-        return (self[(i + self.number) % len(self)] for i in range(len(self)))
+class Shuffled(Stream):
+    data, room = TRAIN, 9
 
 
 def weighted(seed, dataset, **more):
@@ -519,7 +501,7 @@ def stateful(seed):
 
 
 def in_turn():
-    return InTurn([(x.clone(), y) for x, y in zip(TRAIN[0].split(8), TRAIN[1].split(8), strict=True)])
+    return Epochs([(x.clone(), y) for x, y in zip(TRAIN[0].split(8), TRAIN[1].split(8), strict=True)])
 
 
 DATA = {  # name -> (train_data of a seed, options)

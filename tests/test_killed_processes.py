@@ -42,9 +42,8 @@ PAIRS = [
 QUICK = [  # the worst of each kind
     ("cell", ("kernel",)),
     ("background", ("trainer", "server")),
-    ("devices", ("supervisor",)),
     ("devices", ("rank 0", "loader")),
-]
+]  # and `test_ranks_end_within_a_second_of_their_supervisor`
 
 SCRIPT = """
 import os, sys, time
@@ -129,6 +128,11 @@ def kill_and_resume(where, victims, folder):
     time.sleep(random.uniform(0, 0.3))
     for role in victims:
         os.kill(processes[role], signal.SIGKILL)
+    assert_ended_and_resume(where, victims, script, run, processes)
+
+
+def assert_ended_and_resume(where, victims, script, run, processes):
+    "A run of which processes were killed ends by itself or goes on, and can be resumed"
     spared = set(victims) <= ({"kernel", "server"} if where == "background" else {"server"})
     if spared:  # these do not train, and the run outlives them
         moving(run)
@@ -149,6 +153,7 @@ def kill_and_resume(where, victims, folder):
     assert all(json.loads(line) for line in run.lines()[0]) and again.state == "finished"
     steps = [e.step for e in run.events() if type(e) is Step]
     assert steps == list(range(1, len(steps) + 1)) and type(events[-1]) is Ended
+    return said
 
 
 @pytest.mark.parametrize(
@@ -177,7 +182,8 @@ def test_ranks_end_within_a_second_of_their_supervisor(tmp_path):
     # the first thread of a rank may be gone while the others, which have its open files, still end
     until(lambda: not run.alive, "the end of the last thread of a rank", 1)
     assert run.state == "dead"
-    assert "RunError: its process is gone" in script.communicate(timeout=60)[0]
+    said = assert_ended_and_resume("devices", ("supervisor",), script, run, processes)
+    assert "RunError: its process is gone" in said
 
 
 def sleep_on(payload, arguments, ranks, share):

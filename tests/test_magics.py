@@ -3,10 +3,9 @@
 import json
 
 import pytest
-from helpers import until
+from helpers import magic, until
 from IPython.core.completer import provisionalcompleter
 from IPython.core.error import UsageError
-from IPython.core.interactiveshell import InteractiveShell
 
 from trainopt_nb.base.errors import RunError
 from trainopt_nb.events.records import Pause, SetLr, Started
@@ -21,27 +20,6 @@ y = (x.sum(1) > 0).long()
 model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
 train_data, valid_data = (x[:80], y[:80]), (x[80:], y[80:])
 """
-
-
-@pytest.fixture
-def shell(tmp_path, monkeypatch):
-    "A shell of its own, in an empty folder"
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("TRAINOPT_FLAGS", raising=False)
-    shell = InteractiveShell.instance()
-    shell.reset(new_session=False)
-    shell.run_line_magic("load_ext", "trainopt_nb")
-    shell.run_line_magic("reload_ext", "trainopt_nb")
-    yield shell
-    shell.run_line_magic("unload_ext", "trainopt_nb")
-
-
-def magic(shell, line, cell=None):
-    return (
-        shell.run_line_magic("trainopt", line)
-        if cell is None
-        else shell.run_cell_magic("trainopt", line, cell)
-    )
 
 
 def test_fit_leaves_the_model_and_the_run(shell, capsys):

@@ -201,15 +201,30 @@ def observed(model, lazy, *others):
     return {name: as_bytes(value) for name, value in seen.items()}
 
 
-@pytest.mark.parametrize("lazy", [False, True])
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
+any_task = given(
     parts=st.lists(st.sampled_from(sorted(PARTS)), min_size=1, max_size=4),
     form=st.sampled_from(sorted(FORMS)),
     valid=st.sampled_from([None, *sorted(FORMS)]),
     own_loss=st.booleans(),
 )
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@any_task
 def test_the_check_before_the_first_step_leaves_no_trace(lazy, parts, form, valid, own_loss):
+    check_leaves_no_trace(lazy, parts, form, valid, own_loss)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lazy", [False, True])
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@any_task
+def test_the_check_before_the_first_step_leaves_no_trace_in_many_tasks(lazy, parts, form, valid, own_loss):
+    check_leaves_no_trace(lazy, parts, form, valid, own_loss)
+
+
+def check_leaves_no_trace(lazy, parts, form, valid, own_loss):
     head = nn.LazyLinear(3) if lazy else nn.Linear(6, 3)
     model = nn.Sequential(*(PARTS[name]() for name in parts), head)
     loss, train_data, valid_data = OwnLoss() if own_loss else "auto", FORMS[form](), valid and FORMS[valid]()

@@ -6,7 +6,7 @@ from itertools import islice
 import pytest
 import torch
 import torchmetrics
-from helpers import DEVICE
+from helpers import DEVICE, made, sgd, three_classes
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -19,25 +19,13 @@ from trainopt_nb.store.checkpoint import load_checkpoint
 from trainopt_nb.train.loop import train
 from trainopt_nb.train.torch_settings import seed_everything
 
-G = torch.Generator().manual_seed(0)
-X = torch.randn(90, 6, generator=G)
-Y = (X.sum(1) > 0).long() + (X[:, 0] > 1).long()  # three classes
-Z = X[:, :1] * 2 - X[:, 1:2]
+X, Y, Z = three_classes()
 EPOCHS, SIZE = 3, 32
-
-
-def made(build):
-    torch.manual_seed(0)
-    return build().to(DEVICE)
 
 
 def events_of(model, train_data, valid_data=None, **options):
     options = {"epochs": EPOCHS, "batch_size": SIZE, "device": DEVICE, "optimizer": sgd, **options}
     return list(train(Task(model, train_data, valid_data), TrainOptions.of(**options)))
-
-
-def sgd(parameters):
-    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
 
 
 def adam(parameters):

@@ -16,6 +16,7 @@ import pytest
 import torch
 from helpers import RECIPES, SOURCES, follow, go_on, options, outcome, quick_path, quiet, record, task  # noqa: F401
 from torch import nn
+from warm_python import python
 
 from trainopt_nb import Task, fit, resume
 from trainopt_nb.events.records import Ended, Epoch, Heartbeat, LrChanged, Save, Saved, SetLr, State, Step
@@ -100,9 +101,7 @@ def test_in_a_fresh_process(every, tmp_path):
         place = list(PLACES)[number % 3]
         place = "within an epoch" if recipe == "no validation" else place
         stop(tmp_path / str(number), source, recipe, place)
-    subprocess.run(
-        [sys.executable, __file__, str(tmp_path), str(every)], check=True, cwd=Path(__file__).parent
-    )
+    subprocess.run(python(__file__, tmp_path, every), check=True, cwd=Path(__file__).parent)
     told = json.loads((tmp_path / "outcomes.json").read_text())
     for number, (source, recipe) in enumerate(CASES[::every]):
         expected = whole(source, recipe)
@@ -127,10 +126,12 @@ def test_every_step_is_a_place_to_stop(tmp_path):
     assert outcome(tmp_path, model, events) == expected
 
 
-def test_every_event_is_a_place_to_close(tmp_path):
-    expected, count = whole("memory", "averaged, accumulated, clipped"), 0
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_every_event_is_a_place_to_close(every, tmp_path):
+    expected, count = whole("memory", "averaged, accumulated, clipped"), 1 - every
     while True:
-        folder, count = tmp_path / str(count), count + 1
+        count += every
+        folder = tmp_path / str(count)
         made, how = case("memory", "averaged, accumulated, clipped")
         left = [count]
 

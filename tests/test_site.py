@@ -49,6 +49,14 @@ def site(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_pages():
+    "Parsed pages are millions of objects, which each garbage collection of a later test would look through"
+    yield
+    soup.cache_clear()
+    anchors.cache_clear()
+
+
 @cache
 def soup(path):
     "The text of a page, without what surrounds it on every page"

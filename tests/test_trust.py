@@ -15,11 +15,10 @@ from pathlib import Path
 import mistune
 import pytest
 import torch
-from helpers import quick_path, quiet, until  # noqa: F401 a fixture
+from helpers import execute, magic, quick_path, quiet, until  # noqa: F401 a fixture
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from IPython.core.error import UsageError
-from IPython.core.interactiveshell import InteractiveShell
 from markdown_it import MarkdownIt
 from starts import leave
 from torch import nn
@@ -40,6 +39,7 @@ from trainopt_nb.panels.runs_rows import RunsTable
 from trainopt_nb.runs.plain_text import fenced, markdown, plain
 from trainopt_nb.script.write import Script
 from trainopt_nb.store.private import state_folder, user_key
+from trainopt_nb.workers.processes import warm
 
 CELL = """
 import torch
@@ -53,25 +53,9 @@ ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no modes of this kind")
 
 
-@pytest.fixture
-def shell(tmp_path, monkeypatch):
-    "A shell of its own, in an empty folder"
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("TRAINOPT_FLAGS", raising=False)
-    shell = InteractiveShell.instance()
-    shell.reset(new_session=False)
-    shell.run_line_magic("load_ext", "trainopt_nb")
-    shell.run_line_magic("reload_ext", "trainopt_nb")
-    yield shell
-    shell.run_line_magic("unload_ext", "trainopt_nb")
-
-
-def magic(shell, line, cell=None):
-    return (
-        shell.run_line_magic("trainopt", line)
-        if cell is None
-        else shell.run_cell_magic("trainopt", line, cell)
-    )
+@pytest.fixture(scope="module", autouse=True)
+def workers(warm_process):
+    warm()
 
 
 def begun(shell, cell=CELL, line="fit --epochs 1"):
@@ -592,7 +576,13 @@ def test_a_terminal_gets_no_control_characters(shell, tmp_path, capsys):
 # shared memory
 
 SMALL = """
-import torch
+import ctypes, os, subprocess, torch
+user, group = os.getuid(), os.getgid()
+assert ctypes.CDLL(None).unshare(0x10000000 | 0x00020000) == 0  # CLONE_NEWUSER | CLONE_NEWNS
+for name, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+    with open(f"/proc/self/{name}", "w") as file:
+        file.write(text)
+subprocess.run("mount -t tmpfs -o size=5m tmpfs /dev/shm".split(), check=True)
 from torch import nn
 from torch.utils.data import Dataset
 from trainopt_nb import fit
@@ -611,13 +601,12 @@ print(run.state, *[note.text for note in run.progress.notes])
 
 def test_a_container_with_little_shared_memory_gets_fewer_workers(tmp_path_factory):
     "Four workers need 14 MB here and there are 5: one loads the data, and the run ends well"
-    mount = "mount -t tmpfs -o size=5m tmpfs /dev/shm"
-    if subprocess.run(["unshare", "-Urm", "sh", "-c", mount], capture_output=True).returncode:
+    mount = "unshare -Urm mount -t tmpfs -o size=5m tmpfs /dev/shm"
+    if subprocess.run(mount.split(), capture_output=True).returncode:
         pytest.skip("this user may not make a mount namespace")
     folder = tmp_path_factory.mktemp("small")  # `tmp_path` is in the memory that is hidden here
     (folder / "small.py").write_text(SMALL)
-    words = ["unshare", "-Urm", "sh", "-c", f'{mount} && exec "$@"', "sh", sys.executable, "small.py"]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300)
+    done = execute("small.py", folder=folder)
     assert done.returncode == 0, done.stderr
     assert "finished" in done.stdout and "4 workers for train_data need up to 14 MB" in done.stdout
     assert "1 worker loads it" in done.stdout

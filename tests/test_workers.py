@@ -3,13 +3,13 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 
 import pytest
 import torch
 from helpers import alive, until
+from warm_python import python
 
 from trainopt_nb.base.errors import RunError, WorkerError
 from trainopt_nb.workers.processes import warm
@@ -19,7 +19,7 @@ PATIENCE = 60  # seconds in which a loaded machine gives an answer
 
 
 @pytest.fixture(scope="module", autouse=True)
-def forkserver():
+def forkserver(warm_process):
     warm()
 
 
@@ -117,20 +117,20 @@ def test_several_at_once():
 
 
 PARENT = """
-import time
+import os, time
 from trainopt_nb.workers.submit import submit
 if __name__ == "__main__":
     workers = [submit(time.sleep, 600) for _ in range(2)]
-    print(*(worker.process.pid for worker in workers), flush=True)
+    print(os.getpid(), *(worker.process.pid for worker in workers), flush=True)
     time.sleep(600)
 """
 
 
 def test_no_worker_outlives_a_killed_parent(tmp_path):
     (tmp_path / "parent.py").write_text(PARENT)
-    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], stdout=subprocess.PIPE, text=True)
-    workers = [int(pid) for pid in parent.stdout.readline().split()]
+    parent = subprocess.Popen(python(tmp_path / "parent.py"), stdout=subprocess.PIPE, text=True)
+    pid, *workers = map(int, parent.stdout.readline().split())
     assert len(workers) == 2 and all(map(alive, workers))
-    parent.kill()
+    os.kill(pid, signal.SIGKILL)
     parent.wait()
     until(lambda: not any(map(alive, workers)), "the end of the workers", 10)

@@ -179,9 +179,23 @@ def test_a_forked_child_does_not_give_the_lock_back(path):
 # where processes cannot see each other
 
 
+CONTAINED = """
+import sys
+from pathlib import Path
+from trainopt_nb.base.errors import RunError
+from trainopt_nb.store.lock import take_lock
+path = Path(sys.argv[1])
+try:
+    take_lock(path)
+except RunError as error:
+    print(error, flush=True)
+assert sys.stdin.readline() == "again\\n"
+take_lock(path)
+"""
+
+
 def test_a_lock_of_another_container(path):
     "Another namespace of process ids on the same machine: the system's lock is seen, process ids mean nothing"
-    source = "import sys; from pathlib import Path; from trainopt_nb.store.lock import take_lock; take_lock(Path(sys.argv[1]))"
     command = [
         "unshare",
         "--pid",
@@ -195,12 +209,15 @@ def test_a_lock_of_another_container(path):
     ]
     if not shutil.which("unshare") or subprocess.run([*command, "true"], capture_output=True).returncode:
         pytest.skip("namespaces are not allowed here; the next test stands for it")
-    command += [sys.executable, "-c", source, path]
+    command += [sys.executable, "-c", CONTAINED, path]
     take_lock(path)
-    refused = subprocess.run(command, capture_output=True, text=True)
-    assert refused.returncode == 1 and "stop that one first" in refused.stderr.splitlines()[-1]
-    release_lock(path)
-    assert subprocess.run(command).returncode == 0  # and it ended without giving the lock back
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as contained:
+        assert "stop that one first" in contained.stdout.readline()
+        release_lock(path)
+        contained.stdin.write("again\n")
+        contained.stdin.close()
+    assert contained.returncode == 0  # and it ended without giving the lock back
     assert json.loads(path.read_text())["namespace"] != describe_process(os.getpid())["namespace"]
     assert json.loads(path.read_text())["host"] == "elsewhere" and lock_owner(path) is None
     take_lock(path)
@@ -326,17 +343,6 @@ def test_the_log_has_one_appender(run, path, monkeypatch):
 
 
 # a disk that is full
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)]
-    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting is not allowed here; limits of the system stand for it")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def fill(disk):
@@ -516,13 +522,13 @@ print(job.progress.state, job.progress.reason)
 """
 
 
-def started(tmp_path, before="", prefix=(), **environment):
+def started(tmp_path, before="", interpreter=(), **environment):
     folder = tmp_path / "runs"
     folder.mkdir()
     code = START.format(tests=str(Path(__file__).parent), before=textwrap.dedent(before), folder=str(folder))
     began = time.monotonic()
     done = subprocess.run(
-        [*prefix, sys.executable, "-c", code],
+        [*interpreter, "-c", code] if interpreter else python("-c", code),
         env=os.environ | environment,
         capture_output=True,
         text=True,
@@ -554,11 +560,11 @@ NO_ROOT = ["setpriv", "--ruid", "65534", "--bounding-set=-sys_resource,-sys_admi
 )
 def test_a_process_that_cannot_be_started_is_said_at_once(before, cause, tmp_path):
     "No run waits for it, in the foreground or in the background, and none keeps its lock"
-    prefix = NO_ROOT if before == PROCESSES and os.getuid() == 0 else []
-    if prefix and (
-        not shutil.which("setpriv") or subprocess.run([*prefix, "true"], capture_output=True).returncode
-    ):
-        pytest.skip("root has no limit of processes, and cannot become another user here")
-    foreground, background = started(tmp_path, before, prefix)
+    interpreter = []
+    if before == PROCESSES and os.getuid() == 0:
+        if not shutil.which("setpriv") or subprocess.run([*NO_ROOT, "true"], capture_output=True).returncode:
+            pytest.skip("root has no limit of processes, and cannot become another user here")
+        interpreter = [*NO_ROOT, sys.executable]  # the user of the warm process is another one
+    foreground, background = started(tmp_path, before, interpreter)
     assert "could not be started" in foreground and cause in foreground
     assert background.startswith("failed") and cause in background
