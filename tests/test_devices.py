@@ -197,48 +197,54 @@ from trainopt_nb.train.loop import Loop
 from trainopt_nb.train.prepare import prepare
 from trainopt_nb.train.sync import synced_events
 
-rank, world, file, plan, draws = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:5], sys.argv[5] == "draws"
+rank, world, file = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 if world > 1:
     init_process_group(rank, world, file, torch.device("cpu"))
-ranks = Ranks(rank, world, plan=plan)
+*_, data, valid = small_table()
 
-def change(batch, training):
+def changed(batch, training, draws):
     inputs, labels = batch
     if training and draws:
         other = torch.randperm(len(inputs))
         inputs = inputs + torch.rand(()) * inputs[other]
     return (2 * inputs if training else inputs / 2), labels
 
-torch.manual_seed(0)
-model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))
-*_, data, valid = small_table()
-more = {"pipeline_plan": "auto"} if plan == "pipeline" else {}
-options = TrainOptions.of(device="cpu", batch_size=32, epochs=2, accumulate=2, **more).on(ranks.data_shard[1])
-loop = Loop(prepare(Task(model, data, valid), options, ranks, device_transforms=[change]), options)
-events = [e for e in synced_events(loop.events(), loop)]
-if rank == 0:
+def losses(plan, draws):
+    ranks = Ranks(rank, world, plan=plan)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))
+    more = {"pipeline_plan": "auto"} if plan == "pipeline" else {}
+    options = TrainOptions.of(device="cpu", batch_size=32, epochs=2, accumulate=2, **more).on(ranks.data_shard[1])
+    change = lambda batch, training: changed(batch, training, draws)
+    loop = Loop(prepare(Task(model, data, valid), options, ranks, device_transforms=[change]), options)
+    events = [e for e in synced_events(loop.events(), loop)]
     losses = [e.loss for e in events if type(e).__name__ == "Step"]
-    print(json.dumps([losses, [e.valid_loss for e in events if type(e).__name__ == "Epoch"]]))
+    return [losses, [e.valid_loss for e in events if type(e).__name__ == "Epoch"]]
+
+found = [losses(plan, draws) for plan, draws in json.loads(sys.argv[4])]
+if rank == 0:
+    print(json.dumps(found))
 """
 
 
-def losses_of_ranks(folder, plan, draws, world=2):
-    "The losses of a run on several ranks, each of which is a process of its own, with a device transform"
-    words = [world, folder / f"{plan}-{draws}", plan, "draws" if draws else "-"]
+def losses_of_ranks(folder, *runs, world=2):
+    "The losses of each run `(plan, draws)`, one after the other on several ranks, which are processes, with a device transform"
+    words = [world, folder / "meeting", json.dumps(runs)]
     more = {"cwd": Path(__file__).parent, "text": True, "stdout": subprocess.PIPE}
     ranks = [subprocess.Popen(python("-c", RANK, rank, *words), **more) for rank in range(world)]
     said = [rank.communicate(timeout=120)[0] for rank in ranks]
-    return [torch.tensor(values) for values in json.loads(said[0])]
+    return [[torch.tensor(values) for values in run] for run in json.loads(said[0])]
 
 
 def test_device_transforms_on_several_ranks(tmp_path):
     "Every strategy applies them; ranks that share each batch draw the same random numbers for it, whatever the stage"
-    alone = losses_of_ranks(tmp_path, "data", False, world=1)
-    for plan in (*PLANS, "pipeline"):
-        for one, two in zip(alone, losses_of_ranks(tmp_path, plan, False), strict=True):
+    (alone,) = losses_of_ranks(tmp_path, ("data", False), world=1)
+    plain = [(plan, False) for plan in (*PLANS, "pipeline")]
+    *several, tensor, pipeline = losses_of_ranks(tmp_path, *plain, ("tensor", True), ("pipeline", True))
+    for (plan, _), found in zip(plain, several, strict=True):
+        for one, two in zip(alone, found, strict=True):
             assert torch.allclose(one, two, rtol=1e-4, atol=1e-6), plan
-    drawn = [losses_of_ranks(tmp_path, plan, True) for plan in ("tensor", "pipeline")]
-    for one, two in zip(*drawn, strict=True):
+    for one, two in zip(tensor, pipeline, strict=True):
         assert torch.allclose(one, two, rtol=1e-4, atol=1e-6)
 
 

@@ -3,15 +3,13 @@
 import json
 import re
 import subprocess
-import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import quiet
+from helpers import execute, quiet
 from IPython.core.interactiveshell import InteractiveShell
-from warm_python import python
 
 from trainopt_nb import RunError, TrainOptions, find_run, fit, resume
 from trainopt_nb.base.cells import earlier_cells, missing_names, plain_source
@@ -205,6 +203,22 @@ OTHERS = {  # near the run, not bit for bit, and said so: name -> (cell, flags)
 }
 
 
+FOR_GPU = "batch norm"  # the case whose script is also written for a GPU
+SLOW = {
+    "compiled",
+    "rprop",
+    "cosine to",
+    "plateau",
+    "frozen by name",
+    "many labels",
+}  # PyTorch's compiler takes long
+
+
+def rows(table):
+    "Names of a table of cases, those that take long marked so"
+    return [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in table]
+
+
 @pytest.fixture(scope="module")
 def shell():
     shell = InteractiveShell.instance()
@@ -225,8 +239,9 @@ def trained(shell, folder, cell, flags, epochs="--epochs 3"):
 
 
 RUNNER = """
-import json, os, pathlib, runpy, sys
+import json, os, pathlib, runpy, sys, warnings
 import torch
+warnings.simplefilter("error", UserWarning)
 assert not any(name.startswith("trainopt") for name in sys.modules)
 for script, folder in json.loads(sys.argv[1]):
     pathlib.Path(folder).mkdir()
@@ -240,22 +255,27 @@ assert not any(name.startswith("trainopt") for name in sys.modules)
 """
 
 
+def asked(session):
+    "Names of the cases that the tests of this session are about"
+    chosen = {
+        item.callspec.params.get("name")
+        for item in session.items
+        if item.path == Path(__file__) and hasattr(item, "callspec")
+    }
+    return [name for name in {**CASES, **OTHERS} if name in {*chosen, FOR_GPU}]
+
+
 @pytest.fixture(scope="module")
-def ended(shell, tmp_path_factory):
-    "All cases as they were trained and as their scripts ended, the scripts in one fresh process"
+def ended(shell, request, tmp_path_factory):
+    "The cases that are asked for as they were trained and as their scripts ended, the scripts in one process"
     folder = tmp_path_factory.mktemp("eject")
     found = {}
-    for number, (name, (cell, flags)) in enumerate({**CASES, **OTHERS}.items()):
+    for number, name in enumerate(asked(request.session)):
+        cell, flags = {**CASES, **OTHERS}[name]
         run, weights = trained(shell, folder / f"runs{number}", cell, flags)
         found[name] = run, run.eject(), weights, folder / f"script{number}"
     jobs = json.dumps([(str(script.path), str(place)) for _, script, _, place in found.values()])
-    done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", RUNNER, jobs],
-        cwd="/",
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = execute("-c", RUNNER, jobs, folder="/")
     assert done.returncode == 0, done.stderr
     return found
 
@@ -277,7 +297,7 @@ def test_script_ends_with_the_weights_of_the_run(ended, name):
     assert not different, (place, different)
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", rows(OTHERS))
 def test_what_is_not_promised_is_near_and_said(ended, name):
     _, script, weights, place = ended[name]
     assert script.notes and not script.exact
@@ -286,7 +306,7 @@ def test_what_is_not_promised_is_near_and_said(ended, name):
     assert all(torch.allclose(weights[key], now[key], atol=0.1) for key in weights)
 
 
-@pytest.mark.parametrize("name", {**CASES, **OTHERS})
+@pytest.mark.parametrize("name", rows({**CASES, **OTHERS}))
 def test_script_reads_as_if_written_by_hand(ended, name, tmp_path):
     "In any line length, by ruff's own defaults; no trace of this package, no name that is not used"
     text = ended[name][1].text
@@ -305,10 +325,13 @@ def test_script_reads_as_if_written_by_hand(ended, name, tmp_path):
 
 
 def test_cases_cover_the_options():
-    "Each option that a script writes is set by some case, or needs a device that is not here"
-    said = " ".join(flags for _, flags in [*CASES.values(), *OTHERS.values()]).replace("--no-", "--")
-    unsaid = {name for name in WRITTEN if "--" + name.replace("_", "-") not in said}
-    assert unsaid <= {"epochs", "device", "threads", "workers", "channels_last"}
+    "Each option that a script writes is set by some case that is not slow, or needs a device that is not here"
+    flags = {name: flags.replace("--no-", "--") for name, (_, flags) in {**CASES, **OTHERS}.items()}
+    unsaid = lambda said: {name for name in WRITTEN if "--" + name.replace("_", "-") not in said}
+    missing = unsaid(" ".join(flags.values()))
+    assert missing <= {"epochs", "device", "threads", "workers", "channels_last"}
+    quick = " ".join(said for name, said in flags.items() if name not in SLOW)
+    assert unsaid(quick) - missing == {"compile"}
     assert {*WRITTEN, *SILENT, *OF_DEVICES, *UNWRITTEN} <= set(declared(TrainOptions))
 
 
@@ -329,7 +352,7 @@ def test_an_option_that_no_script_knows_is_said(tmp_path):
 ])  # fmt: skip
 def test_a_script_for_a_gpu_reads_well(ended, options, tmp_path):
     "It cannot run here, but what it says is complete and formatted"
-    run = ended["batch norm"][0]
+    run = ended[FOR_GPU][0]
     facts = run.facts
     facts["seen"] |= {"device": "cuda", "images": True}
     stored = {**run.options, "device": "auto", **options}
@@ -441,7 +464,7 @@ def test_cells_that_a_cell_stands_on_come_along(shell, tmp_path):
         and "%pwd" not in script.text
         and script.exact
     )
-    done = subprocess.run(python(script.path), cwd=tmp_path, capture_output=True, text=True)
+    done = execute(script.path, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     now = torch.load(tmp_path / "case.pt", weights_only=True)
     assert all(torch.equal(weights[key], now[key]) for key in weights)

@@ -211,7 +211,7 @@ def test_numbers_of_16_bits(tmp_path):
 def test_all_stages_see_the_same_samples(tmp_path):
     "Inputs are used by the first stage, labels by the last: drawn apart, they would not belong together"
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2))
-    run = fit(model, Noisy(), Noisy(), folder=tmp_path, epochs=20, devices=2, batch_size=16, pipeline_plan="auto", lr=0.01, **QUIET)  # fmt: skip
+    run = fit(model, Noisy(), Noisy(), folder=tmp_path, epochs=8, devices=2, batch_size=16, pipeline_plan="auto", lr=0.01, **QUIET)  # fmt: skip
     assert run.metrics["accuracy"] > 0.95
 
 

@@ -128,15 +128,37 @@ def notebooks():
             yield place
 
 
+@pytest.fixture(scope="module")
+def warm_commands(tmp_path_factory):
+    "A folder with Python and the commands that notebooks call: they start from the warm process"
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "python").symlink_to(python()[0])
+    run = '#!/bin/sh\n{first}exec {folder}/python {script} "$@"\n'
+    for name in ("trainopt", "papermill", "torchrun"):
+        (folder / name).write_text(run.format(first="", folder=folder, script=tool(name)))
+    jupyter = run.format(first="command=$1; shift; ", folder=folder, script=f"{tool('jupyter')}-$command")
+    (folder / "jupyter").write_text(jupyter)
+    for path in folder.iterdir():
+        path.chmod(0o700)
+    return folder
+
+
 @pytest.mark.parametrize("notebook", [*notebooks()], ids=str)
-def test_notebook_runs(copy, notebook, warm_kernel):
-    "As `nbdev_test` runs it"
+def test_notebook_runs(copy, notebook, warm_kernel, warm_commands):
+    "As `nbdev_test` runs it, but for processes that it starts as `sys.executable` and commands beside that, which start warm"
     flags = settings()["tst_flags"].split()
     code = (
-        "import sys; from pathlib import Path; from nbdev.test import test_nb; "
+        "import os, sys; sys.executable = os.environ['PYTHON_EXEC']\n"
+        "from pathlib import Path; from nbdev.test import test_nb; "
         f"done, _ = test_nb(Path({str(copy / notebook)!r}), {flags!r}, basepath={str(copy)!r}); sys.exit(not done)"
     )
-    call(*python("-c", code), cwd=copy / "nbs", PYTHONPATH=str(copy), OMP_NUM_THREADS="1")
+    own = {
+        "PYTHONPATH": str(copy),
+        "PYTHON_EXEC": str(warm_commands / "python"),  # torchrun reads it, too
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",  # the compiler's helpers end where they are not its children
+        "OMP_NUM_THREADS": "1",
+    }
+    call(*python("-c", code), cwd=copy / "nbs", **own)
 
 
 def test_stored_outputs_name_no_place_of_a_machine():

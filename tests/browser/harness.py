@@ -71,6 +71,8 @@ CELL = ".jp-Notebook .jp-CodeCell"
 OPEN_ANOTHER = """
 async (path) => {
   const app = window.jupyterapp;
+  // a question left open, such as that a kernel died, keeps the focus, and the next notebook would never be the current one
+  for (const button of document.querySelectorAll(".jp-Dialog .jp-mod-accept")) button.click();
   for (const widget of [...app.shell.widgets("main")]) {
     if (widget.context) widget.context.model.dirty = false;
     widget.dispose();

@@ -79,7 +79,7 @@ def test_panel_answers_while_the_cell_trains(lab, server, every_kernel):
 
     times = {"pause": act(lab, "pause", "paused")}
     still = step(lab)
-    lab.page.wait_for_timeout(1000)
+    lab.page.wait_for_timeout(500)  # a hundred steps long
     assert step(lab) == still and steps_of(events(server))[-1] == still
     times["resume"] = act(lab, "pause", "training")
     for again in range(2):
