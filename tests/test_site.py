@@ -437,17 +437,37 @@ def place(site):
     return f"{site.resolve().as_uri()}/"
 
 
-@pytest.mark.browser
-def test_every_page_opens_without_errors_and_fits_a_phone(site, watch):
+def fit_for_a_phone(site, watch, chosen):
     watched = watch(place(site), viewport={"width": 390, "height": 844})
     wide = []
-    for path in pages(site):
+    for path in chosen:
         page = watched.open(str(path.relative_to(site)))
         overflow = page.evaluate(
             "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         )
         wide += [(path.name, overflow)] if overflow > 0 else []
     assert not wide, wide
+
+
+def source_notebooks(site):
+    "Room -> the pages of its notebooks, which are many and alike"
+    return {room: sorted(room.glob("*.html")) for room in (site / "inside").iterdir() if room.is_dir()}
+
+
+@pytest.mark.browser
+def test_pages_open_without_errors_and_fit_a_phone(site, watch):
+    "Of the notebooks of each room the longest; all other pages"
+    rooms = source_notebooks(site)
+    longest = {max(found, key=lambda path: path.stat().st_size) for found in rooms.values()}
+    left_out = {path for found in rooms.values() for path in found} - longest
+    assert len(longest) > 10 and len(chosen := [path for path in pages(site) if path not in left_out]) > 50
+    fit_for_a_phone(site, watch, chosen)
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_every_source_notebook_opens_without_errors_and_fits_a_phone(site, watch):
+    fit_for_a_phone(site, watch, [path for found in source_notebooks(site).values() for path in found])
 
 
 @pytest.mark.browser
