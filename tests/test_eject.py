@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 

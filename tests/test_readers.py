@@ -699,6 +699,20 @@ def finished_run(tmp_path_factory):
     return trained(folder, epochs=2).path
 
 
+@pytest.mark.parametrize("kind", ["pipe", "link to itself"])
+@pytest.mark.parametrize(
+    "name", ["lock", "events.jsonl", "run.json", "summary.json", "checkpoints/step-00000008"]
+)
+def test_what_is_no_file_and_no_folder_stops_nothing(tmp_path, finished_run, bounded, kind, name):
+    folder = tmp_path / "runs"
+    shutil.copytree(finished_run, folder / finished_run.name)
+    path = folder / finished_run.name / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to(path)
+    bounded()
+    use(folder, finished_run.name, deep=True)
+
+
 def damaged_many_times(tmp_path, whole, seeds, bounded):
     for seed in seeds:
         rng = random.Random(seed)

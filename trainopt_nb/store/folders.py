@@ -69,6 +69,20 @@ def _is_written(path, pid, host):
         return True
 
 
+def _remove(path):
+    "Remove a folder, or what stands in its place: to open a pipe as a folder would wait for ever"
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _discard(path):
+    "Remove what is not needed any more, as far as that is possible"
+    with contextlib.suppress(OSError):
+        _remove(path)
+
+
 def remove_orphans(
     folder: str | Path,  # holds folders that `new_folder` made
 ) -> list[str]:  # names of folders that were removed or restored
@@ -82,7 +96,7 @@ def remove_orphans(
             if match[1] and not (folder / match[1]).exists():
                 os.rename(path, folder / match[1])
             else:
-                shutil.rmtree(path)
+                _remove(path)
             swept.append(path.name)
     return swept
 
@@ -108,7 +122,7 @@ def _move_into_place(temporary, target):
         if aside.exists() and not target.exists():
             os.rename(aside, target)
     _force_out(target.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    _discard(aside)
 
 
 @contextlib.contextmanager
@@ -148,7 +162,7 @@ def remove_folder(
     trash = folder.with_name(f".tmp-{folder.name}-{_mine()}")
     with disk_errors(folder, 0):
         os.rename(folder, trash)  # an incomplete folder never has that name
-    shutil.rmtree(trash, ignore_errors=True)
+    _discard(trash)
 
 # %% ../../nbs/store/03_folders.ipynb #0cf3cba2
 def probe_folder(
