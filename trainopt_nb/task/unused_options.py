@@ -34,7 +34,7 @@ def _of_the_data(o, train_data, data, held_out):
     if data.valid is None:
         yield (
             ("metrics", "monitor", "monitor_mode", "restore_best", "eval_step"),
-            "there is no validation data",
+            data.not_validated,
         )
 
 
