@@ -111,9 +111,8 @@ def _set_back(value, copy):
 def _parts_back(value, names):
     "Return the function that puts back what an object holds under these names, outside of a dict"
     absent = object()
-    get = lambda name: (
-        value.variables.get(name, absent) if isinstance(value, Globals) else getattr(value, name)
-    )
+    held = value.variables.get if isinstance(value, Globals) else partial(getattr, value)
+    get = lambda name: held(name, absent)
     copy = {name: get(name) for name in names}
 
     def back():

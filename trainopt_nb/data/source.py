@@ -187,13 +187,6 @@ class Data(NamedTuple):
     notes: tuple  # sentences for the reader: what was changed
     unjudged: bool = False  # whether there was validation data, which no step of the user's own judges
 
-    @property
-    def not_validated(self) -> str:  # empty where there is a validation
-        "Say why there is no validation"
-        if self.valid is not None:
-            return ""
-        return "no eval_step judges the validation data" if self.unjudged else "there is no validation data"
-
 
 def _open(value, how):
     "Batches and class names"

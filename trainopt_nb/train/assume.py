@@ -16,6 +16,7 @@ from ..task.losses import IGNORE
 from ..task.metrics import Metrics
 from ..task.signatures import forward_parameters, name_of
 from ..task.train_options import TrainOptions
+from ..task.unused_options import not_validated
 from .first_batch import Sample
 
 # %% ../../nbs/train/03g_assume.ipynb #5c6076b8
@@ -127,7 +128,7 @@ def _loss(o, inferred, sample):
 # %% ../../nbs/train/03g_assume.ipynb #09ef142a
 def _metrics(o, inferred, metrics, data):
     if data.valid is None:
-        return Assumption("metrics", f"none: {data.not_validated}", "--metrics")
+        return Assumption("metrics", f"none: {not_validated(data)}", "--metrics")
     if not metrics.names:
         guessed = inferred.figures == "custom" and isinstance(o.metrics, str) and o.metrics == "auto"
         why = f": which ones fit {_name(o, inferred)} would have to be guessed" if guessed else ""
@@ -144,7 +145,7 @@ def best_epoch(
 ) -> Assumption:
     "State which epoch is best"
     if data.valid is None or not decides:
-        why = data.not_validated or "no figure of the validation decides"
+        why = not_validated(data) or "no figure of the validation decides"
         return Assumption("best epoch", f"the last: {why}", "--eval-step" if data.unjudged else "--monitor")
     words = {"valid_loss": "validation loss", "train_loss": "training loss"}
     return Assumption(
