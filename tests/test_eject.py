@@ -513,6 +513,14 @@ class Scaled(torch.nn.Module):
         return self.layer(x) * lengths[:, None]
 
 
+class First(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(4, 3)
+
+    def forward(self, first):
+        return super().forward(first)
+
+
 class Temperature(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -554,7 +562,7 @@ def figures_of(model, batch):
 REFUSALS = {  # name -> (model, train_data, options, what the sentence says)
     "a layout": (Scaled, triples, {"batch_layout": "x, y, lengths"}, "arranges the items of its batches"),
     "a layout of a dict": (
-        net,
+        First,
         lambda: dict(zip(("first", "answer"), pair(), strict=True)),
         {"batch_layout": "inputs: first; targets: answer"},
         "arranges the items of its batches",

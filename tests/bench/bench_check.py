@@ -10,6 +10,7 @@ import json
 import os
 import re
 import statistics
+from tempfile import TemporaryDirectory
 
 import torch
 from common import machine
@@ -17,12 +18,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainopt_nb import Task, TrainOptions
-from trainopt_nb.events.records import Step
 from trainopt_nb.train.loop import train
 from trainopt_nb.train.prepare import prepare
 
 WIDTH = 2000  # of a layer, which holds 16 MB
-OPTIMIZERS = {"Adam": torch.optim.Adam, "SGD": torch.optim.SGD}
+OPTIMIZERS = {  # of the user's
+    "Adam": lambda parameters: torch.optim.Adam(parameters),
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=1e-3),
+}
 
 
 def memory(field):  # bytes; `VmRSS` now, `VmHWM` the highest since `reset`
@@ -46,46 +49,61 @@ def large(mb):
     return model
 
 
-def by_hand(model, data, make):
+def by_hand(model, data, make, tell):
     "One step of the loop that everybody writes"
     optimizer = make(model.parameters())
     loss = F.mse_loss(model(data[0]), data[1])
     loss.backward()
     optimizer.step()
+    tell()
 
 
-def options(make):
-    return TrainOptions.of(optimizer=lambda parameters: make(parameters), loss="mse", epochs=1, device="cpu")
-
-
-def check(model, data, make):
+def check(model, data, make, tell):
     "The check alone"
-    prepare(Task(model, data), options(make))
+    prepare(Task(model, data), TrainOptions.of(optimizer=make, loss="mse", device="cpu"))
+    tell()
 
 
-def check_and_step(model, data, make):
-    "The check and the first step"
-    next(event for event in train(Task(model, data), options(make)) if type(event) is Step)
+def check_and_step(model, data, make, tell):
+    "The check, the first checkpoint and the first step of a run"
+
+    def watched(parameters):
+        optimizer = make(parameters)
+        optimizer.register_step_post_hook(lambda *_: tell())
+        return optimizer
+
+    options = TrainOptions.of(optimizer=watched, loss="mse", epochs=1, device="cpu")
+    list(train(Task(model, data), options, "."))
 
 
 WAYS = {"by hand": by_hand, "the check alone": check, "the check and a step": check_and_step}
 
 
+def measure(way, make, mb, pipe):
+    "Send what a way takes, and end this process"
+    model, data = large(mb), (torch.ones(2, WIDTH), torch.ones(2, WIDTH))
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    reset()
+    before = memory("VmRSS")
+
+    def tell():
+        os.write(pipe, json.dumps((memory("VmHWM") - before) / size).encode())
+        os._exit(0)
+
+    way(model, data, make, tell)
+
+
 def peak(way, make, mb):
     "Measure one way in a forked process"
     mine, theirs = os.pipe()
-    if (pid := os.fork()) == 0:
-        model, data = large(mb), (torch.ones(2, WIDTH), torch.ones(2, WIDTH))
-        size = sum(p.numel() * p.element_size() for p in model.parameters())
-        reset()
-        before = memory("VmRSS")
-        way(model, data, make)
-        os.write(theirs, json.dumps((memory("VmHWM") - before) / size).encode())
-        os._exit(0)
-    os.close(theirs)
-    with open(mine) as file:
-        answer = file.read()
-    os.waitpid(pid, 0)
+    with TemporaryDirectory() as folder:
+        if (pid := os.fork()) == 0:
+            os.chdir(folder)
+            measure(way, make, mb, theirs)
+        os.close(theirs)
+        with open(mine) as file:
+            answer = file.read()
+        os.waitpid(pid, 0)
     return json.loads(answer)
 
 
