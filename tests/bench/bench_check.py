@@ -73,7 +73,7 @@ def check_and_step(model, data, make, tell):
         return optimizer
 
     options = TrainOptions.of(optimizer=watched, loss="mse", epochs=1, device="cpu")
-    list(train(Task(model, data), options, "."))
+    list(train(Task(model, data), options, os.getcwd()))
 
 
 WAYS = {"by hand": by_hand, "the check alone": check, "the check and a step": check_and_step}

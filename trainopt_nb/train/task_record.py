@@ -157,6 +157,17 @@ def _weighs_labels(prepared, loss):
     every = lambda batch: prepared.sample_weight(batch) == split_batch(batch)[1].numel()
     return not all(every(batches.data) for batches in given)
 
+
+def _loss_facts(prepared, loss):
+    "What the loss of a run is made of, and what it counts"
+    module = prepared.loss_module
+    return {
+        "loss_parts": [] if prepared.parts is None else list(prepared.parts.recorded),
+        "loss_parameters": module is not None and any(p.requires_grad for p in module.parameters()),
+        "weighs_labels": _weighs_labels(prepared, loss),
+        "shift": prepared.shift,
+    }
+
 # %% ../../nbs/train/16_task_record.ipynb #05bce443
 def task_record(
     task: Task,  # as the user gave it
@@ -184,12 +195,8 @@ def task_record(
         "total": s.total,
         "device": p.device.type,
         "changed": sorted(loop.options.changed()),
-        "loss_parts": [] if p.parts is None else list(p.parts.recorded),
-        "loss_parameters": p.loss_module is not None
-        and any(p.requires_grad for p in p.loss_module.parameters()),
-        "weighs_labels": _weighs_labels(p, loop.options.loss),
-        "shift": p.shift,
     }
+    facts |= _loss_facts(p, loop.options.loss)
     facts |= _batch_facts(batch, p.model) | _output_facts(outputs, targets)
     facts |= _layout_facts(p.data.train.layout, loop.options.batch_layout != "auto")
     facts |= _optimizer_facts(p.model, s.optimizer, loop.options)
