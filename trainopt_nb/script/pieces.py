@@ -184,7 +184,7 @@ def loop_imports() -> dict[str, Import]:  # name -> how it is imported
     found = {}
     known = [
         each
-        for each in sys.modules
+        for each in list(sys.modules)  # another thread may import
         if each.startswith(
             (f"{PACKAGE}.script.plain", *(f"{PACKAGE}.{room}." for room in ("base", "train", "task", "data")))
         )
