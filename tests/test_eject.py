@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 import sysconfig
@@ -16,7 +17,7 @@ from trainopt_nb import RunError, TrainOptions, find_run, fit, resume
 from trainopt_nb.base.cells import earlier_cells, missing_names, plain_source
 from trainopt_nb.base.options import declared
 from trainopt_nb.script.pieces import loop_imports
-from trainopt_nb.script.reasons import OF_DEVICES, SILENT, UNWRITTEN, WRITTEN
+from trainopt_nb.script.reasons import OF_DEVICES, REFUSED, SILENT, UNWRITTEN, WRITTEN
 from trainopt_nb.script.write import script_text
 
 DATA = """
@@ -333,7 +334,7 @@ def test_cases_cover_the_options():
     assert missing <= {"epochs", "device", "threads", "workers", "channels_last"}
     quick = " ".join(said for name, said in flags.items() if name not in SLOW)
     assert unsaid(quick) - missing == {"compile"}
-    assert {*WRITTEN, *SILENT, *OF_DEVICES, *UNWRITTEN} <= set(declared(TrainOptions))
+    assert {*WRITTEN, *SILENT, *OF_DEVICES, *UNWRITTEN, *REFUSED} <= set(declared(TrainOptions))
 
 
 def test_an_option_that_no_script_knows_is_said(tmp_path):
@@ -524,3 +525,155 @@ def test_modules_may_be_imported_while_a_script_is_written(monkeypatch):
 
     monkeypatch.setitem(sys.modules, Name("being_imported"), sys)
     assert "torch" in loop_imports.__wrapped__()
+
+
+# what a script repeats, says or refuses of steps, losses and batches of the user's own
+
+IDS = torch.randint(0, 5, (40, 6), generator=torch.Generator().manual_seed(0))
+
+
+class Language(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Embedding(5, 5)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+class Scaled(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 3)
+
+    def forward(self, x, lengths):
+        return self.layer(x) * lengths[:, None]
+
+
+class First(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(4, 3)
+
+    def forward(self, first):
+        return super().forward(first)
+
+
+class Temperature(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, outputs, targets):
+        return torch.nn.functional.cross_entropy(outputs * self.scale, targets)
+
+
+def next_token(outputs, targets):
+    return torch.nn.functional.cross_entropy(outputs[:, :-1].flatten(0, 1), targets[:, 1:].flatten())
+
+
+def with_margin(outputs, targets, margins):
+    return (torch.nn.functional.cross_entropy(outputs, targets, reduction="none") - margins).relu().mean()
+
+
+def in_turn(model, batch):
+    yield "0", torch.nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def triples():
+    x, y = pair()
+    return torch.utils.data.TensorDataset(x, y, torch.ones(60))
+
+
+def cross_entropy_step(model, batch):
+    return torch.nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def parts_of(outputs, targets):
+    return {"ce": torch.nn.functional.cross_entropy(outputs, targets), "size": outputs.square().mean()}
+
+
+def figures_of(model, batch):
+    return {"loss": torch.nn.functional.cross_entropy(model(batch[0]), batch[1])}
+
+
+REFUSALS = {  # name -> (model, train_data, options, what the sentence says)
+    "a layout": (Scaled, triples, {"batch_layout": "x, y, lengths"}, "arranges the items of its batches"),
+    "a layout of a dict": (
+        First,
+        lambda: dict(zip(("first", "answer"), pair(), strict=True)),
+        {"batch_layout": "inputs: first; targets: answer"},
+        "arranges the items of its batches",
+    ),
+    "a loss of three": (net, triples, {"loss": with_margin}, "arranges the items of its batches"),
+    "weights": (net, triples, {"batch_layout": "x, y, weight"}, "hold weights of samples"),
+    "a shifted loss": (Language, lambda: (IDS, IDS), {"loss": next_token}, "with the next target"),
+    "a step": (net, pair, {"training_step": cross_entropy_step}, "trains by a training_step"),
+    "a step in turn": (lambda: torch.nn.Sequential(net()), pair, {"training_step": in_turn}, "trains by a training_step"),
+    "an evaluation": (net, pair, {"eval_step": figures_of}, "validates by an eval_step"),
+    "parts": (net, pair, {"loss": parts_of}, "a dict of parts (ce, size)"),
+    "parameters": (net, pair, {"loss": Temperature()}, "has parameters of its own"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_no_script_repeats_is_refused_in_one_sentence(name, tmp_path):
+    model, data, options, said = REFUSALS[name]
+    run = fit(model(), data(), data(), folder=tmp_path, epochs=1, device="cpu", write=quiet, **options)
+    with pytest.raises(RunError, match=re.escape(said)) as error:
+        run.eject()
+    text = str(error.value)
+    assert ":" in text and text.endswith(".") and "\n" not in text and not (run.path / "train.py").exists()
+
+
+LABELLED = DATA + "y[::7] = -100\n" + SPLIT + MODEL.format(outputs=3)
+AGREE = {  # name -> (cell, flags): the same weights bit for bit
+    "items that are alike": (
+        DATA + "\n\nclass Both(nn.Linear):\n    def forward(self, first, second):\n        return super().forward(first - second)\n\n\n"
+        "from torch.utils.data import TensorDataset\n\n"
+        "train_data = TensorDataset(x[:161], x[:161] / 2, y[:161])\nvalid_data = TensorDataset(x[161:], x[161:] / 2, y[161:])\n"
+        "model = Both(4, 3)\n",
+        "",
+    ),
+    "a layout that is the usual one": (PLAIN, "--batch-layout x,y"),
+    "a loss that counts samples": (
+        PLAIN + "\n\ndef loss(outputs, targets):\n    return nn.functional.cross_entropy(outputs, targets)\n",
+        "--accumulate 3 --batch-size 24",
+    ),
+    "groups, frozen, in stages": (
+        NORMED, "--lr-for 4=0.5x --weight-decay-for 4=0 --freeze 0,1 --unfreeze 1 --accumulate 2 --l1 1e-3"
+    ),
+    "frozen, with an optimizer of the cell": (
+        PLAIN + "\n\ndef optimizer(parameters):\n    return torch.optim.Adam(parameters, lr=0.02)\n",
+        "--optimizer optimizer --freeze 0 --unfreeze 1",
+    ),
+}  # fmt: skip
+COUNTED = {  # losses that count labels: the script is written, and says where it differs
+    "labels left out": "loss = nn.CrossEntropyLoss()\n",
+    "classes that weigh": "loss = nn.CrossEntropyLoss(torch.tensor([1.0, 2, 5]))\n",
+    "a function": "\n\ndef loss(outputs, targets):\n    return nn.functional.cross_entropy(outputs, targets)\n",
+}
+
+
+def ran(script, folder, monkeypatch):
+    "The weights that a script leaves"
+    monkeypatch.chdir(folder)
+    runpy.run_path(str(script.path), run_name="__main__")
+    return left(folder)
+
+
+@pytest.mark.parametrize("name", AGREE)
+def test_what_a_script_repeats_ends_with_the_same_weights(shell, name, tmp_path, monkeypatch):
+    run, weights = trained(shell, tmp_path / "runs", *AGREE[name])
+    script = run.eject()
+    assert script.exact, script.notes
+    now = ran(script, tmp_path, monkeypatch)
+    assert weights.keys() == now.keys() and all(torch.equal(weights[key], now[key]) for key in weights)
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_a_loss_that_counts_labels_is_said(shell, name, tmp_path):
+    run, _ = trained(
+        shell, tmp_path / "runs", LABELLED + COUNTED[name], "--accumulate 3 --batch-size 8", "--epochs 1"
+    )
+    (note,) = run.eject().notes
+    assert "weighs each batch by the labels that its loss counts" in note

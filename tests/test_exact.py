@@ -87,7 +87,7 @@ class GeneratorOfTheModel(Model):
         self.generator = seeded(seed)
 
     def extra(self, x):
-        return torch.rand(3, generator=self.generator)
+        return torch.rand(3, generator=self.generator).to(x.device)
 
 
 @setting
@@ -135,7 +135,7 @@ class ProjectionInAnAttribute(Model):
         self.projection = torch.randn(6, 3)
 
     def extra(self, x):
-        return x @ self.projection
+        return x @ self.projection.to(x.device)
 
 
 @setting
@@ -154,7 +154,9 @@ class CacheByLength(Model):
 
     def extra(self, x):
         if len(x) not in self.cache:
-            self.cache[len(x)] = torch.randn(3)  # from the global generator, at different moments
+            self.cache[len(x)] = torch.randn(
+                3, device=x.device
+            )  # from the global generator, at different moments
         return self.cache[len(x)]
 
 
@@ -164,8 +166,8 @@ class ArrayInTheModel(Model):
         self.usage = np.zeros(3)
 
     def extra(self, x):
-        self.usage += x.detach().numpy().mean()
-        return torch.from_numpy(self.usage).float()
+        self.usage += x.detach().cpu().numpy().mean()
+        return torch.from_numpy(self.usage).float().to(x.device)
 
 
 @setting
@@ -248,7 +250,7 @@ class GlobalVariables(Model):
         GENERATOR.manual_seed(seed)
 
     def extra(self, x):
-        return global_noise()
+        return global_noise().to(x.device)
 
 
 # --- state of losses
@@ -261,7 +263,7 @@ def closure_of_a_loss(seed):
     def loss(scores, targets):
         nonlocal calls
         calls += 1
-        noise = torch.rand(scores.shape, generator=generator)
+        noise = torch.rand(scores.shape, generator=generator).to(scores.device)
         return F.cross_entropy(scores + noise, targets) * (1 + 0.1 * calls)
 
     return net(seed), {"loss": loss}
@@ -321,7 +323,8 @@ class Wobbling(torch.optim.SGD):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    p.grad.add_(torch.randn(p.shape, generator=self.generator), alpha=0.01 * self.turn)
+                    noise = torch.randn(p.shape, generator=self.generator).to(p.device)
+                    p.grad.add_(noise, alpha=0.01 * self.turn)
         return super().step(closure)
 
 

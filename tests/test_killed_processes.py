@@ -19,7 +19,7 @@ import torch
 from helpers import alive, lock_owner, moving, over, quick_path, quiet, ranks_of, small_table, until  # noqa: F401
 from starts import leave
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
 from warm_python import python
 
 from trainopt_nb import Run, RunError, Task, TrainOptions, fit, resume
@@ -301,3 +301,69 @@ def test_a_run_of_the_cell_that_is_left_ends_with_the_kernel_however_many_childr
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     over(job.run)
+
+
+# workers of loaders
+
+
+LOADERS = """
+import multiprocessing, os, sys
+sys.path.insert(0, {tests!r})
+from test_killed_processes import Slow, reporting_loaders
+from trainopt_nb import Task, TrainOptions, fit
+from trainopt_nb.api.run_task import Where, run_task
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method({method!r})
+    print(os.getpid(), flush=True)
+    data, how = reporting_loaders({folder!r}), dict(epochs=10_000, device="cpu")
+    if {background!r}:
+        run_task(Task(Slow(), *data), TrainOptions.of(**how), Where({folder!r}, background=True)).wait()
+    else:
+        fit(Slow(), *data, folder={folder!r}, write=lambda line: None, **how)
+"""
+
+
+class Report:
+    "As `worker_init_fn`: writes down the id of the worker's process"
+
+    def __init__(self, file):
+        self.file = file
+
+    def __call__(self, number):
+        Path(self.file).write_text(str(os.getpid()))
+
+
+def reporting_loaders(folder):
+    "A loader with a sampler of its own, which is iterated as it is, and one whose dataset is loaded in the order of the run"
+    rows, more = TensorDataset(*TRAIN), {"num_workers": 1, "persistent_workers": True}
+    own = BatchSampler(SequentialSampler(rows), 32, drop_last=False)
+    first = DataLoader(rows, batch_sampler=own, worker_init_fn=Report(f"{folder}/train.pid"), **more)
+    return first, DataLoader(rows, 64, worker_init_fn=Report(f"{folder}/valid.pid"), **more)
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("background", [False, True], ids=["cell", "background"])
+def test_no_worker_of_a_loader_outlives_a_killed_trainer(method, background, tmp_path):
+    "Whatever starts processes; a forkserver, the default from Python 3.14 on, lives on and is the parent that PyTorch's workers look for"
+    code = LOADERS.format(
+        tests=str(Path(__file__).parent), method=method, background=background, folder=str(tmp_path)
+    )
+    (tmp_path / "script.py").write_text(code)
+    script = subprocess.Popen(python(tmp_path / "script.py"), stdout=subprocess.PIPE, text=True)
+    kernel = int(script.stdout.readline())
+    files = [tmp_path / "train.pid", tmp_path / "valid.pid"]
+    pids = until(
+        lambda: (
+            [int(f.read_text()) for f in files if f.exists() and f.stat().st_size][1:]
+            and [int(f.read_text()) for f in files]
+        ),
+        "two workers of loaders",
+    )
+    run = Run(next(tmp_path.glob("*/run.json")).parent)
+    trainer = lock_owner(run.path / "lock")["pid"]
+    assert all(map(alive, pids)) and (trainer == kernel) != background
+    os.kill(trainer, signal.SIGKILL)
+    until(lambda: not any(map(alive, pids)), "the end of the loaders' workers")
+    script.kill()
+    script.wait()

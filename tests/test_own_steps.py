@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from trainopt_nb import Task, TrainOptions, find_lr, fit, resume
 from trainopt_nb.base.errors import DataError, OptionError, RunError, TaskError
 from trainopt_nb.data.batches import order
+from trainopt_nb.events.assumptions import Assumptions
 from trainopt_nb.events.records import Ended, Epoch, Note, Step, Stop
 from trainopt_nb.store.checkpoint import load_checkpoint
 from trainopt_nb.train.loop import train
@@ -185,7 +186,8 @@ def test_several_tasks_with_weights_by_a_loss_that_is_a_dict():
     optimizer = sgd(plain.parameters())
     for _ in range(EPOCHS):
         for rows in torch.arange(len(X)).split(SIZE):
-            found = two_losses(plain(X[rows]), {"kind": Y[rows], "size": Z[rows]})
+            x, kind, size = (each[rows].to(DEVICE) for each in (X, Y, Z))
+            found = two_losses(plain(x), {"kind": kind, "size": size})
             optimizer.zero_grad()
             (found["ce"] + found["mse"] * 0.25).backward()
             optimizer.step()
@@ -250,9 +252,9 @@ def gan():
 
 def gan_step(model, batch):
     real, critic, generator = batch[0], model["critic"], model["generator"]
-    fake = generator(torch.randn(len(real), 3))
+    fake = generator(torch.randn(len(real), 3, device=real.device))
     yield "critic", F.softplus(-critic(real)).mean() + F.softplus(critic(fake.detach())).mean()
-    yield generator, F.softplus(-critic(generator(torch.randn(len(real), 3)))).mean()
+    yield generator, F.softplus(-critic(generator(torch.randn(len(real), 3, device=real.device)))).mean()
 
 
 def gan_by_hand(model, data, make=adam, epochs=EPOCHS, context=None, clip=None):
@@ -272,11 +274,11 @@ def _losses(model, batch, context):
     on = lambda: torch.autocast(DEVICE, torch.bfloat16, enabled=context is not None)
     real, critic, generator = batch[0], model["critic"], model["generator"]
     with on():
-        fake = generator(torch.randn(len(real), 3))
+        fake = generator(torch.randn(len(real), 3, device=real.device))
         loss = F.softplus(-critic(real)).mean() + F.softplus(critic(fake.detach())).mean()
     yield "critic", loss
     with on():
-        loss = F.softplus(-critic(generator(torch.randn(len(real), 3)))).mean()
+        loss = F.softplus(-critic(generator(torch.randn(len(real), 3, device=real.device)))).mean()
     yield "generator", loss
 
 
@@ -296,12 +298,12 @@ def test_a_critic_that_is_trained_five_times_and_clamped():
     def step(model, batch):
         real, critic, generator = batch[0], model["critic"], model["generator"]
         for _ in range(5):
-            fake = generator(torch.randn(len(real), 3)).detach()
+            fake = generator(torch.randn(len(real), 3, device=real.device)).detach()
             yield "critic", critic(fake).mean() - critic(real).mean()
             with torch.no_grad():
                 for weight in critic.parameters():
                     weight.clamp_(-0.05, 0.05)
-        yield "generator", -critic(generator(torch.randn(len(real), 3))).mean()
+        yield "generator", -critic(generator(torch.randn(len(real), 3, device=real.device))).mean()
 
     make = lambda parameters: torch.optim.RMSprop(parameters, lr=0.005)
     model, plain = made(gan), made(gan)
@@ -311,12 +313,15 @@ def test_a_critic_that_is_trained_five_times_and_clamped():
     for real, _ in batches((X, Y)):
         for _ in range(5):
             optimizers["critic"].zero_grad()
-            (critic(generator(torch.randn(len(real), 3)).detach()).mean() - critic(real).mean()).backward()
+            (
+                critic(generator(torch.randn(len(real), 3, device=real.device)).detach()).mean()
+                - critic(real).mean()
+            ).backward()
             optimizers["critic"].step()
             for weight in critic.parameters():
                 weight.data.clamp_(-0.05, 0.05)
         optimizers["generator"].zero_grad()
-        (-critic(generator(torch.randn(len(real), 3))).mean()).backward()
+        (-critic(generator(torch.randn(len(real), 3, device=real.device))).mean()).backward()
         optimizers["generator"].step()
     assert equal(model, plain)
 
@@ -324,8 +329,8 @@ def test_a_critic_that_is_trained_five_times_and_clamped():
 def penalised_step(model, batch, step):
     "A gradient penalty (Gulrajani et al., 2017), and a generator that is trained at every second batch"
     real, critic, generator = batch[0], model["critic"], model["generator"]
-    fake = generator(torch.randn(len(real), 3)).detach()
-    mixed = (real + (fake - real) * torch.rand(len(real), 1)).requires_grad_()
+    fake = generator(torch.randn(len(real), 3, device=real.device)).detach()
+    mixed = (real + (fake - real) * torch.rand(len(real), 1, device=real.device)).requires_grad_()
     (slope,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)
     yield (
         "critic",
@@ -335,7 +340,7 @@ def penalised_step(model, batch, step):
         },
     )
     if step % 2:
-        yield "generator", -critic(generator(torch.randn(len(real), 3))).mean()
+        yield "generator", -critic(generator(torch.randn(len(real), 3, device=real.device))).mean()
 
 
 def test_a_gradient_penalty_and_a_part_that_is_trained_at_some_steps():
@@ -552,6 +557,24 @@ def test_turns_without_an_evaluation_leave_validation_out():
     assert any("valid_data have no loss and are left out: write eval_step" in text for text in notes(events))
 
 
+@pytest.mark.parametrize("held_out", [False, True])
+def test_validation_data_that_no_evaluation_judges_are_not_called_missing(held_out):
+    "In the assumptions that every view shows, and where options have no effect"
+    more = {"valid_fraction": 0.2} if held_out else {}
+    events = events_of(
+        gan(), (X, Y), None if held_out else (X, Y), training_step=gan_step, epochs=1, metrics="f1", **more
+    )
+    rows = next(e for e in events if type(e) is Assumptions).rows
+    assert ("best epoch", "the last: no eval_step judges the validation data", "--eval-step", True) in rows
+    assert any(
+        "--metrics f1 (because no eval_step judges the validation data)" in text for text in notes(events)
+    )
+    assert "no validation data" not in str(events)
+    missing = events_of(gan(), (X, Y), training_step=gan_step, epochs=1)
+    rows = next(e for e in missing if type(e) is Assumptions).rows
+    assert ("best epoch", "the last: there is no validation data", "--monitor", True) in rows
+
+
 def test_an_evaluation_step_beside_a_named_loss():
     error = lambda model, batch: {"error": (model(batch[0]).argmax(1) != batch[1]).float().mean()}
     events = events_of(made(lambda: nn.Linear(6, 3)), (X, Y), (X[:50], Y[:50]), eval_step=error)
@@ -591,8 +614,8 @@ def test_a_loss_with_parameters_is_trained(loss, width, tmp_path):
     model, plain, own, other = (
         made(lambda: nn.Linear(6, width)),
         made(lambda: nn.Linear(6, width)),
-        loss(),
-        loss(),
+        made(loss),
+        made(loss),
     )
     before = [p.detach().clone() for p in own.parameters()]
     events = events_of(model, (X, Y), loss=own)
@@ -603,18 +626,18 @@ def test_a_loss_with_parameters_is_trained(loss, width, tmp_path):
 
 
 def test_a_loss_with_parameters_is_resumed(tmp_path):
-    straight, parted = Centres(), Centres()
+    straight, parted = made(Centres), made(Centres)
     whole = made(lambda: nn.Linear(6, 4))
     run_to(tmp_path / "whole", whole, loss=straight, optimizer=adam)
     run_to(tmp_path / "parted", made(lambda: nn.Linear(6, 4)), 4, loss=parted, optimizer=adam)
     _, model_state, training, _ = load_checkpoint(tmp_path / "parted/checkpoints", "last")
-    again, model = Centres(), made(lambda: nn.Linear(6, 4))
+    again, model = made(Centres), made(lambda: nn.Linear(6, 4))
     run_to(tmp_path / "parted", model, checkpoint=(model_state, training), loss=again, optimizer=adam)
     assert equal(again, straight)
 
 
 def test_the_modules_of_a_step_are_trained_where_they_are_given_as_loss():
-    own, other = Temperature(), Temperature()
+    own, other = made(Temperature), made(Temperature)
     model, plain = made(lambda: nn.Linear(6, 3)), made(lambda: nn.Linear(6, 3))
     step = lambda model, batch: own(model(batch[0]), batch[1])
     events_of(model, (X, Y), training_step=step, loss=own)
@@ -624,7 +647,7 @@ def test_the_modules_of_a_step_are_trained_where_they_are_given_as_loss():
 
 @pytest.mark.parametrize("where", ["step", "loss"])
 def test_parameters_that_nothing_trains_are_said(where):
-    outside = Temperature()
+    outside = made(Temperature)
     step = {
         "step": {"training_step": lambda model, batch: outside(model(batch[0]), batch[1])},
         "loss": {"loss": lambda outputs, targets: outside(outputs, targets)},

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from .batches import Batches, PaddingBatch, data_shard, dropped, mix, order
 from .generators import held_generators, preserve_rng, reseed
+from .loader_workers import WorkerBegin
 from .object_state import ObjectState
 from .tensors import Batch
 
@@ -60,17 +61,13 @@ class _SeededDataset:
         return self.dataset[index]
 
 
-class _WorkerBegin:
+class _SeededBegin(WorkerBegin):
     "Runs first in a worker process, and gives the user's `worker_init_fn` the user's own dataset"
-
-    def __init__(self, user):
-        self.user = user
 
     def __call__(self, number):
         info = get_worker_info()
         object.__setattr__(info, "dataset", info.dataset.dataset)  # it is frozen
-        if self.user is not None:
-            self.user(number)
+        super().__call__(number)
 
 
 class _Arranged:
@@ -125,7 +122,7 @@ class DatasetLoader:
         self.objects = ObjectState(owners, label="train_data")
         if workers:
             dataset = _SeededDataset(dataset, seed, collate)
-            more = more | {"worker_init_fn": _WorkerBegin(more.get("worker_init_fn"))}
+            more = more | {"worker_init_fn": _SeededBegin(more.get("worker_init_fn"))}
         else:
             more = {name: value for name, value in more.items() if name not in _OF_WORKERS}
         self._loader = DataLoader(

@@ -7,7 +7,7 @@ __all__ = ['ROOM', 'Snapshot', 'preserve_state']
 
 # %% ../../nbs/data/02b_snapshot.ipynb #b6a9507d
 import types
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +22,7 @@ from trainopt_nb.data.object_graph import (
     PLAIN,
     Globals,
     dict_items,
+    dict_type,
     is_foreign,
     of_user,
     parts,
@@ -81,7 +82,7 @@ def _dict_back(value):
     def back():
         now = dict_items(value)
         if not (_unchanged([k for k, _ in now], keys) and _unchanged([v for _, v in now], values)):
-            base = OrderedDict if isinstance(value, OrderedDict) else dict
+            base = dict_type(value)
             base.clear(value)
             for key, item in zip(keys, values, strict=True):
                 base.__setitem__(value, key, item)
@@ -110,9 +111,8 @@ def _set_back(value, copy):
 def _parts_back(value, names):
     "Return the function that puts back what an object holds under these names, outside of a dict"
     absent = object()
-    get = lambda name: (
-        value.variables.get(name, absent) if isinstance(value, Globals) else getattr(value, name)
-    )
+    held = value.variables.get if isinstance(value, Globals) else partial(getattr, value)
+    get = lambda name: held(name, absent)
     copy = {name: get(name) for name in names}
 
     def back():

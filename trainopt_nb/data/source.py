@@ -185,6 +185,7 @@ class Data(NamedTuple):
     valid: Batches | None
     classes: tuple  # names of the classes where labels were text
     notes: tuple  # sentences for the reader: what was changed
+    unjudged: bool = False  # whether there was validation data, which no step of the user's own judges
 
 
 def _open(value, how):

@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset
 
 from .batches import Batches, PaddingBatch, data_shard
 from .generators import preserve_rng, set_held_state
+from .loader_workers import iterate
 from .object_state import ObjectState
 from .tensors import Batch, size_of, tree_map
 from ..store.plain import random_state, set_random_state
@@ -34,10 +35,10 @@ def _go_on(source, number, start, state):
             part.set_epoch(number)
     if state is not None and start > 0 and _remembers(source):
         source.load_state_dict(state["own"])
-        batches = iter(source)
+        batches = iterate(source)
         set_held_state(source, state["now"])
         return batches
-    batches = iter(source)
+    batches = iterate(source)
     for _ in range(start):
         next(batches, None)
     return batches
@@ -93,7 +94,7 @@ class StreamBatches:
     def peek(self) -> Batch | None:  # None if the source is empty
         "Return the first batch, without changing random numbers"
         with preserve_rng(self.source):
-            batch = next(iter(self.source), None)
+            batch = next(iterate(self.source), None)
         return batch if self.layout is None or batch is None else self.layout(batch)
 
     def arrange(self, layout: Callable[[Batch], Batch]):

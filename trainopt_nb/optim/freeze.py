@@ -100,7 +100,7 @@ class Freezing:
         return before[len(self.frozen) :]
 
     def train(self):
-        "Set the model to training mode, but what is frozen in it"
+        "Set the model to training mode, except for what is frozen"
         train_unfrozen(self.model, self.freeze, self.frozen)
 
 # %% ../../nbs/optim/01_freeze.ipynb #a06f0fd9

@@ -19,9 +19,8 @@ from ..task.train_options import TrainOptions
 def spared_parameters(model: nn.Module) -> set[int]:  # their ids
     "Find the parameters that do not decay whatever their shape"
     norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-    layers = [m for m in model.modules() if isinstance(m, norms)]
-    layers += [m for m in model.modules() if getattr(m, "sparse", False) is True]
-    return {id(p) for m in layers for p in m.parameters(recurse=False)}
+    spared = lambda module: isinstance(module, norms) or getattr(module, "sparse", False) is True
+    return {id(p) for m in model.modules() if spared(m) for p in m.parameters(recurse=False)}
 
 
 def parameter_groups(

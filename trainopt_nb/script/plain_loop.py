@@ -193,6 +193,7 @@ USUAL = {
     "decay_rates": {},
     "frozen_norms": False,
     "sparse": False,
+    "weighs_labels": False,
 }
 
 

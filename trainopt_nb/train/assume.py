@@ -8,14 +8,15 @@ __all__ = ['best_epoch', 'assume']
 # %% ../../nbs/train/03g_assume.ipynb #ef25cdfe
 from torch import Tensor, nn
 
+from ..data.source import Data
 from ..data.tensors import LABELS, WeightedBatch, leaves, split_batch
 from ..events.assumptions import Assumption
 from ..task.infer import Inferred
 from ..task.losses import IGNORE
 from ..task.metrics import Metrics
-from ..task.signatures import name_of
-from ..task.signatures import forward_parameters
+from ..task.signatures import forward_parameters, name_of
 from ..task.train_options import TrainOptions
+from ..task.unused_options import not_validated
 from .first_batch import Sample
 
 # %% ../../nbs/train/03g_assume.ipynb #5c6076b8
@@ -125,9 +126,9 @@ def _loss(o, inferred, sample):
     )
 
 # %% ../../nbs/train/03g_assume.ipynb #09ef142a
-def _metrics(o, inferred, metrics, has_valid):
-    if not has_valid:
-        return Assumption("metrics", "none: there is no validation data", "--metrics")
+def _metrics(o, inferred, metrics, data):
+    if data.valid is None:
+        return Assumption("metrics", f"none: {not_validated(data)}", "--metrics")
     if not metrics.names:
         guessed = inferred.figures == "custom" and isinstance(o.metrics, str) and o.metrics == "auto"
         why = f": which ones fit {_name(o, inferred)} would have to be guessed" if guessed else ""
@@ -139,13 +140,13 @@ def _metrics(o, inferred, metrics, has_valid):
 def best_epoch(
     monitor: str,  # the figure that decides
     mode: str,  # `max` or `min`
-    has_valid: bool,  # whether there is validation data
-    decides: bool = True,  # whether a figure of it decides
+    data: Data,
+    decides: bool = True,  # whether a figure of the validation decides
 ) -> Assumption:
     "State which epoch is best"
-    if not (has_valid and decides):
-        why = "no figure of the validation decides" if has_valid else "there is no validation data"
-        return Assumption("best epoch", f"the last: {why}", "--monitor")
+    if data.valid is None or not decides:
+        why = not_validated(data) or "no figure of the validation decides"
+        return Assumption("best epoch", f"the last: {why}", "--eval-step" if data.unjudged else "--monitor")
     words = {"valid_loss": "validation loss", "train_loss": "training loss"}
     return Assumption(
         "best epoch", f"{'highest' if mode == 'max' else 'lowest'} {words.get(monitor, monitor)}", "--monitor"
@@ -158,7 +159,7 @@ def assume(
     sample: Sample,
     inferred: Inferred,
     metrics: Metrics,
-    has_valid: bool,  # whether there is validation data
+    data: Data,
 ) -> list[Assumption]:
     "State what a run assumes about its task"
     o = options
@@ -168,6 +169,6 @@ def assume(
         _axis(inferred, sample),
         _scores(o, inferred, sample),
         _loss(o, inferred, sample),
-        _metrics(o, inferred, metrics, has_valid),
+        _metrics(o, inferred, metrics, data),
     ]
     return [row for row in rows if row is not None]

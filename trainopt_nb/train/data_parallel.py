@@ -66,9 +66,10 @@ def _distribute_copies(strategy, model, device, sample, step_functions):
     normalised = nn.SyncBatchNorm.convert_sync_batchnorm(model) if device.type == "cuda" else model
     options = strategy.options
     plan = options.tensor_plan if isinstance(options.tensor_plan, dict) else None
-    known = isinstance(model, StepRunner)  # which was tried in training
-    unused = model.unused if known else _unused_weights(model, loss_step, sample[0])
-    unused = unused or bool(options.unfreeze)
+    tried = isinstance(model, StepRunner)  # in training
+    unused = bool(options.unfreeze) or (
+        model.unused if tried else _unused_weights(model, loss_step, sample[0])
+    )
     strategy.trained = parallelize(normalised, strategy.ranks, plan, unused=unused, offload=options.offload)
     return step_functions(strategy.trained)[0], eval_step
 

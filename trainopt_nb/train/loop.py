@@ -138,9 +138,9 @@ class Loop:
             prepared.notes.append(("optimizer", text))
         if checkpoint is not None:
             self.state.load_state_dict(*checkpoint)
-        decides, has_valid = prepared.finds_best, prepared.data.valid is not None
+        decides = prepared.finds_best
         self.monitor, self.mode = choose_monitor(options, prepared.metrics, decides, prepared.own_loss)
-        best = best_epoch(self.monitor, self.mode, has_valid, decides)
+        best = best_epoch(self.monitor, self.mode, prepared.data, decides)
         self.assumptions = [*prepared.assumptions, best]
 
     def events(

@@ -137,8 +137,8 @@ def _put_together(tried, sources, freezing, notes):
     prepared = Prepared(
         task.model, data, device, inferred.task_type, inferred.columns, inferred.scoring, loss.to_device, *steps,
         strategy.sample_weight, metrics, strategy, [*notes, *found, *more], shapes, hooks, transforms,
-        assume(task.model, o, sample, inferred, metrics, data.valid is not None), inferred.own,
-        parts=loss.parts, loss_module=loss.module, freezing=freezing,
+        assume(task.model, o, sample, inferred, metrics, data), inferred.own,
+        shift=inferred.shift, parts=loss.parts, loss_module=loss.module, freezing=freezing,
     )  # fmt: skip
     return with_own_figures(prepared, tried.place, sources)
 

@@ -90,7 +90,7 @@ def _try_all(place, runner, parts, figures, learned, turns):
     tried = try_step(runner, _load(place, first), parts, learned, turns)
     found, data = Judgement(), place.data
     if data.valid is not None and turns and place.eval_step is None:
-        place = place._replace(data=data._replace(valid=None))
+        place = place._replace(data=data._replace(valid=None, unjudged=True))
     elif data.valid is not None:
         found = _judge(place, runner, parts, figures)
     metrics = StepMetrics(

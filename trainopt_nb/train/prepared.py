@@ -70,6 +70,7 @@ class PreparedParts:
     device_transforms: Sequence[DeviceTransform] = ()  # applied to each batch on the device
     assumptions: list[Assumption] = field(default_factory=list)  # about the task
     own_loss: bool = False  # whether the loss is the user's or the model's own, and none of PyTorch's
+    shift: int = 0  # 1 where the scores at a place are for the target at the next one
     parts: LossParts | None = None  # of the loss, where it can have some
     loss_module: nn.Module | None = None  # of the loss, with parameters that are trained too, or with buffers
     runner: StepRunner | None = None  # a step of the user's own

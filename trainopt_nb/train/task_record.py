@@ -13,7 +13,7 @@ from ..base.patterns import pattern_of, split_rates
 from ..data.batches import MemoryBatches
 from ..data.dataset_batches import DatasetBatches
 from ..data.rows import is_pair
-from ..data.tensors import LABELS, split_batch
+from ..data.tensors import LABELS, size_of, split_batch
 from ..store.wrapped_models import plain_modules
 from .loop import Loop
 from ..task.losses import IGNORE, given
@@ -89,6 +89,17 @@ def _batch_facts(batch, model):
     return {"batch": form, "inputs": kind, "images": kind == "tensor" and inputs.dim() == 4}
 
 
+def _layout_facts(layout, chosen):
+    "How the items of a batch were arranged, where `split_batch` alone would not do it"
+    if layout is None:
+        return {}
+    last = layout.items - 1
+    whole = layout.names or not chosen  # else the batch may have more items
+    if whole and layout.weight is None and (layout.inputs, layout.targets) == (tuple(range(last)), (last,)):
+        return {"batch": "many" if last > 1 else "pair"}
+    return {"own_layout": True, "sample_weights": layout.weight is not None}
+
+
 def _path(outputs, part):
     "Where a part stands in what the model gave: [] is the whole, None is nowhere"
     if part is None:
@@ -135,6 +146,28 @@ def _ignored(prepared):
         return False
     return bool((split_batch(prepared.data.train.data)[1] == IGNORE).any())
 
+
+def _weighs_labels(prepared, loss):
+    "Whether a loss of the user's or the model's own may count other labels, or by other weights, than all labels alike"
+    if prepared.task_type not in ("model", "custom") or prepared.sample_weight is size_of:
+        return False
+    given = [batches for batches in prepared.data[:2] if batches is not None]
+    if getattr(loss, "weight", None) is not None or not all(isinstance(b, MemoryBatches) for b in given):
+        return True
+    every = lambda batch: prepared.sample_weight(batch) == split_batch(batch)[1].numel()
+    return not all(every(batches.data) for batches in given)
+
+
+def _loss_facts(prepared, loss):
+    "What the loss of a run is made of, and what it counts"
+    module = prepared.loss_module
+    return {
+        "loss_parts": [] if prepared.parts is None else list(prepared.parts.recorded),
+        "loss_parameters": module is not None and any(p.requires_grad for p in module.parameters()),
+        "weighs_labels": _weighs_labels(prepared, loss),
+        "shift": prepared.shift,
+    }
+
 # %% ../../nbs/train/16_task_record.ipynb #05bce443
 def task_record(
     task: Task,  # as the user gave it
@@ -162,11 +195,10 @@ def task_record(
         "total": s.total,
         "device": p.device.type,
         "changed": sorted(loop.options.changed()),
-        "loss_parts": [] if p.parts is None else list(p.parts.recorded),
-        "loss_parameters": p.loss_module is not None
-        and any(p.requires_grad for p in p.loss_module.parameters()),
     }
+    facts |= _loss_facts(p, loop.options.loss)
     facts |= _batch_facts(batch, p.model) | _output_facts(outputs, targets)
+    facts |= _layout_facts(p.data.train.layout, loop.options.batch_layout != "auto")
     facts |= _optimizer_facts(p.model, s.optimizer, loop.options)
     return {
         "classes": list(p.data.classes),

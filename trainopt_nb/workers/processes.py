@@ -67,6 +67,26 @@ def _shorten_sockets():
             return
 
 # %% ../../nbs/workers/01_processes.ipynb #b32db125
+def _run(method, function, arguments):
+    "Run a function in a worker, which starts processes of its own as the kernel does and not as it was started itself"
+    multiprocessing.set_start_method(method, force=True)
+    function(*arguments)
+
+
+@contextlib.contextmanager
+def _start_method_open():
+    "Leave the start method to the user's choice: multiprocessing takes it for chosen once a process was started"
+    chosen, usual = (
+        multiprocessing.get_start_method(allow_none=True),
+        multiprocessing.get_all_start_methods()[0],
+    )
+    try:
+        yield chosen
+    finally:
+        if chosen is None and multiprocessing.get_start_method(allow_none=True) == usual:
+            multiprocessing.set_start_method(None, force=True)
+
+# %% ../../nbs/workers/01_processes.ipynb #b9938c83
 def start(
     function: Callable,  # of an importable module
     *arguments: object,  # picklable
@@ -74,15 +94,13 @@ def start(
     "Start a process that the end of this one neither waits for nor ends. Raises `RunError` where the system gives none"
     for last in (False, True):  # a second time, because the forkserver may just have been killed
         context = _context()
-        worker = context.Process(
-            target=function, args=arguments, daemon=False
-        )  # a daemon could start no others
-        # It starts others as the kernel does: workers of a loader that have a forkserver of their own outlive a killed parent
-        worker._start_method = None
         try:
             if context.get_start_method() == "forkserver":
                 _shorten_sockets()
-            with _without_main():
+            with _start_method_open() as method, _without_main():
+                worker = context.Process(
+                    target=_run, args=(method, function, arguments), daemon=False
+                )  # a daemon could start no others
                 worker.start()
         except AttributeError:  # another thread has just emptied `__main__`, as a reset of the notebook does
             if last:
