@@ -5,7 +5,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 
 import pytest
 import torch
@@ -32,7 +32,9 @@ def randint(high, *shape):
 
 
 def part(data, rows):
-    "The rows of tensors in tuples and dicts"
+    "The rows of tensors in tuples, dicts and dataclasses"
+    if is_dataclass(data):
+        return type(data)(**{field.name: part(getattr(data, field.name), rows) for field in fields(data)})
     if isinstance(data, dict):
         return {name: part(item, rows) for name, item in data.items()}
     return tuple(part(item, rows) for item in data) if isinstance(data, tuple) else data[rows]
@@ -296,6 +298,46 @@ class Speech(nn.Module):
         return self.body(x).log_softmax(-1).transpose(0, 1)
 
 
+class Ensemble(nn.Module):
+    "What becomes of the outputs of two members"
+
+    def __init__(self, outputs, end):
+        super().__init__()
+        self.members, self.end = nn.ModuleList([nn.Linear(4, outputs), nn.Linear(4, outputs)]), end
+
+    def forward(self, x):
+        return self.end([member(x) for member in self.members])
+
+
+class Tied(nn.Module):
+    "Scores by the weights of an embedding"
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.labels = nn.Embedding(9, 5), nn.Embedding(7, 5)
+
+    def forward(self, x):
+        return torch.einsum("btd,vd->btv", self.body(x), self.labels.weight)
+
+
+class Generator(Tokens):
+    "A language model in the manner of nanoGPT: scores, and the loss after them"
+
+    def forward(self, idx, targets=None):
+        scores = super().forward(idx)
+        return scores, None if targets is None else F.cross_entropy(
+            scores.flatten(0, 1), targets.flatten(), ignore_index=-1
+        )
+
+
+@dataclass
+class Labels:
+    "Targets in an object"
+
+    kind: torch.Tensor
+    size: torch.Tensor
+
+
 class Tagged(Dataset):
     "Samples as dicts"
 
@@ -510,7 +552,47 @@ CASES = [
          {"batch_layout": "x, y, weight", "loss": nn.CrossEntropyLoss()}, CLASS, mass=lambda b: b[2].sum().item()),
     Case("an own weighted loss", linear(3), (x, y, w), lambda m, b: weighted(ce(m(b[0]), b[1], reduction="none"), b[2]),
          {"loss": lambda o, s, weight: weighted(ce(o, s, reduction="none"), weight)}, stream=True),
+    # probabilities that no last layer tells
+    Case("a mean of softmaxes", lambda: Ensemble(3, lambda each: torch.stack([s.softmax(-1) for s in each]).mean(0)), (x, y),
+         lambda m, b: F.nll_loss(m(b[0]).log(), b[1]), figures=CLASS),
+    Case("the largest of sigmoids", lambda: Ensemble(1, lambda each: torch.cat(each, 1).sigmoid().amax(1)), (x, z),
+         lambda m, b: F.binary_cross_entropy(m(b[0]), b[1]),
+         figures={"accuracy": lambda m, h: ((m(h[0]) > 0.5) == h[1]).float().mean()}),
+    Case("p and 1 - p, as said", lambda: Softly(1, lambda s: torch.cat([1 - s.sigmoid(), s.sigmoid()], 1)), (x, z.long()),
+         lambda m, b: F.nll_loss(m(b[0]).log(), b[1]), {"scores": "probabilities"}, CLASS),
+    Case("experts that a softmax weighs", lambda: Ensemble(3, lambda each: each[0].softmax(-1) * each[1]), (x, y), plain, figures=CLASS),
+    # more sequences
+    Case("tied weights, as many steps as classes", Tied, (words, square), lambda m, b: ce(m(b[0]).movedim(-1, 1), b[1]),
+         figures={"accuracy": lambda m, h: right(m(h[0]).movedim(-1, 1), h[1])}),
+    Case("a loss after the scores", lambda: Generator(9, 9), (words[:, :-1], words[:, 1:]), lambda m, b: m(*b)[1],
+         {"batch_layout": "inputs: 0, 1"}, monitor="valid_loss"),
+    Case("a language model that learns answers only", lambda: LanguageModel(True), {"input_ids": words, "labels": masked},
+         lambda m, b: m(**b)["loss"], mass=lambda b: labels_of(b["labels"][:, 1:]), monitor="valid_loss"),
+    # losses over all pairs of a batch, and targets in objects
+    Case("supervised contrast", linear(3), (x, y), lambda m, b: contrast(m(b[0]), b[1]), {"loss": lambda o, s: contrast(o, s)}, stream=True),
+    Case("partial likelihood", linear(1), (x, torch.stack([t.exp(), z], 1)), lambda m, b: cox(m(b[0]), b[1]),
+         {"loss": lambda o, s: cox(o, s)}, stream=True),
+    Case("grades in order", linear(2), (x, y), lambda m, b: bce(m(b[0]), (b[1][:, None] > torch.arange(2)).float()),
+         {"loss": lambda o, s: bce(o, (s[:, None] > torch.arange(2)).float())}, monitor="valid_loss"),
+    Case("targets in a dataclass", Heads, (x, Labels(y, t)), lambda m, b: heads(m(b[0]), b[1]), {"loss": lambda o, s: heads(o, s)}, stream=True),
 ]  # fmt: skip
+
+
+def contrast(outputs, labels):
+    unit = F.normalize(outputs, dim=1)
+    near = unit @ unit.T / 0.5
+    same = (labels[:, None] == labels[None]).float() - torch.eye(len(labels))
+    return -(same * near.log_softmax(1)).sum() / same.sum().clamp_min(1)
+
+
+def cox(outputs, seen):
+    at_risk = (seen[None, :, 0] >= seen[:, None, 0]).float()
+    risk = outputs[:, 0]
+    return -(seen[:, 1] * (risk - (at_risk * risk.exp()[None]).sum(1).log())).mean()
+
+
+def heads(outputs, targets):
+    return ce(outputs["kind"], targets.kind) + mse(outputs["size"][:, 0], targets.size)
 
 
 def vae(outputs, targets):
@@ -574,6 +656,9 @@ REFUSED = [
     ("a layout without a target", linear(3), (x, y), {"batch_layout": "x, lengths"}, OptionError, "has no target"),
     ("a class axis that does not fit", lambda: Tokens(9, 3), (words, tags), {"class_axis": 1}, TaskError, "does not fit"),
     ("a task type that does not fit", linear(3), (x, y), {"task_type": "regression"}, TaskError, "does not fit"),
+    ("probabilities or logits", lambda: Softly(1, lambda s: torch.cat([1 - s.sigmoid(), s.sigmoid()], 1)), (x, z.long()), {}, TaskError,
+     "from a sigmoid and further operations.* --scores probabilities"),
+    ("a number after the scores", lambda: Softly(3, lambda s: (s, s.square().mean())), (x, y), {}, TaskError, "pass --loss model if it is the whole"),
     ("a loss that takes another number of items", linear(3), (x, y), {"loss": lambda o, a, b: o.mean()}, TaskError, "missing 1 required"),
 ]  # fmt: skip
 
@@ -674,3 +759,25 @@ def test_what_is_less_than_certain_is_marked(tmp_path, monkeypatch, capsys):
     _, run = trained(case, write=print)
     assert [row.topic for row in assumed(run).values() if not row.certain] == ["task"]
     assert "? task" in capsys.readouterr().out
+
+
+def test_which_of_several_outputs_are_the_scores_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for end, certain in ((list, False), (lambda each: {"inner": each[0], "logits": each[1]}, True)):
+        case = Case("", lambda end=end: Ensemble(3, end), (x, y), plain)
+        row = assumed(trained(case)[1])["outputs"]
+        assert (row.certain, row.option) == (certain, "--loss") and "of 2 outputs of shape (5, 3)" in row.text
+
+
+def test_scores_that_a_tanh_bounds_are_marked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    case = Case("", lambda: Softly(1, lambda s: (s.tanh() + 1) / 2), (x, z.long()), plain)
+    row = assumed(trained(case)[1])["scores"]
+    assert not row.certain and "tanh" in row.text and row.option == "--scores"
+
+
+def test_a_question_about_a_batch_logs_nothing_of_pytorch(caplog):
+    "Shapes are tried without numbers, of which PyTorch logs each misfit with its traceback"
+    with pytest.raises(TaskError, match="nothing tells which is the target"):
+        fit(Pairs(), [(y[:5], x[:5], x[5:10])], epochs=1, threads=1, write=quiet)
+    assert [record for record in caplog.records if record.name.startswith("torch")] == []

@@ -29,9 +29,8 @@ class Log:
         self,
         run: Run,  # being written
         progress: Progress,  # kept up to date
-        save: Callable[[Path], object] = lambda folder: (
-            None
-        ),  # writes a checkpoint into a folder, where the directory of the run is gone
+        save: Callable[[Path], object]
+        | None = None,  # writes a checkpoint into a folder, where the directory of the run is gone; None where one process cannot
     ):
         self.run, self.progress = run, progress
         self.rescue = Rescue(run.path, save)

@@ -57,9 +57,8 @@ class Rescue:
     def __init__(
         self,
         path: Path,  # directory of the run, with its log
-        save: Callable[[Path], object] = lambda folder: (
-            None
-        ),  # writes a checkpoint of the training into a folder
+        save: Callable[[Path], object]
+        | None = None,  # writes a checkpoint of the training into a folder; None where one process cannot
     ):
         self.path, self._save = path, save
         self.target: Path | None = None  # where the run stands since it was rescued
@@ -76,7 +75,7 @@ class Rescue:
             with contextlib.suppress(OSError):  # they are only needed where the place is lost
                 self._small = self._small or _small_files(self.path)
             return
-        name, saved = self.path.name, "a checkpoint and the log"
+        name, saved = self.path.name, False
         what = f"The directory of the run {name} was moved, removed or replaced while it trained, so the run ends after step {step}."
         try:
             self.target = _new_folder(self.path)
@@ -84,11 +83,15 @@ class Rescue:
         except OSError as error:
             raise CheckpointError(f"{what} Nothing could be saved beside it: {error.strerror}.") from error
         try:
-            self._save(self.target / "checkpoints")
+            if self._save is not None:
+                self._save(self.target / "checkpoints")
+                saved = True
         except Exception:  # whatever hinders it, the log is saved
-            saved = "the log, without a checkpoint of this step,"
+            shutil.rmtree(self.target / "checkpoints", ignore_errors=True)
         raise CheckpointError(
-            f"{what} There is {saved} in {self.target}: %trainopt resume {self.target.name} goes on with it."
+            f"{what} There is a checkpoint and the log in {self.target}: %trainopt resume {self.target.name} goes on with it."
+            if saved
+            else f"{what} Its log is in {self.target}, without a checkpoint: the earlier ones are in the directory, where that was moved to."
         )
 
     def _in_place(self):

@@ -20,7 +20,7 @@ from ..data.targets import known_targets
 from ..base.errors import DataError, TaskError
 from ..data.tensors import LABELS, split_batch
 from .task_type import infer_task_type
-from .decide import Decision, Recognised, decide_axis, recognise_loss
+from .decide import Decision, Recognised, check_scores, decide_axis, recognise_loss
 from .losses import Given
 from .loss_step import all_targets, target_check, ignore_index, is_strict
 from .train_options import TrainOptions
@@ -112,6 +112,8 @@ def infer_task(
         figures = _figures(o, out, targets, known["train"], found)
     if figures == "classification":
         axis = _class_axis(o, out.scores, targets, found, observed, known["train"])
+    if found is None and figures in ("classification", "binary", "multilabel"):
+        check_scores(o.scores, observed)
     form = o.scores if o.scores != "auto" else found.form if found else observed.form
     scoring = Scoring(form, axis.value if axis else 1)
     balanced = o.class_weights == "balanced" and task_type in ("classification", "binary", "multilabel")

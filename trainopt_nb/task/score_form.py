@@ -47,6 +47,46 @@ def _is_bias(node):
     "Whether a node of the graph is a parameter with one axis"
     return hasattr(node, "variable") and node.variable.dim() == 1
 
+# %% ../../nbs/task/00a_score_form.ipynb #d5205040
+_BOUNDED = ("Tanh", "Exp", "Erf", "Hardsigmoid")  # from which probabilities are made by hand
+_CHOICES = (
+    *_SHAPES,
+    *_MOVES,
+    "Mean",
+    "Stack",
+    "Cat",
+    "Max",
+    "Min",
+    "Amax",
+    "Amin",
+    "Prod",
+    "Gather",
+    "IndexSelect",
+)
+_SUMS = ("Add", "Sub", "Rsub", "Mul", "Div", "Neg", "Sum", "Pow", "Reciprocal")
+_REACH = 200  # operations that are looked at; a recurrent layer can have any number
+
+
+def _sources(node):
+    "Return what bounded operations the scores are made of alone, and whether they are still probabilities; none if a layer has a part"
+    waiting, seen, found, kept = [node], {}, set(), True
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen[node] = name = _operation(node)
+        before = [each for each, _ in node.next_functions if each is not None]
+        if _FORMS.get(name) == "probabilities" or name in _BOUNDED:
+            found.add(name)
+        elif name in _CHOICES or name in _SUMS:
+            kept = kept and (name in _CHOICES or (name == "Mul" and len(before) == 2))
+            waiting += before
+        else:
+            return set(), False
+        if len(seen) > _REACH:
+            return set(), False
+    return found, kept and not found.intersection(_BOUNDED)
+
 # %% ../../nbs/task/00a_score_form.ipynb #5148a48b
 _LAST = ("Addmm", "Mm", "Bmm", "Linear", "Baddbmm", "Addbmm")
 
@@ -82,6 +122,7 @@ class ScoreForm(NamedTuple):
     form: str = "logits"  # one of `FORMS`
     operation: str = ""  # that made them what they are, such as `sigmoid`; empty for logits
     axis: int | None = None  # of the classes, from 0; None where the operations do not tell
+    doubt: str = ""  # operations from which the scores were computed, where these could be probabilities
 
 
 def score_form(
@@ -102,8 +143,13 @@ def score_form(
             axis = _moved(axis, node, dims)
     else:
         axis = None
-    form = _FORMS.get(name, "logits")
-    return ScoreForm(form, "" if form == "logits" else _spelled(name), axis)
+    form, made = _FORMS.get(name, "logits"), [name]
+    if form == "logits":
+        found, kept = _sources(nodes[-1])
+        made = sorted(found)
+        form = "probabilities" if found and kept else form
+    spelled = " and ".join(map(_spelled, made))
+    return ScoreForm(form, spelled, axis) if form != "logits" else ScoreForm(form, "", axis, spelled)
 
 
 def _spelled(name):

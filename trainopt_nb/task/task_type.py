@@ -103,6 +103,14 @@ def _misnamed(named, scores, targets):
     )
 
 
+def _either_loss(out, targets):
+    return (
+        f"The model returns scores of shape {tuple(out.scores.shape)} and one more number, which could be its loss or a part of it: pass "
+        "--loss model if it is the whole loss, a named loss such as --loss cross-entropy to leave it out, or "
+        "loss=lambda outputs, targets: ... that adds it."
+    )
+
+
 def _custom(loss):
     "The type of a task with a loss of the user's own. Raises `TaskError` for its class"
     if isinstance(loss, type):
@@ -122,6 +130,8 @@ def infer_task_type(
     "Return the type of the task; raises `TaskError` if none fits"
     if callable(loss):
         return _custom(loss)
+    if loss == "auto" and out.loss is not None and not out.sure and targets is not None:
+        raise TaskError(_either_loss(out, targets))
     if loss == "model" or (loss == "auto" and out.loss is not None):
         if out.loss is None:
             raise TaskError(

@@ -12,7 +12,7 @@ from ..data.source import Data
 from ..data.tensors import LABELS, WeightedBatch, leaves, split_batch
 from ..events.assumptions import Assumption
 from ..task.infer import Inferred
-from ..task.losses import IGNORE
+from ..task.losses import IGNORE, SCORES
 from ..task.metrics import Metrics
 from ..task.signatures import forward_parameters, name_of
 from ..task.train_options import TrainOptions
@@ -72,14 +72,32 @@ def _axis(inferred, sample):
     return Assumption("classes", text, "--class-axis", inferred.axis.certain)
 
 
+def _outputs(inferred, sample):
+    "Return which of several outputs are the scores, where others have the same shape"
+    outputs, scores = sample.outputs, sample.out.scores
+    if isinstance(outputs, Tensor) or scores is None or inferred.task_type in ("model", "custom"):
+        return None
+    items = outputs.values() if hasattr(outputs, "keys") else outputs
+    alike = sum(isinstance(item, Tensor) and item.shape == scores.shape for item in items)
+    if alike < 2:
+        return None
+    keys = outputs.keys() if hasattr(outputs, "keys") else ()
+    named = any(name in keys for name in SCORES)
+    which = next((name for name in SCORES if name in keys), "the first")
+    text = f"{which} of {alike} outputs of shape {tuple(scores.shape)}; loss= takes them all"
+    return Assumption("outputs", text, "--loss", named)
+
+
 def _scores(o, inferred, sample):
     if inferred.figures not in ("classification", "binary", "multilabel"):
         return None
     form, ends = inferred.scoring.form, sample.observed.operation
     why = f"the model ends with {ends}" if ends else "the model ends with no softmax or sigmoid"
-    if o.scores != "auto" or inferred.recognised:
+    if doubt := sample.observed.doubt:
+        why = f"although the model computes them from {doubt}"
+    if told := o.scores != "auto" or inferred.recognised is not None:
         why = "as given" if o.scores != "auto" else "as the loss takes them"
-    return Assumption("scores", f"{form}: {why}", "--scores")
+    return Assumption("scores", f"{form}: {why}", "--scores", told or not doubt)
 
 # %% ../../nbs/train/03g_assume.ipynb #801155ab
 def _size(part):
@@ -166,6 +184,7 @@ def assume(
     rows = [
         _batch(model, sample),
         _task(o, inferred, sample),
+        _outputs(inferred, sample),
         _axis(inferred, sample),
         _scores(o, inferred, sample),
         _loss(o, inferred, sample),

@@ -96,9 +96,10 @@ def try_batch(
     batch = to_device(tree_map(copy, first))
     outputs, targets = try_model(model, tree_map(copy, batch), device)
     check_batchnorm(model, data, split_batch(batch)[0])
-    scores, own = given(outputs)
+    scores, own, sure = given(outputs)
+    own = own if sure or (own is not None and own.requires_grad) else None
     observed = ScoreForm() if scores is None else score_form(scores)
-    out = Given(*(None if part is None else part.detach() for part in (scores, own)))
+    out = Given(*(None if part is None else part.detach() for part in (scores, own)), sure)
     return Sample(first, batch, outputs, out, targets, observed, layout)
 
 # %% ../../nbs/train/03e_first_batch.ipynb #59913e10
