@@ -29,7 +29,13 @@ from ..train.task_record import task_record
 
 # %% ../../nbs/api/03_prepare_run.ipynb #b7c69ac0
 def _save(loop, folder):
-    save_checkpoint(folder, loop.state.step, *loop.state.state_dict())
+    "Write a checkpoint by this process alone: of several ranks, one with a copy of the model, whose random numbers go on only here"
+    strategy = loop.prepared.strategy
+    ranks, strategy.ranks = strategy.ranks, SINGLE
+    try:
+        save_checkpoint(folder, loop.state.step, *loop.state.state_dict())
+    finally:
+        strategy.ranks = ranks
 
 
 def _handle(run, loop, token="", every=0.1):
@@ -41,8 +47,10 @@ def _handle(run, loop, token="", every=0.1):
     tail = run.tail()  # of our own: the progress of `run` would count each event twice
     if loop.resumed:
         tail.update()
-    alone = loop.prepared.ranks.world == 1  # else the state is put together by all ranks
-    log = Log(run, tail.progress, *([lambda folder: _save(loop, folder)] if alone else []))
+    alone = (
+        loop.prepared.ranks.world == 1 or loop.prepared.ranks.plan == "data"
+    )  # else all ranks put the state together
+    log = Log(run, tail.progress, (lambda folder: _save(loop, folder)) if alone else None)
     events = synced_events(loop.events(run.path, run.name, log.write), loop)
     turns = follow(events, run, tail.progress, every, log)
     return LocalRun(run, tail.progress, turns, loop.prepared.model, log)

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..base.errors import CheckpointError
+from ..base.errors import CheckpointError, RunError
 from ..base.guarded_files import is_regular, open_regular
 from ..events.records import to_lines
 from ..runs.files import LOCK, LOG
@@ -75,7 +75,7 @@ class Rescue:
             with contextlib.suppress(OSError):  # they are only needed where the place is lost
                 self._small = self._small or _small_files(self.path)
             return
-        name, saved = self.path.name, False
+        name = self.path.name
         what = f"The directory of the run {name} was moved, removed or replaced while it trained, so the run ends after step {step}."
         try:
             self.target = _new_folder(self.path)
@@ -83,15 +83,16 @@ class Rescue:
         except OSError as error:
             raise CheckpointError(f"{what} Nothing could be saved beside it: {error.strerror}.") from error
         try:
-            if self._save is not None:
-                self._save(self.target / "checkpoints")
-                saved = True
-        except Exception:  # whatever hinders it, the log is saved
+            if self._save is None:
+                raise RunError("each rank has a part of the model")
+            self._save(self.target / "checkpoints")
+        except Exception as error:  # whatever hinders it, the log is saved
             shutil.rmtree(self.target / "checkpoints", ignore_errors=True)
+            raise CheckpointError(
+                f"{what} Its log is in {self.target}, without a checkpoint ({error}): the earlier ones are in the directory, where that was moved to."
+            ) from error
         raise CheckpointError(
             f"{what} There is a checkpoint and the log in {self.target}: %trainopt resume {self.target.name} goes on with it."
-            if saved
-            else f"{what} Its log is in {self.target}, without a checkpoint: the earlier ones are in the directory, where that was moved to."
         )
 
     def _in_place(self):
