@@ -6,7 +6,9 @@
 __all__ = ['decide_layout']
 
 # %% ../../nbs/task/06c_decide_layout.ipynb #3defc6f6
+import logging
 from collections.abc import Callable
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -86,10 +88,21 @@ def _by_name(names, items):
             return Decision(_pairs(count, 3 - fitting[0]), because)
 
 # %% ../../nbs/task/06c_decide_layout.ipynb #cfb55d54
+@contextmanager
+def _unlogged():
+    "Keep PyTorch from logging a traceback for shapes that do not fit, because here this is an answer"
+    logger = logging.getLogger(FakeTensorMode.__module__)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 def _takes(model, inputs):
     "Whether a model takes inputs of these shapes; None where their numbers would have to be known"
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad(), eval_mode(model):
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad(), eval_mode(model), _unlogged():
         try:
             call(model, tree_map(lambda tensor: mode.from_tensor(tensor).to(device), tuple(inputs)))
         except (DataDependentOutputException, DynamicOutputShapeException):
