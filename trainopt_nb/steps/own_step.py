@@ -204,7 +204,8 @@ def explain(
     first, text = next(iter(leaves(batch)), None), " ".join(str(error).split())
     if "second time" in text or "modified by an inplace operation" in text:
         return TaskError(
-            f"{name} uses values{user_line(error)} that an update has changed or freed: each yield updates its part, so compute the loss of a turn after the turn before, or detach what the turns share."
+            f"{name} uses values{user_line(error)} that an update has changed or freed: each yield updates its part, so compute the loss of a turn after the turn before, or detach what the turns share. "
+            "A step that returns its loss calls neither backward() nor optimizer.step(), because the run does."
         )
     what = "" if first is None else f" of {describe_tensors(batch)}"
     text = f"{type(error).__name__}: {text[:400]}{'' if text.endswith('.') else '.'}"

@@ -90,13 +90,13 @@ def _by_name(names, items):
 # %% ../../nbs/task/06c_decide_layout.ipynb #cfb55d54
 @contextmanager
 def _unlogged():
-    "Keep PyTorch from logging a traceback for each shape that does not fit"
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    before, log.disabled = log.disabled, True
+    "Keep PyTorch from logging a traceback for shapes that do not fit, because here this is an answer"
+    logger = logging.getLogger(FakeTensorMode.__module__)
+    before, logger.disabled = logger.disabled, True
     try:
         yield
     finally:
-        log.disabled = before
+        logger.disabled = before
 
 
 def _takes(model, inputs):

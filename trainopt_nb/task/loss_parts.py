@@ -164,6 +164,15 @@ def _only_recorded(names):
     return f"; {', '.join(names)} {'is' if len(names) == 1 else 'are'} only recorded"
 
 # %% ../../nbs/task/01d_loss_parts.ipynb #fe05c73b
+def _returned(value):
+    "Return what a function returned instead of a loss, and what to do about it"
+    if value is None:
+        return "nothing: end it with return loss"
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__}: add its losses up, or return a dict that names them"
+    return f"a {type(value).__name__}: leave out .item() and float(), which cut the gradient"
+
+# %% ../../nbs/task/01d_loss_parts.ipynb #12e32c3f
 class LossParts(PartMeans):
     "Adds up the parts of a loss and keeps the mean of each over an epoch"
 
@@ -186,8 +195,7 @@ class LossParts(PartMeans):
             return _single(value, self.name)
         if not hasattr(value, "keys"):
             raise TaskError(
-                f"{self.name} must give a loss or a dict of its parts, and gave a {type(value).__name__}: leave out .item() and float(), "
-                "which cut the gradient."
+                f"{self.name} must return a loss or a dict of its parts, and returned {_returned(value)}."
             )
         parts = {str(name): value[name] for name in value.keys()}
         _check(parts)
