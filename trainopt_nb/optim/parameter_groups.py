@@ -19,8 +19,11 @@ from ..task.train_options import TrainOptions
 def spared_parameters(model: nn.Module) -> set[int]:  # their ids
     "Find the parameters that do not decay whatever their shape"
     norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-    spared = lambda module: isinstance(module, norms) or getattr(module, "sparse", False) is True
-    return {id(p) for m in model.modules() if spared(m) for p in m.parameters(recurse=False)}
+    spared = set()
+    for module in model.modules():
+        if isinstance(module, norms) or getattr(module, "sparse", False) is True:
+            spared |= {id(parameter) for parameter in module.parameters(recurse=False)}
+    return spared
 
 
 def parameter_groups(
