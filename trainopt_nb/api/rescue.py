@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..base.errors import CheckpointError, RunError
+from ..base.errors import CheckpointError
 from ..base.guarded_files import is_regular, open_regular
 from ..events.records import to_lines
 from ..runs.files import LOCK, LOG
@@ -39,6 +39,18 @@ def _write_files(folder, small, log):
     log.seek(0)
     with open(folder / LOG, "wb") as copy:
         shutil.copyfileobj(log, copy)
+
+
+def _save(save, folder):
+    "Write a checkpoint of the training, and return why there is none"
+    if save is None:
+        return "each rank has a part of the model"
+    try:
+        save(folder)
+    except Exception as error:  # whatever hinders it, the log is saved
+        shutil.rmtree(folder, ignore_errors=True)
+        return " ".join(str(error).split()).rstrip(".")
+    return ""
 
 
 def _new_folder(path):
@@ -82,15 +94,10 @@ class Rescue:
             _write_files(self.target, self._small, self._log)
         except OSError as error:
             raise CheckpointError(f"{what} Nothing could be saved beside it: {error.strerror}.") from error
-        try:
-            if self._save is None:
-                raise RunError("each rank has a part of the model")
-            self._save(self.target / "checkpoints")
-        except Exception as error:  # whatever hinders it, the log is saved
-            shutil.rmtree(self.target / "checkpoints", ignore_errors=True)
+        if why := _save(self._save, self.target / "checkpoints"):
             raise CheckpointError(
-                f"{what} Its log is in {self.target}, without a checkpoint ({error}): the earlier ones are in the directory, where that was moved to."
-            ) from error
+                f"{what} Its log is in {self.target}, without a checkpoint ({why}): the earlier ones are in the directory, where that was moved to."
+            )
         raise CheckpointError(
             f"{what} There is a checkpoint and the log in {self.target}: %trainopt resume {self.target.name} goes on with it."
         )

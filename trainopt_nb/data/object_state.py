@@ -68,6 +68,13 @@ class _Objects:
         self._begin = self._objects = None  # path -> mark, and paths of objects, at the beginning
         self._problems: dict[str, str] = {}  # path -> what is wrong with it
 
+    def include(
+        self,
+        state: dict,  # as from `state_dict`
+    ):
+        "Store what another state holds from now on, even where it has the value of the beginning again"
+        self._stored |= state.keys() - _ABOUT
+
     def _look(self):
         "Return what can be stored, and all places"
         leaves, places, seen = {}, {}, {}
@@ -161,13 +168,6 @@ class ObjectState(_Problems):
         self._stored |= state.keys()
         self._find_problems(leaves, places)
         return {**state, **({"made": made} if made else {}), **({"away": away} if away else {})}
-
-    def include(
-        self,
-        state: dict,  # as from `state_dict`
-    ):
-        "Store what another state holds from now on, even where it has the value of the beginning again"
-        self._stored |= state.keys() - _ABOUT
 
     def load_state_dict(
         self,

@@ -91,7 +91,7 @@ def _check_tensors(scores, targets):
             "leave out argmax, and let the loss and the metrics choose."
         )
 
-# %% ../../nbs/task/03_task_type.ipynb #ac220df3
+# %% ../../nbs/task/03_task_type.ipynb #64cd6fe7
 def _misnamed(named, scores, targets):
     takes = {
         "classification": "class numbers as targets, and a score for each class",
@@ -103,12 +103,19 @@ def _misnamed(named, scores, targets):
     )
 
 
-def _either_loss(out, targets):
-    return (
-        f"The model returns scores of shape {tuple(out.scores.shape)} and one more number, which could be its loss or a part of it: pass "
-        "--loss model if it is the whole loss, a named loss such as --loss cross-entropy to leave it out, or "
-        "loss=lambda outputs, targets: ... that adds it."
-    )
+def _of_model(loss, out, targets):
+    "The type of a task with a loss that the model returns. Raises `TaskError` where it returns none, or what could be another number"
+    if out.loss is None:
+        raise TaskError(
+            "The loss 'model' needs a model that returns its loss, and this one does not: name another loss."
+        )
+    if loss == "auto" and not out.sure and targets is not None:
+        raise TaskError(
+            f"The model returns scores of shape {tuple(out.scores.shape)} and one more number, which could be its loss or a part of it: pass "
+            "--loss model if it is the whole loss, a named loss such as --loss cross-entropy to leave it out, or "
+            "loss=lambda outputs, targets: ... that adds it."
+        )
+    return "model"
 
 
 def _custom(loss):
@@ -119,7 +126,7 @@ def _custom(loss):
         )
     return "custom"
 
-
+# %% ../../nbs/task/03_task_type.ipynb #ac220df3
 def infer_task_type(
     loss: str | Callable,  # the option: a name of `LOSSES` or a callable
     out: Given,  # of one batch
@@ -130,14 +137,8 @@ def infer_task_type(
     "Return the type of the task; raises `TaskError` if none fits"
     if callable(loss):
         return _custom(loss)
-    if loss == "auto" and out.loss is not None and not out.sure and targets is not None:
-        raise TaskError(_either_loss(out, targets))
     if loss == "model" or (loss == "auto" and out.loss is not None):
-        if out.loss is None:
-            raise TaskError(
-                "The loss 'model' needs a model that returns its loss, and this one does not: name another loss."
-            )
-        return "model"
+        return _of_model(loss, out, targets)
     scores = out.scores
     _check_tensors(scores, targets)
     if loss == "auto" and named != "auto":
