@@ -211,7 +211,8 @@ BAD = {
     "an empty list": ([], None, "holds no samples"),
     "a path": ("digits.csv", None, "and is a str"),
     "a generator": ((b for b in [(X, Y)]), None, "is an iterator"),
-}
+    "no full batch": (DataLoader(TensorDataset(X[:5], Y[:5]), 16, drop_last=True), None, "batches of 16, and drop_last leaves out"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -437,6 +438,8 @@ def test_validation_data_are_tried_before_the_first_epoch(tmp_path, name):
 SAID = {
     "a second softmax": (lambda: nn.Sequential(net(), nn.Softmax(1)), (X, Y), {}, "loss", "without the softmax it is computed from logits"),
     "a second sigmoid": (lambda: nn.Sequential(nn.Linear(4, 1), nn.Sigmoid()), (X, Y), {}, "loss", "sigmoid"),
+    "a sigmoid before a loss with one": (lambda: nn.Sequential(nn.Linear(4, 1), nn.Sigmoid()), (X, Y[:, None].float()), {"loss": nn.BCEWithLogitsLoss()}, "loss", "the loss applies one of its own"),
+    "no log_softmax before a loss that needs it": (net, (X, Y), {"loss": nn.NLLLoss()}, "loss", "end the model with log_softmax"),
     "weights of 16 bits": (lambda: net().bfloat16(), (X, Y), {}, "precision", "small updates vanish"),
     "a batch size beside a loader": (net, DataLoader(Rows(X, Y), 32), {"batch_size": 8}, "options", "--batch-size 8 (because train_data is a DataLoader"),
     "a batch size beside batches": (net, [(X, Y)], {"batch_size": 8}, "options", "gives whole batches"),
@@ -453,6 +456,20 @@ def test_what_is_chosen_or_changes_nothing_is_said(tmp_path, name):
     run, _ = run_of(tmp_path, make(), data, epochs=1, **more)
     (note,) = notes(run, topic)
     assert text in note.text, note.text
+
+
+class OwnLogSoftmax(nn.Linear):
+    def forward(self, x):
+        scores = super().forward(x)
+        return scores - scores.logsumexp(1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: nn.Sequential(net(), nn.LogSoftmax(1)), lambda: OwnLogSoftmax(4, 2)]
+)
+def test_log_probabilities_need_nothing_more(tmp_path, make):
+    run, _ = run_of(tmp_path, make(), (X, Y), epochs=1, loss=nn.NLLLoss())
+    assert not notes(run, "loss")
 
 
 def test_options_that_count_are_not_called_idle(tmp_path):

@@ -85,7 +85,7 @@ def dropped(
 ) -> int:
     "Return the number of samples of an incomplete last batch that are left out"
     short = samples % batch_size
-    return short if samples > batch_size and (drop_last or (drop_single and short == 1)) else 0
+    return short if drop_last or (drop_single and short == 1 and samples > batch_size) else 0
 
 
 def _in_order(data, start, stop, batch_size):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..data.source import Data
 from ..data.tensors import LABELS, WeightedBatch, leaves, split_batch
 from ..events.assumptions import Assumption
-from ..task.infer import Inferred
+from ..task.infer import Inferred, lacks_log_softmax
 from ..task.losses import IGNORE, SCORES
 from ..task.metrics import Metrics
 from ..task.signatures import forward_parameters, name_of
@@ -92,11 +92,15 @@ def _scores(o, inferred, sample):
     if inferred.figures not in ("classification", "binary", "multilabel"):
         return None
     form, ends = inferred.scoring.form, sample.observed.operation
+    if form == "logits" and sample.observed.form == "log-probabilities":  # which are logits too
+        form = sample.observed.form
     why = f"the model ends with {ends}" if ends else "the model ends with no softmax or sigmoid"
     if doubt := sample.observed.doubt:
         why = f"although the model computes them from {doubt}"
     if told := o.scores != "auto" or inferred.recognised is not None:
         why = "as given" if o.scores != "auto" else "as the loss takes them"
+    if lacks_log_softmax(inferred, sample.observed, sample.out.scores):
+        return Assumption("scores", f"{form}: the loss takes them, and the model gives none", "--loss", False)
     return Assumption("scores", f"{form}: {why}", "--scores", told or not doubt)
 
 # %% ../../nbs/train/03g_assume.ipynb #801155ab

@@ -71,7 +71,7 @@ def _open(task, options, ranks, gradient_hooks, device_transforms):
 # %% ../../nbs/train/04_prepare.ipynb #1ad3d352
 def _notes(task, options, model, data, sample, inferred):
     "Sentences about the loss and the options, as (topic, sentence)"
-    o, notes = options, loss_notes(inferred, sample.observed)
+    o, notes = options, loss_notes(inferred, sample.observed, sample.out.scores)
     if text := unused_options(o, inferred.task_type, task.train_data, data, held_out=task.valid_data is None):
         notes.append(("options", text))
     return notes + _dropout_notes(o, model)
