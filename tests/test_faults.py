@@ -211,7 +211,7 @@ BAD = {
     "an empty list": ([], None, "holds no samples"),
     "a path": ("digits.csv", None, "and is a str"),
     "a generator": ((b for b in [(X, Y)]), None, "is an iterator"),
-    "no full batch": (DataLoader(TensorDataset(X[:5], Y[:5]), 16, drop_last=True), None, "batches of 16, and drop_last leaves out"),
+    "no full batch": (DataLoader(TensorDataset(X[:5], Y[:5]), 16, drop_last=True), None, "holds 5 samples, less than a batch, and drop_last"),
 }  # fmt: skip
 
 

@@ -204,13 +204,9 @@ def _open(value, how):
 
 
 def _not_empty(batches, name):
-    if batches.dropped and batches.steps == 0:
-        raise DataError(
-            f"{name} has {batches.samples} samples and batches of {batches.batch_size}, and drop_last leaves out a batch that is not full, so "
-            f"none is left: use batches of {batches.samples} or fewer, or leave drop_last out."
-        )
     if batches.samples == 0 or batches.steps == 0:
-        raise DataError(f"{name} holds no samples: at least one is needed.")
+        short = f"{batches.samples} samples, less than a batch, and drop_last leaves that out: use smaller batches, or no drop_last."
+        raise DataError(f"{name} holds {short if batches.dropped else 'no samples: at least one is needed.'}")
 
 # %% ../../nbs/data/06_source.ipynb #5e9863bc
 def open_data(
