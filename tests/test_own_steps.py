@@ -863,7 +863,9 @@ def two(model, batch):
 
 REFUSED = [
     (dict(training_step=lambda batch: 0), TaskError, "training_step takes (model, batch)"),
-    (dict(training_step=lambda model, batch: 0.5), TaskError, "gave a float"),
+    (dict(training_step=lambda model, batch: 0.5), TaskError, "returned a float: leave out .item()"),
+    (dict(training_step=lambda model, batch: None), TaskError, "returned nothing: end it with return loss"),
+    (dict(training_step=lambda model, batch, batch_idx: 0), TaskError, "this one takes batch_idx"),
     (dict(training_step=lambda model, batch: model["critic"](batch[0])), TaskError, "must give one number"),
     (dict(training_step=lambda model, batch: {"a": model["critic"](batch[0])}), TaskError, "Each part of a loss must be one number"),
     (dict(training_step=lambda model, batch: {"a": torch.ones(())}), TaskError, "no part with a gradient"),

@@ -49,6 +49,10 @@ def takes_number(
         more = ", or (model, batch, step)" if name == "training_step" else ""
         took = ", ".join(p.name for p in parameters) or "nothing"
         raise TaskError(f"{name} takes (model, batch){more}, and this one takes {took}.")
+    if len(must) == 3 and ("batch" in must[2] or "idx" in must[2]):  # as in Lightning
+        raise TaskError(
+            f"{name} takes (model, batch, step), where step is the number of the update, and this one takes {must[2]}: call it step, or leave it out."
+        )
     return len(must) == 3 or any(p.name == "step" for p in places[2:3])
 
 
