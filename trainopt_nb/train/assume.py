@@ -12,7 +12,8 @@ from ..data.source import Data
 from ..data.tensors import LABELS, WeightedBatch, leaves, split_batch
 from ..events.assumptions import Assumption
 from ..task.infer import Inferred, lacks_log_softmax
-from ..task.losses import IGNORE, SCORES
+from ..task.loss_step import ignore_index
+from ..task.losses import SCORES
 from ..task.metrics import Metrics
 from ..task.signatures import forward_parameters, name_of
 from ..task.train_options import TrainOptions
@@ -22,7 +23,9 @@ from .first_batch import Sample
 # %% ../../nbs/train/03g_assume.ipynb #5c6076b8
 def _name(options, inferred):
     "Return the loss of the user's or of the model's own, as a reader knows it"
-    return "the model's own loss" if inferred.task_type == "model" else f"the loss {name_of(options.loss)}"
+    if inferred.task_type == "model":
+        return "the model's own loss"
+    return "your loss" if (name := name_of(options.loss)) == "loss" else f"the loss {name}"
 
 
 def _kind(figures, columns):
@@ -118,7 +121,7 @@ def _batch(model, sample):
         known = forward_parameters(model)
         taken = [str(key) for key in batch.keys() if known is None or key in known[0]]
         label = next((name for name in LABELS if name in batch.keys()), None)
-        return Assumption("batch", f"{', '.join(taken)} into the model, targets {label or 'none'}", option)
+        return Assumption("batch", f"inputs {', '.join(taken)}; targets {label or 'none'}", option)
     text = f"inputs {_size(inputs)}; targets {'none' if targets is None else _size(targets)}"
     if isinstance(batch, WeightedBatch):
         text += "; a weight for each sample"
@@ -133,15 +136,24 @@ _LOSSES = {
 _NAMED = {"focal": "focal loss", "mae": "mean absolute error", "huber": "Huber loss"}
 
 
+def _ignored(o, kind, sample):
+    "Return which of several labels of a sample do not count"
+    several = isinstance(sample.targets, Tensor) and sample.targets.dim() > 1
+    return f" other than {ignore_index(o.loss)}" if several and kind == "classification" else ""
+
+
 def _loss(o, inferred, sample):
     weighted = "weights of samples" if isinstance(sample.batch, WeightedBatch) else ""
     if inferred.task_type in ("model", "custom"):
-        over = f"mean over batches, by the {weighted or 'labels' if inferred.recognised else 'number of their samples'}"
-        return Assumption("loss", f"{_name(o, inferred)}, {over}", "--loss", bool(inferred.recognised))
+        weights, found = weighted or "their samples", inferred.recognised
+        if found and not weighted:
+            weights = f"their labels{_ignored(o, found.task_type, sample)}"
+        text = f"{_name(o, inferred)}, mean over batches, weighted by {weights}"
+        return Assumption("loss", text, "--loss", bool(found))
     kind = "binary" if inferred.task_type == "multilabel" else inferred.task_type
     name = _NAMED.get(o.loss, _LOSSES[kind])
-    labels = isinstance(sample.targets, Tensor) and sample.targets.dim() > 1 and kind == "classification"
-    over = f"labels other than {IGNORE}" if labels else "samples"
+    ignored = _ignored(o, kind, sample)
+    over = f"labels{ignored}" if ignored else "samples"
     weights = " and ".join(filter(None, (weighted, "weights of classes" if inferred.balanced else "")))
     return Assumption(
         "loss", f"{name}, mean over {over}" + (f", with {weights}" if weights else ""), "--loss"
