@@ -10,6 +10,7 @@ from trainopt_nb.base.form_comments import form_comment
 from trainopt_nb.base.options import Dimension
 from trainopt_nb.base.tunables import Draws, define_by_run, find_tunables, run_drawn, with_values
 
+
 @pytest.mark.parametrize(
     "line, dimension",
     [
