@@ -8,6 +8,7 @@ __all__ = ['label', 'checked', 'meant', 'same', 'distribution', 'as_typed', 'hol
 # %% ../../nbs/sweep/00_dimensions.ipynb #97b6457c
 import ast
 import math
+from decimal import Decimal
 
 from optuna.distributions import (
     BaseDistribution,
@@ -43,7 +44,8 @@ def _number(name: str, dimension: Dimension) -> Dimension:
     else:
         low, high = float(low), float(high)
     if step is not None:
-        high = low + math.floor((high - low) / step + 1e-9) * step
+        steps = math.floor((high - low) / step + 1e-9)
+        high = type(low)(Decimal(str(low)) + steps * Decimal(str(step)))  # as Optuna counts them
     return dimension._replace(low=low, high=high, step=step)
 
 

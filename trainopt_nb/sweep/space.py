@@ -213,14 +213,15 @@ class Space(ChangingChoices):
         self.check(values)
         return {self.stored_name(name): label(value) for name, value in values.items()}
 
-    def values(
+    def read(
         self,
         params: Mapping[str, object],  # of a trial
     ) -> dict[str, object]:  # by name, without parameters that are not of the space
         "Return the values of a trial; a choice that the space has lost is there too"
         found = {}
         for stored, value in params.items():
-            name = stored if stored in self else stored.partition("[")[0]
-            if name in self:
+            names = [name for name in self if stored == name or stored.startswith(f"{name}[")]
+            if names:
+                name = max(names, key=len)
                 found[name] = meant(self[name], value) if self[name].type == "choice" else value
         return found
