@@ -371,7 +371,7 @@ def test_values_go_to_a_study_and_come_back():
     trial = study.ask()
     assert space.draw(trial) == tried == space.read(trial.params)
     assert space.read({"how[a|b|c]": "c", "other": 3}) == {"how": "c"}
-    with pytest.raises(OptionError, match="n takes 1..8 in this sweep, and got 9"):
+    with pytest.raises(OptionError, match=r"n takes 1\.\.8 in this sweep, and got 9"):
         space.stored({"n": 9})
     assert not space.contains({"how": "c"}) and not space.contains({"n": True})
 

@@ -15,31 +15,6 @@ from .foreign_space import ForeignSpace, normal, ranged, rounded
 from .space import Space
 
 # %% ../../nbs/sweep/05_hyperopt_space.ipynb #e51a46a5
-def from_hyperopt(
-    given: object,  # an `hp` expression, or a dict, list or tuple with some
-) -> ForeignSpace:
-    "Return a space of Hyperopt. Raises `OptionError` for a distribution that is not known"
-    from hyperopt.pyll import as_apply
-    from hyperopt.pyll.base import dfs
-
-    expression = as_apply(given)
-    nodes = dfs(expression)
-    branches = {_label(node.pos_args[0]): node for node in nodes if node.name == "switch"}
-    parameters = {_label(node): node.pos_args[1] for node in nodes if node.name == "hyperopt_param"}
-    dimensions, notes, steps = {}, [], {}
-    for label, node in parameters.items():
-        if label in branches:
-            dimensions[label], said = _choices(label, branches[label], node.name == "categorical")
-        else:
-            numbers = _numbers_of(node)
-            dimensions[label], said = _numbers(label, node.name, *numbers)
-            if node.name in ("qloguniform", "qlognormal"):
-                steps[label] = numbers[-1]
-        notes += [said] if said else []
-    builder = lambda suggest: _built(expression, _Drawn(suggest, dimensions, steps))
-    return ForeignSpace(Space(dimensions), builder, tuple(notes))
-
-
 def _label(node) -> str:
     return node.pos_args[0].obj
 
@@ -117,3 +92,28 @@ def _built(node, drawn: _Drawn):
     from hyperopt.pyll import scope
 
     return scope._impls[node.name](*values, **named)
+
+# %% ../../nbs/sweep/05_hyperopt_space.ipynb #c80e1cb8
+def from_hyperopt(
+    given: object,  # an `hp` expression, or a dict, list or tuple with some
+) -> ForeignSpace:
+    "Return a space of Hyperopt. Raises `OptionError` for a distribution that is not known"
+    from hyperopt.pyll import as_apply
+    from hyperopt.pyll.base import dfs
+
+    expression = as_apply(given)
+    nodes = dfs(expression)
+    branches = {_label(node.pos_args[0]): node for node in nodes if node.name == "switch"}
+    parameters = {_label(node): node.pos_args[1] for node in nodes if node.name == "hyperopt_param"}
+    dimensions, notes, steps = {}, [], {}
+    for label, node in parameters.items():
+        if label in branches:
+            dimensions[label], said = _choices(label, branches[label], node.name == "categorical")
+        else:
+            numbers = _numbers_of(node)
+            dimensions[label], said = _numbers(label, node.name, *numbers)
+            if node.name in ("qloguniform", "qlognormal"):
+                steps[label] = numbers[-1]
+        notes += [said] if said else []
+    builder = lambda suggest: _built(expression, _Drawn(suggest, dimensions, steps))
+    return ForeignSpace(Space(dimensions), builder, tuple(notes))

@@ -101,34 +101,6 @@ def _parsed(word: str, option: Option):
     return option.parse(word)
 
 # %% ../../nbs/sweep/02_parse_space.ipynb #86c52dce
-def parse_space(
-    words: list[str] | str,  # such as `lr=1e-5..1e-1:log`; a text is split as a shell does
-    tunables: list[Tunable] = (),  # of the cell
-    options: type[Options] = TrainOptions,  # the options that can be searched
-) -> Space:
-    "Return the space that was typed. Raises `OptionError` with the word that is wrong"
-    known, of_cell = declared(options), {tunable.name: tunable for tunable in tunables}
-    found = {name: tunable.dimension for name, tunable in of_cell.items() if tunable.dimension}
-    declarations = {name: of_cell[name].option for name in found}
-    given = set()
-    for word in shlex.split(words) if isinstance(words, str) else words:
-        name, _, text = word.partition("=")
-        name = name.strip() if name in of_cell else name.strip().removeprefix("--").replace("-", "_")
-        if name in given:
-            raise OptionError(f"--space {name} is given twice.")
-        given.add(name)
-        declarations[name] = _declaration(name, known, of_cell)
-        if text.strip() == "fixed" and name in of_cell:
-            found.pop(name, None)
-        else:
-            found[name] = _of_word(text.strip(), declarations[name], of_cell.get(name))
-    if not found:
-        raise OptionError(
-            "There is nothing to search: write #@param behind a value of the cell, or name an option, such as --space lr=1e-5..1e-1:log."
-        )
-    return _space(found, declarations)
-
-
 def _of_word(text: str, option: Option, tunable: Tunable | None) -> Dimension:
     "Return the dimension of one word, with the word in front of what an option refuses"
     if not text:
@@ -164,6 +136,34 @@ def _declared(option: Option, tunable: Tunable | None) -> Dimension:
             f"--space {option.name} has no range of its own{reason}: give one, as {option.name}={way}."
         )
     return dimension
+
+# %% ../../nbs/sweep/02_parse_space.ipynb #24ee9b34
+def parse_space(
+    words: list[str] | str,  # such as `lr=1e-5..1e-1:log`; a text is split as a shell does
+    tunables: list[Tunable] = (),  # of the cell
+    options: type[Options] = TrainOptions,  # the options that can be searched
+) -> Space:
+    "Return the space that was typed. Raises `OptionError` with the word that is wrong"
+    known, of_cell = declared(options), {tunable.name: tunable for tunable in tunables}
+    found = {name: tunable.dimension for name, tunable in of_cell.items() if tunable.dimension}
+    declarations = {name: of_cell[name].option for name in found}
+    given = set()
+    for word in shlex.split(words) if isinstance(words, str) else words:
+        name, _, text = word.partition("=")
+        name = name.strip() if name in of_cell else name.strip().removeprefix("--").replace("-", "_")
+        if name in given:
+            raise OptionError(f"--space {name} is given twice.")
+        given.add(name)
+        declarations[name] = _declaration(name, known, of_cell)
+        if text.strip() == "fixed" and name in of_cell:
+            found.pop(name, None)
+        else:
+            found[name] = _of_word(text.strip(), declarations[name], of_cell.get(name))
+    if not found:
+        raise OptionError(
+            "There is nothing to search: write #@param behind a value of the cell, or name an option, such as --space lr=1e-5..1e-1:log."
+        )
+    return _space(found, declarations)
 
 # %% ../../nbs/sweep/02_parse_space.ipynb #ff59c2f8
 def as_space(

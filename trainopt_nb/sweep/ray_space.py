@@ -14,17 +14,6 @@ from .foreign_space import ForeignSpace, normal, ranged, rounded
 from .space import Space
 
 # %% ../../nbs/sweep/06_ray_space.ipynb #85a5ae5f
-def from_ray(
-    given: Mapping[str, object],  # with values of `ray.tune`
-) -> ForeignSpace:
-    "Return a space of Ray Tune. Raises `OptionError` for a distribution that is not known"
-    found = {}
-    _collect("", given, found)
-    space = Space({name: dimension for name, (dimension, _, _) in found.items()})
-    notes = tuple(said for _, said, _ in found.values() if said)
-    return ForeignSpace(space, lambda suggest: _built(given, suggest, found), notes)
-
-
 def _join(path: str, key) -> str:
     return f"{path}/{key}" if path else str(key)
 
@@ -122,3 +111,14 @@ def _filled(place, items, path: str, suggest, found: dict, later: list):
         else:
             place[key] = _value(_join(path, key), each, suggest, found, later)
     return place
+
+# %% ../../nbs/sweep/06_ray_space.ipynb #3c37734f
+def from_ray(
+    given: Mapping[str, object],  # with values of `ray.tune`
+) -> ForeignSpace:
+    "Return a space of Ray Tune. Raises `OptionError` for a distribution that is not known"
+    found = {}
+    _collect("", given, found)
+    space = Space({name: dimension for name, (dimension, _, _) in found.items()})
+    notes = tuple(said for _, said, _ in found.values() if said)
+    return ForeignSpace(space, lambda suggest: _built(given, suggest, found), notes)

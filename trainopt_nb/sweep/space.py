@@ -69,6 +69,14 @@ class Dimensions(Mapping[str, Dimension]):
         return all(name in self and holds(self[name], value) for name, value in values.items())
 
 # %% ../../nbs/sweep/01_space.ipynb #7b8f5f14
+def _range(name: str, now: Dimension, low, high) -> Dimension:
+    "Return a dimension with other ends; None leaves an end"
+    if now.type == "choice":
+        raise OptionError(f"{name} has choices, {as_typed(now)}, and no range.")
+    low, high = (end if given is None else given for given, end in ((low, now.low), (high, now.high)))
+    return checked(name, now._replace(low=low, high=high))
+
+
 class ChangingDimensions(Dimensions):
     "Dimensions that a user changes while a sweep runs; each change gives a new object"
 
@@ -92,13 +100,6 @@ class ChangingDimensions(Dimensions):
             dimension = dimension._replace(choices=first)
         return type(self)({**self._dimensions, name: dimension}, self._options, self.first)
 
-    def _range(self, name: str, low, high) -> tuple[Dimension, Dimension]:
-        now = self[name]
-        if now.type == "choice":
-            raise OptionError(f"{name} has choices, {as_typed(now)}, and no range.")
-        low, high = (end if given is None else given for given, end in ((low, now.low), (high, now.high)))
-        return now, checked(name, now._replace(low=low, high=high))
-
     def narrow(
         self,
         name: str,
@@ -106,7 +107,8 @@ class ChangingDimensions(Dimensions):
         high: float | None = None,
     ):
         "Return the space with a part of a range"
-        now, new = self._range(name, low, high)
+        now = self[name]
+        new = _range(name, now, low, high)
         if new.low < now.low or new.high > now.high:
             raise OptionError(f"{name} is searched in {as_typed(now)}; widen it to search {as_typed(new)}.")
         return self._with(name, new)
@@ -118,7 +120,8 @@ class ChangingDimensions(Dimensions):
         high: float | None = None,
     ):
         "Return the space with a wider range"
-        now, new = self._range(name, low, high)
+        now = self[name]
+        new = _range(name, now, low, high)
         if new.low > now.low or new.high < now.high:
             raise OptionError(f"{name} is searched in {as_typed(now)}; narrow it to search {as_typed(new)}.")
         return self._with(name, new)
