@@ -2,18 +2,25 @@
 
 import json
 import pickle
+import queue
 import traceback
 import warnings
 
 import optuna
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from trainopt_nb.base.cell_options import cell_options, chosen_values
 
 from trainopt_nb.base.errors import OptionError
 from trainopt_nb.base.form_comments import form_comment
 from trainopt_nb.base.options import Dimension
 from trainopt_nb.base.tunables import Draws, define_by_run, find_tunables, run_drawn, with_values
+from trainopt_nb.notebook import fit_verbs
+from trainopt_nb.notebook.kernel import Page
+from trainopt_nb.notebook.messages import finish
+from trainopt_nb.panels.form import OptionsForm
 from trainopt_nb.sweep.any_space import take_space
 from trainopt_nb.sweep.parse_space import as_space, parse_space
 from trainopt_nb.sweep.space import Space
@@ -523,3 +530,72 @@ def test_spaces_of_hyperopt_are_taken_as_they_are():
         assert ("C" in params) == (drawn["model"]["kind"] == "svm")
         shapes.add(str(sorted(params)))
     assert len(shapes) == 3 and len(foreign.notes) == 2
+
+
+FORM_CELL = """
+import torch
+width = 8  #@param {type:"slider", min:4, max:64}
+lr = 1e-3  #@param {type:"number"}
+kind = "none"  #@param ["relu", "gelu"]
+depths = [1, 2]  #@param {type:"raw"}
+shift = -3  #@param {type:"integer"}
+x = torch.randn(64, 4)
+model = torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.Linear(width, 2))
+train_data = x, (x.sum(1) > 0).long()
+"""
+
+
+@pytest.fixture
+def shell(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shell = InteractiveShell.instance()
+    shell.reset(new_session=False)
+    shell.run_line_magic("load_ext", "trainopt_nb")
+    yield shell
+    shell.run_line_magic("unload_ext", "trainopt_nb")
+
+
+def test_the_form_draws_the_values_of_the_cell_before_the_cell_runs(shell, monkeypatch):
+    async def ask(options, page):
+        assert "model" not in shell.user_ns
+        form = OptionsForm(options, queue.SimpleQueue())
+        shown = {name: control.value for name, control in form.controls.items() if name.startswith("cell_")}
+        assert shown == {
+            "cell_width": 8, "cell_lr": "0.001", "cell_kind": "none", "cell_depths": "[1, 2]", "cell_shift": -3
+        }  # fmt: skip
+        form.controls["cell_width"].value = 16
+        form.controls["cell_kind"].value = "gelu"
+        form.controls["epochs"].value = 1
+        return form.options()
+
+    monkeypatch.setattr(fit_verbs, "ask", ask)
+    monkeypatch.setattr(fit_verbs, "find_page", lambda shell, awaited: Page("await"))
+    finish(shell.run_cell_magic("trainopt", "form --lr 0.02", FORM_CELL))
+    run, names = shell.user_ns["run"], shell.user_ns
+    assert names["model"][0].out_features == names["width"] == 16 and names["kind"] == "gelu"
+    assert run.options["epochs"] == 1 and run.options["lr"] == 0.02 and names["lr"] == 1e-3
+    assert run.cell == FORM_CELL.replace("width = 8", "width = 16").replace('kind = "none"', "kind = 'gelu'")
+
+
+def test_a_form_that_is_cancelled_runs_nothing(shell, monkeypatch):
+    async def ask(options, page):
+        return None
+
+    monkeypatch.setattr(fit_verbs, "ask", ask)
+    monkeypatch.setattr(fit_verbs, "find_page", lambda shell, awaited: Page("await"))
+    finish(shell.run_cell_magic("trainopt", "form", FORM_CELL))
+    assert "model" not in shell.user_ns and "run" not in shell.user_ns
+
+
+def test_what_is_typed_into_the_form_is_checked():
+    tunables = find_tunables(FORM_CELL)
+    form = OptionsForm(cell_options(tunables)(), queue.SimpleQueue())
+    assert chosen_values(tunables, form.options()) == {}
+    form.controls["cell_depths"].value = "[3]"
+    form.controls["cell_lr"].value = "2e-2"
+    assert chosen_values(tunables, form.options()) == {"lr": 0.02, "depths": [3]}
+    for name, wrong in {"cell_lr": "fast", "cell_depths": "[3"}.items():
+        before, form.controls[name].value = form.controls[name].value, wrong
+        with pytest.raises(OptionError):
+            form.options()
+        form.controls[name].value = before

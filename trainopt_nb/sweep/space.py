@@ -9,10 +9,9 @@ __all__ = ['Dimensions', 'ChangingDimensions', 'ChangingChoices', 'Space']
 from collections.abc import Iterator, Mapping
 
 import optuna
-from optuna.distributions import BaseDistribution
 from ..base.errors import OptionError
 from ..base.options import Dimension, Option, nearest
-from .dimensions import as_typed, checked, distribution, holds, label, meant, same
+from .dimensions import as_typed, checked, holds, label, meant, same
 
 # %% ../../nbs/sweep/01_space.ipynb #db6409e9
 class Dimensions(Mapping[str, Dimension]):
@@ -66,7 +65,7 @@ class Dimensions(Mapping[str, Dimension]):
         values: Mapping[str, object],  # by name, some or all
     ) -> bool:
         "Return whether all values are in the space"
-        return all(name in self and holds(self[name], value) for name, value in values.items())
+        return all(name in self and holds(self[name], each) for name, each in values.items())
 
 # %% ../../nbs/sweep/01_space.ipynb #7b8f5f14
 def _range(name: str, now: Dimension, low, high) -> Dimension:
@@ -76,7 +75,7 @@ def _range(name: str, now: Dimension, low, high) -> Dimension:
     low, high = (end if given is None else given for given, end in ((low, now.low), (high, now.high)))
     return checked(name, now._replace(low=low, high=high))
 
-
+# %% ../../nbs/sweep/01_space.ipynb #ae6fb45f
 class ChangingDimensions(Dimensions):
     "Dimensions that a user changes while a sweep runs; each change gives a new object"
 
@@ -180,13 +179,6 @@ class Space(ChangingChoices):
         if now.type != "choice" or now.choices == self.first[name].choices:
             return name
         return f"{name}[{as_typed(now)}]"
-
-    def distribution(
-        self,
-        name: str,
-    ) -> BaseDistribution:
-        "Return the present range as Optuna has it"
-        return distribution(self[name])
 
     def suggest(
         self,

@@ -142,7 +142,7 @@ class SpaceSampler(ChangingSampler):
         if seen is study:
             return found
         names = [name for name in found if name in self.space]
-        now = {self.space.stored_name(name): self.space.distribution(name) for name in names}
+        now = {self.space.stored_name(name): distribution(self.space[name]) for name in names}
         return {stored: each for stored, each in now.items() if not each.single()}
 
     def sample_relative(self, study, trial, search_space) -> dict[str, object]:
