@@ -11,8 +11,8 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
-from trainopt_nb.base.cell_options import cell_options, chosen_values
 
+from trainopt_nb.base.cell_options import cell_options, chosen_values
 from trainopt_nb.base.errors import OptionError
 from trainopt_nb.base.form_comments import form_comment
 from trainopt_nb.base.options import Dimension
