@@ -6,6 +6,7 @@
 __all__ = ['CHECKS', 'SWITCH', 'possible_values', 'plain_value']
 
 # %% ../../nbs/base/01b_option_values.ipynb #7cfd1912
+import ast
 import math
 
 # %% ../../nbs/base/01b_option_values.ipynb #6d36edfc
@@ -52,6 +53,14 @@ def _text(option, value):
     return value
 
 
+def _literal(option, value):
+    "A value that Python code can hold without a name, such as a tuple of numbers"
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except SyntaxError:
+        raise ValueError from None
+
+
 def _numbers(option, value):
     if isinstance(value, str):
         raise ValueError
@@ -81,7 +90,7 @@ def _rate(option, pair):
 
 
 CHECKS = {"int": _int, "float": _float, "bool": _bool, "choice": _choice, "text": _text, "numbers": _numbers}
-CHECKS |= {"names": _names, "rates": _rates}
+CHECKS |= {"names": _names, "rates": _rates, "literal": _literal}
 
 # %% ../../nbs/base/01b_option_values.ipynb #6ef7efcb
 SWITCH = {
@@ -113,6 +122,8 @@ def possible_values(
         return "names or patterns separated by commas"
     if option.type == "rates":
         return "pattern=number or pattern=factorx, separated by commas"
+    if option.type == "literal":
+        return "a number, a text in quotes, True, False, None, or several of them in brackets"
     if option.type == "text":
         return "text" + (", or a list of names and callables" if option.objects else "")
     if high is None:

@@ -9,9 +9,11 @@ __all__ = ['FIT', 'FORM', 'LR_FIND']
 from collections.abc import Coroutine
 
 from ..api.run_task import Where, run_task
+from ..base.cell_options import cell_options, chosen_values
 from ..base.cells import bound_names, earlier_cells
 from ..base.options import Options, combine, declared
 from ..base.secret_values import without_secrets
+from ..base.tunables import Tunable, find_tunables, with_values
 from ..insight.lr_find import LrCurve, find_lr
 from .cell_variables import earlier_variables_note, find_task, loss_and_metrics, resolve
 from .execute_cell import execute_cell
@@ -97,11 +99,38 @@ async def _train(call: Call, task: Task, options: TrainOptions, page: Page, form
         await run_in_cell(handle, page, shell)
 
 
+def _tunables(cell: str | None) -> list[Tunable]:
+    "Return the tunables of a cell; a cell that is not Python says so when it runs"
+    try:
+        return find_tunables(cell or "")
+    except SyntaxError:
+        return []
+
+# %% ../../nbs/notebook/06b_fit_verbs.ipynb #e2b7d530
+async def _fit_tuned(call: Call, tunables: list[Tunable], page: Page):
+    "Show the form before the cell runs, and run it with the values that were chosen"
+    options = call.options(TrainOptions)
+    added = {name: call.options(cls) for name, cls in call.verb.added.items()}
+    answer = await _ask(call, options, {**added, "": cell_options(tunables)()}, page)
+    if answer is None:
+        return
+    before = {name: value for each in (options, *added.values()) for name, value in vars(each).items()}
+    values = chosen_values(tunables, answer[1].pop(""))
+    after = {name: value for each in (answer[0], *answer[1].values()) for name, value in vars(each).items()}
+    call.values |= {name: value for name, value in after.items() if value != before[name]}
+    call.cell = with_values(call.cell, values) if values else call.cell
+    await _train(call, *_read_task(call), page, form=False)
+
+
 def _fit(call: Call) -> Coroutine | None:
     "Train what the cell defines"
+    form = call.verb is FORM or call.options(CellOptions).form
+    tunables = _tunables(call.cell) if form else []
+    if any(tunable.option for tunable in tunables):
+        page = find_page(call.shell, awaited=call.awaited)
+        return run_page(_fit_tuned(call, tunables, page), page)
     task, options = _read_task(call)
     page = find_page(call.shell, awaited=call.awaited)
-    form = call.verb is FORM or call.options(CellOptions).form
     return run_page(_train(call, task, options, page, form), page)
 
 

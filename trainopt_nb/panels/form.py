@@ -39,7 +39,10 @@ def control(
         return widgets.Dropdown(options=option.choices, value=value, **common)
     if option.type == "int" and not option.optional and not option.choices:
         return widgets.BoundedIntText(
-            value=value, min=int(option.low or 0), max=int(option.high or 2**53), **common
+            value=value,
+            min=-(2**53) if option.low is None else int(option.low),
+            max=2**53 if option.high is None else int(option.high),
+            **common,
         )
     text = (
         ",".join(f"{v:g}" if option.type == "numbers" else v for v in value)
