@@ -62,8 +62,8 @@ def _conv(f, m, x, function):
     )
 
 
-fold_rule(nn.Conv1d)(partial(_conv, function=F.conv1d))
-fold_rule(nn.Conv2d)(partial(_conv, function=F.conv2d))
+for kind, function in ((nn.Conv1d, F.conv1d), (nn.Conv2d, F.conv2d)):
+    fold_rule(kind)(partial(_conv, function=function))
 
 # %% ../../nbs/sweep/21_fold_rules.ipynb #7d798d13
 def _flat(tensor):
@@ -128,6 +128,5 @@ def _dropout(f, m, x, whole):
     return f.drop(x, m.p, whole) if m.training else x
 
 
-fold_rule(nn.Dropout)(partial(_dropout, whole=0))
-fold_rule(nn.Dropout1d)(partial(_dropout, whole=1))
-fold_rule(nn.Dropout2d)(partial(_dropout, whole=2))
+for whole, kind in enumerate((nn.Dropout, nn.Dropout1d, nn.Dropout2d)):
+    fold_rule(kind)(partial(_dropout, whole=whole))
