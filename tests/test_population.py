@@ -224,7 +224,10 @@ def weighted(scores, targets):
     ids=["regression", "binary", "multilabel", "focal", "balanced", "own", "ignored labels"],
 )
 def test_every_loss_is_the_engine_s_own(targets, columns, values):
-    model = seeded(lambda: nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, columns)))
+    single = values.get("class_weights") == "balanced"  # weights of classes are in single precision
+    model = seeded(
+        lambda: nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, columns)), torch.float32 if single else torch.float64
+    )
     task, options = (
         Task(model, (X, targets), (X[:50], targets[:50])),
         TrainOptions(epochs=2, batch_size=64, **values),
@@ -234,8 +237,8 @@ def test_every_loss_is_the_engine_s_own(targets, columns, values):
     for k, each in enumerate(trials):
         rows = [e for e in alone(task, options.replace(**each))[0] if isinstance(e, Epoch)]
         for a, b in zip(rows, [f.epochs[k] for f in told if k in f.epochs], strict=True):
-            assert abs(a.train_loss - b.train_loss) < 1e-9 and abs(a.valid_loss - b.valid_loss) < 1e-6
-            assert a.metrics == pytest.approx(b.metrics)
+            assert abs(a.train_loss - b.train_loss) < (1e-5 if single else 1e-9)
+            assert abs(a.valid_loss - b.valid_loss) < 1e-5 and a.metrics == pytest.approx(b.metrics, abs=1e-4)
 
 
 # --- single precision
@@ -324,10 +327,11 @@ def test_a_trial_whose_loss_is_not_finite_fails_and_the_others_go_on():
 
 
 def test_random_numbers_outside_are_left_as_they_were():
+    task = task_of()
     torch.manual_seed(5)
     expected = torch.rand(2)
     torch.manual_seed(5)
-    together(task_of(), TrainOptions(epochs=1, batch_size=64), [{"dropout": 0.1}, {"dropout": 0.4}])
+    together(task, TrainOptions(epochs=1, batch_size=64), [{"dropout": 0.1}, {"dropout": 0.4}])
     assert torch.equal(torch.rand(2), expected)
 
 

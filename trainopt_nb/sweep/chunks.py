@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from ..data.tensors import Batch, leaves, split_batch, tree_map
 from ..optim.freeze import train_unfrozen
 from .fold import Fold, Unbatchable, fold_model, spread_bare
-from .masks import DropoutMasks, Draws
+from .masks import DropoutMasks, Draws, dropout_orders
 from .record import place_of
 from .cuda_graphs import make_replay
 from .rows import stacked_tensors
-from .trial_losses import TrialLosses
+from .trial_losses import TrialLosses, row_of
 from ..task.signatures import call
 from ..task.train_options import TrainOptions
 from ..train.prepared import Prepared
@@ -87,12 +87,11 @@ class Program:
         own: bool,  # whether each trial has a batch of its own
         training: bool,
     ):
-        inputs, chunk.masks.buffers = chunk.layout == "channel", []
-        form = lambda t: (
-            t.contiguous(memory_format=torch.channels_last) if inputs and not own and t.dim() == 4 else t
-        )
+        image = lambda t: chunk.layout == "channel" and not own and t.dim() == 4
+        form = lambda t: t.contiguous(memory_format=torch.channels_last) if image(t) else t
         self.batch, self.buffers = tree_map(lambda t: form(t).clone(), batch), []
-        chunk.masks.begin(self.buffers)
+        alone = row_of(batch, 0) if own else batch
+        chunk.masks.begin(self.buffers, dropout_orders(chunk.plain, alone) if training else ())
         before = _python_state()
         with torch.set_grad_enabled(training):
             self.replay = make_replay(lambda: chunk.compute(self, own, training), chunk.device, chunk.memory)
@@ -154,7 +153,7 @@ class Chunk:
             prepared.device,
         )
         self.masks = DropoutMasks(draws, prepared.device)
-        self.fold = Fold(len(draws), layout, self.masks)
+        self.fold, self.plain = Fold(len(draws), layout, self.masks), prepared.model
         self.net, self.leaves = _net(prepared.model, self.fold, stacks, rows, trained)
         self.losses, self.freezing, self.programs = TrialLosses(prepared), prepared.freezing, {}
         self.shared = {place_of(b): n for n, b in self.net.named_buffers() if n not in stacks}

@@ -23,7 +23,7 @@ class Unbatchable(TaskError):
 class Masks(Protocol):
     "Gives the dropout masks of several models, as each would draw them alone"
 
-    def next(self, like: Tensor, models: int, whole: int, p: float, fixed: bool) -> Tensor: ...
+    def next(self, like: Tensor, whole: int, p: float, fixed: bool) -> Tensor: ...
 
 # %% ../../nbs/sweep/20_fold.ipynb #54298d96
 class FoldShape:
@@ -120,7 +120,7 @@ class Fold(FoldShape):
         if self.is_shared(x):
             x = x.repeat(*[1] * at, self.models, *[1] * (x.dim() - at - 1))
         h = x.unflatten(at, (self.models, -1))
-        mask = None if self.masks is None else self.masks.next(h.movedim(at, 0), self.models, whole, p, fixed)
+        mask = None if self.masks is None else self.masks.next(h.movedim(at, 0), whole, p, fixed)
         return x if mask is None else (h * mask.movedim(0, at)).flatten(at, at + 1)
 
 # %% ../../nbs/sweep/20_fold.ipynb #25eb640a

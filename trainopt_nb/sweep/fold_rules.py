@@ -78,8 +78,12 @@ def _batch_norm(f, m, x):
         m.num_batches_tracked += 1
     view = lambda t: None if t is None else t.view(-1)  # not a copy: it is changed in place
     batch = m.training or m.running_mean is None
+    h = f.to_channels(x, m.num_features)
+    h = (
+        h if h.dim() == 4 else h.contiguous()
+    )  # the variant that writes to a given place is wrong for other strides
     y = F.batch_norm(
-        f.to_channels(x, m.num_features), view(m.running_mean), view(m.running_var), _flat(m.weight), _flat(m.bias),
+        h, view(m.running_mean), view(m.running_var), _flat(m.weight), _flat(m.bias),
         batch, m.momentum, m.eps,
     )  # fmt: skip
     return f.from_channels(y)

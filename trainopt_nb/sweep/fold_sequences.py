@@ -160,6 +160,8 @@ def _recurrent(f, m, x, hx=None):
         hidden += [last.flatten(0, 1) for _, last, _ in found]
         cells += [last.flatten(0, 1) for _, _, last in found]
         if m.training and m.dropout and layer < m.num_layers - 1:
-            h = f.drop(h.flatten(0, 1), m.dropout, fixed=True).unflatten(0, h.shape[:2])
+            times = h.transpose(1, 2)  # PyTorch draws the masks with the times first
+            dropped = f.drop(times.flatten(0, 1), m.dropout, fixed=True)
+            h = dropped.unflatten(0, times.shape[:2]).transpose(1, 2)
     last = torch.stack(hidden), torch.stack(cells)
     return f.join(h), last if m.mode == "LSTM" else last[0]
