@@ -226,7 +226,8 @@ def weighted(scores, targets):
 def test_every_loss_is_the_engine_s_own(targets, columns, values):
     single = values.get("class_weights") == "balanced"  # weights of classes are in single precision
     model = seeded(
-        lambda: nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, columns)), torch.float32 if single else torch.float64
+        lambda: nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, columns)),
+        torch.float32 if single else torch.float64,
     )
     task, options = (
         Task(model, (X, targets), (X[:50], targets[:50])),

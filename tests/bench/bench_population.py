@@ -8,8 +8,9 @@ Many trials as one program, over the same trials one after another
     python tests/bench/bench_population.py plan              # what the measured decision says, and how long it takes
     ... --models mlp cnn --trials 64 --rounds 9
 
-Random data, batch 64, AdamW. Variants take turns in slices of a tenth of a second; a ratio is the median of the ratios within a round.
-`others` is what other processes took of the machine's cores meanwhile. The tuned loop is fused AdamW with gradients set to None.
+Random data, batch 64, AdamW, one thread. Variants take turns in slices of a tenth of a second of processor time; a ratio is the median of
+the ratios within a round. `others` is what other processes took of the machine's cores meanwhile. The part `workers` measures by the clock on
+the wall. The tuned loop is fused AdamW with gradients set to None.
 """
 
 import argparse
@@ -137,11 +138,11 @@ def turns(variants, rounds, seconds=0.1):
         step(), step(), step()
     for _ in range(rounds):
         for name, (step, count) in variants.items():
-            n, t = 0, time.perf_counter()
-            while n == 0 or time.perf_counter() - t < seconds:
+            n, t = 0, time.process_time()
+            while n == 0 or time.process_time() - t < seconds:
                 step()
                 n += 1
-            found[name].append((time.perf_counter() - t) / n / count * 1e6)
+            found[name].append((time.process_time() - t) / n / count * 1e6)
     others = (busy() - began[0] - own_time() + began[1]) / (time.perf_counter() - began[2])
     base = found[next(iter(variants))]
     each = {
@@ -236,14 +237,14 @@ def prune(a):
         step()
         left, found = a.trials, {}
         while left > 1:
-            began = time.perf_counter()
+            began = time.process_time()
             population.drop([t for t in population.trials if t is not None][left // 2 :])
-            dropping, left = time.perf_counter() - began, left // 2
+            dropping, left = time.process_time() - began, left // 2
             step()
-            first, began = time.perf_counter() - began - dropping, time.perf_counter()
+            first, began = time.process_time() - began - dropping, time.process_time()
             for _ in range(20):
                 step()
-            usual = (time.perf_counter() - began) / 20
+            usual = (time.process_time() - began) / 20
             found[left] = {
                 "drop ms": round(dropping * 1e3, 1),
                 "first ms": round(first * 1e3, 1),

@@ -68,13 +68,25 @@ class BatchPlan(NamedTuple):
         )
 
 # %% ../../nbs/sweep/29_plan.ipynb #9809b607
-def _timed(step: Callable, seconds: float):
+def _clock(device):
+    "Return the clock of a device: processor time on a CPU, which other processes may keep busy"
+    if device.type == "cpu":
+        return time.process_time
+
+    def now():
+        torch.accelerator.synchronize()
+        return time.perf_counter()
+
+    return now
+
+
+def _timed(step: Callable, seconds: float, now: Callable):
     "Seconds of one call"
-    calls, began = 0, time.perf_counter()
-    while calls == 0 or time.perf_counter() - began < seconds:
+    calls, began = 0, now()
+    while calls == 0 or now() - began < seconds:
         step()
         calls += 1
-    return (time.perf_counter() - began) / calls
+    return (now() - began) / calls
 
 
 def _alone_step(task, options):
@@ -93,9 +105,11 @@ def measure(
     seconds: float = 1.0,  # that the measurement may take
 ) -> tuple[int, float, float]:  # trials in one pass; seconds for a step of one trial alone, and together
     "Try sizes of a pass, in turns with the engine's own step"
-    began, made, found, turns = time.perf_counter(), trial_options(options, trials), {}, []
+    made, found, turns = trial_options(options, trials), {}, []
     with torch_settings(options), preserve_rng():
         prepared, alone = prepare_trials(task, options), _alone_step(task, made[0])
+        now = _clock(prepared.device)
+        began = now()
         alone()
         for size in [n for n in SIZES if n <= len(made)]:
             population = Population(prepared, made[:size], layout=layout, chunk=size)
@@ -104,10 +118,10 @@ def measure(
             step(), step(), step()
             each = []
             for _ in range(3):
-                each.append(_timed(step, seconds / 40) / size)
-                turns.append(_timed(alone, seconds / 100))
+                each.append(_timed(step, seconds / 40, now) / size)
+                turns.append(_timed(alone, seconds / 100, now))
             found[size] = median(each)
-            if found[size] > 1.2 * min(found.values()) or time.perf_counter() - began > seconds:
+            if found[size] > 1.2 * min(found.values()) or now() - began > seconds:
                 break
     best = min(found, key=found.get)
     return best, median(turns), found[best]
