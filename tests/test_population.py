@@ -399,6 +399,18 @@ def test_a_layer_without_a_rule_is_named():
     )
 
 
+def test_a_parameter_that_the_loss_does_not_reach_is_named():
+    def build():
+        net = Own(lambda model, h: h)
+        net.more = nn.Linear(2, 2)
+        return net
+
+    assert (
+        can_batch(task_of(build, valid=False), TrainOptions(), ["lr"])
+        == "the loss does not reach the parameter more.weight."
+    )
+
+
 def test_models_that_differ_in_more_than_their_weights_are_refused():
     models = [nn.Linear(6, 3), nn.Sequential(nn.Linear(6, 3))]
     with pytest.raises(Unbatchable, match="differ in their weights"):

@@ -124,7 +124,7 @@ _STEPS = {
     "RNN_RELU": _rnn_step(torch.relu),
 }
 
-
+# %% ../../nbs/sweep/22_fold_sequences.ipynb #d3f3bfed
 def _direction(m, x, layer, backwards, start):
     "Outputs (K, B, S, H) and the last states of one layer in one direction"
     name = f"l{layer}{'_reverse' * backwards}"
