@@ -129,7 +129,7 @@ def _compare(task, options, trials, layout, dtype):
             assert torch.allclose(value.double(), state[name].double(), **near), name
 
 # %% ../../nbs/sweep/28b_can_batch.ipynb #3ef999be
-MIXES = "trials trained together do not become what they become alone: the model mixes samples or channels, or draws random numbers by itself."
+MIXES = "trials trained together do not become what they become alone: the model mixes samples or channels, or model or data draw random numbers by themselves."
 
 
 def find_layout(
