@@ -206,6 +206,23 @@ def test_layers_with_weights_are_trained_as_alone(name):
     assert_as_alone(task, options, trials, layout)
 
 
+@pytest.mark.parametrize(
+    "name, layout",
+    [("batch norm", "channel"), ("encoder", "batch"), ("lstm", "batch"), ("conv1d", "channel")],
+)
+def test_layers_are_evaluated_as_alone(name, layout):
+    task, options, trials = (
+        task_of(LAYERS[name]),
+        TrainOptions(epochs=2, batch_size=40),
+        [{"lr": 0.03}, {"ema": 0.5, "lr": 0.01}],
+    )
+    told, _ = together(task, options, trials, layout=layout)
+    for k, values in enumerate(trials):
+        rows = [e for e in alone(task, options.replace(**values))[0] if isinstance(e, Epoch)]
+        for a, b in zip(rows, [f.epochs[k] for f in told if f.epochs], strict=True):
+            assert abs(a.valid_loss - b.valid_loss) < 1e-6 and a.metrics == b.metrics
+
+
 def weighted(scores, targets):
     return (F.cross_entropy(scores, targets, reduction="none") * (1 + targets)).mean()
 
