@@ -242,6 +242,22 @@ def test_form_starts_the_run(lab):
     lab.wait_text(2, "trained 1 0.002 finished", 60)
 
 
+def test_a_form_asks_for_the_values_of_the_cell(lab):
+    "A value with a form comment is a control, and the cell runs after the button, with what was chosen"
+    tunable = '%%trainopt form\nhidden = 8  #@param {type:"slider", min:4, max:32}'
+    cell = training_cell(1).replace("%%trainopt fit", tunable)
+    lab.open("%load_ext trainopt_nb", cell, "print('hidden is', hidden, run.state)")
+    lab.run_all()
+    form = lab.page.locator(".tonb-form")
+    form.locator(".tonb-start").wait_for(timeout=60_000)
+    lab.screenshot("form-of-a-cell")
+    hidden = form.locator(".widget-text", has_text=re.compile(r"^\s*hidden\s*$")).locator("input")
+    hidden.fill("12")
+    hidden.press("Tab")
+    form.locator(".tonb-start").click()
+    lab.wait_text(2, "hidden is 12 finished", 60)
+
+
 def test_attach_shows_a_run_again(lab, server):
     "A run that ended is shown with its figures"
     lab.open("%load_ext trainopt_nb", training_cell(2), "%trainopt attach", "%trainopt runs")
