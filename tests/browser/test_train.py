@@ -244,14 +244,14 @@ def test_form_starts_the_run(lab):
 
 def test_a_form_asks_for_the_values_of_the_cell(lab):
     "A value with a form comment is a control, and the cell runs after the button, with what was chosen"
-    tunable = '%%trainopt form\nhidden = 8  #@param {type:"slider", min:4, max:32}'
-    cell = training_cell(1).replace("%%trainopt fit", tunable)
+    first, rest = training_cell(1).replace("%%trainopt fit", "%%trainopt form").split("\n", 1)
+    cell = first + '\nhidden = 8  #@param {type:"slider", min:4, max:32}\n' + rest
     lab.open("%load_ext trainopt_nb", cell, "print('hidden is', hidden, run.state)")
     lab.run_all()
     form = lab.page.locator(".tonb-form")
     form.locator(".tonb-start").wait_for(timeout=60_000)
     lab.screenshot("form-of-a-cell")
-    hidden = form.locator(".widget-text", has_text=re.compile(r"^\s*hidden\s*$")).locator("input")
+    hidden = form.locator(".widget-text", has_text=re.compile(r"^\s*cell hidden\s*$")).locator("input")
     hidden.fill("12")
     hidden.press("Tab")
     form.locator(".tonb-start").click()
