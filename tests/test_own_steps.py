@@ -572,7 +572,7 @@ def test_validation_data_that_no_evaluation_judges_are_not_called_missing(held_o
     assert "no validation data" not in str(events)
     missing = events_of(gan(), (X, Y), training_step=gan_step, epochs=1)
     rows = next(e for e in missing if type(e) is Assumptions).rows
-    assert ("best epoch", "the last: there is no validation data", "--monitor", True) in rows
+    assert ("best epoch", "the last: there is no validation data", "--valid-fraction", True) in rows
 
 
 def test_an_evaluation_step_beside_a_named_loss():

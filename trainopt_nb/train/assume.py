@@ -160,9 +160,14 @@ def _loss(o, inferred, sample):
     )
 
 # %% ../../nbs/train/03g_assume.ipynb #09ef142a
+def _validates(data):
+    "Return the option that gives a run a validation"
+    return "--eval-step" if data.unjudged else "--valid-fraction"
+
+
 def _metrics(o, inferred, metrics, data):
     if data.valid is None:
-        return Assumption("metrics", f"none: {not_validated(data)}", "--metrics")
+        return Assumption("metrics", f"none: {not_validated(data)}", _validates(data))
     if not metrics.names:
         guessed = inferred.figures == "custom" and isinstance(o.metrics, str) and o.metrics == "auto"
         why = f": which ones fit {_name(o, inferred)} would have to be guessed" if guessed else ""
@@ -180,7 +185,8 @@ def best_epoch(
     "State which epoch is best"
     if data.valid is None or not decides:
         why = not_validated(data) or "no figure of the validation decides"
-        return Assumption("best epoch", f"the last: {why}", "--eval-step" if data.unjudged else "--monitor")
+        option = _validates(data) if data.valid is None else "--monitor"
+        return Assumption("best epoch", f"the last: {why}", option)
     words = {"valid_loss": "validation loss", "train_loss": "training loss"}
     return Assumption(
         "best epoch", f"{'highest' if mode == 'max' else 'lowest'} {words.get(monitor, monitor)}", "--monitor"
