@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from IPython.core.inputtransformer2 import TransformerManager
-from IPython.core.interactiveshell import InteractiveShell
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "trainopt_nb"
@@ -99,16 +98,6 @@ def modules_on_the_stack():
             found.append(name)
         frame = frame.f_back
     return found[::-1]
-
-
-@pytest.fixture
-def shell(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    shell = InteractiveShell.instance()
-    shell.reset(new_session=False)
-    shell.run_line_magic("load_ext", "trainopt_nb")
-    yield shell
-    shell.run_line_magic("unload_ext", "trainopt_nb")
 
 
 def test_the_way_from_the_magic_to_the_step_is_short(shell):

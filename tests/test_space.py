@@ -8,7 +8,6 @@ import warnings
 
 import optuna
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 
@@ -543,16 +542,6 @@ x = torch.randn(64, 4)
 model = torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.Linear(width, 2))
 train_data = x, (x.sum(1) > 0).long()
 """
-
-
-@pytest.fixture
-def shell(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    shell = InteractiveShell.instance()
-    shell.reset(new_session=False)
-    shell.run_line_magic("load_ext", "trainopt_nb")
-    yield shell
-    shell.run_line_magic("unload_ext", "trainopt_nb")
 
 
 def test_the_form_draws_the_values_of_the_cell_before_the_cell_runs(shell, monkeypatch):
