@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from trainopt_nb import Task, TrainOptions
 from trainopt_nb.events.records import Ended, Epoch, Step, Stop
-from trainopt_nb.sweep.can_batch import can_batch, find_layout
-from trainopt_nb.sweep.fold import Unbatchable
-from trainopt_nb.sweep.plan import plan_batch
-from trainopt_nb.sweep.population import Population
-from trainopt_nb.sweep.train_trials import Drop, prepare_trials, train_trials, trial_options
-from trainopt_nb.sweep.trial_batches import epoch_batches
+from trainopt_nb.population.can_batch import can_batch, find_layout
+from trainopt_nb.population.fold import Unbatchable
+from trainopt_nb.population.plan import plan_batch
+from trainopt_nb.population.population import Population
+from trainopt_nb.population.train_trials import Drop, prepare_trials, train_trials, trial_options
+from trainopt_nb.population.trial_batches import epoch_batches
 from trainopt_nb.train.loop import train
 
 G = torch.Generator().manual_seed(0)

@@ -21,7 +21,8 @@ ROOMS = {  # folder of nbs/ and of the package -> title and sentence
     "script": ("Script", "the plain PyTorch script of a run"),
     "api": ("API", "run a task, here or elsewhere: `fit` and `resume`"),
     "insight": ("Insight", "what measuring a training tells: the learning rate test"),
-    "sweep": ("Sweep", "search for the best values: the space, the study, many trials as one program"),
+    "population": ("Population", "many trials as one program, equal to each of them alone"),
+    "sweep": ("Sweep", "search for the best values: the space, the study, the trials and their workers"),
     "panels": ("Panels", "live views of a run, of all runs, and of the options"),
     "notebook": ("Notebook", "kernel, magics, command line"),
 }

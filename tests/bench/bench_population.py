@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from trainopt_nb import Task, TrainOptions
-from trainopt_nb.sweep.plan import plan_batch
-from trainopt_nb.sweep.population import Population
-from trainopt_nb.sweep.train_trials import prepare_trials, trial_options
-from trainopt_nb.sweep.trial_batches import epoch_batches
+from trainopt_nb.population.plan import plan_batch
+from trainopt_nb.population.population import Population
+from trainopt_nb.population.train_trials import prepare_trials, trial_options
+from trainopt_nb.population.trial_batches import epoch_batches
 from trainopt_nb.train.prepare import prepare
 from trainopt_nb.train.state import TrainingState
 
