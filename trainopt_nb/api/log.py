@@ -88,6 +88,7 @@ def follow(
     progress: Progress,  # kept up to date
     every: float = 0.1,  # most seconds between two yields
     log: Log | None = None,  # of the same run, where the caller writes too
+    prompt: tuple[type, ...] = (),  # kinds of events that are yielded at once
 ) -> Generator:  # yields lists of new records; a command sent in is passed on
     "Write the events of a run, and yield the new ones from time to time"
     log, command, clock = log or Log(run, progress), None, time.perf_counter
@@ -98,7 +99,7 @@ def follow(
             event = events.send(command)
             answer, command = command is not None, None
             log.new.append(event)
-            if answer or interrupted() or clock() >= held.get(type(event), 0.0):
+            if answer or isinstance(event, prompt) or interrupted() or clock() >= held.get(type(event), 0.0):
                 began = clock()
                 command = yield _take(events, log)
                 now = clock()

@@ -38,7 +38,7 @@ def _save(loop, folder):
         strategy.ranks = ranks
 
 
-def _handle(run, loop, token="", every=0.1):
+def _handle(run, loop, token="", every=0.1, late=False, prompt=()):
     "Return the handle of a loop that is ready"
     if not loop.prepared.ranks.first:
         events = synced_events(loop.events(run.path, run.name), loop)
@@ -51,8 +51,8 @@ def _handle(run, loop, token="", every=0.1):
         loop.prepared.ranks.world == 1 or loop.prepared.ranks.plan == "data"
     )  # else all ranks put the state together
     log = Log(run, tail.progress, (lambda folder: _save(loop, folder)) if alone else None)
-    events = synced_events(loop.events(run.path, run.name, log.write), loop)
-    turns = follow(events, run, tail.progress, every, log)
+    events = synced_events(loop.events(run.path, run.name, log.write, late), loop)
+    turns = follow(events, run, tail.progress, every, log, prompt)
     return LocalRun(run, tail.progress, turns, loop.prepared.model, log)
 
 
@@ -92,12 +92,14 @@ def start_in(
     token: str | None,  # with which it was claimed; None where the supervisor holds the lock
     ranks: Ranks = SINGLE,  # this one and how many there are
     every: float = 0.1,  # most seconds between two checks for commands
+    late: bool = False,  # whether the first checkpoint is written after `save_seconds`, or at the end
+    prompt: tuple[type, ...] = (),  # kinds of events that are passed on at once
 ) -> LocalRun:
     "Prepare a run whose directory exists already"
     loop, record = _loop(task, options, ranks)
     if ranks.first:
         run.add_facts(**record)
-    return _handle(run, loop, token, every)
+    return _handle(run, loop, token, every, late, prompt)
 
 # %% ../../nbs/api/03_prepare_run.ipynb #1fa0f609
 def stored_options(

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import json
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import NamedTuple
 
 from .errors import OptionError
@@ -153,6 +154,11 @@ def declared(
     cls: "type[Options] | Options",  # a set of options
 ) -> dict[str, Option]:  # keyword -> declaration, in the order in which they were written
     "Return all options of a class"
+    return dict(_declared(cls if isinstance(cls, type) else type(cls)))
+
+
+@cache
+def _declared(cls):
     found = {}
     for field in dataclasses.fields(cls):
         given = dict(field.metadata["option"])
@@ -195,7 +201,8 @@ class Options:
 
     def changed(self) -> dict:  # keyword -> value
         "Return what differs from the defaults"
-        return {name: value for name, value in vars(self).items() if value != declared(self)[name].default}
+        known = declared(self)
+        return {name: value for name, value in vars(self).items() if value != known[name].default}
 
     def plain(self) -> dict:  # keyword -> value that JSON can hold; a callable becomes its name
         "Return the set as it is written into a run directory"

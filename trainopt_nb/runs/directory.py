@@ -46,18 +46,29 @@ def _new_path(folder, name):
     return path
 
 
+def _named_path(folder, name):
+    "Make an empty directory of this name; raises `RunError` where there is one"
+    path = folder / name
+    try:
+        path.mkdir(PRIVATE_FOLDER, parents=True)
+    except FileExistsError:
+        raise RunError(f"{path} is there already.") from None
+    return path
+
+
 def make_directory(
     folder: str | Path,  # where runs are kept; made where it is missing
     name: str,  # what the run is about; date and number are added
     options: dict,  # plain values by keyword
     cell: str = "",  # source of the cell
+    dated: bool = True,  # whether they are; else the directory has the name as it is
     **facts: object,  # further plain facts for run.json
 ) -> Path:  # the directory
     "Make the directory of a new run; raises `RunError` where that is not possible"
     folder = Path(folder)
     (cell, facts), left_out = without_secrets([cell, facts])
     try:
-        path = _new_path(folder, name)
+        path = _new_path(folder, name) if dated else _named_path(folder, name)
         write_json(path / "options.json", options)
         if cell:
             write_private(path / CELL, cell)

@@ -107,10 +107,11 @@ class Run(RunWriter):
         cell: str = "",  # source of the cell
         type: str = "train",  # what the run is
         parent: str | None = None,  # name of the run that started it
+        dated: bool = True,  # whether date and number are added to the name
         **more: object,  # further plain facts for run.json
     ) -> "Run":
         "Make the directory of a new run; raises `RunError` where that is not possible"
-        return cls(make_directory(folder, name, options, cell, type=type, parent=parent, **more))
+        return cls(make_directory(folder, name, options, cell, dated, type=type, parent=parent, **more))
 
     def eject(
         self,

@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 from ..base.errors import CheckpointError, DiskFullError
 from .private import PRIVATE_FOLDER
+from .synced import sync_to_disk
 
 # %% ../../nbs/store/03_folders.ipynb #91004847
 def _free(path):
@@ -106,7 +107,7 @@ def _force_out(folder):
     if os.name != "nt":
         handle = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(handle)
+            sync_to_disk(handle)
         finally:
             os.close(handle)
 

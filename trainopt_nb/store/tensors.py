@@ -21,6 +21,7 @@ from safetensors import safe_open
 
 from ..base.guarded_files import open_regular, read_object
 from .private import private
+from .synced import sync_to_disk
 
 # %% ../../nbs/store/02_tensors.ipynb #14dde076
 _TYPES = {
@@ -43,6 +44,7 @@ _TYPES = {
 }
 _OURS = "trainopt_nb"  # key of our notes in the metadata
 _PIECE = 8 << 20  # bytes written and hashed at a time
+_SHORT = 64 << 10  # bytes that are hashed sooner than a thread starts
 
 
 class Layout(NamedTuple):
@@ -119,14 +121,17 @@ def write_hashed(
     digest, size, waiting = hashlib.sha256(), 0, deque()
     with open(path, "xb", buffering=0, opener=private) as file, ThreadPoolExecutor(1) as hasher:
         for piece in pieces:
-            waiting.append(hasher.submit(digest.update, piece))
+            if waiting or len(piece) > _SHORT:
+                waiting.append(hasher.submit(digest.update, piece))
+            else:  # a thread would take longer to start
+                digest.update(piece)
             written = 0
             while written < len(piece):
                 written += file.write(piece[written:])
             size += written
             while len(waiting) > 4:  # bounds what a copy from an accelerator holds
                 waiting.popleft().result()
-        os.fsync(file.fileno())
+        sync_to_disk(file.fileno())
     return {"bytes": size, "sha256": digest.hexdigest()}
 
 

@@ -56,10 +56,10 @@ def reason_to_end(
 class _Run:
     "One run of a loop: from its first event to its last checkpoint"
 
-    def __init__(self, loop, folder, name, before_save):
+    def __init__(self, loop, folder, name, before_save, late):
         self.loop, self.state, self.options, self.prepared = loop, loop.state, loop.options, loop.prepared
         self.name = name
-        self.saver = Saver(folder, loop.options, loop.state, loop.resumed, before_save)
+        self.saver = Saver(folder, loop.options, loop.state, loop.resumed, before_save, late)
         self.epochs = EpochLoop(loop.state, self.saver, loop.monitor, loop.mode)
 
     def started(self) -> Started:
@@ -148,9 +148,10 @@ class Loop:
         folder: str | Path | None = None,  # directory of the run; None keeps the newest checkpoint in memory
         name: str = "run",  # for the reader
         before_save: Callable[[], None] | None = None,  # called before a checkpoint is written
+        late: bool = False,  # whether the first checkpoint is written after `save_seconds`, or at the end
     ) -> Generator:
         "Train; yields events and takes commands"
-        run = _Run(self, folder, name, before_save)
+        run = _Run(self, folder, name, before_save, late)
         with torch_settings(self.options), self.prepared.freezing:
             try:
                 self._seed()

@@ -33,6 +33,7 @@ class CheckpointWriter:
         state: TrainingState,
         resumed: bool = False,  # whether the state was loaded from a checkpoint
         before: Callable[[], None] | None = None,  # called before anything is written
+        late: bool = False,  # whether nothing is written before `save_seconds` have passed, or the run ends
     ):
         self.folder = None if folder is None else Path(folder) / "checkpoints"
         self.options, self.state, self.resumed = options, state, resumed
@@ -42,6 +43,7 @@ class CheckpointWriter:
         self._saved = None, False  # step of the newest checkpoint, and whether it is marked as best
         self._best_at = None  # step of the best epoch, where this process has seen it
         self._held = None  # (position, model_state, training) of a best epoch that is not on the disk yet
+        self._late, self._first = late, None  # the last: (model_state, training) with which a late run began
         self._told = set()  # reasons why a resumed run may differ
         self._memory = {}  # `last` and `best` where there is no folder
 
@@ -138,12 +140,15 @@ class Saver(EpochSaver):
 
     def begin(self) -> Iterator[Saved | Note]:
         "Check that saving works, and save what there is to go back to; yields `Note` or `Saved`"
-        if self.folder is not None:
+        if self.folder is not None and not self._late:
             self._strategy.on_first(lambda: probe_folder(self.folder))
         self._last = time.perf_counter()
         yield from self._reasons(begins=True)
         if self.resumed and self.folder is not None:
             self._saved = self._position, False
+            return
+        if self._late and self.folder is not None:
+            self._first = deepcopy(self.state.state_dict())
             return
         yield from self.save()
 
@@ -182,9 +187,11 @@ class Saver(EpochSaver):
             _, *state = self._held
         elif self.folder is None:
             state = self._memory["last"]
+        elif self._first is not None and self._saved[0] is None:
+            state = self._first
         else:
             _, *state, lost = load_checkpoint(self.folder, "last")
         self.state.load_state_dict(*deepcopy(state))
-        if self._held is None:
+        if self._held is None and self._saved[0] is not None:
             self._saved = self._position, True
         return lost

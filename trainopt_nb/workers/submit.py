@@ -21,6 +21,7 @@ import cloudpickle
 
 from ..base.errors import RunError, WorkerError
 from ..base.forks import close_in_forks
+from .channel import STOP, Channel, open_channel
 from trainopt_nb.workers.processes import (
     cause_of,
     describe_error,
@@ -32,7 +33,6 @@ from trainopt_nb.workers.processes import (
 )
 
 # %% ../../nbs/workers/02_submit.ipynb #4bfda753
-_STOP = "stop"  # asks a generator to end
 NAP = 0.05  # seconds in which a worker whose result was sent waits for its handle to close
 
 
@@ -43,7 +43,7 @@ def _run_generator(events, commands, send):
         while True:
             send("event", events.send(command))
             command = None if commands.empty() else commands.get_nowait()
-            if command is not None and (command := command[0]) is _STOP:
+            if command is not None and (command := command[0]) is STOP:
                 events.throw(GeneratorExit)
                 raise RuntimeError("the generator went on after it was closed")
     except StopIteration as end:
@@ -55,21 +55,24 @@ def _run_generator(events, commands, send):
 def _serve(payload, pipe):
     "Run the function of a worker process"
     leave_group()
-    commands: queue.SimpleQueue = queue.SimpleQueue()  # one-tuples with a command, or with `_STOP`
+    commands: queue.SimpleQueue = queue.SimpleQueue()  # one-tuples with a command, or with `STOP`
 
     def receive(message):
-        commands.put((_STOP if message == _STOP else message[0],))
+        commands.put((STOP if message == STOP else message[0],))
 
     def send(kind, value, *more):
         data = pickle_parts(value, {kind: value}, "return numbers, tensors or other plain values")
         pipe.send((kind, data, *more))
 
+    open_channel(Channel(lambda event: send("event", event), commands))
     exit_with_parent(pipe, receive)
     code = 0
     try:
         function, arguments, keywords = cloudpickle.loads(payload)
         result = function(*arguments, **keywords)
         send("result", _run_generator(result, commands, send) if isgenerator(result) else result)
+    except GeneratorExit:  # asked to end, by its channel
+        send("result", None)
     except BaseException as error:
         code = 1
         with contextlib.suppress(OSError):
@@ -174,7 +177,7 @@ class WorkerHandle:
         timeout: float = 1.0,  # seconds for a generator to end by itself
     ) -> Any:  # what the function returns, None where it was killed
         "End the function: a generator is closed and its result returned; what does not end in time is killed"
-        self._messages.send(_STOP)
+        self._messages.send(STOP)
         try:
             return self.result(timeout)
         except TimeoutError:
