@@ -130,6 +130,7 @@ def resume_in(
     token: str | None = "",  # as in `start_in`
     ranks: Ranks = SINGLE,  # this one and how many there are
     every: float = 0.1,  # as in `start_in`
+    prompt: tuple[type, ...] = (),  # as in `start_in`
 ) -> LocalRun:
     "Prepare to continue from the newest checkpoint that is not damaged"
     _, model_state, training, lost = load_checkpoint(run.path / "checkpoints", "last")
@@ -147,7 +148,7 @@ def resume_in(
     given = options.lr == run.options.get("lr")  # a new learning rate holds in place of those set by hand
     earlier = ranks.all_gather(earlier_commands(run.events(), training) if given else [])[0]
     loop = Loop(prepared, here, (model_state, training), earlier)
-    handle = _handle(run, loop, token, every)
+    handle = _handle(run, loop, token, every, prompt=prompt)
     if ranks.first:
         try:
             run.change_options(options.plain())  # not before this process is the only writer
