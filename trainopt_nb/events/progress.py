@@ -26,6 +26,7 @@ from trainopt_nb.events.records import (
     WorkerLoad,
 )
 from .assumptions import Assumption, Assumptions, assumption_block
+from .overall import Overall
 from .registry import FOLDS, LINES
 
 # %% ../../nbs/events/03_progress.ipynb #2aaa3b21
@@ -53,6 +54,8 @@ class _Facts:
         self.epochs: list[Epoch] = []  # rows of the table
         self.best: Epoch | None = None  # best row by `started.monitor`
         self.notes: list[Note] = []
+        self.overall: Overall | None = None  # of a run that trains no single model
+        self.parts: dict[str, object] = {}  # what folds of higher rooms keep, by the name of the room
         self.damaged = 0  # lines of the log that could not be read
         self.assumptions: list[Assumption] = []
         self.workers: dict[int, WorkerLoad] = {}  # rank -> its newest load, where several devices train
@@ -104,11 +107,15 @@ class Progress(_Facts):
         "Share of the run that is done"
         if self.state == "finished":
             return 1.0
+        if self.overall:
+            return self.overall.ended / self.overall.planned if self.overall.planned else math.nan
         return self.step / self.started.steps if self.started and self.started.steps else math.nan
 
     @property
     def seconds_left(self) -> float:  # NaN where it cannot be known
         "Estimated seconds to the end, validation included"
+        if self.overall:
+            return self.overall.seconds_left if self.state in LIVE else math.nan
         if self.state not in LIVE or not self._done_here or math.isnan(self.fraction):
             return math.nan
         return (self.started.steps - self.step) * (self.seconds - self._idle) / self._done_here
@@ -116,7 +123,12 @@ class Progress(_Facts):
     @property
     def all_seconds(self) -> float:
         "Seconds of all processes that worked on the run"
-        return self.earlier + self.seconds
+        return self.overall.seconds if self.overall else self.earlier + self.seconds
+
+    @property
+    def begun(self) -> bool:
+        "Whether the run reached what it is for: its first step, or the start of a sweep"
+        return self.started is not None or self.overall is not None
 
     @property
     def waiting(self) -> float:  # 0 to 1
@@ -166,6 +178,8 @@ def _add_epoch(p, e):
 def _add_state(p, e):
     p.state, p._straight = e.state, False
     p._paused = p._paused or e.state == "paused"
+    if p.overall and e.state == "paused":
+        p.overall.pause()
 
 
 def _add_saved(p, e):

@@ -34,13 +34,13 @@ class Summary(NamedTuple):
     state: str  # as `Progress.state`
     reason: str  # one sentence, where the run ended
     started: bool  # whether it reached its first step
-    epoch: int  # epochs complete
-    epochs: int | None  # epochs in all, None before the start
+    epoch: int  # epochs complete, or what `unit` names
+    epochs: int | None  # how many in all, None before the start and without a limit
     step: int  # updates complete
     steps: int | None  # updates in all, None where the data has no length
     monitor: str  # the metric that decides which epoch is best
     mode: str  # `max` or `min`
-    best_epoch: int | None  # None without validation
+    best_epoch: int | None  # the best of them; None without validation
     metrics: dict[str, float]  # name -> value in the best epoch, else in the last; losses are among them
     seconds: float  # of all processes that worked on it
     bytes: int  # size of the log that it is made of
@@ -49,12 +49,15 @@ class Summary(NamedTuple):
     changed: int = 0  # when that log was changed, in nanoseconds since 1970; 0 where that is not known
     earlier: float = 0.0  # seconds of the processes before the last one
     records: list[str] = []  # noqa: RUF012 lines of the log from which it follows: the start, the best and the last epoch
+    unit: str = ""  # what `epoch` counts where it is not epochs, such as `trial`
 
 # %% ../../nbs/runs/05_summary.ipynb #5f390422
 def epoch_metrics(
     progress: Progress,  # of a run
 ) -> dict:  # name -> value; losses are among them; empty before the first epoch
     "Return the metrics of the best epoch, or of the last where none is best"
+    if progress.overall:
+        return progress.overall.metrics
     row = progress.best or (progress.epochs[-1] if progress.epochs else None)
     return {} if row is None else row.values
 
@@ -65,6 +68,8 @@ def summarize(
     place: int | None = None,  # byte behind its last whole line; None means its end
 ) -> Summary:
     "Make the summary of a run"
+    if progress.overall:
+        return _summarize_overall(progress, size, size if place is None else place)
     started, best = progress.started, progress.best
     rows = {row.step: row for row in (best, *progress.epochs[-1:]) if row}
     return Summary(
@@ -88,6 +93,30 @@ def summarize(
         records=to_lines(([started] if started else []) + [rows[step] for step in sorted(rows)]),
     )
 
+
+def _summarize_overall(progress, size, place):
+    "Make the summary of a run that trains no single model"
+    p, work = progress, progress.overall
+    return Summary(
+        name=p.name,
+        state=p.state,
+        reason=p.reason,
+        started=True,
+        epoch=work.ended,
+        epochs=work.planned,
+        step=p.step,
+        steps=None,
+        monitor=work.monitor,
+        mode=work.mode,
+        best_epoch=work.best,
+        metrics=work.metrics,
+        seconds=work.seconds,
+        bytes=size,
+        damaged=p.damaged,
+        place=place,
+        unit=work.unit,
+    )
+
 # %% ../../nbs/runs/05_summary.ipynb #e89f708d
 def _stood(summary):
     "Return the progress of a run as its summary has it, without curves and messages"
@@ -106,6 +135,7 @@ def follow_summary(
     size, changed = _look(path)
     tail = Tail(path)
     behind = summary is not None and summary.started and 0 < summary.place <= summary.bytes
+    behind = behind and not summary.unit  # its parts follow from the whole log alone
     if behind and (summary.bytes < size or (summary.bytes == size and summary.changed in (0, changed))):
         tail.begin_at(_stood(summary), summary.place)
     return tail

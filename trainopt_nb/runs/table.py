@@ -26,12 +26,13 @@ def _show(value):
 
 
 def _cells(summary: Summary, mark: str, metrics: list[str], options: list) -> list[str]:
+    best, unit = summary.best_epoch, summary.unit
     cells = [
         summary.name,
         summary.state + mark,
-        f"{summary.epoch}/{summary.epochs or '–'}",
+        f"{summary.epoch}/{summary.epochs or '–'}{f' {unit}s' if unit else ''}",
         duration(summary.seconds),
-        str(summary.best_epoch or "–"),
+        "–" if best is None or (best == 0 and not unit) else f"{unit} {best}".strip(),
         *(figure(name, summary.metrics.get(name)) for name in metrics),
         *(_show(value) for value in options),
     ]
@@ -63,7 +64,7 @@ class RunTable(list):
             "state",
             "done",
             "time",
-            "best epoch",
+            "best epoch" if all(not s.unit for s in summaries) else "best",
             *(n.replace("_", " ") for n in metrics),
             *differ,
         ]

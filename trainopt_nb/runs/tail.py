@@ -28,7 +28,7 @@ def is_gone(
 
 def reason_gone(
     path: Path,  # the run's directory
-    started: bool,  # whether the log has the start of the training
+    started: bool,  # whether the log has the start of the work
 ) -> tuple[str, str]:  # `dead` or `not begun`, and one sentence
     "Return the state of a run whose process is gone, and the reason"
     printed = last_line(path / "log.txt")[:200]
@@ -46,7 +46,7 @@ def settle(
 ) -> Progress:  # the same object
     "Correct the state of a run whose process is gone"
     if is_gone(progress.state, alive):
-        progress.state, progress.reason = reason_gone(path, progress.started is not None)
+        progress.state, progress.reason = reason_gone(path, progress.begun)
     return progress
 
 # %% ../../nbs/runs/04_tail.ipynb #2fb78937

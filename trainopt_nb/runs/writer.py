@@ -67,7 +67,8 @@ class LogWriter:
         self._summarize(few)
 
     def _summarize(self, events):
-        changed = {type(e) for e in events} & {Started, Epoch, State, Ended}
+        kinds = {type(e) for e in events}
+        changed = kinds if self.progress.overall else kinds & {Started, Epoch, State, Ended}
         now = time.monotonic()
         if changed & {Started, Ended} or self.progress.state == "paused":
             self._written = 0.0
