@@ -141,7 +141,8 @@ def _plain(row):
 
 def _option(o, row):
     "Document one option"
-    head = f"{o.flag}, --no-{o.flag[2:]}" if o.type == "bool" else f"{o.flag} {_METAVAR[o.type]}"
+    letter = f"-{o.short}, " if o.short else ""
+    head = letter + (f"{o.flag}, --no-{o.flag[2:]}" if o.type == "bool" else f"{o.flag} {_METAVAR[o.type]}")
     said = [f"Default **{_plain(row)}**", f"takes {str(row['values']).replace('*', chr(92) + '*')}"]
     if o.dimension is not None and o.dimension.choices:
         said.append(f"sensible: {', '.join(map(str, o.dimension.choices))}")
@@ -158,7 +159,7 @@ def _option(o, row):
 
 _METAVAR = {
     "int": "N", "float": "X", "choice": "NAME", "text": "TEXT", "numbers": "N,N,...", "names": "NAME,NAME,...",
-    "rates": "NAME=X,...",
+    "rates": "NAME=X,...", "duration": "TIME", "share": "SHARE",
 }  # fmt: skip
 
 

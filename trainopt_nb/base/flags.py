@@ -35,7 +35,7 @@ def parse_flags(
     known = {o.flag: o for o in found if not o.argument}
     values, rest, words = {}, [], list(words)
     while words:
-        word, equals, text = words.pop(0).partition("=")
+        word, equals, text = _in_full(words.pop(0), known).partition("=")
         if not word.startswith("--"):
             rest.append(word + equals + text)
             continue
@@ -49,6 +49,13 @@ def parse_flags(
         several = option.type in ("names", "rates")  # each time that the flag is given adds some
         values[option.name] = (*values.get(option.name, ()), *value) if several else value
     return values, rest
+
+
+def _in_full(word: str, known: dict[str, Option]) -> str:
+    "Return a flag in place of its letter: `-j4` and `-j=4` are `--jobs=4`"
+    flag = next((flag for flag, o in known.items() if o.short and word.startswith(f"-{o.short}")), None)
+    rest = word[2:].removeprefix("=")
+    return word if flag is None else f"{flag}={rest}" if rest else flag
 
 
 def _switched(word: str, words: list[str], known: dict[str, Option]) -> bool:
@@ -103,6 +110,7 @@ def help_text(
         if not row["flag"].startswith("-"):
             lines.append(f"  {row['flag']:<18} {row['help']}")
             continue
+        flag = f"{row['short']}, {row['flag']}" if row["short"] else row["flag"]
         unit = f" {row['unit']}" if row["unit"] else ""
-        lines.append(f"  {row['flag']:<18} {row['help']} [{row['default']}{unit}; {row['values']}]")
+        lines.append(f"  {flag:<18} {row['help']} [{row['default']}{unit}; {row['values']}]")
     return "\n".join(lines).strip("\n")

@@ -8,6 +8,7 @@ __all__ = ['CHECKS', 'SWITCH', 'possible_values', 'plain_value']
 # %% ../../nbs/base/01b_option_values.ipynb #7cfd1912
 import ast
 import math
+import re
 
 # %% ../../nbs/base/01b_option_values.ipynb #6d36edfc
 def _within(option, number: float) -> float:
@@ -88,9 +89,35 @@ def _rate(option, pair):
         raise ValueError
     return f"{pattern}={number!r}x" if factor else f"{pattern}={_within(option, number)!r}"
 
+# %% ../../nbs/base/01b_option_values.ipynb #440548fb
+_SECONDS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
+_PART = r"(\d+(?:\.\d*)?|\.\d+)"
+_DURATION = re.compile("".join(rf"(?:{_PART}\s*{unit}\s*)?" for unit in _SECONDS))
 
+
+def _duration(option, value):
+    found = _DURATION.fullmatch(value.strip().lower()) if isinstance(value, str) else None
+    if not found or not any(found.groups()):
+        return _finite(option, value)
+    parts = zip(found.groups(default=0), _SECONDS.values(), strict=True)
+    return _within(option, sum(float(number) * seconds for number, seconds in parts))
+
+
+def _share(option, value):
+    if not isinstance(value, str):
+        return _finite(option, value)
+    factor = {"%": 0.01, "x": 1}.get(value.strip()[-1:].lower())
+    return _finite(option, value if factor is None else float(value.strip()[:-1]) * factor)
+
+
+def _finite(option, value):
+    if math.isinf(float(value)):
+        raise ValueError
+    return _float(option, value)
+
+# %% ../../nbs/base/01b_option_values.ipynb #b34c8691
 CHECKS = {"int": _int, "float": _float, "bool": _bool, "choice": _choice, "text": _text, "numbers": _numbers}
-CHECKS |= {"names": _names, "rates": _rates, "literal": _literal}
+CHECKS |= {"names": _names, "rates": _rates, "literal": _literal, "duration": _duration, "share": _share}
 
 # %% ../../nbs/base/01b_option_values.ipynb #6ef7efcb
 SWITCH = {
@@ -124,6 +151,14 @@ def possible_values(
         return "pattern=number or pattern=factorx, separated by commas"
     if option.type == "literal":
         return "a number, a text in quotes, True, False, None, or several of them in brackets"
+    if option.type == "duration":
+        return "seconds, or a duration such as 90s, 10m or 1h30m"
+    if option.type == "share":
+        return "a share such as 20% or 0.2, or a multiple such as 10x"
+    if option.type == "text" and option.choices:
+        return ", ".join(option.choices) + (
+            f", or an object with {option.protocol}" if option.protocol else ""
+        )
     if option.type == "text":
         return "text" + (", or a list of names and callables" if option.objects else "")
     if high is None:
@@ -142,7 +177,7 @@ def plain_value(
     if isinstance(value, dict):
         plain = (bool, int, float, str)
         return {str(k): item if isinstance(item, plain) else type(item).__name__ for k, item in value.items()}
-    if not callable(value):
+    if value is None or isinstance(value, (bool, int, float, str, list)):
         return value
     owner = value if hasattr(value, "__qualname__") else type(value)
     return f"{owner.__module__}.{owner.__qualname__}"

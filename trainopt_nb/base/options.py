@@ -41,7 +41,7 @@ class Option(NamedTuple):
     "One declared option"
 
     name: str  # the Python keyword, such as `batch_size`
-    type: str  # `int`, `float`, `bool`, `choice`, `text`, `numbers`, `names` or `rates`
+    type: str  # `int`, `float`, `bool`, `choice`, `text`, `numbers`, `names`, `rates`, `duration` (seconds) or `share`
     default: object
     help: str  # one phrase
     group: str = ""  # heading that it stands under
@@ -53,7 +53,9 @@ class Option(NamedTuple):
     choices: tuple = ()  # names for `choice`; for a number, words that may stand in for one
     optional: bool = False  # whether None is a value
     objects: bool = False  # whether a callable or a class may stand in for a name, from Python
+    protocol: str = ""  # method of other objects that may stand in for a name, such as `prune`
     aliases: tuple = ()  # names under which people look for it
+    short: str = ""  # one letter that is typed in place of the flag, such as `j` for `-j`
     front: bool = False  # whether it is among those that people change first
     argument: str = ""  # for a positional argument: how it is written in a usage line, such as `RUN`
     place: bool = False  # whether it names another machine or an address, to which model and data would go
@@ -121,7 +123,8 @@ def _check(option, value):
 
 def _check_object(option, value):
     "Accept a callable, a dict of objects, or a list of names and callables in place of a name"
-    if callable(value) or (isinstance(value, dict) and value):
+    known = option.protocol and hasattr(value, option.protocol)
+    if callable(value) or known or (isinstance(value, dict) and value):
         return value
     several = isinstance(value, (list, tuple)) and value
     if several and all(isinstance(v, str) or callable(v) for v in value):
@@ -235,12 +238,13 @@ def nearest_option(
 # %% ../../nbs/base/02_options.ipynb #ee3603a3
 def rows(
     cls: type[Options],  # a set of options
-) -> list[dict]:  # one for each option: flag, keyword, values, default, unit, help, group
+) -> list[dict]:  # one for each option: flag, short, keyword, values, default, unit, help, group
     "Return the documentation of all options"
     return [
         {
             "group": o.group,
             "flag": o.flag,
+            "short": f"-{o.short}" if o.short else "",
             "keyword": o.name,
             "values": o.values,
             "default": "none" if o.default in (None, ()) else json.dumps(o.default).strip('"'),
