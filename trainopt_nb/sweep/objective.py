@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Trainable', 'TaskObjective', 'FunctionObjective', 'as_values', 'Described', 'describe']
 
-# %% ../../nbs/sweep/23_objective.ipynb #200d1c9f
+# %% ../../nbs/sweep/23_objective.ipynb #2353dbf1
 import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -19,9 +19,10 @@ from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..train.prepare import prepare
 
-from .goals import Goal, resolve_goals, trial_options
+from .goals import resolve_goals, trial_options
+from .options import Goal
 
-# %% ../../nbs/sweep/23_objective.ipynb #5dcda1a3
+# %% ../../nbs/sweep/23_objective.ipynb #b4e07b3d
 Trainable = tuple[Task, TrainOptions]
 
 
@@ -42,7 +43,7 @@ class TaskObjective:
         t = self.task
         return Task(deepcopy(t.model), t.train_data, t.valid_data, t.notes), self.options
 
-# %% ../../nbs/sweep/23_objective.ipynb #7f426af0
+# %% ../../nbs/sweep/23_objective.ipynb #7c59446b
 class FunctionObjective:
     "Call a function of the user's with each trial"
 
@@ -84,7 +85,7 @@ def as_values(
         raise TaskError("The objective returned NaN, which is neither better nor worse than another value.")
     return numbers
 
-# %% ../../nbs/sweep/23_objective.ipynb #3cd54b15
+# %% ../../nbs/sweep/23_objective.ipynb #276c9a70
 class Described(NamedTuple):
     "What is known of the trials before the first one"
 

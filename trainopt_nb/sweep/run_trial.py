@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Place', 'goal_values', 'train_trial', 'run_trial']
 
-# %% ../../nbs/sweep/24_run_trial.ipynb #25a789da
+# %% ../../nbs/sweep/24_run_trial.ipynb #9dae4412
 import math
 import shutil
 import traceback
@@ -25,11 +25,12 @@ from ..train.faults import is_out_of_memory
 from ..train.prepare import prepare
 from ..workers.processes import describe_error
 
-from .goals import FIGURES, Goal, trial_options
+from .goals import FIGURES, trial_options
 from .messages import Outcome, TrialSpec
-from .worker_trial import WorkerTrial
+from .options import Goal
+from .worker_trial import Line, WorkerTrial
 
-# %% ../../nbs/sweep/24_run_trial.ipynb #2831e3a0
+# %% ../../nbs/sweep/24_run_trial.ipynb #c91e2387
 class Place(NamedTuple):
     "What the trials of a sweep share"
 
@@ -49,7 +50,7 @@ def _begin(spec: TrialSpec, task: Task, options: TrainOptions, parent: str) -> L
     run = Run.create(path.parent, path.name, options.plain(), dated=False, **facts)
     return start_in(run, task, options, "", late=True, prompt=(Epoch,))
 
-# %% ../../nbs/sweep/24_run_trial.ipynb #c4e2ac2e
+# %% ../../nbs/sweep/24_run_trial.ipynb #660defe4
 def _options(spec: TrialSpec, options: TrainOptions, goals: Sequence[Goal]) -> TrainOptions:
     own = spec.options if spec.seed is None else {**spec.options, "seed": spec.seed}
     return trial_options(goals, options.replace(**own))
@@ -57,7 +58,8 @@ def _options(spec: TrialSpec, options: TrainOptions, goals: Sequence[Goal]) -> T
 
 def _train(handle: LocalRun, trial: WorkerTrial, options: TrainOptions, goals: Sequence[Goal]):
     "Train to the end, or until the loop of the sweep says why not"
-    for new in handle.events():
+    asked = lambda: Stop(trial.end) if trial.poll() else None
+    for new in handle.events(asked):
         for epoch in [event for event in new if isinstance(event, Epoch)]:
             values = goal_values(goals, epoch)
             if values and trial.report_values(values, epoch.epoch) and epoch.epoch < options.epochs:
@@ -72,7 +74,7 @@ def goal_values(
     values = [epoch.values.get(goal.name) if epoch else None for goal in goals]
     return [] if None in values else values
 
-# %% ../../nbs/sweep/24_run_trial.ipynb #44c9f06e
+# %% ../../nbs/sweep/24_run_trial.ipynb #216b07d4
 _AVOID = ("nonfinite", "memory")  # topics of faults that the values of a trial caused
 
 
@@ -117,16 +119,15 @@ def train_trial(
             handle.close()
         return _outcome(handle, trial, _values(handle, task, options, goals))
 
-# %% ../../nbs/sweep/24_run_trial.ipynb #4d84095d
+# %% ../../nbs/sweep/24_run_trial.ipynb #5301e271
 def run_trial(
     spec: TrialSpec,
     objective: Callable[[WorkerTrial], object],  # returns `(task, options)` or numbers
     place: Place,
-    ask: Callable[[tuple], object],  # asks the loop of the sweep
-    tell: Callable[[tuple], None],
+    line: Line,  # to the loop of the sweep
 ) -> Outcome:
     "Run one trial; an error of the objective is part of the outcome"
-    trial = WorkerTrial(spec, ask, tell)
+    trial = WorkerTrial(spec, line)
     failed = lambda reason, avoid=False: Outcome(
         spec.number, "failed", None, 0, trial.seconds, reason, avoid, traceback.format_exc()
     )

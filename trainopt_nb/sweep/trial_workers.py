@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['serve_trials', 'Died', 'shared_cores', 'TrialWorkers']
 
-# %% ../../nbs/sweep/25_trial_workers.ipynb #8c8a842a
+# %% ../../nbs/sweep/25_trial_workers.ipynb #ba8b420a
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -17,12 +18,13 @@ from ..workers.channel import parent_channel
 from ..workers.processes import PRELOAD
 from ..workers.submit import WorkerHandle, submit, wait_for
 
-from .messages import Ready
+from .messages import Answer, EndTrial, Ready
 from .run_trial import Place, run_trial
+from .worker_trial import WorkerLine
 
 PRELOAD.append("trainopt_nb.sweep.trial_workers")
 
-# %% ../../nbs/sweep/25_trial_workers.ipynb #cdad0c2b
+# %% ../../nbs/sweep/25_trial_workers.ipynb #32a13345
 def serve_trials(
     objective: Callable,  # of a trial
     place: Place,
@@ -34,11 +36,11 @@ def serve_trials(
     if cores and hasattr(os, "sched_setaffinity"):
         with contextlib.suppress(OSError):
             os.sched_setaffinity(0, cores)
-    channel = parent_channel()
-    while (spec := channel.ask(Ready())) is not None:
-        channel.tell(run_trial(spec, objective, place, channel.ask, channel.tell))
+    line = WorkerLine(parent_channel())
+    while (spec := line.ask(Ready())) is not None:
+        line.tell(run_trial(spec, objective, place, line))
 
-# %% ../../nbs/sweep/25_trial_workers.ipynb #6252c8f8
+# %% ../../nbs/sweep/25_trial_workers.ipynb #982b888d
 class Died(NamedTuple):
     "A worker ended by itself"
 
@@ -53,9 +55,9 @@ def shared_cores(
     if workers >= len(own):
         return [(own[i % len(own)],) for i in range(workers)]
     ends = [len(own) * i // workers for i in range(workers + 1)]
-    return [tuple(own[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+    return [tuple(own[a:b]) for a, b in pairwise(ends)]
 
-# %% ../../nbs/sweep/25_trial_workers.ipynb #bf7b61cc
+# %% ../../nbs/sweep/25_trial_workers.ipynb #242b4c3c
 class TrialWorkers:
     "Workers that train trials"
 
@@ -111,7 +113,17 @@ class TrialWorkers:
     ):
         "Answer a question"
         if worker in self._handles:
-            self._handles[worker].send(value)
+            self._handles[worker].send(Answer(value))
+
+    def end_trial(
+        self,
+        worker: int,  # that trains it
+        number: int,  # of the trial
+        reason: str,  # one sentence
+    ):
+        "End a trial after its step under way"
+        if worker in self._handles:
+            self._handles[worker].send(EndTrial(number, reason))
 
     def __len__(self) -> int:
         return len(self._handles)

@@ -29,6 +29,10 @@ class Channel:
     def ask(self, question: object) -> Any:
         "Send an event, and return the next command. Raises `GeneratorExit` where the function is to end"
         self.tell(question)
+        return self.wait()
+
+    def wait(self) -> Any:
+        "Wait for the next command and return it. Raises `GeneratorExit` where the function is to end"
         return self._given(self._commands.get())
 
     def poll(self) -> Any:  # None where there is none
