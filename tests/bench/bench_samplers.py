@@ -41,7 +41,9 @@ class Table(NamedTuple):
     median: float  # of the means
 
     def key(self, values: dict) -> str:
-        return "".join(str(p.index(values[n]) if isinstance(p[0], str) else values[n]) for n, p in self.places.items())
+        return "".join(
+            str(p.index(values[n]) if isinstance(p[0], str) else values[n]) for n, p in self.places.items()
+        )
 
     def read(self, values: dict, seed: int) -> float:
         "Return the figure of one of the trainings of a combination, the same for the same seed"
@@ -96,16 +98,28 @@ def hyperopt_tpe(given: Table, seed: int, trials: int) -> Iterator[dict]:
 
     found = []
     expression = {
-        name: hp.choice(name, each.choices) if each.type == "choice" else hp.uniformint(name, each.low, each.high)
+        name: hp.choice(name, each.choices)
+        if each.type == "choice"
+        else hp.uniformint(name, each.low, each.high)
         for name, each in given.space.items()
     }
 
     def objective(values):
-        found.append({name: value if isinstance(value, str) else int(value) for name, value in values.items()})
+        found.append(
+            {name: value if isinstance(value, str) else int(value) for name, value in values.items()}
+        )
         return given.read(found[-1], seed)
 
     rng = np.random.default_rng(seed)
-    fmin(objective, expression, algo=tpe.suggest, max_evals=trials, rstate=rng, verbose=False, show_progressbar=False)
+    fmin(
+        objective,
+        expression,
+        algo=tpe.suggest,
+        max_evals=trials,
+        rstate=rng,
+        verbose=False,
+        show_progressbar=False,
+    )
     yield from found
 
 
@@ -150,7 +164,9 @@ def summary(done: dict, methods: list[str], seeds: range) -> str:
         if not whole:
             lines.append(f"{method}: no seed is complete")
             continue
-        means = np.array([[done[method, each, seed] for each in tables] for seed in whole]).mean(1)  # seed, at
+        means = np.array([[done[method, each, seed] for each in tables] for seed in whole]).mean(
+            1
+        )  # seed, at
         base = means if base is None else base
         n = min(len(base), len(means))
         differences = (means[:n] - base[:n]) if n > 1 else np.zeros((2, len(AT)))
