@@ -407,7 +407,7 @@ def test_every_sampler_follows_a_space_that_changes(kind):
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        sampler = SpaceSampler(lambda changes: kind(seed=changes, **more), begun())
+        sampler = SpaceSampler(lambda space, changes: kind(seed=changes, **more), begun())
         study = searched(sampler, 12)
         later = begun().narrow("x", 0.1, 0.6).add_value("how", "c").keep("widths", (64, 32))
         sampler.change(later)
@@ -425,7 +425,7 @@ def test_every_sampler_follows_a_space_that_changes(kind):
 
 
 def test_tpe_learns_jointly_from_trials_outside_the_new_range():
-    sampler = SpaceSampler(lambda changes: TPESampler(seed=changes), begun())
+    sampler = SpaceSampler(lambda space, changes: TPESampler(seed=changes), begun())
     study = searched(sampler, 30)
     sampler.change(begun().narrow("x", 0.0, 0.5).add_value("how", "c"))
     assert sum(trial.params["x"] > 0.5 for trial in study.trials) > 15
@@ -448,7 +448,7 @@ def test_without_a_change_a_sampler_gives_what_it_gives_alone():
 
 def test_a_sweep_with_changes_gives_the_same_trials_twice():
     def whole():
-        sampler = SpaceSampler(lambda changes: TPESampler(seed=changes), begun())
+        sampler = SpaceSampler(lambda space, changes: TPESampler(seed=changes), begun())
         study = searched(sampler, 12)
         sampler.change(begun().narrow("x", 0.2).add_value("how", "c"))
         return [trial.params for trial in searched(sampler, 8, study).trials]
@@ -457,7 +457,7 @@ def test_a_sweep_with_changes_gives_the_same_trials_twice():
 
 
 def test_trials_that_run_across_a_change_end_as_they_began():
-    sampler = SpaceSampler(lambda changes: TPESampler(seed=changes, n_startup_trials=2), begun())
+    sampler = SpaceSampler(lambda space, changes: TPESampler(seed=changes, n_startup_trials=2), begun())
     study = searched(sampler, 4)
     running = [study.ask() for _ in range(2)]
     before = [begun().draw(trial) for trial in running]

@@ -96,7 +96,7 @@ class ChangingSampler(BaseSampler):
     def __init__(
         self,
         make: BaseSampler
-        | Callable[[int], BaseSampler],  # a sampler, or a function of the number of changes, to seed it
+        | Callable[[Space, int], BaseSampler],  # a sampler, or a function of space and number of changes
         space: Space,  # the present one
         changes: int = 0,  # how often the space has changed already, for a sweep that goes on
     ):
@@ -106,7 +106,7 @@ class ChangingSampler(BaseSampler):
 
     def _made(self) -> BaseSampler:
         if not isinstance(self._make, BaseSampler):
-            return self._make(self._changes)
+            return self._make(self.space, self._changes)
         sampler = copy.deepcopy(self._make)
         if self._changes:  # the same random numbers would give the same trials again
             sampler.reseed_rng()
