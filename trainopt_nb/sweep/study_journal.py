@@ -17,7 +17,7 @@ from optuna.storages.journal._storage import JournalOperation
 
 from ..base.errors import RunError, run_errors
 from ..store.private import private
-from .journal_lock import journal_lock
+from .journal_lock import JournalLock
 from .journal_repair import ends_trial, find_gaps, mend, placed_records, read_record
 
 # %% ../../nbs/sweep/18c_study_journal.ipynb #aa76f857
@@ -79,8 +79,9 @@ class StudyJournal(BaseJournalBackend):
         "Raises `RunError` where it cannot be written"
         self.path = Path(path).absolute()
         self.notes: list[str] = []  # what was lost, a sentence each
+        self._lock = JournalLock(self.path)
         self._places = {0: 0}  # number of a record -> where it begins, in bytes
-        with run_errors(self.path), journal_lock(self.path):
+        with run_errors(self.path), self._lock.held():
             open(self.path, "ab", opener=private).close()
             with _open(self.path) as file:
                 self._note_cut(_cut(file))
@@ -96,7 +97,7 @@ class StudyJournal(BaseJournalBackend):
 
     def _repair(self):
         "Overwrite what is damaged, and keep it in a file of its own"
-        with run_errors(self.path), journal_lock(self.path), _open(self.path) as file:
+        with run_errors(self.path), self._lock.held(), _open(self.path) as file:
             data = file.read()
             records = placed_records(data)
             gaps = find_gaps(records, len(data))
@@ -146,7 +147,7 @@ class StudyJournal(BaseJournalBackend):
     def append_logs(self, logs: list[dict]):
         "Write records. Raises `RunError`, and then none of them is written"
         data = "".join(json.dumps(each, separators=(",", ":")) + "\n" for each in logs).encode()
-        with run_errors(self.path), journal_lock(self.path), _open(self.path) as file:
+        with run_errors(self.path), self._lock.held(), _open(self.path) as file:
             self._note_cut(_cut(file))
             _write(file, data)
             if any(map(_must_last, logs)):
