@@ -93,7 +93,7 @@ def summarize(
         records=to_lines(([started] if started else []) + [rows[step] for step in sorted(rows)]),
     )
 
-
+# %% ../../nbs/runs/05_summary.ipynb #a1b21916
 def _summarize_overall(progress, size, place):
     "Make the summary of a run that trains no single model"
     p, work = progress, progress.overall

@@ -26,7 +26,7 @@ from ..store.lock import claim_lock, lock_log, release_lock, take_lock, unlock_l
 EVERY = 0.5  # seconds between two summaries of a run that goes on
 BEHIND = 1 << 20  # bytes of the log after which there is another one, so that a reader has little to read
 
-
+# %% ../../nbs/runs/06b_writer.ipynb #527ffacc
 class LogWriter:
     "The open log of a run, which no other process writes"
 

@@ -26,8 +26,8 @@ from .trial_rows import LIMIT, Report, TrialCounts, TrialRow
 PART = "sweep"  # the name of a sweep's state among `Progress.parts`
 
 # %% ../../nbs/sweep/11_progress.ipynb #cc70ce99
-class SweepProgress(TrialCounts):
-    "Everything that a view of a sweep shows"
+class _Best(TrialCounts):
+    "The objectives, and the best trials by them"
 
     def __init__(self):
         super().__init__()
@@ -63,6 +63,10 @@ class SweepProgress(TrialCounts):
         return tuple(
             v if way == "max" else -v for v, way in zip(values, self.started.directions, strict=False)
         )
+
+# %% ../../nbs/sweep/11_progress.ipynb #8f082626
+class SweepProgress(_Best):
+    "Everything that a view of a sweep shows"
 
     def weigh(
         self,
@@ -137,7 +141,7 @@ def _add_values(p, e):
     if row := sweep_of(p).trials.get(e.number):
         row.values.update(e.values)
 
-
+# %% ../../nbs/sweep/11_progress.ipynb #0ceb7214
 def _add_report(p, e):
     s = sweep_of(p)
     if row := s.trials.get(e.number):

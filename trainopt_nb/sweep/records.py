@@ -90,7 +90,7 @@ class TrialEnded(NamedTuple):
     reason: str  # one sentence; empty for a trial that was done
     time: float  # seconds since 1970
 
-
+# %% ../../nbs/sweep/10_records.ipynb #4fda46c2
 @event
 class Spread(NamedTuple):
     "A finalist was trained again with other seeds"
@@ -131,7 +131,7 @@ class Widen(NamedTuple):
     low: float | None = None  # None leaves this end
     high: float | None = None
 
-
+# %% ../../nbs/sweep/10_records.ipynb #0f32e234
 @command
 class AddValue(NamedTuple):
     "Search one more choice"

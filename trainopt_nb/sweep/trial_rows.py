@@ -51,8 +51,8 @@ class TrialRow:
         return f"TrialRow({self.number}, {self.state}, {self.value():.4g}, {self.values})"
 
 # %% ../../nbs/sweep/10b_trial_rows.ipynb #75a0c31d
-class TrialCounts:
-    "Rows of trials, how many there are in each state, and the time"
+class _Trials:
+    "Rows of trials, and how many there are in each state"
 
     unit = "trial"  # as a table of runs names what it counts
 
@@ -92,6 +92,21 @@ class TrialCounts:
         "Trials planned"
         return self.started.trials if self.started else None
 
+    def move(
+        self,
+        row: TrialRow,
+        state: str,  # `training`, or one of `ENDS`
+    ):
+        "Set the state of a trial and count it"
+        if row.number in self.trials:
+            self.counts[row.state] -= 1
+        self.trials[row.number], row.state = row, state
+        self.counts[state] += 1
+
+# %% ../../nbs/sweep/10b_trial_rows.ipynb #48be721b
+class TrialCounts(_Trials):
+    "Rows of trials, how many there are in each state, and the time"
+
     @property
     def seconds(self) -> float:
         "Seconds of all processes that worked on the sweep"
@@ -119,14 +134,3 @@ class TrialCounts:
     def pause(self):
         "Count the time until the next event as a pause"
         self.paused = True
-
-    def move(
-        self,
-        row: TrialRow,
-        state: str,  # `training`, or one of `ENDS`
-    ):
-        "Set the state of a trial and count it"
-        if row.number in self.trials:
-            self.counts[row.state] -= 1
-        self.trials[row.number], row.state = row, state
-        self.counts[state] += 1
