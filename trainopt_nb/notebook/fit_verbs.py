@@ -15,11 +15,11 @@ from ..base.options import Options, combine, declared
 from ..base.secret_values import without_secrets
 from ..base.tunables import Tunable, find_tunables, with_values
 from ..insight.lr_find import LrCurve, find_lr
-from .cell_variables import earlier_variables_note, find_task, loss_and_metrics, resolve
+from ..task.variables import TaskNames, earlier_variables_note, find_task, loss_and_metrics, resolve
 from .execute_cell import execute_cell
 from .kernel import Page, find_page, run_page
 from .train_in_cell import ask, attach, run_in_cell
-from .verbs import Call, CellOptions, TaskNames, Verb
+from .verbs import Call, CellOptions, Verb
 from ..task.train_options import TrainOptions
 from ..task.task import Task
 from ..train.task_record import named

@@ -24,7 +24,7 @@ from ..base.cells import bound_names
 from ..base.errors import CheckpointError, DataError, OptionError, RunError, TaskError
 from ..base.flags import parse_flags, split
 from ..base.options import declared
-from .cell_variables import typed_names
+from ..task.variables import typed_names
 from .completion import matcher
 from .execute_cell import user_frames
 from .await_magic import await_magics, is_awaited

@@ -12,13 +12,13 @@ from ..api.elsewhere import newest_run
 from ..api.prepare_run import stored_options
 from ..api.run_task import Where, run_task
 from ..base.options import declared
-from .cell_variables import find_task
+from ..task.variables import TaskNames, find_task
 from .execute_cell import execute_cell
 from .kernel import Page, find_page, has_frontend, run_page
 from .runs_page import LiveTable
 from .stored_cell import stored_cell
 from .train_in_cell import attach, run_in_cell
-from .verbs import Background, Call, RunArgument, RunFolder, TaskNames, Trust, Verb
+from .verbs import Background, Call, RunArgument, RunFolder, Trust, Verb
 from ..runs.run import Run
 from ..runs.table import RunTable, find_run, list_runs
 from ..task.train_options import TrainOptions

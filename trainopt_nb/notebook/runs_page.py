@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import ipywidgets as widgets
-from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 
@@ -19,11 +18,10 @@ from ..runs.card import escape
 from ..runs.files import CELL
 from ..runs.table import RunTable, list_runs
 from .train_in_cell import attach
-from .cell_variables import find_task
+from ..task.variables import TaskNames, find_task
 from ..panels.train_panel import TrainPanel
 from ..panels.runs_panel import RunsPanel
-from .verbs import TaskNames
-from ..base.errors import RunError
+from ..base.errors import RunError, TaskError
 from ..runs.run import Run
 from ..api.prepare_run import stored_options
 from ..api.run_task import Where, run_task
@@ -45,7 +43,7 @@ def resume_behind(
     try:
         execute_cell(shell, text, seed=options.seed, names=names, filename=source)
         task = find_task(names, TaskNames())
-    except UsageError as error:
+    except TaskError as error:
         raise RunError(str(error)) from error
     except Exception as error:  # the user's own code, which once ran
         raise RunError(
