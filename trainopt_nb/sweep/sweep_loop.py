@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from ..base.errors import OptionError, RunError
-from ..events.records import Ended, Heartbeat, Note, State, Stop
+from ..events.records import Ended, Heartbeat, Note, Stop
 
 from .dimensions import as_typed
 from .messages import Attribute, Outcome, Ready, Report, Suggest, TrialSpec
