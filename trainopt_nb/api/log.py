@@ -89,6 +89,7 @@ def follow(
     every: float = 0.1,  # most seconds between two yields
     log: Log | None = None,  # of the same run, where the caller writes too
     prompt: tuple[type, ...] = (),  # kinds of events that are yielded at once
+    often: tuple[type, ...] = (),  # kinds of events that are too many for that
 ) -> Generator:  # yields lists of new records; a command sent in is passed on
     "Write the events of a run, and yield the new ones from time to time"
     log, command, clock = log or Log(run, progress), None, time.perf_counter
@@ -105,7 +106,7 @@ def follow(
                 now = clock()
                 soon = now + min(100 * (now - began), 0.15)
                 later = max(soon, now + every)
-                held = {State: soon, Epoch: soon, Step: later, Heartbeat: later}
+                held = {State: soon, Epoch: soon, Step: later, Heartbeat: later, **dict.fromkeys(often, soon)}
     except StopIteration:
         pass
     except Exception as error:

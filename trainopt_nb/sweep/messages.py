@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['TrialSpec', 'Ready', 'Suggest', 'Report', 'Attribute', 'Answer', 'EndTrial', 'Outcome']
 
-# %% ../../nbs/sweep/20_messages.ipynb #e6cee0e3
+# %% ../../nbs/sweep/20_messages.ipynb #79f579ea
 from typing import NamedTuple
 
 from optuna.distributions import BaseDistribution
 
-# %% ../../nbs/sweep/20_messages.ipynb #5ae66420
+# %% ../../nbs/sweep/20_messages.ipynb #50389702
 class TrialSpec(NamedTuple):
     "A trial that a worker is to train"
 

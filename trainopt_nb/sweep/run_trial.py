@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Place', 'goal_values', 'train_trial', 'run_trial']
 
-# %% ../../nbs/sweep/24_run_trial.ipynb #9dae4412
+# %% ../../nbs/sweep/24_run_trial.ipynb #3acb7779
 import math
 import shutil
 import traceback
@@ -30,7 +30,7 @@ from .messages import Outcome, TrialSpec
 from .options import Goal
 from .worker_trial import Line, WorkerTrial
 
-# %% ../../nbs/sweep/24_run_trial.ipynb #c91e2387
+# %% ../../nbs/sweep/24_run_trial.ipynb #6f9db799
 class Place(NamedTuple):
     "What the trials of a sweep share"
 
@@ -50,7 +50,7 @@ def _begin(spec: TrialSpec, task: Task, options: TrainOptions, parent: str) -> L
     run = Run.create(path.parent, path.name, options.plain(), dated=False, **facts)
     return start_in(run, task, options, "", late=True, prompt=(Epoch,))
 
-# %% ../../nbs/sweep/24_run_trial.ipynb #660defe4
+# %% ../../nbs/sweep/24_run_trial.ipynb #5e281d41
 def _options(spec: TrialSpec, options: TrainOptions, goals: Sequence[Goal]) -> TrainOptions:
     own = spec.options if spec.seed is None else {**spec.options, "seed": spec.seed}
     return trial_options(goals, options.replace(**own))
@@ -74,7 +74,7 @@ def goal_values(
     values = [epoch.values.get(goal.name) if epoch else None for goal in goals]
     return [] if None in values else values
 
-# %% ../../nbs/sweep/24_run_trial.ipynb #216b07d4
+# %% ../../nbs/sweep/24_run_trial.ipynb #31337e66
 _AVOID = ("nonfinite", "memory")  # topics of faults that the values of a trial caused
 
 
@@ -119,7 +119,7 @@ def train_trial(
             handle.close()
         return _outcome(handle, trial, _values(handle, task, options, goals))
 
-# %% ../../nbs/sweep/24_run_trial.ipynb #5301e271
+# %% ../../nbs/sweep/24_run_trial.ipynb #651077a9
 def run_trial(
     spec: TrialSpec,
     objective: Callable[[WorkerTrial], object],  # returns `(task, options)` or numbers

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RunningTrial', 'StudyTrials', 'EndingTrials', 'tried_values']
 
-# %% ../../nbs/sweep/26_study_trials.ipynb #a30ac7f3
+# %% ../../nbs/sweep/26_study_trials.ipynb #cc085456
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from .messages import Outcome, Report, Suggest
 from .space import Space
 from .space_sampler import SpaceSampler
 
-# %% ../../nbs/sweep/26_study_trials.ipynb #c30e40d8
+# %% ../../nbs/sweep/26_study_trials.ipynb #2ba7020c
 @dataclass
 class RunningTrial:
     "A trial that a worker has"
@@ -43,7 +43,7 @@ class RunningTrial:
         "Return the seconds since it began"
         return time.perf_counter() - self.began
 
-# %% ../../nbs/sweep/26_study_trials.ipynb #9f965b40
+# %% ../../nbs/sweep/26_study_trials.ipynb #8360980e
 def _suggest(trial: optuna.Trial, name: str, d: BaseDistribution) -> object:
     "Return a value of a distribution that an objective named"
     if isinstance(d, CategoricalDistribution):
@@ -99,7 +99,7 @@ class StudyTrials:
         made.trial.report(message.values[0], message.step)
         return made.trial.should_prune()
 
-# %% ../../nbs/sweep/26_study_trials.ipynb #7be2bb0f
+# %% ../../nbs/sweep/26_study_trials.ipynb #a23fc13c
 _OPTUNA = {"done": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "stopped": TrialState.PRUNED}
 
 
@@ -143,7 +143,7 @@ class EndingTrials(StudyTrials):
         if isinstance(self.study.sampler, SpaceSampler):
             self.study.sampler.change(space)
 
-# %% ../../nbs/sweep/26_study_trials.ipynb #263f42d8
+# %% ../../nbs/sweep/26_study_trials.ipynb #0ccb147e
 def tried_values(
     space: Space,
     study: optuna.Study,

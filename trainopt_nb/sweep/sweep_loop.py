@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['NAP', 'Limits', 'TrialLoop', 'changes_of', 'CommandedLoop', 'SweepLoop']
 
-# %% ../../nbs/sweep/27_sweep_loop.ipynb #2c346fa4
+# %% ../../nbs/sweep/27_sweep_loop.ipynb #1fa3b6c6
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from ..base.errors import OptionError, RunError
-from ..events.records import Ended, Heartbeat, Note, Stop
+from ..events.records import Ended, Heartbeat, Note, State, Stop
 
 from .dimensions import as_typed
 from .messages import Attribute, Outcome, Ready, Report, Suggest, TrialSpec
@@ -36,7 +36,7 @@ from .space_record import to_json
 from .study_trials import EndingTrials, RunningTrial, tried_values
 from .trial_workers import Died, TrialWorkers
 
-# %% ../../nbs/sweep/27_sweep_loop.ipynb #e473f929
+# %% ../../nbs/sweep/27_sweep_loop.ipynb #7ce29124
 @dataclass
 class Limits:
     "When a sweep ends"
@@ -58,7 +58,7 @@ def _plain(values):
     known = (int, float, str, bool, type(None))
     return {name: value if isinstance(value, known) else repr(value) for name, value in values.items()}
 
-# %% ../../nbs/sweep/27_sweep_loop.ipynb #c04b6795
+# %% ../../nbs/sweep/27_sweep_loop.ipynb #4f540556
 class TrialLoop:
     "Hands trials to workers, and answers them"
 
@@ -160,7 +160,7 @@ _HANDLERS = {
     Died: TrialLoop.on_died,
 }
 
-# %% ../../nbs/sweep/27_sweep_loop.ipynb #fe4c893a
+# %% ../../nbs/sweep/27_sweep_loop.ipynb #8e5f8798
 def _changed(space: Space, command: tuple, trials: EndingTrials) -> Space:
     "Return the space after a command. Raises `OptionError`"
     match command:
@@ -224,7 +224,7 @@ class CommandedLoop(TrialLoop):
         self.workers.end_trial(made.worker, number, made.reason)
         yield from ()
 
-# %% ../../nbs/sweep/27_sweep_loop.ipynb #d9cc7f82
+# %% ../../nbs/sweep/27_sweep_loop.ipynb #18102c98
 _PAUSE = 0.5  # seconds between two events from which on the consumer is taken to pause
 _PATIENCE = 5.0  # seconds in which trials that are stopped save what they have
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['serve_trials', 'Died', 'shared_cores', 'TrialWorkers']
 
-# %% ../../nbs/sweep/25_trial_workers.ipynb #ba8b420a
+# %% ../../nbs/sweep/25_trial_workers.ipynb #fda2afd9
 import contextlib
 import os
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ from .worker_trial import WorkerLine
 
 PRELOAD.append("trainopt_nb.sweep.trial_workers")
 
-# %% ../../nbs/sweep/25_trial_workers.ipynb #32a13345
+# %% ../../nbs/sweep/25_trial_workers.ipynb #e07d251d
 def serve_trials(
     objective: Callable,  # of a trial
     place: Place,
@@ -40,7 +40,7 @@ def serve_trials(
     while (spec := line.ask(Ready())) is not None:
         line.tell(run_trial(spec, objective, place, line))
 
-# %% ../../nbs/sweep/25_trial_workers.ipynb #982b888d
+# %% ../../nbs/sweep/25_trial_workers.ipynb #e82bac9c
 class Died(NamedTuple):
     "A worker ended by itself"
 
@@ -57,7 +57,7 @@ def shared_cores(
     ends = [len(own) * i // workers for i in range(workers + 1)]
     return [tuple(own[a:b]) for a, b in pairwise(ends)]
 
-# %% ../../nbs/sweep/25_trial_workers.ipynb #242b4c3c
+# %% ../../nbs/sweep/25_trial_workers.ipynb #42031baa
 class TrialWorkers:
     "Workers that train trials"
 
