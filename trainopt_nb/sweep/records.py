@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SweepStarted', 'SpaceChanged', 'WorkersChanged', 'TrialStarted', 'TrialValues', 'TrialReport', 'TrialEnded', 'Spread',
-           'StopTrial', 'SetWorkers', 'Narrow', 'Widen', 'AddValue', 'KeepValues', 'NarrowTo', 'TryValues']
+           'StopTrial', 'SetWorkers', 'Narrow', 'Widen', 'AddValue', 'KeepValues', 'NarrowTo', 'ContinueTrial',
+           'TryValues']
 
 # %% ../../nbs/sweep/10_records.ipynb #58a42dbf
 from typing import Literal, NamedTuple
@@ -153,6 +154,13 @@ class NarrowTo(NamedTuple):
     "Search the ranges that some trials span, and only their choices"
 
     trials: list[int]  # their numbers
+
+
+@command
+class ContinueTrial(NamedTuple):
+    "Train a trial next that goes on from the checkpoint of one that was ended early"
+
+    trial: int  # its number
 
 
 @command

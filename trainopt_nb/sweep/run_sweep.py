@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SweepPlan', 'SweepHandle', 'start_sweep', 'plan_sweep', 'sweep']
 
-# %% ../../nbs/sweep/29_run_sweep.ipynb #f9425e90
+# %% ../../nbs/sweep/29_run_sweep.ipynb #26ce199d
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ from .trial_workers import TrialWorkers
 from .worker_trial import MiddleTrial
 from ..workers.submit import submit
 
-# %% ../../nbs/sweep/29_run_sweep.ipynb #695ece9d
+# %% ../../nbs/sweep/29_run_sweep.ipynb #43212cfe
 @dataclass
 class SweepPlan:
     "What is searched, and how"
@@ -69,7 +69,7 @@ class SweepPlan:
         known, lazy = declared(TrainOptions), self.objective.lazy
         return {name: value for name, value in values.items() if name in known and name not in lazy}
 
-# %% ../../nbs/sweep/29_run_sweep.ipynb #af2ce7fe
+# %% ../../nbs/sweep/29_run_sweep.ipynb #934eba58
 class SweepHandle(LocalRun):
     "A sweep that runs while `events` is iterated over"
 
@@ -120,7 +120,7 @@ def _open(plan: SweepPlan, run: Run, choice: Choice) -> SweepHandle:
         EndingTrials(study, plan.space, plan.objective.lazy),
         TrialWorkers(plan.objective, Place(run.name, tuple(goals))),
         Limits(plan.how.most_trials, plan.how.time),
-        lambda number: str(run.path / "trials" / str(number)),
+        run.path,
         plan.searched_options,
         done,
     )
@@ -131,7 +131,7 @@ def _open(plan: SweepPlan, run: Run, choice: Choice) -> SweepHandle:
     turns = follow(events, run, tail.progress, log=log, often=(TrialReport, TrialValues))
     return SweepHandle(run, tail.progress, turns, None, log)
 
-# %% ../../nbs/sweep/29_run_sweep.ipynb #c103cae4
+# %% ../../nbs/sweep/29_run_sweep.ipynb #1111be5c
 def _split(values: Mapping[str, object]) -> tuple[SweepOptions, TrainOptions]:
     "Return the two sets of options. Raises `OptionError` for a name that neither has"
     how, train = declared(SweepOptions), declared(TrainOptions)
@@ -192,7 +192,7 @@ def plan_sweep(
         described = submit(_describe_function, objective, found, goals).result()
     return SweepPlan(objective, found, described, options, how)
 
-# %% ../../nbs/sweep/29_run_sweep.ipynb #8998857a
+# %% ../../nbs/sweep/29_run_sweep.ipynb #c62d418b
 def sweep(
     make_task: Task | Callable,  # a task, or a function of a trial that returns a `Task`, `(Task, TrainOptions)` or numbers
     space: object = None,  # name -> (low, high), (low, high, "log") or a list; also a space of Hyperopt or Ray Tune
