@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SweepPlan', 'SweepHandle', 'start_sweep', 'plan_sweep', 'sweep']
 
-# %% ../../nbs/sweep/29_run_sweep.ipynb #26ce199d
+# %% ../../nbs/sweep/29_run_sweep.ipynb #a6ab12f4
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from ..api.run_task import print_lines
 from ..base.errors import OptionError
 from ..base.options import declared, nearest_option
 from ..runs.run import Run
+from ..runs.table import find_run
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 
@@ -25,22 +26,24 @@ from .any_space import take_space
 from .choose import Choice, choose
 from .foreign_space import ForeignSpace
 from .goals import named_goals
+from .modes import modes_of
 from .objective import Described, FunctionObjective, TaskObjective, describe
 from .options import Goal, SweepOptions
+from .progress import sweep_of
 from .records import SweepStarted, TrialReport, TrialValues
 from .run_trial import Place
 from .space import Space
-from .space_record import to_json
+from .space_record import from_json, to_json
 from .space_sampler import SpaceSampler
 from .study_storage import open_study
-from .study_trials import EndingTrials
+from .study_trials import EndingTrials, is_lost, requeue_lost
 from .sweep import Sweep
 from .sweep_loop import Limits, SweepLoop
 from .trial_workers import TrialWorkers
 from .worker_trial import MiddleTrial
 from ..workers.submit import submit
 
-# %% ../../nbs/sweep/29_run_sweep.ipynb #43212cfe
+# %% ../../nbs/sweep/29_run_sweep.ipynb #f02f648a
 @dataclass
 class SweepPlan:
     "What is searched, and how"
@@ -69,7 +72,7 @@ class SweepPlan:
         known, lazy = declared(TrainOptions), self.objective.lazy
         return {name: value for name, value in values.items() if name in known and name not in lazy}
 
-# %% ../../nbs/sweep/29_run_sweep.ipynb #934eba58
+# %% ../../nbs/sweep/29_run_sweep.ipynb #51b5edea
 class SweepHandle(LocalRun):
     "A sweep that runs while `events` is iterated over"
 
@@ -98,24 +101,38 @@ def _started(plan: SweepPlan, run: Run, choice: Choice, done: int) -> SweepStart
 def start_sweep(
     plan: SweepPlan,
     where: Where = Where(),  # noqa: B008 a constant; where the run is kept
+    resume: Run | None = None,  # a sweep that goes on; None begins a new one
 ) -> SweepHandle:
-    "Begin a sweep. Raises `OptionError` and `RunError`, and then there is no run"
-    choice = plan.choice()
-    run = _new_run(plan, where)
+    "Begin a sweep, or go on with one. Raises `OptionError` and `RunError`, and then there is no new run"
+    run = resume or _new_run(plan, where)
     try:
-        return _open(plan, run, choice)
+        run.start_writing("")
+        return _open(plan, run)
     except BaseException:
         run.stop_writing()
-        run.delete()
+        if resume is None:
+            run.delete()
         raise
 
 
-def _open(plan: SweepPlan, run: Run, choice: Choice) -> SweepHandle:
-    sampler = choice.sampler if plan.space is None else SpaceSampler(choice.sampler, plan.space)
-    goals = plan.described.goals
+def _stored_space(plan: SweepPlan, run: Run) -> tuple[Space | None, int]:
+    "Return the space as the user left it, and how often it was changed"
+    known = sweep_of(run.progress)
+    if plan.space is None or not known.space:
+        return plan.space, 0
+    return from_json(known.space, plan.space.options), known.changes
+
+
+def _open(plan: SweepPlan, run: Run) -> SweepHandle:
+    "Open the study, and put the loop together"
+    plan.space, changes = _stored_space(plan, run)
+    choice, goals = plan.choice(), plan.described.goals
+    sampler = choice.sampler if plan.space is None else SpaceSampler(choice.sampler, plan.space, changes)
     directions = [f"{goal.direction}imize" for goal in goals]
     study = open_study(plan.how.storage, run.name, directions, sampler, choice.pruner, folder=run.path)
-    done = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+    if not plan.how.storage:  # the lock of the run says that no other process works on the study
+        requeue_lost(study)
+    done = sum(trial.state.is_finished() and not is_lost(trial) for trial in study.get_trials(deepcopy=False))
     loop = SweepLoop(
         EndingTrials(study, plan.space, plan.objective.lazy),
         TrialWorkers(plan.objective, Place(run.name, tuple(goals))),
@@ -124,14 +141,14 @@ def _open(plan: SweepPlan, run: Run, choice: Choice) -> SweepHandle:
         plan.searched_options,
         done,
     )
-    run.start_writing("")
     tail = run.tail()
-    log = Log(run, tail.progress)
-    events = loop.events(_started(plan, run, choice, done), plan.how.jobs)
+    tail.update()
+    log, modes = Log(run, tail.progress), modes_of(plan.how, goals, plan.options.seed)
+    events = loop.events(_started(plan, run, choice, done), plan.how.jobs, modes)
     turns = follow(events, run, tail.progress, log=log, often=(TrialReport, TrialValues))
     return SweepHandle(run, tail.progress, turns, None, log)
 
-# %% ../../nbs/sweep/29_run_sweep.ipynb #1111be5c
+# %% ../../nbs/sweep/29_run_sweep.ipynb #a52d9340
 def _split(values: Mapping[str, object]) -> tuple[SweepOptions, TrainOptions]:
     "Return the two sets of options. Raises `OptionError` for a name that neither has"
     how, train = declared(SweepOptions), declared(TrainOptions)
@@ -192,17 +209,19 @@ def plan_sweep(
         described = submit(_describe_function, objective, found, goals).result()
     return SweepPlan(objective, found, described, options, how)
 
-# %% ../../nbs/sweep/29_run_sweep.ipynb #c62d418b
+# %% ../../nbs/sweep/29_run_sweep.ipynb #cd7aec07
 def sweep(
     make_task: Task | Callable,  # a task, or a function of a trial that returns a `Task`, `(Task, TrainOptions)` or numbers
     space: object = None,  # name -> (low, high), (low, high, "log") or a list; also a space of Hyperopt or Ray Tune
     *,
     runs: str | Path = "runs",  # folder in which runs are kept
     name: str = "",  # what the sweep is about
+    resume: Sweep | str | None = None,  # a sweep, or its name, that goes on with its study; None begins a new one
     **options: object,  # of the sweep and of its trainings, such as trials=50, jobs=2, epochs=10
 ) -> Sweep:
     "Search for the best values, and print a line for each trial; an interrupt stops the sweep with everything saved"
     how, train = _split(options)
-    handle = start_sweep(plan_sweep(make_task, space, how=how, options=train), Where(runs, name))
+    again = None if resume is None else Run(resume.path) if isinstance(resume, Sweep) else find_run(resume, runs)
+    handle = start_sweep(plan_sweep(make_task, space, how=how, options=train), Where(runs, name), again)
     print_lines(handle)
     return handle.sweep
