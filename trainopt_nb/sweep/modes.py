@@ -8,7 +8,7 @@ __all__ = ['Mode', 'Results', 'coarse_to_fine', 'repeat_finalists', 'plan_by_bud
 # %% ../../nbs/sweep/27b_modes.ipynb #771fbd82
 import math
 from collections.abc import Callable, Iterator
-from statistics import fmean, median
+from statistics import median
 
 from ..events.format import duration, figure
 from ..events.records import Note

@@ -22,11 +22,11 @@ class Dimensions(Mapping[str, Dimension]):
         dimensions: Mapping[str, Dimension],  # by name
         options: Mapping[str, Option] | None = None,  # what each name may be, where that is known
     ):
-        self._options = dict(options or {})
+        self.options = dict(options or {})
         self._dimensions = {name: self._checked(name, each) for name, each in dimensions.items()}
 
     def _checked(self, name: str, dimension: Dimension) -> Dimension:
-        dimension, option = checked(name, dimension), self._options.get(name)
+        dimension, option = checked(name, dimension), self.options.get(name)
         if option is None:
             return dimension
         if dimension.type == "choice":
@@ -97,7 +97,7 @@ class ChangingDimensions(Dimensions):
         first = self.first[name].choices
         if len(dimension.choices) == len(first) and all(holds(dimension, value) for value in first):
             dimension = dimension._replace(choices=first)
-        return type(self)({**self._dimensions, name: dimension}, self._options, self.first)
+        return type(self)({**self._dimensions, name: dimension}, self.options, self.first)
 
     def narrow(
         self,

@@ -7,7 +7,7 @@ __all__ = ['RunningTrial', 'StudyTrials', 'is_lost', 'requeue_lost', 'EndingTria
 
 # %% ../../nbs/sweep/26_study_trials.ipynb #ab34b998
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import optuna

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..base.errors import OptionError, RunError
-from ..events.records import Ended, Heartbeat, Note, State, Stop
+from ..events.records import Ended, Heartbeat, Note, Stop
 
 from .dimensions import as_typed
 from .messages import Attribute, Outcome, Ready, Report, Suggest, TrialSpec
