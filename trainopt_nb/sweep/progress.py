@@ -133,13 +133,14 @@ def _add_trial(p, e):
         row.result, row.reason = None, ""
         row.reports = row.reports if e.origin == "continued" else []
     s.move(row, "training")
-    row.values, row.began, row.run = dict(e.values), e.time, e.run
+    row.values, row.began, row.run = {}, e.time, e.run
+    s.draw(row, e.values)
     row.origin, row.worker = e.origin, e.worker
 
 
 def _add_values(p, e):
     if row := sweep_of(p).trials.get(e.number):
-        row.values.update(e.values)
+        sweep_of(p).draw(row, e.values)
 
 # %% ../../nbs/sweep/11_progress.ipynb #0ceb7214
 def _add_report(p, e):

@@ -11,6 +11,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from .records import Spread, SweepStarted
+from .tried import Tried
 
 # %% ../../nbs/sweep/10b_trial_rows.ipynb #05c44515
 ENDS = ("done", "pruned", "failed", "stopped")  # states of a trial that ended
@@ -60,6 +61,7 @@ class _Trials:
         self.started: SweepStarted | None = None
         self.space: dict = {}  # as `space_record.to_json` returns it
         self.trials: dict[int, TrialRow] = {}  # by number
+        self.tried: dict[str, Tried] = {}  # name of a dimension -> what was tried
         self.spreads: dict[int, Spread] = {}  # finalist -> its repeats
         self.workers, self.changes = 0, 0  # trials at once; how often the space was changed
         self.counts: Counter[str] = Counter()  # state -> trials
@@ -91,6 +93,16 @@ class _Trials:
     def planned(self) -> int | None:  # None without a limit
         "Trials planned"
         return self.started.trials if self.started else None
+
+    def draw(
+        self,
+        row: TrialRow,
+        values: dict[str, object],  # name of a dimension -> plain value
+    ):
+        "Take in values of a trial"
+        row.values.update(values)
+        for name, value in values.items():
+            self.tried.setdefault(name, Tried()).add(value)
 
     def move(
         self,
