@@ -7,6 +7,7 @@ __all__ = ['grid_values', 'combinations', 'GridSampler', 'BranchingGrid']
 
 # %% ../../nbs/sweep/15_grid.ipynb #9159f657
 import math
+from collections.abc import Callable
 from decimal import Decimal
 from itertools import count
 
@@ -69,13 +70,15 @@ def combinations(
 class GridSampler(optuna.samplers.GridSampler):
     "Optuna's grid for a loop that asks and tells"
 
+    exhausted = False  # whether all combinations were tried
+
     def __init__(
         self,
         values: dict[str, list],  # name -> values, as a study stores them
         seed: int,  # of the order
     ):
         super().__init__(values, seed)
-        self.values = values
+        self.values, self.size = values, math.prod(map(len, values.values()))
 
     def sample_independent(self, study, trial, param_name, param_distribution):
         if "grid_id" not in trial.system_attrs:
@@ -83,11 +86,22 @@ class GridSampler(optuna.samplers.GridSampler):
         return super().sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study, trial, state, values):
-        "Leave it to the loop when to stop"
+        self.exhausted |= _stops(super().after_trial, study, trial, state, values)
 
 
 class BranchingGrid(optuna.samplers.BruteForceSampler):
     "Optuna's grid of a space with conditions for a loop that asks and tells"
 
+    exhausted = False  # whether all combinations were tried
+
     def after_trial(self, study, trial, state, values):
-        "Leave it to the loop when to stop"
+        self.exhausted |= _stops(super().after_trial, study, trial, state, values)
+
+
+def _stops(after_trial: Callable, *trial) -> bool:
+    "Return whether a sampler stops its study, which outside of Optuna's own loop is an error"
+    try:
+        after_trial(*trial)
+    except RuntimeError:
+        return True
+    return False

@@ -85,7 +85,8 @@ def _grid(search: Search) -> Made:
 def _grid_note(search: Search, values: dict[str, list]) -> str:
     "Return which values of ranges a grid has, and what part of it is tried"
     size = math.prod(map(len, values.values()))
-    spread = [f"{len(values[name])} of {name}" for name in search.numbers if not search.space[name].step]
+    all_of = lambda name: combinations(Dimensions({name: search.space[name]}))
+    spread = [f"{len(each)} of {name}" for name, each in values.items() if len(each) < all_of(name)]
     said = [f"it has values from end to end, {', '.join(spread)}"] if spread else []
     if search.trials and size > search.trials:
         said.append(f"{search.trials} of its {size:,} combinations are tried, in a random order")

@@ -133,6 +133,11 @@ class ChangingSampler(BaseSampler):
 class SpaceSampler(ChangingSampler):
     "A sampler of Optuna in a space that may change"
 
+    @property
+    def exhausted(self) -> bool:  # of a grid
+        "Return whether nothing is left to try"
+        return getattr(self._inner, "exhausted", False)
+
     def before_trial(self, study, trial):
         self._inner.before_trial(*self._place(study, trial))
 
