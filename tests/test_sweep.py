@@ -71,10 +71,10 @@ def of_type(events, *types):
 
 
 def test_a_trial_is_what_fit_trains(task, tmp_path):
-    found = sweep(task, {**LR, "batch_size": [16, 32]}, runs=tmp_path, trials=3, epochs=3, pruner="none")
+    found = sweep(task, {**LR, "batch_size": [16, 32]}, folder=tmp_path, trials=3, epochs=3, pruner="none")
     for row in found.trials:
         torch.manual_seed(0)
-        run = fit(*_again(task), lr=row.values["lr"], batch_size=row.values["batch_size"], epochs=3, runs=tmp_path / "fit")
+        run = fit(*_again(task), lr=row.values["lr"], batch_size=row.values["batch_size"], epochs=3, folder=tmp_path / "fit")
         alone, trial = run.progress.epochs, found.run(row.number).progress.epochs
         same = lambda epochs: [(e.train_loss, e.valid_loss, e.metrics) for e in epochs]
         assert same(alone) == same(trial) and row.result == [max(e.metrics["accuracy"] for e in alone)]
@@ -89,10 +89,10 @@ def _again(task):
 
 
 def test_the_same_seed_gives_the_same_trials(task, tmp_path):
-    one, two = (sweep(task, LR, runs=tmp_path, trials=12, epochs=2, name=f"s{k}") for k in range(2))
+    one, two = (sweep(task, LR, folder=tmp_path, trials=12, epochs=2, name=f"s{k}") for k in range(2))
     told = lambda s: [(row.values, row.state, row.result, row.epochs) for row in s.trials]
     assert told(one) == told(two)
-    other = sweep(task, LR, runs=tmp_path, trials=2, epochs=2, seed=1)
+    other = sweep(task, LR, folder=tmp_path, trials=2, epochs=2, seed=1)
     assert other.trials[0].values != one.trials[0].values
 
 
@@ -109,7 +109,7 @@ def test_a_function_for_optuna_is_taken_as_it_is(tmp_path):
         trial.set_user_attr("seen", kind)
         return x
 
-    found = sweep(objective, goal="min", runs=tmp_path, trials=15, pruner="median")
+    found = sweep(objective, goal="min", folder=tmp_path, trials=15, pruner="median")
     kinds = {row.values["kind"]: set(row.values) for row in found.trials}
     assert kinds == {"line": {"kind", "x"}, "curve": {"kind", "x", "power"}}
     trials = found.study.trials
@@ -124,7 +124,7 @@ def test_a_function_may_return_a_task(task, tmp_path):
         torch.manual_seed(0)
         return Task(nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 2)), task.train_data, task.valid_data)
 
-    found = sweep(make_task, LR, runs=tmp_path, trials=3, epochs=2)
+    found = sweep(make_task, LR, folder=tmp_path, trials=3, epochs=2)
     assert found.goals == ["accuracy"] and all({"width", "lr"} == set(row.values) for row in found.trials)
     for row in found.trials:
         assert found.run(row.number).options["lr"] == row.values["lr"]
@@ -188,7 +188,7 @@ def test_a_trial_that_was_ended_goes_on_from_its_checkpoint(task, tmp_path):
     first, second = found.trials[0], found.trials[again.number]
     assert first.values == second.values and second.epochs == 5 and second.state == "done"
     assert min(report.step for report in second.reports) > first.epochs
-    alone = fit(*_again(task), lr=first.values["lr"], epochs=5, runs=tmp_path / "fit")
+    alone = fit(*_again(task), lr=first.values["lr"], epochs=5, folder=tmp_path / "fit")
     assert second.result == [max(e.metrics["accuracy"] for e in alone.progress.epochs)]
 
 
@@ -203,7 +203,7 @@ def test_a_fault_of_one_trial_ends_that_trial(tmp_path):
             os.kill(os.getpid(), signal.SIGKILL)
         return float(x) if x != 3 else "three"
 
-    found = sweep(objective, goal="max", runs=tmp_path, sampler="grid", space={"x": [0, 1, 2, 3, 4, 5]}, trials=6)
+    found = sweep(objective, goal="max", folder=tmp_path, sampler="grid", space={"x": [0, 1, 2, 3, 4, 5]}, trials=6)
     rows = {}
     for row in found.trials:
         rows.setdefault(row.values["x"], []).append(row)
@@ -226,7 +226,7 @@ KERNEL = """
         return x
 
     if __name__ == "__main__":
-        sweep(objective, goal="max", runs=sys.argv[1], trials=40, jobs=2, resume=sys.argv[2] or None, pruner="none")
+        sweep(objective, goal="max", folder=sys.argv[1], trials=40, jobs=2, resume=sys.argv[2] or None, pruner="none")
 """
 
 
@@ -271,13 +271,13 @@ def test_no_worker_outlives_its_sweep(task, tmp_path):
 
 
 def test_several_goals_and_repeats(task, tmp_path):
-    two = sweep(task, LR, runs=tmp_path, goal="accuracy,parameters", trials=3, epochs=2)
+    two = sweep(task, LR, folder=tmp_path, goal="accuracy,parameters", trials=3, epochs=2)
     assert two.goals == ["accuracy", "parameters"] and two.best.result[1] == 178
     assert len(two.study.best_trials) == len(two.front) >= 1
-    one = sweep(task, LR, runs=tmp_path, trials=6, epochs=2, repeats=2, coarse_to_fine=True, pruner="none")
+    one = sweep(task, LR, folder=tmp_path, trials=6, epochs=2, repeats=2, coarse_to_fine=True, pruner="none")
     spread = one.progress.spreads[one.best.number]
     assert len(spread.values) == 2 and len(one.study.trials) == 6
-    again = one.trials[spread.repeats[0]] if False else one.progress.trials[spread.repeats[0]]
+    again = one.progress.trials[spread.repeats[0]]
     assert again.values == one.best.values and one.run(again.number).options["seed"] == 1
     log = [json.loads(line) for line in (one.path / "events.jsonl").read_text().splitlines()]
     assert any(entry.get("kind") == "SpaceChanged" for entry in log)
@@ -300,14 +300,14 @@ def test_several_goals_and_repeats(task, tmp_path):
 )
 def test_wrong_input_is_said_before_the_first_trial(task, tmp_path, given, said):
     with pytest.raises((OptionError, RunError), match=said) as raised:
-        sweep(task, given.pop("space"), runs=tmp_path / "runs", **given)
+        sweep(task, given.pop("space"), folder=tmp_path / "runs", **given)
     assert len(str(raised.value)) < 300 and not list(tmp_path.glob("runs/*"))
 
 
 def test_an_objective_without_a_direction_or_a_number(tmp_path):
     with pytest.raises(TrainoptError, match='goal="max"'):
-        sweep(lambda trial: trial.suggest_float("x", 0, 1), runs=tmp_path, trials=2)
-    found = sweep(lambda trial: "good", goal="max", runs=tmp_path, trials=2)
+        sweep(lambda trial: trial.suggest_float("x", 0, 1), folder=tmp_path, trials=2)
+    found = sweep(lambda trial: "good", goal="max", folder=tmp_path, trials=2)
     assert all("'good'" in row.reason for row in found.trials) and found.best is None
     with pytest.raises(RunError, match="no trial that was done"):
         found.run()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Trainable', 'TaskObjective', 'FunctionObjective', 'as_values', 'Described', 'describe']
 
-# %% ../../nbs/sweep/23_objective.ipynb #22f6ef76
+# %% ../../nbs/sweep/23_objective.ipynb #05ce33d8
 import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -22,7 +22,7 @@ from ..train.prepare import prepare
 from .goals import resolve_goals, trial_options
 from .options import Goal
 
-# %% ../../nbs/sweep/23_objective.ipynb #4b5f2190
+# %% ../../nbs/sweep/23_objective.ipynb #f5606fbb
 Trainable = tuple[Task, TrainOptions]
 
 
@@ -43,7 +43,7 @@ class TaskObjective:
         t = self.task
         return Task(deepcopy(t.model), t.train_data, t.valid_data, t.notes), self.options
 
-# %% ../../nbs/sweep/23_objective.ipynb #f77daa3a
+# %% ../../nbs/sweep/23_objective.ipynb #c074c273
 class FunctionObjective:
     "Call a function of the user's with each trial"
 
@@ -85,7 +85,7 @@ def as_values(
         raise TaskError("The objective returned NaN, which is neither better nor worse than another value.")
     return numbers
 
-# %% ../../nbs/sweep/23_objective.ipynb #33c1b1f1
+# %% ../../nbs/sweep/23_objective.ipynb #0a411b2f
 class Described(NamedTuple):
     "What is known of the trials before the first one"
 

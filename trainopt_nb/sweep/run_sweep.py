@@ -5,27 +5,33 @@
 # %% auto #0
 __all__ = ['SweepPlan', 'SweepHandle', 'start_sweep', 'plan_sweep', 'sweep']
 
-# %% ../../nbs/sweep/29_run_sweep.ipynb #a6ab12f4
+# %% ../../nbs/sweep/29_run_sweep.ipynb #5e590283
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import optuna
 from ..api.handle import LocalRun
 from ..api.in_workers import Where
 from ..api.log import Log, follow
 from ..api.run_task import print_lines
 from ..base.errors import OptionError
 from ..base.options import declared, nearest_option
+from ..events.records import Epoch
 from ..runs.run import Run
 from ..runs.table import find_run
 from ..task.task import Task
 from ..task.train_options import TrainOptions
+from ..train.loop import train
 
 from .any_space import take_space
+from .budget import Budget, plan_budget
 from .choose import Choice, choose
 from .foreign_space import ForeignSpace
 from .goals import named_goals
+from .leased_study import LeasedStudy
 from .modes import modes_of
 from .objective import Described, FunctionObjective, TaskObjective, describe
 from .options import Goal, SweepOptions
@@ -34,16 +40,28 @@ from .records import SweepStarted, TrialReport, TrialValues
 from .run_trial import Place
 from .space import Space
 from .space_record import from_json, to_json
-from .space_sampler import SpaceSampler
 from .study_storage import open_study
-from .study_trials import EndingTrials, is_lost, requeue_lost
+from .study_record import StudyRecord, check_joined
+from .study_trials import EndingTrials, counts
 from .sweep import Sweep
 from .sweep_loop import Limits, SweepLoop
 from .trial_workers import TrialWorkers
 from .worker_trial import MiddleTrial
 from ..workers.submit import submit
 
-# %% ../../nbs/sweep/29_run_sweep.ipynb #f02f648a
+# %% ../../nbs/sweep/29_run_sweep.ipynb #d51915bf
+_REPORTS = 10  # that an objective is taken to make, where that is not known
+
+
+def _time_epoch(objective: Callable, space: Space | None) -> float:
+    "Return the seconds of an epoch and its validation, in a worker"
+    task, options = objective(MiddleTrial(space))
+    for event in train(task, options.replace(epochs=1)):
+        if isinstance(event, Epoch):
+            return event.seconds
+    return math.nan
+
+
 @dataclass
 class SweepPlan:
     "What is searched, and how"
@@ -54,17 +72,24 @@ class SweepPlan:
     options: TrainOptions  # of all trials
     how: SweepOptions
 
-    def choice(self) -> Choice:
+    def budget(self) -> Budget:
+        "Plan trials, time and the epochs of a trial. Raises `OptionError` for a share that is too small"
+        training, epochs = None, self.described.epochs
+        if self.how.budget and epochs:
+            training = epochs * submit(_time_epoch, self.objective, self.space).result()
+        return plan_budget(self.how, training, epochs=epochs or _REPORTS, objectives=len(self.described.goals))
+
+    def choice(self, budget: Budget, begun: int, changes: int) -> Choice:
         "Choose sampler and pruner"
         return choose(
             self.space,
             self.how,
-            epochs=self.described.epochs,
-            trials=self.how.most_trials,
-            workers=self.how.jobs,
+            budget,
             objectives=len(self.described.goals),
             define_by_run=self.space is None or bool(self.objective.lazy),
             seed=self.options.seed,
+            begun=begun,
+            changes=changes,
         )
 
     def searched_options(self, values: Mapping[str, object]) -> dict[str, object]:
@@ -72,7 +97,7 @@ class SweepPlan:
         known, lazy = declared(TrainOptions), self.objective.lazy
         return {name: value for name, value in values.items() if name in known and name not in lazy}
 
-# %% ../../nbs/sweep/29_run_sweep.ipynb #51b5edea
+# %% ../../nbs/sweep/29_run_sweep.ipynb #38e5c711
 class SweepHandle(LocalRun):
     "A sweep that runs while `events` is iterated over"
 
@@ -89,12 +114,13 @@ def _new_run(plan: SweepPlan, where: Where) -> Run:
     return Run.create(where.folder, name, {**plan.options.plain(), **plan.how.plain()}, where.cell, **facts)
 
 
-def _started(plan: SweepPlan, run: Run, choice: Choice, done: int) -> SweepStarted:
-    goals, how = plan.described.goals, plan.how
+def _started(plan: SweepPlan, run: Run, choice: Choice, budget: Budget, done: int) -> SweepStarted:
+    goals = plan.described.goals
+    epochs = budget.epochs if plan.described.epochs else None
     return SweepStarted(
         run.name, [goal.name for goal in goals], [goal.direction for goal in goals],
         {} if plan.space is None else to_json(plan.space), choice.sampler_name, choice.sampler_reason,
-        choice.pruner_name, choice.pruner_reason, how.most_trials, how.time, how.jobs, plan.described.epochs, done, time.time(),
+        choice.pruner_name, choice.pruner_reason, choice.trials, budget.limit, plan.how.jobs, epochs, done, time.time(),
     )  # fmt: skip
 
 
@@ -123,20 +149,30 @@ def _stored_space(plan: SweepPlan, run: Run) -> tuple[Space | None, int]:
     return from_json(known.space, plan.space.options), known.changes
 
 
+def _study(plan: SweepPlan, run: Run) -> optuna.Study:
+    "Open the study, and take its space where others search it too"
+    goals = plan.described.goals
+    directions = [f"{goal.direction}imize" for goal in goals]
+    study = open_study(plan.how.storage, run.name, directions, folder=run.path)
+    if plan.space is not None:
+        mine = StudyRecord(plan.space, tuple(goal.name for goal in goals))
+        plan.space = check_joined(study, mine, plan.space.options).space
+    return study
+
+
 def _open(plan: SweepPlan, run: Run) -> SweepHandle:
     "Open the study, and put the loop together"
     plan.space, changes = _stored_space(plan, run)
-    choice, goals = plan.choice(), plan.described.goals
-    sampler = choice.sampler if plan.space is None else SpaceSampler(choice.sampler, plan.space, changes)
-    directions = [f"{goal.direction}imize" for goal in goals]
-    study = open_study(plan.how.storage, run.name, directions, sampler, choice.pruner, folder=run.path)
-    if not plan.how.storage:  # the lock of the run says that no other process works on the study
-        requeue_lost(study)
-    done = sum(trial.state.is_finished() and not is_lost(trial) for trial in study.get_trials(deepcopy=False))
+    budget, study = plan.budget(), _study(plan, run)
+    leased = LeasedStudy(study)
+    leased.recover()
+    done = sum(map(counts, study.get_trials(deepcopy=False)))
+    choice, goals = plan.choice(budget, done, changes), plan.described.goals
+    study.sampler, study.pruner = choice.sampler, choice.pruner
     loop = SweepLoop(
-        EndingTrials(study, plan.space, plan.objective.lazy),
-        TrialWorkers(plan.objective, Place(run.name, tuple(goals))),
-        Limits(plan.how.most_trials, plan.how.time),
+        EndingTrials(leased, plan.space, plan.objective.lazy),
+        TrialWorkers(plan.objective, Place(run.name, tuple(goals), budget.epochs if plan.how.budget else None)),
+        Limits(choice.trials, budget.limit),
         run.path,
         plan.searched_options,
         done,
@@ -144,11 +180,11 @@ def _open(plan: SweepPlan, run: Run) -> SweepHandle:
     tail = run.tail()
     tail.update()
     log, modes = Log(run, tail.progress), modes_of(plan.how, goals, plan.options.seed)
-    events = loop.events(_started(plan, run, choice, done), plan.how.jobs, modes)
+    events = loop.events(_started(plan, run, choice, budget, done), plan.how.jobs, modes)
     turns = follow(events, run, tail.progress, log=log, often=(TrialReport, TrialValues))
     return SweepHandle(run, tail.progress, turns, None, log)
 
-# %% ../../nbs/sweep/29_run_sweep.ipynb #a52d9340
+# %% ../../nbs/sweep/29_run_sweep.ipynb #131745b1
 def _split(values: Mapping[str, object]) -> tuple[SweepOptions, TrainOptions]:
     "Return the two sets of options. Raises `OptionError` for a name that neither has"
     how, train = declared(SweepOptions), declared(TrainOptions)
@@ -174,7 +210,7 @@ def _foreign_objective(objective: FunctionObjective, foreign: ForeignSpace) -> F
 
 def _taken(space: object, task: bool) -> Space | ForeignSpace | None:
     "Return a space that was given; its names are options where there is a task, or where all of them are"
-    if space is None:
+    if space is None or (isinstance(space, Mapping) and not space):
         return None
     known = isinstance(space, Mapping) and set(space) <= set(declared(TrainOptions))
     return take_space(space, TrainOptions if task or known else None)
@@ -209,19 +245,19 @@ def plan_sweep(
         described = submit(_describe_function, objective, found, goals).result()
     return SweepPlan(objective, found, described, options, how)
 
-# %% ../../nbs/sweep/29_run_sweep.ipynb #cd7aec07
+# %% ../../nbs/sweep/29_run_sweep.ipynb #cd37ad7e
 def sweep(
     make_task: Task | Callable,  # a task, or a function of a trial that returns a `Task`, `(Task, TrainOptions)` or numbers
     space: object = None,  # name -> (low, high), (low, high, "log") or a list; also a space of Hyperopt or Ray Tune
     *,
-    runs: str | Path = "runs",  # folder in which runs are kept
+    folder: str | Path = "runs",  # where runs are kept
     name: str = "",  # what the sweep is about
     resume: Sweep | str | None = None,  # a sweep, or its name, that goes on with its study; None begins a new one
     **options: object,  # of the sweep and of its trainings, such as trials=50, jobs=2, epochs=10
 ) -> Sweep:
     "Search for the best values, and print a line for each trial; an interrupt stops the sweep with everything saved"
-    how, train = _split(options)
-    again = None if resume is None else Run(resume.path) if isinstance(resume, Sweep) else find_run(resume, runs)
-    handle = start_sweep(plan_sweep(make_task, space, how=how, options=train), Where(runs, name), again)
+    how, chosen = _split(options)
+    again = None if resume is None else Run(resume.path) if isinstance(resume, Sweep) else find_run(resume, folder)
+    handle = start_sweep(plan_sweep(make_task, space, how=how, options=chosen), Where(folder, name), again)
     print_lines(handle)
     return handle.sweep

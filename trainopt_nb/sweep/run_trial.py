@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Place', 'goal_values', 'train_trial', 'run_trial']
 
-# %% ../../nbs/sweep/24_run_trial.ipynb #3acb7779
+# %% ../../nbs/sweep/24_run_trial.ipynb #d0aa4e92
 import math
 import shutil
 import traceback
@@ -30,12 +30,13 @@ from .messages import Outcome, TrialSpec
 from .options import Goal
 from .worker_trial import Line, WorkerTrial
 
-# %% ../../nbs/sweep/24_run_trial.ipynb #6f9db799
+# %% ../../nbs/sweep/24_run_trial.ipynb #510ae2d6
 class Place(NamedTuple):
     "What the trials of a sweep share"
 
     parent: str  # name of the sweep's run
     goals: tuple[Goal, ...]
+    epochs: int | None = None  # of each trial, in place of those of its options
 
 
 def _begin(spec: TrialSpec, task: Task, options: TrainOptions, parent: str) -> LocalRun:
@@ -50,10 +51,11 @@ def _begin(spec: TrialSpec, task: Task, options: TrainOptions, parent: str) -> L
     run = Run.create(path.parent, path.name, options.plain(), dated=False, **facts)
     return start_in(run, task, options, "", late=True, prompt=(Epoch,))
 
-# %% ../../nbs/sweep/24_run_trial.ipynb #5e281d41
-def _options(spec: TrialSpec, options: TrainOptions, goals: Sequence[Goal]) -> TrainOptions:
-    own = spec.options if spec.seed is None else {**spec.options, "seed": spec.seed}
-    return trial_options(goals, options.replace(**own))
+# %% ../../nbs/sweep/24_run_trial.ipynb #240b78df
+def _options(spec: TrialSpec, options: TrainOptions, place: Place) -> TrainOptions:
+    given = {"seed": spec.seed, "epochs": place.epochs}
+    own = {name: value for name, value in given.items() if value is not None}
+    return trial_options(place.goals, options.replace(**{**spec.options, **own}))
 
 
 def _train(handle: LocalRun, trial: WorkerTrial, options: TrainOptions, goals: Sequence[Goal]):
@@ -74,7 +76,7 @@ def goal_values(
     values = [epoch.values.get(goal.name) if epoch else None for goal in goals]
     return [] if None in values else values
 
-# %% ../../nbs/sweep/24_run_trial.ipynb #31337e66
+# %% ../../nbs/sweep/24_run_trial.ipynb #5f32aad1
 _AVOID = ("nonfinite", "memory")  # topics of faults that the values of a trial caused
 
 
@@ -110,7 +112,7 @@ def train_trial(
 ) -> Outcome:
     "Train a task as the run of a trial. Raises what `prepare` raises"
     task, goals = made[0], place.goals
-    options = _options(trial.spec, made[1], goals)
+    options = _options(trial.spec, made[1], place)
     with without_sync():
         handle = _begin(trial.spec, task, options, place.parent)
         try:
@@ -119,7 +121,7 @@ def train_trial(
             handle.close()
         return _outcome(handle, trial, _values(handle, task, options, goals))
 
-# %% ../../nbs/sweep/24_run_trial.ipynb #651077a9
+# %% ../../nbs/sweep/24_run_trial.ipynb #b7cbdde0
 def run_trial(
     spec: TrialSpec,
     objective: Callable[[WorkerTrial], object],  # returns `(task, options)` or numbers

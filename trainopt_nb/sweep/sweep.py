@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrialTable', 'Sweep']
 
-# %% ../../nbs/sweep/28_sweep.ipynb #e17ae36e
+# %% ../../nbs/sweep/28_sweep.ipynb #688eb40a
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from .space_record import from_json
 from .study_storage import open_study
 from .trial_rows import TrialRow
 
-# %% ../../nbs/sweep/28_sweep.ipynb #df497b15
+# %% ../../nbs/sweep/28_sweep.ipynb #ff65ac5b
 class TrialTable(list):
     "Trials in the order of their numbers, shown as a table"
 
@@ -65,7 +65,7 @@ class TrialTable(list):
     def _repr_mimebundle_(self, include=None, exclude=None):
         return {"text/plain": repr(self), **({"text/html": table_html(*self.rows(), [])} if self else {})}
 
-# %% ../../nbs/sweep/28_sweep.ipynb #65911918
+# %% ../../nbs/sweep/28_sweep.ipynb #1512f3a9
 class Sweep:
     "A sweep: `study` is Optuna's, `trials` a table, `best` the best of them"
 

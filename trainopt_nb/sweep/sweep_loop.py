@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NAP', 'Limits', 'Ending', 'run_name', 'TrialLoop', 'changes_of', 'CommandedLoop', 'SweepLoop']
 
-# %% ../../nbs/sweep/27_sweep_loop.ipynb #15a7dc80
+# %% ../../nbs/sweep/27_sweep_loop.ipynb #651653fb
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -40,7 +40,7 @@ from .space_record import to_json
 from .study_trials import EndingTrials, RunningTrial
 from .trial_workers import Died, TrialWorkers
 
-# %% ../../nbs/sweep/27_sweep_loop.ipynb #7fb1fe25
+# %% ../../nbs/sweep/27_sweep_loop.ipynb #0f19c8db
 @dataclass
 class Limits:
     "When a sweep ends"
@@ -76,7 +76,7 @@ def _plain(values):
     known = (int, float, str, bool, type(None))
     return {name: value if isinstance(value, known) else repr(value) for name, value in values.items()}
 
-# %% ../../nbs/sweep/27_sweep_loop.ipynb #e3ffcc26
+# %% ../../nbs/sweep/27_sweep_loop.ipynb #3dafc75f
 class TrialLoop:
     "Hands trials to workers, and answers them"
 
@@ -190,7 +190,7 @@ _HANDLERS = {
     Died: TrialLoop.on_died,
 }
 
-# %% ../../nbs/sweep/27_sweep_loop.ipynb #156829ee
+# %% ../../nbs/sweep/27_sweep_loop.ipynb #c40d7c55
 def _changed(space: Space, command: tuple, trials: EndingTrials) -> Space:
     "Return the space after a command. Raises `OptionError`"
     match command:
@@ -257,7 +257,7 @@ class CommandedLoop(TrialLoop):
         self.workers.end_trial(made.worker, number, made.reason)
         yield from ()
 
-# %% ../../nbs/sweep/27_sweep_loop.ipynb #02eeb4f8
+# %% ../../nbs/sweep/27_sweep_loop.ipynb #1181eefb
 _PAUSE = 0.5  # seconds between two events from which on the consumer is taken to pause
 _PATIENCE = 5.0  # seconds in which trials that are stopped save what they have
 
