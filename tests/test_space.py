@@ -20,11 +20,11 @@ from trainopt_nb.notebook import fit_verbs
 from trainopt_nb.notebook.kernel import Page
 from trainopt_nb.notebook.messages import finish
 from trainopt_nb.panels.form import OptionsForm
-from trainopt_nb.sweep.any_space import take_space
-from trainopt_nb.sweep.parse_space import as_space, parse_space
-from trainopt_nb.sweep.space import Space
-from trainopt_nb.sweep.space_record import from_json, to_json
-from trainopt_nb.sweep.space_sampler import SpaceSampler
+from trainopt_nb.search.any_space import take_space
+from trainopt_nb.search.parse_space import as_space, parse_space
+from trainopt_nb.search.space import Space
+from trainopt_nb.search.space_record import from_json, to_json
+from trainopt_nb.search.space_sampler import SpaceSampler
 from trainopt_nb.task.train_options import TrainOptions
 
 

@@ -19,8 +19,8 @@ from trainopt_nb.base.errors import OptionError, RunError, TrainoptError
 from trainopt_nb.base.options import declared
 from trainopt_nb.events.records import Ended, Note, Stop
 from trainopt_nb.runs.run import Run
-from trainopt_nb.sweep.options import SweepOptions
-from trainopt_nb.sweep.records import (
+from trainopt_nb.search.options import SweepOptions
+from trainopt_nb.sweeps.records import (
     ContinueTrial,
     KeepValues,
     Narrow,
@@ -32,8 +32,8 @@ from trainopt_nb.sweep.records import (
     TrialStarted,
     TryValues,
 )
-from trainopt_nb.sweep.run_sweep import plan_sweep, start_sweep, sweep
-from trainopt_nb.sweep.sweep import Sweep
+from trainopt_nb.sweeps.run_sweep import plan_sweep, start_sweep, sweep
+from trainopt_nb.sweeps.sweep import Sweep
 
 LR = {"lr": (1e-4, 1e-1, "log")}
 
@@ -74,7 +74,13 @@ def test_a_trial_is_what_fit_trains(task, tmp_path):
     found = sweep(task, {**LR, "batch_size": [16, 32]}, folder=tmp_path, trials=3, epochs=3, pruner="none")
     for row in found.trials:
         torch.manual_seed(0)
-        run = fit(*_again(task), lr=row.values["lr"], batch_size=row.values["batch_size"], epochs=3, folder=tmp_path / "fit")
+        run = fit(
+            *_again(task),
+            lr=row.values["lr"],
+            batch_size=row.values["batch_size"],
+            epochs=3,
+            folder=tmp_path / "fit",
+        )
         alone, trial = run.progress.epochs, found.run(row.number).progress.epochs
         same = lambda epochs: [(e.train_loss, e.valid_loss, e.metrics) for e in epochs]
         assert same(alone) == same(trial) and row.result == [max(e.metrics["accuracy"] for e in alone)]
@@ -122,7 +128,11 @@ def test_a_function_may_return_a_task(task, tmp_path):
     def make_task(trial):
         width = trial.suggest_int("width", 4, 32)
         torch.manual_seed(0)
-        return Task(nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 2)), task.train_data, task.valid_data)
+        return Task(
+            nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 2)),
+            task.train_data,
+            task.valid_data,
+        )
 
     found = sweep(make_task, LR, folder=tmp_path, trials=3, epochs=2)
     assert found.goals == ["accuracy"] and all({"width", "lr"} == set(row.values) for row in found.trials)
@@ -131,7 +141,10 @@ def test_a_function_may_return_a_task(task, tmp_path):
 
 
 def test_commands_while_it_runs(task, tmp_path):
-    handle, done = started(tmp_path, task, {**LR, "batch_size": [16, 32]}, trials=14, epochs=2, pruner="none"), []
+    handle, done = (
+        started(tmp_path, task, {**LR, "batch_size": [16, 32]}, trials=14, epochs=2, pruner="none"),
+        [],
+    )
 
     def react(event, handle):
         if isinstance(event, TrialEnded):
@@ -168,7 +181,10 @@ def test_a_trial_and_the_sweep_are_stopped_within_a_step(task, tmp_path):
 
     events = followed(handle, react)
     ended = of_type(events, TrialEnded)
-    assert [(e.number, e.state, e.reason) for e in ended] == [(0, "stopped", "stopped by hand"), (1, "stopped", "enough")]
+    assert [(e.number, e.state, e.reason) for e in ended] == [
+        (0, "stopped", "stopped by hand"),
+        (1, "stopped", "enough"),
+    ]
     assert of_type(events, Ended)[-1].state == "stopped" and max(times.values()) < 5.0
     assert Sweep(handle.run).run(0).path.joinpath("checkpoints").is_dir()
 
@@ -203,7 +219,9 @@ def test_a_fault_of_one_trial_ends_that_trial(tmp_path):
             os.kill(os.getpid(), signal.SIGKILL)
         return float(x) if x != 3 else "three"
 
-    found = sweep(objective, goal="max", folder=tmp_path, sampler="grid", space={"x": [0, 1, 2, 3, 4, 5]}, trials=6)
+    found = sweep(
+        objective, goal="max", folder=tmp_path, sampler="grid", space={"x": [0, 1, 2, 3, 4, 5]}, trials=6
+    )
     rows = {}
     for row in found.trials:
         rows.setdefault(row.values["x"], []).append(row)
@@ -212,12 +230,14 @@ def test_a_fault_of_one_trial_ends_that_trial(tmp_path):
     assert "SIGKILL" in rows[2][0].reason and "'three'" in rows[3][0].reason
     assert found.best.values["x"] == 5 and not [t for t in found.study.trials if t.state.name == "RUNNING"]
     states = {t.params["x"]: t.state.name for t in found.study.trials}
-    assert states[1] == "PRUNED" and states[0] == "FAIL"  # the sampler is told to turn away from what needs too much
+    assert (
+        states[1] == "PRUNED" and states[0] == "FAIL"
+    )  # the sampler is told to turn away from what needs too much
 
 
 KERNEL = """
     import os, signal, sys
-    from trainopt_nb.sweep.run_sweep import sweep
+    from trainopt_nb.sweeps.run_sweep import sweep
 
     def objective(trial):
         x = trial.suggest_float("x", 0, 1)
@@ -263,7 +283,11 @@ def test_no_worker_outlives_its_sweep(task, tmp_path):
             break
     handle.close()
     until = time.monotonic() + 10
-    left = lambda: [p for p in psutil.Process().children(recursive=True) if p.pid not in before and "serve_trials" in str(p)]
+    left = lambda: [
+        p
+        for p in psutil.Process().children(recursive=True)
+        if p.pid not in before and "serve_trials" in str(p)
+    ]
     while left() and time.monotonic() < until:
         time.sleep(0.05)
     assert not left() and Run(handle.run.path).state == "stopped"

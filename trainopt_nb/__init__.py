@@ -7,7 +7,7 @@ from trainopt_nb.base.errors import OptionError, RunError
 from trainopt_nb.runs.run import RUN_ACTIONS, Run
 from trainopt_nb.api.fit import fit, resume
 from trainopt_nb.insight.lr_find import find_lr
-from trainopt_nb.sweep import lines as _lines  # readers of a log know the events of a sweep
+from trainopt_nb.sweeps import lines as _lines  # readers of a log know the events of a sweep
 from trainopt_nb.task.task import Task
 from trainopt_nb.task.train_options import TrainOptions
 

@@ -22,7 +22,8 @@ ROOMS = {  # folder of nbs/ and of the package -> title and sentence
     "api": ("API", "run a task, here or elsewhere: `fit` and `resume`"),
     "insight": ("Insight", "what measuring a training tells: the learning rate test"),
     "population": ("Population", "many trials as one program, equal to each of them alone"),
-    "sweep": ("Sweep", "search for the best values: the space, the study, the trials and their workers"),
+    "search": ("Search", "where to search, and how: the space, samplers, pruners, the study and its storage"),
+    "sweeps": ("Sweeps", "trials in worker processes: the loop, its log, the cell as an objective"),
     "panels": ("Panels", "live views of a run, of all runs, and of the options"),
     "notebook": ("Notebook", "kernel, magics, command line"),
 }

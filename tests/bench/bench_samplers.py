@@ -21,7 +21,7 @@ import numpy as np
 import optuna
 
 from trainopt_nb.base.options import Dimension
-from trainopt_nb.sweep.space import Space
+from trainopt_nb.search.space import Space
 
 TABLES = {
     "hpobench": "car phoneme vehicle australian kc1 segment blood_transfusion credit_g",
