@@ -29,7 +29,10 @@ def named_goals(
     goals: Sequence[Goal],  # as `SweepOptions.goals` has them
 ) -> list[Goal]:
     "Return goals in which a direction alone stands for the value of a function"
-    return [Goal("value", goal.name) if goal.name in ("max", "min") and not goal.direction else goal for goal in goals]
+    return [
+        Goal("value", goal.name) if goal.name in ("max", "min") and not goal.direction else goal
+        for goal in goals
+    ]
 
 # %% ../../nbs/sweeps/22_goals.ipynb #2cd26886
 class Figure(NamedTuple):
@@ -55,7 +58,10 @@ def _size(prepared: Prepared) -> float:
     return sum(each.numel() * each.element_size() for each in _tensors(prepared)) / 1e6
 
 
-for _name, _figure in {"parameters": Figure("min", _parameters, ""), "size": Figure("min", _size, "MB")}.items():
+for _name, _figure in {
+    "parameters": Figure("min", _parameters, ""),
+    "size": Figure("min", _size, "MB"),
+}.items():
     FIGURES.register(_name, _figure)
 
 # %% ../../nbs/sweeps/22_goals.ipynb #f68c932d
@@ -108,14 +114,18 @@ def resolve_goals(
     prepared: Prepared,  # one task of the sweep
 ) -> list[Goal]:
     "Return goals with names and directions. Raises `OptionError` for a name that is not measured"
-    choose = lambda o: Goal(*choose_monitor(o, prepared.metrics, prepared.data.valid is not None, prepared.own_loss))
+    choose = lambda o: Goal(
+        *choose_monitor(o, prepared.metrics, prepared.data.valid is not None, prepared.own_loss)
+    )
     if not goals:
         return [choose(options)]
     known = [*prepared.metrics.names, "valid_loss", "train_loss", *FIGURES]
     found = []
     for name, direction in goals:
         if name not in known:
-            raise OptionError(f"--goal takes {', '.join(known)} here, and got {name!r}.{nearest(name, known)}")
+            raise OptionError(
+                f"--goal takes {', '.join(known)} here, and got {name!r}.{nearest(name, known)}"
+            )
         if name in FIGURES:
             found.append(Goal(name, direction or FIGURES[name].direction))
         else:

@@ -121,7 +121,11 @@ def repeat_finalists(goal: Goal, repeats: int, seed: int) -> Mode:
     return mode
 
 # %% ../../nbs/sweeps/27b_modes.ipynb #987f0125
-_LEAST, _SHARE, _GAIN = 20, 0.4, 0.02  # trials; share of all of them; gain, as a share of what was gained before
+_LEAST, _SHARE, _GAIN = (
+    20,
+    0.4,
+    0.02,
+)  # trials; share of all of them; gain, as a share of what was gained before
 
 
 def say_when_paid(goal: Goal) -> Mode:

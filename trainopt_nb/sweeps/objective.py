@@ -64,7 +64,9 @@ class FunctionObjective:
         if isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Task):
             if isinstance(found[1], TrainOptions):
                 return found
-            raise TaskError(f"The objective returned a Task and {found[1]!r}: TrainOptions were expected beside it.")
+            raise TaskError(
+                f"The objective returned a Task and {found[1]!r}: TrainOptions were expected beside it."
+            )
         return as_values(found)
 
 
@@ -74,7 +76,10 @@ def as_values(
     "Return the numbers of an objective. Raises `TaskError` where there are none"
     values = list(found) if isinstance(found, (list, tuple)) else [found]
     try:
-        numbers = [float(value) if isinstance(value, Real) or hasattr(value, "__float__") else None for value in values]
+        numbers = [
+            float(value) if isinstance(value, Real) or hasattr(value, "__float__") else None
+            for value in values
+        ]
     except (TypeError, ValueError):
         numbers = [None]
     if not numbers or None in numbers:
@@ -111,9 +116,11 @@ def describe(
 def _goals_of_numbers(made, goals):
     if not goals or any(not goal.direction for goal in goals):
         raise OptionError(
-            f"The objective returns {'a number' if len(made) == 1 else 'numbers'}: say by goal whether more is better, such as goal=\"max\", "
+            f'The objective returns {"a number" if len(made) == 1 else "numbers"}: say by goal whether more is better, such as goal="max", '
             'or one for each, such as goal="accuracy:max, seconds:min".'
         )
     if len(goals) != len(made):
-        raise OptionError(f"The objective returns {len(made)} numbers, and goal names {len(goals)}: name one for each.")
+        raise OptionError(
+            f"The objective returns {len(made)} numbers, and goal names {len(goals)}: name one for each."
+        )
     return list(goals)

@@ -77,7 +77,9 @@ class SweepPlan:
         training, epochs = None, self.described.epochs
         if self.how.budget and epochs:
             training = epochs * submit(_time_epoch, self.objective, self.space).result()
-        return plan_budget(self.how, training, epochs=epochs or _REPORTS, objectives=len(self.described.goals))
+        return plan_budget(
+            self.how, training, epochs=epochs or _REPORTS, objectives=len(self.described.goals)
+        )
 
     def choice(self, budget: Budget, begun: int, changes: int) -> Choice:
         "Choose sampler and pruner"
@@ -171,7 +173,9 @@ def _open(plan: SweepPlan, run: Run) -> SweepHandle:
     study.sampler, study.pruner = choice.sampler, choice.pruner
     loop = SweepLoop(
         EndingTrials(leased, plan.space, plan.objective.lazy),
-        TrialWorkers(plan.objective, Place(run.name, tuple(goals), budget.epochs if plan.how.budget else None)),
+        TrialWorkers(
+            plan.objective, Place(run.name, tuple(goals), budget.epochs if plan.how.budget else None)
+        ),
         Limits(choice.trials, budget.limit),
         run.path,
         plan.searched_options,
@@ -190,7 +194,9 @@ def _split(values: Mapping[str, object]) -> tuple[SweepOptions, TrainOptions]:
     how, train = declared(SweepOptions), declared(TrainOptions)
     for name in values:
         if name not in how and name not in train:
-            raise OptionError(f"There is no option (keyword) {name!r}.{nearest_option(name, {**train, **how})}")
+            raise OptionError(
+                f"There is no option (keyword) {name!r}.{nearest_option(name, {**train, **how})}"
+            )
     return (
         SweepOptions.of(**{name: value for name, value in values.items() if name in how}),
         TrainOptions.of(**{name: value for name, value in values.items() if name in train}),
@@ -222,7 +228,8 @@ def _describe_function(objective: Callable, space: Space | None, goals: list[Goa
 
 
 def plan_sweep(
-    make_task: Task | Callable,  # or a function of a trial that returns a `Task`, `(Task, TrainOptions)` or numbers
+    make_task: Task
+    | Callable,  # or a function of a trial that returns a `Task`, `(Task, TrainOptions)` or numbers
     space: object = None,  # name -> range or choices, or a space of Hyperopt or Ray Tune; None where the function draws
     *,
     how: SweepOptions,
@@ -232,7 +239,9 @@ def plan_sweep(
     goals, found = named_goals(how.goals), _taken(space, isinstance(make_task, Task))
     if isinstance(make_task, Task):
         if found is None:
-            raise OptionError('There is nothing to search: name options and their ranges, such as {"lr": (1e-4, 1e-1, "log")}.')
+            raise OptionError(
+                'There is nothing to search: name options and their ranges, such as {"lr": (1e-4, 1e-1, "log")}.'
+            )
         found = found.space if isinstance(found, ForeignSpace) else found
         described = describe((make_task, options), goals)
         return SweepPlan(TaskObjective(make_task, options), found, described, options, how)
@@ -247,17 +256,26 @@ def plan_sweep(
 
 # %% ../../nbs/sweeps/29_run_sweep.ipynb #cd37ad7e
 def sweep(
-    make_task: Task | Callable,  # a task, or a function of a trial that returns a `Task`, `(Task, TrainOptions)` or numbers
+    make_task: Task
+    | Callable,  # a task, or a function of a trial that returns a `Task`, `(Task, TrainOptions)` or numbers
     space: object = None,  # name -> (low, high), (low, high, "log") or a list; also a space of Hyperopt or Ray Tune
     *,
     folder: str | Path = "runs",  # where runs are kept
     name: str = "",  # what the sweep is about
-    resume: Sweep | str | None = None,  # a sweep, or its name, that goes on with its study; None begins a new one
+    resume: Sweep
+    | str
+    | None = None,  # a sweep, or its name, that goes on with its study; None begins a new one
     **options: object,  # of the sweep and of its trainings, such as trials=50, jobs=2, epochs=10
 ) -> Sweep:
     "Search for the best values, and print a line for each trial; an interrupt stops the sweep with everything saved"
     how, chosen = _split(options)
-    again = None if resume is None else Run(resume.path) if isinstance(resume, Sweep) else find_run(resume, folder)
+    again = (
+        None
+        if resume is None
+        else Run(resume.path)
+        if isinstance(resume, Sweep)
+        else find_run(resume, folder)
+    )
     handle = start_sweep(plan_sweep(make_task, space, how=how, options=chosen), Where(folder, name), again)
     print_lines(handle)
     return handle.sweep

@@ -7,7 +7,7 @@ __all__ = ['RunningTrial', 'StudyTrials', 'counts', 'EndingTrials']
 
 # %% ../../nbs/sweeps/26_study_trials.ipynb #3f46e8a6
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import optuna

@@ -59,7 +59,9 @@ class TrialTable(list):
             return "No trials yet."
         head, cells = self.rows()
         widths = [max(len(row[i]) for row in (head, *cells)) for i in range(len(head))]
-        lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in (head, *cells))
+        lines = (
+            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in (head, *cells)
+        )
         return "\n".join(lines)
 
     def _repr_mimebundle_(self, include=None, exclude=None):
@@ -77,7 +79,9 @@ class Sweep:
         self.path = Path(getattr(run, "path", run))
         self.name = self.path.name
         if (found := Run(self.path).run_type) != "sweep":
-            raise RunError(f"{self.name} is a run of type {found}, and no sweep: `%trainopt sweep` makes one.")
+            raise RunError(
+                f"{self.name} is a run of type {found}, and no sweep: `%trainopt sweep` makes one."
+            )
 
     @property
     def directory(self) -> Run:
@@ -94,7 +98,9 @@ class Sweep:
         "Return Optuna's study"
         facts = self.directory.facts
         directions = [f"{goal[1]}imize" for goal in facts["goals"]]
-        return open_study(facts.get("storage", ""), facts.get("study", self.name), directions, folder=self.path)
+        return open_study(
+            facts.get("storage", ""), facts.get("study", self.name), directions, folder=self.path
+        )
 
     @property
     def goals(self) -> list[str]:
@@ -134,7 +140,9 @@ class Sweep:
             what = "no trial that was done" if number is None else f"no trial {number}"
             raise RunError(f"The sweep {self.name} has {what}: .trials lists what there is.")
         if not (row.run and (self.path / row.run).is_dir()):
-            raise RunError(f"Trial {row.number} of {self.name} has no run of its own: its objective returned numbers.")
+            raise RunError(
+                f"Trial {row.number} of {self.name} has no run of its own: its objective returned numbers."
+            )
         return Run(self.path / row.run)
 
     def __repr__(self):
@@ -142,9 +150,13 @@ class Sweep:
         state = self.directory.state
         if row is None:
             return plain(f"Sweep {self.name}: {state}, {len(progress.trials)} trials, none of them done")
-        values = ", ".join(f"{name} {figure(name, v)}" for name, v in zip(self.goals, row.result, strict=False))
+        values = ", ".join(
+            f"{name} {figure(name, v)}" for name, v in zip(self.goals, row.result, strict=False)
+        )
         given = ", ".join(f"{n}={compact(v) if isinstance(v, float) else v}" for n, v in row.values.items())
-        return plain(f"Sweep {self.name}: {state}, {len(progress.trials)} trials, best trial {row.number}: {values} with {given}")
+        return plain(
+            f"Sweep {self.name}: {state}, {len(progress.trials)} trials, best trial {row.number}: {values} with {given}"
+        )
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         shown = self.directory._repr_mimebundle_(include, exclude)

@@ -93,7 +93,9 @@ class TrialLoop:
         self.folder, self.options_of = folder, options_of
         self.begun = self.ended = done  # trials; those that were lost do not count
         self.seconds = 0.0  # of searching, without pauses
-        self.repeats: deque[tuple[int, int]] = deque()  # (number of a trial, seed) that are to be trained again
+        self.repeats: deque[tuple[int, int]] = (
+            deque()
+        )  # (number of a trial, seed) that are to be trained again
         self._idle: set[int] = set()  # workers that wait for a trial
         self.newest: list[Ending] = []  # trials that ended in this turn
         self._fruitless = 0  # workers that died in a row without a trial
@@ -178,7 +180,9 @@ class TrialLoop:
 
     @staticmethod
     def _end(made: RunningTrial, state, values, epochs, reason):
-        return TrialEnded(made.number, state, values, epochs, made.seconds, made.reason or reason, time.time())
+        return TrialEnded(
+            made.number, state, values, epochs, made.seconds, made.reason or reason, time.time()
+        )
 
 
 _HANDLERS = {
@@ -234,10 +238,17 @@ class CommandedLoop(TrialLoop):
                 yield WorkersChanged(self.workers.wanted)
             case ContinueTrial(number):
                 self.trials.take_up(number)
-                yield Note("info", f"Trial {number} goes on next, as a trial of its own.", self.ended, "queue")
+                yield Note(
+                    "info", f"Trial {number} goes on next, as a trial of its own.", self.ended, "queue"
+                )
             case TryValues(values):
                 self.trials.queue(values)
-                yield Note("info", f"Queued: {', '.join(f'{k} {v}' for k, v in values.items())}.", self.ended, "queue")
+                yield Note(
+                    "info",
+                    f"Queued: {', '.join(f'{k} {v}' for k, v in values.items())}.",
+                    self.ended,
+                    "queue",
+                )
             case _ if self.trials.space is None:
                 raise OptionError("The objective draws its values itself: there is no space to change.")
             case _:
@@ -269,7 +280,9 @@ class SweepLoop(CommandedLoop):
         self,
         started: tuple,  # the first event
         jobs: int,  # trials at once
-        after: Callable[["SweepLoop", list[Ending]], Iterable] = lambda loop, new: (),  # called with the trials that ended; yields events
+        after: Callable[
+            ["SweepLoop", list[Ending]], Iterable
+        ] = lambda loop, new: (),  # called with the trials that ended; yields events
     ) -> Generator:
         "Search; yields events and takes commands"
         state, reason = "finished", ""

@@ -49,9 +49,15 @@ class Died(NamedTuple):
 
 def shared_cores(
     workers: int,  # >= 1
-) -> list[tuple[int, ...]]:  # the cores of each; the same for several where there are fewer cores than workers
+) -> list[
+    tuple[int, ...]
+]:  # the cores of each; the same for several where there are fewer cores than workers
     "Share out the cores that this process may use"
-    own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    own = (
+        sorted(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else list(range(os.cpu_count() or 1))
+    )
     if workers >= len(own):
         return [(own[i % len(own)],) for i in range(workers)]
     ends = [len(own) * i // workers for i in range(workers + 1)]
