@@ -44,7 +44,7 @@ class RunningTrial:
         "Return the seconds since it began"
         return time.perf_counter() - self.began
 
-# %% ../../nbs/sweeps/26_study_trials.ipynb #b4e03c9c
+# %% ../../nbs/sweeps/26_study_trials.ipynb #ff01c667
 def _suggest(trial: optuna.Trial, name: str, d: BaseDistribution) -> object:
     "Return a value of a distribution that an objective named"
     if isinstance(d, CategoricalDistribution):
@@ -52,9 +52,9 @@ def _suggest(trial: optuna.Trial, name: str, d: BaseDistribution) -> object:
     suggest = trial.suggest_int if isinstance(d, IntDistribution) else trial.suggest_float
     return suggest(name, d.low, d.high, step=d.step, log=d.log)
 
-
-class StudyTrials:
-    "The trials of a study that one loop trains"
+# %% ../../nbs/sweeps/26_study_trials.ipynb #62791e86
+class _Trials:
+    "What the study knows"
 
     def __init__(
         self,
@@ -69,6 +69,11 @@ class StudyTrials:
     def _frozen(self, number: int) -> FrozenTrial | None:
         return next((t for t in self.study.get_trials(deepcopy=False) if t.number == number), None)
 
+    @property
+    def numbers(self) -> list[int]:
+        "Return the numbers of the trials of the study that have ended"
+        return [t.number for t in self.study.get_trials(deepcopy=False) if t.state.is_finished()]
+
     def values(
         self,
         number: int,  # of a trial of the study
@@ -76,6 +81,10 @@ class StudyTrials:
         "Return the values of a trial"
         params = self._frozen(number).params
         return self.space.read(params) if self.space is not None else dict(params)
+
+# %% ../../nbs/sweeps/26_study_trials.ipynb #5096a92b
+class StudyTrials(_Trials):
+    "The trials of a study that one loop trains"
 
     def ask(
         self,
@@ -113,7 +122,7 @@ class StudyTrials:
         made.trial.report(message.values[0], message.step)
         return made.origin != "continued" and made.trial.should_prune()
 
-# %% ../../nbs/sweeps/26_study_trials.ipynb #c1f6affa
+# %% ../../nbs/sweeps/26_study_trials.ipynb #ff7e931c
 _OPTUNA = {"done": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "stopped": TrialState.PRUNED}
 
 
@@ -122,8 +131,8 @@ def counts(trial: FrozenTrial) -> bool:
     return trial.state.is_finished() and LOST not in trial.system_attrs
 
 
-class EndingTrials(StudyTrials):
-    "Trials, and how they end"
+class _Ending(StudyTrials):
+    "How trials end"
 
     def tell(self, outcome: Outcome) -> tuple[RunningTrial, str]:
         "Tell the study how a trial ended, and return the trial and its state: `done`, `pruned`, `stopped` or `failed`"
@@ -150,6 +159,10 @@ class EndingTrials(StudyTrials):
             return made, True
         lost = self.leased.lose(number, reason, memory="SIGKILL" in reason)
         return made, bool(lost and lost.again)
+
+# %% ../../nbs/sweeps/26_study_trials.ipynb #e42d10b8
+class EndingTrials(_Ending):
+    "Trials that begin, end and come again, in a space that changes"
 
     def repeat(self, of: int, seed: int, worker: int) -> RunningTrial:
         "Begin a trial with the values of another one and a seed of its own; the study does not know it"

@@ -67,9 +67,9 @@ class TrialTable(list):
     def _repr_mimebundle_(self, include=None, exclude=None):
         return {"text/plain": repr(self), **({"text/html": table_html(*self.rows(), [])} if self else {})}
 
-# %% ../../nbs/sweeps/28_sweep.ipynb #1512f3a9
-class Sweep:
-    "A sweep: `study` is Optuna's, `trials` a table, `best` the best of them"
+# %% ../../nbs/sweeps/28_sweep.ipynb #a83e8ab4
+class _SweepFiles:
+    "What is on the disk of a sweep"
 
     def __init__(
         self,
@@ -112,6 +112,10 @@ class Sweep:
         "Return what is searched now; None where the objective draws its values itself"
         now = self.progress.space
         return from_json(now) if now else None
+
+# %% ../../nbs/sweeps/28_sweep.ipynb #4389d593
+class Sweep(_SweepFiles):
+    "A sweep: `study` is Optuna's, `trials` a table, `best` the best of them"
 
     @property
     def trials(self) -> TrialTable:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['serve_trials', 'Died', 'shared_cores', 'TrialWorkers']
 
-# %% ../../nbs/sweeps/25_trial_workers.ipynb #fda2afd9
+# %% ../../nbs/sweeps/25_trial_workers.ipynb #8d2c7c78
 import contextlib
 import os
 from collections.abc import Callable, Iterator
@@ -18,13 +18,24 @@ from ..workers.channel import parent_channel
 from ..workers.processes import PRELOAD
 from ..workers.submit import WorkerHandle, submit, wait_for
 
-from .messages import Answer, EndTrial, Ready
+from .messages import Answer, EndTrial, PlanTrials, Ready, TrialBatch, TrialSpec
+from .run_batch import plan_trials, run_batch
 from .run_trial import Place, run_trial
-from .worker_trial import WorkerLine
+from .worker_trial import Line, WorkerLine
 
 PRELOAD.append("trainopt_nb.sweeps.trial_workers")
 
-# %% ../../nbs/sweeps/25_trial_workers.ipynb #e07d251d
+# %% ../../nbs/sweeps/25_trial_workers.ipynb #cd4d6500
+def _work(given: TrialSpec | TrialBatch | PlanTrials, objective: Callable, place: Place, line: Line) -> Iterator[tuple]:
+    "Yield what comes of a piece of work"
+    if isinstance(given, TrialBatch):
+        yield from run_batch(given, objective, place, line)
+    elif isinstance(given, PlanTrials):
+        yield plan_trials(objective, place, given.values)
+    else:
+        yield run_trial(given, objective, place, line)
+
+
 def serve_trials(
     objective: Callable,  # of a trial
     place: Place,
@@ -37,10 +48,11 @@ def serve_trials(
         with contextlib.suppress(OSError):
             os.sched_setaffinity(0, cores)
     line = WorkerLine(parent_channel())
-    while (spec := line.ask(Ready())) is not None:
-        line.tell(run_trial(spec, objective, place, line))
+    while (given := line.ask(Ready())) is not None:
+        for outcome in _work(given, objective, place, line):
+            line.tell(outcome)
 
-# %% ../../nbs/sweeps/25_trial_workers.ipynb #e82bac9c
+# %% ../../nbs/sweeps/25_trial_workers.ipynb #41703984
 class Died(NamedTuple):
     "A worker ended by itself"
 
@@ -49,24 +61,16 @@ class Died(NamedTuple):
 
 def shared_cores(
     workers: int,  # >= 1
-) -> list[
-    tuple[int, ...]
-]:  # the cores of each; the same for several where there are fewer cores than workers
+) -> list[tuple[int, ...]]:  # the cores of each; the same for several where there are fewer cores than workers
     "Share out the cores that this process may use"
-    own = (
-        sorted(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else list(range(os.cpu_count() or 1))
-    )
+    own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     if workers >= len(own):
         return [(own[i % len(own)],) for i in range(workers)]
     ends = [len(own) * i // workers for i in range(workers + 1)]
     return [tuple(own[a:b]) for a, b in pairwise(ends)]
 
-# %% ../../nbs/sweeps/25_trial_workers.ipynb #42031baa
-class TrialWorkers:
-    "Workers that train trials"
-
+# %% ../../nbs/sweeps/25_trial_workers.ipynb #8c2dcc83
+class _Workers:
     def __init__(
         self,
         objective: Callable,  # of a trial; it is pickled
@@ -75,6 +79,9 @@ class TrialWorkers:
         self._objective, self._place = objective, place
         self._handles: dict[int, WorkerHandle] = {}
         self.wanted = 0  # how many there are to be
+
+    def __len__(self) -> int:
+        return len(self._handles)
 
     def resize(
         self,
@@ -87,6 +94,16 @@ class TrialWorkers:
                 # a worker that is alone is not pinned: its threads find free cores themselves
                 pinned = cores if workers > 1 else ()
                 self._handles[number] = submit(serve_trials, self._objective, self._place, len(cores), pinned)
+
+    def close(self):
+        "Kill all workers; harmless the second time"
+        for handle in self._handles.values():
+            handle.close()
+        self._handles.clear()
+
+# %% ../../nbs/sweeps/25_trial_workers.ipynb #6226ce84
+class TrialWorkers(_Workers):
+    "Workers that train trials"
 
     def receive(
         self,
@@ -130,12 +147,3 @@ class TrialWorkers:
         "End a trial after its step under way"
         if worker in self._handles:
             self._handles[worker].send(EndTrial(number, reason))
-
-    def __len__(self) -> int:
-        return len(self._handles)
-
-    def close(self):
-        "Kill all workers; harmless the second time"
-        for handle in self._handles.values():
-            handle.close()
-        self._handles.clear()
