@@ -50,7 +50,7 @@ def parse_flags(
         values[option.name] = (*values.get(option.name, ()), *value) if several else value
     return values, rest
 
-
+# %% ../../nbs/base/02b_flags.ipynb #95f1544b
 def _in_full(word: str, known: dict[str, Option]) -> str:
     "Return a flag in place of its letter: `-j4` and `-j=4` are `--jobs=4`"
     flag = next((flag for flag, o in known.items() if o.short and word.startswith(f"-{o.short}")), None)
