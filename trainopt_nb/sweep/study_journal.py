@@ -64,6 +64,16 @@ def _write(file, data):
         raise
 
 
+def _overwrite(path, patches, size):
+    "Write bytes at their places, and cut the file; a file that is open for appending writes at its end only"
+    with open(path, "r+b", buffering=0) as file:
+        for place, data in patches:
+            file.seek(place)
+            file.write(data)
+        file.truncate(size)
+        os.fsync(file.fileno())
+
+
 def _must_last(record):
     "Return whether a record must survive a power cut"
     return record["op_code"] == JournalOperation.CREATE_STUDY or ends_trial(record)
@@ -92,7 +102,7 @@ class StudyJournal(BaseJournalBackend):
     def _note_cut(self, size):
         if size:
             self.notes.append(
-                f"{self.path}: a process was killed while it wrote a record, whose {size} bytes were removed."
+                f"{self.path} ended with a part of a record, as a killed process leaves it; its {size} bytes were removed."
             )
 
     def _repair(self):
@@ -101,23 +111,16 @@ class StudyJournal(BaseJournalBackend):
             data = file.read()
             records = placed_records(data)
             gaps = find_gaps(records, len(data))
-            patches = [(gap, mend(gap, records)) for gap in gaps if gap.end < len(data)]
-            if gaps:
-                with open(f"{self.path}.damaged", "ab", opener=private) as kept:
-                    kept.writelines(data[gap.begin : gap.end] for gap in gaps)
-                places = ", ".join(f"{gap.begin:,}" for gap in gaps)
-                self.notes.append(
-                    f"{self.path} was damaged at byte {places}; its other records are kept, and the damaged bytes are in {self.path.name}.damaged."
-                )
-            with open(
-                self.path, "r+b", buffering=0
-            ) as writable:  # no O_APPEND, which writes at the end whatever the place
-                for gap, patch in patches:
-                    writable.seek(gap.begin)
-                    writable.write(patch)
-                if gaps and gaps[-1].end == len(data):
-                    writable.truncate(gaps[-1].begin)
-                os.fsync(writable.fileno())
+            patches = [(gap.begin, mend(gap, records, self.path)) for gap in gaps if gap.end < len(data)]
+            if not gaps:
+                return  # it was being written when it was read
+            with open(f"{self.path}.damaged", "ab", opener=private) as kept:
+                kept.writelines(data[gap.begin : gap.end] for gap in gaps)
+            places = ", ".join(f"{gap.begin:,}" for gap in gaps)
+            self.notes.append(
+                f"{self.path} was damaged at byte {places}; its other records are kept, and the damaged bytes are in {self.path.name}.damaged."
+            )
+            _overwrite(self.path, patches, gaps[-1].begin if gaps[-1].end == len(data) else len(data))
 
     def _lines_from(self, place):
         "Return the whole lines behind a place"
