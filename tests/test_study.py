@@ -39,6 +39,12 @@ def opened(folder, **how):
     return open_study("", "digits", ["maximize"], folder=folder, **how)
 
 
+def replace(path, data):
+    "Write a new file: one that is overwritten is forced to the disk by ext4"
+    path.unlink()
+    path.write_bytes(data)
+
+
 def plain(path):
     "The same study, opened by Optuna alone"
     return optuna.load_study(study_name="digits", storage=JournalStorage(JournalFileBackend(str(path))))
@@ -77,17 +83,18 @@ def test_a_journal_cut_at_any_byte_opens_and_goes_on(folder):
     all_three = finished(study._storage)
     ends = [n + 1 for n, byte in enumerate(data) if byte == 10]
     for size in range(ends[-4], len(data) + 1):
-        path.write_bytes(data[:size])
+        replace(path, data[:size])
         journal = StudyJournal(path)
         storage = JournalStorage(journal)
         assert finished(storage) == all_three[: 3 if size == len(data) else 2]
         assert path.stat().st_size == max(end for end in ends if end <= size)
         assert len(journal.notes) == (size not in ends)
         trial = storage.create_new_trial(0)
-        storage.set_trial_state_values(trial, COMPLETE, [0.75])
-        assert finished(storage)[-1] == (3, {}, 0.75)
+        storage.set_trial_param(trial, "x", 0.75, RANGE)
+        assert storage.get_trial(trial).number == 3
         for backend in (StudyJournal(path), JournalFileBackend(str(path))):
-            assert finished(JournalStorage(backend)) == finished(storage)
+            found = JournalStorage(backend).get_all_trials(0, deepcopy=False)
+            assert found == storage.get_all_trials(0, deepcopy=False)
 
 
 @pytest.mark.parametrize("what", [b"\0", b"\xff", b"{"])
@@ -103,7 +110,7 @@ def test_a_damaged_record_costs_itself_alone(folder, what, with_its_end):
     for line in lines[1:]:
         end = begin + len(line)
         cut = end if with_its_end else end - 1
-        path.write_bytes(data[:begin] + what * (cut - begin) + data[cut:])
+        replace(path, data[:begin] + what * (cut - begin) + data[cut:])
         again = opened(folder)
         assert len(again.trials) >= 3 and len(set(whole(again)) - {0, 1 / 8, 1 / 4, 3 / 8}) == 0
         assert len(whole(again)) >= 3
