@@ -79,7 +79,7 @@ def _planned(name: str, made: Made, search: Search) -> int | None:
     size = made.sampler.size if name == "grid" and not search.conditional else None
     return search.trials if size is None else min(size, search.trials or size)
 
-# %% ../../nbs/sweep/17_choose.ipynb #fb3e2663
+# %% ../../nbs/search/17_choose.ipynb #fb3e2663
 def choose(
     space: Space | None,  # None where a function of a trial draws what it likes
     options: SweepOptions,

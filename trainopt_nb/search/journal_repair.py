@@ -7,6 +7,7 @@ __all__ = ['read_record', 'ends_trial', 'Placed', 'placed_records', 'Gap', 'find
 
 # %% ../../nbs/search/18b_journal_repair.ipynb #a5f7cfa8
 import json
+from pathlib import Path
 from typing import NamedTuple
 
 from optuna.storages.journal._storage import JournalOperation
@@ -100,17 +101,33 @@ def _beginning(trial, study, ended):
     return json.dumps({**record, **state}, separators=(",", ":")).encode() + b"\n"
 
 
+def _studies_begin(records):
+    "Return whether each study that a record speaks of has begun before"
+    names = set()
+    for record, _, _ in records:
+        if record["op_code"] == JournalOperation.CREATE_STUDY:
+            names.add(record["study_name"])
+        elif record.get("study_id", -1) >= len(names):
+            return False
+    return True
+
+
 def mend(
     gap: Gap,  # not at the end of the journal
     records: list[Placed],  # of the whole journal
+    path: str | Path,  # the journal, for errors
 ) -> bytes:  # as long as the gap
-    "Return what to write over a damaged part. Raises `RunError` where there is no room for what was lost"
+    "Return what to write over a damaged part. Raises `RunError` where the rest cannot be understood without it"
     ended = {r.record.get("trial_id") for r in records if ends_trial(r.record)}
     studies = [r.record["study_id"] for r in records if "study_id" in r.record]
     lines = b"".join(_beginning(trial, studies[0] if studies else 0, ended) for trial in gap.lost)
     room = gap.end - gap.begin
+    if not _studies_begin(records):
+        raise RunError(
+            f"{path} is damaged at byte {gap.begin:,}, where its study began: restore it from a backup, or begin a new study."
+        )
     if len(lines) > room:
         raise RunError(
-            f"The journal is damaged at byte {gap.begin:,}, where {len(gap.lost)} trials began: take it from a backup, or begin a new study."
+            f"{path} is damaged at byte {gap.begin:,}, where {len(gap.lost)} trials began: restore it from a backup, or begin a new study."
         )
     return lines + b" " * (room - len(lines))

@@ -94,14 +94,17 @@ def open_study(
     "Create a study, or join the one of this name. Raises `OptionError` and `RunError`"
     wanted, opened = list(directions), open_storage(storage, folder)
     with study_errors(opened), quiet_optuna():
-        study = optuna.create_study(
-            study_name=name,
-            storage=opened,
-            directions=wanted,
-            sampler=sampler,
-            pruner=pruner,
-            load_if_exists=True,
-        )
+        try:
+            study = optuna.load_study(study_name=name, storage=opened, sampler=sampler, pruner=pruner)
+        except KeyError:  # a process that creates it meanwhile does no harm
+            study = optuna.create_study(
+                study_name=name,
+                storage=opened,
+                directions=wanted,
+                sampler=sampler,
+                pruner=pruner,
+                load_if_exists=True,
+            )
         found = [each.name.lower() for each in study.directions]
     if found != wanted:
         raise OptionError(
