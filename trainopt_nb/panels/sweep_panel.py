@@ -27,6 +27,13 @@ REFUSALS = (RunError, OptionError, CheckpointError, OSError)
 _NOTES = 50  # the newest ones go to the page
 
 
+def _cell(item):
+    "Return a figure with a short change, and all of it for the pointer"
+    label, change = card.plain(item.label), card.plain(item.change)
+    short = change.split(" ")[0] if item.better else change
+    return [item.value, label, short, item.better, f"{label} {change}".strip()]
+
+
 def sweep_facts(
     progress: Progress,  # of a sweep
     texts: dict[str, str] = TEXTS,  # the words
@@ -41,9 +48,7 @@ def sweep_facts(
         "name": card.plain(progress.name),
         "headline": sweep_headline(progress, texts),
         "fraction": finite(progress.fraction),
-        "figures": [
-            [f.value, card.plain(f.label), f.change, f.better] for f in sweep_figures(progress, texts)
-        ],
+        "figures": [_cell(f) for f in sweep_figures(progress, texts)],
         "workers": s.workers,
         "planned": s.planned,
         "epochs": e.epochs if e else None,
@@ -109,7 +114,7 @@ class SweepPanel(Panel):
     def receive(self, content: dict[str, object]):
         "Put what was clicked into the queue, or do what the notebook offers"
         trial = content.get("trial")
-        if content.get("do") in self._actions and trial in self.sweep.trials:
+        if type(trial) is int and content.get("do") in self._actions and trial in self.sweep.trials:
             self.said = ""
             try:
                 self._actions[content["do"]](trial)

@@ -97,6 +97,8 @@ def best_sentence(
     s = sweep_of(progress)
     if s.best is None:
         return ""
+    if len(s.front) > 1:
+        return texts["front_is"].format(n=len(s.front), trial=s.best, name=s.monitor)
     said = [texts["best_is" if progress.state in LIVE else "best_was"].format(n=s.best)]
     if (spread := s.spreads.get(s.best)) and spread.values:
         values = ", ".join(figure(s.monitor, value) for value in spread.values)

@@ -237,9 +237,9 @@ function Say({ text }) {
   return html`<div class="tonb-say" role="alert" hidden=${!text}>${text}</div>`;
 }
 
-// `figures` holds [value, label, change, whether the change is a good one]
+// `figures` holds [value, label, change, whether the change is a good one, a longer text for the pointer]
 function Figures({ figures, hidden }) {
-  return html`<div class="tonb-figures" hidden=${hidden}>${figures.map(([value, label, change, better]) => html`<div class="tonb-figure">
+  return html`<div class="tonb-figures" hidden=${hidden}>${figures.map(([value, label, change, better, tip]) => html`<div class="tonb-figure" title=${tip}>
     <b class="tonb-value">${value}</b><small><span class="tonb-label">${label}</span>${" "}
     <span class=${classes("tonb-change", better && "tonb-better")}>${change}</span></small></div>`)}</div>`;
 }

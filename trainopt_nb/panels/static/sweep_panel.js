@@ -74,9 +74,9 @@ function Header(shared) {
   const { ui, texts, face, refresh } = shared, chosen = ui.sort?.key ?? (face.objectives.length ? "value0" : "trial");
   const turn = (key) => () => refresh((ui.sort = { key, turned: chosen === key ? !ui.sort?.turned : false }));
   return html`<thead><tr>${sortable(shared).map(([key, name, , first]) => {
-    const on = chosen === key, up = (first > 0) !== Boolean(ui.sort?.turned), word = name ?? texts[key], number = key.startsWith("value") || key === "time";
-    return html`<th scope="col" key=${key} class=${number ? "tonb-number" : ""} aria-sort=${on ? (up ? "ascending" : "descending") : undefined}><button type="button" class="tonb-sort"
-      title=${fill(texts.sort, { name: word })} onClick=${turn(key)}>${word}<i>${on ? (up ? " ▴" : " ▾") : ""}</i></button></th>`;
+    const on = chosen === key, up = (first > 0) !== Boolean(ui.sort?.turned), word = name ?? texts[key], number = key.startsWith("value") || key === "time", mark = on ? (up ? "▴" : "▾") : "";
+    return html`<th scope="col" key=${key} data-column=${key} class=${number ? "tonb-number" : ""} aria-sort=${on ? (up ? "ascending" : "descending") : undefined}><button type="button" class="tonb-sort"
+      title=${fill(texts.sort, { name: word })} onClick=${turn(key)}>${number && html`<i>${mark}</i>`}${word}${!number && html`<i>${mark}</i>`}</button></th>`;
   })}<th scope="col">${texts.values}</th><th scope="col"></th></tr></thead>`;
 }
 
@@ -91,7 +91,7 @@ function Row({ row, face, texts, on, best, live, gone, choose, act, stop, waits 
   return html`<tr class=${classes(on && "tonb-chosen", row.state !== "done" && row.state !== "training" && "tonb-off")} data-trial=${row.number} data-state=${row.state} onClick=${pick}>
     <td>${row.number}</td><td><span class="tonb-state" data-state=${row.state === "training" ? "training" : row.state === "failed" ? "failed" : row.state === "done" ? "finished" : "waiting"} title=${row.why}>${texts[`trial_${row.state}`]}</span></td>
     ${face.objectives.map(([name, , share], i) => html`<td class="tonb-number" key=${name}>${best ? html`<b>${written(valueOf(row, i), share)}</b>` : written(valueOf(row, i), share)}</td>`)}
-    <td>${face.epochs ? `${row.epochs}/${face.epochs}` : row.epochs || "–"}</td><td class="tonb-number">${row.seconds ? spell(row.seconds) : ""}</td>
+    <td data-column="epochs">${face.epochs ? `${row.epochs}/${face.epochs}` : row.epochs || "–"}</td><td class="tonb-number" data-column="time">${row.seconds ? spell(row.seconds) : ""}</td>
     <td class="tonb-cell-changed"><span title=${[told, row.why].filter(Boolean).join("; ")}>${told}</span>${from && html`<small class="tonb-origin">${from}</small>`}</td>
     <td class="tonb-cell-acts">${face.offers.includes("open") && row.run && does("open", () => act("open", row.number), texts.open_tip)}
       ${face.offers.includes("use") && row.state === "done" && does("use", () => act("use", row.number), texts.use_tip)}

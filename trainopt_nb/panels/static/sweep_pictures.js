@@ -49,12 +49,14 @@ function room(count, planned) {
   return planned && planned >= count && planned <= end * 1.25 ? planned : end;
 }
 
-const linear = ([low, high], from, to) => (value) => from + ((Math.min(high, Math.max(low, value)) - low) / (high - low)) * (to - from);
+const straight = ([low, high], from, to) => (value) => from + ((value - low) / (high - low)) * (to - from);
+const linear = (range, from, to) => (value) => straight(range, from, to)(Math.min(range[1], Math.max(range[0], value)));
 
 // ---- rows
 
 const valueOf = (row, which = 0) => (row.result ? row.result[which] : which ? null : row.reports.at(-1)?.[1]) ?? null;
 const dots = (points, r) => points.map(({ x, y }) => `M${(x - r).toFixed(1)},${y.toFixed(1)}a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0`).join("");
+const arrows = (points, down) => points.map(({ x, y }) => `M${(x - 3).toFixed(1)},${(down ? y - 2 : y + 2).toFixed(1)}h6l-3,${down ? 4.5 : -4.5}z`).join("");
 const line = (points) => points.map(({ x, y }, i) => `${i ? "L" : "M"}${x.toFixed(1)},${y.toFixed(1)}`).join("");
 
 // ---- the frame of a picture
@@ -125,7 +127,8 @@ function BestValue(shared) {
   const y = { range: fence(shown.map((row) => valueOf(row)), way, share), write: (value) => written(value, share) };
   const sx = linear(x.range, SPARE.left, width - SPARE.right), sy = linear(y.range, TALL - SPARE.bottom, SPARE.top);
   const points = shown.map((row) => ({ row, x: sx(row.number), y: sy(valueOf(row)) }));
-  const kind = (...states) => points.filter(({ row }) => states.includes(row.state));
+  const off = ({ row }) => (way === "max" ? valueOf(row) < y.range[0] : valueOf(row) > y.range[1]); // an arrow at the edge stands for it
+  const kind = (...states) => points.filter((point) => states.includes(point.row.state) && !off(point));
   let best = null, path = "";
   for (const { row, x: at } of points) {
     const value = row.state === "done" && row.origin !== "repeat" ? valueOf(row) : null;
@@ -134,11 +137,11 @@ function BestValue(shared) {
     best = value;
   }
   if (path && points.length) path += `H${points.at(-1).x}`;
-  const legend = reading(shared) ?? html`<span class="tonb-key">● ${texts.trial_dot}</span><span class="tonb-key">○ ${texts.pruned_dot}</span><span class="tonb-key tonb-valid">${texts.best_line}</span>`;
+  const legend = reading(shared) ?? html`<span class="tonb-key"><span class="tonb-train">●</span> ${texts.trial_dot}</span><span class="tonb-key"><span class="tonb-train">○</span> ${texts.pruned_dot}</span><span class="tonb-key tonb-valid">${texts.best_line}</span>`;
   const said = fill(texts.alt_best, { name: face.objectives[0]?.[0] ?? "", n: shown.length, value: written(best, share), trial: face.best ?? "–" });
   return html`<${Picture} name="tonb-best" title=${texts.best_value} legend=${legend} said=${said} width=${width} node=${node} x=${x} y=${y} ...${pointing(shared, points)}>${() => html`
     <path class="tonb-dots" d=${dots(kind("done", "stopped"), 2.6)} /><path class="tonb-dots tonb-hollow" d=${dots(kind("pruned"), 2.6)} />
-    <path class="tonb-dots tonb-faint" d=${dots(kind("training"), 2.6)} />
+    <path class="tonb-dots tonb-faint" d=${dots(kind("training"), 2.6)} /><path class="tonb-dots tonb-faint" d=${arrows(points.filter(off), way === "max")} />
     <path class="tonb-best-line" d=${path} />${marks(shared, points)}`}<//>`;
 }
 
@@ -147,7 +150,7 @@ function BestValue(shared) {
 function Front(shared) {
   const { face, texts, order } = shared, [node, width] = useWidth(), [first, second] = face.objectives;
   const shown = order.filter((row) => valueOf(row, 0) !== null && valueOf(row, 1) !== null);
-  const scale = ([name, way, share], which) => ({ range: fence(shown.map((row) => valueOf(row, which)), way, share), write: (value) => written(value, share), name });
+  const scale = ([name, way, share], which) => ({ range: fence(shown.map((row) => valueOf(row, which)), way, share), write: (value) => written(value, share), name: "" });
   const x = scale(second, 1), y = scale(first, 0);
   const sx = linear(x.range, SPARE.left, width - SPARE.right), sy = linear(y.range, TALL - SPARE.bottom, SPARE.top);
   const points = shown.map((row) => ({ row, x: sx(valueOf(row, 1)), y: sy(valueOf(row, 0)) }));
@@ -178,14 +181,14 @@ function Curves(shared) {
   const end = Math.max(face.epochs ?? 0, ...shown.map((row) => row.reports.at(-1)[0]), 1);
   const x = { range: [0, end], write: compact, name: face.epochs ? texts.axis_epoch : texts.axis_step };
   const y = { range: fence(shown.map((row) => valueOf(row)).filter((value) => value !== null), way, share), write: (value) => written(value, share) };
-  const sx = linear(x.range, SPARE.left, width - SPARE.right), sy = linear(y.range, TALL - SPARE.bottom, SPARE.top);
+  const sx = linear(x.range, SPARE.left, width - SPARE.right), sy = straight(y.range, TALL - SPARE.bottom, SPARE.top);
   const drawn = shown.map((row) => ({ row, points: row.reports.filter(([, value]) => value !== null).map(([step, value]) => ({ row, x: sx(step), y: sy(value) })) }));
   const paths = (test) => drawn.filter(({ row }) => test(row)).map(({ points }) => (points.length > 1 ? line(points) : dots(points, 1.5))).join("");
   const mine = ui.hover ?? ui.trial;
   const legend = reading(shared) ?? html`<span class="tonb-key tonb-valid">${texts.best_key}</span><span class="tonb-key tonb-train">${texts.trial_training}</span>`;
   return html`<${Picture} name="tonb-curves" title="" legend=${legend} said=${texts.tab_curves} width=${width} node=${node} x=${x} y=${y}
-    ...${pointing(shared, drawn.flatMap(({ points }) => points))}>${() => html`
+    ...${pointing(shared, drawn.flatMap(({ points }) => points))}>${() => html`<svg x="0" y=${SPARE.top - 2} width=${width} height=${TALL - SPARE.bottom - SPARE.top + 4} viewBox=${`0 ${SPARE.top - 2} ${width} ${TALL - SPARE.bottom - SPARE.top + 4}`}>
     <path class="tonb-lines" d=${paths((row) => row.state !== "training")} /><path class="tonb-lines tonb-live" d=${paths((row) => row.state === "training")} />
-    <path class="tonb-lines tonb-of-best" d=${paths((row) => row.number === face.best)} /><path class="tonb-lines tonb-on" d=${paths((row) => row.number === mine)} />
+    <path class="tonb-lines tonb-of-best" d=${paths((row) => row.number === face.best)} /><path class="tonb-lines tonb-on" d=${paths((row) => row.number === mine)} /></svg>
     ${!shown.length && html`<text class="tonb-tick" x=${width / 2} y=${TALL / 2} text-anchor="middle">${texts.no_curves}</text>`}`}<//>`;
 }

@@ -19,10 +19,10 @@ function rounded(value, type, place, low, high) {
 }
 
 // a number that can be typed again
-const entered = (value) => String(Number(value.toPrecision(6)));
+const entered = (value) => (value !== 0 && Math.abs(value) < 1e-3 ? Number(value.toPrecision(6)).toExponential() : String(Number(value.toPrecision(6))));
 
 function spelled(value) {
-  return typeof value === "number" ? compact(value) : value === null ? "None" : String(value);
+  return typeof value === "number" ? compact(Number(value.toPrecision(3))) : value === null ? "None" : String(value);
 }
 
 function valuesText(row, axes) {
@@ -56,7 +56,7 @@ function bestTenth(all, placed) {
   return found.length ? [all[i].name, [found[Math.min(found.length - 1, Math.max(2, Math.ceil(found.length / 10)) - 1)], 1]] : null;
 }
 
-function Axis({ axis, x, board, range, ui, refresh }) {
+function Axis({ axis, x, range, ui, refresh, apart }) {
   const { top, bottom, tall } = AXES, down = tall - bottom, y = (place) => down - place * (down - top);
   const place = (event) => Math.min(1, Math.max(0, (down - (event.clientY - event.currentTarget.ownerSVGElement.getBoundingClientRect().top)) / (down - top)));
   const press = (event) => {
@@ -74,15 +74,15 @@ function Axis({ axis, x, board, range, ui, refresh }) {
   const leave = () => void (ui.brushing = null);
   const brush = ui.brushes.get(axis.name), choice = axis.type === "choice";
   const [low, high] = !choice && range ? range.map(axis.place) : [0, 1];
-  return html`<g class="tonb-axis" data-axis=${axis.name}><text class="tonb-axis-name" x=${x} y="13" text-anchor="middle"><title>${axis.name}</title>${shortened(axis.name)}</text>
+  return html`<g class="tonb-axis" data-axis=${axis.name}><text class="tonb-axis-name" x=${x} y="13" text-anchor="middle"><title>${axis.name}</title>${shortened(axis.name, Math.floor(apart / 7.5))}</text>
     <line class="tonb-axis-line" x1=${x} x2=${x} y1=${top} y2=${down} />${!choice && range && (low > 0.001 || high < 0.999) && html`<line class="tonb-axis-range" x1=${x} x2=${x} y1=${y(low)} y2=${y(high)} />`}
-    ${choice ? axis.labels.map((label, i) => html`<text class=${classes("tonb-tick tonb-halo", range && !range[i] && "tonb-off")} key=${i} x=${x + 6} y=${y(axis.place(label)) + 4}>${shortened(spelled(label), 12)}</text>`)
+    ${choice ? axis.labels.map((label, i) => html`<text class=${classes("tonb-tick tonb-halo", range && !range[i] && "tonb-off")} key=${i} x=${x + 6} y=${y(axis.place(label)) + 4}>${shortened(spelled(label), Math.floor(apart / 9))}</text>`)
       : html`<text class="tonb-tick" x=${x} y=${top - 9} text-anchor="middle">${axis.write(axis.high)}</text><text class="tonb-tick" x=${x} y=${tall - 6} text-anchor="middle">${axis.write(axis.low)}</text>`}
     ${brush && html`<rect class="tonb-brush" x=${x - 7} width="14" y=${y(brush[1])} height=${Math.max(3, y(brush[0]) - y(brush[1]))} />`}
     <rect class="tonb-hit" x=${x - 14} width="28" y=${top - 6} height=${down - top + 12} onPointerDown=${press} onPointerMove=${move} onPointerUp=${leave} /></g>`;
 }
 
-const shortened = (text, most = 14) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+const shortened = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
 function Parallel(shared) {
   const { ui, face, texts, order, live, send, refresh } = shared, [node, wide] = useWidth();
@@ -109,7 +109,7 @@ function Parallel(shared) {
     <div class="tonb-svg tonb-wide" ref=${node}><svg width=${width} height=${tall} role="img" aria-label=${fill(texts.alt_values, { n: placed.length })}>
       <path class=${classes("tonb-lines", chosen && "tonb-back")} d=${placed.filter(({ row }) => !held.has(row.number)).map(path).join("")} />
       <path class="tonb-lines tonb-chosen-lines" d=${(chosen ?? []).map(path).join("")} /><path class="tonb-lines tonb-of-best" d=${one(face.best)} /><path class="tonb-lines tonb-on" d=${one(mine)} />
-      ${all.map((axis, i) => html`<${Axis} key=${axis.name} axis=${axis} x=${x(i)} range=${axis.result === undefined ? face.ranges[axis.name] : null} ...${shared} />`)}</svg></div></div>`;
+      ${all.map((axis, i) => html`<${Axis} key=${axis.name} axis=${axis} x=${x(i)} apart=${all.length > 1 ? x(1) - x(0) : width} range=${axis.result === undefined ? face.ranges[axis.name] : null} ...${shared} />`)}</svg></div></div>`;
 }
 
 function Link({ name, children, ...rest }) {
@@ -175,7 +175,7 @@ function Range(shared) {
       sendRange(shared, axis, which ? [low, found] : [found, high], text);
       if (!Number.isFinite(found)) event.target.value = entered(value);
     }} />`;
-  return html`<span class="tonb-dimension" data-name=${axis.name}><span class="tonb-dimension-name" title=${axis.name}>${shortened(axis.name, 20)}</span>
+  return html`<span class="tonb-dimension" data-name=${axis.name}><span class="tonb-dimension-name" title=${axis.name}>${axis.name}</span>
     <span class="tonb-track" ref=${track}><i style=${{ left: `${from * 100}%`, right: `${(1 - to) * 100}%` }}></i>${knob(0, low, from)}${knob(1, high, to)}</span>
     <span class="tonb-ends">${field(0, low)}–${field(1, high)}</span></span>`;
 }
@@ -191,7 +191,7 @@ function Chips(shared) {
     }
     refresh();
   };
-  return html`<span class="tonb-dimension" data-name=${axis.name}><span class="tonb-dimension-name" title=${axis.name}>${shortened(axis.name, 20)}</span><span class="tonb-chips">${axis.labels.map((label, i) => html`<button
+  return html`<span class="tonb-dimension" data-name=${axis.name}><span class="tonb-dimension-name" title=${axis.name}>${axis.name}</span><span class="tonb-chips">${axis.labels.map((label, i) => html`<button
     type="button" class="tonb-chip" key=${i} aria-pressed=${String(Boolean(on[i]))} disabled=${!live} onClick=${() => turn(i)}>${shortened(spelled(label), 24)}</button>`)}</span></span>`;
 }
 
@@ -200,7 +200,7 @@ function Ranges(shared) {
   const known = face.axes.filter(([name]) => name in face.ranges).map(axisOf), more = known.length - FOLD;
   const shown = ui.unfolded || more < 2 ? known : known.slice(0, FOLD);
   const turn = () => refresh((ui.unfolded = !ui.unfolded));
-  return html`<div class="tonb-ranges" hidden=${!known.length}><b class="tonb-title">${texts.ranges}</b>${shown.map((axis) => html`<${axis.type === "choice" ? Chips : Range} key=${axis.name} ...${shared} axis=${axis} />`)}
+  return html`<div class="tonb-ranges" hidden=${!known.length}><div class="tonb-chart-head tonb-ranges-head"><b class="tonb-title">${texts.ranges}</b><span class="tonb-legend">${face.controls && face.live ? texts.ranges_hint : ""}</span></div>${shown.map((axis) => html`<${axis.type === "choice" ? Chips : Range} key=${axis.name} ...${shared} axis=${axis} />`)}
     ${more > 1 && html`<${Link} name="fold" onClick=${turn}>${ui.unfolded ? texts.fewer_ranges : fill(texts.more_ranges, { n: more })}<//>`}</div>`;
 }
 
