@@ -162,12 +162,14 @@ class Panel:
     "A live view: facts and curves that go to the page, and messages that come back"
 
     script: ClassVar[str] = ""  # JavaScript of the panel, which stands below base.js and charts.js
+    styles: ClassVar[str] = ""  # CSS of the panel, which stands below base.css
     words: ClassVar[tuple[str, ...]] = ()  # sections of the texts besides `base` and `card`
     texts: dict[str, str]  # the words in the language of the page
     View: ClassVar[type[View]] = View  # made for each subclass, with its script
 
     def __init_subclass__(cls):
-        cls.View = type(f"{cls.__name__}View", (View,), {"_esm": f"{View._esm}\n{cls.script}"})
+        files = {"_esm": f"{View._esm}\n{cls.script}", "_css": f"{View._css}\n{cls.styles}"}
+        cls.View = type(f"{cls.__name__}View", (View,), files)
 
     def __init__(self):
         self.closed, self._pace, self._link = False, _Pace(), _Link(self)
@@ -181,6 +183,10 @@ class Panel:
         "Return the curves by name; only new points travel"
         return {}
 
+    def rows(self) -> dict[str, object]:  # key -> plain data without NaN; None for one that is gone
+        "Return the rows of a table that changed since the last call; the page keeps the others"
+        return {}
+
     def receive(self, content: dict[str, object]):
         "Handle a message of the page; this may run in another thread and while a step is computed"
 
@@ -190,7 +196,7 @@ class Panel:
 
     def news(self) -> str | None:  # None if nothing is new
         "Return the message with what is new since the last one, as JSON"
-        return self._link.sent.advance(self.facts(), self.curves())
+        return self._link.sent.advance(self.facts(), self.curves(), self.rows())
 
     def whole(self) -> str:
         "Return everything that the page shows, as JSON"
@@ -220,4 +226,5 @@ class Panel:
 PANELS = Registry("panel")
 PANELS.register("train", "trainopt_nb.panels.train_panel:TrainPanel")
 PANELS.register("runs", "trainopt_nb.panels.runs_panel:RunsPanel")
+PANELS.register("sweep", "trainopt_nb.panels.sweep_panel:SweepPanel")
 PANELS.register("form", "trainopt_nb.panels.form:OptionsForm")

@@ -28,12 +28,14 @@ class Sent:
     def __init__(self):
         self.seq, self.face = 0, {}  # number of the newest message, the facts
         self.curves: dict[str, list] = {}  # name -> [stride, 0, x, y]
+        self.rows: dict[str, object] = {}  # of a table, by key
         self._versions, self._lock = {}, threading.Lock()
 
     def advance(
         self,
         facts: dict[str, object],  # plain data without NaN
         curves: dict[str, Curve],  # by name
+        rows: dict[str, object] | None = None,  # that changed, by key; None for one that is gone
     ) -> str | None:  # the message, None if nothing is new
         "Store the present facts and curves, and return the message with what is new in them"
         with self._lock:
@@ -43,10 +45,16 @@ class Sent:
             for name, curve in curves.items():
                 if new := self._points(plain(name), curve):
                     points[plain(name)] = new
-            if not changed and not any(part[2] for part in points.values()):
+            if not changed and not rows and not any(part[2] for part in points.values()):
                 return None
             self.face, self.seq = facts, self.seq + 1
-            return self._message(changed, points)
+            self._keep(rows or {})
+            return self._message(changed, points, rows)
+
+    def _keep(self, rows: dict[str, object]):
+        self.rows |= rows
+        for key in [key for key, row in rows.items() if row is None]:
+            del self.rows[key]
 
     def _points(self, name: str, curve: Curve) -> list | None:
         "Return the points that were added to a curve; a curve that was thinned or cut begins anew"
@@ -63,12 +71,13 @@ class Sent:
         held[3].extend(y)
         return [curve.stride, start, x, y]
 
-    def _message(self, face: dict[str, object], curves: dict[str, list]) -> str:
-        return json_text(
-            {"protocol": PROTOCOL, "seq": self.seq, "now": time.time(), "face": face, "curves": curves}
-        )
+    def _message(
+        self, face: dict[str, object], curves: dict[str, list], rows: dict[str, object] | None
+    ) -> str:
+        own = {"protocol": PROTOCOL, "seq": self.seq, "now": time.time()}
+        return json_text(own | {"face": face, "curves": curves} | ({"rows": rows} if rows else {}))
 
     def whole(self) -> str:
         "Return the message with everything, for a page that has nothing"
         with self._lock:
-            return self._message(self.face, self.curves)
+            return self._message(self.face, self.curves, self.rows)

@@ -84,16 +84,6 @@ class _Trials:
         "Trials that ended by an error"
         return self.counts["failed"]
 
-    @property
-    def ended(self) -> int:
-        "Trials that ended in any way"
-        return self.elsewhere + sum(self.counts[state] for state in ENDS)
-
-    @property
-    def planned(self) -> int | None:  # None without a limit
-        "Trials planned"
-        return self.started.trials if self.started else None
-
     def draw(
         self,
         row: TrialRow,
@@ -118,6 +108,16 @@ class _Trials:
 # %% ../../nbs/sweeps/10b_trial_rows.ipynb #48be721b
 class TrialCounts(_Trials):
     "Rows of trials, how many there are in each state, and the time"
+
+    @property
+    def ended(self) -> int:
+        "Trials that ended in any way"
+        return self.elsewhere + sum(self.counts[state] for state in ENDS)
+
+    @property
+    def planned(self) -> int | None:  # None without a limit
+        "Trials planned"
+        return self.started.trials if self.started else None
 
     @property
     def seconds(self) -> float:

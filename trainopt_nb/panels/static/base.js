@@ -24,7 +24,7 @@ function spoken() {
 class Store {
   // `merge(store, news)` takes a message in; it returns false where the page must ask for the whole state
   constructor(model, merge) {
-    Object.assign(this, { model, merge, views: new Set(), seq: -1, face: null, curves: {}, skew: 0, asking: 0 });
+    Object.assign(this, { model, merge, views: new Set(), seq: -1, face: null, curves: {}, rows: {}, skew: 0, asking: 0 });
     model.on("change:whole", () => this.take(model.get("whole"), true));
     model.on("change:texts", () => this.read());
     model.on("msg:custom", (content) => this.take(content?.news, false));
@@ -69,8 +69,8 @@ class Store {
   }
 }
 
-// the usual messages: facts that changed, and points that were added to curves
-function mergeFacts(store, { seq, face, curves }, whole) {
+// the usual messages: facts that changed, points that were added to curves, and rows of a table that changed
+function mergeFacts(store, { seq, face, curves, rows = {} }, whole) {
   if (!whole && seq <= store.seq) return true;
   if (!whole && seq !== store.seq + 1) return false; // a message was lost
   store.seq = seq;
@@ -81,6 +81,8 @@ function mergeFacts(store, { seq, face, curves }, whole) {
     held[name] = { stride, x: oldX.slice(0, start).concat(x), y: oldY.slice(0, start).concat(y) };
   }
   store.curves = held;
+  store.rows = whole ? rows : { ...store.rows, ...rows };
+  for (const [key, row] of Object.entries(rows)) if (row === null) delete store.rows[key];
 }
 
 // ---- the lifeline: whether the kernel behind a widget is still the one that made it
@@ -133,9 +135,9 @@ class Mounted {
     if (this.showing) return void (this.again = true);
     this.showing = true;
     const { store, board, ui, View, line } = this;
-    const { face, curves, texts } = store;
+    const { face, curves, rows, texts } = store;
     const gone = Boolean(line?.gone), live = Boolean(face?.live) && !gone;
-    const shared = { store, board, ui, face, curves, texts, gone, live, refresh: this.view, send: (message) => store.send(message) };
+    const shared = { store, board, ui, face, curves, rows, texts, gone, live, refresh: this.view, send: (message) => store.send(message) };
     board.texts = texts;
     render(store.foreign ? html`<${Frame}><${Say} text=${texts.outdated} /><//>` : html`<${View} ...${shared} />`, this.el);
     board.theme();
@@ -235,9 +237,9 @@ function Say({ text }) {
   return html`<div class="tonb-say" role="alert" hidden=${!text}>${text}</div>`;
 }
 
-// `figures` holds [value, label, change, whether the change is a good one]
+// `figures` holds [value, label, change, whether the change is a good one, a longer text for the pointer]
 function Figures({ figures, hidden }) {
-  return html`<div class="tonb-figures" hidden=${hidden}>${figures.map(([value, label, change, better]) => html`<div class="tonb-figure">
+  return html`<div class="tonb-figures" hidden=${hidden}>${figures.map(([value, label, change, better, tip]) => html`<div class="tonb-figure" title=${tip}>
     <b class="tonb-value">${value}</b><small><span class="tonb-label">${label}</span>${" "}
     <span class=${classes("tonb-change", better && "tonb-better")}>${change}</span></small></div>`)}</div>`;
 }
