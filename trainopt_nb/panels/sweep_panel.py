@@ -17,7 +17,7 @@ from .protocol import finite
 from .sweep_commands import sweep_commands
 from .sweep_rows import Spaces, TrialRows
 from ..runs import card
-from ..search.card import best_sentence, sweep_figures, sweep_headline, sweep_methods
+from ..sweeps.card import best_sentence, sweep_figures, sweep_headline, sweep_methods
 from ..sweeps.importance import Importance
 from ..sweeps.progress import SweepProgress, sweep_of
 
