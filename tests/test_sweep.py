@@ -335,3 +335,47 @@ def test_an_objective_without_a_direction_or_a_number(tmp_path):
     assert all("'good'" in row.reason for row in found.trials) and found.best is None
     with pytest.raises(RunError, match="no trial that was done"):
         found.run()
+
+
+def test_trials_as_one_program_are_the_same_trials(task, tmp_path):
+    how = {"trials": 12, "epochs": 3, "sampler": "random", "pruner": "none", "folder": tmp_path}
+    one, many = (sweep(task, LR, batch_trials=mode, **how) for mode in ("off", "on"))
+    told = lambda s: [(row.values, row.state, row.result, row.epochs) for row in s.trials]
+    assert told(one) == told(many)
+    notes = [note.text for note in many.directory.progress.notes]
+    assert any("trained together" in text for text in notes)
+    same = lambda s: [(e.train_loss, e.valid_loss, e.metrics) for e in s.run().progress.epochs]
+    for mine, theirs in zip(same(one), same(many), strict=True):
+        assert mine[:2] == pytest.approx(theirs[:2], rel=1e-5) and mine[2] == theirs[2]
+    fresh, best = _again(task)[0], _again(task)[0]
+    fresh.load_state_dict(_weights(one)), best.load_state_dict(_weights(many))
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(fresh.parameters(), best.parameters(), strict=True))
+
+
+def _weights(found):
+    from trainopt_nb.store.checkpoint import load_checkpoint
+
+    return load_checkpoint(found.run().path / "checkpoints", "best")[1]
+
+
+def test_what_a_trial_leaves_in_the_data_is_put_back(tmp_path):
+    class Counted(torch.utils.data.Dataset):
+        "Each epoch that was read changes what the next one gives"
+
+        def __init__(self):
+            self.read, self.noise = 0, torch.Generator().manual_seed(3)
+
+        def __len__(self):
+            return 64
+
+        def __getitem__(self, i):
+            self.read += 1
+            x = torch.randn(8, generator=self.noise) + self.read / 1000
+            return x, int(x.sum() > 0)
+
+    torch.manual_seed(0)
+    task = Task(nn.Linear(8, 2), Counted(), (torch.randn(32, 8), torch.arange(32) % 2))
+    one = sweep(task, {"lr": [0.01, 0.1]}, folder=tmp_path, trials=2, epochs=2, sampler="grid")
+    two = sweep(task, {"lr": [0.1, 0.01]}, folder=tmp_path, trials=2, epochs=2, sampler="grid", seed=0)
+    by_lr = lambda s: {row.values["lr"]: [e.train_loss for e in s.run(row.number).progress.epochs] for row in s.trials}
+    assert by_lr(one) == by_lr(two) and task.train_data.read == 0

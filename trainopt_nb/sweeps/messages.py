@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TrialSpec', 'TrialBatch', 'PlanTrials', 'Answer', 'EndTrial', 'Ready', 'Suggest', 'Report', 'Reports', 'Attribute',
-           'Outcome']
+           'Said', 'Outcome']
 
 # %% ../../nbs/sweeps/20_messages.ipynb #3330b9c3
 from typing import NamedTuple
@@ -83,6 +83,12 @@ class Attribute(NamedTuple):
     number: int  # of the trial
     key: str
     value: object  # what JSON can hold
+
+
+class Said(NamedTuple):
+    "Something that the user should know; there is no answer"
+
+    text: str  # one sentence
 
 
 class Outcome(NamedTuple):

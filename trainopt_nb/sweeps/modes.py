@@ -18,7 +18,7 @@ from ..search.options import Goal, SweepOptions
 from .records import Spread
 from ..search.space import Space
 from .sweep_loop import Mode
-from .trial_loop import Ending
+from .batching import Ending
 
 # %% ../../nbs/sweeps/27c_modes.ipynb #25a9803a
 class Results:

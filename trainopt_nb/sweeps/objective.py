@@ -38,6 +38,18 @@ class TaskObjective:
     ):
         self.task, self.options = task, options
 
+    @property
+    def kept(self) -> tuple[object, ...]:
+        "Return what a worker keeps from trial to trial: each trial is to find it as the first one did"
+        own = (getattr(self.options, name) for name in ("loss", "metrics", "optimizer", "training_step", "eval_step"))
+        return self.task.train_data, self.task.valid_data, *(each for each in own if not isinstance(each, str))
+
+    @property
+    def parts(self) -> dict[str, object]:
+        "Return what travels to a worker by the names that the user knows"
+        t = self.task
+        return {"model": t.model, "train_data": t.train_data, "valid_data": t.valid_data, **vars(self.options)}
+
     def __call__(self, trial: BaseTrial) -> Trainable:
         "Return the task with a copy of its model"
         t = self.task
@@ -48,6 +60,7 @@ class FunctionObjective:
     "Call a function of the user's with each trial"
 
     lazy: frozenset[str] = frozenset()
+    kept: tuple[object, ...] = ()  # what a function keeps from trial to trial is its own affair
 
     def __init__(
         self,
@@ -55,6 +68,11 @@ class FunctionObjective:
         options: TrainOptions,  # of the tasks that it returns without options
     ):
         self.function, self.options = function, options
+
+    @property
+    def parts(self) -> dict[str, object]:
+        "Return what travels to a worker"
+        return {"the function": self.function, **vars(self.options)}
 
     def __call__(self, trial: BaseTrial) -> Trainable | list[float]:
         "Return what the function gives. Raises `TaskError` where it is neither a task nor numbers"

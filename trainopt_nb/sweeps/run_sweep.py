@@ -38,7 +38,7 @@ from .run_trial import Place
 from .study_trials import EndingTrials, counts
 from .sweep import Sweep
 from .sweep_loop import SweepLoop
-from .trial_loop import Batching, Limits
+from .batching import Batching, Limits
 from .trial_workers import TrialWorkers
 
 # %% ../../nbs/sweeps/29b_run_sweep.ipynb #6fc7dafb

@@ -23,6 +23,7 @@ from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..train.faults import is_out_of_memory
 from ..train.prepare import prepare
+from ..train.torch_settings import seed_everything
 from ..workers.processes import describe_error
 
 from .goals import FIGURES, trial_options
@@ -139,6 +140,7 @@ def run_trial(
         spec.number, "failed", None, 0, trial.seconds, reason, avoid, traceback.format_exc()
     )
     try:
+        seed_everything(objective.options.seed if spec.seed is None else spec.seed)
         made = objective(trial)
         if isinstance(made[0], Task):
             return _train_trial(trial, made, place)

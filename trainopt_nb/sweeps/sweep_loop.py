@@ -29,7 +29,8 @@ from trainopt_nb.sweeps.records import (
     WorkersChanged,
 )
 from .study_trials import EndingTrials
-from .trial_loop import Ending, Limits, TrialLoop
+from .batching import Ending, Limits
+from .trial_loop import TrialLoop
 
 # %% ../../nbs/sweeps/27b_sweep_loop.ipynb #cbad092d
 def changed_space(

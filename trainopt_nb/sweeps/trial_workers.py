@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
+import cloudpickle
 import torch
 from ..base.errors import WorkerError
+from ..data.snapshot import Snapshot
 from ..workers.channel import parent_channel
 from ..workers.processes import PRELOAD
+from ..workers.shared_arrays import SharedArrays, pickle_shared
 from ..workers.submit import WorkerHandle, submit, wait_for
 
-from .messages import Answer, EndTrial, PlanTrials, Ready, TrialBatch, TrialSpec
+from .messages import Answer, EndTrial, PlanTrials, Ready, Said, TrialBatch, TrialSpec
 from .run_batch import plan_trials, run_batch
 from .run_trial import Place, run_trial
 from .worker_trial import Line, WorkerLine
@@ -36,8 +39,11 @@ def _work(given: TrialSpec | TrialBatch | PlanTrials, objective: Callable, place
         yield run_trial(given, objective, place, line)
 
 
+_ROOM = 2**20  # bytes of arrays among what is kept that are copied; larger ones are only looked at
+
+
 def serve_trials(
-    objective: Callable,  # of a trial
+    objective: bytes,  # as from `pickle_shared`
     place: Place,
     threads: int,  # of torch in this process
     cores: tuple[int, ...] = (),  # to which it is pinned; empty leaves that to the system
@@ -47,10 +53,13 @@ def serve_trials(
     if cores and hasattr(os, "sched_setaffinity"):
         with contextlib.suppress(OSError):
             os.sched_setaffinity(0, cores)
-    line = WorkerLine(parent_channel())
+    line, called = WorkerLine(parent_channel()), cloudpickle.loads(objective)
+    kept = Snapshot(*called.kept, room=_ROOM)
     while (given := line.ask(Ready())) is not None:
-        for outcome in _work(given, objective, place, line):
+        for outcome in _work(given, called, place, line):
             line.tell(outcome)
+        if changed := kept.put_back():
+            line.tell(Said(f"A trial changed {changed} tensors of the data, which the next trials find as it left them."))
 
 # %% ../../nbs/sweeps/25_trial_workers.ipynb #41703984
 class Died(NamedTuple):
@@ -76,7 +85,8 @@ class _Workers:
         objective: Callable,  # of a trial; it is pickled
         place: Place,
     ):
-        self._objective, self._place = objective, place
+        self._shared, self._place = SharedArrays(), place
+        self._objective = pickle_shared(objective, objective.parts, self._shared)
         self._handles: dict[int, WorkerHandle] = {}
         self.wanted = 0  # how many there are to be
 
@@ -100,6 +110,7 @@ class _Workers:
         for handle in self._handles.values():
             handle.close()
         self._handles.clear()
+        self._shared.close()
 
 # %% ../../nbs/sweeps/25_trial_workers.ipynb #6226ce84
 class TrialWorkers(_Workers):
