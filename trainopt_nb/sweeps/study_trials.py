@@ -69,11 +69,6 @@ class _Trials:
     def _frozen(self, number: int) -> FrozenTrial | None:
         return next((t for t in self.study.get_trials(deepcopy=False) if t.number == number), None)
 
-    @property
-    def numbers(self) -> list[int]:
-        "Return the numbers of the trials of the study that have ended"
-        return [t.number for t in self.study.get_trials(deepcopy=False) if t.state.is_finished()]
-
     def values(
         self,
         number: int,  # of a trial of the study

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ..base.errors import RunError
 from ..events.records import Note
-from ..population.plan import BatchPlan
-from .batching import Batching, Ending, Limits, run_name
+from ..population.plan import SIZES, BatchPlan
+from .batching import Batching, Ending, Limits, run_name, spread_values
 from .messages import Attribute, Outcome, PlanTrials, Ready, Reports, Said, Suggest, TrialBatch, TrialSpec
 from .records import TrialEnded, TrialReport, TrialStarted, TrialValues
 from .study_trials import EndingTrials, RunningTrial
@@ -92,7 +92,8 @@ class _Beginning(_TrialLoop):
 
     def _ask_for_plan(self, worker):
         self.batching.asked = True
-        values = [self.options_of(self.trials.values(n)) for n in self.trials.numbers[-8:]]
+        count = min(SIZES[-1], SIZES[-1] if self.left is None else max(2, self.left))
+        values = [self.options_of(each) for each in spread_values(self.trials.space, count)]
         self.workers.answer(worker, PlanTrials(values))
 
     def _give(self, worker):
