@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from trainopt_nb import Task, TrainOptions
 from trainopt_nb.events.records import Ended, Epoch, Step, Stop
-from trainopt_nb.population.can_batch import can_batch, find_layout
+from trainopt_nb.population.can_batch import batch_layout, can_batch, find_layout
 from trainopt_nb.population.fold import Unbatchable
 from trainopt_nb.population.plan import plan_batch
 from trainopt_nb.population.population import Population
@@ -466,3 +466,12 @@ def test_trials_on_a_gpu_are_trained_as_alone_by_a_cuda_graph(name):
     layout, why = find_layout(task, options, trials)
     assert why == ""
     assert_as_alone(task, options, trials, layout, within=1e-7)
+
+
+def test_a_bias_before_batchnorm_does_not_hinder_an_adaptive_optimizer():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+    x, y = torch.randn(64, 1, 8, 8), torch.randint(0, 3, (64,))
+    trials = [{"lr": 1e-3, "weight_decay": 1e-4}, {"lr": 0.1, "weight_decay": 1e-2}]
+    layout, reason = batch_layout(Task(model, (x, y)), TrainOptions(optimizer="adamw"), trials)
+    assert layout and not reason

@@ -15,6 +15,7 @@ __all__ = [
     "OptionError",
     "Run",
     "RunError",
+    "Sweep",
     "Task",
     "TrainOptions",
     "find_lr",
@@ -22,9 +23,21 @@ __all__ = [
     "fit",
     "list_runs",
     "resume",
+    "sweep",
 ]
 
+_LATER = {"sweep": "trainopt_nb.sweeps.run_sweep", "Sweep": "trainopt_nb.sweeps.sweep"}  # they import Optuna
+
 RUN_ACTIONS.register("eject", "trainopt_nb.script.write:write_script")
+
+
+def __getattr__(name: str):
+    "Import what few programs need when it is first used"
+    if name in _LATER:
+        import importlib
+
+        return getattr(importlib.import_module(_LATER[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load_ipython_extension(shell):
