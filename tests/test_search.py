@@ -14,6 +14,7 @@ from trainopt_nb.base.errors import OptionError
 from trainopt_nb.base.flags import help_text, parse_flags, split
 from trainopt_nb.base.options import Dimension, declared
 from trainopt_nb.notebook.verbs import CellOptions
+from trainopt_nb.panels.form import control, read
 from trainopt_nb.sweep.budget import plan_budget
 from trainopt_nb.sweep.choose import choose, choose_sampler
 from trainopt_nb.sweep.dimensions import holds
@@ -130,6 +131,22 @@ def test_options_of_a_sweep_stand_beside_those_of_a_training():
         ["-j"],
     )  # a letter means something only where it is declared
     assert parse_flags(["--storage", "-j"], SweepOptions)[0] == {"storage": "-j"}
+
+
+@pytest.mark.parametrize("name", declared(SweepOptions))
+def test_each_option_is_a_control_too(name):
+    option = declared(SweepOptions)[name]
+    values = {
+        "time": 5400.0,
+        "budget": 0.2,
+        "goal": ("accuracy", "size:min"),
+        "sampler": "cmaes",
+        "pruner": "halving:4",
+        "repeats": 3,
+    }
+    for value in (option.default, values.get(name, option.default)):
+        assert read(option, control(option, value).value) == value
+    assert option.help and option.help[-1] != "." and option.group == "Sweep"
 
 
 def test_a_sweep_without_a_limit_has_one():
