@@ -129,21 +129,27 @@ def hyperopt_tpe(given: Table, seed: int, trials: int) -> Iterator[dict]:
     yield from found
 
 
-def automatic(given: Table, seed: int, trials: int, repeats: int | str = "auto") -> tuple[list[dict], dict]:
-    "Return what the automatic choice tries, and its winner: the finalist with the best mean over its trainings"
-    options = SweepOptions(trials=trials, repeats=repeats)
-    choice = choose(given.space, options, plan_budget(options, None, epochs=1), seed=seed)
-    study = optuna.create_study(sampler=choice.sampler)
-    tried, finalists = [], {}
-    for _ in range(choice.trials):
+def automatic(given: Table, seed: int) -> Iterator[dict]:
+    "Yield the winner of the automatic choice after each number of trainings in `AT`: the finalist with the best mean"
+    plans = {}
+    for trials in AT:
+        options = SweepOptions(trials=trials)
+        plans[trials] = choose(given.space, options, plan_budget(options, None, epochs=1), seed=seed)
+    assert {plan.sampler_name for plan in plans.values()} == {
+        "tpe"
+    }  # so the shorter searches begin as the longest
+    study, tried = optuna.create_study(sampler=plans[AT[0]].sampler), []
+    for _ in range(max(plan.trials for plan in plans.values())):
         trial = study.ask()
         tried.append(given.space.draw(trial))
         study.tell(trial, given.read(tried[-1], seed))
-    for values in sorted(tried, key=lambda values: given.read(values, seed)):
-        if len(finalists) < max(1, choice.finalists):
-            finalists.setdefault(given.key(values), values)
-    mean = lambda values: np.mean([given.read(values, seed, again) for again in range(choice.repeats + 1)])
-    return tried, min(finalists.values(), key=mean)
+    for plan in plans.values():
+        best = sorted(tried[: plan.trials], key=lambda values: given.read(values, seed))
+        finalists = list({given.key(values): values for values in best}.values())[: max(1, plan.finalists)]
+        yield min(
+            finalists,
+            key=lambda values: np.mean([given.read(values, seed, n) for n in range(plan.repeats + 1)]),
+        )
 
 
 METHODS = {
@@ -156,7 +162,7 @@ METHODS = {
 def regrets(name: str, given: Table, seed: int) -> list[float]:
     "Return the regret after each number of trainings in `AT`"
     if name == AUTOMATIC:
-        return [given.regret(automatic(given, seed, trials)[1]) for trials in AT]
+        return [given.regret(winner) for winner in automatic(given, seed)]
     bests, best = [], (np.inf, None)
     for values in METHODS[name](given, seed, max(AT)):
         best = min(best, (given.read(values, seed), given.regret(values)), key=lambda pair: pair[0])
