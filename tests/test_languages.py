@@ -10,7 +10,7 @@ import pytest
 
 from trainopt_nb.base import texts
 from trainopt_nb.base.options import declared
-from trainopt_nb.sweep.options import SweepOptions
+from trainopt_nb.search.options import SweepOptions
 from trainopt_nb.task.train_options import TrainOptions
 
 ROOT = Path(__file__).parents[1]

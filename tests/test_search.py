@@ -15,14 +15,14 @@ from trainopt_nb.base.flags import help_text, parse_flags, split
 from trainopt_nb.base.options import Dimension, declared
 from trainopt_nb.notebook.verbs import CellOptions
 from trainopt_nb.panels.form import control, read
-from trainopt_nb.sweep.budget import plan_budget
-from trainopt_nb.sweep.choose import choose, choose_sampler
-from trainopt_nb.sweep.dimensions import holds
-from trainopt_nb.sweep.grid import GridSampler, combinations, grid_values
-from trainopt_nb.sweep.options import PRUNER_NAMES, SAMPLER_NAMES, Goal, SweepOptions
-from trainopt_nb.sweep.pruners import PRUNERS, choose_pruner, make_pruner
-from trainopt_nb.sweep.samplers import SAMPLERS, Search, make_sampler
-from trainopt_nb.sweep.space import Space
+from trainopt_nb.search.budget import plan_budget
+from trainopt_nb.search.choose import choose, choose_sampler
+from trainopt_nb.search.dimensions import holds
+from trainopt_nb.search.grid import GridSampler, combinations, grid_values
+from trainopt_nb.search.options import PRUNER_NAMES, SAMPLER_NAMES, Goal, SweepOptions
+from trainopt_nb.search.pruners import PRUNERS, choose_pruner, make_pruner
+from trainopt_nb.search.samplers import SAMPLERS, Search, make_sampler
+from trainopt_nb.search.space import Space
 from trainopt_nb.task.train_options import TrainOptions
 
 

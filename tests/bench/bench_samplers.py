@@ -22,10 +22,10 @@ import numpy as np
 import optuna
 
 from trainopt_nb.base.options import Dimension
-from trainopt_nb.sweep.budget import plan_budget
-from trainopt_nb.sweep.choose import choose
-from trainopt_nb.sweep.options import SweepOptions
-from trainopt_nb.sweep.space import Space
+from trainopt_nb.search.budget import plan_budget
+from trainopt_nb.search.choose import choose
+from trainopt_nb.search.options import SweepOptions
+from trainopt_nb.search.space import Space
 
 TABLES = {
     "hpobench": "car phoneme vehicle australian kc1 segment blood_transfusion credit_g",
