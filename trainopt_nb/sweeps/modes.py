@@ -14,6 +14,7 @@ from ..events.records import Note
 
 from ..base.options import Dimension
 from ..search.dimensions import holds
+from ..search.choose import Choice
 from ..search.options import Goal, SweepOptions
 from .records import Spread
 from ..search.space import Space
@@ -92,10 +93,12 @@ def coarse_to_fine(goal: Goal) -> Mode:
     return mode
 
 # %% ../../nbs/sweeps/27c_modes.ipynb #d934b3bd
-_FINALISTS = 3
-
-
-def repeat_finalists(goal: Goal, repeats: int, seed: int) -> Mode:
+def repeat_finalists(
+    goal: Goal,
+    count: int,  # of finalists
+    repeats: int,  # trainings of each
+    seed: int,  # of all other trials
+) -> Mode:
     "Train the best trials again with other seeds, when all others have ended"
     results, found, told = Results(goal), {}, set()
 
@@ -107,7 +110,7 @@ def repeat_finalists(goal: Goal, repeats: int, seed: int) -> Mode:
         if not loop.over:
             return
         if not told:
-            finalists = results.best_first[:_FINALISTS]
+            finalists = results.best_first[:count]
             told.update(finalists)
             loop.repeats.extend((number, seed + 1 + k) for number in finalists for k in range(repeats))
             return
@@ -150,6 +153,7 @@ def say_when_paid(goal: Goal) -> Mode:
 # %% ../../nbs/sweeps/27c_modes.ipynb #adab72b8
 def modes_of(
     how: SweepOptions,
+    choice: Choice,
     goals: list[Goal],
     seed: int,
 ) -> Mode:
@@ -157,7 +161,8 @@ def modes_of(
     one = len(goals) == 1
     chosen = [say_when_paid(goals[0])] if one else []
     chosen += [coarse_to_fine(goals[0])] if how.coarse_to_fine else []
-    chosen += [repeat_finalists(goals[0], how.repeats, seed)] if how.repeats else []
+    again = choice.finalists and choice.repeats
+    chosen += [repeat_finalists(goals[0], choice.finalists, choice.repeats, seed)] if again else []
 
     def mode(loop, new):
         for each in chosen:

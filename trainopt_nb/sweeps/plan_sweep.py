@@ -69,6 +69,7 @@ class SweepPlan:
             objectives=len(self.described.goals),
             define_by_run=self.space is None or bool(self.objective.lazy),
             seed=self.options.seed,
+            seeded=self.described.goals[0].name != "value",
             begun=begun,
             changes=changes,
         )

@@ -61,10 +61,11 @@ def _new_run(plan: SweepPlan, where: Where) -> Run:
 def _started(plan: SweepPlan, run: Run, choice: Choice, budget: Budget, done: int) -> SweepStarted:
     goals = plan.described.goals
     epochs = budget.epochs if plan.described.epochs else None
+    trials = None if choice.trials is None else choice.trials + choice.finalists * choice.repeats
     return SweepStarted(
         run.name, [goal.name for goal in goals], [goal.direction for goal in goals],
         {} if plan.space is None else to_json(plan.space), choice.sampler_name, choice.sampler_reason,
-        choice.pruner_name, choice.pruner_reason, choice.trials, budget.limit, plan.how.jobs, epochs, done, time.time(),
+        choice.pruner_name, choice.pruner_reason, trials, budget.limit, plan.how.jobs, epochs, done, time.time(),
     )  # fmt: skip
 
 # %% ../../nbs/sweeps/29b_run_sweep.ipynb #fc6481c6
@@ -109,7 +110,7 @@ def _open(plan: SweepPlan, run: Run) -> SweepHandle:
     )
     tail = run.tail()
     tail.update()
-    log, modes = Log(run, tail.progress), modes_of(plan.how, goals, plan.options.seed)
+    log, modes = Log(run, tail.progress), modes_of(plan.how, choice, goals, plan.options.seed)
     events = loop.events(_started(plan, run, choice, budget, done), plan.how.jobs, modes)
     turns = follow(events, run, tail.progress, log=log, often=(TrialReport, TrialValues))
     return SweepHandle(run, tail.progress, turns, None, log)
