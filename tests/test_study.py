@@ -1,11 +1,18 @@
 "The study of a sweep: a journal that survives what kills its writers, leases of trials, and several processes that carry one study"
 
+import json
 import os
 import resource
+import shutil
 import signal
+import socket
 import subprocess
+import sys
+import tempfile
 import threading
 import time
+import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 
 import optuna
@@ -22,7 +29,7 @@ from trainopt_nb.sweep.journal_lock import JournalLock
 from trainopt_nb.sweep.leased_study import LeasedStudy
 from trainopt_nb.sweep.study_journal import StudyJournal
 from trainopt_nb.sweep.study_record import StudyRecord, check_joined, read_record
-from trainopt_nb.sweep.study_storage import join_study, open_study, storage_notes
+from trainopt_nb.sweep.study_storage import join_study, open_study, storage_notes, study_errors
 
 RANGE = optuna.distributions.FloatDistribution(0, 1)
 COMPLETE, FAIL, PRUNED, RUNNING, WAITING = (
@@ -557,3 +564,125 @@ def test_the_same_trials_are_asked_as_by_optuna_itself(folder, sampler):
     leased = LeasedStudy(open_study("", "digits", ["minimize"], sampler(seed=1), folder=folder), folder)
     assert xs(leased.ask, leased.study) == xs(memory.ask, memory)
     leased.end()
+
+
+# --- other programs
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def postgres_programs():
+    "The folder of `initdb` and `postgres`, which Debian keeps out of the path"
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [shutil.which("initdb")]
+    return found[-1] and Path(found[-1]).parent
+
+
+@pytest.fixture
+def postgres():
+    "A PostgreSQL server on loopback: its process, and its URL"
+    programs = postgres_programs()
+    if programs is None or find_spec("psycopg") is None:
+        pytest.skip("needs Debian's postgresql and pip install 'trainopt_nb[postgres]'")
+    user = (
+        {"user": 65534, "group": 65534, "extra_groups": []} if os.getuid() == 0 else {}
+    )  # PostgreSQL refuses root
+    folder, port = Path(tempfile.mkdtemp(prefix="trainopt-postgres-")), free_port()
+    (folder / "password").write_text("secret")
+    if user:
+        os.chown(folder, 65534, 65534), os.chown(folder / "password", 65534, 65534)
+    how = [
+        "-U",
+        "me",
+        "-A",
+        "scram-sha-256",
+        f"--pwfile={folder}/password",
+        "--no-sync",
+        "--no-locale",
+        "-E",
+        "UTF8",
+    ]
+    command = [programs / "initdb", "-D", folder / "data", *how]
+    subprocess.run(command, **user, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    command = [
+        programs / "postgres",
+        "-D",
+        folder / "data",
+        "-k",
+        folder,
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "-F",
+    ]
+    with open(folder / "log", "w") as log:
+        server = subprocess.Popen(command, **user, cwd=folder, stderr=log)
+    try:
+        until(lambda: "ready to accept connections" in (folder / "log").read_text(), "PostgreSQL starts")
+        yield server, f"postgresql://me:secret@127.0.0.1:{port}/postgres"
+    finally:
+        server.send_signal(signal.SIGINT)  # ends without waiting for connections
+        server.wait()
+        shutil.rmtree(folder)
+
+
+def test_two_processes_carry_one_study_in_postgresql(folder, postgres):
+    server, storage = postgres
+    study = open_study(storage, "digits", ["maximize"], folder=folder)
+    check_carried(storage, 5)
+    leased = LeasedStudy(study)
+    [number] = left_behind(storage, trials=1)
+    [lost] = leased.recover()
+    assert lost.number == number and leased.recover() == [] and states(study)[-2:] == [FAIL, WAITING]
+    with pytest.raises(RunError, match="password authentication failed") as wrong:
+        open_study(storage.replace("secret", "wrong"), "digits", ["maximize"], folder=folder)
+    with pytest.raises(RunError, match=r"database .nosuch. does not exist"):
+        open_study(storage.replace("/postgres", "/nosuch"), "digits", ["maximize"], folder=folder)
+    server.send_signal(signal.SIGINT), server.wait()
+    with pytest.raises(RunError, match="look whether the server runs") as gone, study_errors(study._storage):
+        leased.ask()
+    assert all("me:***@127.0.0.1" in str(e.value) and "\n" not in str(e.value) for e in (wrong, gone))
+
+
+def test_the_dashboard_of_optuna_opens_a_journal(folder):
+    if find_spec("optuna_dashboard") is None:
+        pytest.skip("needs pip install optuna-dashboard")
+    study = opened(folder)
+    for x in (0.25, 0.5):
+        add(study, x)
+    study.ask({"x": RANGE})
+    port = free_port()
+    code = "from optuna_dashboard._cli import main; main()"
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        str(folder / "study.log"),
+        "--port",
+        str(port),
+        "--host",
+        "127.0.0.1",
+    ]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def read(path):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/{path}") as answer:
+                return json.load(answer)
+        except OSError:
+            return None
+
+    try:
+        [found] = until(lambda: read("studies"), "the dashboard starts")["study_summaries"]
+        assert (found["study_name"], found["directions"]) == ("digits", ["maximize"])
+        trials = read(f"studies/{found['study_id']}")["trials"]
+        assert [trial["state"] for trial in trials] == ["Complete", "Complete", "Running"]
+        assert [trial["values"] for trial in trials[:2]] == [[0.25], [0.5]]
+    finally:
+        server.terminate(), server.wait()
+    add(study, 0.75)
+    assert whole(opened(folder)) == [0.25, 0.5, 0.75] and storage_notes(study) == []
