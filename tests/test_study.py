@@ -1,11 +1,19 @@
 "The study of a sweep: a journal that survives what kills its writers, leases of trials, and several processes that carry one study"
 
+import ast
+import json
 import os
 import resource
+import shutil
 import signal
+import socket
 import subprocess
+import sys
+import tempfile
 import threading
 import time
+import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 
 import optuna
@@ -14,15 +22,15 @@ from helpers import until
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
-from trainopt_nb.sweep import journal_lock, leased_study, leases
 from warm_python import python
 
 from trainopt_nb.base.errors import OptionError, RunError
-from trainopt_nb.search.journal_lock import JournalLock
-from trainopt_nb.search.leased_study import LeasedStudy
-from trainopt_nb.search.study_journal import StudyJournal
-from trainopt_nb.search.study_record import StudyRecord, check_joined, read_record
-from trainopt_nb.search.study_storage import join_study, open_study, storage_notes
+from trainopt_nb.sweep import journal_lock, leased_study, leases
+from trainopt_nb.sweep.journal_lock import JournalLock
+from trainopt_nb.sweep.leased_study import LeasedStudy
+from trainopt_nb.sweep.study_journal import StudyJournal
+from trainopt_nb.sweep.study_record import StudyRecord, check_joined, read_record
+from trainopt_nb.sweep.study_storage import join_study, open_study, storage_notes, study_errors
 
 RANGE = optuna.distributions.FloatDistribution(0, 1)
 COMPLETE, FAIL, PRUNED, RUNNING, WAITING = (
@@ -177,7 +185,7 @@ def test_a_journal_that_was_removed_or_replaced_is_said(folder):
 
 WRITES = """
 import sys, optuna
-from trainopt_nb.search.study_storage import open_study
+from trainopt_nb.sweep.study_storage import open_study
 from pathlib import Path
 study = open_study("", "digits", ["maximize"], folder=Path(sys.argv[1]))
 while True:
@@ -191,14 +199,14 @@ while True:
 
 def test_killed_writers_lose_no_trial_that_had_ended(folder):
     path, told = folder / "study.log", {}
-    for n in range(6):
+    for n in range(4):
         writer = subprocess.Popen(python("-c", WRITES, folder), stdout=subprocess.PIPE, text=True)
         lines = [writer.stdout.readline()]
-        time.sleep(0.013 * n)
+        time.sleep(0.017 * n)
         writer.kill()
         lines += writer.communicate()[0].splitlines(keepends=True)
         told.update((int(a), float(b)) for a, b in (line.split() for line in lines if line.endswith("\n")))
-    assert len(told) >= 6
+    assert len(told) >= 4
     for study in (opened(folder), plain(path)):
         assert {t.number: t.value for t in study.trials if t.number in told} == told
 
@@ -209,7 +217,7 @@ def test_killed_writers_lose_no_trial_that_had_ended(folder):
 def test_a_killed_process_keeps_nobody_waiting(folder):
     path = folder / "study.log"
     opened(folder)
-    code = "import sys, time\nfrom pathlib import Path\nfrom trainopt_nb.search.journal_lock import JournalLock\nwith JournalLock(Path(sys.argv[1])).held():\n    print(1, flush=True)\n    time.sleep(60)"
+    code = "import sys, time\nfrom pathlib import Path\nfrom trainopt_nb.sweep.journal_lock import JournalLock\nwith JournalLock(Path(sys.argv[1])).held():\n    print(1, flush=True)\n    time.sleep(60)"
     holder = subprocess.Popen(python("-c", code, path), stdout=subprocess.PIPE)
     holder.stdout.readline()
     blocked = subprocess.Popen(python("-c", WRITES, folder), stdout=subprocess.PIPE)
@@ -295,7 +303,7 @@ def test_joining_needs_the_same_objectives_and_a_study(folder, capsys):
 
 def test_a_study_of_plain_optuna_is_joined_where_its_parameters_fit(folder):
     from trainopt_nb.base.options import Dimension
-    from trainopt_nb.search.space import Space
+    from trainopt_nb.sweep.space import Space
 
     study = opened(folder)
     assert read_record(study) is None
@@ -306,32 +314,52 @@ def test_a_study_of_plain_optuna_is_joined_where_its_parameters_fit(folder):
     assert check_joined(study, mine) == mine == read_record(opened(folder))
 
 
-CARRIES = """
+CARRY = """
+def carry(storage, trials):
+    from trainopt_nb.sweep.leased_study import LeasedStudy
+    from trainopt_nb.sweep.study_storage import join_study
+
+    leased, had = LeasedStudy(join_study(storage)), {}
+    yield
+    for _ in range(trials):
+        trial = leased.ask()
+        had[trial.number] = trial.suggest_float("x", 0, 1)
+        leased.tell(trial.number, had[trial.number])
+    leased.end()
+    yield had
+"""
+RECOVER = """
+def recover(storage):
+    from trainopt_nb.sweep.leased_study import LeasedStudy
+    from trainopt_nb.sweep.study_storage import join_study
+
+    leased = LeasedStudy(join_study(storage))
+    yield
+    yield [each.number for each in leased.recover()]
+"""
+AS_A_PROGRAM = """
 import sys
-from trainopt_nb.search.leased_study import LeasedStudy
-from trainopt_nb.search.study_storage import join_study
-leased = LeasedStudy(join_study(sys.argv[1]))
-print("ready", flush=True)
+steps = {call}
+next(steps), print("ready", flush=True)
+sys.stdin.readline(), print(repr(next(steps)), flush=True)
 sys.stdin.readline()
-for _ in range(int(sys.argv[2])):
-    trial = leased.ask()
-    x = trial.suggest_float("x", 0, 1)
-    leased.tell(trial.number, x)
-    print(trial.number, x, flush=True)
-leased.end()
 """
 
 
-def carry(storage, trials, processes=2):
-    "Trials that each of some processes had, which began at once"
+def in_two_processes(code, call):
+    "What a function returns in this process and in another one, which begin at once"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    running = [subprocess.Popen(python("-c", CARRIES, storage, trials), **pipes) for _ in range(processes)]
-    assert [process.stdout.readline() for process in running] == ["ready\n"] * processes
-    for process in running:
-        process.stdin.write("\n"), process.stdin.flush()
-    said = [process.communicate()[0].splitlines() for process in running]
-    assert [process.returncode for process in running] == [0] * processes
-    return [{int(line.split()[0]): float(line.split()[1]) for line in lines} for lines in said]
+    other = subprocess.Popen(python("-c", code + AS_A_PROGRAM.format(call=call)), **pipes)
+    names = {}
+    exec(code, names)
+    steps = eval(call, names)
+    next(steps)
+    assert other.stdout.readline() == "ready\n"
+    other.stdin.write("\n"), other.stdin.flush()
+    here = next(steps)
+    there = ast.literal_eval(other.stdout.readline())
+    other.communicate("\n")
+    return here, there
 
 
 def check_carried(storage, trials):
@@ -340,13 +368,11 @@ def check_carried(storage, trials):
     queued = [n / 100 for n in range(trials)]
     for x in queued:
         study.enqueue_trial({"x": x})
-    one, two = carry(storage, trials)
+    one, two = in_two_processes(CARRY, f"carry({storage!r}, {trials})")
     assert len(one) == len(two) == trials and not set(one) & set(two)
-    assert {t.number: t.value for t in study.trials} == one | two
-    assert sorted(t.value for t in study.trials)[: trials // 2] == queued[: trials // 2] or set(queued) <= {
-        t.value for t in study.trials
-    }
-    assert [t.value for t in join_study(storage).trials] == [t.value for t in study.trials]
+    for each in (study, join_study(storage)):
+        assert {t.number: t.value for t in each.trials} == one | two
+    assert [t.value for t in study.trials[:trials]] == queued
 
 
 @pytest.mark.parametrize("kind", ["journal", "sqlite"])
@@ -363,8 +389,8 @@ def left_behind(storage, code="", trials=2):
     "Numbers of trials that a process was running when it was killed"
     script = f"""
 import os, sys
-from trainopt_nb.search.leased_study import LeasedStudy
-from trainopt_nb.search.study_storage import join_study
+from trainopt_nb.sweep.leased_study import LeasedStudy
+from trainopt_nb.sweep.study_storage import join_study
 leased = LeasedStudy(join_study(sys.argv[1]))
 {code}
 for _ in range({trials}):
@@ -382,11 +408,9 @@ def states(study):
     return [trial.state for trial in study.trials]
 
 
-@pytest.mark.parametrize("kind", ["journal", "sqlite"])
-def test_trials_of_a_killed_process_come_again_once(folder, kind):
-    storage = str(folder / "study.log") if kind == "journal" else f"sqlite:///{folder}/sweeps.db"
-    study = open_study(storage, "digits", ["maximize"], folder=folder)
-    leased = LeasedStudy(study)
+def test_trials_of_a_killed_process_come_again_once(folder):
+    study, storage = opened(folder), str(folder)
+    leased = LeasedStudy(study, folder)
     mine = leased.ask()
     assert left_behind(storage) == [1, 2]
     lost = leased.recover()
@@ -402,30 +426,13 @@ def test_trials_of_a_killed_process_come_again_once(folder, kind):
     leased.end()
 
 
-RECOVERS = """
-import sys
-from trainopt_nb.search.leased_study import LeasedStudy
-from trainopt_nb.search.study_storage import join_study
-leased = LeasedStudy(join_study(sys.argv[1]))
-print("ready", flush=True)
-sys.stdin.readline()
-print(*[each.number for each in leased.recover()])
-sys.stdin.readline()
-"""
-
-
 @pytest.mark.parametrize("kind", ["journal", "sqlite"])
 def test_two_processes_that_recover_at_once_do_it_once(folder, kind):
     storage = str(folder / "study.log") if kind == "journal" else f"sqlite:///{folder}/sweeps.db"
     study = open_study(storage, "digits", ["maximize"], folder=folder)
     lost = left_behind(storage, trials=4)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    both = [subprocess.Popen(python("-c", RECOVERS, storage), **pipes) for _ in range(2)]
-    assert [process.stdout.readline() for process in both] == ["ready\n"] * 2
-    for process in both:
-        process.stdin.write("\n"), process.stdin.flush()
-    found = [process.communicate("\n")[0].split() for process in both]
-    assert sorted(int(n) for each in found for n in each) == lost
+    one, two = in_two_processes(RECOVER, f"recover({storage!r})")
+    assert sorted(one + two) == lost
     assert states(study) == [FAIL] * 4 + [WAITING] * 4
     assert sorted(t.system_attrs["trainopt:retry"]["of"] for t in study.trials[4:]) == lost
 
@@ -478,8 +485,8 @@ from trainopt_nb.sweep import leases
 here = leases.describe_process
 leases.describe_process = lambda pid: {**here(pid), "boot": "another", "host": "elsewhere"}
 leases.EVERY = 0.05
-from trainopt_nb.search.leased_study import LeasedStudy
-from trainopt_nb.search.study_storage import join_study
+from trainopt_nb.sweep.leased_study import LeasedStudy
+from trainopt_nb.sweep.study_storage import join_study
 leased = LeasedStudy(join_study(sys.argv[1]))
 leased.ask().suggest_float("x", 0, 1)
 print(os.getpid(), flush=True)
@@ -557,3 +564,126 @@ def test_the_same_trials_are_asked_as_by_optuna_itself(folder, sampler):
     leased = LeasedStudy(open_study("", "digits", ["minimize"], sampler(seed=1), folder=folder), folder)
     assert xs(leased.ask, leased.study) == xs(memory.ask, memory)
     leased.end()
+
+
+# --- other programs
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def postgres_programs():
+    "The folder of `initdb` and `postgres`, which Debian keeps out of the path"
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [shutil.which("initdb")]
+    return found[-1] and Path(found[-1]).parent
+
+
+@pytest.fixture
+def postgres():
+    "A PostgreSQL server on loopback: its process, and its URL"
+    programs = postgres_programs()
+    if programs is None or find_spec("psycopg") is None:
+        pytest.skip("needs Debian's postgresql and pip install 'trainopt_nb[postgres]'")
+    user = (
+        {"user": 65534, "group": 65534, "extra_groups": []} if os.getuid() == 0 else {}
+    )  # PostgreSQL refuses root
+    folder, port = Path(tempfile.mkdtemp(prefix="trainopt-postgres-")), free_port()
+    (folder / "password").write_text("secret")
+    if user:
+        os.chown(folder, 65534, 65534), os.chown(folder / "password", 65534, 65534)
+    how = [
+        "-U",
+        "me",
+        "-A",
+        "scram-sha-256",
+        f"--pwfile={folder}/password",
+        "--no-sync",
+        "--no-locale",
+        "-E",
+        "UTF8",
+    ]
+    command = [programs / "initdb", "-D", folder / "data", *how]
+    subprocess.run(command, **user, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    command = [
+        programs / "postgres",
+        "-D",
+        folder / "data",
+        "-k",
+        folder,
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "-F",
+    ]
+    with open(folder / "log", "w") as log:
+        server = subprocess.Popen(command, **user, cwd=folder, stderr=log)
+    try:
+        until(lambda: "ready to accept connections" in (folder / "log").read_text(), "PostgreSQL starts")
+        yield server, f"postgresql://me:secret@127.0.0.1:{port}/postgres"
+    finally:
+        server.send_signal(signal.SIGINT)  # ends without waiting for connections
+        server.wait()
+        shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_two_processes_carry_one_study_in_postgresql(folder, postgres):
+    server, storage = postgres
+    study = open_study(storage, "digits", ["maximize"], folder=folder)
+    check_carried(storage, 5)
+    leased = LeasedStudy(study)
+    [number] = left_behind(storage, trials=1)
+    [lost] = leased.recover()
+    assert lost.number == number and leased.recover() == [] and states(study)[-2:] == [FAIL, WAITING]
+    with pytest.raises(RunError, match="password authentication failed") as wrong:
+        open_study(storage.replace("secret", "wrong"), "digits", ["maximize"], folder=folder)
+    with pytest.raises(RunError, match=r"database .nosuch. does not exist"):
+        open_study(storage.replace("/postgres", "/nosuch"), "digits", ["maximize"], folder=folder)
+    server.send_signal(signal.SIGINT), server.wait()
+    with pytest.raises(RunError, match="look whether the server runs") as gone, study_errors(study._storage):
+        leased.ask()
+    assert all("me:***@127.0.0.1" in str(e.value) and "\n" not in str(e.value) for e in (wrong, gone))
+
+
+def test_the_dashboard_of_optuna_opens_a_journal(folder):
+    if find_spec("optuna_dashboard") is None:
+        pytest.skip("needs pip install optuna-dashboard")
+    study = opened(folder)
+    for x in (0.25, 0.5):
+        add(study, x)
+    study.ask({"x": RANGE})
+    port = free_port()
+    code = "from optuna_dashboard._cli import main; main()"
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        str(folder / "study.log"),
+        "--port",
+        str(port),
+        "--host",
+        "127.0.0.1",
+    ]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def read(path):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/{path}") as answer:
+                return json.load(answer)
+        except OSError:
+            return None
+
+    try:
+        [found] = until(lambda: read("studies"), "the dashboard starts")["study_summaries"]
+        assert (found["study_name"], found["directions"]) == ("digits", ["maximize"])
+        trials = read(f"studies/{found['study_id']}")["trials"]
+        assert [trial["state"] for trial in trials] == ["Complete", "Complete", "Running"]
+        assert [trial["values"] for trial in trials[:2]] == [[0.25], [0.5]]
+    finally:
+        server.terminate(), server.wait()
+    add(study, 0.75)
+    assert whole(opened(folder)) == [0.25, 0.5, 0.75] and storage_notes(study) == []
