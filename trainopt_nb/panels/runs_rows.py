@@ -51,13 +51,14 @@ def _monitored(p: Progress, row: Epoch) -> float | None:
 
 
 def _best(p: Progress) -> list | None:
-    "Return value, name and epoch of the best epoch's monitored metric, of the newest epoch where none is best"
+    "Return value, name and number of the best epoch or trial, of the newest epoch where none is best"
     best = p.best or (p.epochs[-1] if p.epochs else None)
-    value = None if best is None else _monitored(p, best)
-    if value is None:
-        return None
-    name = p.started.monitor
-    return [figure(name, value), card.plain(name.replace("_", " ")), best.epoch]
+    name, value, at = "", None, 0
+    if work := p.overall:
+        name, value, at = work.monitor, work.metrics.get(work.monitor), work.best
+    elif best and p.started:
+        name, value, at = p.started.monitor, _monitored(p, best), best.epoch
+    return None if value is None else [figure(name, value), card.plain(name.replace("_", " ")), at]
 
 # %% ../../nbs/panels/03_runs_rows.ipynb #b18ba96e
 def run_row(
@@ -69,17 +70,18 @@ def run_row(
     damage: str = "",  # what of it is damaged
 ) -> dict[str, object]:  # plain data without NaN
     "Return what the table shows of a run"
-    p = progress
+    p, work = progress, progress.overall
     return {
         "name": card.plain(name),
         "state": p.state,
         "why": card.plain(p.reason) if p.state in OVER else "",
         "damage": card.plain(damage),
         "alive": alive,
-        "done": [p.epoch, p.started.epochs if p.started else None],
+        "done": [work.ended, work.planned] if work else [p.epoch, p.started.epochs if p.started else None],
+        "unit": work.unit if work else "",
         "fraction": finite(p.fraction),
         "best": _best(p),
-        "time": duration(p.all_seconds) if p.started else "",
+        "time": duration(p.all_seconds) if p.begun else "",
         "changed": card.plain(_changed(options)),
         "resumable": not alive and p.state in ("stopped", "failed", "dead"),
         "bytes": size,
@@ -145,7 +147,7 @@ class Watched:
 
     def _row(self, alive: bool) -> dict[str, object]:
         p, options = self.progress, self.run.options if self._options is None else self._options
-        if p.started is not None:
+        if p.begun:
             self._options = options if p.state in OVER else None  # a run that is resumed can have others
         if self._sized != (p.saved, p.state):
             self._sized, self.bytes = (p.saved, p.state), _bytes(self.run.path)

@@ -6,125 +6,32 @@
 __all__ = ['report_html', 'report_text', 'report_bundle']
 
 # %% ../../nbs/runs/02_report.ipynb #e9483d01
-import base64
-import math
-
 from trainopt_nb.runs.card import (
     assumed,
     best_loss,
     best_text,
-    escape,
     figures,
     headline,
     machine,
     messages,
     metric_curves,
     plain,
-    short_path,
 )
 from ..base.texts import wording
 from ..events.progress import Progress
-from .html_tables import LINE, SOFT, assumptions_html, devices_html
-from .pictures import TRAIN, charts
+from trainopt_nb.runs.card_parts import (
+    bar_html,
+    figures_html,
+    foot_html,
+    frame_html,
+    head_html,
+    notes_html,
+    pictures_html,
+)
+from .html_tables import assumptions_html, devices_html
+from .pictures import charts
 
 # %% ../../nbs/runs/02_report.ipynb #a240b4d7
-_TINT = {
-    "finished": "56,142,60",
-    "training": "56,142,60",
-    "validating": "56,142,60",
-    "failed": "211,47,47",
-    "dead": "211,47,47",
-    "unreadable": "211,47,47",
-    "error": "211,47,47",
-    "paused": "230,126,0",
-    "stopped": "128,128,128",
-    "warning": "230,126,0",
-}
-
-
-def _tint(word, strength):
-    return f"background:rgba({_TINT.get(word, '128,128,128')},{strength})"
-
-
-def _head(progress, texts):
-    chip = f"padding:1px 9px;border-radius:10px;font-size:12px;{_tint(progress.state, '.2')}"
-    return (
-        f'<div style="display:flex;flex-wrap:wrap;align-items:center;gap:4px 12px;padding:10px 14px">'
-        f'<span style="{chip}">{escape(texts.get(progress.state, progress.state))}</span> '
-        f'<b style="font-weight:600;overflow-wrap:anywhere">{escape(progress.name)}</b> '
-        f'<span style="{SOFT}">{escape(headline(progress, texts))}</span></div>'
-    )
-
-
-def _bar(progress):
-    done = 0 if math.isnan(progress.fraction) else progress.fraction * 100
-    return (
-        f'<div style="height:3px;background:rgba(128,128,128,.25)">'
-        f'<div style="height:3px;width:{done:.1f}%;background:{TRAIN}"></div></div>'
-    )
-
-
-def _numbers(progress, texts):
-    cells = []
-    for item in figures(progress, texts):
-        tone = "color:#43a047" if item.better else ""
-        change = f' <span style="{tone}">{escape(item.change)}</span>' if item.change else ""
-        cells.append(
-            f'<div style="flex:1 1 105px;padding:9px 14px"><div style="font-size:19px;font-weight:600;'
-            f'font-variant-numeric:tabular-nums;line-height:1.4;white-space:nowrap">{escape(item.value)}</div>'
-            f'<div style="font-size:11px"><span style="{SOFT};overflow-wrap:anywhere">{escape(item.label)}</span>{change}'
-            "</div></div>"
-        )
-    return f'<div style="display:flex;flex-wrap:wrap;border-bottom:{LINE}">{"".join(cells)}</div>'
-
-# %% ../../nbs/runs/02_report.ipynb #40288285
-def _charts(progress, texts):
-    cells = []
-    for title, alt, legend, png in charts(progress, texts):
-        words = " &nbsp; ".join(
-            f'<span style="{f"color:{colour}" if colour else SOFT}">{escape(text)}</span>'
-            for text, colour in legend
-        )
-        cells.append(
-            f'<div style="flex:1 1 320px;max-width:480px;box-sizing:border-box;padding:10px 14px 6px">'
-            f'<div style="display:flex;justify-content:space-between;gap:12px;font-size:12px;padding-bottom:4px">'
-            f'<b style="font-weight:600;overflow-wrap:anywhere">{escape(title)}</b> <span>{words}</span></div>'
-            f'<img alt="{escape(alt)}" style="display:block;width:100%;height:auto;background:none" '
-            f'src="data:image/png;base64,{base64.b64encode(png).decode()}"></div>'
-        )
-    return f'<div style="display:flex;flex-wrap:wrap">{"".join(cells)}</div>' if cells else ""
-
-# %% ../../nbs/runs/02_report.ipynb #4b29231f
-def _notes(progress, texts, most=5):
-    notes = messages(progress, texts)
-    rows = [
-        f'<div style="padding:8px 14px;border-top:{LINE};overflow-wrap:anywhere;white-space:pre-wrap;{_tint(level, ".1")}">'
-        + (f"<b>{escape(texts[level])}</b> " if level in ("warning", "error") else "")
-        + f"{escape(text)}</div>"
-        for level, text in notes[-most:]
-    ]
-    if len(notes) > most:
-        earlier = texts["more"].format(n=len(notes) - most)
-        rows.append(f'<div style="padding:0 14px 8px;{SOFT}">{escape(earlier)}</div>')
-    return "".join(rows)
-
-
-def _foot(progress, place, run_path, texts):
-    code = f'<code style="font:12px ui-monospace,Menlo,Consolas,monospace;background:none;padding:0" title="{escape(run_path)}">{escape(short_path(run_path))}</code>'
-    parts = [
-        f"{escape(texts['run'])} {code}" if run_path else "",
-        escape(machine(progress, texts)),
-        escape(place),
-    ]
-    if progress.saved:
-        parts.append(escape(texts["saved"].format(step=progress.saved.step)))
-    spans = " ".join(f'<span style="overflow-wrap:anywhere">{part}</span>' for part in parts if part)
-    return (
-        f'<div style="display:flex;flex-wrap:wrap;gap:2px 16px;padding:7px 14px;border-top:{LINE};font-size:12px;{SOFT}">'
-        f"{spans}</div>"
-    )
-
-# %% ../../nbs/runs/02_report.ipynb #9eb47858
 def report_html(
     progress: Progress,  # of the run
     place: str = "",  # where it trained, in words, such as `process 4121`
@@ -133,18 +40,17 @@ def report_html(
 ) -> str:  # a `<div>` that needs nothing around it
     "The card of a run, as it stays in a saved notebook"
     texts = texts or wording("card")
-    frame = f"max-width:960px;border:{LINE};border-radius:6px;overflow:hidden;text-align:left;font:13px/1.45 system-ui,sans-serif"
-    return (
-        f'<div class="tonb-report tex2jax_ignore mathjax_ignore" role="group" aria-label="{escape(texts["group"])}" style="{frame}">'
-        + _head(progress, texts)
-        + _bar(progress)
-        + _numbers(progress, texts)
-        + _charts(progress, texts)
-        + devices_html(progress, texts)
-        + assumptions_html(progress, texts)
-        + _notes(progress, texts)
-        + _foot(progress, place, run_path, texts)
-        + "</div>"
+    saved = texts["saved"].format(step=progress.saved.step) if progress.saved else ""
+    return frame_html(
+        texts["group"],
+        head_html(progress.state, progress.name, headline(progress, texts), texts),
+        bar_html(progress.fraction),
+        figures_html(figures(progress, texts)),
+        pictures_html(charts(progress, texts)),
+        devices_html(progress, texts),
+        assumptions_html(progress, texts),
+        notes_html(messages(progress, texts), texts),
+        foot_html(texts["run"], run_path, [machine(progress, texts), place, saved]),
     )
 
 # %% ../../nbs/runs/02_report.ipynb #f467a6a6

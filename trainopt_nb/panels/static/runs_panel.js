@@ -116,10 +116,10 @@ function Row({ row, chosen, ink, texts, choose }) {
       onChange=${(event) => choose(event.target.checked)} /><i class="tonb-dot" data-ink=${ink}></i></td>
     <td class="tonb-cell-name"><b class="tonb-run-name" title=${row.name}>${row.name}</b></td>
     <td><span class="tonb-state" data-state=${row.state} title=${[row.why, row.damage].filter(Boolean).join("; ")}>${texts[row.state] ?? row.state}${row.damage && " ⚠"}</span></td>
-    <td class="tonb-cell-done"><span>${`${row.done[0]}/${row.done[1] ?? "–"}`}</span><span class="tonb-bar"><i class="tonb-fill"
+    <td class="tonb-cell-done"><span>${`${row.done[0]}/${row.done[1] ?? "–"}${row.unit && ` ${texts[`${row.unit}s`] ?? ""}`}`}</span><span class="tonb-bar"><i class="tonb-fill"
       style=${{ width: `${(row.fraction ?? 0) * 100}%` }}></i></span></td>
     <td class="tonb-cell-best"><b>${row.best ? row.best[0] : "–"}</b><small>${
-      row.best ? fill(texts.at_epoch, { name: row.best[1], epoch: row.best[2] }) : ""}</small></td>
+      row.best ? fill(texts[`at_${row.unit || "epoch"}`] ?? "{name}", { name: row.best[1], epoch: row.best[2] }) : ""}</small></td>
     <td class="tonb-cell-time"><span>${row.time}</span></td>
     <td class="tonb-cell-changed"><span title=${row.changed}>${row.changed}</span></td></tr>`;
 }
