@@ -65,6 +65,11 @@ def plain_source(
 
 # %% ../../nbs/base/05_cells.ipynb #9e1a2c2b
 _SIMPLE = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Expr, ast.Delete, ast.Assert)
+_SIMPLE += (
+    ast.ClassDef,
+    ast.FunctionDef,
+    ast.AsyncFunctionDef,
+)  # bases, decorators and defaults are read first
 _KNOWN = {*dir(builtins), "__name__", "__file__", "get_ipython"}
 
 
