@@ -4,19 +4,14 @@ import random
 
 import cloudpickle
 import numpy as np
-import pytest
 import torch
-from helpers import magic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from trainopt_nb.base.errors import OptionError, RunError, TaskError
 from trainopt_nb.notebook.execute_cell import execute_cell
-from trainopt_nb.notebook.verbs import CellOptions
-from trainopt_nb.sweep.cell_objective import CellObjective
-from trainopt_nb.sweep.freeze import frozen_cell
-from trainopt_nb.task.train_options import TrainOptions
+from trainopt_nb.sweeps.cell_objective import CellObjective
+from trainopt_nb.sweeps.freeze import frozen_cell
 
 EARLIER = """
 import random

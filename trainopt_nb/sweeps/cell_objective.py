@@ -18,11 +18,12 @@ from collections.abc import Callable
 import cloudpickle
 import torch
 
-from ..base.cells import bound_names, missing_names, parses
+from ..base.cells import bound_names, missing_names, parses, statement_names
 from ..base.errors import OptionError
 from ..base.options import declared
 from ..base.tunables import DRAW, Draws
 from ..data.object_graph import Globals, walk
+from ..data.snapshot import Snapshot
 from .cell_parts import cell_parts
 from .cell_runner import CellRunner
 from .contents import is_comparable
@@ -30,7 +31,7 @@ from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..task.variables import TaskNames, earlier_variables_note, find_task, loss_and_metrics, resolve
 from ..train.torch_settings import seed_everything
-from ..workers.shared_arrays import SharedArrays, pickle_shared
+from ..workers.shared_arrays import SharedArrays, can_travel, pickle_shared
 
 # %% ../../nbs/sweeps/32_cell_objective.ipynb #fca51c4b
 _MAGIC = re.compile(r"\s*(%|!|\?|[\w.]+\?{1,2}\s*$)")
@@ -63,18 +64,28 @@ FILE = "<cell of the sweep>"  # for tracebacks
 _OWN = ("loss", "metrics", "training_step", "eval_step")
 
 
+def _perhaps_read(source: str) -> set[str]:
+    "Return names that a cell may read before it binds them: a branch or a loop may not bind them, or not yet"
+    sure, perhaps = set(), set()
+    for node in ast.parse(source).body:
+        names = statement_names(node)
+        perhaps |= names.reads - sure
+        sure |= set() if hasattr(node, "body") and not hasattr(node, "name") else names.binds
+    return perhaps
+
+
 def _needed(
     source: str, names: dict[str, object], given: dict[str, object], variables: TaskNames
 ) -> dict[str, object]:
     "Return the notebook's variables that the cell reads, or that its task is taken from"
-    wanted = dict.fromkeys(missing_names(source))
-    wanted |= dict.fromkeys((*vars(variables).values(), *(name for name in _OWN if name not in given)))
-    own = bound_names(source)
-    return {
-        name: names[name]
-        for name in wanted
-        if name in names and (name in missing_names(source) or name not in own)
-    }
+    own, task = (
+        bound_names(source),
+        (*vars(variables).values(), *(name for name in _OWN if name not in given)),
+    )
+    wanted = dict.fromkeys((*missing_names(source), *(name for name in task if name not in own)))
+    wanted = {name: names[name] for name in wanted if name in names}
+    perhaps = _perhaps_read(source) & names.keys()
+    return wanted | {name: names[name] for name in perhaps - wanted.keys() if can_travel(names[name])}
 
 
 def _packed(
@@ -148,13 +159,20 @@ class CellObjective:
         "Open what has travelled, and prepare the cell"
         probe, names, self.given, self._dtype = cloudpickle.loads(self._payload)
         self._space, self._base = probe.__globals__, {"__name__": "__main__", **probe.__globals__, **names}
-        self._copied = {name: value for name, value in names.items() if not is_comparable(value)}
         if self._runner is None:
-            fixed = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
-            defined = [name for name, value in self._base.items() if isinstance(value, fixed)]
-            parts = cell_parts(self.source, defined, _later(names))
-            given = {name: value for name, value in names.items() if name not in self._copied}
-            self._runner = CellRunner(parts, _compiler(self.source), given)
+            self._prepare({name: value for name, value in self._base.items() if not name.startswith("__")})
+        self._copied = {name: self._base[name] for name in self._copied}
+
+    def _prepare(self, known: dict[str, object]):
+        "Prepare the cell; models and other objects that training changes are copied for each trial"
+        fixed = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
+        defined = [name for name, value in known.items() if isinstance(value, fixed)]
+        given = {name: value for name, value in known.items() if is_comparable(value)}
+        self._runner = CellRunner(
+            cell_parts(self.source, defined, _later(known)), _compiler(self.source), given
+        )
+        self._copied = {name: value for name, value in known.items() if name not in given}
+        self._classes = Snapshot(*self._copied.values(), room=0)
 
     def run(
         self,
@@ -165,6 +183,7 @@ class CellObjective:
         if self._runner is None:
             self._load()
         self._runner.begin()
+        self._classes.put_back()
         if not self._runner.keep:  # a trial may have changed what had travelled
             self._load()
         self._space.clear()

@@ -180,10 +180,10 @@ def _with_changes(parts: list[Part], related: _Related) -> list[Part]:
     "Fuse each statement that changes an object with the one that made it"
     number = 0
     while number < len(parts):
-        touched = related.of(parts[number].changes)
+        touched = related.of(parts[number].changes) if parts[number].changes else frozenset()
         first = next((i for i in range(number) if parts[i].binds & touched), number)
         before = len(parts)
-        if parts[number].changes:
+        if first < number:
             parts = fuse(parts, first, number)
         number += 1 - (before - len(parts))
     return [part._replace(keepable=part.keepable and _may_be_kept(part)) for part in parts]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from types import CodeType
 from typing import NamedTuple
 
+from ..data.object_graph import PLAIN
 from .cell_parts import Part, fuse
 from .contents import Memory, NotComparable
 from .kept_objects import Kept, Looks, RandomState
@@ -131,6 +132,7 @@ class CellRunner:
     def begin(self):
         "Put kept objects back, and keep nothing from now on where a trial has changed their numbers"
         if not self.keep:
+            self._given.put_back()  # classes stay the same, however often they are opened
             return
         whole, start, memory = self._looks.due(), time.perf_counter(), Memory()
         for kept in (self._given, *self._parts.kept.values()):
@@ -153,7 +155,7 @@ class CellRunner:
         names: dict,  # the namespace; the random generators are seeded
     ):
         "Execute the cell, or take kept objects in place of its statements"
-        different: set[str] = set()
+        different, known = set(), set(self._given.values)
         now = RandomState() if self.keep else None
         for line in list(self._parts.lines):
             if not self.keep:
@@ -163,19 +165,21 @@ class CellRunner:
             differs = part.varies or bool(part.needs & different) or bool(first and not first.repeats(now))
             if kept is not None and not differs:
                 names.update(kept.values)
+                known |= part.binds
                 if first.before != first.after:
                     first.after.set()
                     now = first.after
                 continue
-            before = now
+            before, fresh = now, {n for n in part.needs - known if not isinstance(names.get(n), PLAIN)}
             exec(line.code, names)
             now = RandomState() if part.random else now
             different |= part.taints if differs else set()
             if first is None:
                 self._parts.first[line.key] = _First(before, now)
-                self._watch(line, names, differs)
+                self._watch(line, names, differs, bool(fresh))
+            known = known | part.binds if line.key in self._parts.kept else known - part.binds
 
-    def _watch(self, line: _Line, names: dict, differs: bool):
+    def _watch(self, line: _Line, names: dict, differs: bool, reads_fresh: bool):
         "Keep what a part gave, and take note of what it changed"
         part, parts, memory, intact = line.part, self._parts, Memory(), True
         if part.needs & self._given.values.keys() and (path := self._given.changed(True, memory)):
@@ -190,7 +194,7 @@ class CellRunner:
                     self.notes.append(
                         f"Each trial makes {known} again, because line {part.line} changes it in place."
                     )
-        if intact and part.keepable and not differs and line.key not in parts.never:
+        if intact and part.keepable and not (differs or reads_fresh) and line.key not in parts.never:
             try:
                 parts.kept[line.key] = Kept({n: names[n] for n in part.binds if n in names}, memory)
             except NotComparable:

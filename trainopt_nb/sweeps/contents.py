@@ -112,7 +112,8 @@ def _content(value: object, memory: Memory | None) -> object:
     if isinstance(value, PLAIN):
         return repr(value) if isinstance(value, float) else value
     if type(value) in GENERATORS:
-        return _pickled(GENERATORS[type(value)][0](value))
+        state = GENERATORS[type(value)][0](value)
+        return state.numpy().tobytes() if isinstance(state, Tensor) else _pickled(state)
     return _container_content(value, memory)
 
 
