@@ -45,8 +45,8 @@ def parse_flags(
             continue
         if not equals and not words:
             raise OptionError(f"{option.flag} needs a value: {option.values}.")
-        value = option.parse(text if equals else words.pop(0), names)
-        several = option.type in ("names", "rates")  # each time that the flag is given adds some
+        value = option.parse(text if equals else _taken(words, option), names)
+        several = option.type in ("names", "rates", "words")  # each time that the flag is given adds some
         values[option.name] = (*values.get(option.name, ()), *value) if several else value
     return values, rest
 
@@ -56,6 +56,14 @@ def _in_full(word: str, known: dict[str, Option]) -> str:
     flag = next((flag for flag, o in known.items() if o.short and word.startswith(f"-{o.short}")), None)
     rest = word[2:].removeprefix("=")
     return word if flag is None else f"{flag}={rest}" if rest else flag
+
+
+def _taken(words: list[str], option: Option) -> str:
+    "Take the word behind a flag, or all words up to the next flag"
+    taken = [words.pop(0)]
+    while option.type == "words" and words and not words[0].startswith("-"):
+        taken.append(words.pop(0))
+    return " ".join(taken)
 
 
 def _switched(word: str, words: list[str], known: dict[str, Option]) -> bool:

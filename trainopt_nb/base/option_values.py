@@ -75,6 +75,13 @@ def _names(option, value):
     return names
 
 
+def _words(option, value):
+    words = tuple(value.split() if isinstance(value, str) else value)
+    if not all(isinstance(word, str) and word for word in words):
+        raise ValueError
+    return words
+
+
 def _rates(option, value):
     "Pairs such as `backbone.*=1e-5` or `backbone.*=0.1x`, or a dict of them"
     pairs = [f"{pattern}={rate}" for pattern, rate in value.items()] if isinstance(value, dict) else value
@@ -117,7 +124,7 @@ def _finite(option, value):
 
 # %% ../../nbs/base/01b_option_values.ipynb #b34c8691
 CHECKS = {"int": _int, "float": _float, "bool": _bool, "choice": _choice, "text": _text, "numbers": _numbers}
-CHECKS |= {"names": _names, "rates": _rates, "literal": _literal, "duration": _duration, "share": _share}
+CHECKS |= {"names": _names, "rates": _rates, "literal": _literal, "duration": _duration, "share": _share, "words": _words}
 
 # %% ../../nbs/base/01b_option_values.ipynb #6ef7efcb
 SWITCH = {
@@ -147,6 +154,8 @@ def possible_values(
         return "numbers separated by commas"
     if option.type == "names":
         return "names or patterns separated by commas"
+    if option.type == "words":
+        return "words, up to the next flag"
     if option.type == "rates":
         return "pattern=number or pattern=factorx, separated by commas"
     if option.type == "literal":

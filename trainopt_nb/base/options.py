@@ -41,7 +41,7 @@ class Option(NamedTuple):
     "One declared option"
 
     name: str  # the Python keyword, such as `batch_size`
-    type: str  # `int`, `float`, `bool`, `choice`, `text`, `numbers`, `names`, `rates`, `duration` (seconds) or `share`
+    type: str  # `int`, `float`, `bool`, `choice`, `text`, `numbers`, `names`, `words`, `rates`, `duration` (seconds) or `share`
     default: object
     help: str  # one phrase
     group: str = ""  # heading that it stands under

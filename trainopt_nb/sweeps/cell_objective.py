@@ -196,13 +196,14 @@ class CellObjective:
     def __call__(
         self,
         suggest: Callable[[str, object], object],  # as for `run`; it is asked for training options too
+        seed: int | None = None,  # in place of that of the options
     ) -> tuple[Task, TrainOptions]:
         "Return the task and the options of a trial. Raises what the cell raises, and `TaskError` where a variable is missing"
         if self._runner is None:
             self._load()
         written = TrainOptions.of(**{k: v for k, v in self.given.items() if k in declared(TrainOptions)})
         drawn = {name: suggest(name, getattr(written, name)) for name in self.searched}
-        names = self.run(suggest, written.replace(**drawn).seed)
+        names = self.run(suggest, written.replace(**drawn).seed if seed is None else seed)
         given = resolve(self.given, names) | drawn
         task = find_task(names, self.variables)
         taken = loss_and_metrics(names, given)

@@ -61,6 +61,7 @@ class FunctionObjective:
 
     lazy: frozenset[str] = frozenset()
     kept: tuple[object, ...] = ()  # what a function keeps from trial to trial is its own affair
+    task: Task | None = None  # trials may have tasks of their own
 
     def __init__(
         self,

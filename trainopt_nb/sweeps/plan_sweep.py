@@ -77,7 +77,7 @@ class SweepPlan:
     @property
     def can_batch(self) -> bool:
         "Return whether all trials train one and the same task with other options"
-        return isinstance(self.objective, TaskObjective) and self.options.devices == 1 and not self.how.budget
+        return self.objective.task is not None and self.options.devices == 1 and not self.how.budget
 
     def searched_options(self, values: Mapping[str, object]) -> dict[str, object]:
         "Return those of the values of a trial that are training options"
