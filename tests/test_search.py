@@ -413,9 +413,9 @@ def test_the_share_of_a_trial_is_what_its_trials_train(name):
         (small(), 7, 1, "tpe", "8 combinations .* grid of 7 trials"),
         (small(), None, 1, "tpe", "8 combinations"),
         (wide(), 50, 1, "tpe", "2 ranges and 1 choice .* grid of 50 trials"),
-        (wide(), 100, 2, "tpe", "100 trials"),
-        (wide(), 250, 2, "nsga2", "250 trials .* 2 objectives"),
-        (wide(), 300, 4, "nsga3", "300 trials .* 4 objectives"),
+        (wide(), 300, 2, "tpe", "300 trials"),
+        (wide(), 2000, 2, "nsga2", "2000 trials for 2 objectives"),
+        (wide(), 2000, 4, "nsga3", "2000 trials for 4 objectives"),
     ],
 )
 def test_the_sampler_follows_space_and_budget(space, trials, objectives, name, said):
