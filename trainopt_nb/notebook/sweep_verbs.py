@@ -23,7 +23,7 @@ from .stored_cell import stored_cell
 from .train_in_cell import attach, run_in_cell
 from .verbs import Call, RunFolder, Trust, Verb
 from ..runs.run import Run
-from ..runs.table import find_run, list_runs
+from ..runs.table import list_runs
 from ..search.options import SweepOptions
 from ..search.parse_space import parse_space
 from ..sweeps.cell_trials import plan_cell

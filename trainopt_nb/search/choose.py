@@ -25,7 +25,7 @@ def _counted(search: Search) -> str:
     return " and ".join(f"{n} {word}{'s' * (n > 1)}" for word, n in counts.items() if n)
 
 
-MANY_TRIALS = 250  # from which several objectives are searched by generations
+MANY_TRIALS = 2000  # from which TPE would take long for several objectives
 
 
 def choose_sampler(
@@ -39,7 +39,10 @@ def choose_sampler(
         return "grid", f"All {size:.0f} combinations fit into {trials} trials."
     if search.objectives > 1 and trials is not None and trials >= MANY_TRIALS:
         name = "nsga2" if search.objectives < 4 else "nsga3"
-        return name, f"{trials} trials are enough for generations with {search.objectives} objectives."
+        return (
+            name,
+            f"With {trials} trials for {search.objectives} objectives, TPE would take long to choose.",
+        )
     many = f"{size:,.0f} combinations are" if size < float("inf") else f"{_counted(search)} are"
     room = "" if trials is None else f" for a grid of {trials} trials"
     return "tpe", f"{many} too many{room}, so TPE proposes values like those that were best."
