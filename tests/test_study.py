@@ -266,9 +266,10 @@ def test_a_stopped_process_with_the_lock_is_said(folder, monkeypatch):
     "storage, error, said",
     [
         ("postgresql://me:secret@127.0.0.1:1/sweeps", (RunError, OptionError), "cannot be used|needs psycopg"),
-        ("postgres://me:secret@host/sweeps", OptionError, "is no URL of a database, such as"),
+        ("postgers://me:secret@host/sweeps", OptionError, "is no URL of a database, such as"),
         ("postgresql://host:port/x", OptionError, "is no URL of a database"),
         ("nosuch+driver://me:secret@host/x", OptionError, "is no URL of a database"),
+        ("mysql://me:secret@host/x", OptionError, "needs MySQLdb, which is not installed: pip install 'mysqlclient', or conda"),
         ("mysql+nosuchdriver://me:secret@host/x", OptionError, "is no URL of a database"),
         ("sqlite:////nosuch/directory/x.db", RunError, "look whether its directory is there"),
         ("redis://:secret@127.0.0.1:1/0", (RunError, OptionError), "needs redis, which is not installed: pip install 'redis'|cannot be used"),
