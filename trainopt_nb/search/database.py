@@ -22,12 +22,12 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQL
 from ..base.errors import OptionError, RunError
 
 # %% ../../nbs/search/18d_database.ipynb #4a3a7289
-PACKAGES = {  # module that is missing -> what to install
-    "psycopg": "trainopt_nb[postgres]",
-    "psycopg2": "trainopt_nb[postgres]",
-    "MySQLdb": "mysqlclient",
-    "pymysql": "pymysql",
-    "redis": "redis",
+PACKAGES = {  # module that is missing -> what to install by pip, and by conda
+    "psycopg": ("trainopt_nb[postgres]", "psycopg"),
+    "psycopg2": ("psycopg2-binary", "psycopg2"),
+    "MySQLdb": ("mysqlclient", "mysqlclient"),
+    "pymysql": ("pymysql", "pymysql"),
+    "redis": ("redis", "redis-py"),
 }
 
 
@@ -40,12 +40,12 @@ def shown(
     except (ArgumentError, ValueError):
         return storage.rpartition("@")[2]
 
-
+# %% ../../nbs/search/18d_database.ipynb #d5944075
 def _missing(storage, error):
     name = getattr(error.__cause__ or error, "name", None) or "redis"
-    package = PACKAGES.get(name.partition(".")[0], name)
+    by_pip, by_conda = PACKAGES.get(name.partition(".")[0], (name, name))
     return OptionError(
-        f"The storage {shown(storage)} needs {name}, which is not installed: pip install '{package}'."
+        f"The storage {shown(storage)} needs {name}, which is not installed: pip install '{by_pip}', or conda install -c conda-forge {by_conda}."
     )
 
 
@@ -74,7 +74,7 @@ def database_errors(
             f"The storage {shown(storage)} cannot be used ({_reason(cause)}): {_way_out(storage)}."
         ) from error
 
-
+# %% ../../nbs/search/18d_database.ipynb #15d3a037
 @contextlib.contextmanager
 def _url_errors(storage):
     "Turn what is wrong with a URL into `OptionError`"
@@ -97,8 +97,10 @@ _TRIES = 5  # two processes that make the tables at once disturb each other
 
 def _with_driver(url: URL) -> URL:
     "Return the URL of a PostgreSQL server with the driver that is installed, where it names none"
+    if url.drivername not in ("postgresql", "postgres"):
+        return url
     found = [name for name in ("psycopg", "psycopg2") if importlib.util.find_spec(name)]
-    return url.set(drivername=f"postgresql+{found[0]}") if url.drivername == "postgresql" and found else url
+    return url.set(drivername="+".join(["postgresql", *found[:1]]))
 
 
 def _absolute(url: URL) -> URL:
@@ -120,7 +122,7 @@ def _engine_options(url: URL) -> dict:
             return {"pool_pre_ping": True, "connect_args": {"connect_timeout": _WAIT}}
     return {"pool_pre_ping": True}
 
-
+# %% ../../nbs/search/18d_database.ipynb #d8733518
 def _lock_at_once(storage: RDBStorage):
     "Let each transaction of a SQLite file begin with the lock that a write needs"
 

@@ -23,7 +23,38 @@ LONG = 3600.0  # seconds by which no two clocks differ: a beat before that is no
 _here: set[str] = set()  # owners of this process that have not ended
 
 
-class Leases:
+class _Owners:
+    "The owners of a study as one process sees them"
+
+    def __init__(self, folder: Path | None):
+        self._folder = folder
+        self._process = describe_process(os.getpid())
+        self._watched: dict[
+            str, tuple[int, float]
+        ] = {}  # owner -> its newest beat, and when that was first seen
+
+    def _alive(self, owner, process) -> bool | None:
+        "Return whether the process of an owner is there; None where that cannot be told from here"
+        if process == self._process:
+            return owner in _here
+        if self._folder is None and not same_boot(process):
+            return None
+        return is_running(process, self._folder or Path())
+
+    def _silent(self, owner, record) -> bool:
+        beat, now = record["beat"], time.monotonic()
+        if self._watched.get(owner, (None,))[0] != beat:
+            self._watched[owner] = beat, now
+        return now - self._watched[owner][1] > SILENCE or time.time() - record["time"] > LONG
+
+    def _is_gone(self, owner, record) -> bool:
+        if record.get("ended"):
+            return True
+        alive = self._alive(owner, record["process"])
+        return self._silent(owner, record) if alive is None else not alive
+
+# %% ../../nbs/search/19_leases.ipynb #552714d8
+class Leases(_Owners):
     "The owners of the trials of a study, and the one that this object stands for"
 
     def __init__(
@@ -31,13 +62,10 @@ class Leases:
         study: optuna.Study,
         folder: Path | None = None,  # of a storage that is a file; None for a server
     ):
-        self._storage, self._study, self._folder = study._storage, study._study_id, folder
+        super().__init__(folder)
+        self._storage, self._study = study._storage, study._study_id
         self.owner = f"{os.getpid()}-{secrets.token_hex(4)}"  # as trials name it
-        self._process = describe_process(os.getpid())
         self._beat, self._beaten = 0, float("-inf")  # number and time of the newest beat
-        self._watched: dict[
-            str, tuple[int, float]
-        ] = {}  # owner -> its newest beat, and when that was first seen
         _here.add(self.owner)
         self.renew()
 
@@ -57,33 +85,9 @@ class Leases:
             _here.discard(self.owner)
             self._write(ended=True)
 
-    def _alive(self, owner, record) -> bool | None:
-        "Return whether the process of an owner is there; None where that cannot be told from here"
-        process = record["process"]
-        if process == self._process:
-            return owner in _here
-        if self._folder is None and not same_boot(process):
-            return None
-        return is_running(process, self._folder or Path())
-
-    def _silent(self, owner, record) -> bool:
-        beat, now = record["beat"], time.monotonic()
-        if self._watched.get(owner, (None,))[0] != beat:
-            self._watched[owner] = beat, now
-        return now - self._watched[owner][1] > SILENCE or time.time() - record["time"] > LONG
-
     def gone(self) -> set[str]:
         "Return the owners that will not end their trials any more"
         attributes = self._storage.get_study_system_attrs(self._study)
-        records = {
-            key.removeprefix(f"{OWNER}:"): each
-            for key, each in attributes.items()
-            if key.startswith(f"{OWNER}:")
-        }
+        prefix = f"{OWNER}:"
+        records = {n.removeprefix(prefix): each for n, each in attributes.items() if n.startswith(prefix)}
         return {owner for owner, record in records.items() if self._is_gone(owner, record)}
-
-    def _is_gone(self, owner, record) -> bool:
-        if record.get("ended"):
-            return True
-        alive = self._alive(owner, record)
-        return self._silent(owner, record) if alive is None else not alive

@@ -19,7 +19,7 @@ from optuna.storages.journal._storage import JournalOperation
 from ..base.errors import RunError, run_errors
 from ..store.private import private
 from .journal_lock import JournalLock
-from .journal_repair import ends_trial, find_gaps, mend, placed_records, read_record
+from .journal_repair import ends_trial, read_record, repair_journal
 
 # %% ../../nbs/search/18c_study_journal.ipynb #aa76f857
 SYNC_EVERY = 1.0  # seconds between two times that ends of trials are forced to the disk
@@ -66,16 +66,6 @@ def _write(file, data):
         raise
 
 
-def _overwrite(path, patches, size):
-    "Write bytes at their places, and cut the file; a file that is open for appending writes at its end only"
-    with open(path, "r+b", buffering=0) as file:
-        for place, data in patches:
-            file.seek(place)
-            file.write(data)
-        file.truncate(size)
-        os.fsync(file.fileno())
-
-
 def _must_last(record):
     "Return whether a record must survive a power cut"
     return record["op_code"] == JournalOperation.CREATE_STUDY or ends_trial(record)
@@ -109,21 +99,9 @@ class StudyJournal(BaseJournalBackend):
             )
 
     def _repair(self):
-        "Overwrite what is damaged, and keep it in a file of its own"
-        with run_errors(self.path), self._lock.held(), _open(self.path) as file:
-            data = file.read()
-            records = placed_records(data)
-            gaps = find_gaps(records, len(data))
-            patches = [(gap.begin, mend(gap, records, self.path)) for gap in gaps if gap.end < len(data)]
-            if not gaps:
-                return  # it was being written when it was read
-            with open(f"{self.path}.damaged", "ab", opener=private) as kept:
-                kept.writelines(data[gap.begin : gap.end] for gap in gaps)
-            places = ", ".join(f"{gap.begin:,}" for gap in gaps)
-            self.notes.append(
-                f"{self.path} was damaged at byte {places}; its other records are kept, and the damaged bytes are in {self.path.name}.damaged."
-            )
-            _overwrite(self.path, patches, gaps[-1].begin if gaps[-1].end == len(data) else len(data))
+        with run_errors(self.path), self._lock.held():
+            if said := repair_journal(self.path):  # else it was being written when it was read
+                self.notes.append(said)
 
     def _lines_from(self, place):
         "Return the whole lines behind a place"

@@ -61,7 +61,7 @@ def open_storage(
     with quiet_optuna():
         return open_database(storage)
 
-
+# %% ../../nbs/search/18e_study_storage.ipynb #4bb7487f
 def _url(storage: BaseStorage) -> str:
     "Return the URL of a database; empty for a journal and other storages"
     return getattr(getattr(storage, "_backend", storage), "url", "")
