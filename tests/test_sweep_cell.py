@@ -1,17 +1,24 @@
 "A cell as the objective of a sweep: each trial equals the frozen cell to the last bit, and data are loaded once"
 
 import random
+import sys
 
 import cloudpickle
 import numpy as np
+import pytest
 import torch
+from helpers import losses, magic, quiet, weights
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from trainopt_nb.api.run_task import Where, print_lines, run_task
+from trainopt_nb.base.errors import OptionError, RunError, TaskError
 from trainopt_nb.notebook.execute_cell import execute_cell
-from trainopt_nb.sweeps.cell_objective import CellObjective
-from trainopt_nb.sweeps.freeze import frozen_cell
+from trainopt_nb.sweep.cell_objective import CellObjective
+from trainopt_nb.sweep.freeze import frozen_cell
+from trainopt_nb.task.variables import Variable
+from trainopt_nb.workers.submit import submit
 
 EARLIER = """
 import random
@@ -140,7 +147,11 @@ def plain(value):
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, (int, float, str, type(None))):
         return value
-    own = {k: v for k, v in vars(value).items() if k in ("x", "strength", "asked", "rng", "own", "dataset", "batch_size", "generator", "mean")}
+    own = {
+        k: v
+        for k, v in vars(value).items()
+        if k in ("x", "strength", "asked", "rng", "own", "dataset", "batch_size", "generator", "mean")
+    }
     kind = {k: v for k, v in vars(type(value)).items() if k in ("factor", "seen")}
     return type(value).__name__, plain(own), plain(kind)
 
@@ -173,7 +184,7 @@ def alone(shell, cell, seed, spoil):
     "The outcome of a cell that `%%trainopt fit` executes in a new notebook"
     names = {"__name__": "__main__"}
     exec(EARLIER, names)
-    line, _, body = cell.partition("\n")
+    _, _, body = cell.partition("\n")
     execute_cell(shell, body, seed=seed, names=names)
     return outcome(names, spoil)
 
@@ -186,14 +197,24 @@ def trials(cell, given=(), searched=()):
 
 
 VALUES = st.fixed_dictionaries(
-    {"width": st.integers(1, 8), "scale": st.floats(0, 2), "which": st.sampled_from("ab"), "seed": st.integers(0, 2), "spoil": st.booleans()}
+    {
+        "width": st.integers(1, 8),
+        "scale": st.floats(0, 2),
+        "which": st.sampled_from("ab"),
+        "seed": st.integers(0, 2),
+        "spoil": st.booleans(),
+    }
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(st.sampled_from(STATEMENTS), min_size=3, max_size=14), st.lists(VALUES, min_size=2, max_size=5))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.sampled_from(STATEMENTS), min_size=3, max_size=14), st.lists(VALUES, min_size=2, max_size=5)
+)
 def test_a_trial_equals_the_frozen_cell_to_the_last_bit(shell, lines, values):
-    lines = [line for n, line in enumerate(lines) if "#@param" not in line or lines.index(line) == n]  # each once
+    lines = [
+        line for n, line in enumerate(lines) if "#@param" not in line or lines.index(line) == n
+    ]  # each once
     cell = "\n".join([*lines, LAST])
     objective = trials(cell)
     for wanted in values:
@@ -207,3 +228,204 @@ def test_a_trial_equals_the_frozen_cell_to_the_last_bit(shell, lines, values):
         got = outcome(names, wanted["spoil"])
         expected = alone(shell, frozen_cell(cell, drawn), wanted["seed"], wanted["spoil"])
         assert got == expected, objective.notes
+
+
+# --- trained to the end
+
+
+DIGITS = """
+from sklearn.datasets import load_digits
+width = 24  #@param {type:"slider", min:8, max:64}
+drop = 0.3  #@param {type:"slider", min:0.0, max:0.5}
+norm = True  #@param {type:"boolean"}
+strength = 0.1  #@param {type:"slider", min:0.0, max:1.0}
+images, labels = load_digits(return_X_y=True)
+images /= 16
+X, Y = torch.tensor(images, dtype=torch.float32), torch.tensor(labels)
+order = torch.randperm(len(X))
+
+class Blurred(torch.utils.data.Dataset):
+    def __init__(self, rows):
+        self.rows, self.rng = rows, np.random.default_rng(2)
+    def __len__(self):
+        return len(self.rows)
+    def __getitem__(self, i):
+        noise = random.random() + torch.randn(64) + np.random.rand() + self.rng.random()
+        return X[self.rows[i]] + strength * noise.float(), Y[self.rows[i]]
+
+train_data = torch.utils.data.DataLoader(Blurred(order[:60]), batch_size=20, shuffle=True)
+valid_data = X[order[1200:1300]], Y[order[1200:1300]]
+layers = [torch.nn.Linear(64, width), torch.nn.ReLU(), torch.nn.Dropout(drop)]
+if norm:
+    layers.insert(1, torch.nn.BatchNorm1d(width))
+model = torch.nn.Sequential(*layers, torch.nn.Linear(width, 10))
+def half(outputs, targets): return 0.5 * torch.nn.functional.cross_entropy(outputs, targets)
+"""
+
+
+def trained(objective, values, folder):
+    "Train one trial as a worker does, and return its run and its model"
+    task, options = objective(lambda name, written: values[name])
+    return print_lines(run_task(task, options, Where(folder)), quiet), task.model
+
+
+def test_the_frozen_cell_reaches_the_figures_of_its_trial_by_fit(shell, tmp_path):
+    shell.run_cell("import random, torch, numpy as np")
+    given = {"epochs": 2, "loss": Variable("half"), "momentum": 0.8}
+    objective = CellObjective(DIGITS, shell.user_ns, given, searched=("lr", "optimizer", "seed"))
+    objective = cloudpickle.loads(cloudpickle.dumps(objective))
+    for trial, width in enumerate((24, 9)):
+        values = {"width": width, "drop": 0.1 / 3, "norm": width > 9, "strength": 0.1 * trial}
+        values |= {"lr": 0.01 / 3, "optimizer": ["adamw", "sgd"][trial], "seed": trial}
+        run, model = trained(objective, values, tmp_path / "trials")
+        line, cell = frozen_cell(DIGITS, values, given).split("\n", 1)
+        assert "--loss half" in line and f"--lr {0.01 / 3}" in line and cell.count("#@param") == 4
+        magic(shell, line.removeprefix("%%trainopt "), cell)
+        alone = shell.user_ns["run"]
+        assert len(losses(run)) == 6 and torch.equal(losses(run), losses(alone))
+        assert run.metrics == alone.metrics
+        assert torch.equal(weights(model), weights(shell.user_ns["model"]))
+    assert {"images", "X", "Y", "order"} <= objective._runner.kept_names and objective.notes == []
+
+
+@pytest.fixture
+def loaded(tmp_path, monkeypatch):
+    "A module `counted` whose function `rows` makes data; returns a function that tells how often it did"
+    (tmp_path / "counted.py").write_text(
+        f"import torch\ndef rows(n):\n    print(n, file=open({str(tmp_path / 'made')!r}, 'a'))\n    return torch.rand(n, 3), torch.arange(n) % 2\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield lambda: (tmp_path / "made").read_text().split()
+    sys.modules.pop("counted", None)
+
+
+CELL = """
+from counted import rows
+from torch import nn
+width = 4  #@param {type:"slider", min:1, max:8}
+train_data = rows(20)
+model = nn.Sequential(nn.Linear(3, width), nn.Linear(width, 2))
+"""
+
+
+def test_data_are_loaded_once(loaded):
+    objective = CellObjective(CELL, {})
+    first, *others = [objective(lambda name, written, width=width: width)[0] for width in (4, 8, 4)]
+    assert loaded() == ["20"] and all(task.train_data is first.train_data for task in others)
+    assert (
+        torch.equal(others[1].model[0].weight, first.model[0].weight) and others[0].model[0].out_features == 8
+    )
+
+
+@pytest.mark.parametrize(
+    "cell, times",
+    [
+        (CELL + "train_data = train_data[0] * width, train_data[1]", 1),
+        (CELL + "if width > 4:\n    train_data[0].mul_(2)", 2),  # the trial with 8 changes what was kept
+        (CELL.replace("rows(20)", "rows(width)"), 3),
+        (CELL.replace("rows(20)", "rows(20 if width else 1)"), 3),
+        (CELL + "exec('width')", 3),
+        (CELL.replace("from torch import nn", "from torch import *"), 3),
+        (CELL.replace("rows(20)", "rows(20)\nx, y = train_data; x -= x.mean()"), 1),
+        (
+            CELL.replace(
+                "rows(20)", "rows(20)\nscaler = Scaler().fit(train_data[0])\nx = scaler.scaled(train_data[0])"
+            ),
+            1,
+        ),
+        ("def load(): return rows(width)\n" + CELL.replace("rows(20)", "load()"), 3),
+        ("def load(n=20): return rows(n)\n" + CELL.replace("rows(20)", "load()"), 1),
+    ],
+)
+def test_what_does_not_depend_on_the_trial_is_kept_and_nothing_else(cell, times, loaded):
+    names = {"__name__": "__main__"}
+    exec(EARLIER, names)
+    objective = CellObjective(cell, names)
+    for width in (4, 8, 4):
+        objective.run(lambda name, written, width=width: width, 0)
+    assert len(loaded()) == times
+
+
+def test_what_a_trial_changes_is_said_and_ends_the_keeping(loaded):
+    objective = CellObjective(CELL, {})
+    drawn = lambda name, written: 4
+    task, _ = objective(drawn)
+    before = task.train_data[0].clone()
+    task.train_data[0].add_(1)  # as a step that works in place on its batch
+    task, _ = objective(drawn)
+    assert torch.equal(task.train_data[0], before)
+    [note] = objective.notes
+    assert "because a trial has changed train_data in place" in note
+
+
+# --- in a worker
+
+
+def in_worker(objective, widths):
+    return [weights(objective(lambda name, written, width=width: width)[0].model) for width in widths]
+
+
+def test_a_worker_gets_large_data_by_shared_memory_and_earlier_models_anew():
+    names = {"__name__": "__main__"}
+    exec(EARLIER, names)
+    names["big"] = torch.rand(2**19)
+    cell = """
+width = 4  #@param {type:"slider", min:1, max:8}
+with torch.no_grad():
+    body.weight += big[:9].reshape(3, 3) * width
+big[0] += 1
+model = nn.Sequential(body, nn.Linear(3, 2))
+train_data = X, Y
+"""
+    objective = CellObjective(cell, names)
+    assert objective.shared.size == 2**21 and len(cloudpickle.dumps(objective)) < 2**17
+    first, other, again = submit(in_worker, objective, (4, 8, 4)).result(60)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    with torch.no_grad():
+        expected = names["body"].weight + names["big"][:9].reshape(3, 3) * 4
+    assert torch.equal(
+        first[:9].reshape(3, 3), expected
+    )  # neither the kernel's data nor its model have changed
+
+
+# --- what cannot be
+
+
+@pytest.mark.parametrize(
+    "cell, names, said",
+    [
+        ("files = !ls", {}, "Line 1: the trials of a sweep have no shell"),
+        ("lr = 1\nout = %who", {}, "Line 2: the trials of a sweep have no shell"),
+        ("get_ipython().run_line_magic('who', '')", {}, "The cell calls get_ipython()"),
+        (
+            "x = lock",
+            {"lock": __import__("threading").Lock()},
+            "lock is a lock, which cannot travel to another process",
+        ),
+        (
+            "x = rows",
+            {"rows": (i for i in range(3))},
+            "rows is a generator, which cannot travel to another process",
+        ),
+    ],
+)
+def test_a_cell_that_cannot_travel_is_refused_in_one_sentence(cell, names, said):
+    with pytest.raises((OptionError, RunError)) as error:
+        CellObjective(cell, names)
+    assert str(error.value).startswith(said) and "\n" not in str(error.value)
+
+
+def test_lines_that_need_a_shell_are_left_out_and_said(loaded):
+    objective = CellObjective("%matplotlib inline\n" + CELL.strip(), {})
+    assert objective(lambda name, written: 4)[0].model[0].out_features == 4
+    assert objective.notes == ["The trials leave out %matplotlib inline, which need a shell."]
+    with pytest.raises(TaskError, match="There is no variable 'train_data' that holds the training data"):
+        CellObjective("import torch\nmodel = torch.nn.Linear(3, 2)", {})(None)
+
+
+def test_an_error_in_a_trial_shows_the_line_of_the_cell(loaded):
+    objective = CellObjective(CELL + "model = nn.Linear(width, 1 / 0)", {})
+    with pytest.raises(ZeroDivisionError) as error:
+        objective(lambda name, written: 4)
+    frame = error.traceback[-1]
+    assert frame.lineno + 1 == 7 and "1 / 0" in str(frame.statement)
