@@ -15,8 +15,8 @@ from torch import nn
 from trainopt_nb.api.run_task import Where, print_lines, run_task
 from trainopt_nb.base.errors import OptionError, RunError, TaskError
 from trainopt_nb.notebook.execute_cell import execute_cell
-from trainopt_nb.sweep.cell_objective import CellObjective
-from trainopt_nb.sweep.freeze import frozen_cell
+from trainopt_nb.sweeps.cell_objective import CellObjective
+from trainopt_nb.sweeps.freeze import frozen_cell
 from trainopt_nb.task.variables import Variable
 from trainopt_nb.workers.submit import submit
 

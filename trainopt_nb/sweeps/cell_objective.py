@@ -66,10 +66,14 @@ _OWN = ("loss", "metrics", "training_step", "eval_step")
 
 def _perhaps_read(source: str) -> set[str]:
     "Return names that a cell may read before it binds them: a branch or a loop may not bind them, or not yet"
-    sure, perhaps = set(), set()
+    sure, perhaps, later = set(), set(), {}
     for node in ast.parse(source).body:
         names = statement_names(node)
-        perhaps |= names.reads - sure
+        reads = names.reads.union(*(later.get(name, ()) for name in names.reads))
+        perhaps |= reads - sure
+        later |= dict.fromkeys(
+            names.binds, names.later.union(*(later.get(n, ()) for n in names.reads | names.later))
+        )
         sure |= set() if hasattr(node, "body") and not hasattr(node, "name") else names.binds
     return perhaps
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..base.errors import TrainoptError
 from ..data.generators import GENERATORS
-from ..data.object_graph import PLAIN, SHORT, Globals, Place, is_foreign, walk
+from ..data.object_graph import PLAIN, SHORT, Globals, Place, is_foreign, of_user, walk
 
 
 class NotComparable(TrainoptError):
@@ -84,7 +84,7 @@ def _check(value: object):
         raise NotComparable(f"{name} has parameters")
     if isinstance(value, torch.optim.Optimizer):
         raise NotComparable(f"{name} changes with its parameters")
-    if isinstance(value, functools._lru_cache_wrapper):
+    if isinstance(value, functools._lru_cache_wrapper) and of_user(getattr(value, "__module__", "__main__")):
         raise NotComparable(f"{getattr(value, '__name__', name)} remembers results")
     if hasattr(type(value), "__next__") and not getattr(value, "closed", False):
         raise NotComparable(f"{name} is used up by reading it")
@@ -107,7 +107,7 @@ def _content(value: object, memory: Memory | None) -> object:
         return "tensor", value.dtype, tuple(value.shape), value.stride(), numbers
     if isinstance(value, np.ndarray) and value.dtype != object:
         return "array", value.dtype.str, value.shape, value.strides, memory and memory.of(value)
-    if isinstance(value, types.ModuleType) or isinstance(value, types.BuiltinFunctionType):
+    if isinstance(value, (types.ModuleType, types.BuiltinFunctionType, functools._lru_cache_wrapper)):
         return id(value)
     if isinstance(value, PLAIN):
         return repr(value) if isinstance(value, float) else value
@@ -130,9 +130,9 @@ def _container_content(value: object, memory: Memory | None) -> object:
 # %% ../../nbs/sweeps/30c_contents.ipynb #c41a499d
 def _skipped(place: Place) -> bool:
     "Whether the parts of an object are passed over: the variables that functions name are compared by their own names"
-    return isinstance(place.value, (Globals, type, types.FunctionType)) and not place.path.endswith(
-        "__self__"
-    )
+    value = place.value
+    installed = isinstance(value, (types.FunctionType, type)) and not of_user(value.__module__)
+    return installed or isinstance(value, Globals)
 
 
 def contents(
