@@ -1,13 +1,14 @@
 "Settings of Sphinx; the pages come from nbs/_tools/docs.py"
 
 import re
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from furo.navigation import get_navigation_tree
 from pygments.lexer import bygroups
 from pygments.lexers import PythonLexer
 from pygments.token import Keyword, Operator, String, Text
+from sphinx.domains.python import PythonDomain
 from sphinx.environment.adapters.toctree import TocTree
 
 project = "trainopt_nb"
@@ -91,6 +92,19 @@ class CellLexer(PythonLexer):
     }
 
 
+class QuickPythonDomain(PythonDomain):
+    "For each `str` or `Path` of a signature, Sphinx looks whether any of thousands of names ends with it; none of ours does"
+
+    @cached_property
+    def last_words(self):
+        return {name.rpartition(".")[2] for name in self.objects}
+
+    def find_obj(self, env, modname, classname, name, type, searchmode=0):
+        if name.removesuffix("()").rpartition(".")[2] not in self.last_words:
+            return []
+        return super().find_obj(env, modname, classname, name, type, searchmode)
+
+
 # the sidebar: Furo resolves and parses the tree of all pages anew for each page, two thirds of the time of a build
 
 ENTRY = re.compile(
@@ -129,5 +143,6 @@ def add_sidebar(app, page, template, context, doctree):
 def setup(app):
     app.connect("html-page-context", leave_out_sidebar, priority=400)  # Furo has 500
     app.connect("html-page-context", add_sidebar, priority=600)
+    app.add_domain(QuickPythonDomain, override=True)
     app.add_lexer("ipython3", CellLexer)
     app.add_lexer("ipython", CellLexer)
