@@ -20,6 +20,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads a process on busy cores wait for each other
 os.environ["TRAINOPT_LANGUAGE"] = "en"  # whatever the developer speaks
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would each compile the whole package
 CHROMIUM = "/usr/bin/chromium"
 
 
