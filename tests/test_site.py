@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
-from bs4 import BeautifulSoup, SoupStrainer
+from bs4 import BeautifulSoup
 from fastcore.docments import docments
 from sphinx.util.inventory import InventoryFile
 from warm_python import python
@@ -60,7 +60,9 @@ def forget_pages():
 @cache
 def soup(path):
     "The text of a page, without what surrounds it on every page"
-    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser", parse_only=SoupStrainer("article"))
+    page = path.read_text(encoding="utf-8")
+    begin, end = page.index("<article"), page.rindex("</article>")
+    return BeautifulSoup(page[begin:end], "html.parser")
 
 
 @cache
@@ -69,25 +71,39 @@ def anchors(path):
     return {tag["id"]: tag for tag in soup(path).find_all(id=True)}
 
 
-class References(HTMLParser):
-    "What a whole page refers to, and the ids that others can refer to; a tree of all its tags takes four times as long"
+class Tag(HTMLParser):
+    "Name and attributes of a tag"
 
-    def __init__(self, path):
+    def __init__(self, text):
         super().__init__()
-        self.ids, self.links, self.files, self.pictures = set(), set(), set(), []
-        self.feed(path.read_text(encoding="utf-8"))
+        self.feed(text)
         self.close()
 
     def handle_starttag(self, tag, attributes):
-        found = dict(attributes)
-        if "id" in found:
-            self.ids.add(found["id"])
-        if tag == "a" and "href" in found:
-            self.links.add(found["href"])
-        if tag in ("script", "link", "img", "iframe"):
-            self.files.add(found.get("href" if tag == "link" else "src") or "")
-        if tag == "img":
-            self.pictures.append(found)
+        self.name, self.attributes = tag, dict(attributes)
+
+
+tag_of = cache(Tag)  # most stand on hundreds of pages, such as those of the sidebar
+TAG = re.compile(r'<[a-zA-Z][^<>"]*(?:"[^"]*"[^<>"]*)*>')
+
+
+class References:
+    "What a whole page refers to, and the ids that others can refer to"
+
+    def __init__(self, path):
+        self.ids, self.links, self.files, self.pictures = set(), set(), set(), []
+        for text in TAG.findall(path.read_text(encoding="utf-8")):
+            if not any(name in text for name in (" id=", " href=", " src=")):
+                continue
+            tag, found = tag_of(text).name, tag_of(text).attributes
+            if "id" in found:
+                self.ids.add(found["id"])
+            if tag == "a" and "href" in found:
+                self.links.add(found["href"])
+            if tag in ("script", "link", "img", "iframe"):
+                self.files.add(found.get("href" if tag == "link" else "src") or "")
+            if tag == "img":
+                self.pictures.append(found)
 
 
 @cache
@@ -296,7 +312,7 @@ def leads_somewhere(link, path, files):
     parts = urlsplit(link)
     if parts.scheme or parts.netloc:
         return True
-    target = os.path.normpath(path.parent / unquote(parts.path)) if parts.path else str(path)
+    target = os.path.normpath(os.path.join(path, "..", unquote(parts.path))) if parts.path else str(path)
     if target not in files:
         return False
     is_place = parts.fragment and target.endswith(".html")
