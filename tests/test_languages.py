@@ -10,6 +10,7 @@ import pytest
 
 from trainopt_nb.base import texts
 from trainopt_nb.base.options import declared
+from trainopt_nb.search.options import SweepOptions
 from trainopt_nb.task.train_options import TrainOptions
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +50,7 @@ def test_chinese_is_chinese():
 
 
 def test_every_group_of_options_has_a_name():
-    groups = {option.group for option in declared(TrainOptions).values()}
+    groups = {option.group for each in (TrainOptions, SweepOptions) for option in declared(each).values()}
     assert groups <= CATALOGUE["en"]["form"].keys()
 
 

@@ -14,6 +14,7 @@ from trainopt_nb.base.errors import OptionError
 from trainopt_nb.base.flags import help_text, parse_flags, split
 from trainopt_nb.base.options import Dimension, declared
 from trainopt_nb.notebook.verbs import CellOptions
+<<<<<<< HEAD
 from trainopt_nb.search.budget import plan_budget
 from trainopt_nb.search.choose import choose, choose_sampler
 from trainopt_nb.search.dimensions import holds
@@ -22,6 +23,17 @@ from trainopt_nb.search.options import PRUNER_NAMES, SAMPLER_NAMES, Goal, SweepO
 from trainopt_nb.search.pruners import PRUNERS, choose_pruner, make_pruner
 from trainopt_nb.search.samplers import SAMPLERS, Search, make_sampler
 from trainopt_nb.search.space import Space
+=======
+from trainopt_nb.panels.form import control, read
+from trainopt_nb.search.budget import plan_budget
+from trainopt_nb.search.choose import choose, choose_sampler
+from trainopt_nb.search.dimensions import holds
+from trainopt_nb.search.grid import GridSampler, combinations, grid_values
+from trainopt_nb.search.options import PRUNER_NAMES, SAMPLER_NAMES, Goal, SweepOptions
+from trainopt_nb.search.pruners import PRUNERS, choose_pruner, make_pruner
+from trainopt_nb.search.samplers import SAMPLERS, Search, make_sampler
+from trainopt_nb.search.space import Space
+>>>>>>> swsearch
 from trainopt_nb.task.train_options import TrainOptions
 
 
@@ -130,6 +142,22 @@ def test_options_of_a_sweep_stand_beside_those_of_a_training():
         ["-j"],
     )  # a letter means something only where it is declared
     assert parse_flags(["--storage", "-j"], SweepOptions)[0] == {"storage": "-j"}
+
+
+@pytest.mark.parametrize("name", declared(SweepOptions))
+def test_each_option_is_a_control_too(name):
+    option = declared(SweepOptions)[name]
+    values = {
+        "time": 5400.0,
+        "budget": 0.2,
+        "goal": ("accuracy", "size:min"),
+        "sampler": "cmaes",
+        "pruner": "halving:4",
+        "repeats": 3,
+    }
+    for value in (option.default, values.get(name, option.default)):
+        assert read(option, control(option, value).value) == value
+    assert option.help and option.help[-1] != "." and option.group == "Sweep"
 
 
 def test_a_sweep_without_a_limit_has_one():
@@ -426,7 +454,13 @@ def test_the_pruner_follows_the_budget(reports, trainings, objectives, name):
 def test_the_choice_says_both_and_follows_the_space():
     options = SweepOptions(trials=30)
     found = choose(wide(), options, plan_budget(options, None, epochs=20), seed=2)
-    assert (found.sampler_name, found.pruner_name, found.trials) == ("tpe", "median", 30)
+    assert (found.sampler_name, found.pruner_name, found.trials, found.finalists, found.repeats) == (
+        "tpe",
+        "median",
+        27,
+        3,
+        1,
+    )
     study = searched(found.sampler, wide(), 20)
     alone = searched(optuna.samplers.TPESampler(seed=2), wide(), 20)
     assert [t.params for t in study.trials] == [t.params for t in alone.trials]
@@ -476,6 +510,29 @@ def test_a_pruner_is_left_out_for_several_objectives_and_this_is_said():
     found = choose(wide(), options, plan_budget(options, None, epochs=20), objectives=2)
     assert found.pruner_name == "none" and found.pruner_reason.startswith("Halving:2 is left out")
     assert found.sampler_name == "RandomSampler" and found.sampler_reason == "You chose it."
+
+
+@pytest.mark.parametrize(
+    "space, options, expected",
+    [
+        (wide(), {}, (45, 5, 1)),
+        (wide(), {"trials": 10}, (10, 0, 0)),
+        (wide(), {"trials": 25}, (23, 2, 1)),
+        (wide(), {"trials": 100}, (90, 5, 2)),
+        (wide(), {"trials": 100, "repeats": 0}, (100, 0, 0)),
+        (wide(), {"trials": 100, "repeats": 3}, (100, 5, 3)),
+        (wide(), {"time": 60}, (None, 0, 0)),
+        (small(), {}, (8, 5, 1)),
+        (small(), {"trials": 8}, (8, 0, 0)),
+        (small(), {"trials": 9}, (8, 0, 0)),
+    ],
+)
+def test_finalists_are_part_of_the_trials_unless_their_number_is_given(space, options, expected):
+    asked = SweepOptions(**options)
+    found = choose(space, asked, plan_budget(asked, None, epochs=5))
+    assert (found.trials, found.finalists, found.repeats) == expected
+    assert choose(space, asked, plan_budget(asked, None, epochs=5), objectives=2).finalists == 0
+    assert choose(space, asked, plan_budget(asked, None, epochs=5), seeded=False).finalists == 0
 
 
 # ---- the budget

