@@ -22,15 +22,15 @@ from helpers import until
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
+from trainopt_nb.sweep import journal_lock, leased_study, leases
 from warm_python import python
 
 from trainopt_nb.base.errors import OptionError, RunError
-from trainopt_nb.sweep import journal_lock, leased_study, leases
-from trainopt_nb.sweep.journal_lock import JournalLock
-from trainopt_nb.sweep.leased_study import LeasedStudy
-from trainopt_nb.sweep.study_journal import StudyJournal
-from trainopt_nb.sweep.study_record import StudyRecord, check_joined, read_record
-from trainopt_nb.sweep.study_storage import join_study, open_study, quiet_optuna, storage_notes, study_errors
+from trainopt_nb.search.journal_lock import JournalLock
+from trainopt_nb.search.leased_study import LeasedStudy
+from trainopt_nb.search.study_journal import StudyJournal
+from trainopt_nb.search.study_record import StudyRecord, check_joined, read_record
+from trainopt_nb.search.study_storage import join_study, open_study, quiet_optuna, storage_notes, study_errors
 
 RANGE = optuna.distributions.FloatDistribution(0, 1)
 COMPLETE, FAIL, PRUNED, RUNNING, WAITING = (
@@ -185,7 +185,7 @@ def test_a_journal_that_was_removed_or_replaced_is_said(folder):
 
 WRITES = """
 import sys, optuna
-from trainopt_nb.sweep.study_storage import open_study
+from trainopt_nb.search.study_storage import open_study
 from pathlib import Path
 study = open_study("", "digits", ["maximize"], folder=Path(sys.argv[1]))
 while True:
@@ -217,7 +217,7 @@ def test_killed_writers_lose_no_trial_that_had_ended(folder):
 def test_a_killed_process_keeps_nobody_waiting(folder):
     path = folder / "study.log"
     opened(folder)
-    code = "import sys, time\nfrom pathlib import Path\nfrom trainopt_nb.sweep.journal_lock import JournalLock\nwith JournalLock(Path(sys.argv[1])).held():\n    print(1, flush=True)\n    time.sleep(60)"
+    code = "import sys, time\nfrom pathlib import Path\nfrom trainopt_nb.search.journal_lock import JournalLock\nwith JournalLock(Path(sys.argv[1])).held():\n    print(1, flush=True)\n    time.sleep(60)"
     holder = subprocess.Popen(python("-c", code, path), stdout=subprocess.PIPE)
     holder.stdout.readline()
     blocked = subprocess.Popen(python("-c", WRITES, folder), stdout=subprocess.PIPE)
@@ -304,7 +304,7 @@ def test_joining_needs_the_same_objectives_and_a_study(folder, capsys):
 
 def test_a_study_of_plain_optuna_is_joined_where_its_parameters_fit(folder):
     from trainopt_nb.base.options import Dimension
-    from trainopt_nb.sweep.space import Space
+    from trainopt_nb.search.space import Space
 
     study = opened(folder)
     assert read_record(study) is None
@@ -317,8 +317,8 @@ def test_a_study_of_plain_optuna_is_joined_where_its_parameters_fit(folder):
 
 CARRY = """
 def carry(storage, trials):
-    from trainopt_nb.sweep.leased_study import LeasedStudy
-    from trainopt_nb.sweep.study_storage import join_study
+    from trainopt_nb.search.leased_study import LeasedStudy
+    from trainopt_nb.search.study_storage import join_study
 
     leased, had = LeasedStudy(join_study(storage)), {}
     yield
@@ -331,8 +331,8 @@ def carry(storage, trials):
 """
 RECOVER = """
 def recover(storage):
-    from trainopt_nb.sweep.leased_study import LeasedStudy
-    from trainopt_nb.sweep.study_storage import join_study
+    from trainopt_nb.search.leased_study import LeasedStudy
+    from trainopt_nb.search.study_storage import join_study
 
     leased = LeasedStudy(join_study(storage))
     yield
@@ -390,8 +390,8 @@ def left_behind(storage, code="", trials=2):
     "Numbers of trials that a process was running when it was killed"
     script = f"""
 import os, sys
-from trainopt_nb.sweep.leased_study import LeasedStudy
-from trainopt_nb.sweep.study_storage import join_study
+from trainopt_nb.search.leased_study import LeasedStudy
+from trainopt_nb.search.study_storage import join_study
 leased = LeasedStudy(join_study(sys.argv[1]))
 {code}
 for _ in range({trials}):
@@ -486,8 +486,8 @@ from trainopt_nb.sweep import leases
 here = leases.describe_process
 leases.describe_process = lambda pid: {**here(pid), "boot": "another", "host": "elsewhere"}
 leases.EVERY = 0.05
-from trainopt_nb.sweep.leased_study import LeasedStudy
-from trainopt_nb.sweep.study_storage import join_study
+from trainopt_nb.search.leased_study import LeasedStudy
+from trainopt_nb.search.study_storage import join_study
 leased = LeasedStudy(join_study(sys.argv[1]))
 leased.ask().suggest_float("x", 0, 1)
 print(os.getpid(), flush=True)
