@@ -24,7 +24,7 @@ __all__ = [
     "resume",
 ]
 
-RUN_REPORTS.register("sweep", "trainopt_nb.sweep.report:sweep_bundle")
+RUN_REPORTS.register("sweep", "trainopt_nb.sweeps.report:sweep_bundle")
 RUN_ACTIONS.register("eject", "trainopt_nb.script.write:write_script")
 
 
