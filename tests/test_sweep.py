@@ -349,7 +349,10 @@ def test_trials_as_one_program_are_the_same_trials(task, tmp_path):
         assert mine[:2] == pytest.approx(theirs[:2], rel=1e-5) and mine[2] == theirs[2]
     fresh, best = _again(task)[0], _again(task)[0]
     fresh.load_state_dict(_weights(one)), best.load_state_dict(_weights(many))
-    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(fresh.parameters(), best.parameters(), strict=True))
+    assert all(
+        torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+        for a, b in zip(fresh.parameters(), best.parameters(), strict=True)
+    )
 
 
 def _weights(found):
@@ -377,5 +380,7 @@ def test_what_a_trial_leaves_in_the_data_is_put_back(tmp_path):
     task = Task(nn.Linear(8, 2), Counted(), (torch.randn(32, 8), torch.arange(32) % 2))
     one = sweep(task, {"lr": [0.01, 0.1]}, folder=tmp_path, trials=2, epochs=2, sampler="grid")
     two = sweep(task, {"lr": [0.1, 0.01]}, folder=tmp_path, trials=2, epochs=2, sampler="grid", seed=0)
-    by_lr = lambda s: {row.values["lr"]: [e.train_loss for e in s.run(row.number).progress.epochs] for row in s.trials}
+    by_lr = lambda s: {
+        row.values["lr"]: [e.train_loss for e in s.run(row.number).progress.epochs] for row in s.trials
+    }
     assert by_lr(one) == by_lr(two) and task.train_data.read == 0

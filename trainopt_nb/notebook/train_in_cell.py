@@ -138,9 +138,7 @@ def attach(
     run: Run,  # any run on the disk
     shell: InteractiveShell,  # IPython's shell
     model: nn.Module | None = None,  # gets the weights when the run ends
-    show: Callable[
-        [Panel | Run], Callable[[dict[str, object]], None]
-    ] = in_output,  # where the run appears
+    show: Callable[[Panel | Run], Callable[[dict[str, object]], None]] = in_output,  # where the run appears
 ):
     "Show a run with its whole history; one that another process writes is followed until it ends"
     if not run.alive:

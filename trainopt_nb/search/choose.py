@@ -54,10 +54,8 @@ FINALISTS = 5
 def finals(
     trials: int | None,  # that are planned
     repeats: int | str,  # as asked for: a number, or `auto`
-) -> tuple[
-    int, int
-]:  # finalists, and how often each is trained again; these trainings are among the planned ones for `auto`
-    "Return how many of the best trials are trained again with other seeds"
+) -> tuple[int, int]:  # finalists, and how often each is trained again
+    "Return how many of the best trials are trained again with other seeds; for `auto` these are among the planned trials"
     if repeats != "auto":
         return (FINALISTS, repeats) if repeats else (0, 0)
     spare = (trials or 0) // 10
@@ -74,7 +72,8 @@ class Choice(NamedTuple):
     pruner: BasePruner
     pruner_name: str  # as it is typed
     pruner_reason: str  # a sentence
-    trials: int | None  # how many the sampler chooses; None where only the time counts
+    trials: int | None  # how many trials the sampler is expected to choose; None where that is not known
+    most: int | None  # after how many it ends; None where only the time ends it
     finalists: int  # how many of the best are trained again afterwards
     repeats: int  # how often each of them
 
@@ -97,7 +96,7 @@ def _sampler(options: SweepOptions, search: Search) -> tuple[str, str, Made]:
 
 
 def _planned(made: Made, search: Search, repeats: int | str) -> tuple[int | None, int, int]:
-    "Return how many trials the sampler chooses, how many are finalists, and how often these are trained again"
+    "Return how many trials the sampler chooses, how many are finalists, and how often they are trained again"
     finalists, again = (0, 0) if search.objectives > 1 else finals(search.trials, repeats)
     left = search.trials
     if repeats == "auto" and left:
@@ -105,8 +104,8 @@ def _planned(made: Made, search: Search, repeats: int | str) -> tuple[int | None
     if not isinstance(made.sampler, GridSampler):
         return left, finalists, again
     size = made.sampler.size
-    if left is not None and left < size <= search.trials and repeats == "auto":
-        return size, 0, 0  # nothing is repeated before all was tried
+    if left is not None and left < size and repeats == "auto":
+        return min(size, search.trials), 0, 0  # nothing is repeated before all was tried
     return min(size, left or size), finalists, again
 
 # %% ../../nbs/search/17_choose.ipynb #3827925a
@@ -123,10 +122,8 @@ def choose(
     changes: int = 0,  # how often its space has changed
 ) -> Choice:
     "Return sampler and pruner with the reasons for them. Raises `OptionError` for a sampler or pruner that does not fit"
-    unlimited = options.trials is None and budget.limit is None
-    trials = (
-        None if unlimited and _name(options.sampler) == "grid" else budget.trials
-    )  # a grid is its own limit
+    whole_grid = _name(options.sampler) == "grid" and options.trials is None and budget.limit is None
+    trials = None if whole_grid else budget.trials
     search = Search(space, seed, objectives, trials, define_by_run, begun)
     name, reason, made = _sampler(options, search)
     pruner_name, why = _name(options.pruner), "You chose it."
@@ -137,8 +134,9 @@ def choose(
     if pruning.note:
         pruner_name, why = "none", _sentence(f"{pruner_name} is left out: {pruning.note}")
     sampler = made.sampler if space is None else _following(options.sampler, name, search, made, changes)
-    planned = _planned(made, search, options.repeats if seeded else 0)
-    return Choice(sampler, name, reason, pruning.pruner, pruner_name, why, *planned)
+    planned, finalists, again = _planned(made, search, options.repeats if seeded else 0)
+    most = planned if options.most_trials or isinstance(made.sampler, GridSampler) else None
+    return Choice(sampler, name, reason, pruning.pruner, pruner_name, why, planned, most, finalists, again)
 
 
 def _following(given: object, name: str, search: Search, made: Made, changes: int) -> SpaceSampler:

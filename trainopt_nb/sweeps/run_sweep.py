@@ -115,6 +115,7 @@ def _open(plan: SweepPlan, run: Run) -> SweepHandle:
     turns = follow(events, run, tail.progress, log=log, often=(TrialReport, TrialValues))
     return SweepHandle(run, tail.progress, turns, None, log)
 
+
 # %% ../../nbs/sweeps/29_run_sweep.ipynb #131745b1
 
 

@@ -87,7 +87,9 @@ class CommandedLoop(TrialLoop):
                 yield WorkersChanged(self.workers.wanted)
             case ContinueTrial(number):
                 self.trials.take_up(number)
-                yield Note("info", f"Trial {number} goes on next, as a trial of its own.", self.ended, "queue")
+                yield Note(
+                    "info", f"Trial {number} goes on next, as a trial of its own.", self.ended, "queue"
+                )
             case TryValues(values):
                 self.trials.queue(values)
                 given = ", ".join(f"{name} {value}" for name, value in values.items())
@@ -147,7 +149,9 @@ class _TimedLoop(CommandedLoop):
         self.trials.leased.end()
 
 # %% ../../nbs/sweeps/27b_sweep_loop.ipynb #f7f2cf6e
-Mode = Callable[[TrialLoop, list[Ending]], Iterable[tuple]]  # called with the trials that ended; yields events
+Mode = Callable[
+    [TrialLoop, list[Ending]], Iterable[tuple]
+]  # called with the trials that ended; yields events
 
 
 class SweepLoop(_TimedLoop):

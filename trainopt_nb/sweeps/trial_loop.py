@@ -15,7 +15,17 @@ from ..base.errors import RunError
 from ..events.records import Note
 from ..population.plan import SIZES, BatchPlan
 from .batching import Batching, Ending, Limits, run_name, spread_values
-from .messages import Attribute, Outcome, PlanTrials, Ready, Reports, Said, Suggest, TrialBatch, TrialSpec
+from trainopt_nb.sweeps.messages import (
+    Attribute,
+    Outcome,
+    PlanTrials,
+    Ready,
+    Reports,
+    Said,
+    Suggest,
+    TrialBatch,
+    TrialSpec,
+)
 from .records import TrialEnded, TrialReport, TrialStarted, TrialValues
 from .study_trials import EndingTrials, RunningTrial
 from .trial_workers import Died, TrialWorkers
@@ -43,7 +53,9 @@ class _TrialLoop:
         self.batching = batching or Batching("off")
         self.begun = self.ended = done  # trials; those that were lost do not count
         self.seconds = 0.0  # of searching, without pauses
-        self.repeats: deque[tuple[int, int]] = deque()  # (number of a trial, seed) that are to be trained again
+        self.repeats: deque[tuple[int, int]] = (
+            deque()
+        )  # (number of a trial, seed) that are to be trained again
         self.newest: list[Ending] = []  # trials that ended in this turn
         self._spent: list[float] = []  # seconds of the trials that were done
         self._idle: set[int] = set()  # workers that wait for work
@@ -101,14 +113,18 @@ class _Beginning(_TrialLoop):
         if not self._may_begin:
             made = [self.trials.repeat(*self.repeats.popleft(), worker)]
         else:
-            made = [self.trials.ask(worker) for _ in range(self.batching.size(self.left, self.workers.wanted))]
+            made = [
+                self.trials.ask(worker) for _ in range(self.batching.size(self.left, self.workers.wanted))
+            ]
             self.begun += len(made)
         specs = [self._spec(each) for each in made]
         alone = len(specs) == 1 or any(spec.resume for spec in specs)
         plan = self.batching.plan
         self.workers.answer(worker, specs[0] if alone else TrialBatch(specs, plan.layout, plan.chunk))
         for each in made:
-            yield TrialStarted(each.number, _plain(each.values), run_name(each), worker, each.origin, time.time())
+            yield TrialStarted(
+                each.number, _plain(each.values), run_name(each), worker, each.origin, time.time()
+            )
 
     def _spec(self, made: RunningTrial) -> TrialSpec:
         resume = "" if made.resume is None else str(self.folder / f"trials/{made.resume}")
@@ -183,7 +199,9 @@ class TrialLoop(_Answering):
 
     @staticmethod
     def _end(made: RunningTrial, state, values, epochs, reason):
-        return TrialEnded(made.number, state, values, epochs, made.seconds, made.reason or reason, time.time())
+        return TrialEnded(
+            made.number, state, values, epochs, made.seconds, made.reason or reason, time.time()
+        )
 
     def hear(
         self,

@@ -29,7 +29,9 @@ from .worker_trial import Line, WorkerLine
 PRELOAD.append("trainopt_nb.sweeps.trial_workers")
 
 # %% ../../nbs/sweeps/25_trial_workers.ipynb #cd4d6500
-def _work(given: TrialSpec | TrialBatch | PlanTrials, objective: Callable, place: Place, line: Line) -> Iterator[tuple]:
+def _work(
+    given: TrialSpec | TrialBatch | PlanTrials, objective: Callable, place: Place, line: Line
+) -> Iterator[tuple]:
     "Yield what comes of a piece of work"
     if isinstance(given, TrialBatch):
         yield from run_batch(given, objective, place, line)
@@ -59,7 +61,11 @@ def serve_trials(
         for outcome in _work(given, called, place, line):
             line.tell(outcome)
         if changed := kept.put_back():
-            line.tell(Said(f"A trial changed {changed} tensors of the data, which the next trials find as it left them."))
+            line.tell(
+                Said(
+                    f"A trial changed {changed} tensors of the data, which the next trials find as it left them."
+                )
+            )
 
 # %% ../../nbs/sweeps/25_trial_workers.ipynb #41703984
 class Died(NamedTuple):
@@ -70,9 +76,15 @@ class Died(NamedTuple):
 
 def shared_cores(
     workers: int,  # >= 1
-) -> list[tuple[int, ...]]:  # the cores of each; the same for several where there are fewer cores than workers
+) -> list[
+    tuple[int, ...]
+]:  # the cores of each; the same for several where there are fewer cores than workers
     "Share out the cores that this process may use"
-    own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    own = (
+        sorted(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else list(range(os.cpu_count() or 1))
+    )
     if workers >= len(own):
         return [(own[i % len(own)],) for i in range(workers)]
     ends = [len(own) * i // workers for i in range(workers + 1)]
