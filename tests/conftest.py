@@ -142,8 +142,9 @@ def machine():
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item, nextitem):
-    "Tests that measure time run while no other process of this test run has a test"
-    machine().enter(alone=is_marked(item, "quiet"))
+    "Tests that measure time run while no other process of this test run has a test; what the first of them needs is set up before"
+    if not machine().alone:
+        machine().enter(alone=False)
     try:
         return (yield)
     finally:
@@ -171,6 +172,8 @@ def pytest_runtest_setup(item):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
+    if is_marked(item, "quiet"):
+        machine().enter(alone=True)
     with no_loop(item):
         return (yield)
 
