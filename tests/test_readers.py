@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers import quick_path, quiet  # noqa: F401 tmp_path is in memory
+from helpers import quiet
 from torch import nn
 from warm_python import python
 

@@ -488,8 +488,14 @@ def test_every_source_notebook_opens_without_errors_and_fits_a_phone(site, watch
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("word", FOUND_BY)
-@pytest.mark.parametrize("how", ["file", "web"])
+@pytest.mark.parametrize(
+    ("how", "word"),
+    [
+        *(("file", word) for word in FOUND_BY),
+        ("web", "precision"),
+        *(pytest.param("web", word, marks=pytest.mark.slow) for word in FOUND_BY if word != "precision"),
+    ],
+)
 def test_search_finds(site, server, watch, how, word):
     watched = watch(place(site) if how == "file" else server)
     page = watched.open("index.html")
