@@ -23,7 +23,8 @@ from sphinx.util.inventory import InventoryFile
 from warm_python import python
 
 import trainopt_nb
-from trainopt_nb.base.options import Options, declared, rows
+from trainopt_nb.base.flags import rows
+from trainopt_nb.base.options import Options, declared
 from trainopt_nb.notebook.new import NewOptions
 from trainopt_nb.notebook.verb_help import verb_rows
 from trainopt_nb.notebook.verbs import VERBS

@@ -7,7 +7,7 @@ from trainopt_nb.base.errors import OptionError, RunError
 from trainopt_nb.runs.run import RUN_ACTIONS, RUN_REPORTS, Run
 from trainopt_nb.api.fit import fit, resume
 from trainopt_nb.insight.lr_find import find_lr
-from trainopt_nb.sweep import lines as _lines  # readers of a log know the events of a sweep
+from trainopt_nb.sweeps import lines as _lines  # readers of a log know the events of a sweep
 from trainopt_nb.task.task import Task
 from trainopt_nb.task.train_options import TrainOptions
 
@@ -15,6 +15,7 @@ __all__ = [
     "OptionError",
     "Run",
     "RunError",
+    "Sweep",
     "Task",
     "TrainOptions",
     "find_lr",
@@ -22,10 +23,22 @@ __all__ = [
     "fit",
     "list_runs",
     "resume",
+    "sweep",
 ]
+
+_LATER = {"sweep": "trainopt_nb.sweeps.run_sweep", "Sweep": "trainopt_nb.sweeps.sweep"}  # they import Optuna
 
 RUN_REPORTS.register("sweep", "trainopt_nb.sweeps.report:sweep_bundle")
 RUN_ACTIONS.register("eject", "trainopt_nb.script.write:write_script")
+
+
+def __getattr__(name: str):
+    "Import what few programs need when it is first used"
+    if name in _LATER:
+        import importlib
+
+        return getattr(importlib.import_module(_LATER[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load_ipython_extension(shell):

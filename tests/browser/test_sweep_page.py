@@ -68,7 +68,7 @@ def test_a_sweep_answers_while_its_cell_searches(lab, server):
     lab.page.mouse.up()
     lab.wait_for(lambda: panel(lab).locator(".tonb-parallel").get_attribute("data-chosen"), "brushed trials")
     lab.screenshot("sweep-brushed")
-    panel(lab).locator(".tonb-narrow").click()
+    panel(lab).locator(".tonb-narrow-to").click()
     lab.wait_for(lambda: len(of_kind(server, "SpaceChanged")) >= 2, "the ranges of the brushed trials")
 
     best = int(panel(lab).locator("tr[data-trial]").first.get_attribute("data-trial"))

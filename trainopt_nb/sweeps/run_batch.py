@@ -47,7 +47,7 @@ def _own(spec: TrialSpec) -> dict[str, object]:
     "Return the options of a trial by which it differs from the others"
     return dict(spec.options) if spec.seed is None else {**spec.options, "seed": spec.seed}
 
-# %% ../../nbs/sweeps/24b_run_batch.ipynb #0531d11b
+# %% ../../nbs/sweeps/24b_run_batch.ipynb #4c1e3721
 class _Trial:
     "One of the trials that are trained together"
 
@@ -61,7 +61,7 @@ class _Trial:
         "Return the best epoch, or the last where none is best"
         return next((e for e in reversed(self.epochs) if e.best), self.epochs[-1] if self.epochs else None)
 
-
+# %% ../../nbs/sweeps/24b_run_batch.ipynb #0531d11b
 class _Batch:
     "Trials that are trained together"
 
