@@ -81,7 +81,7 @@ def best_picture(
 
     return sketch(paint)
 
-
+# %% ../../nbs/sweep/12c_pictures.ipynb #3e0a076f
 def front_picture(
     sweep: SweepProgress,  # of several objectives
 ) -> bytes:  # PNG
