@@ -22,10 +22,11 @@ from trainopt_nb.runs.card import plain
 from trainopt_nb.runs.run import Run
 from trainopt_nb.runs.summary import read_summary
 from trainopt_nb.runs.table import list_runs
-from trainopt_nb.sweep.importance import FEWEST, Importance
-from trainopt_nb.sweep.parse_space import parse_space
-from trainopt_nb.sweep.progress import sweep_of
-from trainopt_nb.sweep.records import (
+from trainopt_nb.search.parse_space import parse_space
+from trainopt_nb.search.space_record import to_json
+from trainopt_nb.sweeps.importance import FEWEST, Importance
+from trainopt_nb.sweeps.progress import sweep_of
+from trainopt_nb.sweeps.records import (
     AddValue,
     KeepValues,
     Narrow,
@@ -42,8 +43,7 @@ from trainopt_nb.sweep.records import (
     Widen,
     WorkersChanged,
 )
-from trainopt_nb.sweep.report import best_trials, sweep_bundle, sweep_html, sweep_text
-from trainopt_nb.sweep.space_record import to_json
+from trainopt_nb.sweeps.report import best_trials, sweep_bundle, sweep_html, sweep_text
 
 SPACE = parse_space(
     "lr=1e-5..1e-1:log schedule=constant|cosine|onecycle weight_decay=0..0.1 batch_size=16..256"

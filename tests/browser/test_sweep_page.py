@@ -10,9 +10,9 @@ from test_sweep_panel import BEGAN, SPACE, searched
 from trainopt_nb.events.progress import Progress
 from trainopt_nb.events.records import State
 from trainopt_nb.panels.sweep_panel import SweepPanel
-from trainopt_nb.sweep.progress import sweep_of
-from trainopt_nb.sweep.records import SpaceChanged, TrialEnded, TrialReport, TrialStarted
-from trainopt_nb.sweep.space_record import to_json
+from trainopt_nb.search.space_record import to_json
+from trainopt_nb.sweeps.progress import sweep_of
+from trainopt_nb.sweeps.records import SpaceChanged, TrialEnded, TrialReport, TrialStarted
 
 pytestmark = pytest.mark.browser
 
