@@ -391,8 +391,12 @@ def test_two_processes_search_one_study(tmp_path):
         time.sleep(0.05)
         return trial.suggest_float("x", 0, 1)
 
-    first = started(tmp_path, objective, goal=("max",), trials=30, pruner="none", storage=str(tmp_path / "shared.log"))
-    second = started(tmp_path, objective, goal=("max",), trials=30, pruner="none", join=str(tmp_path / "shared.log"))
+    first = started(
+        tmp_path, objective, goal=("max",), trials=30, pruner="none", storage=str(tmp_path / "shared.log")
+    )
+    second = started(
+        tmp_path, objective, goal=("max",), trials=30, pruner="none", join=str(tmp_path / "shared.log")
+    )
     turns, seen = [first.events(), second.events()], [[], []]
     while turns[0] or turns[1]:
         for k, turn in enumerate(turns):
@@ -407,4 +411,6 @@ def test_two_processes_search_one_study(tmp_path):
     assert {t.state.name for t in trials} == {"COMPLETE"} and 30 <= len(trials) <= 31
     assert len({t.params["x"] for t in trials}) == len(trials)
     for handle in (first, second):
-        assert len(Sweep(handle.run).progress.trials) >= 29  # what the other one did last may come after the end
+        assert (
+            len(Sweep(handle.run).progress.trials) >= 29
+        )  # what the other one did last may come after the end

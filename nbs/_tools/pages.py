@@ -8,12 +8,14 @@ import public
 from convert import cells_of, convert_text, directives, pictures
 
 from trainopt_nb.base.flags import rows
-from trainopt_nb.base.options import declared
+from trainopt_nb.base.options import combine, declared
 from trainopt_nb.base.texts import wording
 from trainopt_nb.events.records import COMMANDS, EVENTS, Step
 from trainopt_nb.notebook.new import NewOptions
+from trainopt_nb.notebook.sweep_verbs import SpaceWords
 from trainopt_nb.notebook.verb_help import terminal_usage, verb_rows
 from trainopt_nb.notebook.verbs import CellOptions, Trust
+from trainopt_nb.search.options import SweepOptions
 from trainopt_nb.task.train_options import TrainOptions
 
 GROUPS = wording("form", code="en")  # group of options -> its name in the form
@@ -112,6 +114,7 @@ def write_reference(
     values = {
         **every,
         "options": _options(TrainOptions),
+        "sweep options": _options(combine(SpaceWords, SweepOptions)),
         "cell options": _options(CellOptions),
         "trust options": "\n\n".join(_option(declared(Trust)[row["keyword"]], row) for row in rows(Trust)),
         "new options": _options(NewOptions, "trainopt new"),
@@ -160,7 +163,7 @@ def _option(o, row):
 
 _METAVAR = {
     "int": "N", "float": "X", "choice": "NAME", "text": "TEXT", "numbers": "N,N,...", "names": "NAME,NAME,...",
-    "rates": "NAME=X,...", "duration": "TIME", "share": "SHARE",
+    "rates": "NAME=X,...", "duration": "TIME", "share": "SHARE", "words": "WORD ...",
 }  # fmt: skip
 
 

@@ -170,26 +170,18 @@ def _split(values: Mapping[str, object]) -> tuple[SweepOptions, TrainOptions]:
 
 # %% ../../nbs/sweeps/29b_run_sweep.ipynb #69936073
 def sweep(
-    make_task: Task
-    | Callable,  # a task, or a function of a trial that returns a `Task`, `(Task, TrainOptions)` or numbers
+    make_task: Task | Callable,  # a task, or a function of a trial that returns a task or numbers
     space: object = None,  # name -> (low, high), (low, high, "log") or a list; also a space of Hyperopt or Ray Tune
     *,
     folder: str | Path = "runs",  # where runs are kept
     name: str = "",  # what the sweep is about
-    resume: Sweep
-    | str
-    | None = None,  # a sweep, or its name, that goes on with its study; None begins a new one
+    resume: Sweep | str | None = None,  # a sweep that goes on, or its name
     **options: object,  # of the sweep and of its trainings, such as trials=50, jobs=2, epochs=10
 ) -> Sweep:
     "Search for the best values, and print a line for each trial; an interrupt stops the sweep with everything saved"
     how, chosen = _split(options)
-    again = (
-        None
-        if resume is None
-        else Run(resume.path)
-        if isinstance(resume, Sweep)
-        else find_run(resume, folder)
-    )
-    handle = start_sweep(plan_sweep(make_task, space, how=how, options=chosen), Where(folder, name), again)
+    if resume is not None:
+        resume = Run(resume.path) if isinstance(resume, Sweep) else find_run(resume, folder)
+    handle = start_sweep(plan_sweep(make_task, space, how=how, options=chosen), Where(folder, name), resume)
     print_lines(handle)
     return handle.sweep
