@@ -1,5 +1,7 @@
 "Settings of Sphinx; the pages come from nbs/_tools/docs.py"
 
+import importlib
+import pkgutil
 import re
 from functools import cache, cached_property
 from pathlib import Path
@@ -92,6 +94,13 @@ class CellLexer(PythonLexer):
     }
 
 
+def import_package(app, env, docnames):
+    "Import what `viewcode` looks at before Sphinx forks: each of its processes would import PyTorch anew"
+    if app.parallel > 1:
+        for module in pkgutil.walk_packages(importlib.import_module(project).__path__, f"{project}."):
+            importlib.import_module(module.name)
+
+
 class QuickPythonDomain(PythonDomain):
     "For each `str` or `Path` of a signature, Sphinx looks whether any of thousands of names ends with it; none of ours does"
 
@@ -141,6 +150,7 @@ def add_sidebar(app, page, template, context, doctree):
 
 
 def setup(app):
+    app.connect("env-before-read-docs", import_package)
     app.connect("html-page-context", leave_out_sidebar, priority=400)  # Furo has 500
     app.connect("html-page-context", add_sidebar, priority=600)
     app.add_domain(QuickPythonDomain, override=True)
