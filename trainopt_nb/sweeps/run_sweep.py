@@ -89,7 +89,9 @@ def _study(plan: SweepPlan, run: Run) -> optuna.Study:
     else:
         study = open_study(how.storage, how.study or run.name, directions, folder=run.path)
     if [each.name.lower() for each in study.directions] != directions:
-        raise OptionError(f"The study {study.study_name} has other goals than this sweep: {', '.join(each.name.lower() for each in study.directions)}.")
+        raise OptionError(
+            f"The study {study.study_name} has other goals than this sweep: {', '.join(each.name.lower() for each in study.directions)}."
+        )
     if plan.space is not None:
         mine = StudyRecord(plan.space, tuple(goal.name for goal in goals))
         plan.space = check_joined(study, mine, plan.space.options).space
@@ -111,7 +113,9 @@ def _open(plan: SweepPlan, run: Run) -> SweepHandle:
     leased = LeasedStudy(study, None if "://" in (plan.how.join or plan.how.storage) else run.path)
     leased.recover()
     trials = EndingTrials(leased, plan.space, plan.objective.lazy)
-    done = sum(map(counts, [] if plan.how.join else trials.others()))  # those of a study that is joined are told
+    done = sum(
+        map(counts, [] if plan.how.join else trials.others())
+    )  # those of a study that is joined are told
     choice = plan.choice(budget, _begun(study, run, shared), changes)
     study.sampler, study.pruner = choice.sampler, choice.pruner
     loop = SweepLoop(
@@ -129,7 +133,10 @@ def _open(plan: SweepPlan, run: Run) -> SweepHandle:
     tail.update()
     log, modes = Log(run, tail.progress), modes_of(plan.how, choice, goals, plan.options.seed)
     loop.shared = shared
-    first = [_started(plan, run, choice, budget, done), *(Note("warning", text, 0, "study") for text in storage_notes(study))]
+    first = [
+        _started(plan, run, choice, budget, done),
+        *(Note("warning", text, 0, "study") for text in storage_notes(study)),
+    ]
     events = loop.events(first, plan.how.jobs, modes)
     turns = follow(events, run, tail.progress, log=log, often=(TrialReport, TrialValues))
     return SweepHandle(run, tail.progress, turns, None, log)

@@ -72,7 +72,11 @@ class _Trials:
 
     def others(self) -> list[FrozenTrial]:
         "Return the trials that have ended in other processes since the last call; those that come again are left out"
-        ended = [t for t in self.study.get_trials(deepcopy=False) if t.state.is_finished() and t.number not in self._known]
+        ended = [
+            t
+            for t in self.study.get_trials(deepcopy=False)
+            if t.state.is_finished() and t.number not in self._known
+        ]
         self._known.update(trial.number for trial in ended)
         return [trial for trial in ended if LOST not in trial.system_attrs]
 
@@ -132,7 +136,11 @@ class StudyTrials(_Trials):
         return made.origin != "continued" and made.trial.should_prune()
 
 # %% ../../nbs/sweeps/26_study_trials.ipynb #ff7e931c
-STATES = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}  # as a sweep names them
+STATES = {
+    TrialState.COMPLETE: "done",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}  # as a sweep names them
 _OPTUNA = {"done": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "stopped": TrialState.PRUNED}
 
 

@@ -68,7 +68,9 @@ class _TrialLoop:
     @property
     def left(self) -> int | None:
         "Return how many trials are still to begin; None without a limit"
-        return None if self.limits.trials is None else max(0, self.limits.trials - self.begun - self.elsewhere)
+        return (
+            None if self.limits.trials is None else max(0, self.limits.trials - self.begun - self.elsewhere)
+        )
 
     @property
     def _may_begin(self) -> bool:
