@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import random
 import resource
 import shutil
 import signal
@@ -283,8 +284,10 @@ def test_a_storage_that_cannot_be_used_is_one_sentence(folder, storage, error, s
 
 
 def test_joining_needs_the_same_objectives_and_a_study(folder, capsys):
-    with pytest.raises(OptionError, match="There is no journal"):
-        join_study(str(folder / "study.log"))
+    for path in (folder / "study.log", folder):
+        with pytest.raises(OptionError, match="There is no journal"):
+            join_study(path)
+    assert os.listdir(folder) == []
     StudyJournal(folder / "study.log")
     with pytest.raises(OptionError, match="There is no study in this storage yet"):
         join_study(str(folder))
@@ -509,6 +512,56 @@ while sys.stdin.readline():
     assert lost.number == 0 and time.monotonic() - began > 0.4
     os.kill(pid, signal.SIGKILL), other.communicate()
     leased.end()
+
+
+CARRIES_ON = """
+import sys, time
+from trainopt_nb.sweep import leased_study
+from trainopt_nb.sweep.study_storage import join_study
+leased_study.MOST, leased_study.PATIENCE = 1000, 0.5
+leased = leased_study.LeasedStudy(join_study(sys.argv[1]))
+print("ready", flush=True)
+while True:
+    leased.recover()
+    if not any(t.state.name in ("WAITING", "RUNNING") for t in leased.study.get_trials(deepcopy=False)):
+        time.sleep(0.6)
+        if leased.recover() == [] and leased._take_waiting() is None:
+            break
+    waiting = leased._take_waiting()
+    if waiting is not None:
+        trial = leased_study.Trial(leased.study, waiting)
+        x = trial.suggest_float("x", 0, 1)
+        time.sleep(0.1)
+        leased.tell(trial.number, x)
+leased.end()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_three_processes_killed_at_random_lose_and_repeat_nothing(folder, kind):
+    storage = str(folder / "study.log") if kind == "journal" else f"sqlite:///{folder}/sweeps.db"
+    study = open_study(storage, "digits", ["maximize"], folder=folder)
+    queued = [n / 256 for n in range(100)]
+    for x in queued:
+        study.enqueue_trial({"x": x})
+    chance, kills, running = random.Random(0), 0, []
+
+    def begin():
+        running.append(subprocess.Popen(python("-c", CARRIES_ON, storage), stdout=subprocess.PIPE))
+
+    for _ in range(3):
+        begin()
+    while running:
+        process = running.pop(0)
+        if process.stdout.readline() and kills < 15:  # else it has ended
+            time.sleep(chance.uniform(0, 0.3))
+            process.kill(), process.wait()
+            kills += 1
+            begin()
+        assert process.wait() in (0, -signal.SIGKILL)
+    LeasedStudy(study).recover()
+    assert sorted(whole(study)) == queued and {*states(study)} == {COMPLETE, FAIL}
 
 
 def test_the_result_of_a_trial_that_was_taken_for_lost_counts_once(folder):
