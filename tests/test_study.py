@@ -516,8 +516,8 @@ while sys.stdin.readline():
 
 CARRIES_ON = """
 import sys, time
-from trainopt_nb.sweep import leased_study
-from trainopt_nb.sweep.study_storage import join_study
+from trainopt_nb.search import leased_study
+from trainopt_nb.search.study_storage import join_study
 leased_study.MOST, leased_study.PATIENCE = 1000, 0.5
 leased = leased_study.LeasedStudy(join_study(sys.argv[1]))
 print("ready", flush=True)
