@@ -201,7 +201,7 @@ def test_a_trial_is_opened_used_and_frozen(sweep):
     sweep.button(f"Freeze trial {best} into a cell").click()
     sweep.clicks()
     assert sweep.done == [("open", best), ("use", best), ("freeze", best)]
-    page.get_by_role("button", name="Sort by trial").click()
+    page.locator("th[data-column=trial] button").click()
     assert page.locator("tbody tr").first.get_attribute("data-trial") == "40"
 
 
