@@ -46,7 +46,7 @@ def trial_row(
         "result": [finite(value) for value in row.result] if row.result else None,
         "reports": [[each.step, finite(each.values[0])] for each in reports if each.values],
         "epochs": row.epochs or (row.reports[-1].step if row.reports else 0),
-        "seconds": round(row.seconds, 2),
+        "seconds": finite(round(row.seconds, 2)),
         "why": card.plain(row.reason)[:400],
         "origin": row.origin,
         "run": bool(row.run),
