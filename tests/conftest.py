@@ -19,6 +19,7 @@ from warm_python import python
 from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads a process on busy cores wait for each other
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # its helpers would each import PyTorch
 os.environ["TRAINOPT_LANGUAGE"] = "en"  # whatever the developer speaks
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would each compile the whole package
 CHROMIUM = "/usr/bin/chromium"
@@ -37,7 +38,9 @@ def pytest_configure(config):
         folder = tempfile.TemporaryDirectory(prefix="trainopt-tests-", ignore_cleanup_errors=True)
         config.add_cleanup(folder.cleanup)
         if memory() and not config.option.basetemp:
-            files = tempfile.TemporaryDirectory(dir=memory(), ignore_cleanup_errors=True)
+            files = tempfile.TemporaryDirectory(
+                prefix="trainopt-tests-", dir=memory(), ignore_cleanup_errors=True
+            )
             config.add_cleanup(files.cleanup)
             config.option.basetemp = f"{files.name}/files"
         os.environ["TRAINOPT_TEST_RUN"] = folder.name
@@ -215,6 +218,13 @@ def shell(tmp_path, monkeypatch):
 def tmp_path():
     "A folder in memory where there is room"
     with tempfile.TemporaryDirectory(dir=memory(), ignore_cleanup_errors=True) as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def disk_path():
+    "A folder on the disk: where a save is to be met while it is written, or memory is not what the test has"
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as path:
         yield Path(path)
 
 

@@ -155,7 +155,6 @@ def test_notebook_runs(copy, notebook, warm_kernel, warm_commands):
     own = {
         "PYTHONPATH": str(copy),
         "PYTHON_EXEC": str(warm_commands / "python"),  # torchrun reads it, too
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",  # the compiler's helpers end where they are not its children
         "OMP_NUM_THREADS": "1",
     }
     call(*python("-c", code), cwd=copy / "nbs", **own)

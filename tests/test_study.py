@@ -22,10 +22,10 @@ from helpers import until
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
-from trainopt_nb.sweep import journal_lock, leased_study, leases
 from warm_python import python
 
 from trainopt_nb.base.errors import OptionError, RunError
+from trainopt_nb.search import journal_lock, leased_study, leases
 from trainopt_nb.search.journal_lock import JournalLock
 from trainopt_nb.search.leased_study import LeasedStudy
 from trainopt_nb.search.study_journal import StudyJournal
@@ -482,7 +482,7 @@ def test_a_process_on_another_machine_is_watched_for_its_beats(folder, monkeypat
     study = opened(folder)
     code = """
 import os, sys, time
-from trainopt_nb.sweep import leases
+from trainopt_nb.search import leases
 here = leases.describe_process
 leases.describe_process = lambda pid: {**here(pid), "boot": "another", "host": "elsewhere"}
 leases.EVERY = 0.05

@@ -384,3 +384,27 @@ def test_what_a_trial_leaves_in_the_data_is_put_back(tmp_path):
         row.values["lr"]: [e.train_loss for e in s.run(row.number).progress.epochs] for row in s.trials
     }
     assert by_lr(one) == by_lr(two) and task.train_data.read == 0
+
+
+def test_two_processes_search_one_study(tmp_path):
+    def objective(trial):
+        time.sleep(0.05)
+        return trial.suggest_float("x", 0, 1)
+
+    first = started(tmp_path, objective, goal=("max",), trials=30, pruner="none", storage=str(tmp_path / "shared.log"))
+    second = started(tmp_path, objective, goal=("max",), trials=30, pruner="none", join=str(tmp_path / "shared.log"))
+    turns, seen = [first.events(), second.events()], [[], []]
+    while turns[0] or turns[1]:
+        for k, turn in enumerate(turns):
+            new = next(turn, None) if turn else None
+            turns[k] = turn if new is not None else None
+            seen[k] += new or []
+    for handle in (first, second):
+        handle.close()
+    own = [{e.number for e in of_type(events, TrialStarted) if e.worker >= 0} for events in seen]
+    trials = first.sweep.study.get_trials()
+    assert len(own[0]) > 5 and len(own[1]) > 5 and not own[0] & own[1]
+    assert {t.state.name for t in trials} == {"COMPLETE"} and 30 <= len(trials) <= 31
+    assert len({t.params["x"] for t in trials}) == len(trials)
+    for handle in (first, second):
+        assert len(Sweep(handle.run).progress.trials) >= 29  # what the other one did last may come after the end

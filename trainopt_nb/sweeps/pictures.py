@@ -35,7 +35,7 @@ def fence(
     room = 0.05 * ((high - low) or abs(high) or 1)
     return (max(low - room, 0), min(high + room, 1.005)) if share else (low - room, high + room)
 
-# %% ../../nbs/sweeps/12c_pictures.ipynb #b774dc44
+# %% ../../nbs/sweeps/12c_pictures.ipynb #cf587ddf
 def _shown(sweep: SweepProgress) -> list[TrialRow]:
     "Return the trials that ended with a value, in their order"
     rows = (row for _, row in sorted(sweep.trials.items()))
@@ -81,7 +81,7 @@ def best_picture(
 
     return sketch(paint)
 
-# %% ../../nbs/sweeps/12c_pictures.ipynb #cf587ddf
+# %% ../../nbs/sweeps/12c_pictures.ipynb #3e0a076f
 def front_picture(
     sweep: SweepProgress,  # of several objectives
 ) -> bytes:  # PNG

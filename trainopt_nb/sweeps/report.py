@@ -54,12 +54,12 @@ def trial_table(
 ) -> tuple[list[str], list[list[str]]]:  # head, and cells of each row
     "Return the best trials as text"
     s = sweep_of(progress)
-    names = s.started.objectives if s.started else []
+    names, whole = (s.started.objectives, s.started.epochs) if s.started else ([], None)
     rows = [
         [
             str(row.number),
             *(figure(name, row.value(i)) for i, name in enumerate(names)),
-            f"{row.epochs}/{s.started.epochs}" if s.started.epochs else str(row.epochs or "–"),
+            f"{row.epochs}/{whole}" if whole else str(row.epochs or "–"),
             duration(row.seconds),
             values_text(row.values),
         ]
