@@ -16,6 +16,7 @@ from ..task.train_options import TrainOptions
 from ..task.variables import TaskNames
 
 from .cell_objective import CellObjective
+from .kept_objects import RandomState
 from .goals import named_goals
 from .objective import TaskObjective, describe
 from .plan_sweep import SweepPlan
@@ -34,6 +35,7 @@ class CellTrials:
         self.cell, self.options, self.lazy, self.task = cell, options, lazy, task
         self._names = lazy | set(cell.searched)
         self._same = None if task is None else TaskObjective(task, options)
+        self._random = RandomState()  # as the cell has left it
 
     @property
     def kept(self) -> tuple[object, ...]:
@@ -48,6 +50,7 @@ class CellTrials:
     def __call__(self, trial: BaseTrial) -> tuple[Task, TrainOptions]:
         "Return the task and the options of a trial"
         if self._same is not None and trial.spec.seed is None:
+            self._random.set()
             return self._same(trial)
         drawn = lambda name, written: trial.suggest(name, written) if name in self._names else written
         return self.cell(drawn, trial.spec.seed)
@@ -70,5 +73,6 @@ def plan_cell(
     searched = tuple(name for name in space if name not in lazy)
     cell = CellObjective(source, dict(names), dict(given), variables, searched)
     same = task if not lazy and "seed" not in space else None
+    trials = CellTrials(cell, options, lazy, same)
     described = describe((task, options), named_goals(how.goals))
-    return SweepPlan(CellTrials(cell, options, lazy, same), space, described, options, how)
+    return SweepPlan(trials, space, described, options, how)
