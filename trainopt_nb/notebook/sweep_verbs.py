@@ -9,6 +9,7 @@ __all__ = ['SWEEP', 'FREEZE', 'SpaceWords', 'SweepCell', 'frozen', 'offer_cell',
 from collections.abc import Coroutine
 from dataclasses import dataclass
 
+import torch
 from IPython.core.interactiveshell import InteractiveShell
 from ..api.handle import load_final_weights
 from ..api.run_task import Where
@@ -30,6 +31,7 @@ from ..sweeps.cell_trials import plan_cell
 from ..sweeps.freeze import frozen_cell
 from ..sweeps.run_sweep import SweepHandle, start_sweep
 from ..sweeps.sweep import Sweep
+from ..sweeps.trial_rows import TrialRow
 from ..task.train_options import TrainOptions
 from ..task.variables import TaskNames
 
@@ -51,7 +53,7 @@ class SpaceWords(Options):
 class SweepCell(RunFolder, TaskNames):
     "Where a cell keeps its task, and where its sweep goes"
 
-    name: str = option("", "what the run is about; the model's class when nothing is said", group="Cell")
+    name: str = option("", "what the sweep is about; the model's class when nothing is said", group="Cell")
 
 # %% ../../nbs/notebook/06d_sweep_verbs.ipynb #1ba22ea8
 class _CellSweep:
@@ -106,7 +108,7 @@ class _CellSweep:
             return
         own = {name: value for name, value in row.values.items() if name in {t.name for t in self.tunables}}
         if own:
-            seed = row.values.get("seed", self.call.options(TrainOptions).seed)
+            seed = _as_trained(sweep, row).get("seed", self.call.options(TrainOptions).seed)
             execute_cell(self.shell, with_values(self.cell, own), seed=seed)
         names, variables = self.shell.user_ns, self.call.options(TaskNames)
         names["run"] = run = sweep.run(row.number)
@@ -140,7 +142,18 @@ def frozen(
         what = "no trial that was done" if number is None else f"no trial {number}"
         raise RunError(f"The sweep {sweep.name} has {what}: sweep.trials lists what there is.")
     given = FIT.parse(split(sweep.directory.facts.get("flags", "")))
-    return frozen_cell(cell, row.values, given, FIT.option_classes)
+    return frozen_cell(cell, row.values, {**given, **_as_trained(sweep, row)}, FIT.option_classes)
+
+
+def _as_trained(sweep: Sweep, row: TrialRow) -> dict[str, object]:
+    "Return what the sweep decided besides the values: seed of a repeat, epochs, and the threads, by which sums are rounded"
+    if not row.run:
+        return {}
+    run, names = sweep.run(row.number), ("seed", "epochs", "threads")
+    found = {name: run.options[name] for name in names if name in run.options}
+    if (started := run.progress.started) and started.threads != torch.get_num_threads():
+        found["threads"] = started.threads
+    return found
 
 
 def offer_cell(shell: InteractiveShell, source: str):
@@ -183,7 +196,7 @@ def _freeze(call: Call):
 # %% ../../nbs/notebook/06d_sweep_verbs.ipynb #db4b2a08
 SWEEP = Verb(
     "sweep",
-    "search the values of a cell that have form comments, and options that are named",
+    "search the values of a cell that have form comments, and options by --space",
     _sweep,
     (SpaceWords, SweepOptions, SweepCell, TrainOptions),
     cell=True,
