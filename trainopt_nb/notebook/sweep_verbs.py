@@ -53,7 +53,7 @@ class SpaceWords(Options):
 class SweepCell(RunFolder, TaskNames):
     "Where a cell keeps its task, and where its sweep goes"
 
-    name: str = option("", "what the sweep is about; the model's class when nothing is said", group="Cell")
+    name: str = option("", "what the run is about; the model's class when nothing is said", group="Cell")
 
 # %% ../../nbs/notebook/06d_sweep_verbs.ipynb #1ba22ea8
 class _CellSweep:
@@ -196,7 +196,7 @@ def _freeze(call: Call):
 # %% ../../nbs/notebook/06d_sweep_verbs.ipynb #db4b2a08
 SWEEP = Verb(
     "sweep",
-    "search the values of a cell that have form comments, and options by --space",
+    "search the values of a cell that have form comments, and options that are named",
     _sweep,
     (SpaceWords, SweepOptions, SweepCell, TrainOptions),
     cell=True,

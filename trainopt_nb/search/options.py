@@ -150,7 +150,7 @@ class SweepOptions(SearchOptions):
 
     goal: tuple = option(
         (),
-        "figures to improve, such as accuracy or accuracy,size:min; the figure of --monitor when omitted",
+        "figures to improve, such as accuracy or accuracy,size:min; what decides which epoch is best when omitted",
         type="names",
         group="Sweep",
         aliases=("objective", "metric", "direction"),

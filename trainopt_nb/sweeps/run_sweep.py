@@ -97,7 +97,7 @@ def _study(plan: SweepPlan, run: Run) -> optuna.Study:
         plan.space = check_joined(study, mine, plan.space.options).space
     return study
 
-# %% ../../nbs/sweeps/29b_run_sweep.ipynb #f1f7791a
+# %% ../../nbs/sweeps/29b_run_sweep.ipynb #635de270
 def _begun(study: optuna.Study, run: Run, shared: bool) -> int:
     "Return a number from which the sampler draws other values than before, and than other processes of the same study"
     own = zlib.crc32(f"{run.path} {os.getpid()}".encode()) if shared else 0
@@ -144,7 +144,7 @@ def _open(plan: SweepPlan, run: Run) -> SweepHandle:
 
 # %% ../../nbs/sweeps/29_run_sweep.ipynb #131745b1
 
-
+# %% ../../nbs/sweeps/29b_run_sweep.ipynb #f1f7791a
 def start_sweep(
     plan: SweepPlan,
     where: Where = Where(),  # noqa: B008 a constant; where the run is kept

@@ -75,7 +75,7 @@ class Died(NamedTuple):
 
 
 def shared_cores(
-    workers: int,  # >= 1
+    workers: int,  # 1 or more
 ) -> list[
     tuple[int, ...]
 ]:  # the cores of each; the same for several where there are fewer cores than workers
@@ -107,7 +107,7 @@ class _Workers:
 
     def resize(
         self,
-        workers: int,  # >= 0
+        workers: int,  # 0 or more
     ):
         "Have another number of workers; those that are too many end with the trial that they train"
         self.wanted = workers

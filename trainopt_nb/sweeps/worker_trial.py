@@ -128,7 +128,7 @@ class _ReportingTrial(_AskingTrial):
     def report(
         self,
         value: float,  # of the only objective
-        step: int,  # >= 0
+        step: int,  # 0 or more
     ):
         "Report how the trial stands; `should_prune` says whether it is to end"
         self.report_values([float(value)], int(step))
@@ -136,7 +136,7 @@ class _ReportingTrial(_AskingTrial):
     def report_values(
         self,
         values: list[float],  # of all objectives
-        step: int,  # >= 0
+        step: int,  # 0 or more
     ) -> str:  # empty where the trial goes on
         "Report how the trial stands, and return why it is to end"
         told = self.line.ask(Reports([Report(self.number, step, values, self.seconds)]))
