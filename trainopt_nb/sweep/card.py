@@ -75,7 +75,7 @@ def gain_text(
     change = gain(s.monitor, s.mode, first.value(), best.value())[0] if best and first else ""
     return texts["over"].format(change=change, n=first.number) if change else ""
 
-
+# %% ../../nbs/sweep/12b_card.ipynb #7566255e
 def _work_figure(s: SweepProgress, texts: dict) -> Figure:
     whole = s.started.epochs if s.started else None
     if not whole:
