@@ -61,12 +61,12 @@ function sortable({ face }) {
 
 function sorted(shared) {
   const { ui, order } = shared, columns = sortable(shared);
-  const [, , of, first] = columns.find(([key]) => key === ui.sort?.key) ?? columns.find(([key]) => key === "value0") ?? columns[0];
+  const [key, , of, first] = columns.find(([key]) => key === ui.sort?.key) ?? columns.find(([key]) => key === "value0") ?? columns[0];
   const way = first * (ui.sort?.turned ? -1 : 1);
   return [...order].sort((a, b) => {
     const [x, y] = [of(a), of(b)];
     if (x === null || y === null) return x === y ? b.number - a.number : x === null ? 1 : -1;
-    return (x - y) * way || b.number - a.number;
+    return (x - y) * way || (key.startsWith("value") ? a.number - b.number : b.number - a.number);
   });
 }
 

@@ -55,6 +55,12 @@ const linear = (range, from, to) => (value) => straight(range, from, to)(Math.mi
 // ---- rows
 
 const valueOf = (row, which = 0) => (row.result ? row.result[which] : which ? null : row.reports.at(-1)?.[1]) ?? null;
+// the values of an objective that its scale is made for: of trials that were not ended early, where there are some
+function measured(rows, which = 0) {
+  const of = (some) => some.map((row) => valueOf(row, which)).filter((value) => value !== null), done = of(rows.filter((row) => row.state === "done"));
+  return done.length >= 5 ? done : of(rows);
+}
+
 const dots = (points, r) => points.map(({ x, y }) => `M${(x - r).toFixed(1)},${y.toFixed(1)}a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0`).join("");
 const arrows = (points, down) => points.map(({ x, y }) => `M${(x - 3).toFixed(1)},${(down ? y - 2 : y + 2).toFixed(1)}h6l-3,${down ? 4.5 : -4.5}z`).join("");
 const line = (points) => points.map(({ x, y }, i) => `${i ? "L" : "M"}${x.toFixed(1)},${y.toFixed(1)}`).join("");
@@ -124,7 +130,7 @@ function BestValue(shared) {
   const { face, texts, order } = shared, [node, width] = useWidth(), [, way, share] = face.objectives[0] ?? ["", "max", false];
   const shown = order.filter((row) => valueOf(row) !== null && row.state !== "failed");
   const x = { range: [0, room((order.at(-1)?.number ?? 0) + 1, face.planned)], write: compact, name: texts.trial };
-  const y = { range: fence(shown.map((row) => valueOf(row)), way, share), write: (value) => written(value, share) };
+  const y = { range: fence(measured(shown), way, share), write: (value) => written(value, share) };
   const sx = linear(x.range, SPARE.left, width - SPARE.right), sy = linear(y.range, TALL - SPARE.bottom, SPARE.top);
   const points = shown.map((row) => ({ row, x: sx(row.number), y: sy(valueOf(row)) }));
   const off = ({ row }) => (way === "max" ? valueOf(row) < y.range[0] : valueOf(row) > y.range[1]); // an arrow at the edge stands for it
@@ -150,7 +156,7 @@ function BestValue(shared) {
 function Front(shared) {
   const { face, texts, order } = shared, [node, width] = useWidth(), [first, second] = face.objectives;
   const shown = order.filter((row) => valueOf(row, 0) !== null && valueOf(row, 1) !== null);
-  const scale = ([name, way, share], which) => ({ range: fence(shown.map((row) => valueOf(row, which)), way, share), write: (value) => written(value, share), name: "" });
+  const scale = ([name, way, share], which) => ({ range: fence(measured(shown, which), way, share), write: (value) => written(value, share), name: "" });
   const x = scale(second, 1), y = scale(first, 0);
   const sx = linear(x.range, SPARE.left, width - SPARE.right), sy = linear(y.range, TALL - SPARE.bottom, SPARE.top);
   const points = shown.map((row) => ({ row, x: sx(valueOf(row, 1)), y: sy(valueOf(row, 0)) }));
@@ -180,7 +186,7 @@ function Curves(shared) {
   const shown = order.filter((row) => row.reports.some(([, value]) => value !== null));
   const end = Math.max(face.epochs ?? 0, ...shown.map((row) => row.reports.at(-1)[0]), 1);
   const x = { range: [0, end], write: compact, name: face.epochs ? texts.axis_epoch : texts.axis_step };
-  const y = { range: fence(shown.map((row) => valueOf(row)).filter((value) => value !== null), way, share), write: (value) => written(value, share) };
+  const y = { range: fence(measured(shown), way, share), write: (value) => written(value, share) };
   const sx = linear(x.range, SPARE.left, width - SPARE.right), sy = straight(y.range, TALL - SPARE.bottom, SPARE.top);
   const drawn = shown.map((row) => ({ row, points: row.reports.filter(([, value]) => value !== null).map(([step, value]) => ({ row, x: sx(step), y: sy(value) })) }));
   const paths = (test) => drawn.filter(({ row }) => test(row)).map(({ points }) => (points.length > 1 ? line(points) : dots(points, 1.5))).join("");

@@ -36,7 +36,7 @@ function valuesText(row, axes) {
 function columns({ face, order }) {
   const dimensions = face.axes.map((axis) => ({ ...axisOf(axis), of: (row) => row.values[axis[0]] }));
   const results = face.objectives.map(([name, way, share], which) => {
-    const values = order.map((row) => valueOf(row, which)).filter((value) => value !== null), [low, high] = fence(values, way, share);
+    const [low, high] = fence(measured(order, which), way, share);
     const place = (value) => (value === null ? null : Math.min(1, Math.max(0, (value - low) / (high - low))));
     return { name, result: which, low: way === "max" ? low : high, high: way === "max" ? high : low, write: (value) => written(value, share),
       place: (value) => (value === null || way === "max" ? place(value) : 1 - place(value)), of: (row) => valueOf(row, which) };
