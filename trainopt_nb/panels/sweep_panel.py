@@ -17,7 +17,7 @@ from .protocol import finite
 from .sweep_commands import sweep_commands
 from .sweep_rows import Spaces, TrialRows
 from ..runs import card
-from ..sweeps.card import best_sentence, sweep_figures, sweep_headline, sweep_methods
+from ..sweeps.card import best_sentence, gain_text, sweep_figures, sweep_headline, sweep_methods
 from ..sweeps.importance import Importance
 from ..sweeps.progress import SweepProgress, sweep_of
 
@@ -27,11 +27,11 @@ REFUSALS = (RunError, OptionError, CheckpointError, OSError)
 _NOTES = 50  # the newest ones go to the page
 
 
-def _cell(item):
-    "Return a figure with a short change, and all of it for the pointer"
-    label, change = card.plain(item.label), card.plain(item.change)
-    short = change.split(" ")[0] if item.better else change
-    return [item.value, label, short, item.better, f"{label} {change}".strip()]
+def _figures(progress, texts):
+    "Return the figures, with the text that the pointer shows"
+    tips = [gain_text(progress, texts)] + [""] * 4
+    shown = zip(sweep_figures(progress, texts), tips, strict=True)
+    return [[f.value, card.plain(f.label), f.change, f.better, tip] for f, tip in shown]
 
 
 def sweep_facts(
@@ -48,7 +48,7 @@ def sweep_facts(
         "name": card.plain(progress.name),
         "headline": sweep_headline(progress, texts),
         "fraction": finite(progress.fraction),
-        "figures": [_cell(f) for f in sweep_figures(progress, texts)],
+        "figures": _figures(progress, texts),
         "workers": s.workers,
         "planned": s.planned,
         "epochs": e.epochs if e else None,
