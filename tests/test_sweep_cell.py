@@ -1,5 +1,6 @@
 "A cell as the objective of a sweep: each trial equals the frozen cell to the last bit, and data are loaded once"
 
+import os
 import random
 import sys
 
@@ -7,13 +8,15 @@ import cloudpickle
 import numpy as np
 import pytest
 import torch
-from helpers import losses, magic, quiet, weights
+from helpers import execute, losses, magic, quiet, weights
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from IPython.core.error import UsageError
 from torch import nn
 
 from trainopt_nb.api.run_task import Where, print_lines, run_task
 from trainopt_nb.base.errors import OptionError, RunError, TaskError
+from trainopt_nb.notebook.cli import run_file
 from trainopt_nb.notebook.execute_cell import execute_cell
 from trainopt_nb.sweeps.cell_objective import CellObjective
 from trainopt_nb.sweeps.freeze import frozen_cell
@@ -429,3 +432,43 @@ def test_an_error_in_a_trial_shows_the_line_of_the_cell(loaded):
         objective(lambda name, written: 4)
     frame = error.traceback[-1]
     assert frame.lineno + 1 == 7 and "1 / 0" in str(frame.statement)
+
+
+# --- the verbs
+
+
+def test_the_best_trial_of_the_verb_is_what_its_frozen_cell_trains(shell, capsys):
+    shell.run_cell("import random, torch, numpy as np")
+    cell = DIGITS.replace("(order[:60])", "(order[:40])")
+    magic(shell, "sweep --trials 2 --repeats 0 --jobs 1 --epochs 1 --space lr=1e-3..1e-1:log", cell)
+    best, swept = shell.user_ns["run"], weights(shell.user_ns["model"])
+    assert best.name == str(shell.user_ns["sweep"].best.number)
+    capsys.readouterr()
+    magic(shell, "freeze")
+    line, frozen = capsys.readouterr().out.strip().split("\n", 1)
+    magic(shell, line.removeprefix("%%trainopt "), frozen)
+    assert torch.equal(losses(best), losses(shell.user_ns["run"]))
+    assert torch.equal(swept, weights(shell.user_ns["model"]))
+
+
+def test_a_terminal_searches_a_file(shell, tmp_path, monkeypatch):
+    (tmp_path / "job.py").write_text(
+        "import torch\n"
+        'width = 4  #@param {type:"slider", min:1, max:8}\n'
+        "x = torch.randn(40, 3)\n"
+        "train_data = valid_data = x, (x.sum(1) > 0).long()\n"
+        "model = torch.nn.Sequential(torch.nn.Linear(3, width), torch.nn.Linear(width, 2))\n"
+    )
+    program = "import sys; from trainopt_nb.notebook.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = "sweep job.py --trials 2 --repeats 0 -j 1 --epochs 1".split()
+    done = execute("-c", program, *words, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert sum(line.startswith("trial ") for line in lines) == 2 and "width" in done.stdout
+    path = lines[[line.startswith("sweep: ") for line in lines].index(True)].removeprefix("sweep: ")
+    assert (tmp_path / path / "study.log").exists()
+    (tmp_path / "other.py").write_text("%trainopt runs\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with pytest.raises(UsageError, match=r"other\.py has no cell below %%trainopt sweep"):
+        run_file(tmp_path / "other.py", [], "sweep")

@@ -136,6 +136,7 @@ class Command(NamedTuple):
 
 TERMINAL_COMMANDS = Registry("command")
 TERMINAL_COMMANDS.register("fit", "trainopt_nb.notebook.cli:FIT_FILE")
+TERMINAL_COMMANDS.register("sweep", "trainopt_nb.notebook.cli:SWEEP_FILE")
 VERBS = Registry("verb")
 for _name, _place in {
     "fit": "fit_verbs:FIT",
