@@ -83,11 +83,13 @@ class CommandedLoop(TrialLoop):
             case StopTrial(number):
                 self._end_trial(number)
             case SetWorkers(workers):
-                self.workers.resize(max(1, workers))
+                yield from self.staff(max(1, workers))
                 yield WorkersChanged(self.workers.wanted)
             case ContinueTrial(number):
-                self.trials.take_up(number)
-                yield Note("info", f"Trial {number} goes on next, as a trial of its own.", self.ended, "queue")
+                self.trials.take_up(number, self.folder / f"trials/{number}")
+                yield Note(
+                    "info", f"Trial {number} goes on next, as a trial of its own.", self.ended, "queue"
+                )
             case TryValues(values):
                 self.trials.queue(values)
                 given = ", ".join(f"{name} {value}" for name, value in values.items())
@@ -135,6 +137,7 @@ class _TimedLoop(CommandedLoop):
             made.end, made.reason = made.end or "stopped", made.reason or reason
             self.workers.end_trial(made.worker, made.number, made.reason)
         self.limits = Limits(0, None)
+        self.repeats.clear()
         until = time.perf_counter() + _PATIENCE
         while self.trials.running and time.perf_counter() < until:
             yield from self.hear(_NAP)
@@ -142,12 +145,16 @@ class _TimedLoop(CommandedLoop):
     def _leave(self):
         "End the workers; a trial that still ran is one that was lost"
         self.workers.close()
-        for number in list(self.trials.running):
-            self.trials.lose(number, "the sweep ended before it")
-        self.trials.leased.end()
+        try:
+            for number in list(self.trials.running):
+                self.trials.lose(number, "the sweep ended before it")
+        finally:  # whatever became of the disk, who goes on in this process finds that nobody has these trials
+            self.trials.leased.end()
 
 # %% ../../nbs/sweeps/27b_sweep_loop.ipynb #f7f2cf6e
-Mode = Callable[[TrialLoop, list[Ending]], Iterable[tuple]]  # called with the trials that ended; yields events
+Mode = Callable[
+    [TrialLoop, list[Ending]], Iterable[tuple]
+]  # called with the trials that ended; yields events
 
 
 class SweepLoop(_TimedLoop):

@@ -11,11 +11,21 @@ from collections import deque
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-from ..base.errors import RunError
+from ..base.errors import OptionError, RunError
 from ..events.records import Note
 from ..population.plan import SIZES, BatchPlan
 from .batching import Batching, Ending, Limits, run_name, spread_values
-from .messages import Attribute, Outcome, PlanTrials, Ready, Reports, Said, Suggest, TrialBatch, TrialSpec
+from trainopt_nb.sweeps.messages import (
+    Attribute,
+    Outcome,
+    PlanTrials,
+    Ready,
+    Reports,
+    Said,
+    Suggest,
+    TrialBatch,
+    TrialSpec,
+)
 from .records import TrialEnded, TrialReport, TrialStarted, TrialValues
 from .study_trials import EndingTrials, RunningTrial
 from .trial_workers import Died, TrialWorkers
@@ -43,7 +53,9 @@ class _TrialLoop:
         self.batching = batching or Batching("off")
         self.begun = self.ended = done  # trials; those that were lost do not count
         self.seconds = 0.0  # of searching, without pauses
-        self.repeats: deque[tuple[int, int]] = deque()  # (number of a trial, seed) that are to be trained again
+        self.repeats: deque[tuple[int, int]] = (
+            deque()
+        )  # (number of a trial, seed) that are to be trained again
         self.newest: list[Ending] = []  # trials that ended in this turn
         self._spent: list[float] = []  # seconds of the trials that were done
         self._idle: set[int] = set()  # workers that wait for work
@@ -97,18 +109,21 @@ class _Beginning(_TrialLoop):
         self.workers.answer(worker, PlanTrials(values))
 
     def _give(self, worker):
-        "Give trials to a worker: those that were queued with something of their own go alone"
+        "Give trials to a worker; one that goes on from a checkpoint is trained alone"
         if not self._may_begin:
             made = [self.trials.repeat(*self.repeats.popleft(), worker)]
         else:
-            made = [self.trials.ask(worker) for _ in range(self.batching.size(self.left, self.workers.wanted))]
+            size = 1 if self.trials.takes_up else self.batching.size(self.left, self.workers.wanted)
+            made = [self.trials.ask(worker) for _ in range(size)]
             self.begun += len(made)
-        specs = [self._spec(each) for each in made]
-        alone = len(specs) == 1 or any(spec.resume for spec in specs)
-        plan = self.batching.plan
-        self.workers.answer(worker, specs[0] if alone else TrialBatch(specs, plan.layout, plan.chunk))
+        specs, plan = [self._spec(each) for each in made], self.batching.plan
+        self.workers.answer(
+            worker, specs[0] if len(specs) == 1 else TrialBatch(specs, plan.layout, plan.chunk)
+        )
         for each in made:
-            yield TrialStarted(each.number, _plain(each.values), run_name(each), worker, each.origin, time.time())
+            yield TrialStarted(
+                each.number, _plain(each.values), run_name(each), worker, each.origin, time.time()
+            )
 
     def _spec(self, made: RunningTrial) -> TrialSpec:
         resume = "" if made.resume is None else str(self.folder / f"trials/{made.resume}")
@@ -133,7 +148,14 @@ class _Answering(_Beginning):
             yield Note("warning", message.text, self.ended, "worker")
 
     def on_suggest(self, worker: int, message: Suggest) -> Generator:
-        value = self.trials.suggest(message)
+        try:
+            value = self.trials.suggest(message)
+        except (
+            OptionError,
+            ValueError,
+            TypeError,
+        ) as error:  # such as choices that were others in earlier trials
+            return self.workers.refuse(worker, f"{message.name}: {error}")
         self.workers.answer(worker, value)
         yield TrialValues(message.number, _plain({message.name: value}))
 
@@ -147,7 +169,7 @@ class _Answering(_Beginning):
             yield TrialReport(number, step, values, seconds)
 
     def on_attribute(self, worker: int, message: Attribute) -> Generator:
-        self.trials.running[message.number].trial.set_user_attr(message.key, message.value)
+        self.trials.note(message)
         yield from ()
 
 # %% ../../nbs/sweeps/27_trial_loop.ipynb #b282efa0
@@ -166,9 +188,10 @@ class TrialLoop(_Answering):
         yield self._end(made, state, message.values, message.epochs, message.reason)
 
     def on_died(self, worker: int, message: Died) -> Generator:
+        idle = worker in self._idle
         self._idle.discard(worker)
         lost = [made for made in self.trials.running.values() if made.worker == worker]
-        self._fruitless += not lost
+        self._fruitless += not (idle or any(made.values for made in lost))
         if self._fruitless >= _TRIES:
             raise RunError(message.reason)
         for made in lost:
@@ -179,11 +202,24 @@ class TrialLoop(_Answering):
             elif again:
                 self.repeats.append((made.repeats, made.seed))
             yield self._end(made, "failed", None, 0, message.reason)
-        self.workers.resize(self.workers.wanted)
+        yield from self.staff(self.workers.wanted)
+
+    def staff(
+        self,
+        workers: int,  # >= 1
+    ) -> Generator:
+        "Have another number of workers. Raises `RunError` where there is none, and none can be started"
+        try:
+            self.workers.resize(workers)
+        except RunError as error:
+            if not len(self.workers):
+                raise
+            yield Note("warning", f"{error} The sweep goes on with those that it has.", self.ended, "worker")
 
     @staticmethod
     def _end(made: RunningTrial, state, values, epochs, reason):
-        return TrialEnded(made.number, state, values, epochs, made.seconds, made.reason or reason, time.time())
+        reason = "" if state == "done" else reason if state == "failed" else made.reason or reason
+        return TrialEnded(made.number, state, values, epochs, made.seconds, reason, time.time())
 
     def hear(
         self,

@@ -21,7 +21,16 @@ from ..workers.processes import PRELOAD
 from ..workers.shared_arrays import SharedArrays, pickle_shared
 from ..workers.submit import WorkerHandle, submit, wait_for
 
-from .messages import Answer, EndTrial, PlanTrials, Ready, Said, TrialBatch, TrialSpec
+from trainopt_nb.sweeps.messages import (
+    Answer,
+    EndTrial,
+    PlanTrials,
+    Ready,
+    Refused,
+    Said,
+    TrialBatch,
+    TrialSpec,
+)
 from .run_batch import plan_trials, run_batch
 from .run_trial import Place, run_trial
 from .worker_trial import Line, WorkerLine
@@ -29,7 +38,9 @@ from .worker_trial import Line, WorkerLine
 PRELOAD.append("trainopt_nb.sweeps.trial_workers")
 
 # %% ../../nbs/sweeps/25_trial_workers.ipynb #cd4d6500
-def _work(given: TrialSpec | TrialBatch | PlanTrials, objective: Callable, place: Place, line: Line) -> Iterator[tuple]:
+def _work(
+    given: TrialSpec | TrialBatch | PlanTrials, objective: Callable, place: Place, line: Line
+) -> Iterator[tuple]:
     "Yield what comes of a piece of work"
     if isinstance(given, TrialBatch):
         yield from run_batch(given, objective, place, line)
@@ -59,7 +70,11 @@ def serve_trials(
         for outcome in _work(given, called, place, line):
             line.tell(outcome)
         if changed := kept.put_back():
-            line.tell(Said(f"A trial changed {changed} tensors of the data, which the next trials find as it left them."))
+            line.tell(
+                Said(
+                    f"A trial changed {changed} tensors of the data, which the next trials find as it left them."
+                )
+            )
 
 # %% ../../nbs/sweeps/25_trial_workers.ipynb #41703984
 class Died(NamedTuple):
@@ -70,9 +85,15 @@ class Died(NamedTuple):
 
 def shared_cores(
     workers: int,  # >= 1
-) -> list[tuple[int, ...]]:  # the cores of each; the same for several where there are fewer cores than workers
+) -> list[
+    tuple[int, ...]
+]:  # the cores of each; the same for several where there are fewer cores than workers
     "Share out the cores that this process may use"
-    own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    own = (
+        sorted(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else list(range(os.cpu_count() or 1))
+    )
     if workers >= len(own):
         return [(own[i % len(own)],) for i in range(workers)]
     ends = [len(own) * i // workers for i in range(workers + 1)]
@@ -88,6 +109,7 @@ class _Workers:
         self._shared, self._place = SharedArrays(), place
         self._objective = pickle_shared(objective, objective.parts, self._shared)
         self._handles: dict[int, WorkerHandle] = {}
+        self._dismissed: set[int] = set()  # numbers of those that were told to end
         self.wanted = 0  # how many there are to be
 
     def __len__(self) -> int:
@@ -130,15 +152,21 @@ class TrialWorkers(_Workers):
                 continue
             if message is None:
                 del self._handles[number]
-                message = self._last(handle)
+                message = self._last(number, handle)
             if message is not None:
                 yield number, message
 
-    def _last(self, handle):
+    def _last(self, number, handle):
+        "Return `Died`, or None for a worker that was told to end and may be wanted again by now"
         try:
-            return handle.result(0)
+            handle.result(0)
         except WorkerError as error:
             return Died(str(error))
+        if number not in self._dismissed:
+            return Died("The worker ended by itself.")
+        self._dismissed.discard(number)
+        self.resize(self.wanted)
+        return None
 
     def answer(
         self,
@@ -147,7 +175,17 @@ class TrialWorkers(_Workers):
     ):
         "Answer a question"
         if worker in self._handles:
+            self._dismissed |= {worker} if value is None else set()
             self._handles[worker].send(Answer(value))
+
+    def refuse(
+        self,
+        worker: int,  # its number
+        reason: str,  # one sentence
+    ):
+        "Answer a question that the study does not take; the trial fails"
+        if worker in self._handles:
+            self._handles[worker].send(Refused(reason))
 
     def end_trial(
         self,
