@@ -19,6 +19,7 @@ from warm_python import python
 from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads a process on busy cores wait for each other
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # its helpers would each import PyTorch
 os.environ["TRAINOPT_LANGUAGE"] = "en"  # whatever the developer speaks
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would each compile the whole package
 CHROMIUM = "/usr/bin/chromium"
@@ -27,16 +28,29 @@ CHROMIUM = "/usr/bin/chromium"
 # which tests run, and where
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest looks where temporary files lie
 def pytest_configure(config):
     "Leave slow tests out unless `-m` names them, and make a folder that all processes of this test run share"
     chosen = config.option.markexpr
     if "slow" not in chosen:
         config.option.markexpr = f"({chosen}) and not slow" if chosen else "not slow"
     if not hasattr(config, "workerinput"):  # not one of the processes of pytest-xdist
-        folder = tempfile.TemporaryDirectory(prefix="trainopt-tests-")
+        folder = tempfile.TemporaryDirectory(prefix="trainopt-tests-", ignore_cleanup_errors=True)
         config.add_cleanup(folder.cleanup)
+        if memory() and not config.option.basetemp:
+            files = tempfile.TemporaryDirectory(
+                prefix="trainopt-tests-", dir=memory(), ignore_cleanup_errors=True
+            )
+            config.add_cleanup(files.cleanup)
+            config.option.basetemp = f"{files.name}/files"
         os.environ["TRAINOPT_TEST_RUN"] = folder.name
         os.environ["XDG_STATE_HOME"] = folder.name  # the key that signs runs is not the developer's
+
+
+def memory():
+    "Where there is room in memory for files: a disk that is told to write through takes most of a small run's time"
+    place = "/dev/shm"
+    return place if os.access(place, os.W_OK) and shutil.disk_usage(place).free > 2 << 30 else None
 
 
 def is_marked(item, name):
@@ -131,8 +145,9 @@ def machine():
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item, nextitem):
-    "Tests that measure time run while no other process of this test run has a test"
-    machine().enter(alone=is_marked(item, "quiet"))
+    "Tests that measure time run while no other process of this test run has a test; what the first of them needs is set up before"
+    if not machine().alone:
+        machine().enter(alone=False)
     try:
         return (yield)
     finally:
@@ -160,6 +175,8 @@ def pytest_runtest_setup(item):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
+    if is_marked(item, "quiet"):
+        machine().enter(alone=True)
     with no_loop(item):
         return (yield)
 
@@ -195,6 +212,20 @@ def shell(tmp_path, monkeypatch):
     shell.run_line_magic("reload_ext", "trainopt_nb")
     yield shell
     shell.run_line_magic("unload_ext", "trainopt_nb")
+
+
+@pytest.fixture
+def tmp_path():
+    "A folder in memory where there is room"
+    with tempfile.TemporaryDirectory(dir=memory(), ignore_cleanup_errors=True) as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def disk_path():
+    "A folder on the disk: where a save is to be met while it is written, or memory is not what the test has"
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as path:
+        yield Path(path)
 
 
 @pytest.fixture

@@ -5,13 +5,11 @@ import json
 import os
 import random
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import psutil
-import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
@@ -224,13 +222,6 @@ def task(source="memory", recipe="plain", seed=1):
     make, more = SOURCES[source]
     valid = None if recipe == "no validation" else VALID
     return Task(net(seed=seed), make(), valid), options(**more, **RECIPES[recipe])
-
-
-@pytest.fixture(name="tmp_path")
-def quick_path():
-    "A folder in memory where there is one: a disk that is told to write through takes most of a small run's time"
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as path:
-        yield Path(path)
 
 
 def small_table():

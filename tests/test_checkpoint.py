@@ -503,8 +503,8 @@ while True:  # every step is saved three times, so that folders are replaced as 
 
 
 @pytest.mark.parametrize("kills", [12, pytest.param(60, marks=pytest.mark.slow)])
-def test_killed_while_saving(kills, tmp_path, nursery):
-    folder, out = tmp_path / "checkpoints", tmp_path / "out"
+def test_killed_while_saving(kills, disk_path, nursery):
+    folder, out = disk_path / "checkpoints", disk_path / "out"
     chance, orphans, aside, acknowledged = random.Random(0), 0, 0, 0
     for _ in range(kills):
         pid = nursery.start(SAVE_FOR_EVER, out, folder=folder)
@@ -547,7 +547,7 @@ def test_killed_between_the_two_renames(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000001", "step-00000002"]
 
 
-def test_an_interrupt_loses_nothing(tmp_path, nursery):
+def test_an_interrupt_loses_nothing(disk_path, nursery):
     code = """
 import _thread, signal, threading, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what runs in the background ignore it
@@ -565,7 +565,7 @@ for i in range(60):
         assert os.listdir(folder) == ["step-00000001"], os.listdir(folder)
 print(cut)
 """
-    assert int(nursery.run(code, tmp_path / "out", folder=tmp_path / "c")) > 10
+    assert int(nursery.run(code, disk_path / "out", folder=disk_path / "c")) > 10
 
 
 # --- the disk is full (2) ---

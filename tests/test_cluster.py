@@ -75,6 +75,7 @@ def alone(tmp_path_factory):
     return model, fit(model, TRAIN, VALID, folder=tmp_path_factory.mktemp("one"), write=quiet, **HOW)
 
 
+@pytest.mark.slow
 def test_two_workers_compute_what_one_process_does_and_are_steered(alone, tmp_path):
     "Beside it: nothing listens on more than loopback, no other user can open Ray's folder, and nothing of Ray is left"
     before, model, folders = of_ray(), Slow(), set(Path("/tmp").glob("ray-*"))

@@ -384,19 +384,20 @@ def test_commands_reach_all_ranks(plan, tmp_path):
     )
 
 
-def test_a_stop_is_obeyed_time_after_time(tmp_path):
+@pytest.mark.parametrize("times", [2, pytest.param(5, marks=pytest.mark.slow)])
+def test_a_stop_is_obeyed_time_after_time(tmp_path, times):
     "Also after a matrix product with several threads, where workers that were forked from the kernel would hang"
     before = torch.get_num_threads()
     torch.set_num_threads(4)  # two for each of two workers
     torch.randn(500, 500) @ torch.randn(500, 500)
     try:
-        stop_five_times(tmp_path)
+        stop_again_and_again(tmp_path, times)
     finally:
         torch.set_num_threads(before)
 
 
-def stop_five_times(tmp_path):
-    for _ in range(5):
+def stop_again_and_again(tmp_path, times):
+    for _ in range(times):
         model = Slow(0.002)
         before = weights(model)
         job = leave(Task(model, TRAIN), TrainOptions.of(devices=2, epochs=1000), folder=tmp_path)
@@ -429,15 +430,23 @@ def test_a_killed_rank_is_named_and_the_run_ends(tmp_path):
     assert not any(alive(pid) for pid in ranks_of(run))
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_rank_is_replaced(victim, tmp_path):
-    "The run goes on from its newest checkpoint and ends as if nothing had happened"
+def launch_two(folder):
+    "Begin a run on two devices, which may be replaced twice"
     how = {"epochs": 6, "batch_size": 32, "save_steps": 5, "restarts": 2, "devices": 2}
     torch.manual_seed(0)
-    model = Slow()
-    whole = over(launch(Task(model, TRAIN, VALID), TrainOptions.of(**how), folder=tmp_path))
-    torch.manual_seed(0)
-    run = launch(Task(Slow(), TRAIN, VALID), TrainOptions.of(**how), folder=tmp_path)
+    return launch(Task(Slow(), TRAIN, VALID), TrainOptions.of(**how), folder=folder)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    "A run in which nothing happens"
+    return over(launch_two(tmp_path_factory.mktemp("whole")))
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_rank_is_replaced(victim, whole, tmp_path):
+    "The run goes on from its newest checkpoint and ends as if nothing had happened"
+    run = launch_two(tmp_path)
     until(lambda: run.progress.step >= 17, "some steps")
     os.kill(ranks_of(run)[victim], signal.SIGKILL)
     over(run)

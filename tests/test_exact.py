@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import Epochs, Stream, follow, options, outcome, quick_path, seeded  # noqa: F401
+from helpers import Epochs, Stream, follow, options, outcome, seeded
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from helpers import fingerprint, options, quick_path, quiet, record, task  # noqa: F401
+from helpers import fingerprint, quiet, record, task
 from warm_python import python
 
 from trainopt_nb import RunError, find_run, fit, list_runs, resume

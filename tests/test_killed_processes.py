@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from helpers import alive, lock_owner, moving, over, quick_path, quiet, ranks_of, small_table, until  # noqa: F401
+from helpers import alive, lock_owner, moving, over, quiet, ranks_of, small_table, until
 from starts import leave
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset

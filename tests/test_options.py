@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 
 from trainopt_nb.base.errors import OptionError
-from trainopt_nb.base.flags import help_text, parse_flags, split
-from trainopt_nb.base.options import declared, rows
+from trainopt_nb.base.flags import help_text, parse_flags, rows, split
+from trainopt_nb.base.options import declared
 from trainopt_nb.notebook.completion import completions
 from trainopt_nb.notebook.verbs import CellOptions
 from trainopt_nb.panels.form import OptionsForm, control, read

@@ -470,7 +470,9 @@ def test_trials_on_a_gpu_are_trained_as_alone_by_a_cuda_graph(name):
 
 def test_a_bias_before_batchnorm_does_not_hinder_an_adaptive_optimizer():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)
+    )
     x, y = torch.randn(64, 1, 8, 8), torch.randint(0, 3, (64,))
     trials = [{"lr": 1e-3, "weight_decay": 1e-4}, {"lr": 0.1, "weight_decay": 1e-2}]
     layout, reason = batch_layout(Task(model, (x, y)), TrainOptions(optimizer="adamw"), trials)

@@ -117,7 +117,7 @@ def test_notebooks_package_and_readme_are_in_step(copy):
 
 def test_the_tool_that_takes_pictures_starts():
     seen = "import sys; sys.path.insert(0, 'nbs/_tools'); import shots; print(*shots.PICTURES)"
-    assert call(sys.executable, "-c", seen, PYTHONPATH=str(ROOT), cwd=ROOT).split()[:2] == ["panel", "form"]
+    assert call(*python("-c", seen), PYTHONPATH=str(ROOT), cwd=ROOT).split()[:2] == ["panel", "form"]
 
 
 def notebooks():
@@ -155,7 +155,6 @@ def test_notebook_runs(copy, notebook, warm_kernel, warm_commands):
     own = {
         "PYTHONPATH": str(copy),
         "PYTHON_EXEC": str(warm_commands / "python"),  # torchrun reads it, too
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",  # the compiler's helpers end where they are not its children
         "OMP_NUM_THREADS": "1",
     }
     call(*python("-c", code), cwd=copy / "nbs", **own)

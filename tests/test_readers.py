@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers import quick_path, quiet  # noqa: F401 tmp_path is in memory
+from helpers import quiet
 from torch import nn
 from warm_python import python
 
@@ -709,6 +709,8 @@ def test_what_is_no_file_and_no_folder_stops_nothing(tmp_path, finished_run, bou
     path = folder / finished_run.name / name
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     os.mkfifo(path) if kind == "pipe" else path.symlink_to(path)
+    if kind == "pipe":  # it has been there for a while; what is new may be in writing, which is waited for
+        os.utime(path, (time.time() - 60,) * 2)
     bounded()
     use(folder, finished_run.name, deep=True)
 

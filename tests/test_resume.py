@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import RECIPES, SOURCES, follow, go_on, options, outcome, quick_path, quiet, record, task  # noqa: F401
+from helpers import RECIPES, SOURCES, follow, go_on, options, outcome, quiet, record, task
 from torch import nn
 from warm_python import python
 

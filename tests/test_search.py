@@ -446,9 +446,9 @@ def test_the_choice_says_both_and_follows_the_space():
     assert (found.sampler_name, found.pruner_name, found.trials, found.finalists, found.repeats) == (
         "tpe",
         "median",
-        27,
-        3,
-        1,
+        30,
+        0,
+        0,
     )
     study = searched(found.sampler, wide(), 20)
     alone = searched(optuna.samplers.TPESampler(seed=2), wide(), 20)
@@ -480,6 +480,16 @@ def test_pruners_work_in_a_space_that_changes(pruner):
     assert all(trial.params["lr"] <= 1e-2 for trial in study.trials[15:])
 
 
+@pytest.mark.parametrize(
+    "options, expected",
+    [({}, (90, None, 5, 2)), ({"trials": 60}, (55, 55, 5, 1)), ({"sampler": "grid"}, (75, 75, 5, 2))],
+)
+def test_where_only_the_time_ends_a_sweep_the_number_of_trials_is_an_estimate(options, expected):
+    asked = SweepOptions(time="1h", **options)
+    found = choose(wide(), asked, plan_budget(asked, 60.0, epochs=20))
+    assert (found.trials, found.most, found.finalists, found.repeats) == expected
+
+
 def test_a_grid_that_was_asked_for_is_its_own_limit():
     many = Space({"a": Dimension("int", 1, 10), "b": Dimension("choice", choices=tuple(range(12)))})
     plan = lambda **options: choose(
@@ -506,7 +516,8 @@ def test_a_pruner_is_left_out_for_several_objectives_and_this_is_said():
     [
         (wide(), {}, (45, 5, 1)),
         (wide(), {"trials": 10}, (10, 0, 0)),
-        (wide(), {"trials": 25}, (23, 2, 1)),
+        (wide(), {"trials": 39}, (39, 0, 0)),
+        (wide(), {"trials": 40}, (36, 4, 1)),
         (wide(), {"trials": 100}, (90, 5, 2)),
         (wide(), {"trials": 100, "repeats": 0}, (100, 0, 0)),
         (wide(), {"trials": 100, "repeats": 3}, (100, 5, 3)),
@@ -519,7 +530,7 @@ def test_a_pruner_is_left_out_for_several_objectives_and_this_is_said():
 def test_finalists_are_part_of_the_trials_unless_their_number_is_given(space, options, expected):
     asked = SweepOptions(**options)
     found = choose(space, asked, plan_budget(asked, None, epochs=5))
-    assert (found.trials, found.finalists, found.repeats) == expected
+    assert (found.trials, found.finalists, found.repeats) == expected and found.most == found.trials
     assert choose(space, asked, plan_budget(asked, None, epochs=5), objectives=2).finalists == 0
     assert choose(space, asked, plan_budget(asked, None, epochs=5), seeded=False).finalists == 0
 

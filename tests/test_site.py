@@ -23,7 +23,8 @@ from sphinx.util.inventory import InventoryFile
 from warm_python import python
 
 import trainopt_nb
-from trainopt_nb.base.options import Options, declared, rows
+from trainopt_nb.base.flags import rows
+from trainopt_nb.base.options import Options, declared
 from trainopt_nb.notebook.new import NewOptions
 from trainopt_nb.notebook.verb_help import verb_rows
 from trainopt_nb.notebook.verbs import VERBS
@@ -488,8 +489,14 @@ def test_every_source_notebook_opens_without_errors_and_fits_a_phone(site, watch
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("word", FOUND_BY)
-@pytest.mark.parametrize("how", ["file", "web"])
+@pytest.mark.parametrize(
+    ("how", "word"),
+    [
+        *(("file", word) for word in FOUND_BY),
+        ("web", "precision"),
+        *(pytest.param("web", word, marks=pytest.mark.slow) for word in FOUND_BY if word != "precision"),
+    ],
+)
 def test_search_finds(site, server, watch, how, word):
     watched = watch(place(site) if how == "file" else server)
     page = watched.open("index.html")

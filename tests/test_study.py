@@ -22,15 +22,15 @@ from helpers import until
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
-from trainopt_nb.sweep import journal_lock, leased_study, leases
 from warm_python import python
 
 from trainopt_nb.base.errors import OptionError, RunError
+from trainopt_nb.search import journal_lock, leased_study, leases
 from trainopt_nb.search.journal_lock import JournalLock
 from trainopt_nb.search.leased_study import LeasedStudy
 from trainopt_nb.search.study_journal import StudyJournal
 from trainopt_nb.search.study_record import StudyRecord, check_joined, read_record
-from trainopt_nb.search.study_storage import join_study, open_study, storage_notes, study_errors
+from trainopt_nb.search.study_storage import join_study, open_study, quiet_optuna, storage_notes, study_errors
 
 RANGE = optuna.distributions.FloatDistribution(0, 1)
 COMPLETE, FAIL, PRUNED, RUNNING, WAITING = (
@@ -482,7 +482,7 @@ def test_a_process_on_another_machine_is_watched_for_its_beats(folder, monkeypat
     study = opened(folder)
     code = """
 import os, sys, time
-from trainopt_nb.sweep import leases
+from trainopt_nb.search import leases
 here = leases.describe_process
 leases.describe_process = lambda pid: {**here(pid), "boot": "another", "host": "elsewhere"}
 leases.EVERY = 0.05
@@ -491,21 +491,23 @@ from trainopt_nb.search.study_storage import join_study
 leased = LeasedStudy(join_study(sys.argv[1]))
 leased.ask().suggest_float("x", 0, 1)
 print(os.getpid(), flush=True)
-while True:
+while sys.stdin.readline():
     leased.leases.renew()
-    time.sleep(0.02)
+    print("beaten", flush=True)
 """
-    other = subprocess.Popen(python("-c", code, folder), stdout=subprocess.PIPE)
-    pid = int(other.stdout.readline())
-    leased, end = LeasedStudy(study, folder), time.monotonic() + 1.2
-    while time.monotonic() < end:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    other = subprocess.Popen(python("-c", code, folder), **pipes)
+    pid, leased = int(other.stdout.readline()), LeasedStudy(study, folder)
+    for _ in range(4):
+        time.sleep(0.2)
+        other.stdin.write("\n"), other.stdin.flush()
+        assert other.stdout.readline() == "beaten\n"
         assert leased.recover() == []
-        time.sleep(0.02)
-    os.kill(pid, signal.SIGSTOP)  # a laptop that sleeps
+    os.kill(pid, signal.SIGSTOP)  # as a laptop that sleeps
     began = time.monotonic()
     [lost] = until(leased.recover, "the silent process is given up")
     assert lost.number == 0 and time.monotonic() - began > 0.4
-    os.kill(pid, signal.SIGKILL), other.wait()
+    os.kill(pid, signal.SIGKILL), other.communicate()
     leased.end()
 
 
@@ -560,9 +562,9 @@ def test_the_same_trials_are_asked_as_by_optuna_itself(folder, sampler):
             study.tell(trial.number, (found[-1] - 0.3) ** 2)
         return found
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    memory = optuna.create_study(sampler=sampler(seed=1))
-    leased = LeasedStudy(open_study("", "digits", ["minimize"], sampler(seed=1), folder=folder), folder)
+    with quiet_optuna():
+        memory = optuna.create_study(sampler=sampler(seed=1))
+        leased = LeasedStudy(open_study("", "digits", ["minimize"], sampler(seed=1), folder=folder), folder)
     assert xs(leased.ask, leased.study) == xs(memory.ask, memory)
     leased.end()
 

@@ -349,7 +349,10 @@ def test_trials_as_one_program_are_the_same_trials(task, tmp_path):
         assert mine[:2] == pytest.approx(theirs[:2], rel=1e-5) and mine[2] == theirs[2]
     fresh, best = _again(task)[0], _again(task)[0]
     fresh.load_state_dict(_weights(one)), best.load_state_dict(_weights(many))
-    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(fresh.parameters(), best.parameters(), strict=True))
+    assert all(
+        torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+        for a, b in zip(fresh.parameters(), best.parameters(), strict=True)
+    )
 
 
 def _weights(found):
@@ -377,5 +380,31 @@ def test_what_a_trial_leaves_in_the_data_is_put_back(tmp_path):
     task = Task(nn.Linear(8, 2), Counted(), (torch.randn(32, 8), torch.arange(32) % 2))
     one = sweep(task, {"lr": [0.01, 0.1]}, folder=tmp_path, trials=2, epochs=2, sampler="grid")
     two = sweep(task, {"lr": [0.1, 0.01]}, folder=tmp_path, trials=2, epochs=2, sampler="grid", seed=0)
-    by_lr = lambda s: {row.values["lr"]: [e.train_loss for e in s.run(row.number).progress.epochs] for row in s.trials}
+    by_lr = lambda s: {
+        row.values["lr"]: [e.train_loss for e in s.run(row.number).progress.epochs] for row in s.trials
+    }
     assert by_lr(one) == by_lr(two) and task.train_data.read == 0
+
+
+def test_two_processes_search_one_study(tmp_path):
+    def objective(trial):
+        time.sleep(0.05)
+        return trial.suggest_float("x", 0, 1)
+
+    first = started(tmp_path, objective, goal=("max",), trials=30, pruner="none", storage=str(tmp_path / "shared.log"))
+    second = started(tmp_path, objective, goal=("max",), trials=30, pruner="none", join=str(tmp_path / "shared.log"))
+    turns, seen = [first.events(), second.events()], [[], []]
+    while turns[0] or turns[1]:
+        for k, turn in enumerate(turns):
+            new = next(turn, None) if turn else None
+            turns[k] = turn if new is not None else None
+            seen[k] += new or []
+    for handle in (first, second):
+        handle.close()
+    own = [{e.number for e in of_type(events, TrialStarted) if e.worker >= 0} for events in seen]
+    trials = first.sweep.study.get_trials()
+    assert len(own[0]) > 5 and len(own[1]) > 5 and not own[0] & own[1]
+    assert {t.state.name for t in trials} == {"COMPLETE"} and 30 <= len(trials) <= 31
+    assert len({t.params["x"] for t in trials}) == len(trials)
+    for handle in (first, second):
+        assert len(Sweep(handle.run).progress.trials) >= 29  # what the other one did last may come after the end

@@ -15,7 +15,7 @@ from pathlib import Path
 import mistune
 import pytest
 import torch
-from helpers import execute, magic, quick_path, quiet, until  # noqa: F401 a fixture
+from helpers import execute, magic, quiet, until
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from IPython.core.error import UsageError
@@ -599,14 +599,13 @@ print(run.state, *[note.text for note in run.progress.notes])
 """
 
 
-def test_a_container_with_little_shared_memory_gets_fewer_workers(tmp_path_factory):
+def test_a_container_with_little_shared_memory_gets_fewer_workers(disk_path):
     "Four workers need 14 MB here and there are 5: one loads the data, and the run ends well"
     mount = "unshare -Urm mount -t tmpfs -o size=5m tmpfs /dev/shm"
     if subprocess.run(mount.split(), capture_output=True).returncode:
         pytest.skip("this user may not make a mount namespace")
-    folder = tmp_path_factory.mktemp("small")  # `tmp_path` is in the memory that is hidden here
-    (folder / "small.py").write_text(SMALL)
-    done = execute("small.py", folder=folder)
+    (disk_path / "small.py").write_text(SMALL)  # `tmp_path` is in the memory that is hidden here
+    done = execute("small.py", folder=disk_path)
     assert done.returncode == 0, done.stderr
     assert "finished" in done.stdout and "4 workers for train_data need up to 14 MB" in done.stdout
     assert "1 worker loads it" in done.stdout

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from helpers import alive, execute, lock_owner, over, quick_path, quiet, small_table, until  # noqa: F401
+from helpers import alive, execute, lock_owner, quiet, small_table, until
 from torch import nn
 from warm_python import python
 

@@ -19,7 +19,7 @@ from contextlib import suppress
 PLACE = "TRAINOPT_TEST_WARM"  # environment variable: where the warm process listens
 PRELOADED = """torch torch._dynamo torch.utils.data torchmetrics.classification numpy pandas sklearn.datasets
 matplotlib.pyplot matplotlib_inline.backend_inline IPython.core.interactiveshell IPython.terminal.ipapp
-zmq tornado jupyter_client nbformat nbclient nbconvert papermill cloudpickle
+zmq tornado jupyter_client nbformat nbclient nbconvert papermill cloudpickle nbdev.test
 safetensors.torch""".split()  # not the package, which reads its environment; not ipykernel, of which several are tested; not
 # ipywidgets, which tells the kernel that imports it how to bring widgets back to a page that is loaded again
 

@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 from trainopt_nb.runs.table import find_run, list_runs
 from trainopt_nb.base.errors import OptionError, RunError
-from trainopt_nb.runs.run import RUN_ACTIONS, Run
+from trainopt_nb.runs.run import RUN_ACTIONS, RUN_REPORTS, Run
 from trainopt_nb.api.fit import fit, resume
 from trainopt_nb.insight.lr_find import find_lr
 from trainopt_nb.sweeps import lines as _lines  # readers of a log know the events of a sweep
@@ -28,6 +28,7 @@ __all__ = [
 
 _LATER = {"sweep": "trainopt_nb.sweeps.run_sweep", "Sweep": "trainopt_nb.sweeps.sweep"}  # they import Optuna
 
+RUN_REPORTS.register("sweep", "trainopt_nb.sweeps.report:sweep_bundle")
 RUN_ACTIONS.register("eject", "trainopt_nb.script.write:write_script")
 
 

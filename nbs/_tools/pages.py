@@ -7,7 +7,8 @@ import api
 import public
 from convert import cells_of, convert_text, directives, pictures
 
-from trainopt_nb.base.options import declared, rows
+from trainopt_nb.base.flags import rows
+from trainopt_nb.base.options import declared
 from trainopt_nb.base.texts import wording
 from trainopt_nb.events.records import COMMANDS, EVENTS, Step
 from trainopt_nb.notebook.new import NewOptions

@@ -1,4 +1,4 @@
-"The quickstart's cell in JupyterLab: its panel answers while it trains, on every kernel"
+"The quickstart's cell in JupyterLab: its panel answers while it trains, and the next cell sees the model, on every kernel"
 
 import json
 import re
@@ -70,10 +70,10 @@ def steps_of(records):
 
 
 @pytest.mark.quiet
-def test_panel_answers_while_the_cell_trains(lab, server, every_kernel):
+def test_panel_answers_while_the_cell_trains(lab, server, kernel):
     "Pause, resume, learning rate, save, refresh, stop; the next cell sees the model"
     cells = ["%load_ext trainopt_nb", training_cell(2000), "print('after', type(model).__name__, run.state)"]
-    lab.open(*cells, kernel=every_kernel)
+    lab.open(*cells, kernel=kernel)
     lab.run_all()
     trains(lab)
 
@@ -102,12 +102,12 @@ def test_panel_answers_while_the_cell_trains(lab, server, every_kernel):
     lab.refresh()
     trains(lab)
     assert step(lab) > at and points(lab) >= shown > 20
-    lab.screenshot(f"train-{every_kernel}-refreshed")
+    lab.screenshot(f"train-{kernel}-refreshed")
     assert lab.prompt(2) in ("[*]", "[ ]")  # a page that was loaded anew does not know that the cell waits
 
     times["pause again"] = act(lab, "pause", "paused")
     times["stop"] = act(lab, "stop", "stopped")
-    print(f"{every_kernel}: milliseconds from click to effect { {k: round(v) for k, v in times.items()} }")
+    print(f"{kernel}: milliseconds from click to effect { {k: round(v) for k, v in times.items()} }")
     lab.wait_idle()
     lab.run(2)
     lab.wait_text(2, "after Sequential stopped")
@@ -120,17 +120,17 @@ def test_panel_answers_while_the_cell_trains(lab, server, every_kernel):
     assert not lab.errors
 
 
-def test_next_cell_runs_after_a_stop(lab, kernel):
+def test_next_cell_runs_after_a_stop(lab, every_kernel):
     "Run All: the cell behind waits, then sees the trained model; the panel gives way to a picture"
     lab.open(
         "%load_ext trainopt_nb",
         training_cell(2000),
         "print('after', type(model).__name__, run.state)",
-        kernel=kernel,
+        kernel=every_kernel,
     )
     lab.run_all()
     trains(lab)
-    lab.screenshot(f"train-{kernel}-live")
+    lab.screenshot(f"train-{every_kernel}-live")
     assert lab.prompt(2) == "[*]" and not lab.text(2)
     panel(lab).locator(".tonb-stop").click()
     lab.wait_text(2, "after Sequential stopped")
@@ -140,7 +140,7 @@ def test_next_cell_runs_after_a_stop(lab, kernel):
     saved = lab.saved().cells[1].outputs
     assert any("data:image/png" in "".join(o.get("data", {}).get("text/html", "")) for o in saved)
     assert not any("application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in saved)
-    lab.screenshot(f"train-{kernel}-done")
+    lab.screenshot(f"train-{every_kernel}-done")
 
 
 def test_a_cell_that_is_run_again_while_it_trains(lab, server, kernel):

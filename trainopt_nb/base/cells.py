@@ -110,7 +110,7 @@ def _later(table):
         yield from (s.get_name() for s in inner.get_symbols() if s.is_global() and s.is_referenced())
         yield from _later(inner)
 
-
+# %% ../../nbs/base/05_cells.ipynb #344a79ed
 def missing_names(
     source: str,  # Python
 ) -> list[str]:  # in the order of their first use

@@ -124,7 +124,14 @@ def _finite(option, value):
 
 # %% ../../nbs/base/01b_option_values.ipynb #b34c8691
 CHECKS = {"int": _int, "float": _float, "bool": _bool, "choice": _choice, "text": _text, "numbers": _numbers}
-CHECKS |= {"names": _names, "rates": _rates, "literal": _literal, "duration": _duration, "share": _share, "words": _words}
+CHECKS |= {
+    "names": _names,
+    "rates": _rates,
+    "literal": _literal,
+    "duration": _duration,
+    "share": _share,
+    "words": _words,
+}
 
 # %% ../../nbs/base/01b_option_values.ipynb #6ef7efcb
 SWITCH = {

@@ -56,7 +56,9 @@ def read_line(
 
 def _flags_of_file(verb: Verb, names: dict) -> dict[str, object]:
     "Return what the environment gives, of the flags that the verb takes"
-    given, _ = parse_flags(split(os.environ.get(FLAGS, "")), *verb.option_classes, *VERBS["fit"].option_classes, names=names)
+    given, _ = parse_flags(
+        split(os.environ.get(FLAGS, "")), *verb.option_classes, *VERBS["fit"].option_classes, names=names
+    )
     taken = {name for cls in verb.option_classes for name in declared(cls)}
     return {name: value for name, value in given.items() if name in taken}
 

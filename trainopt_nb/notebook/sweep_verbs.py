@@ -74,7 +74,11 @@ class _CellSweep:
             given=given, options=options, variables=call.options(TaskNames), how=call.options(SweepOptions),
         )  # fmt: skip
         flags = write_flags(given, *FIT.option_classes, names=self.shell.user_ns)
-        facts = {**run_facts(call, options, {}), "flags": flags, "space": list(call.options(SpaceWords).space)}
+        facts = {
+            **run_facts(call, options, {}),
+            "flags": flags,
+            "space": list(call.options(SpaceWords).space),
+        }
         for sentence in (*task.notes, *secrets_note(self.cell, facts)):
             print(sentence)
         self.handle = start_sweep(plan, Where(cell.runs, cell.name, self.cell, False, facts), resume)
@@ -162,7 +166,9 @@ def _newest_sweep(call: Call) -> Sweep:
     folder = call.options(RunFolder).runs
     known = [run for run in list_runs(folder) if run.run_type == "sweep"]
     if not known:
-        raise RunError(f"There is no sweep in {folder}: `%%trainopt sweep` makes one, --runs names another folder.")
+        raise RunError(
+            f"There is no sweep in {folder}: `%%trainopt sweep` makes one, --runs names another folder."
+        )
     return Sweep(known[0])
 
 
@@ -183,4 +189,10 @@ SWEEP = Verb(
     cell=True,
     line=False,
 )
-FREEZE = Verb("freeze", "write a trial of a sweep as a plain cell that trains by fit", _freeze, (TrialArgument, RunFolder, Trust), terminal=False)
+FREEZE = Verb(
+    "freeze",
+    "write a trial of a sweep as a plain cell that trains by fit",
+    _freeze,
+    (TrialArgument, RunFolder, Trust),
+    terminal=False,
+)

@@ -9,7 +9,8 @@ __all__ = ['OPTIONS', 'HELP', 'VerbRow', 'verb_row', 'verb_rows', 'verbs_text', 
 from typing import NamedTuple
 
 from ..base.flags import help_text
-from ..base.options import declared, rows
+from ..base.flags import rows
+from ..base.options import declared
 from .verbs import TERMINAL_COMMANDS, VERBS, Call, Verb
 from ..runs.html_tables import table_html
 from ..task.train_options import TrainOptions

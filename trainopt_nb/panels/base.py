@@ -158,22 +158,10 @@ class _Pace:
         return sent
 
 # %% ../../nbs/panels/01_base.ipynb #f369669b
-class Panel:
-    "A live view: facts and curves that go to the page, and messages that come back"
+class _Told:
+    "What a panel tells its page, and what it hears: a new panel says these anew"
 
-    script: ClassVar[str] = ""  # JavaScript of the panel, which stands below base.js and charts.js
-    styles: ClassVar[str] = ""  # CSS of the panel, which stands below base.css
-    words: ClassVar[tuple[str, ...]] = ()  # sections of the texts besides `base` and `card`
-    texts: dict[str, str]  # the words in the language of the page
-    View: ClassVar[type[View]] = View  # made for each subclass, with its script
-
-    def __init_subclass__(cls):
-        files = {"_esm": f"{View._esm}\n{cls.script}", "_css": f"{View._css}\n{cls.styles}"}
-        cls.View = type(f"{cls.__name__}View", (View,), files)
-
-    def __init__(self):
-        self.closed, self._pace, self._link = False, _Pace(), _Link(self)
-        self.widget = self._link.open()
+    closed: bool  # whether the end is shown
 
     def facts(self) -> dict[str, object]:  # plain data without NaN; `live` enables what sends commands
         "Return what the page shows; only the changed keys travel"
@@ -189,6 +177,24 @@ class Panel:
 
     def receive(self, content: dict[str, object]):
         "Handle a message of the page; this may run in another thread and while a step is computed"
+
+# %% ../../nbs/panels/01_base.ipynb #5bf61f02
+class Panel(_Told):
+    "A live view: facts and curves that go to the page, and messages that come back"
+
+    script: ClassVar[str] = ""  # JavaScript of the panel, which stands below base.js and charts.js
+    styles: ClassVar[str] = ""  # CSS of the panel, which stands below base.css
+    words: ClassVar[tuple[str, ...]] = ()  # sections of the texts besides `base` and `card`
+    texts: dict[str, str]  # the words in the language of the page
+    View: ClassVar[type[View]] = View  # made for each subclass, with its script
+
+    def __init_subclass__(cls):
+        files = {"_esm": f"{View._esm}\n{cls.script}", "_css": f"{View._css}\n{cls.styles}"}
+        cls.View = type(f"{cls.__name__}View", (View,), files)
+
+    def __init__(self):
+        self.closed, self._pace, self._link = False, _Pace(), _Link(self)
+        self.widget = self._link.open()
 
     def still(self) -> dict[str, str]:
         "Return the static card, by MIME type, for a place that shows no widgets"

@@ -61,6 +61,40 @@ def sweep_facts(
     }
 
 # %% ../../nbs/panels/07_sweep_panel.ipynb #d7ce4c07
+def _still_text(facts, texts):
+    figures = "  ".join(f"{label} {value}" for value, label, *_ in facts["figures"])
+    head = (texts.get(facts["state"], facts["state"]), facts["name"], facts["headline"])
+    return "\n".join(filter(None, ["  ".join(filter(None, head)), figures, facts["best_said"]]))
+
+
+class _Clicked:
+    "What a click does: commands wait in a queue, and the notebook's own actions happen at once"
+
+    def __init__(
+        self,
+        actions: dict[str, Callable[[int], None] | None],  # by the name of their button
+    ):
+        self.commands: queue.SimpleQueue[tuple] = queue.SimpleQueue()  # oldest first
+        self.actions = {name: action for name, action in actions.items() if action}
+        self.spaces, self.said = Spaces(), ""  # the last: what was refused
+
+    def take(
+        self,
+        content: dict[str, object],  # of the message
+        sweep: SweepProgress,
+    ):
+        "Handle a message of the page"
+        trial, action = content.get("trial"), self.actions.get(str(content.get("do")))
+        if action and type(trial) is int and trial in sweep.trials:
+            self.said = ""
+            try:
+                action(trial)
+            except REFUSALS as error:
+                self.said = str(error)
+        for command in sweep_commands(content, self.spaces.axes, self.spaces.space, self.spaces.first):
+            self.commands.put(command)
+
+# %% ../../nbs/panels/07_sweep_panel.ipynb #9c9b195c
 class SweepPanel(Panel):
     "A live view of a sweep"
 
@@ -78,11 +112,10 @@ class SweepPanel(Panel):
         use: Callable[[int], None] | None = None,  # applies the values of a trial to the controls of the cell
         freeze: Callable[[int], None] | None = None,  # writes a trial as a new cell
     ):
-        self.progress, self.run_path, self.said = progress, run_path, ""
-        self.commands: queue.SimpleQueue[tuple] = queue.SimpleQueue()  # what was clicked, oldest first
-        actions = {"open": open, "use": use, "freeze": freeze}
-        self._actions = {name: action for name, action in actions.items() if action}
-        self._live, self._rows, self._spaces, self._importance = live, TrialRows(), Spaces(), Importance()
+        self.progress, self.run_path = progress, run_path
+        self._clicked = _Clicked({"open": open, "use": use, "freeze": freeze})
+        self.commands = self._clicked.commands  # what was clicked, oldest first
+        self._live, self._rows, self._importance = live, TrialRows(), Importance()
         super().__init__()
 
     @property
@@ -97,10 +130,10 @@ class SweepPanel(Panel):
         shares = self._importance.of(self.sweep, now=over)
         return {
             **sweep_facts(p, self.texts),
-            **self._spaces.facts(self.sweep),
+            **self._clicked.spaces.facts(self.sweep),
             "importance": [[card.plain(name), round(share, 4)] for name, share in shares.items()],
-            "said": card.plain(self.said),
-            "offers": list(self._actions),
+            "said": card.plain(self._clicked.said),
+            "offers": list(self._clicked.actions),
             "live": self._live and not over,
             "controls": self._live,
             "run_path": card.plain(self.run_path),
@@ -113,24 +146,8 @@ class SweepPanel(Panel):
 
     def receive(self, content: dict[str, object]):
         "Put what was clicked into the queue, or do what the notebook offers"
-        trial = content.get("trial")
-        if type(trial) is int and content.get("do") in self._actions and trial in self.sweep.trials:
-            self.said = ""
-            try:
-                self._actions[content["do"]](trial)
-            except REFUSALS as error:
-                self.said = str(error)
-        for command in sweep_commands(content, self._spaces.axes, self._spaces.space, self._spaces.first):
-            self.commands.put(command)
+        self._clicked.take(content, self.sweep)
 
     def still(self) -> dict[str, str]:
         "Return the sweep as text"
-        facts = self._link.sent.face
-        figures = "  ".join(f"{label} {value}" for value, label, *_ in facts["figures"])
-        state = self.texts.get(facts["state"], facts["state"])
-        lines = [
-            "  ".join(filter(None, (state, facts["name"], facts["headline"]))),
-            figures,
-            facts["best_said"],
-        ]
-        return {"text/plain": "\n".join(filter(None, lines))}
+        return {"text/plain": _still_text(self._link.sent.face, self.texts)}

@@ -52,7 +52,7 @@ def trial_row(
         "run": bool(row.run),
     }
 
-
+# %% ../../nbs/panels/06_sweep_rows.ipynb #c3957baf
 def _mark(row):
     "Return what changes when a row does"
     return row.state, len(row.reports), row.seconds, len(row.values), row.origin, row.result

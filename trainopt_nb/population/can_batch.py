@@ -120,7 +120,8 @@ def _compare(task, options, trials, layout, dtype, plain):
                 p.add_(torch.randn_like(p), alpha=0.05)
     short = _short(options).replace(optimizer="sgd", lr=0.05) if plain else _short(options)
     values = [
-        {n: v for n, v in t.items() if not (plain and n in ("optimizer", "lr"))} for t in (trials[0], trials[-1])
+        {n: v for n, v in t.items() if not (plain and n in ("optimizer", "lr"))}
+        for t in (trials[0], trials[-1])
     ]
     made, models = [_short(o) for o in trial_options(short, values)], [model, other]
     small = Task(model, task.train_data)

@@ -59,7 +59,7 @@ def bar_html(
         f'<div style="height:3px;width:{done:.1f}%;background:{TRAIN}"></div></div>'
     )
 
-
+# %% ../../nbs/runs/01d_card_parts.ipynb #282798b0
 def figures_html(
     items: Iterable[Figure],
 ) -> str:

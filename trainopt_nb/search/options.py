@@ -119,6 +119,13 @@ class SearchOptions(LimitOptions):
         place=True,
         group="Sweep",
     )
+    join: str = option(
+        "",
+        "take part in a study that others search: its storage URL, or the directory of its sweep",
+        place=True,
+        group="Sweep",
+    )
+    study: str = option("", "which study of the storage to join, where it holds several", group="Sweep")
 
 # %% ../../nbs/search/14_options.ipynb #8ac4bdb0
 class Goal(NamedTuple):

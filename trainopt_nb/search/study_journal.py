@@ -66,6 +66,15 @@ def _write(file, data):
         raise
 
 
+def _lines_from(path, place):
+    "Return the whole lines behind a place"
+    with run_errors(path), open(path, "rb", buffering=0) as file:
+        if file.seek(0, os.SEEK_END) < place:
+            raise RunError(f"{path} was replaced or shortened by another program: open the study again.")
+        file.seek(place)
+        return file.read().split(b"\n")[:-1]
+
+
 def _must_last(record):
     "Return whether a record must survive a power cut"
     return record["op_code"] == JournalOperation.CREATE_STUDY or ends_trial(record)
@@ -103,24 +112,14 @@ class StudyJournal(BaseJournalBackend):
             if said := repair_journal(self.path):  # else it was being written when it was read
                 self.notes.append(said)
 
-    def _lines_from(self, place):
-        "Return the whole lines behind a place"
-        with run_errors(self.path), open(self.path, "rb", buffering=0) as file:
-            if file.seek(0, os.SEEK_END) < place:
-                raise RunError(
-                    f"{self.path} was replaced or shortened by another program: open the study again."
-                )
-            file.seek(place)
-            return file.read().split(b"\n")[:-1]
-
     def read_logs(self, log_number_from: int) -> Iterator[dict]:
         "Yield the records from a number on. Raises `RunError` where the file cannot be read"
         number = log_number_from if log_number_from in self._places else 0
-        lines = self._lines_from(self._places[number])
+        lines = _lines_from(self.path, self._places[number])
         records = [read_record(line) for line in lines]
         if None in records:
             self._repair()
-            lines = self._lines_from(self._places[number])
+            lines = _lines_from(self.path, self._places[number])
             records = [read_record(line) for line in lines]
         for line, record in zip(lines, records, strict=True):
             self._places[number + 1] = self._places[number] + len(line) + 1

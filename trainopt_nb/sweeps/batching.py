@@ -78,7 +78,11 @@ def spread_values(
 
 def _at(dimension: Dimension, share: float) -> object:
     "Return the value at a share of a dimension"
-    low, high, step = dimension.low, dimension.high, dimension.step or (1 if dimension.type == "int" else None)
+    low, high, step = (
+        dimension.low,
+        dimension.high,
+        dimension.step or (1 if dimension.type == "int" else None),
+    )
     if dimension.type == "choice":
         return dimension.choices[int(share * len(dimension.choices))]
     value = low * (high / low) ** share if dimension.log else low + share * (high - low)

@@ -91,7 +91,7 @@ def _needed(
     perhaps = _perhaps_read(source) & names.keys()
     return wanted | {name: names[name] for name in perhaps - wanted.keys() if can_travel(names[name])}
 
-
+# %% ../../nbs/sweeps/32_cell_objective.ipynb #5d97dfab
 def _packed(
     source: str,
     needed: dict[str, object],
@@ -125,8 +125,8 @@ def _later(values: dict[str, object]) -> dict[str, frozenset[str]]:
     return {name: frozenset().union(*reads(value)) for name, value in values.items()}
 
 # %% ../../nbs/sweeps/32_cell_objective.ipynb #daec68b5
-class CellObjective:
-    "A cell that gives a task for the values of a trial; it can be pickled"
+class _PackedCell:
+    "A cell and what travels with it"
 
     def __init__(
         self,
@@ -177,6 +177,10 @@ class CellObjective:
         )
         self._copied = {name: value for name, value in known.items() if name not in given}
         self._classes = Snapshot(*self._copied.values(), room=0)
+
+# %% ../../nbs/sweeps/32_cell_objective.ipynb #a29e573e
+class CellObjective(_PackedCell):
+    "A cell that gives a task for the values of a trial; it can be pickled"
 
     def run(
         self,

@@ -96,8 +96,8 @@ class _Parts:
         self._joins = []
 
 # %% ../../nbs/sweeps/31_cell_runner.ipynb #c5dd950f
-class CellRunner:
-    "Executes a cell for one trial after the other"
+class _Keeping:
+    "What is kept of a cell, and whether anything is"
 
     def __init__(
         self,
@@ -149,6 +149,10 @@ class CellRunner:
         if unseen > 1:
             trials = f"one of the last {unseen} trials of this worker has changed, so that those behind it may have trained on other data,"
         return f"Each trial executes the whole cell from now on, because {trials} {path.split('.')[0]} in place ({path})."
+
+# %% ../../nbs/sweeps/31_cell_runner.ipynb #7226711b
+class CellRunner(_Keeping):
+    "Executes a cell for one trial after the other"
 
     def run(
         self,

@@ -116,7 +116,7 @@ def _content(value: object, memory: Memory | None) -> object:
         return state.numpy().tobytes() if isinstance(state, Tensor) else _pickled(state)
     return _container_content(value, memory)
 
-
+# %% ../../nbs/sweeps/30c_contents.ipynb #57ac6f09
 def _container_content(value: object, memory: Memory | None) -> object:
     if isinstance(value, io.IOBase) and value.closed:
         return "closed"

@@ -6,7 +6,7 @@
 __all__ = ['values_text', 'trial_line']
 
 # %% ../../nbs/sweeps/11b_lines.ipynb #12702e66
-from ..events.format import compact, duration, figure
+from ..events.format import digits, duration, figure
 from ..events.progress import Progress
 from ..events.registry import LINES
 from ..runs.plain_text import plain
@@ -18,7 +18,7 @@ def values_text(
     values: dict[str, object],  # of a trial
 ) -> str:  # such as `lr 0.0021, schedule onecycle`
     "Write the values of a trial in few words"
-    words = (f"{name} {compact(v) if isinstance(v, float) else v}" for name, v in values.items())
+    words = (f"{name} {digits(v, 3) if isinstance(v, float) else v}" for name, v in values.items())
     return plain(", ".join(word if len(word) <= 60 else word[:59] + "…" for word in words))
 
 

@@ -41,14 +41,26 @@ class TaskObjective:
     @property
     def kept(self) -> tuple[object, ...]:
         "Return what a worker keeps from trial to trial: each trial is to find it as the first one did"
-        own = (getattr(self.options, name) for name in ("loss", "metrics", "optimizer", "training_step", "eval_step"))
-        return self.task.train_data, self.task.valid_data, *(each for each in own if not isinstance(each, str))
+        own = (
+            getattr(self.options, name)
+            for name in ("loss", "metrics", "optimizer", "training_step", "eval_step")
+        )
+        return (
+            self.task.train_data,
+            self.task.valid_data,
+            *(each for each in own if not isinstance(each, str)),
+        )
 
     @property
     def parts(self) -> dict[str, object]:
         "Return what travels to a worker by the names that the user knows"
         t = self.task
-        return {"model": t.model, "train_data": t.train_data, "valid_data": t.valid_data, **vars(self.options)}
+        return {
+            "model": t.model,
+            "train_data": t.train_data,
+            "valid_data": t.valid_data,
+            **vars(self.options),
+        }
 
     def __call__(self, trial: BaseTrial) -> Trainable:
         "Return the task with a copy of its model"

@@ -84,6 +84,7 @@ class SweepPlan:
         known, lazy = declared(TrainOptions), self.objective.lazy
         return {name: value for name, value in values.items() if name in known and name not in lazy}
 
+
 # %% ../../nbs/sweeps/29_run_sweep.ipynb #38e5c711
 
 # %% ../../nbs/sweeps/29_plan_sweep.ipynb #6fdc029b

@@ -105,16 +105,20 @@ def _covers(one, other):
 # %% ../../nbs/sweeps/11_progress.ipynb #7fe9820a
 def sweep_of(
     progress: Progress,  # of a run
-) -> SweepProgress:
-    "Return what a run keeps of its sweep; there is an empty one where nothing was said of it"
-    p = progress
+) -> SweepProgress:  # an empty one where nothing was said of a sweep
+    "Return what a run keeps of its sweep"
+    return progress.parts.get(PART) or SweepProgress()
+
+
+def _own(p):
+    "Return the sweep of a run, for an event that changes it"
     if PART not in p.parts:
         p.parts[PART] = p.overall = SweepProgress()
     return p.parts[PART]
 
 
 def _add_started(p, e):
-    s = sweep_of(p)
+    s = _own(p)
     p.name, p.state, p.reason = e.name, "training", ""
     s.earlier, s.now, s.idle, s.ended_here, s.paused = s.seconds, 0.0, 0.0, 0, False
     s.started, s.space, s.workers = e, e.space, e.workers
@@ -126,7 +130,7 @@ def _add_started(p, e):
 
 
 def _add_trial(p, e):
-    s, row = sweep_of(p), TrialRow(e.number)
+    s, row = _own(p), TrialRow(e.number)
     s.tick(e.time)
     if e.number in s.trials:  # it is taken up again
         row = s.trials[e.number]
@@ -139,12 +143,12 @@ def _add_trial(p, e):
 
 
 def _add_values(p, e):
-    if row := sweep_of(p).trials.get(e.number):
-        sweep_of(p).draw(row, e.values)
+    if row := _own(p).trials.get(e.number):
+        _own(p).draw(row, e.values)
 
 # %% ../../nbs/sweeps/11_progress.ipynb #0ceb7214
 def _add_report(p, e):
-    s = sweep_of(p)
+    s = _own(p)
     if row := s.trials.get(e.number):
         row.reports.append(Report(e.step, e.values, e.seconds))
         row.reports = row.reports if len(row.reports) <= LIMIT else row.reports[::2]
@@ -153,7 +157,7 @@ def _add_report(p, e):
 
 
 def _add_end(p, e):
-    s = sweep_of(p)
+    s = _own(p)
     s.tick(e.time)
     row = s.trials.get(e.number) or TrialRow(e.number)  # the line that says its start can be damaged
     s.move(row, e.state)
@@ -164,7 +168,7 @@ def _add_end(p, e):
 
 
 def _add_space(p, e):
-    s = sweep_of(p)
+    s = _own(p)
     s.space, s.changes = e.space, s.changes + 1
 
 
@@ -176,7 +180,7 @@ FOLDS.update(
         TrialReport: _add_report,
         TrialEnded: _add_end,
         SpaceChanged: _add_space,
-        WorkersChanged: lambda p, e: setattr(sweep_of(p), "workers", e.workers),
-        Spread: lambda p, e: sweep_of(p).repeat(e),
+        WorkersChanged: lambda p, e: setattr(_own(p), "workers", e.workers),
+        Spread: lambda p, e: _own(p).repeat(e),
     }
 )

@@ -47,7 +47,7 @@ def _own(spec: TrialSpec) -> dict[str, object]:
     "Return the options of a trial by which it differs from the others"
     return dict(spec.options) if spec.seed is None else {**spec.options, "seed": spec.seed}
 
-# %% ../../nbs/sweeps/24b_run_batch.ipynb #0531d11b
+# %% ../../nbs/sweeps/24b_run_batch.ipynb #4c1e3721
 class _Trial:
     "One of the trials that are trained together"
 
@@ -61,7 +61,7 @@ class _Trial:
         "Return the best epoch, or the last where none is best"
         return next((e for e in reversed(self.epochs) if e.best), self.epochs[-1] if self.epochs else None)
 
-
+# %% ../../nbs/sweeps/24b_run_batch.ipynb #0531d11b
 class _Batch:
     "Trials that are trained together"
 
@@ -79,7 +79,9 @@ class _Batch:
         shared = trial_options(self.place.goals, self.objective.options)
         shared = shared if self.place.epochs is None else shared.replace(epochs=self.place.epochs)
         own = [_own(trial.spec) for trial in self.trials]
-        training = train_trials(self.objective.task, shared, own, layout=self.batch.layout, chunk=self.batch.chunk)
+        training = train_trials(
+            self.objective.task, shared, own, layout=self.batch.layout, chunk=self.batch.chunk
+        )
         command, told = None, set()
         while True:
             try:
@@ -99,7 +101,9 @@ class _Batch:
         values = {k: goal_values(self.place.goals, epoch) for k, epoch in epochs.items()}
         said = [k for k in values if values[k]]
         if said:
-            reports = [Report(self.trials[k].spec.number, epochs[k].epoch, values[k], self.seconds) for k in said]
+            reports = [
+                Report(self.trials[k].spec.number, epochs[k].epoch, values[k], self.seconds) for k in said
+            ]
             for k, reason in zip(said, self.line.ask(Reports(reports)), strict=True):
                 self.trials[k].reason = reason
         for trial in self.trials:
@@ -133,7 +137,12 @@ class _BatchRuns(_Batch):
     def _store(self, trial: _Trial, end: TrialEnd, state: str, reason: str):
         "Write the run of a trial"
         path, options = Path(trial.spec.path), trial.options
-        facts = {**self._known()[1], "type": "trial", "parent": self.place.parent, "number": trial.spec.number}
+        facts = {
+            **self._known()[1],
+            "type": "trial",
+            "parent": self.place.parent,
+            "number": trial.spec.number,
+        }
         run = Run.create(path.parent, path.name, options.plain(), dated=False, **facts)
         run.start_writing("")
         try:

@@ -6,7 +6,9 @@
 __all__ = ['SweepHandle', 'start_sweep', 'sweep']
 
 # %% ../../nbs/sweeps/29b_run_sweep.ipynb #776e0f89
+import os
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from ..api.log import Log, follow
 from ..api.run_task import print_lines
 from ..base.errors import OptionError
 from ..base.options import declared, nearest_option
+from ..events.records import Note
 from ..runs.run import Run
 from ..runs.table import find_run
 from ..search.budget import Budget
@@ -26,7 +29,7 @@ from ..search.options import SweepOptions
 from ..search.space import Space
 from ..search.space_record import from_json, to_json
 from ..search.study_record import StudyRecord, check_joined
-from ..search.study_storage import open_study
+from ..search.study_storage import join_study, open_study, storage_notes
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 
@@ -54,7 +57,7 @@ class SweepHandle(LocalRun):
 def _new_run(plan: SweepPlan, where: Where) -> Run:
     goals = [[goal.name, goal.direction] for goal in plan.described.goals]
     name = where.name or "-".join(filter(None, [plan.described.model, "sweep"]))
-    facts = {"type": "sweep", "goals": goals, "storage": plan.how.storage, **where.facts}
+    facts = {"type": "sweep", "goals": goals, "storage": plan.how.join or plan.how.storage, **where.facts}
     return Run.create(where.folder, name, {**plan.options.plain(), **plan.how.plain()}, where.cell, **facts)
 
 
@@ -79,26 +82,40 @@ def _stored_space(plan: SweepPlan, run: Run) -> tuple[Space | None, int]:
 
 def _study(plan: SweepPlan, run: Run) -> optuna.Study:
     "Open the study, and take its space where others search it too"
-    goals = plan.described.goals
+    goals, how = plan.described.goals, plan.how
     directions = [f"{goal.direction}imize" for goal in goals]
-    study = open_study(plan.how.storage, run.name, directions, folder=run.path)
+    if how.join:
+        study = join_study(how.join, how.study)
+    else:
+        study = open_study(how.storage, how.study or run.name, directions, folder=run.path)
+    if [each.name.lower() for each in study.directions] != directions:
+        raise OptionError(f"The study {study.study_name} has other goals than this sweep: {', '.join(each.name.lower() for each in study.directions)}.")
     if plan.space is not None:
         mine = StudyRecord(plan.space, tuple(goal.name for goal in goals))
         plan.space = check_joined(study, mine, plan.space.options).space
     return study
 
 # %% ../../nbs/sweeps/29b_run_sweep.ipynb #f1f7791a
+def _begun(study: optuna.Study, run: Run, shared: bool) -> int:
+    "Return a number from which the sampler draws other values than before, and than other processes of the same study"
+    own = zlib.crc32(f"{run.path} {os.getpid()}".encode()) if shared else 0
+    return len(study.get_trials(deepcopy=False)) + own
+
+
 def _open(plan: SweepPlan, run: Run) -> SweepHandle:
     "Open the study, and put the loop together"
     plan.space, changes = _stored_space(plan, run)
     budget, study = plan.budget(), _study(plan, run)
-    leased = LeasedStudy(study)
+    run.add_facts(study=study.study_name)
+    shared, goals = bool(plan.how.join or plan.how.storage), plan.described.goals
+    leased = LeasedStudy(study, None if "://" in (plan.how.join or plan.how.storage) else run.path)
     leased.recover()
-    done = sum(map(counts, study.get_trials(deepcopy=False)))
-    choice, goals = plan.choice(budget, done, changes), plan.described.goals
+    trials = EndingTrials(leased, plan.space, plan.objective.lazy)
+    done = sum(map(counts, [] if plan.how.join else trials.others()))  # those of a study that is joined are told
+    choice = plan.choice(budget, _begun(study, run, shared), changes)
     study.sampler, study.pruner = choice.sampler, choice.pruner
     loop = SweepLoop(
-        EndingTrials(leased, plan.space, plan.objective.lazy),
+        trials,
         TrialWorkers(
             plan.objective, Place(run.name, tuple(goals), budget.epochs if plan.how.budget else None)
         ),
@@ -111,9 +128,12 @@ def _open(plan: SweepPlan, run: Run) -> SweepHandle:
     tail = run.tail()
     tail.update()
     log, modes = Log(run, tail.progress), modes_of(plan.how, choice, goals, plan.options.seed)
-    events = loop.events(_started(plan, run, choice, budget, done), plan.how.jobs, modes)
+    loop.shared = shared
+    first = [_started(plan, run, choice, budget, done), *(Note("warning", text, 0, "study") for text in storage_notes(study))]
+    events = loop.events(first, plan.how.jobs, modes)
     turns = follow(events, run, tail.progress, log=log, often=(TrialReport, TrialValues))
     return SweepHandle(run, tail.progress, turns, None, log)
+
 
 # %% ../../nbs/sweeps/29_run_sweep.ipynb #131745b1
 

@@ -24,13 +24,15 @@ from trainopt_nb.sweeps.records import (
     SetWorkers,
     SpaceChanged,
     StopTrial,
+    TrialEnded,
+    TrialStarted,
     TryValues,
     Widen,
     WorkersChanged,
 )
-from .study_trials import EndingTrials
+from .study_trials import STATES, EndingTrials
 from .batching import Ending, Limits
-from .trial_loop import TrialLoop
+from .trial_loop import TrialLoop, plain_values
 
 # %% ../../nbs/sweeps/27b_sweep_loop.ipynb #cbad092d
 def changed_space(
@@ -112,13 +114,37 @@ class CommandedLoop(TrialLoop):
         made.end, made.reason = "stopped", "stopped by hand"
         self.workers.end_trial(made.worker, number, made.reason)
 
+# %% ../../nbs/sweeps/27b_sweep_loop.ipynb #fcc705e9
+_LOOK, _NEAR = 1.0, 20  # seconds between two looks; so few trials before the end there is one before each trial
+
+
+class _SharedLoop(CommandedLoop):
+    shared = False  # whether other processes search the study too
+    _looked = 0.0
+
+    def look(self) -> Generator:
+        "Yield what other processes did with the study since the last look"
+        now = time.monotonic()
+        rest = 0.0 if self.left is not None and self.left <= _NEAR else _LOOK
+        if not self.shared or now - self._looked < rest:
+            return
+        self._looked = now
+        self.trials.leased.recover()
+        for trial in self.trials.others():
+            values, reason = self.trials.values(trial.number), trial.user_attrs.get("reason", "")
+            began, over = trial.datetime_start.timestamp(), trial.datetime_complete.timestamp()
+            self.begun, self.ended = self.begun + 1, self.ended + 1
+            yield TrialStarted(trial.number, plain_values(values), "", -1, "sampled", began)
+            yield TrialEnded(trial.number, STATES[trial.state], trial.values, 0, over - began, reason, over)
+        self.elsewhere = self.trials.running_elsewhere
+
 # %% ../../nbs/sweeps/27b_sweep_loop.ipynb #92bcd924
 _NAP = 0.02  # seconds to wait for a message
 _PAUSE = 0.5  # seconds between two events from which on the consumer is taken to pause
 _PATIENCE = 5.0  # seconds in which trials that are stopped save what they have
 
 
-class _TimedLoop(CommandedLoop):
+class _TimedLoop(_SharedLoop):
     def _emit(self, events):
         "Yield events, do what is sent in, and keep the time"
         for event in events:
@@ -162,7 +188,7 @@ class SweepLoop(_TimedLoop):
 
     def events(
         self,
-        started: tuple,  # the first event
+        first: Iterable[tuple],  # the first events
         jobs: int,  # trials at once
         mode: Mode = lambda loop, new: (),  # called after each turn; it may change the loop
     ) -> Generator:
@@ -170,7 +196,7 @@ class SweepLoop(_TimedLoop):
         state, reason = "finished", ""
         self._clock = time.perf_counter()
         try:
-            yield from self._emit([started])
+            yield from self._emit(first)
             self.workers.resize(jobs)
             while not self.over:
                 yield from self._turn(mode)
@@ -183,6 +209,7 @@ class SweepLoop(_TimedLoop):
         yield Ended(state, self.ended, 0, reason, time.time())
 
     def _turn(self, mode):
+        yield from self._emit(self.look())
         yield from self._emit(self.begin_trials())
         self.newest = []
         yield from self._emit(self.hear(_NAP))

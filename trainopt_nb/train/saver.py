@@ -134,8 +134,40 @@ class EpochSaver(CheckpointWriter):
         elif self._best_at == self._position:
             self._hold()
 
+# %% ../../nbs/train/11_saver.ipynb #fbaf9663
+class _RestoringSaver(EpochSaver):
+    "Goes back to what was saved"
+
+    def _best(self):
+        "Return the weights of the best epoch or a substitute, and sentences about what was lost"
+        if self._held is not None:
+            return self._held[1], []
+        if self.folder is None:
+            if "best" not in self._memory:
+                text = "The best epoch lies before this process began, so the last weights are kept."
+                return self.state.state_dict()[0], [text]
+            return self._memory["best"][0], []
+        _, model_state, _, lost = load_checkpoint(self.folder, "best")
+        return model_state, lost
+
+    def roll_back(self) -> list[str]:  # sentences about what is damaged on the disk
+        "Restore the newest good weights after an update spoiled them. Raises `CheckpointError` if there are none"
+        lost = []
+        if self._held is not None:  # newer than what is on the disk
+            _, *state = self._held
+        elif self.folder is None:
+            state = self._memory["last"]
+        elif self._first is not None and self._saved[0] is None:
+            state = self._first
+        else:
+            _, *state, lost = load_checkpoint(self.folder, "last")
+        self.state.load_state_dict(*deepcopy(state))
+        if self._held is None and self._saved[0] is not None:
+            self._saved = self._position, True
+        return lost
+
 # %% ../../nbs/train/11_saver.ipynb #f4645831
-class Saver(EpochSaver):
+class Saver(_RestoringSaver):
     "Saves a run from its beginning to its end, and restores what it saved"
 
     def begin(self) -> Iterator[Saved | Note]:
@@ -167,31 +199,3 @@ class Saver(EpochSaver):
         s.swap()
         for sentence in lost:
             yield Note("warning", sentence, s.step, "restore")
-
-    def _best(self):
-        "Return the weights of the best epoch or a substitute, and sentences about what was lost"
-        if self._held is not None:
-            return self._held[1], []
-        if self.folder is None:
-            if "best" not in self._memory:
-                text = "The best epoch lies before this process began, so the last weights are kept."
-                return self.state.state_dict()[0], [text]
-            return self._memory["best"][0], []
-        _, model_state, _, lost = load_checkpoint(self.folder, "best")
-        return model_state, lost
-
-    def roll_back(self) -> list[str]:  # sentences about what is damaged on the disk
-        "Restore the newest good weights after an update spoiled them. Raises `CheckpointError` if there are none"
-        lost = []
-        if self._held is not None:  # newer than what is on the disk
-            _, *state = self._held
-        elif self.folder is None:
-            state = self._memory["last"]
-        elif self._first is not None and self._saved[0] is None:
-            state = self._first
-        else:
-            _, *state, lost = load_checkpoint(self.folder, "last")
-        self.state.load_state_dict(*deepcopy(state))
-        if self._held is None and self._saved[0] is not None:
-            self._saved = self._position, True
-        return lost

@@ -169,12 +169,22 @@ function Range(shared) {
   const [from, to] = [low, high].map((value) => Math.min(1, Math.max(0, axis.place(value))));
   const knob = (which, value, place) => html`<span class="tonb-knob" role="slider" tabindex=${live ? 0 : -1} aria-label=${fill(which ? texts.to : texts.from, { name: axis.name })}
     aria-valuemin=${axis.low} aria-valuemax=${axis.high} aria-valuenow=${value} aria-disabled=${String(!live)} style=${{ left: `${place * 100}%` }} ...${live ? handle(which) : {}}></span>`;
-  const field = (which, value) => html`<input class="tonb-end" type="text" inputmode="decimal" autocomplete="off" disabled=${!live} aria-label=${fill(which ? texts.to : texts.from, { name: axis.name })}
-    value=${entered(value)} onChange=${(event) => {
-      const found = typed(event.target.value), text = event.target.value;
+  // what is typed stays until it is confirmed, however often the page is drawn meanwhile
+  const field = (which, value) => {
+    const key = `${axis.name} ${which}`, held = ui.typed?.key === key ? ui.typed.text : null;
+    const commit = () => {
+      if (ui.typed?.key !== key) return;
+      const text = ui.typed.text, found = typed(text);
+      ui.typed = null;
       sendRange(shared, axis, which ? [low, found] : [found, high], text);
-      if (!Number.isFinite(found)) event.target.value = entered(value);
-    }} />`;
+    };
+    const press = (event) => {
+      if (event.key === "Enter") commit();
+      if (event.key === "Escape") refresh((ui.typed = null));
+    };
+    return html`<input class="tonb-end" type="text" inputmode="decimal" autocomplete="off" disabled=${!live} aria-label=${fill(which ? texts.to : texts.from, { name: axis.name })}
+      value=${held ?? entered(value)} onInput=${(event) => refresh((ui.typed = { key, text: event.target.value }))} onChange=${commit} onKeyDown=${press} />`;
+  };
   return html`<span class="tonb-dimension" data-name=${axis.name}><span class="tonb-dimension-name" title=${axis.name}>${axis.name}</span>
     <span class="tonb-track" ref=${track}><i style=${{ left: `${from * 100}%`, right: `${(1 - to) * 100}%` }}></i>${knob(0, low, from)}${knob(1, high, to)}</span>
     <span class="tonb-ends">${field(0, low)}–${field(1, high)}</span></span>`;
