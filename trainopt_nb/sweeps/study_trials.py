@@ -62,10 +62,11 @@ class _Trials:
         leased: LeasedStudy,
         space: Space | None,  # what is searched; None where the objective draws all by itself
         lazy: frozenset[str] = frozenset(),  # names of the space that the objective draws itself
+        repeated: int = 0,  # number of the newest trial that repeats another; they count downwards
     ):
         self.leased, self.study, self.space, self.lazy = leased, leased.study, space, lazy
         self.running: dict[int, RunningTrial] = {}
-        self._repeated = 0  # number of the newest trial that repeats another
+        self._repeated = repeated
         self._known: set[int] = set()  # numbers of the trials that began here, or whose end is known
 
     def _frozen(self, number: int) -> FrozenTrial | None:
@@ -73,9 +74,13 @@ class _Trials:
 
     def others(self) -> list[FrozenTrial]:
         "Return the trials that have ended in other processes since the last call; those that come again are left out"
-        ended = [t for t in self.study.get_trials(deepcopy=False) if t.state.is_finished() and t.number not in self._known]
+        ended = [
+            t
+            for t in self.study.get_trials(deepcopy=False)
+            if t.state.is_finished() and t.number not in self._known
+        ]
         self._known.update(trial.number for trial in ended)
-        return [trial for trial in ended if LOST not in trial.system_attrs]
+        return [trial for trial in ended if counts(trial)]
 
     @property
     def running_elsewhere(self) -> int:
@@ -142,7 +147,11 @@ class StudyTrials(_Trials):
         return made.origin != "continued" and made.trial.should_prune()
 
 # %% ../../nbs/sweeps/26_study_trials.ipynb #ff7e931c
-STATES = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}  # as a sweep names them
+STATES = {
+    TrialState.COMPLETE: "done",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}  # as a sweep names them
 _OPTUNA = {"done": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "stopped": TrialState.PRUNED}
 
 
