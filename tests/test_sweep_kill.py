@@ -177,13 +177,10 @@ def test_a_trial_whose_end_is_only_in_the_study(tmp_path):
     objective = lambda trial: trial.suggest_float("x", 0, 1)
     before = sweep(objective, trials=4, **how)
     log = before.path / "events.jsonl"
-    lines = log.read_text().splitlines(keepends=True)
-    last = next(
-        i
-        for i in reversed(range(len(lines)))
-        if '"kind": "TrialEnded"' in lines[i] or '"kind":"TrialEnded"' in lines[i]
-    )
-    log.write_text("".join(line for line in lines[:last] if "TrialValues" not in line))
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    last = max(i for i, line in enumerate(lines) if line.get("kind") == "TrialEnded")
+    kept = [line for line in lines[:last] if (line.get("kind"), line.get("number")) != ("TrialValues", 3)]
+    log.write_text("".join(json.dumps(line) + "\n" for line in kept))
     assert before.progress.trials[3].state == "training" and not before.progress.trials[3].values
     found = sweep(objective, trials=6, resume=before, **how)
     check(found, tmp_path, 6)
