@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 
@@ -12,6 +11,7 @@ import optuna
 import pytest
 import torch
 from torch import nn
+from warm_python import python
 
 from trainopt_nb import Task, TrainOptions, fit
 from trainopt_nb.api.in_workers import Where
@@ -255,7 +255,7 @@ def test_a_sweep_goes_on_after_its_kernel_was_killed(tmp_path):
     script.write_text(textwrap.dedent(KERNEL))
     runs, name = tmp_path / "runs", ""
     for ends in (8, 20):
-        kernel = subprocess.Popen([sys.executable, script, runs, name], stdout=subprocess.PIPE, text=True)
+        kernel = subprocess.Popen(python(script, runs, name), stdout=subprocess.PIPE, text=True)
         seen = 0
         for line in kernel.stdout:
             seen += line.startswith("trial ")
@@ -264,7 +264,7 @@ def test_a_sweep_goes_on_after_its_kernel_was_killed(tmp_path):
         kernel.wait()
         assert seen >= ends
         name = next(runs.iterdir()).name
-    done = subprocess.run([sys.executable, script, runs, name], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(python(script, runs, name), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     found = Sweep(next(runs.iterdir()))
     states = [trial.state.name for trial in found.study.trials]

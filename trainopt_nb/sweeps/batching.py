@@ -33,7 +33,7 @@ class Ending(NamedTuple):
 
 def run_name(made: RunningTrial) -> str:
     "Return the directory of a trial's run, relative to the sweep's"
-    number = made.number if made.repeats is None else f"{made.repeats}-seed-{made.seed}"
+    number = made.number if made.repeats is None else f"{made.repeats}-repeat-{-made.number}"
     return f"trials/{number}"
 
 # %% ../../nbs/sweeps/26b_batching.ipynb #2b546a27

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from optuna.exceptions import TrialPruned
 from ..api.handle import LocalRun
 from ..api.prepare_run import resume_in, start_in
+from ..base.errors import TaskError
 from ..events.records import Epoch, Stop
 from ..runs.run import Run
 from ..store.synced import without_sync
@@ -128,6 +129,10 @@ def _train_trial(
         return _outcome(handle, trial, _values(handle, task, options, goals))
 
 # %% ../../nbs/sweeps/24_run_trial.ipynb #b7cbdde0
+def _numbers(count):
+    return f"{count} number{'s' * (count != 1)}"
+
+
 def run_trial(
     spec: TrialSpec,
     objective: Callable[[WorkerTrial], object],  # returns `(task, options)` or numbers
@@ -144,9 +149,13 @@ def run_trial(
         made = objective(trial)
         if isinstance(made[0], Task):
             return _train_trial(trial, made, place)
+        if len(made) != len(place.goals):
+            raise TaskError(
+                f"The objective returned {_numbers(len(made))}, and the goals of the sweep need {_numbers(len(place.goals))}."
+            )
         return Outcome(spec.number, "done", list(made), 0, trial.seconds, "")
     except TrialPruned:
         state = "stopped" if trial.end else "pruned"
         return Outcome(spec.number, state, None, 0, trial.seconds, trial.end or "the objective ended it")
-    except Exception as error:
+    except BaseException as error:  # `sys.exit` and an interrupt of its own end a trial as well
         return failed(describe_error(error), is_out_of_memory(error))
