@@ -24,7 +24,7 @@ from ..runs.run import Run
 from ..runs.table import find_run
 from ..search.budget import Budget
 from ..search.choose import Choice
-from ..search.leased_study import LeasedStudy
+from ..search.leased_study import REASON, LeasedStudy
 from ..search.options import SweepOptions
 from ..search.space import Space
 from ..search.space_record import from_json, to_json
@@ -35,13 +35,14 @@ from ..task.train_options import TrainOptions
 
 from .modes import modes_of
 from .plan_sweep import SweepPlan, plan_sweep
-from .progress import sweep_of
-from .records import SweepStarted, TrialReport, TrialValues
+from .progress import SweepProgress, sweep_of
+from .records import SweepStarted, TrialEnded, TrialReport, TrialValues
 from .run_trial import Place
-from .study_trials import EndingTrials, counts
+from .study_trials import STATES, EndingTrials, counts
 from .sweep import Sweep
 from .sweep_loop import SweepLoop
 from .batching import Batching, Limits
+from .trial_loop import plain_values
 from .trial_workers import TrialWorkers
 
 # %% ../../nbs/sweeps/29b_run_sweep.ipynb #6fc7dafb
@@ -97,11 +98,30 @@ def _study(plan: SweepPlan, run: Run) -> optuna.Study:
         plan.space = check_joined(study, mine, plan.space.options).space
     return study
 
-# %% ../../nbs/sweeps/29b_run_sweep.ipynb #635de270
+# %% ../../nbs/sweeps/29b_run_sweep.ipynb #2eda88ae
 def _begun(study: optuna.Study, run: Run, shared: bool) -> int:
     "Return a number from which the sampler draws other values than before, and than other processes of the same study"
     own = zlib.crc32(f"{run.path} {os.getpid()}".encode()) if shared else 0
     return len(study.get_trials(deepcopy=False)) + own
+
+
+def _missed(trials: EndingTrials, known: SweepProgress) -> list[TrialValues | TrialEnded]:
+    "Return the events of trials that had ended when their process was killed, and whose log does not say so"
+    events = []
+    for trial in trials.study.get_trials(deepcopy=False):
+        row = known.trials.get(trial.number)
+        if row and row.state == "training" and counts(trial):
+            seconds, over = (
+                (trial.datetime_complete - trial.datetime_start).total_seconds(),
+                trial.datetime_complete.timestamp(),
+            )
+            reason = trial.user_attrs.get("reason") or trial.system_attrs.get(REASON, "")
+            epochs = max(trial.intermediate_values, default=0)
+            events.append(TrialValues(trial.number, plain_values(trials.values(trial.number))))
+            events.append(
+                TrialEnded(trial.number, STATES[trial.state], trial.values, epochs, seconds, reason, over)
+            )
+    return events
 
 
 def _open(plan: SweepPlan, run: Run) -> SweepHandle:
@@ -112,7 +132,8 @@ def _open(plan: SweepPlan, run: Run) -> SweepHandle:
     shared, goals = bool(plan.how.join or plan.how.storage), plan.described.goals
     leased = LeasedStudy(study, None if "://" in (plan.how.join or plan.how.storage) else run.path)
     leased.recover()
-    trials = EndingTrials(leased, plan.space, plan.objective.lazy)
+    known = sweep_of(run.progress)
+    trials = EndingTrials(leased, plan.space, plan.objective.lazy, min([0, *known.trials]))
     done = sum(
         map(counts, [] if plan.how.join else trials.others())
     )  # those of a study that is joined are told
@@ -137,12 +158,10 @@ def _open(plan: SweepPlan, run: Run) -> SweepHandle:
         _started(plan, run, choice, budget, done),
         *(Note("warning", text, 0, "study") for text in storage_notes(study)),
     ]
+    first += _missed(trials, known)
     events = loop.events(first, plan.how.jobs, modes)
     turns = follow(events, run, tail.progress, log=log, often=(TrialReport, TrialValues))
     return SweepHandle(run, tail.progress, turns, None, log)
-
-
-# %% ../../nbs/sweeps/29_run_sweep.ipynb #131745b1
 
 # %% ../../nbs/sweeps/29b_run_sweep.ipynb #f1f7791a
 def start_sweep(
@@ -177,18 +196,26 @@ def _split(values: Mapping[str, object]) -> tuple[SweepOptions, TrainOptions]:
 
 # %% ../../nbs/sweeps/29b_run_sweep.ipynb #69936073
 def sweep(
-    make_task: Task | Callable,  # a task, or a function of a trial that returns a task or numbers
+    make_task: Task
+    | Callable,  # a task, or a function of a trial that returns a `Task`, `(Task, TrainOptions)` or numbers
     space: object = None,  # name -> (low, high), (low, high, "log") or a list; also a space of Hyperopt or Ray Tune
     *,
     folder: str | Path = "runs",  # where runs are kept
     name: str = "",  # what the sweep is about
-    resume: Sweep | str | None = None,  # a sweep that goes on, or its name
+    resume: Sweep
+    | str
+    | None = None,  # a sweep, or its name, that goes on with its study; None begins a new one
     **options: object,  # of the sweep and of its trainings, such as trials=50, jobs=2, epochs=10
 ) -> Sweep:
     "Search for the best values, and print a line for each trial; an interrupt stops the sweep with everything saved"
     how, chosen = _split(options)
-    if resume is not None:
-        resume = Run(resume.path) if isinstance(resume, Sweep) else find_run(resume, folder)
-    handle = start_sweep(plan_sweep(make_task, space, how=how, options=chosen), Where(folder, name), resume)
+    again = (
+        None
+        if resume is None
+        else Run(resume.path)
+        if isinstance(resume, Sweep)
+        else find_run(resume, folder)
+    )
+    handle = start_sweep(plan_sweep(make_task, space, how=how, options=chosen), Where(folder, name), again)
     print_lines(handle)
     return handle.sweep

@@ -9,14 +9,15 @@ __all__ = ['STATES', 'RunningTrial', 'StudyTrials', 'counts', 'EndingTrials']
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from ..base.errors import OptionError
-from ..search.leased_study import LOST, RETRY, LeasedStudy
-from .messages import Outcome, Report, Suggest
+from ..search.leased_study import LOST, MOST, MOST_MEMORY, RETRY, LeasedStudy
+from .messages import Attribute, Outcome, Report, Suggest
 from ..search.space import Space
 from ..search.space_sampler import SpaceSampler
 from ..search.study_record import read_record, write_record
@@ -61,10 +62,11 @@ class _Trials:
         leased: LeasedStudy,
         space: Space | None,  # what is searched; None where the objective draws all by itself
         lazy: frozenset[str] = frozenset(),  # names of the space that the objective draws itself
+        repeated: int = 0,  # number of the newest trial that repeats another; they count downwards
     ):
         self.leased, self.study, self.space, self.lazy = leased, leased.study, space, lazy
         self.running: dict[int, RunningTrial] = {}
-        self._repeated = 0  # number of the newest trial that repeats another
+        self._repeated = repeated
         self._known: set[int] = set()  # numbers of the trials that began here, or whose end is known
 
     def _frozen(self, number: int) -> FrozenTrial | None:
@@ -78,7 +80,7 @@ class _Trials:
             if t.state.is_finished() and t.number not in self._known
         ]
         self._known.update(trial.number for trial in ended)
-        return [trial for trial in ended if LOST not in trial.system_attrs]
+        return [trial for trial in ended if counts(trial)]
 
     @property
     def running_elsewhere(self) -> int:
@@ -90,8 +92,10 @@ class _Trials:
         self,
         number: int,  # of a trial of the study
     ) -> dict[str, object]:  # by name
-        "Return the values of a trial"
-        params = self._frozen(number).params
+        "Return the values of a trial. Raises `OptionError` where there is none of this number"
+        if (trial := self._frozen(number)) is None:
+            raise OptionError(f"Trial {number} is not in the study.")
+        params = trial.params
         return self.space.read(params) if self.space is not None else dict(params)
 
 # %% ../../nbs/sweeps/26_study_trials.ipynb #5096a92b
@@ -117,6 +121,8 @@ class StudyTrials(_Trials):
     def suggest(self, question: Suggest) -> object:
         "Return a value that an objective asks for. Raises `OptionError` for a name that is not searched"
         made = self.running[question.number]
+        if made.trial is None:
+            raise OptionError("the trial that is repeated did not draw it.")
         if question.distribution is None:
             if self.space is None:
                 raise OptionError(f"The sweep has no space for {question.name!r}.")
@@ -125,6 +131,11 @@ class StudyTrials(_Trials):
             value = _suggest(made.trial, question.name, question.distribution)
         made.values[question.name] = value
         return value
+
+    def note(self, message: Attribute):
+        "Note something of a trial in the study; one that repeats another is not there"
+        if (trial := self.running[message.number].trial) is not None:
+            trial.set_user_attr(message.key, message.value)
 
     def report(self, message: Report) -> bool:
         "Report a trial to the pruner, and return whether it is to end; several objectives have no pruner"
@@ -145,8 +156,13 @@ _OPTUNA = {"done": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "stopped": 
 
 
 def counts(trial: FrozenTrial) -> bool:
-    "Return whether a trial has ended by itself; one that was lost with its process comes again"
-    return trial.state.is_finished() and LOST not in trial.system_attrs
+    "Return whether a trial is one of those that are planned: it has ended by itself, or it was lost so often that it does not come again"
+    if (
+        not trial.state.is_finished() or trial.datetime_start is None
+    ):  # the latter for one that was queued twice
+        return False
+    lost = trial.system_attrs.get(LOST)
+    return lost is None or lost["lost"] >= MOST or lost["memory"] >= MOST_MEMORY
 
 
 class _Ending(StudyTrials):
@@ -170,13 +186,13 @@ class _Ending(StudyTrials):
         self,
         number: int,  # of a trial whose worker died
         reason: str,
-    ) -> tuple[RunningTrial, bool]:  # and whether it was queued again
-        "End a trial that was lost, and queue its values once more"
+    ) -> tuple[RunningTrial, bool]:  # and whether another one comes in its place
+        "End a trial that was lost, and queue its values once more; one that had none yet is drawn anew"
         made = self.running.pop(number)
         if made.trial is None:
             return made, True
-        lost = self.leased.lose(number, reason, memory="SIGKILL" in reason)
-        return made, bool(lost and lost.again)
+        self.leased.lose(number, reason, memory="SIGKILL" in reason)
+        return made, not counts(self._frozen(number))
 
 # %% ../../nbs/sweeps/26_study_trials.ipynb #e42d10b8
 class EndingTrials(_Ending):
@@ -194,11 +210,23 @@ class EndingTrials(_Ending):
         stored = self.space.stored(values) if self.space is not None else dict(values)
         self.study.enqueue_trial(stored, user_attrs={"origin": "queued"})
 
-    def take_up(self, number: int):
-        "Have a trial next that goes on from the checkpoint of another one. Raises `OptionError` where it runs, or is none"
+    @property
+    def takes_up(self) -> bool:
+        "Return whether a trial waits that goes on from a checkpoint"
+        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        return any("resume" in trial.user_attrs for trial in waiting)
+
+    def take_up(
+        self,
+        number: int,  # of a trial that has ended
+        run: Path,  # its directory
+    ):
+        "Have a trial next that goes on from the checkpoint of another one. Raises `OptionError` where that has none"
         trial = self._frozen(number)
         if trial is None or not trial.state.is_finished():
             raise OptionError(f"Trial {number} {'still runs' if trial else 'is not in the study'}.")
+        if not (run / "checkpoints").is_dir():
+            raise OptionError(f"Trial {number} has no checkpoint to go on from.")
         self.study.enqueue_trial(trial.params, user_attrs={"origin": "continued", "resume": number})
 
     def change(self, space: Space):

@@ -85,10 +85,10 @@ class CommandedLoop(TrialLoop):
             case StopTrial(number):
                 self._end_trial(number)
             case SetWorkers(workers):
-                self.workers.resize(max(1, workers))
+                yield from self.staff(max(1, workers))
                 yield WorkersChanged(self.workers.wanted)
             case ContinueTrial(number):
-                self.trials.take_up(number)
+                self.trials.take_up(number, self.folder / f"trials/{number}")
                 yield Note(
                     "info", f"Trial {number} goes on next, as a trial of its own.", self.ended, "queue"
                 )
@@ -166,6 +166,7 @@ class _TimedLoop(_SharedLoop):
             made.end, made.reason = made.end or "stopped", made.reason or reason
             self.workers.end_trial(made.worker, made.number, made.reason)
         self.limits = Limits(0, None)
+        self.repeats.clear()
         until = time.perf_counter() + _PATIENCE
         while self.trials.running and time.perf_counter() < until:
             yield from self.hear(_NAP)
@@ -173,9 +174,11 @@ class _TimedLoop(_SharedLoop):
     def _leave(self):
         "End the workers; a trial that still ran is one that was lost"
         self.workers.close()
-        for number in list(self.trials.running):
-            self.trials.lose(number, "the sweep ended before it")
-        self.trials.leased.end()
+        try:
+            for number in list(self.trials.running):
+                self.trials.lose(number, "the sweep ended before it")
+        finally:  # whatever became of the disk, who goes on in this process finds that nobody has these trials
+            self.trials.leased.end()
 
 # %% ../../nbs/sweeps/27b_sweep_loop.ipynb #f7f2cf6e
 Mode = Callable[

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
-from ..base.errors import RunError
+from ..base.errors import OptionError, RunError
 from ..events.records import Note
 from ..population.plan import SIZES, BatchPlan
 from .batching import Batching, Ending, Limits, run_name, spread_values
@@ -114,18 +114,17 @@ class _Beginning(_TrialLoop):
         self.workers.answer(worker, PlanTrials(values))
 
     def _give(self, worker):
-        "Give trials to a worker: those that were queued with something of their own go alone"
+        "Give trials to a worker; one that goes on from a checkpoint is trained alone"
         if not self._may_begin:
             made = [self.trials.repeat(*self.repeats.popleft(), worker)]
         else:
-            made = [
-                self.trials.ask(worker) for _ in range(self.batching.size(self.left, self.workers.wanted))
-            ]
+            size = 1 if self.trials.takes_up else self.batching.size(self.left, self.workers.wanted)
+            made = [self.trials.ask(worker) for _ in range(size)]
             self.begun += len(made)
-        specs = [self._spec(each) for each in made]
-        alone = len(specs) == 1 or any(spec.resume for spec in specs)
-        plan = self.batching.plan
-        self.workers.answer(worker, specs[0] if alone else TrialBatch(specs, plan.layout, plan.chunk))
+        specs, plan = [self._spec(each) for each in made], self.batching.plan
+        self.workers.answer(
+            worker, specs[0] if len(specs) == 1 else TrialBatch(specs, plan.layout, plan.chunk)
+        )
         for each in made:
             yield TrialStarted(
                 each.number, plain_values(each.values), run_name(each), worker, each.origin, time.time()
@@ -154,7 +153,14 @@ class _Answering(_Beginning):
             yield Note("warning", message.text, self.ended, "worker")
 
     def on_suggest(self, worker: int, message: Suggest) -> Generator:
-        value = self.trials.suggest(message)
+        try:
+            value = self.trials.suggest(message)
+        except (
+            OptionError,
+            ValueError,
+            TypeError,
+        ) as error:  # such as choices that were others in earlier trials
+            return self.workers.refuse(worker, f"{message.name}: {error}")
         self.workers.answer(worker, value)
         yield TrialValues(message.number, plain_values({message.name: value}))
 
@@ -168,7 +174,7 @@ class _Answering(_Beginning):
             yield TrialReport(number, step, values, seconds)
 
     def on_attribute(self, worker: int, message: Attribute) -> Generator:
-        self.trials.running[message.number].trial.set_user_attr(message.key, message.value)
+        self.trials.note(message)
         yield from ()
 
 # %% ../../nbs/sweeps/27_trial_loop.ipynb #b282efa0
@@ -187,9 +193,10 @@ class TrialLoop(_Answering):
         yield self._end(made, state, message.values, message.epochs, message.reason)
 
     def on_died(self, worker: int, message: Died) -> Generator:
+        idle = worker in self._idle
         self._idle.discard(worker)
         lost = [made for made in self.trials.running.values() if made.worker == worker]
-        self._fruitless += not lost
+        self._fruitless += not (idle or any(made.values for made in lost))
         if self._fruitless >= _TRIES:
             raise RunError(message.reason)
         for made in lost:
@@ -200,13 +207,24 @@ class TrialLoop(_Answering):
             elif again:
                 self.repeats.append((made.repeats, made.seed))
             yield self._end(made, "failed", None, 0, message.reason)
-        self.workers.resize(self.workers.wanted)
+        yield from self.staff(self.workers.wanted)
+
+    def staff(
+        self,
+        workers: int,  # >= 1
+    ) -> Generator:
+        "Have another number of workers. Raises `RunError` where there is none, and none can be started"
+        try:
+            self.workers.resize(workers)
+        except RunError as error:
+            if not len(self.workers):
+                raise
+            yield Note("warning", f"{error} The sweep goes on with those that it has.", self.ended, "worker")
 
     @staticmethod
     def _end(made: RunningTrial, state, values, epochs, reason):
-        return TrialEnded(
-            made.number, state, values, epochs, made.seconds, made.reason or reason, time.time()
-        )
+        reason = "" if state == "done" else reason if state == "failed" else made.reason or reason
+        return TrialEnded(made.number, state, values, epochs, made.seconds, reason, time.time())
 
     def hear(
         self,

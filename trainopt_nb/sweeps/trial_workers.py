@@ -21,7 +21,16 @@ from ..workers.processes import PRELOAD
 from ..workers.shared_arrays import SharedArrays, pickle_shared
 from ..workers.submit import WorkerHandle, submit, wait_for
 
-from .messages import Answer, EndTrial, PlanTrials, Ready, Said, TrialBatch, TrialSpec
+from trainopt_nb.sweeps.messages import (
+    Answer,
+    EndTrial,
+    PlanTrials,
+    Ready,
+    Refused,
+    Said,
+    TrialBatch,
+    TrialSpec,
+)
 from .run_batch import plan_trials, run_batch
 from .run_trial import Place, run_trial
 from .worker_trial import Line, WorkerLine
@@ -100,6 +109,7 @@ class _Workers:
         self._shared, self._place = SharedArrays(), place
         self._objective = pickle_shared(objective, objective.parts, self._shared)
         self._handles: dict[int, WorkerHandle] = {}
+        self._dismissed: set[int] = set()  # numbers of those that were told to end
         self.wanted = 0  # how many there are to be
 
     def __len__(self) -> int:
@@ -142,15 +152,21 @@ class TrialWorkers(_Workers):
                 continue
             if message is None:
                 del self._handles[number]
-                message = self._last(handle)
+                message = self._last(number, handle)
             if message is not None:
                 yield number, message
 
-    def _last(self, handle):
+    def _last(self, number, handle):
+        "Return `Died`, or None for a worker that was told to end and may be wanted again by now"
         try:
-            return handle.result(0)
+            handle.result(0)
         except WorkerError as error:
             return Died(str(error))
+        if number not in self._dismissed:
+            return Died("The worker ended by itself.")
+        self._dismissed.discard(number)
+        self.resize(self.wanted)
+        return None
 
     def answer(
         self,
@@ -159,7 +175,17 @@ class TrialWorkers(_Workers):
     ):
         "Answer a question"
         if worker in self._handles:
+            self._dismissed |= {worker} if value is None else set()
             self._handles[worker].send(Answer(value))
+
+    def refuse(
+        self,
+        worker: int,  # its number
+        reason: str,  # one sentence
+    ):
+        "Answer a question that the study does not take; the trial fails"
+        if worker in self._handles:
+            self._handles[worker].send(Refused(reason))
 
     def end_trial(
         self,

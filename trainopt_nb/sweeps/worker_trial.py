@@ -7,6 +7,7 @@ __all__ = ['Line', 'WorkerLine', 'WorkerTrial', 'middle', 'MiddleTrial']
 
 # %% ../../nbs/sweeps/21_worker_trial.ipynb #7909c655
 import datetime
+import json
 import math
 import time
 from collections.abc import Mapping
@@ -14,9 +15,19 @@ from collections.abc import Mapping
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import BaseTrial
 
+from ..base.errors import TaskError
 from ..base.options import Dimension
 from ..search.dimensions import distribution
-from .messages import Answer, Attribute, EndTrial, Report, Reports, Suggest, TrialSpec
+from trainopt_nb.sweeps.messages import (
+    Answer,
+    Attribute,
+    EndTrial,
+    Refused,
+    Report,
+    Reports,
+    Suggest,
+    TrialSpec,
+)
 from ..workers.channel import Channel
 
 # %% ../../nbs/sweeps/21_worker_trial.ipynb #65c0289b
@@ -27,7 +38,7 @@ class Line:
         "Send what needs no answer"
 
     def ask(self, question: tuple) -> object:
-        "Send a question, and return the answer"
+        "Send a question, and return the answer. Raises `TaskError` where there is none"
 
     def ended(self, number: int) -> str:
         "Return why the loop ends a trial, empty where it does not"
@@ -45,9 +56,11 @@ class WorkerLine(Line):
 
     def ask(self, question):
         answer = self._channel.ask(question)
-        while not isinstance(answer, Answer):
+        while isinstance(answer, EndTrial):
             self._take(answer)
             answer = self._channel.wait()
+        if isinstance(answer, Refused):
+            raise TaskError(answer.reason)
         return answer.value
 
     def ended(self, number):
@@ -130,7 +143,9 @@ class _ReportingTrial(_AskingTrial):
         value: float,  # of the only objective
         step: int,  # 0 or more
     ):
-        "Report how the trial stands; `should_prune` says whether it is to end"
+        "Report how the trial stands; `should_prune` says whether it is to end. Raises `TaskError` for a step below zero"
+        if step < 0:
+            raise TaskError(f"trial.report takes a step of at least 0, and got {step}.")
         self.report_values([float(value)], int(step))
 
     def report_values(
@@ -156,6 +171,12 @@ class WorkerTrial(_ReportingTrial):
     "A trial of Optuna in a worker process"
 
     def set_user_attr(self, key, value):
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError, RecursionError):
+            raise TaskError(
+                f"trial.set_user_attr takes what JSON can hold, and {key!r} is a {type(value).__name__}: convert it, such as by float() or .tolist()."
+            ) from None
         self._attrs[key] = value
         self.line.tell(Attribute(self.number, key, value))
 
