@@ -208,9 +208,9 @@ def plain(kind: str, trials: int) -> tuple[float, float]:
 WAYS: dict[str, Callable[[str, int], tuple[float, float]]] = {
     "plain": plain,
     "trainopt_nb": ours,
-    "Optuna, in memory": optuna_alone,
-    "Optuna, journal": lambda kind, trials: optuna_alone(kind, trials, journal=True),
-    "Optuna, in memory, n_jobs=2": lambda kind, trials: optuna_alone(kind, trials, jobs=2),
+    "Optuna in memory": optuna_alone,
+    "Optuna with a journal": lambda kind, trials: optuna_alone(kind, trials, journal=True),
+    "Optuna in memory n_jobs=2": lambda kind, trials: optuna_alone(kind, trials, jobs=2),
     "Ray Tune": lambda kind, trials: ray_tune(kind, max(4, trials // RAY_SHARE)),
 }
 

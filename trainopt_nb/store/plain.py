@@ -10,6 +10,7 @@ import base64
 import io
 import math
 import random
+from array import array
 from collections import Counter, OrderedDict, defaultdict, deque
 from pathlib import Path
 
@@ -218,7 +219,11 @@ def random_state() -> dict:  # plain values and tensors, for `pack`
         "torch": torch.get_rng_state(),
         "cuda": [torch.cuda.get_rng_state(i) for i in range(torch.cuda.device_count())] if used else [],
         "mps": [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else [],
-        "python": {"version": version, "words": torch.tensor(words), "gauss": gauss},
+        "python": {
+            "version": version,
+            "words": torch.frombuffer(array("q", words), dtype=torch.int64),
+            "gauss": gauss,
+        },
         "numpy": np.random.get_state(legacy=False),
     }
 
