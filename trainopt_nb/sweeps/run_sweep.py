@@ -42,7 +42,7 @@ from .study_trials import STATES, EndingTrials, counts
 from .sweep import Sweep
 from .sweep_loop import SweepLoop
 from .batching import Batching, Limits
-from .trial_loop import plain_values
+from .batching import plain_values
 from .trial_workers import TrialWorkers
 
 # %% ../../nbs/sweeps/29b_run_sweep.ipynb #6fc7dafb
@@ -98,7 +98,7 @@ def _study(plan: SweepPlan, run: Run) -> optuna.Study:
         plan.space = check_joined(study, mine, plan.space.options).space
     return study
 
-# %% ../../nbs/sweeps/29b_run_sweep.ipynb #2eda88ae
+# %% ../../nbs/sweeps/29b_run_sweep.ipynb #2784f467
 def _begun(study: optuna.Study, run: Run, shared: bool) -> int:
     "Return a number from which the sampler draws other values than before, and than other processes of the same study"
     own = zlib.crc32(f"{run.path} {os.getpid()}".encode()) if shared else 0
@@ -123,7 +123,7 @@ def _missed(trials: EndingTrials, known: SweepProgress) -> list[TrialValues | Tr
             )
     return events
 
-
+# %% ../../nbs/sweeps/29b_run_sweep.ipynb #2eda88ae
 def _open(plan: SweepPlan, run: Run) -> SweepHandle:
     "Open the study, and put the loop together"
     plan.space, changes = _stored_space(plan, run)
@@ -196,26 +196,18 @@ def _split(values: Mapping[str, object]) -> tuple[SweepOptions, TrainOptions]:
 
 # %% ../../nbs/sweeps/29b_run_sweep.ipynb #69936073
 def sweep(
-    make_task: Task
-    | Callable,  # a task, or a function of a trial that returns a `Task`, `(Task, TrainOptions)` or numbers
+    make_task: Task | Callable,  # a task, or a function of a trial that returns a task or numbers
     space: object = None,  # name -> (low, high), (low, high, "log") or a list; also a space of Hyperopt or Ray Tune
     *,
     folder: str | Path = "runs",  # where runs are kept
     name: str = "",  # what the sweep is about
-    resume: Sweep
-    | str
-    | None = None,  # a sweep, or its name, that goes on with its study; None begins a new one
+    resume: Sweep | str | None = None,  # a sweep that goes on, or its name
     **options: object,  # of the sweep and of its trainings, such as trials=50, jobs=2, epochs=10
 ) -> Sweep:
     "Search for the best values, and print a line for each trial; an interrupt stops the sweep with everything saved"
     how, chosen = _split(options)
-    again = (
-        None
-        if resume is None
-        else Run(resume.path)
-        if isinstance(resume, Sweep)
-        else find_run(resume, folder)
-    )
-    handle = start_sweep(plan_sweep(make_task, space, how=how, options=chosen), Where(folder, name), again)
+    if resume is not None:
+        resume = Run(resume.path) if isinstance(resume, Sweep) else find_run(resume, folder)
+    handle = start_sweep(plan_sweep(make_task, space, how=how, options=chosen), Where(folder, name), resume)
     print_lines(handle)
     return handle.sweep

@@ -31,8 +31,8 @@ from trainopt_nb.sweeps.records import (
     WorkersChanged,
 )
 from .study_trials import STATES, EndingTrials
-from .batching import Ending, Limits
-from .trial_loop import TrialLoop, plain_values
+from .batching import Ending, Limits, plain_values
+from .trial_loop import TrialLoop
 
 # %% ../../nbs/sweeps/27b_sweep_loop.ipynb #cbad092d
 def changed_space(

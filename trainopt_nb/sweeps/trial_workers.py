@@ -134,9 +134,9 @@ class _Workers:
         self._handles.clear()
         self._shared.close()
 
-# %% ../../nbs/sweeps/25_trial_workers.ipynb #6226ce84
-class TrialWorkers(_Workers):
-    "Workers that train trials"
+# %% ../../nbs/sweeps/25_trial_workers.ipynb #565e86af
+class _HeardWorkers(_Workers):
+    "Workers that are listened to"
 
     def receive(
         self,
@@ -167,6 +167,10 @@ class TrialWorkers(_Workers):
         self._dismissed.discard(number)
         self.resize(self.wanted)
         return None
+
+# %% ../../nbs/sweeps/25_trial_workers.ipynb #6226ce84
+class TrialWorkers(_HeardWorkers):
+    "Workers that train trials"
 
     def answer(
         self,
