@@ -265,7 +265,7 @@ def race_task(seed: int) -> tuple[Task, TrainOptions]:
     return Task(network(), *numbers(True)), TrainOptions(optimizer="sgd", epochs=EPOCHS, seed=seed, threads=1)
 
 
-def race_ours(seed: int, **more) -> tuple[float, int]:
+def race_ours(seed: int, target: float, **more) -> tuple[float, int]:
     "Return seconds, and how many trials had begun"
     task, options = race_task(seed)
     how = {"trials": 200, "jobs": 2, **more}
@@ -277,7 +277,7 @@ def race_ours(seed: int, **more) -> tuple[float, int]:
         try:
             for new in handle.events():
                 begun += sum(isinstance(event, TrialStarted) for event in new)
-                reached = [e for e in new if isinstance(e, TrialReport) and e.values[0] >= TARGET]
+                reached = [e for e in new if isinstance(e, TrialReport) and e.values[0] >= target]
                 if reached or time.perf_counter() - began > LIMIT:
                     return time.perf_counter() - began, begun
         finally:
@@ -285,7 +285,7 @@ def race_ours(seed: int, **more) -> tuple[float, int]:
     return math.inf, begun
 
 
-def _rival(seed: int, number: int, path: str, ready, begin, ends):
+def _rival(seed: int, target: float, number: int, path: str, ready, begin, ends):
     "One of the two processes of plain Optuna"
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
@@ -311,7 +311,7 @@ def _rival(seed: int, number: int, path: str, ready, begin, ends):
         for event in train(own, options.replace(**values)):
             if isinstance(event, Epoch):
                 best = max(best, event.metrics["accuracy"])
-                if best >= TARGET:
+                if best >= target:
                     ends.put((time.perf_counter(), trial.number + 1))
                     break
         return best
@@ -321,7 +321,7 @@ def _rival(seed: int, number: int, path: str, ready, begin, ends):
     study.optimize(objective)
 
 
-def race_optuna(seed: int) -> tuple[float, int]:
+def race_optuna(seed: int, target: float) -> tuple[float, int]:
     "The same for plain Optuna: a study in a journal that two processes share"
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
@@ -334,7 +334,7 @@ def race_optuna(seed: int) -> tuple[float, int]:
             study_name="race", storage=JournalStorage(JournalFileBackend(path)), direction="maximize"
         )
         processes = [
-            context.Process(target=_rival, args=(seed, number, path, ready, begin, ends))
+            context.Process(target=_rival, args=(seed, target, number, path, ready, begin, ends))
             for number in range(2)
         ]
         for process in processes:
@@ -362,13 +362,13 @@ def _quiet() -> Iterator[None]:
     yield
 
 
-def race(seeds: range, **more):
+def race(seeds: range, target: float, **more):
     "Print the seconds of each seed"
-    print(f"\nrace to {TARGET:.1%}, two processes of one thread: seconds (trials begun)")
-    race_ours(seeds[0])  # starts the process from which workers are forked
+    print(f"\nrace to {target:.1%}, two processes of one thread: seconds (trials begun)")
+    race_ours(seeds[0], 0.5)  # starts the process from which workers are forked
     found = []
     for seed in seeds:
-        pair = [race_ours(seed, **more), race_optuna(seed)]
+        pair = [race_ours(seed, target, **more), race_optuna(seed, target)]
         found.append([seconds for seconds, _ in pair])
         cells = [
             f"{name} {seconds:7.2f} ({n})"
@@ -387,6 +387,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="few trials and seeds, without Ray")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--from", type=int, default=0, dest="first", help="first seed")
+    parser.add_argument("--target", type=float, default=TARGET, help="accuracy that ends a race")
     parser.add_argument("--ways", help="some of the ways to search, by comma")
     given = parser.parse_args()
     what = given.what or ["function", "training", "race"]
@@ -399,7 +400,7 @@ def main():
         if "training" in what:
             cost("training", *((20, 1) if given.quick else (60, 7)), ways)
         if "race" in what:
-            race(range(given.first, given.first + (2 if given.quick else given.seeds)))
+            race(range(given.first, given.first + (2 if given.quick else given.seeds)), given.target)
 
 
 if __name__ == "__main__":
