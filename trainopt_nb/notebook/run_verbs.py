@@ -54,7 +54,9 @@ async def _go_on(call: Call, run: Run, task: Task, options: TrainOptions, page: 
         await run_in_cell(handle, page, call.shell)
 
 
-RESUMES: Registry[Callable] = Registry("resume")  # type of a run that is no training -> function of (call, run)
+RESUMES: Registry[Callable] = Registry(
+    "resume"
+)  # type of a run that is no training -> function of (call, run)
 RESUMES.register("sweep", "trainopt_nb.notebook.sweep_verbs:resume_sweep")
 
 

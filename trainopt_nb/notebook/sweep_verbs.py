@@ -141,10 +141,17 @@ def resume_sweep(
     names = typed_names(call.shell.user_ns, bound_names(call.shell.transform_cell(cell)))
     known, facts, stored = declared(SweepOptions), run.facts, run.options
     values = FIT.parse(split(facts.get("flags", "")), names)
-    values |= {name: stored[name] for name in known if stored.get(name, known[name].default) not in (known[name].default, [])}
+    values |= {
+        name: stored[name]
+        for name in known
+        if stored.get(name, known[name].default) not in (known[name].default, [])
+    }
     values |= {"space": tuple(facts.get("space", ())), "runs": str(run.path.parent)}
     values |= {name: value for name, value in call.values.items() if name != "run"}
-    again, page = Call(SWEEP, call.shell, values, cell, call.awaited), find_page(call.shell, awaited=call.awaited)
+    again, page = (
+        Call(SWEEP, call.shell, values, cell, call.awaited),
+        find_page(call.shell, awaited=call.awaited),
+    )
     return run_page(_search(_CellSweep(again, cell), page, run), page)
 
 # %% ../../nbs/notebook/06d_sweep_verbs.ipynb #04909ca4
