@@ -414,3 +414,13 @@ def test_two_processes_search_one_study(tmp_path):
         assert (
             len(Sweep(handle.run).progress.trials) >= 29
         )  # what the other one did last may come after the end
+
+
+def test_a_grid_ends_by_itself_and_time_ends_any_search(tmp_path):
+    def objective(trial):
+        return float(trial.params["x"])
+
+    grid = sweep(objective, {"x": [1, 2, 3]}, goal="max", folder=tmp_path, sampler="grid", time=60)
+    assert len(grid.trials) == 3 and grid.best.values["x"] == 3
+    timed = sweep(objective, {"x": (0.0, 1.0)}, goal="max", folder=tmp_path, sampler="random", time=0.5)
+    assert 3 < len(timed.trials) < 500

@@ -144,7 +144,7 @@ def _open(plan: SweepPlan, run: Run) -> SweepHandle:
         TrialWorkers(
             plan.objective, Place(run.name, tuple(goals), budget.epochs if plan.how.budget else None)
         ),
-        Limits(choice.trials, budget.limit),
+        Limits(choice.most, budget.limit),
         run.path,
         plan.searched_options,
         done,

@@ -66,6 +66,8 @@ class _TrialLoop:
 
     @property
     def _may_begin(self) -> bool:
+        if getattr(self.trials.study.sampler, "exhausted", False):  # a grid of which all was tried
+            return False
         return self.left != 0 and (self.limits.seconds is None or self.seconds < self.limits.seconds)
 
     @property
