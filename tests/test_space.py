@@ -360,7 +360,7 @@ def test_changes_give_new_spaces_within_what_a_name_may_be():
 
 
 def test_the_log_holds_a_space():
-    options = {"lr": parse_space("lr")._options["lr"]}
+    options = {"lr": parse_space("lr").options["lr"]}
     later = parse_space("lr").narrow("lr", 1e-4)
     for space in (begun().add_value("widths", (8, 8)).narrow("x", 0.0, 0.5), later):
         again = from_json(json.loads(json.dumps(to_json(space))), options)
