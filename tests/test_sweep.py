@@ -190,7 +190,10 @@ def test_a_trial_and_the_sweep_are_stopped_within_a_step(task, tmp_path):
 
 
 def test_a_trial_that_was_ended_goes_on_from_its_checkpoint(task, tmp_path):
-    handle, sent = started(tmp_path, task, LR, trials=2, epochs=5, pruner="none"), []
+    handle, sent = (
+        started(tmp_path, task, LR, trials=2, epochs=200, pruner="none"),
+        [],
+    )  # more than it trains until the stop arrives
 
     def react(event, handle):
         if isinstance(event, TrialReport) and event.step == 2 and not sent:
@@ -202,9 +205,9 @@ def test_a_trial_that_was_ended_goes_on_from_its_checkpoint(task, tmp_path):
     again = next(e for e in of_type(events, TrialStarted) if e.origin == "continued")
     found = Sweep(handle.run)
     first, second = found.trials[0], found.trials[again.number]
-    assert first.values == second.values and second.epochs == 5 and second.state == "done"
+    assert first.values == second.values and second.epochs == 200 and second.state == "done"
     assert min(report.step for report in second.reports) > first.epochs
-    alone = fit(*_again(task), lr=first.values["lr"], epochs=5, folder=tmp_path / "fit")
+    alone = fit(*_again(task), lr=first.values["lr"], epochs=200, folder=tmp_path / "fit")
     assert second.result == [max(e.metrics["accuracy"] for e in alone.progress.epochs)]
 
 
