@@ -256,3 +256,21 @@ def warm_kernel(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PATH", str(share))
         yield
+
+
+@pytest.fixture
+def wired():
+    "A function that makes a panel of a class, and returns it with the wire that it talks to"
+    from helpers import Wire
+
+    panels = []
+
+    def build(cls, *args, **kwargs):
+        panel = cls(*args, **kwargs)
+        panels.append(panel)
+        panel.widget.comm = Wire()
+        return panel, panel.widget.comm
+
+    yield build
+    for panel in panels:
+        panel.widget.close()

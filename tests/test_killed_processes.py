@@ -331,7 +331,8 @@ class Report:
         self.file = file
 
     def __call__(self, number):
-        Path(self.file).write_text(str(os.getpid()))
+        Path(f"{self.file}-new").write_text(str(os.getpid()))
+        os.replace(f"{self.file}-new", self.file)  # a reader never sees it empty
 
 
 def reporting_loaders(folder):

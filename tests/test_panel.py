@@ -59,22 +59,6 @@ def train(progress, first, last, metric="accuracy"):
     return progress
 
 
-@pytest.fixture
-def wired():
-    "A panel, and the wire that it talks to"
-    panels = []
-
-    def build(progress, **kwargs):
-        panel = TrainPanel(progress, **kwargs)
-        panels.append(panel)
-        panel.widget.comm = Wire()
-        return panel, panel.widget.comm
-
-    yield build
-    for panel in panels:
-        panel.widget.close()
-
-
 # ---- text from elsewhere
 
 NASTY = [
@@ -166,7 +150,7 @@ def test_escaped_text_is_inert_everywhere(text):
 @given(name=texts, metric=texts, note=texts, reason=texts, place=texts, path=texts)
 def test_no_text_breaks_a_page_that_holds_the_widget(wired, name, metric, note, reason, place, path):
     progress, place, path = told_by(name, metric, note, reason, place, path)
-    panel, wire = wired(progress, place=place, run_path=path)
+    panel, wire = wired(TrainPanel, progress, place=place, run_path=path)
     state = panel.widget.get_state()
     bare = {key: value for key, value in state.items() if isinstance(value, str)}
     page = f"<body><script type='application/json'>{json.dumps(bare)}</script><p>after</p>"  # as a careless exporter does
@@ -184,7 +168,7 @@ def test_no_text_breaks_a_page_that_holds_the_widget(wired, name, metric, note, 
 
 def test_exported_page_holds_the_state(wired):
     progress, *_ = told_by(NASTY[0], NASTY[1], NASTY[2], NASTY[3], "", "")
-    panel, _ = wired(progress)
+    panel, _ = wired(TrainPanel, progress)
     state = ipywidgets.embed.dependency_state([panel.widget], drop_defaults=False)
     page = ipywidgets.embed.embed_snippet(views=[panel.widget], state=state)
     assert (
@@ -214,7 +198,7 @@ def test_a_path_as_a_name_is_only_a_name(tmp_path):
 
 def test_only_what_is_new_is_sent(wired):
     progress = train(Progress().add([STARTED]), 1, 5)
-    panel, wire = wired(progress)
+    panel, wire = wired(TrainPanel, progress)
     assert not panel.update() and wire.sent == []
     train(progress, 6, 8)
     assert panel.update()
@@ -231,7 +215,7 @@ def test_only_what_is_new_is_sent(wired):
 
 def test_a_followed_panel_rests_but_shows_a_new_state_at_once(wired):
     progress = Progress().add([STARTED])
-    panel, wire = wired(progress)
+    panel, wire = wired(TrainPanel, progress)
     train(progress, 1, 1)
     assert panel.follow("training") and len(wire.news()) == 1
     train(progress, 2, 3)
@@ -262,7 +246,7 @@ def test_page_follows_thinning_and_going_back(wired):
     progress = Progress()
     progress.curves["train loss"] = Curve(limit=64)
     progress.add([STARTED._replace(steps=2000, epochs=200)])
-    panel, wire = wired(progress)
+    panel, wire = wired(TrainPanel, progress)
     messages = [json.loads(panel.widget.get_state("whole")["whole"])]
     for first in range(1, 1000, 7):
         train(progress, first, first + 6)
@@ -282,14 +266,14 @@ def test_page_follows_thinning_and_going_back(wired):
 def test_whole_state_equals_the_curves_after_thinning(wired):
     progress = Progress()
     progress.curves["train loss"] = Curve(limit=32)
-    panel, _ = wired(train(progress.add([STARTED]), 1, 700))
+    panel, _ = wired(TrainPanel, train(progress.add([STARTED]), 1, 700))
     whole = json.loads(panel.widget.get_state()["whole"])
     assert rebuilt([whole]) == as_told(progress)
 
 
 def test_losses_that_are_not_numbers_leave_gaps(wired):
     progress = train(Progress().add([STARTED]), 1, 3)
-    panel, wire = wired(progress)
+    panel, wire = wired(TrainPanel, progress)
     values = [math.nan, math.inf, -math.inf, 0.5]
     progress.add([Step(4 + i, 0, loss, 1e-3, 64, 0.05, 0.0) for i, loss in enumerate(values)])
     panel.update()
@@ -301,7 +285,7 @@ def test_losses_that_are_not_numbers_leave_gaps(wired):
 def test_a_new_page_gets_everything_while_the_run_goes_on(wired):
     progress = Progress()
     progress.curves["train loss"] = Curve(limit=128)
-    panel, _ = wired(progress.add([STARTED._replace(steps=10**6, epochs=10**5)]))
+    panel, _ = wired(TrainPanel, progress.add([STARTED._replace(steps=10**6, epochs=10**5)]))
     wrong, over = [], threading.Event()
 
     def ask():
@@ -323,7 +307,7 @@ def test_a_new_page_gets_everything_while_the_run_goes_on(wired):
 
 def test_a_page_that_missed_something_is_sent_the_whole(wired):
     progress = train(Progress().add([STARTED]), 1, 5)
-    panel, wire = wired(progress)
+    panel, wire = wired(TrainPanel, progress)
     wire.click({"ready": 1})
     assert not panel.update() and wire.sent == []  # it has everything
     train(progress, 6, 6)
@@ -338,7 +322,7 @@ def test_a_page_that_missed_something_is_sent_the_whole(wired):
 
 def test_the_end_is_sent_whole_and_stays_available(wired):
     progress = train(Progress().add([STARTED]), 1, 30)
-    panel, wire = wired(progress)
+    panel, wire = wired(TrainPanel, progress)
     progress.add([Saved(30, "c", 1, 0.1, True, 1.79e9), Ended("finished", 30, 3, "", 1.79e9)])
     panel.close()
     (whole,) = wire.news()
@@ -349,7 +333,7 @@ def test_the_end_is_sent_whole_and_stays_available(wired):
 
 
 def test_buttons_are_off_when_the_cell_is_over_whatever_the_run_said(wired):
-    panel, wire = wired(train(Progress().add([STARTED]), 1, 5))
+    panel, wire = wired(TrainPanel, train(Progress().add([STARTED]), 1, 5))
     panel.close()
     assert not wire.news()[0]["face"]["live"]
 
@@ -358,7 +342,7 @@ def test_buttons_are_off_when_the_cell_is_over_whatever_the_run_said(wired):
 
 
 def test_clicks_wait_in_the_queue(wired):
-    panel, wire = wired(Progress().add([STARTED]))
+    panel, wire = wired(TrainPanel, Progress().add([STARTED]))
     clicks = [{"command": c} for c in ("pause", "resume", "save")]
     for click in [
         *clicks,
@@ -374,7 +358,7 @@ def test_clicks_wait_in_the_queue(wired):
 
 @pytest.mark.parametrize("value", [0, -1, "0.1", None, True, [1], math.nan, math.inf])
 def test_a_learning_rate_that_is_none_is_dropped(wired, value):
-    panel, wire = wired(Progress().add([STARTED]))
+    panel, wire = wired(TrainPanel, Progress().add([STARTED]))
     wire.click({"command": "lr", "value": value})
     assert panel.commands.empty()
 
@@ -383,7 +367,7 @@ def test_a_learning_rate_that_is_none_is_dropped(wired, value):
     "content", [{}, {"command": "rm"}, {"command": None}, {"ready": "x"}, {"command": ["lr"]}, "pause", None]
 )
 def test_messages_of_no_meaning_do_nothing(wired, caplog, content):
-    panel, wire = wired(Progress().add([STARTED]))
+    panel, wire = wired(TrainPanel, Progress().add([STARTED]))
     wire.click(content)
     assert panel.commands.empty() and caplog.text == ""
 

@@ -29,9 +29,10 @@ from trainopt_nb.base.errors import OptionError, RunError
 from trainopt_nb.search import journal_lock, leased_study, leases
 from trainopt_nb.search.journal_lock import JournalLock
 from trainopt_nb.search.leased_study import LeasedStudy
+from trainopt_nb.search.quiet_optuna import quiet_optuna
 from trainopt_nb.search.study_journal import StudyJournal
 from trainopt_nb.search.study_record import StudyRecord, check_joined, read_record
-from trainopt_nb.search.study_storage import join_study, open_study, quiet_optuna, storage_notes, study_errors
+from trainopt_nb.search.study_storage import join_study, open_study, storage_notes, study_errors
 
 RANGE = optuna.distributions.FloatDistribution(0, 1)
 COMPLETE, FAIL, PRUNED, RUNNING, WAITING = (

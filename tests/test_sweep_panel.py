@@ -9,7 +9,6 @@ from statistics import median
 
 import optuna
 import pytest
-from helpers import Wire
 from test_panel import NASTY, Skeleton
 
 from trainopt_nb.base.errors import RunError
@@ -96,22 +95,6 @@ def searched(count, began=BEGAN, space=SPACE, seed=0):
 @pytest.fixture(scope="module")
 def log():
     return list(searched(40))
-
-
-@pytest.fixture
-def wired():
-    "A panel, and the wire that it talks to"
-    panels = []
-
-    def build(progress, **kwargs):
-        panel = SweepPanel(progress, **kwargs)
-        panels.append(panel)
-        panel.widget.comm = Wire()
-        return panel, panel.widget.comm
-
-    yield build
-    for panel in panels:
-        panel.widget.close()
 
 
 def commands(panel):
@@ -226,7 +209,7 @@ def test_a_sweep_that_goes_on_is_summarized_with_all_of_its_trials(tmp_path, log
 
 def test_a_new_trial_costs_one_row(wired, log):
     progress = Progress().add(log)
-    panel, wire = wired(progress)
+    panel, wire = wired(SweepPanel, progress)
     assert not panel.update()
     progress.add([TrialStarted(40, {"lr": 1e-3}, "trials/40", 0, "queued", 1100.0)])
     progress.add([TrialReport(40, 1, [0.6], 0.2)])
@@ -240,7 +223,7 @@ def test_a_new_trial_costs_one_row(wired, log):
 
 def test_the_page_has_what_the_log_says_after_any_number_of_messages(wired, log):
     progress = Progress()
-    panel, wire = wired(progress)
+    panel, wire = wired(SweepPanel, progress)
     rows, face = {}, {}
     for event in log:
         progress.add([event])
@@ -250,13 +233,13 @@ def test_the_page_has_what_the_log_says_after_any_number_of_messages(wired, log)
         face |= news["face"]
     whole = json.loads(panel.whole())
     assert rows == whole["rows"] and face.items() <= whole["face"].items()
-    again, _ = wired(Progress().add(log))
+    again, _ = wired(SweepPanel, Progress().add(log))
     assert json.loads(again.whole())["rows"] == rows
 
 
 def test_rows_of_a_log_that_was_replaced_are_gone(wired, log):
     progress = Progress().add(log)
-    panel, wire = wired(progress)
+    panel, wire = wired(SweepPanel, progress)
     progress.reset()
     progress.add([BEGAN, TrialStarted(2, {"lr": 1e-3}, "", 0, "sampled", 1000.0)])
     panel.update()
@@ -272,7 +255,7 @@ def test_no_number_that_json_lacks_reaches_the_page(wired):
     )
     progress.add([TrialReport(0, 1, [math.nan], math.inf), TrialReport(0, 2, [], 0.1)])
     progress.add([TrialEnded(0, "done", [-math.inf], 8, math.inf, "", math.nan)])
-    panel, _ = wired(progress)
+    panel, _ = wired(SweepPanel, progress)
     row = json.loads(panel.whole(), parse_constant=pytest.fail)["rows"]["0"]
     assert row["values"] == {"lr": None, "x": None, "t": "(1, (2, 3))"} and row["result"] == [None]
     sweep_html(progress)
@@ -287,7 +270,7 @@ def test_an_update_of_500_trials_takes_less_than_3_ms(wired):
         progress.add([TrialStarted(number, values, "", 0, "sampled", 1000.0 + number)])
         progress.add([TrialReport(number, step, [draws.random()], 0.1 * step) for step in range(1, 9)])
         progress.add([TrialEnded(number, "done", [draws.random()], 8, 0.9, "", 1000.9 + number)])
-    panel, _ = wired(progress)
+    panel, _ = wired(SweepPanel, progress)
     spent = []
     for number in range(500, 530):
         progress.add([TrialStarted(number, starts[0].values, "", 0, "sampled", 1600.0 + number)])
@@ -311,7 +294,7 @@ def test_every_text_is_there_in_both_languages_and_shown():
 
 def test_the_panel_speaks_the_language_of_the_page(wired, log, monkeypatch):
     monkeypatch.setenv("TRAINOPT_LANGUAGE", "zh-CN")
-    panel, _ = wired(Progress().add(log))
+    panel, _ = wired(SweepPanel, Progress().add(log))
     face = json.loads(panel.whole())["face"]
     assert face["headline"].startswith("40 / 200 次试验") and "最佳 accuracy" in face["figures"][0][1]
     assert re.fullmatch(r"\+[\d.]+", face["figures"][0][2]) and "比试验" in face["figures"][0][4]
@@ -334,7 +317,7 @@ def test_no_text_changes_the_card_or_the_page(wired, log, nasty):
     page = sweep_html(told(hostile), run_path=nasty)
     assert Skeleton(page).tags == Skeleton(sweep_html(told(calm), run_path="a")).tags
     assert plain(nasty) in Skeleton(page).words
-    panel, wire = wired(told(hostile))
+    panel, wire = wired(SweepPanel, told(hostile))
     assert json.loads(panel.whole())["face"]["name"] == plain(nasty)
     panel.update()
     assert "<" not in panel.whole() and all("<" not in json.dumps(message) for message in wire.sent)
@@ -391,14 +374,14 @@ def test_the_script_of_the_panel_makes_no_html_from_text():
     ],
 )
 def test_a_click_becomes_a_command(wired, log, message, expected):
-    panel, wire = wired(Progress().add(log))
+    panel, wire = wired(SweepPanel, Progress().add(log))
     wire.click({"protocol": 1, "language": "en", **message})
     assert commands(panel) == expected
 
 
 def test_a_choice_that_was_dropped_comes_back(wired, log):
     smaller = SPACE.keep("schedule", "cosine", "onecycle")
-    panel, wire = wired(Progress().add([*log, SpaceChanged(to_json(smaller), "", 40)]))
+    panel, wire = wired(SweepPanel, Progress().add([*log, SpaceChanged(to_json(smaller), "", 40)]))
     face = json.loads(panel.whole())["face"]
     assert face["ranges"]["schedule"] == [False, True, True]
     wire.click({"command": "choices", "name": "schedule", "kept": [0, 2]})
@@ -414,7 +397,7 @@ def test_the_notebook_offers_what_it_can_and_a_refusal_is_shown(wired, log):
     def refuse(number):
         raise RunError(f"Trial {number} has no run.")
 
-    panel, wire = wired(Progress().add(log), open=opened.append, use=refuse)
+    panel, wire = wired(SweepPanel, Progress().add(log), open=opened.append, use=refuse)
     assert json.loads(panel.whole())["face"]["offers"] == ["open", "use"]
     for message in (
         {"do": "open", "trial": 3},
@@ -434,7 +417,7 @@ def test_the_notebook_offers_what_it_can_and_a_refusal_is_shown(wired, log):
 
 def test_a_sweep_that_ended_takes_no_commands_but_its_trials_open(wired, log):
     progress = Progress().add([*log, Ended("stopped", 40, 0, "stopped by hand", 1200.0)])
-    panel, _ = wired(progress, open=print)
+    panel, _ = wired(SweepPanel, progress, open=print)
     face = json.loads(panel.whole())["face"]
     assert not face["live"] and face["offers"] == ["open"] and ["info", "stopped by hand"] in face["notes"]
 

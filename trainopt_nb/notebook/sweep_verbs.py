@@ -161,10 +161,7 @@ def frozen(
     number: int | None = None,  # of a trial; None means the best
 ) -> str:
     "Return a trial as a cell that trains by `fit`. Raises `RunError` where there is none, `OptionError` where a value cannot be written"
-    row = sweep.best if number is None else sweep.progress.trials.get(number)
-    if row is None:
-        what = "no trial that was done" if number is None else f"no trial {number}"
-        raise RunError(f"The sweep {sweep.name} has {what}: sweep.trials lists what there is.")
+    row = sweep.trial(number)
     given = FIT.parse(split(sweep.directory.facts.get("flags", "")))
     return frozen_cell(cell, row.values, {**given, **_as_trained(sweep, row)}, FIT.option_classes)
 

@@ -165,18 +165,19 @@ def find_layout(
     return "", why
 
 # %% ../../nbs/population/09b_can_batch.ipynb #ab2f0ebd
+def _reason(task, options, varying):
+    "Say why options or task rule it out, before anything is trained"
+    return option_reason(options, varying) or prepared_reason(prepare_trials(task, options), varying)
+
+
 def batch_layout(
     task: Task,
     options: TrainOptions,  # of all trials
     trials: Sequence[Mapping[str, object]],  # what each has of its own
 ) -> tuple[str, str]:  # the layout (empty if none), and why not
     "Find how trials can be trained together, or say why they cannot"
-    varying = {name for trial in trials for name in trial}
-    if reason := option_reason(options, varying):
-        return "", reason
-    if reason := prepared_reason(prepare_trials(task, options), varying):
-        return "", reason
-    return find_layout(task, options, trials)
+    reason = _reason(task, options, {name for trial in trials for name in trial})
+    return ("", reason) if reason else find_layout(task, options, trials)
 
 
 def can_batch(
@@ -186,11 +187,7 @@ def can_batch(
 ) -> str:  # why not, in one sentence; empty where it is possible
     "Say why trials that differ in some options cannot be trained together"
     varying = list(varying)
-    if reason := option_reason(options, varying):
-        return reason
-    if reason := prepared_reason(prepare_trials(task, options), varying):
-        return reason
-    return find_layout(task, options, _samples(options, varying))[1]
+    return _reason(task, options, varying) or find_layout(task, options, _samples(options, varying))[1]
 
 
 def _samples(options, varying):

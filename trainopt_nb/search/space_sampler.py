@@ -7,7 +7,7 @@ __all__ = ['StudyCopy', 'ChangingSampler', 'SpaceSampler']
 
 # %% ../../nbs/search/03_space_sampler.ipynb #9fa98579
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -15,6 +15,7 @@ from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from ..base.options import Dimension
 from .dimensions import distribution, holds, label
+from .quiet_optuna import study_in_memory
 from .space import Space
 
 # %% ../../nbs/search/03_space_sampler.ipynb #91958f5f
@@ -26,16 +27,6 @@ def _hull(study: optuna.Study, name: str, now: Dimension) -> Dimension:
     tried = [trial.distributions[name] for trial in trials if name in trial.distributions]
     ends = [(each.low, each.high) for each in (now, *tried)]
     return now._replace(low=min(low for low, _ in ends), high=max(high for _, high in ends), step=None)
-
-
-def _in_memory(directions: Sequence) -> optuna.Study:
-    "Return a new study, without a word about it in the user's log"
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        return optuna.create_study(directions=directions)
-    finally:
-        optuna.logging.set_verbosity(before)
 
 # %% ../../nbs/search/03_space_sampler.ipynb #bf67820d
 class StudyCopy:
@@ -49,7 +40,7 @@ class StudyCopy:
     ):
         self.original, self._space = study, space
         self._ranges = {n: _hull(study, n, now) if outside else now for n, now in space.items()}
-        self.study = _in_memory(study.directions)
+        self.study = study_in_memory(study.directions)
         self._running: dict[int, int] = {}  # number of a trial that runs -> number of the one here
         self._done: set[int] = set()
 

@@ -9,7 +9,6 @@ __all__ = ['FEWEST', 'TOP', 'STEP', 'Importance']
 import math
 import warnings
 
-import optuna
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -19,6 +18,7 @@ from optuna.distributions import (
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 
+from ..search.quiet_optuna import study_in_memory
 from .axes import Axis, axes_of
 from .progress import SweepProgress
 from .tried import label_of
@@ -83,7 +83,7 @@ class Importance:
         known = {name: found for name, found in axes.items() if found is not None}
         if self._study is None or known != self._known:
             ways = ["maximize" if way == "max" else "minimize" for way in sweep.started.directions]
-            self._study, self._taken, self._known = _in_memory(ways), set(), known
+            self._study, self._taken, self._known = study_in_memory(ways), set(), known
         new = [
             row
             for number, row in sweep.trials.items()
@@ -97,13 +97,3 @@ class Importance:
             return {}
         evaluator = PedAnovaImportanceEvaluator(target_quantile=max(0.1, TOP / len(trials)))
         return get_param_importances(self._study, evaluator=evaluator)
-
-
-def _in_memory(ways):
-    "Return a new study, without a word about it in the user's log"
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        return optuna.create_study(directions=ways)
-    finally:
-        optuna.logging.set_verbosity(before)

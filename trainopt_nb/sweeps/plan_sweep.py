@@ -77,7 +77,9 @@ class SweepPlan:
     @property
     def can_batch(self) -> bool:
         "Return whether all trials train one and the same task with other options"
-        return self.objective.task is not None and self.options.devices == 1 and not self.how.budget
+        options = self.options  # without `restore_best` the weights of a best epoch are not kept there
+        one = self.objective.task is not None and options.devices == 1
+        return one and options.restore_best and not self.how.budget
 
     def searched_options(self, values: Mapping[str, object]) -> dict[str, object]:
         "Return those of the values of a trial that are training options"

@@ -6,15 +6,14 @@
 __all__ = ['plan_trials', 'run_batch']
 
 # %% ../../nbs/sweeps/24b_run_batch.ipynb #f1ef46bd
-import math
 import time
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 
-from torch import get_num_threads
+from torch import nn
 from ..data.generators import preserve_rng
-from ..events.records import Ended, Epoch, Started
+from ..events.records import Ended, Epoch
 from ..population.plan import BatchPlan, plan_batch
 from ..population.train_trials import Drop, TrialEnd, train_trials
 from ..runs.run import Run
@@ -26,10 +25,10 @@ from ..train.loop import Loop
 from ..train.prepare import prepare
 from ..train.task_record import task_record
 
-from .goals import FIGURES, trial_options
+from .goals import trial_options
 from .messages import Outcome, Report, Reports, TrialBatch, TrialSpec
 from .objective import TaskObjective
-from .run_trial import Place, goal_values, options_of
+from .run_trial import UNMEASURED, Place, final_values, goal_values, options_of
 from .worker_trial import Line
 
 # %% ../../nbs/sweeps/24b_run_batch.ipynb #10e713cb
@@ -125,15 +124,6 @@ class _BatchRuns(_Batch):
                 self._record = task_record(task, self._loop)
         return self._loop, self._record
 
-    def _started(self, name: str, options: TrainOptions) -> Started:
-        loop, _ = self._known()
-        p = loop.prepared
-        count = sum(each.numel() for each in p.learned.parameters() if each.requires_grad)
-        return Started(
-            name, 0, 0, options.epochs, loop.state.epoch_steps, loop.state.total, str(p.device), options.precision,
-            get_num_threads(), p.data.train.samples, count, loop.monitor, loop.mode, time.time(), 1,
-        )  # fmt: skip
-
     def _store(self, trial: _Trial, end: TrialEnd, state: str, reason: str):
         "Write the run of a trial"
         path, options = Path(trial.spec.path), trial.options
@@ -152,7 +142,8 @@ class _BatchRuns(_Batch):
                 training = {**end.checkpoint[1], "step": epoch.step}
                 save_checkpoint(run.path / "checkpoints", epoch.step, weights, training, best=epoch is best)
             ended = Ended(state, end.step, len(trial.epochs), reason, time.time())
-            run.append([self._started(run.name, options), *trial.epochs, ended])
+            started = self._known()[0].started(run.name)._replace(epochs=options.epochs)
+            run.append([started, *trial.epochs, ended])
         finally:
             run.stop_writing()
 
@@ -167,25 +158,18 @@ class _StoredBatch(_BatchRuns):
         trial, state = self.trials[k], _ENDS[end.state]
         reason = "" if state == "done" else trial.reason or end.reason
         self._store(trial, end, _RUN[state], reason or end.reason)
-        values = self._values(trial, end)
+        task, options = self.objective.task, trial.options
+        values = final_values(self.place.goals, trial.best, lambda: self._model(end), task, options)
         if state == "done" and values is None:
-            state, reason = "failed", "a goal of the sweep is not finite, or was not measured."
+            state, reason = "failed", UNMEASURED
         failed = end.state == "failed"
         return Outcome(trial.spec.number, state, values, len(trial.epochs), self.seconds, reason, failed)
 
-    def _values(self, trial: _Trial, end: TrialEnd) -> list[float] | None:
-        "Return the goals of a trial that ended; None where one is missing"
-        if trial.best is None:
-            return None
-        figures = {goal.name: FIGURES[goal.name] for goal in self.place.goals if goal.name in FIGURES}
-        if figures:
-            task = self.objective.task
-            model = deepcopy(task.model)
-            model.load_state_dict(end.weights)
-            prepared = prepare(Task(model, task.train_data, task.valid_data), trial.options)
-            figures = {name: figure.measure(prepared) for name, figure in figures.items()}
-        values = [figures.get(goal.name, trial.best.values.get(goal.name)) for goal in self.place.goals]
-        return None if any(value is None or not math.isfinite(value) for value in values) else values
+    def _model(self, end: TrialEnd) -> nn.Module:
+        "Return the model with the weights of a trial"
+        model = deepcopy(self.objective.task.model)
+        model.load_state_dict(end.weights)
+        return model
 
 
 def run_batch(

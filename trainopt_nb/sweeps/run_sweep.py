@@ -24,12 +24,12 @@ from ..runs.run import Run
 from ..runs.table import find_run
 from ..search.budget import Budget
 from ..search.choose import Choice
-from ..search.leased_study import REASON, LeasedStudy
+from ..search.leased_study import LeasedStudy
 from ..search.options import SweepOptions
 from ..search.space import Space
 from ..search.space_record import from_json, to_json
 from ..search.study_record import StudyRecord, check_joined
-from ..search.study_storage import join_study, open_study, storage_notes
+from ..search.study_storage import check_directions, join_study, open_study, storage_notes
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 
@@ -38,11 +38,10 @@ from .plan_sweep import SweepPlan, plan_sweep
 from .progress import SweepProgress, sweep_of
 from .records import SweepStarted, TrialEnded, TrialReport, TrialValues
 from .run_trial import Place
-from .study_trials import STATES, EndingTrials, counts
+from .study_trials import EndingTrials, counts, end_of
 from .sweep import Sweep
 from .sweep_loop import SweepLoop
-from .batching import Batching, Limits
-from .batching import plain_values
+from .batching import Batching, Limits, plain_values
 from .trial_workers import TrialWorkers
 
 # %% ../../nbs/sweeps/29b_run_sweep.ipynb #6fc7dafb
@@ -87,12 +86,9 @@ def _study(plan: SweepPlan, run: Run) -> optuna.Study:
     directions = [f"{goal.direction}imize" for goal in goals]
     if how.join:
         study = join_study(how.join, how.study)
+        check_directions(study, directions)
     else:
         study = open_study(how.storage, how.study or run.name, directions, folder=run.path)
-    if [each.name.lower() for each in study.directions] != directions:
-        raise OptionError(
-            f"The study {study.study_name} has other goals than this sweep: {', '.join(each.name.lower() for each in study.directions)}."
-        )
     if plan.space is not None:
         mine = StudyRecord(plan.space, tuple(goal.name for goal in goals))
         plan.space = check_joined(study, mine, plan.space.options).space
@@ -111,16 +107,8 @@ def _missed(trials: EndingTrials, known: SweepProgress) -> list[TrialValues | Tr
     for trial in trials.study.get_trials(deepcopy=False):
         row = known.trials.get(trial.number)
         if row and row.state == "training" and counts(trial):
-            seconds, over = (
-                (trial.datetime_complete - trial.datetime_start).total_seconds(),
-                trial.datetime_complete.timestamp(),
-            )
-            reason = trial.user_attrs.get("reason") or trial.system_attrs.get(REASON, "")
-            epochs = max(trial.intermediate_values, default=0)
             events.append(TrialValues(trial.number, plain_values(trials.values(trial.number))))
-            events.append(
-                TrialEnded(trial.number, STATES[trial.state], trial.values, epochs, seconds, reason, over)
-            )
+            events.append(end_of(trial))
     return events
 
 # %% ../../nbs/sweeps/29b_run_sweep.ipynb #2eda88ae

@@ -134,15 +134,23 @@ class Sweep(_SweepFiles):
         progress = self.progress
         return TrialTable([progress.trials[number] for number in progress.front], self.goals)
 
+    def trial(
+        self,
+        number: int | None = None,  # None means the best
+    ) -> TrialRow:
+        "Return a trial. Raises `RunError` where there is none"
+        row = self.best if number is None else self.progress.trials.get(number)
+        if row is None:
+            what = "no trial that was done" if number is None else f"no trial {number}"
+            raise RunError(f"The sweep {self.name} has {what}: .trials lists what there is.")
+        return row
+
     def run(
         self,
         number: int | None = None,  # of a trial; None means the best
     ) -> Run:
         "Return the run of a trial. Raises `RunError` where it has none"
-        row = self.best if number is None else self.progress.trials.get(number)
-        if row is None:
-            what = "no trial that was done" if number is None else f"no trial {number}"
-            raise RunError(f"The sweep {self.name} has {what}: .trials lists what there is.")
+        row = self.trial(number)
         if not (row.run and (self.path / row.run).is_dir()):
             raise RunError(
                 f"Trial {row.number} of {self.name} has no run of its own: its objective returned numbers."

@@ -24,13 +24,12 @@ from trainopt_nb.sweeps.records import (
     SetWorkers,
     SpaceChanged,
     StopTrial,
-    TrialEnded,
     TrialStarted,
     TryValues,
     Widen,
     WorkersChanged,
 )
-from .study_trials import STATES, EndingTrials
+from .study_trials import EndingTrials, end_of
 from .batching import Ending, Limits, plain_values
 from .trial_loop import TrialLoop
 
@@ -134,11 +133,10 @@ class _SharedLoop(CommandedLoop):
         self._looked = now
         self.trials.leased.recover()
         for trial in self.trials.others():
-            values, reason = self.trials.values(trial.number), trial.user_attrs.get("reason", "")
-            began, over = trial.datetime_start.timestamp(), trial.datetime_complete.timestamp()
+            values, began = self.trials.values(trial.number), trial.datetime_start.timestamp()
             self.begun, self.ended = self.begun + 1, self.ended + 1
             yield TrialStarted(trial.number, plain_values(values), "", -1, "sampled", began)
-            yield TrialEnded(trial.number, STATES[trial.state], trial.values, 0, over - began, reason, over)
+            yield end_of(trial)
         self.elsewhere = self.trials.running_elsewhere
 
 # %% ../../nbs/sweeps/27b_sweep_loop.ipynb #92bcd924

@@ -112,7 +112,8 @@ class _Beginning(_TrialLoop):
         if not self._may_begin:
             made = [self.trials.repeat(*self.repeats.popleft(), worker)]
         else:
-            size = 1 if self.trials.takes_up else self.batching.size(self.left, self.workers.wanted)
+            size = self.batching.size(self.left, self.workers.wanted)
+            size = 1 if size > 1 and self.trials.takes_up else size
             made = [self.trials.ask(worker) for _ in range(size)]
             self.begun += len(made)
         specs, plan = [self._spec(each) for each in made], self.batching.plan

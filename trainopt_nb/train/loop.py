@@ -62,14 +62,6 @@ class _Run:
         self.saver = Saver(folder, loop.options, loop.state, loop.resumed, before_save, late)
         self.epochs = EpochLoop(loop.state, self.saver, loop.monitor, loop.mode)
 
-    def started(self) -> Started:
-        s, o, p = self.state, self.options, self.prepared
-        count = sum(t.numel() for t in p.learned.parameters() if t.requires_grad)
-        return Started(
-            self.name, s.step, s.epoch, o.epochs, s.epoch_steps, s.total, str(p.device), o.precision,
-            get_num_threads(), p.data.train.samples, count, self.loop.monitor, self.loop.mode, time.time(), p.ranks.world,
-        )  # fmt: skip
-
     def ended(self, state: str, reason: str) -> Ended:
         return Ended(state, self.state.step, self.state.epoch, reason, time.time())
 
@@ -77,7 +69,7 @@ class _Run:
         "Train all epochs that are left"
         commands = self.epochs.commands
         yield from commands.relay(self.saver.begin())
-        yield from commands.emit(self.started())
+        yield from commands.emit(self.loop.started(self.name))
         yield from commands.emit(Assumptions(self.loop.assumptions))
         commands.earlier = list(self.loop.earlier)
         yield from commands.replay()
@@ -142,6 +134,18 @@ class Loop:
         self.monitor, self.mode = choose_monitor(options, prepared.metrics, decides, prepared.own_loss)
         best = best_epoch(self.monitor, self.mode, prepared.data, decides)
         self.assumptions = [*prepared.assumptions, best]
+
+    def started(
+        self,
+        name: str,  # of the run
+    ) -> Started:
+        "Return the first record of the run"
+        s, o, p = self.state, self.options, self.prepared
+        count = sum(t.numel() for t in p.learned.parameters() if t.requires_grad)
+        return Started(
+            name, s.step, s.epoch, o.epochs, s.epoch_steps, s.total, str(p.device), o.precision,
+            get_num_threads(), p.data.train.samples, count, self.monitor, self.mode, time.time(), p.ranks.world,
+        )  # fmt: skip
 
     def events(
         self,
