@@ -159,9 +159,8 @@ _OPTUNA = {"done": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "stopped": 
 
 def counts(trial: FrozenTrial) -> bool:
     "Return whether a trial is one of those that are planned: it has ended by itself, or it was lost so often that it does not come again"
-    if (
-        not trial.state.is_finished() or trial.datetime_start is None
-    ):  # the latter for one that was queued twice
+    never = trial.datetime_start is None  # one that was queued twice
+    if never or not trial.state.is_finished():
         return False
     lost = trial.system_attrs.get(LOST)
     return lost is None or lost["lost"] >= MOST or lost["memory"] >= MOST_MEMORY

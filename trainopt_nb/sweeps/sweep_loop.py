@@ -114,10 +114,8 @@ class CommandedLoop(TrialLoop):
         self.workers.end_trial(made.worker, number, made.reason)
 
 # %% ../../nbs/sweeps/27b_sweep_loop.ipynb #fcc705e9
-_LOOK, _NEAR = (
-    1.0,
-    20,
-)  # seconds between two looks; so few trials before the end there is one before each trial
+_LOOK = 1.0  # seconds between two looks
+_NEAR = 20  # so few trials before the end there is a look before each trial
 
 
 class _SharedLoop(CommandedLoop):
