@@ -21,7 +21,7 @@ from ..store.checkpoint import save_checkpoint
 from ..store.synced import without_sync
 from ..task.task import Task
 from ..task.train_options import TrainOptions
-from ..train.loop import Loop
+from ..train.loop import Loop, started_record
 from ..train.prepare import prepare
 from ..train.task_record import task_record
 
@@ -142,7 +142,7 @@ class _BatchRuns(_Batch):
                 training = {**end.checkpoint[1], "step": epoch.step}
                 save_checkpoint(run.path / "checkpoints", epoch.step, weights, training, best=epoch is best)
             ended = Ended(state, end.step, len(trial.epochs), reason, time.time())
-            started = self._known()[0].started(run.name)._replace(epochs=options.epochs)
+            started = started_record(self._known()[0], run.name)._replace(epochs=options.epochs)
             run.append([started, *trial.epochs, ended])
         finally:
             run.stop_writing()
