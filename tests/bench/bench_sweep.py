@@ -243,10 +243,10 @@ def cost(kind: str, trials: int, rounds: int, ways: list[str]):
 
 TARGET, EPOCHS, LIMIT = 0.985, 30, 300.0  # accuracy; of a full trial; seconds after which a race is given up
 RACE = {
-    "lr": (1e-4, 1e-1, "log"),
-    "weight_decay": (1e-4, 1.0, "log"),
-    "momentum": (0.8, 0.99),
-    "batch_size": [16, 32, 64, 128, 256],
+    "lr": (1e-5, 0.3, "log"),
+    "weight_decay": (1e-6, 1e-1, "log"),
+    "momentum": (0.5, 0.99),
+    "label_smoothing": (0.0, 0.3),
     "dropout": (0.0, 0.7),
     "schedule": ["constant", "cosine", "onecycle"],
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..base.options import Dimension
-from ..population.plan import BatchPlan
+from ..population.plan import Ahead, BatchPlan
 from .study_trials import RunningTrial
 
 # %% ../../nbs/sweeps/26b_batching.ipynb #8e637ba1
@@ -45,24 +45,36 @@ def plain_values(
     return {name: value if isinstance(value, known) else repr(value) for name, value in values.items()}
 
 # %% ../../nbs/sweeps/26b_batching.ipynb #2b546a27
+_FEW = 8  # trials that are always trained one by one
+_WORTH = 20.0  # seconds of training that must lie ahead
+
+
 class Batching:
     "When trials are trained as one program"
 
     def __init__(
         self,
         mode: str = "auto",  # `auto`, `on` or `off`
-        worth: float = 20.0,  # seconds of training that must lie ahead
     ):
-        self.mode, self._worth = mode, worth
+        self.mode = mode
         self.plan: BatchPlan | None = None
         self.asked = False  # whether a worker finds out, or has found out
 
     def wants_plan(
         self,
-        ahead: float,  # seconds of training with one worker
+        left: int | None,  # trials that are still to begin; None without a limit
     ) -> bool:
         "Return whether a worker is to find out"
-        return not self.asked and self.mode != "off" and (self.mode == "on" or ahead > self._worth)
+        many = left is None or left >= _FEW
+        return not self.asked and (self.mode == "on" or (self.mode == "auto" and many))
+
+    def ahead(
+        self,
+        left: int | None,  # as in `wants_plan`
+        seconds: float | None,  # that are left for all workers; None without a limit
+    ) -> Ahead:
+        "Return what a worker is to know of the search"
+        return Ahead(left, seconds, 0.0 if self.mode == "on" else _WORTH)
 
     def size(
         self,

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from optuna.distributions import BaseDistribution
 
+from ..population.plan import Ahead
+
 # %% ../../nbs/sweeps/20_messages.ipynb #ec985b6c
 class TrialSpec(NamedTuple):
     "A trial that a worker is to train"
@@ -35,6 +37,7 @@ class PlanTrials(NamedTuple):
     "A worker is to find out whether trials can be trained as one program"
 
     values: list[dict[str, object]]  # training options of some of them
+    ahead: Ahead  # what is to be trained
 
 
 class Answer(NamedTuple):

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import nn
 from ..data.generators import preserve_rng
 from ..events.records import Ended, Epoch
-from ..population.plan import BatchPlan, plan_batch
+from ..population.plan import Ahead, BatchPlan, plan_batch
 from ..population.train_trials import Drop, TrialEnd, train_trials
 from ..runs.run import Run
 from ..store.checkpoint import save_checkpoint
@@ -36,10 +36,12 @@ def plan_trials(
     objective: TaskObjective,
     place: Place,
     values: list[dict[str, object]],  # training options of some trials
+    ahead: Ahead = Ahead(),  # noqa: B008 a constant
 ) -> BatchPlan:
     "Find out whether the trials of a sweep can be trained as one program, and how much faster that is"
     options = trial_options(place.goals, objective.options)
-    return plan_batch(objective.task, options, values)
+    options = options if place.epochs is None else options.replace(epochs=place.epochs)
+    return plan_batch(objective.task, options, values, ahead=ahead)
 
 
 def _own(spec: TrialSpec) -> dict[str, object]:

@@ -139,14 +139,22 @@ class StudyTrials(_Trials):
         if (trial := self.running[message.number].trial) is not None:
             trial.set_user_attr(message.key, message.value)
 
-    def report(self, message: Report) -> bool:
-        "Report a trial to the pruner, and return whether it is to end; several objectives have no pruner"
+    def report(self, message: Report):
+        "Report a trial to the pruner; several objectives have none"
         made = self.running[message.number]
         made.reports += 1
-        if len(self.study.directions) > 1 or made.trial is None:
+        if len(self.study.directions) == 1 and made.trial is not None:
+            made.trial.report(message.values[0], message.step)
+
+    def lags(
+        self,
+        number: int,  # of a trial that has reported
+    ) -> bool:
+        "Return whether the pruner ends a trial; one that was taken up again goes on"
+        made = self.running[number]
+        if len(self.study.directions) > 1 or made.trial is None or made.origin == "continued":
             return False
-        made.trial.report(message.values[0], message.step)
-        return made.origin != "continued" and made.trial.should_prune()
+        return made.trial.should_prune()
 
 # %% ../../nbs/sweeps/26_study_trials.ipynb #ff7e931c
 _STATES = {

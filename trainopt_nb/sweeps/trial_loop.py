@@ -51,7 +51,6 @@ class _TrialLoop:
             deque()
         )  # (number of a trial, seed) that are to be trained again
         self.newest: list[Ending] = []  # trials that ended in this turn
-        self._spent: list[float] = []  # seconds of the trials that were done
         self.elsewhere = 0  # trials that other processes train at present
         self._idle: set[int] = set()  # workers that wait for work
         self._fruitless = 0  # workers that died in a row without a trial
@@ -75,15 +74,7 @@ class _TrialLoop:
         "Whether no trial runs, and none is to begin"
         return not (self.trials.running or self.repeats or self._may_begin)
 
-    @property
-    def ahead(self) -> float:
-        "Return the seconds of training that lie ahead, by the trials so far; 0 where nothing is known"
-        if len(self._spent) < 3:
-            return 0.0
-        each = sum(self._spent) / len(self._spent)
-        by_trials = float("inf") if self.left is None else self.left * each
-        by_time = float("inf") if self.limits.seconds is None else self.limits.seconds - self.seconds
-        return min(by_trials, by_time * self.workers.wanted)
+
 
 # %% ../../nbs/sweeps/27_trial_loop.ipynb #e6d81070
 class _Beginning(_TrialLoop):
@@ -96,7 +87,7 @@ class _Beginning(_TrialLoop):
             self._idle.remove(worker)
             if worker >= self.workers.wanted:
                 self.workers.answer(worker, None)
-            elif self._may_begin and self.batching.wants_plan(self.ahead):
+            elif self._may_begin and self.batching.wants_plan(self.left):
                 self._ask_for_plan(worker)
             else:
                 yield from self._give(worker)
@@ -105,7 +96,9 @@ class _Beginning(_TrialLoop):
         self.batching.asked = True
         count = min(SIZES[-1], SIZES[-1] if self.left is None else max(2, self.left))
         values = [self.options_of(each) for each in spread_values(self.trials.space, count)]
-        self.workers.answer(worker, PlanTrials(values))
+        limit = self.limits.seconds
+        seconds = None if limit is None else (limit - self.seconds) * self.workers.wanted
+        self.workers.answer(worker, PlanTrials(values, self.batching.ahead(self.left, seconds)))
 
     def _give(self, worker):
         "Give trials to a worker; one that goes on from a checkpoint is trained alone"
@@ -140,7 +133,8 @@ class _Answering(_Beginning):
 
     def on_plan(self, worker: int, message: BatchPlan) -> Generator:
         self.batching.plan = message
-        yield Note("info", str(message), self.ended, "batch")
+        if not message.short:
+            yield Note("info", str(message), self.ended, "batch")
 
     def on_said(self, worker: int, message: Said) -> Generator:
         if message.text not in self._said:
@@ -160,11 +154,13 @@ class _Answering(_Beginning):
         yield TrialValues(message.number, plain_values({message.name: value}))
 
     def on_reports(self, worker: int, message: Reports) -> Generator:
-        for report in message.reports:
-            made = self.trials.running[report.number]
-            if self.trials.report(report) and not made.end:
-                made.end, made.reason = "pruned", "it lagged behind the other trials"
-        self.workers.answer(worker, [self.trials.running[each.number].reason for each in message.reports])
+        for report in message.reports:  # all, before one of them is compared with the others
+            self.trials.report(report)
+        made = [self.trials.running[report.number] for report in message.reports]
+        for each in made:
+            if not each.end and self.trials.lags(each.number):
+                each.end, each.reason = "pruned", "it lagged behind the other trials"
+        self.workers.answer(worker, [each.reason for each in made])
         for number, step, values, seconds in message.reports:
             yield TrialReport(number, step, values, seconds)
 
@@ -183,7 +179,6 @@ class _EndingLoop(_Answering):
         made, state = self.trials.tell(message)
         self.ended += made.repeats is None
         self._fruitless = 0
-        self._spent += [message.seconds] if state == "done" else []
         self.newest.append(Ending(made, state, message.values))
         yield self._end(made, state, message.values, message.epochs, message.reason)
 

@@ -45,7 +45,7 @@ def _work(
     if isinstance(given, TrialBatch):
         yield from run_batch(given, objective, place, line)
     elif isinstance(given, PlanTrials):
-        yield plan_trials(objective, place, given.values)
+        yield plan_trials(objective, place, given.values, given.ahead)
     else:
         yield run_trial(given, objective, place, line)
 
