@@ -23,8 +23,8 @@ from warm_python import python
 from trainopt_nb import Task
 from trainopt_nb.store.checkpoint import load_checkpoint
 from trainopt_nb.sweeps.run_sweep import sweep
-from trainopt_nb.sweeps.study_trials import counts
 from trainopt_nb.sweeps.sweep import Sweep
+from trainopt_nb.sweeps.trial_end import counts
 
 KINDS = {"numbers": {"goal": "max"}, "a task": {"epochs": 3, "repeats": 0}}
 

@@ -126,6 +126,17 @@ class SearchOptions(LimitOptions):
         group="Sweep",
     )
     study: str = option("", "which study of the storage to join, where it holds several", group="Sweep")
+    warm_start: str = option(
+        "",
+        "what is known already: an earlier sweep, its directory or a storage URL; in Python also a study, or a list of values to try first",
+        type="text",
+        objects=True,
+        protocol="study get_trials",
+        dicts=True,
+        place=True,
+        group="Sweep",
+        aliases=("points_to_evaluate", "initial_points", "transfer"),
+    )
 
 # %% ../../nbs/search/14_options.ipynb #8ac4bdb0
 class Goal(NamedTuple):

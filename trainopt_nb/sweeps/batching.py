@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..base.options import Dimension
 from ..population.plan import BatchPlan
-from .study_trials import RunningTrial
+from .trial_end import RunningTrial
 
 # %% ../../nbs/sweeps/26b_batching.ipynb #8e637ba1
 @dataclass

@@ -27,7 +27,8 @@ from trainopt_nb.sweeps.messages import (
     TrialSpec,
 )
 from .records import TrialEnded, TrialReport, TrialStarted, TrialValues
-from .study_trials import EndingTrials, RunningTrial
+from .study_trials import EndingTrials
+from .trial_end import RunningTrial
 from .trial_workers import Died, TrialWorkers
 
 # %% ../../nbs/sweeps/27_trial_loop.ipynb #3b895217
@@ -121,9 +122,16 @@ class _Beginning(_TrialLoop):
             worker, specs[0] if len(specs) == 1 else TrialBatch(specs, plan.layout, plan.chunk)
         )
         for each in made:
+            values, run = plain_values(each.values), run_name(each)
             yield TrialStarted(
-                each.number, plain_values(each.values), run_name(each), worker, each.origin, time.time()
+                each.number, values, run, worker, each.origin, time.time(), each.repeats, each.seed
             )
+        yield from self._say_ruled_out()
+
+    def _say_ruled_out(self):
+        while self.trials.leased.ruled_out:
+            lost = self.trials.leased.ruled_out.pop()
+            yield Note("info", f"Trial {lost.number} is left out: {lost.reason}.", self.ended, "queue")
 
     def _spec(self, made: RunningTrial) -> TrialSpec:
         resume = "" if made.resume is None else str(self.folder / f"trials/{made.resume}")
@@ -191,17 +199,20 @@ class _EndingLoop(_Answering):
         idle = worker in self._idle
         self._idle.discard(worker)
         lost = [made for made in self.trials.running.values() if made.worker == worker]
-        self._fruitless += not (idle or any(made.values for made in lost))
+        self._fruitless += not (idle or any(made.values or made.asked for made in lost))
         if self._fruitless >= _TRIES:
             raise RunError(message.reason)
         for made in lost:
+            if made.asked is not None:  # the user wanted it to end
+                yield from self.on_outcome(worker, Outcome(made.number, "stopped", None, 0, made.seconds, ""))
+                continue
             _, again = self.trials.lose(made.number, message.reason)
             if made.repeats is None:
                 self.begun -= again
                 self.ended += not again
             elif again:
                 self.repeats.append((made.repeats, made.seed))
-            yield self._end(made, "failed", None, 0, message.reason)
+            yield self._end(made, "lost" if again else "failed", None, 0, message.reason)
         yield from self.staff(self.workers.wanted)
 
     def staff(
@@ -218,7 +229,7 @@ class _EndingLoop(_Answering):
 
     @staticmethod
     def _end(made: RunningTrial, state, values, epochs, reason):
-        reason = "" if state == "done" else reason if state == "failed" else made.reason or reason
+        reason = "" if state == "done" else reason if state in ("failed", "lost") else made.reason or reason
         return TrialEnded(made.number, state, values, epochs, made.seconds, reason, time.time())
 
 # %% ../../nbs/sweeps/27_trial_loop.ipynb #b282efa0
