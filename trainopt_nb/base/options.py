@@ -52,10 +52,8 @@ class Option(NamedTuple):
     choices: tuple = ()  # names for `choice`; for a number, words that may stand in for one
     optional: bool = False  # whether None is a value
     objects: bool = False  # whether a callable or a class may stand in for a name, from Python
-    protocol: str = (
-        ""  # members of other objects that may stand in for a name, such as `prune`; one of them is enough
-    )
-    dicts: bool = False  # whether a list of dicts may stand in for a name, each alone or in a tuple with more
+    protocol: str = ""  # members of other objects that may stand in for a name, such as `prune`
+    dicts: bool = False  # whether a list of dicts may stand in for a name, each alone or before its result
     aliases: tuple = ()  # names under which people look for it
     short: str = ""  # one letter that is typed in place of the flag, such as `j` for `-j`
     front: bool = False  # whether it is among those that people change first

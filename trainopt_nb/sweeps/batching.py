@@ -6,6 +6,7 @@
 __all__ = ['Limits', 'Ending', 'run_name', 'plain_values', 'Batching', 'spread_values']
 
 # %% ../../nbs/sweeps/26b_batching.ipynb #f5786102
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,6 +22,20 @@ class Limits:
 
     trials: int | None  # that have ended; None without a limit
     seconds: float | None  # of searching; trials under way then are finished
+
+    def ahead(
+        self,
+        spent: list[float],  # seconds of the trials that were done
+        left: int | None,  # trials that are still to begin; None without a limit
+        seconds: float,  # of searching so far
+        workers: int,
+    ) -> float:  # 0 where too little is known
+        "Return the seconds of training that lie ahead, with one worker"
+        if len(spent) < 3:
+            return 0.0
+        by_trials = math.inf if left is None else left * sum(spent) / len(spent)
+        by_time = math.inf if self.seconds is None else self.seconds - seconds
+        return min(by_trials, by_time * workers)
 
 
 class Ending(NamedTuple):

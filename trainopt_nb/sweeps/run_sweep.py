@@ -108,7 +108,7 @@ def _missed(trials: EndingTrials, known: SweepProgress) -> list[TrialValues | Tr
     events = []
     for trial in trials.study.get_trials(deepcopy=False):
         row = known.trials.get(trial.number)
-        if row and row.state == "training" and counts(trial):
+        if row and row.state in ("training", "lost") and counts(trial):
             events.append(TrialValues(trial.number, plain_values(trials.values(trial.number))))
             events.append(end_of(trial))
     return events

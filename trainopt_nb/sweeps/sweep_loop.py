@@ -120,13 +120,6 @@ class CommandedLoop(TrialLoop):
         made.ask_to_end("stopped by hand")
         self.workers.end_trial(made.worker, number, made.reason)
 
-    def end_deaf(self):
-        "End the workers whose only trial does not hear that it is to end, such as a function that never reports"
-        busy = Counter(made.worker for made in self.trials.running.values())
-        for made in self.trials.running.values():
-            if made.is_deaf and busy[made.worker] == 1:
-                self.workers.kill(made.worker)
-
 # %% ../../nbs/sweeps/27b_sweep_loop.ipynb #fcc705e9
 _LOOK = 1.0  # seconds between two looks
 _NEAR = 20  # so few trials before the end there is a look before each trial
@@ -177,6 +170,13 @@ class _TimedLoop(_SharedLoop):
                 self.seconds += self._clock - now
             if command is not None:
                 yield from self._emit(self.obey(command))
+
+    def end_deaf(self):
+        "End the workers whose only trial does not hear that it is to end, such as a function that never reports"
+        busy = Counter(made.worker for made in self.trials.running.values())
+        for made in self.trials.running.values():
+            if made.is_deaf and busy[made.worker] == 1:
+                self.workers.kill(made.worker)
 
     def _stop(self, reason):
         "End the trials that run, with what they have"

@@ -48,9 +48,7 @@ class _TrialLoop:
         self.batching = batching or Batching("off")
         self.begun = self.ended = done  # trials; those that were lost do not count
         self.seconds = 0.0  # of searching, without pauses
-        self.repeats: deque[tuple[int, int]] = (
-            deque()
-        )  # (number of a trial, seed) that are to be trained again
+        self.repeats: deque[tuple[int, int]] = deque()  # numbers and seeds of trainings that come again
         self.newest: list[Ending] = []  # trials that ended in this turn
         self._spent: list[float] = []  # seconds of the trials that were done
         self.elsewhere = 0  # trials that other processes train at present
@@ -61,9 +59,8 @@ class _TrialLoop:
     @property
     def left(self) -> int | None:
         "Return how many trials are still to begin; None without a limit"
-        return (
-            None if self.limits.trials is None else max(0, self.limits.trials - self.begun - self.elsewhere)
-        )
+        trials = self.limits.trials
+        return None if trials is None else max(0, trials - self.begun - self.elsewhere)
 
     @property
     def _may_begin(self) -> bool:
@@ -79,12 +76,7 @@ class _TrialLoop:
     @property
     def ahead(self) -> float:
         "Return the seconds of training that lie ahead, by the trials so far; 0 where nothing is known"
-        if len(self._spent) < 3:
-            return 0.0
-        each = sum(self._spent) / len(self._spent)
-        by_trials = float("inf") if self.left is None else self.left * each
-        by_time = float("inf") if self.limits.seconds is None else self.limits.seconds - self.seconds
-        return min(by_trials, by_time * self.workers.wanted)
+        return self.limits.ahead(self._spent, self.left, self.seconds, self.workers.wanted)
 
 # %% ../../nbs/sweeps/27_trial_loop.ipynb #e6d81070
 class _Beginning(_TrialLoop):
@@ -158,11 +150,7 @@ class _Answering(_Beginning):
     def on_suggest(self, worker: int, message: Suggest) -> Generator:
         try:
             value = self.trials.suggest(message)
-        except (
-            OptionError,
-            ValueError,
-            TypeError,
-        ) as error:  # such as choices that were others in earlier trials
+        except (OptionError, ValueError, TypeError) as error:  # such as other choices than in earlier trials
             return self.workers.refuse(worker, f"{message.name}: {error}")
         self.workers.answer(worker, value)
         yield TrialValues(message.number, plain_values({message.name: value}))
