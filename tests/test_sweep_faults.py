@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ from trainopt_nb.sweeps.records import (
     TrialEnded,
     TrialReport,
     TrialStarted,
+    TrialValues,
 )
 from trainopt_nb.sweeps.run_sweep import sweep
+from trainopt_nb.sweeps.sweep import Sweep
 
 pytestmark = pytest.mark.usefixtures("warm_process")
 
@@ -194,3 +197,72 @@ def test_a_worker_that_cannot_be_started(tmp_path, monkeypatch):
     events = followed(handle, react)
     assert refused and any("could not be started" in note.text for note in of_type(events, Note))
     assert of_type(events, Ended)[-1].state == "finished" and len(of_type(events, TrialEnded)) == 8
+
+
+def test_a_trial_that_never_reports_is_stopped_with_its_worker(tmp_path, monkeypatch):
+    from trainopt_nb.sweeps import trial_end
+
+    monkeypatch.setattr(trial_end, "DEAF", 0.5)
+
+    def objective(trial):
+        x = trial.suggest_float("x", 0, 1)
+        if trial.number == 1:
+            time.sleep(600)
+        return x
+
+    def react(event, handle):
+        if isinstance(event, TrialValues) and event.number == 1:
+            handle.send(StopTrial(1))
+
+    handle = started(tmp_path, objective, trials=4, goal="max", repeats=0)
+    events = followed(handle, react)
+    ends = {event.number: (event.state, event.reason) for event in of_type(events, TrialEnded)}
+    assert ends == {0: ("done", ""), 1: ("stopped", "stopped by hand"), 2: ("done", ""), 3: ("done", "")}
+    assert of_type(events, Ended)[-1].state == "finished"
+
+
+def test_a_trial_that_reports_now_and_then_is_waited_for(monkeypatch):
+    from trainopt_nb.sweeps import trial_end
+
+    monkeypatch.setattr(trial_end, "DEAF", 0.01)
+    silent, slow = (trial_end.RunningTrial(n, None, {}, "sampled", 0) for n in range(2))
+    slow.reports, slow.heard = 2, 60.0
+    for made in (silent, slow):
+        assert not made.is_deaf
+        made.ask_to_end("stopped by hand")
+    time.sleep(0.05)
+    assert silent.is_deaf and not slow.is_deaf
+
+
+def test_what_a_trial_changes_in_its_process_is_put_back(tmp_path):
+    def state():
+        return [
+            os.getcwd(), str(torch.get_default_dtype()), str(torch.get_default_device()), torch.is_grad_enabled(),
+            torch.are_deterministic_algorithms_enabled(), torch.get_num_threads(), np.geterr()["divide"], os.environ.get("HOME"),
+        ]  # fmt: skip
+
+    def objective(trial):
+        trial.set_user_attr("found", state())
+        os.chdir("/")
+        os.environ["HOME"] = "/elsewhere"
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        torch.set_grad_enabled(False)
+        torch.use_deterministic_algorithms(True)
+        torch.set_num_threads(3)
+        np.seterr(divide="raise")
+        trial.set_user_attr("left", state())
+        return 1.0
+
+    handle = started(tmp_path, objective, trials=3, goal="max", repeats=0)
+    events = followed(handle)
+    trials = Sweep(handle.run).study.trials
+    assert len(trials) == 3
+    for trial in trials:
+        assert trial.user_attrs["found"] == trials[0].user_attrs["found"]
+        assert all(a != b for a, b in zip(trial.user_attrs["found"], trial.user_attrs["left"], strict=True))
+    assert [
+        note.text.startswith("A trial changed the working directory")
+        for note in of_type(events, Note)
+        if note.topic == "worker"
+    ] == [True]

@@ -23,8 +23,8 @@ from trainopt_nb.sweeps.records import (
     TryValues,
     Widen,
 )
-from trainopt_nb.sweeps.study_trials import counts
 from trainopt_nb.sweeps.sweep import Sweep
+from trainopt_nb.sweeps.trial_end import counts
 from trainopt_nb.task.train_options import TrainOptions
 
 pytestmark = pytest.mark.usefixtures("warm_process")

@@ -23,8 +23,8 @@ from warm_python import python
 from trainopt_nb import Task
 from trainopt_nb.store.checkpoint import load_checkpoint
 from trainopt_nb.sweeps.run_sweep import sweep
-from trainopt_nb.sweeps.study_trials import counts
 from trainopt_nb.sweeps.sweep import Sweep
+from trainopt_nb.sweeps.trial_end import counts
 
 KINDS = {"numbers": {"goal": "max"}, "a task": {"epochs": 3, "repeats": 0}}
 
@@ -136,6 +136,10 @@ def check_log(found, study, done):
     for trial in done:
         assert rows[trial.number].state == "done" and rows[trial.number].values == trial.params
     assert found.progress.done == len(done) and found.directory.state == "finished"
+    assert (
+        found.progress.ended == found.progress.planned
+        and found.progress.failed == found.progress.ended - len(done)
+    )
     assert all(json.loads(line) for line in (found.path / "study.log").read_text().splitlines())
     assert not any(row.state == "training" for row in rows.values()) and set(rows) <= set(study)
 
@@ -171,8 +175,9 @@ def test_killed_at_random_moments(kind, kills, trials, tmp_path):
         check_runs(found)
 
 
-def test_a_trial_whose_end_is_only_in_the_study(tmp_path):
-    "The kernel was killed after it had told the study, and before it wrote the log"
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_trial_whose_end_is_only_in_the_study(more, tmp_path):
+    "The kernel was killed after it had told the study and before it wrote the log; so were some that went on, at their first event"
     how = {"goal": "max", "folder": tmp_path, "sampler": "random", "repeats": 0}
     objective = lambda trial: trial.suggest_float("x", 0, 1)
     before = sweep(objective, trials=4, **how)
@@ -180,8 +185,10 @@ def test_a_trial_whose_end_is_only_in_the_study(tmp_path):
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     last = max(i for i, line in enumerate(lines) if line.get("kind") == "TrialEnded")
     kept = [line for line in lines[:last] if (line.get("kind"), line.get("number")) != ("TrialValues", 3)]
+    kept += [line for line in kept if line.get("kind") == "SweepStarted"] * more
     log.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    assert before.progress.trials[3].state == "training" and not before.progress.trials[3].values
+    row = before.progress.trials[3]
+    assert row.state == ("lost" if more else "training") and not row.values
     found = sweep(objective, trials=6, resume=before, **how)
     check(found, tmp_path, 6)
     assert found.progress.trials[3].values == found.study.trials[3].params and len(found.study.trials) == 6

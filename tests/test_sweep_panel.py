@@ -143,7 +143,8 @@ def test_a_process_that_died_leaves_no_trial_running(log):
     )  # of another kernel, which lives
     progress.add([BEGAN._replace(done=40, time=2000.0)])
     s = sweep_of(progress)
-    assert (s.trials[40].state, s.trials[41].state) == ("failed", "training") and s.ended == 41
+    assert (s.trials[40].state, s.trials[41].state) == ("lost", "training")
+    assert s.failed == 0 and s.ended == 40
 
 
 def test_events_of_a_damaged_log_break_no_view():

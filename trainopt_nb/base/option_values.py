@@ -175,6 +175,8 @@ def possible_values(
         return ", ".join(option.choices) + (
             f", or an object with {option.protocol}" if option.protocol else ""
         )
+    if option.type == "text" and option.dicts:
+        return "text, or a list of dicts"
     if option.type == "text":
         return "text" + (", or a list of names and callables" if option.objects else "")
     if high is None:

@@ -52,7 +52,8 @@ class Option(NamedTuple):
     choices: tuple = ()  # names for `choice`; for a number, words that may stand in for one
     optional: bool = False  # whether None is a value
     objects: bool = False  # whether a callable or a class may stand in for a name, from Python
-    protocol: str = ""  # method of other objects that may stand in for a name, such as `prune`
+    protocol: str = ""  # members of other objects that may stand in for a name, such as `prune`
+    dicts: bool = False  # whether a list of dicts may stand in for a name, each alone or before its result
     aliases: tuple = ()  # names under which people look for it
     short: str = ""  # one letter that is typed in place of the flag, such as `j` for `-j`
     front: bool = False  # whether it is among those that people change first
@@ -121,12 +122,18 @@ def _check(option, value):
 
 
 def _check_object(option, value):
-    "Accept a callable, a dict of objects, or a list of names and callables in place of a name"
-    known = option.protocol and hasattr(value, option.protocol)
+    "Accept a callable, a dict of objects, or a list of names and callables, or of dicts, in place of a name"
+    known = any(hasattr(value, name) for name in option.protocol.split())
     if callable(value) or known or (isinstance(value, dict) and value):
         return value
     several = isinstance(value, (list, tuple)) and value
     if several and all(isinstance(v, str) or callable(v) for v in value):
+        return tuple(value)
+    if (
+        several
+        and option.dicts
+        and all(isinstance(v[0] if isinstance(v, (list, tuple)) and v else v, dict) for v in value)
+    ):
         return tuple(value)
     raise _refusal(option, value)
 

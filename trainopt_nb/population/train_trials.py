@@ -141,14 +141,15 @@ class _Training(_Ends):
                 return
 
 # %% ../../nbs/population/09_train_trials.ipynb #41a69cf4
-def _aside(training, seed):
-    "Yield from a generator that has the random numbers of a run, while its consumer keeps its own"
+def _aside(training, options):
+    "Yield from a generator that has the random numbers and the settings of a run, while its consumer keeps its own"
     mine, command = None, None
     while True:
         before = random_state()
         try:
-            seed_everything(seed) if mine is None else set_random_state(mine)
-            figures = training.send(command)
+            seed_everything(options.seed) if mine is None else set_random_state(mine)
+            with torch_settings(options):
+                figures = training.send(command)
         except StopIteration:
             return
         finally:
@@ -188,6 +189,5 @@ def train_trials(
     with preserve_rng():
         prepared = prepare_trials(task, options)
     training = _Training(Population(prepared, made, models, layout, chunk), every)
-    with torch_settings(options):
-        yield from _aside(training.run(), options.seed)
+    yield from _aside(training.run(), options)
     return training.ends

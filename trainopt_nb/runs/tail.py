@@ -14,7 +14,7 @@ from ..base.guarded_files import last_line, open_regular, reason
 
 from ..events.progress import LIVE, Progress
 from ..events.records import Started, from_lines
-from .files import LOCK, LOG, line_pieces
+from .files import LOCK, LOG, line_pieces, read_json
 from ..store.lock import lock_owner
 
 # %% ../../nbs/runs/04_tail.ipynb #9c54416f
@@ -24,6 +24,11 @@ def is_gone(
 ) -> bool:
     "Return whether the process of a run ended without saying so"
     return state in (*LIVE, "waiting") and not alive
+
+
+_GOES_ON = {  # type of a run -> what is true of one whose process is gone; else it has checkpoints
+    "sweep": "the trials that ended are kept, and %trainopt resume goes on with the others",
+}
 
 
 def reason_gone(
@@ -36,7 +41,11 @@ def reason_gone(
     if not started and not (path / "checkpoints").exists():
         why = f"its process ended before the first step{last}"
         return "not begun", f"{why}; there is nothing to go on from, so run its cell again"
-    return "dead", f"its process is gone{last}; %trainopt resume goes on from the newest checkpoint"
+    of_its_type = _GOES_ON.get(str(read_json(path / "run.json").get("type")))
+    return (
+        "dead",
+        f"its process is gone{last}; {of_its_type or '%trainopt resume goes on from the newest checkpoint'}",
+    )
 
 
 def settle(

@@ -75,6 +75,9 @@ class _Trials:
     ):
         self.study, self.leases, self._fixed = study, Leases(study, folder), fixed
         self._storage = study._storage
+        self.ruled_out: list[
+            LostTrial
+        ] = []  # trials that were queued, and whose values the space has lost since
 
     def _all(self, *states) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states or None)
@@ -122,9 +125,23 @@ class _Asking(_Trials):
             of = _repeats(trial)
             if of is not None and first[of] != trial.number:
                 self._end(trial, f"trial {of} was queued again as trial {first[of]} already")
-            elif self._take(trial):
+            elif self._take(trial) and self._fits(trial):
                 return trial._trial_id
         return None
+
+    def _fits(self, trial) -> bool:
+        "Write the values of a queued trial as the present space stores them; end one whose values it has lost"
+        queued = trial.system_attrs.get("fixed_params", {})
+        fixed = self._fixed(queued) if queued else queued
+        if fixed is None:
+            reason = "its values are not searched any more"
+            note = {"lost": 0, "memory": 0, "by": self.leases.owner, "fixed": None}
+            self._storage.set_trial_system_attr(trial._trial_id, LOST, note)
+            self._end(trial, reason)
+            self.ruled_out.append(LostTrial(trial.number, queued, reason, False))
+        elif fixed != queued:
+            self._storage.set_trial_system_attr(trial._trial_id, "fixed_params", fixed)
+        return fixed is not None
 
     def ask(self) -> Trial:
         "Return the next trial, one that was queued or a new one"

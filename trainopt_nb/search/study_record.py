@@ -29,6 +29,7 @@ class StudyRecord(NamedTuple):
     space: Space  # the present one
     objectives: tuple[str, ...]  # names, such as `accuracy`
     code: str = ""  # fingerprint of what is trained; empty where it is not compared
+    narrowed: bool = False  # whether the space was narrowed from coarse to fine
 
 
 def fingerprint(
@@ -47,7 +48,7 @@ def write_record(
     record: StudyRecord,
 ):
     "Write what a sweep searches, when it begins and after each change of its space"
-    plain = {"space": to_json(record.space), "objectives": list(record.objectives), "code": record.code}
+    plain = {**record._asdict(), "space": to_json(record.space), "objectives": list(record.objectives)}
     study.set_user_attr(RECORD, plain)
 
 
@@ -59,7 +60,8 @@ def read_record(
     found = study.user_attrs.get(RECORD)
     if found is None:
         return None
-    return StudyRecord(from_json(found["space"], options), tuple(found["objectives"]), found["code"])
+    space, objectives = from_json(found["space"], options), tuple(found["objectives"])
+    return StudyRecord(space, objectives, found["code"], found.get("narrowed", False))
 
 # %% ../../nbs/search/18f_study_record.ipynb #f9636d26
 def _same_space(mine: Space, theirs: Space):

@@ -147,5 +147,8 @@ def _choose(name, names):
 def storage_notes(
     study: optuna.Study,
 ) -> list[str]:
-    "Return what the journal of a study lost to killed processes and damage, a sentence each"
-    return list(getattr(getattr(study._storage, "_backend", None), "notes", ()))
+    "Return what the journal of a study lost to killed processes and damage, and when its database was away, a sentence each"
+    storage = study._storage
+    return [
+        note for each in (storage, getattr(storage, "_backend", None)) for note in getattr(each, "notes", ())
+    ]

@@ -38,6 +38,11 @@ class CellTrials:
         self._random = RandomState()  # as the cell has left it
 
     @property
+    def alone(self) -> bool:
+        "Return whether each trial finds the process as the first one did; what a cell set up once stays for its other parts"
+        return self._same is not None
+
+    @property
     def kept(self) -> tuple[object, ...]:
         "Return what a worker keeps from trial to trial"
         return () if self._same is None else self._same.kept

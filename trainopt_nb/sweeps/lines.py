@@ -30,7 +30,7 @@ def trial_line(
     s = sweep_of(progress)
     row, started = s.trials[event.number], s.started
     state = "" if row.state == "done" else f" {row.state}"
-    reason = f": {row.reason}" if row.state == "failed" and row.reason else ""
+    reason = f": {row.reason}" if row.state in ("failed", "lost") and row.reason else ""
     parts = [f"trial {row.number}{state}{reason}"]
     shown = row.result or (row.reports[-1].values if row.reports else [])
     names = started.objectives if started else []

@@ -30,6 +30,7 @@ class TaskObjective:
     "Train one task with the options of each trial"
 
     lazy: frozenset[str] = frozenset()  # names of the space that the objective draws itself
+    alone = True  # whether each trial finds the process as the first one did
 
     def __init__(
         self,
@@ -72,6 +73,7 @@ class FunctionObjective:
     "Call a function of the user's with each trial"
 
     lazy: frozenset[str] = frozenset()
+    alone = True
     kept: tuple[object, ...] = ()  # what a function keeps from trial to trial is its own affair
     task: Task | None = None  # trials may have tasks of their own
 

@@ -124,7 +124,7 @@ def _add_started(p, e):
     s.started, s.space, s.workers = e, e.space, e.workers
     for row in s.trials.values():
         if row.state == "training" and row.worker >= 0:
-            s.move(row, "failed")
+            s.move(row, "lost")
             row.reason = "its process ended"
     s.elsewhere = max(0, e.done - (s.ended - s.elsewhere))
 
@@ -139,7 +139,7 @@ def _add_trial(p, e):
     s.move(row, "training")
     row.values, row.began, row.run = {}, e.time, e.run
     s.draw(row, e.values)
-    row.origin, row.worker = e.origin, e.worker
+    row.origin, row.worker, row.repeats, row.seed = e.origin, e.worker, e.repeats, e.seed
 
 
 def _add_values(p, e):
@@ -162,7 +162,7 @@ def _add_end(p, e):
     row = s.trials.get(e.number) or TrialRow(e.number)  # the line that says its start can be damaged
     s.move(row, e.state)
     row.result, row.reason, row.epochs, row.seconds = e.values, e.reason, e.epochs, e.seconds
-    s.ended_here += 1
+    s.ended_here += e.state != "lost"
     if e.state == "done" and s.started:
         s.weigh(row)
 

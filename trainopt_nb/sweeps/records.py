@@ -59,6 +59,8 @@ class TrialStarted(NamedTuple):
     worker: int  # which worker trains it, from 0; -1 is another kernel
     origin: Literal["sampled", "queued", "retry", "repeat", "continued"]  # how its values were chosen
     time: float  # seconds since 1970
+    repeats: int | None = None  # number of the trial that it repeats with another seed
+    seed: int | None = None  # in place of that of the options
 
 
 @event
@@ -84,7 +86,9 @@ class TrialEnded(NamedTuple):
     "A trial ends"
 
     number: int  # of the trial
-    state: Literal["done", "pruned", "failed", "stopped"]
+    state: Literal[
+        "done", "pruned", "failed", "stopped", "lost"
+    ]  # a lost one comes again, and does not count
     values: list[float] | None  # of the objectives; None without a result
     epochs: int  # epochs complete
     seconds: float  # since the trial began

@@ -29,20 +29,22 @@ from ..search.options import SweepOptions
 from ..search.space import Space
 from ..search.space_record import from_json, to_json
 from ..search.study_record import StudyRecord, check_joined
-from ..search.study_storage import check_directions, join_study, open_study, storage_notes
+from ..search.study_storage import check_directions, join_study, open_study
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 
-from .modes import modes_of
+from .modes import earlier_of, modes_of
 from .plan_sweep import SweepPlan, plan_sweep
 from .progress import SweepProgress, sweep_of
 from .records import SweepStarted, TrialEnded, TrialReport, TrialValues
 from .run_trial import Place
-from .study_trials import EndingTrials, counts, end_of
+from .study_trials import EndingTrials
+from .trial_end import counts, end_of
 from .sweep import Sweep
 from .sweep_loop import SweepLoop
 from .batching import Batching, Limits, plain_values
 from .trial_workers import TrialWorkers
+from .warm_start import warm_start
 
 # %% ../../nbs/sweeps/29b_run_sweep.ipynb #6fc7dafb
 class SweepHandle(LocalRun):
@@ -106,25 +108,43 @@ def _missed(trials: EndingTrials, known: SweepProgress) -> list[TrialValues | Tr
     events = []
     for trial in trials.study.get_trials(deepcopy=False):
         row = known.trials.get(trial.number)
-        if row and row.state == "training" and counts(trial):
+        if row and row.state in ("training", "lost") and counts(trial):
             events.append(TrialValues(trial.number, plain_values(trials.values(trial.number))))
             events.append(end_of(trial))
     return events
 
 # %% ../../nbs/sweeps/29b_run_sweep.ipynb #2eda88ae
+def _trials(plan: SweepPlan, run: Run, study: optuna.Study, known: SweepProgress) -> EndingTrials:
+    "Return the trials of a study; those that a dead process left behind come again"
+    folder = None if "://" in (plan.how.join or plan.how.storage) else run.path
+    leased = LeasedStudy(study, folder, lambda params: trials.again(params))
+    trials = EndingTrials(leased, plan.space, plan.objective.lazy, min([0, *known.trials]))
+    leased.recover()
+    return trials
+
+
+def _known_before(plan: SweepPlan, run: Run, trials: EndingTrials, known: SweepProgress) -> list[Note]:
+    "Let a new sweep begin with what is known; one that goes on has it already"
+    if plan.how.warm_start and plan.how.join:
+        raise OptionError(
+            "--warm-start (keyword warm_start) begins a study, and --join takes part in one: leave one of them out."
+        )
+    if known.started is not None:
+        return []
+    names = [goal.name for goal in plan.described.goals]
+    return warm_start(trials, plan.how.warm_start, names, run.path.parent)
+
+
 def _open(plan: SweepPlan, run: Run) -> SweepHandle:
     "Open the study, and put the loop together"
     plan.space, changes = _stored_space(plan, run)
     budget, study = plan.budget(), _study(plan, run)
     run.add_facts(study=study.study_name)
     shared, goals = bool(plan.how.join or plan.how.storage), plan.described.goals
-    leased = LeasedStudy(study, None if "://" in (plan.how.join or plan.how.storage) else run.path)
-    leased.recover()
     known = sweep_of(run.progress)
-    trials = EndingTrials(leased, plan.space, plan.objective.lazy, min([0, *known.trials]))
-    done = sum(
-        map(counts, [] if plan.how.join else trials.others())
-    )  # those of a study that is joined are told
+    trials = _trials(plan, run, study, known)
+    notes = _known_before(plan, run, trials, known)
+    done = 0 if plan.how.join else len(trials.others())  # those of a study that is joined are told
     choice = plan.choice(budget, _begun(study, run, shared), changes)
     study.sampler, study.pruner = choice.sampler, choice.pruner
     loop = SweepLoop(
@@ -140,13 +160,14 @@ def _open(plan: SweepPlan, run: Run) -> SweepHandle:
     )
     tail = run.tail()
     tail.update()
-    log, modes = Log(run, tail.progress), modes_of(plan.how, choice, goals, plan.options.seed)
+    log, missed = Log(run, tail.progress), _missed(trials, known)
     loop.shared = shared
     first = [
         _started(plan, run, choice, budget, done),
-        *(Note("warning", text, 0, "study") for text in storage_notes(study)),
+        *notes,
+        *missed,
     ]
-    first += _missed(trials, known)
+    modes = modes_of(plan.how, choice, goals, plan.options.seed, earlier_of(known, missed))
     events = loop.events(first, plan.how.jobs, modes)
     turns = follow(events, run, tail.progress, log=log, often=(TrialReport, TrialValues))
     return SweepHandle(run, tail.progress, turns, None, log)

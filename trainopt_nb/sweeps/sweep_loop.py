@@ -7,6 +7,7 @@ __all__ = ['Mode', 'changed_space', 'changes_of', 'CommandedLoop', 'SweepLoop']
 
 # %% ../../nbs/sweeps/27b_sweep_loop.ipynb #b65531b4
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 
 from ..base.errors import OptionError
@@ -14,6 +15,7 @@ from ..events.records import Ended, Heartbeat, Note, Stop
 from ..search.dimensions import as_typed
 from ..search.space import Space
 from ..search.space_record import to_json
+from ..search.study_storage import storage_notes
 
 from trainopt_nb.sweeps.records import (
     AddValue,
@@ -29,7 +31,8 @@ from trainopt_nb.sweeps.records import (
     Widen,
     WorkersChanged,
 )
-from .study_trials import EndingTrials, end_of
+from .study_trials import EndingTrials
+from .trial_end import end_of
 from .batching import Ending, Limits, plain_values
 from .trial_loop import TrialLoop
 
@@ -100,17 +103,21 @@ class CommandedLoop(TrialLoop):
             case _:
                 yield from self.change(changed_space(self.trials.space, command, self.trials))
 
-    def change(self, space: Space) -> Generator:
+    def change(
+        self,
+        space: Space,
+        narrowed: bool = False,  # whether this is the step from coarse to fine
+    ) -> Generator:
         "Search another space; yields the event"
         text = changes_of(self.trials.space, space)
-        self.trials.change(space)
+        self.trials.change(space, narrowed)
         yield SpaceChanged(to_json(space), text, self.begun)
 
     def _end_trial(self, number):
         made = self.trials.running.get(number)
         if made is None:
             raise OptionError(f"Trial {number} does not run.")
-        made.end, made.reason = "stopped", "stopped by hand"
+        made.ask_to_end("stopped by hand")
         self.workers.end_trial(made.worker, number, made.reason)
 
 # %% ../../nbs/sweeps/27b_sweep_loop.ipynb #fcc705e9
@@ -121,6 +128,14 @@ _NEAR = 20  # so few trials before the end there is a look before each trial
 class _SharedLoop(CommandedLoop):
     shared = False  # whether other processes search the study too
     _looked = 0.0
+    _noted = 0  # sentences about the storage that were said
+
+    def say_notes(self) -> Generator:
+        "Yield what happened to the storage since the last call"
+        notes = storage_notes(self.trials.study)
+        new, self._noted = notes[self._noted :], len(notes)
+        for text in new:
+            yield Note("warning", text, self.ended, "study")
 
     def look(self) -> Generator:
         "Yield what other processes did with the study since the last look"
@@ -156,23 +171,38 @@ class _TimedLoop(_SharedLoop):
             if command is not None:
                 yield from self._emit(self.obey(command))
 
+    def end_deaf(self):
+        "End the workers whose only trial does not hear that it is to end, such as a function that never reports"
+        busy = Counter(made.worker for made in self.trials.running.values())
+        for made in self.trials.running.values():
+            if made.is_deaf and busy[made.worker] == 1:
+                self.workers.kill(made.worker)
+
     def _stop(self, reason):
         "End the trials that run, with what they have"
         for made in self.trials.running.values():
-            made.end, made.reason = made.end or "stopped", made.reason or reason
+            made.ask_to_end(reason)
             self.workers.end_trial(made.worker, made.number, made.reason)
         self.limits = Limits(0, None)
         self.repeats.clear()
         until = time.perf_counter() + _PATIENCE
         while self.trials.running and time.perf_counter() < until:
             yield from self.hear(_NAP)
+        yield from self._lose_all()
+
+    def _lose_all(self):
+        "Give up the trials that still run; yields how they ended"
+        for made in list(self.trials.running.values()):
+            reason = "the sweep ended before it"
+            _, again = self.trials.lose(made.number, reason)
+            yield self._end(made, "lost" if again else "failed", None, 0, reason)
 
     def _leave(self):
         "End the workers; a trial that still ran is one that was lost"
         self.workers.close()
         try:
-            for number in list(self.trials.running):
-                self.trials.lose(number, "the sweep ended before it")
+            for _ in self._lose_all():
+                pass
         finally:  # whatever became of the disk, who goes on in this process finds that nobody has these trials
             self.trials.leased.end()
 
@@ -196,6 +226,7 @@ class SweepLoop(_TimedLoop):
         self._clock = time.perf_counter()
         try:
             yield from self._emit(first)
+            yield from self._emit(mode(self, []))  # where a sweep goes on, only its finals may be left
             self.workers.resize(jobs)
             while not self.over:
                 yield from self._turn(mode)
@@ -209,8 +240,10 @@ class SweepLoop(_TimedLoop):
 
     def _turn(self, mode):
         yield from self._emit(self.look())
+        yield from self._emit(self.say_notes())
         yield from self._emit(self.begin_trials())
         self.newest = []
+        self.end_deaf()
         yield from self._emit(self.hear(_NAP))
         yield from self._emit(mode(self, self.newest))
         self.trials.leased.leases.renew()

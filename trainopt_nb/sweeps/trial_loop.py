@@ -13,21 +13,22 @@ from pathlib import Path
 
 from ..base.errors import OptionError, RunError
 from ..events.records import Note
-from ..population.plan import SIZES, BatchPlan
-from .batching import Batching, Ending, Limits, plain_values, run_name, spread_values
+from ..population.plan import BatchPlan
+from .batching import Batching, Ending, Limits, plain_values, run_name, tried_values
 from trainopt_nb.sweeps.messages import (
     Attribute,
     Outcome,
     PlanTrials,
+    More,
     Ready,
     Reports,
     Said,
     Suggest,
-    TrialBatch,
     TrialSpec,
 )
 from .records import TrialEnded, TrialReport, TrialStarted, TrialValues
-from .study_trials import EndingTrials, RunningTrial
+from .study_trials import EndingTrials
+from .trial_end import RunningTrial
 from .trial_workers import Died, TrialWorkers
 
 # %% ../../nbs/sweeps/27_trial_loop.ipynb #3b895217
@@ -47,9 +48,7 @@ class _TrialLoop:
         self.batching = batching or Batching("off")
         self.begun = self.ended = done  # trials; those that were lost do not count
         self.seconds = 0.0  # of searching, without pauses
-        self.repeats: deque[tuple[int, int]] = (
-            deque()
-        )  # (number of a trial, seed) that are to be trained again
+        self.repeats: deque[tuple[int, int]] = deque()  # numbers and seeds of trainings that come again
         self.newest: list[Ending] = []  # trials that ended in this turn
         self.elsewhere = 0  # trials that other processes train at present
         self._idle: set[int] = set()  # workers that wait for work
@@ -59,22 +58,19 @@ class _TrialLoop:
     @property
     def left(self) -> int | None:
         "Return how many trials are still to begin; None without a limit"
-        return (
-            None if self.limits.trials is None else max(0, self.limits.trials - self.begun - self.elsewhere)
-        )
+        trials = self.limits.trials
+        return None if trials is None else max(0, trials - self.begun - self.elsewhere)
 
     @property
     def _may_begin(self) -> bool:
         if getattr(self.trials.study.sampler, "exhausted", False):  # a grid of which all was tried
             return False
-        return self.left != 0 and (self.limits.seconds is None or self.seconds < self.limits.seconds)
+        return self.left != 0 and self.limits.left(self.seconds) != 0
 
     @property
     def over(self) -> bool:
         "Whether no trial runs, and none is to begin"
         return not (self.trials.running or self.repeats or self._may_begin)
-
-
 
 # %% ../../nbs/sweeps/27_trial_loop.ipynb #e6d81070
 class _Beginning(_TrialLoop):
@@ -94,29 +90,34 @@ class _Beginning(_TrialLoop):
 
     def _ask_for_plan(self, worker):
         self.batching.asked = True
-        count = min(SIZES[-1], SIZES[-1] if self.left is None else max(2, self.left))
-        values = [self.options_of(each) for each in spread_values(self.trials.space, count)]
-        limit = self.limits.seconds
-        seconds = None if limit is None else (limit - self.seconds) * self.workers.wanted
-        self.workers.answer(worker, PlanTrials(values, self.batching.ahead(self.left, seconds)))
+        ahead = self.batching.ahead(self.left, self.limits.left(self.seconds), self.workers.wanted)
+        values = [self.options_of(each) for each in tried_values(self.trials.space, self.left)]
+        self.workers.answer(worker, PlanTrials(values, ahead))
 
     def _give(self, worker):
         "Give trials to a worker; one that goes on from a checkpoint is trained alone"
-        if not self._may_begin:
-            made = [self.trials.repeat(*self.repeats.popleft(), worker)]
-        else:
-            size = self.batching.size(self.left, self.workers.wanted)
-            size = 1 if size > 1 and self.trials.takes_up else size
-            made = [self.trials.ask(worker) for _ in range(size)]
-            self.begun += len(made)
-        specs, plan = [self._spec(each) for each in made], self.batching.plan
-        self.workers.answer(
-            worker, specs[0] if len(specs) == 1 else TrialBatch(specs, plan.layout, plan.chunk)
-        )
+        made = self._ask(worker) if self._may_begin else [self.trials.repeat(*self.repeats.popleft(), worker)]
+        specs = [self._spec(each) for each in made]
+        self.workers.answer(worker, specs[0] if len(specs) == 1 else self.batching.batch(specs))
+        yield from self._started(worker, made)
+
+    def _ask(self, worker):
+        "Begin the trials that a worker is to get"
+        size = self.batching.size(self.left, self.workers.wanted)
+        size = 1 if size > 1 and self.trials.takes_up else size
+        made = [self.trials.ask(worker) for _ in range(size)]
+        self.begun += len(made)
+        return made
+
+    def _started(self, worker, made):
         for each in made:
+            values, run = plain_values(each.values), run_name(each)
             yield TrialStarted(
-                each.number, plain_values(each.values), run_name(each), worker, each.origin, time.time()
+                each.number, values, run, worker, each.origin, time.time(), each.repeats, each.seed
             )
+        while self.trials.leased.ruled_out:
+            lost = self.trials.leased.ruled_out.pop()
+            yield Note("info", f"Trial {lost.number} is left out: {lost.reason}.", self.ended, "queue")
 
     def _spec(self, made: RunningTrial) -> TrialSpec:
         resume = "" if made.resume is None else str(self.folder / f"trials/{made.resume}")
@@ -131,6 +132,12 @@ class _Answering(_Beginning):
         self._idle.add(worker)
         yield from ()
 
+    def on_more(self, worker: int, message: More) -> Generator:
+        room = self._may_begin and worker < self.workers.wanted and not self.trials.takes_up
+        made = self._ask(worker) if room else []
+        self.workers.answer(worker, self.batching.batch([self._spec(each) for each in made]) if made else ())
+        yield from self._started(worker, made)
+
     def on_plan(self, worker: int, message: BatchPlan) -> Generator:
         self.batching.plan = message
         if not message.short:
@@ -144,11 +151,7 @@ class _Answering(_Beginning):
     def on_suggest(self, worker: int, message: Suggest) -> Generator:
         try:
             value = self.trials.suggest(message)
-        except (
-            OptionError,
-            ValueError,
-            TypeError,
-        ) as error:  # such as choices that were others in earlier trials
+        except (OptionError, ValueError, TypeError) as error:  # such as other choices than in earlier trials
             return self.workers.refuse(worker, f"{message.name}: {error}")
         self.workers.answer(worker, value)
         yield TrialValues(message.number, plain_values({message.name: value}))
@@ -186,17 +189,20 @@ class _EndingLoop(_Answering):
         idle = worker in self._idle
         self._idle.discard(worker)
         lost = [made for made in self.trials.running.values() if made.worker == worker]
-        self._fruitless += not (idle or any(made.values for made in lost))
+        self._fruitless += not (idle or any(made.values or made.asked for made in lost))
         if self._fruitless >= _TRIES:
             raise RunError(message.reason)
         for made in lost:
+            if made.asked is not None:  # the user wanted it to end
+                yield from self.on_outcome(worker, Outcome(made.number, "stopped", None, 0, made.seconds, ""))
+                continue
             _, again = self.trials.lose(made.number, message.reason)
             if made.repeats is None:
                 self.begun -= again
                 self.ended += not again
             elif again:
                 self.repeats.append((made.repeats, made.seed))
-            yield self._end(made, "failed", None, 0, message.reason)
+            yield self._end(made, "lost" if again else "failed", None, 0, message.reason)
         yield from self.staff(self.workers.wanted)
 
     def staff(
@@ -213,7 +219,7 @@ class _EndingLoop(_Answering):
 
     @staticmethod
     def _end(made: RunningTrial, state, values, epochs, reason):
-        reason = "" if state == "done" else reason if state == "failed" else made.reason or reason
+        reason = "" if state == "done" else reason if state in ("failed", "lost") else made.reason or reason
         return TrialEnded(made.number, state, values, epochs, made.seconds, reason, time.time())
 
 # %% ../../nbs/sweeps/27_trial_loop.ipynb #b282efa0
@@ -231,6 +237,7 @@ class TrialLoop(_EndingLoop):
 
 _HANDLERS = {
     Ready: TrialLoop.on_ready,
+    More: TrialLoop.on_more,
     Suggest: TrialLoop.on_suggest,
     Reports: TrialLoop.on_reports,
     Attribute: TrialLoop.on_attribute,

@@ -14,7 +14,7 @@ from .records import Spread, SweepStarted
 from .tried import Tried
 
 # %% ../../nbs/sweeps/10b_trial_rows.ipynb #05c44515
-ENDS = ("done", "pruned", "failed", "stopped")  # states of a trial that ended
+ENDS = ("done", "pruned", "failed", "stopped")  # states of a trial that ended; a lost one comes again
 LIMIT = 400  # reports of a trial that are kept; then every second one goes
 
 
@@ -39,6 +39,8 @@ class TrialRow:
         self.result: list[float] | None = None  # values of the objectives
         self.epochs, self.seconds, self.began = 0, 0.0, math.nan  # the last: seconds since 1970
         self.origin, self.run, self.worker = "sampled", "", -1
+        self.repeats: int | None = None  # number of the trial that it repeats
+        self.seed: int | None = None  # in place of that of the options
 
     def value(
         self,
@@ -97,7 +99,7 @@ class _Trials:
     def move(
         self,
         row: TrialRow,
-        state: str,  # `training`, or one of `ENDS`
+        state: str,  # `training`, `lost`, or one of `ENDS`
     ):
         "Set the state of a trial and count it"
         if row.number in self.trials:

@@ -16,6 +16,7 @@ import cloudpickle
 import torch
 from ..base.errors import WorkerError
 from ..data.snapshot import Snapshot
+from ..train.process_state import ProcessState
 from ..workers.channel import parent_channel
 from ..workers.processes import PRELOAD
 from ..workers.shared_arrays import SharedArrays, pickle_shared
@@ -65,16 +66,20 @@ def serve_trials(
         with contextlib.suppress(OSError):
             os.sched_setaffinity(0, cores)
     line, called = WorkerLine(parent_channel()), cloudpickle.loads(objective)
-    kept = Snapshot(*called.kept, room=_ROOM)
+    kept, process = Snapshot(*called.kept, room=_ROOM), ProcessState()
     while (given := line.ask(Ready())) is not None:
         for outcome in _work(given, called, place, line):
             line.tell(outcome)
-        if changed := kept.put_back():
-            line.tell(
-                Said(
-                    f"A trial changed {changed} tensors of the data, which the next trials find as it left them."
-                )
-            )
+        for text in _left(kept.put_back(), process.put_back() if called.alone else []):
+            line.tell(Said(text))
+
+
+def _left(tensors: int, parts: list[str]) -> Iterator[str]:
+    "Yield what a trial left to the next ones, a sentence each"
+    if tensors:
+        yield f"A trial changed {tensors} tensors of the data, which the next trials find as it left them."
+    if parts:
+        yield f"A trial changed the {', '.join(parts)} of its process. The next trials find them as they were before it."
 
 # %% ../../nbs/sweeps/25_trial_workers.ipynb #41703984
 class Died(NamedTuple):
@@ -200,3 +205,11 @@ class TrialWorkers(_HeardWorkers):
         "End a trial after its step under way"
         if worker in self._handles:
             self._handles[worker].send(EndTrial(number, reason))
+
+    def kill(
+        self,
+        worker: int,  # its number
+    ):
+        "End a worker at once; it is received as one that died"
+        if worker in self._handles:
+            self._handles[worker].close()

@@ -1,7 +1,7 @@
 // The panel of a sweep: it shows what the kernel sends of its trials, and sends back what is clicked.
 
 const MANY = 60; // rows of the table before the others are asked for
-const LEFT = ["done", "pruned", "failed", "stopped"]; // states of a trial that ended
+const LEFT = ["done", "pruned", "failed", "stopped", "lost"]; // states of a trial that ended; a lost one comes again
 
 function spell(seconds) {
   if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;

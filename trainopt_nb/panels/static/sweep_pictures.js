@@ -128,7 +128,7 @@ const marks = ({ ui, face }, points) => {
 
 function BestValue(shared) {
   const { face, texts, order } = shared, [node, width] = useWidth(), [, way, share] = face.objectives[0] ?? ["", "max", false];
-  const shown = order.filter((row) => valueOf(row) !== null && row.state !== "failed");
+  const shown = order.filter((row) => valueOf(row) !== null && row.state !== "failed" && row.state !== "lost");
   const x = { range: [0, room((order.at(-1)?.number ?? 0) + 1, face.planned)], write: compact, name: texts.trial };
   const y = { range: fence(measured(shown), way, share), write: (value) => written(value, share) };
   const sx = linear(x.range, SPARE.left, width - SPARE.right), sy = linear(y.range, TALL - SPARE.bottom, SPARE.top);
