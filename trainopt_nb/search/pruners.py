@@ -144,7 +144,7 @@ class RankPruner(BasePruner):
         return worse < math.ceil((1 - self.share) * len(figures)) and max(figures) > own
 
 # %% ../../nbs/search/16_pruners.ipynb #8aa3609c
-_GO_ON = 33.0  # of 100 trials, by rank
+_GO_ON = 25.0  # of 100 trials, by rank
 
 
 def _rank(number: float | None, reports: int) -> BasePruner:
@@ -220,11 +220,11 @@ def choose_pruner(
     if reports < 4:
         return "none", f"A trial has {reports} report{'s' * (reports != 1)}: too few to end it early."
     if trainings is None:
-        return "rank", "Only the best third of the trials of the same age goes on, which saves time."
+        return "rank", "Only the best quarter of the trials of the same age goes on, which saves time."
     if trainings > FEW_TRAININGS:
         return (
             "rank",
-            f"There is room for {trainings:.0f} full trainings, so only the best third of the trials of the same age goes on.",
+            f"There is room for {trainings:.0f} full trainings, so only the best quarter of the trials of the same age goes on.",
         )
     first = first_decision(reports)
     return (

@@ -26,7 +26,7 @@ from ..train.prepare import prepare
 from ..train.task_record import task_record
 
 from .goals import trial_options
-from .messages import More, Outcome, Report, Reports, TrialBatch, TrialSpec
+from .messages import Outcome, Report, Reports, TrialBatch, TrialSpec
 from .objective import TaskObjective
 from .run_trial import UNMEASURED, Place, final_values, goal_values, options_of
 from .worker_trial import Line
@@ -69,15 +69,14 @@ class _Batch:
     def __init__(self, batch: TrialBatch, objective: TaskObjective, place: Place, line: Line):
         self.objective, self.place, self.line, self.batch = objective, place, line, batch
         self.trials = [_Trial(spec, options_of(spec, objective.options, place)) for spec in batch.specs]
-        self.live = len(self.trials)  # trials that have not ended
         self._began = time.perf_counter()
 
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self._began
 
-    def turns(self) -> Iterator[list[Outcome]]:
-        "Train all trials, an epoch at a time; yields how those ended that did"
+    def run(self) -> Iterator[Outcome]:
+        "Train all trials; yields how each ended"
         shared = trial_options(self.place.goals, self.objective.options)
         shared = shared if self.place.epochs is None else shared.replace(epochs=self.place.epochs)
         own = [_own(trial.spec) for trial in self.trials]
@@ -89,15 +88,12 @@ class _Batch:
             try:
                 figures = training.send(command)
             except StopIteration as end:
-                yield self._outcomes({k: each for k, each in end.value.items() if k not in told})
+                yield from (self._outcome(k, each) for k, each in end.value.items() if k not in told)
                 return
             command = self._report(figures.epochs)
-            told |= figures.ended.keys()
-            yield self._outcomes(figures.ended)
-
-    def _outcomes(self, ended: Mapping[int, TrialEnd]) -> list[Outcome]:
-        self.live -= len(ended)
-        return [self._outcome(k, each) for k, each in ended.items()]
+            for k, each in figures.ended.items():
+                told.add(k)
+                yield self._outcome(k, each)
 
     def _report(self, epochs: Mapping[int, Epoch]) -> Drop | None:
         "Report the trials that have done an epoch, and return those that are to end"
@@ -184,16 +180,6 @@ def run_batch(
     place: Place,
     line: Line,  # to the loop of the sweep
 ) -> Iterator[Outcome]:  # in the order in which they end
-    "Train trials as one program; where most have ended, others are trained in turns with the rest"
-    size, made = len(batch.specs), [_StoredBatch(batch, objective, place, line)]
-    running = [(each, each.turns()) for each in made]
-    while running:
-        for each, turns in list(running):
-            with without_sync():
-                ended = next(turns, None)
-            if ended is None:
-                running.remove((each, turns))
-            yield from ended or ()
-        if running and 2 * sum(each.live for each, _ in running) <= size and (more := line.ask(More())):
-            each = _StoredBatch(more, objective, place, line)
-            running.append((each, each.turns()))
+    "Train trials as one program"
+    with without_sync():
+        yield from _StoredBatch(batch, objective, place, line).run()

@@ -19,7 +19,6 @@ from trainopt_nb.sweeps.messages import (
     Attribute,
     Outcome,
     PlanTrials,
-    More,
     Ready,
     Reports,
     Said,
@@ -132,12 +131,6 @@ class _Answering(_Beginning):
         self._idle.add(worker)
         yield from ()
 
-    def on_more(self, worker: int, message: More) -> Generator:
-        room = self._may_begin and worker < self.workers.wanted and not self.trials.takes_up
-        made = self._ask(worker) if room else []
-        self.workers.answer(worker, self.batching.batch([self._spec(each) for each in made]) if made else ())
-        yield from self._started(worker, made)
-
     def on_plan(self, worker: int, message: BatchPlan) -> Generator:
         self.batching.plan = message
         if not message.short:
@@ -237,7 +230,6 @@ class TrialLoop(_EndingLoop):
 
 _HANDLERS = {
     Ready: TrialLoop.on_ready,
-    More: TrialLoop.on_more,
     Suggest: TrialLoop.on_suggest,
     Reports: TrialLoop.on_reports,
     Attribute: TrialLoop.on_attribute,
