@@ -229,7 +229,7 @@ def test_a_fault_of_one_trial_ends_that_trial(tmp_path):
     for row in found.trials:
         rows.setdefault(row.values["x"], []).append(row)
     assert "no zeros here" in rows[0][0].reason and "memory" in rows[1][0].reason.lower()
-    assert [row.state for row in rows[2]] == ["failed", "failed"] and rows[2][1].origin == "retry"
+    assert [row.state for row in rows[2]] == ["lost", "failed"] and rows[2][1].origin == "retry"
     assert "SIGKILL" in rows[2][0].reason and "'three'" in rows[3][0].reason
     assert found.best.values["x"] == 5 and not [t for t in found.study.trials if t.state.name == "RUNNING"]
     states = {t.params["x"]: t.state.name for t in found.study.trials}

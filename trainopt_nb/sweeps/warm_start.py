@@ -98,7 +98,7 @@ def learn_from(
     trials.study.add_trials([each for each in fit if each.system_attrs[EARLIER] not in known])
     text = f"The sampler knows {len(fit)} of the {len(ended)} trials of the earlier study {earlier.study_name!r}."
     if left := len(ended) - len(fit):
-        text += f" {left} lie outside the space, or lack one of its values, and are left out."
+        text += f" The others ({left}) lie outside the space, or lack one of its values."
     return Note("info" if fit else "warning", text, 0, "warm start")
 
 # %% ../../nbs/sweeps/28b_warm_start.ipynb #608f0478
@@ -113,8 +113,8 @@ def _begin_with(trials: EndingTrials, given: Sequence) -> Note:
             continue
         copies.append(_with_result(trials, values, result, number))
     trials.study.add_trials(copies)
-    text = f"The first {tried} trials have the values that you gave." if tried else ""
-    text += f" The sampler knows {len(copies)} results that you gave." if copies else ""
+    text = f"The values that you gave are tried first ({tried})." if tried else ""
+    text += f" The sampler knows the results that you gave ({len(copies)})." if copies else ""
     return Note("info", text.strip(), 0, "warm start")
 
 
