@@ -57,7 +57,7 @@ def choose_sampler(
             f"With {trials} trials for {search.objectives} objectives, TPE would take long to choose.",
         )
     if _few(search, seconds) and importlib.util.find_spec("scipy"):
-        return "gp", f"For {trials} trials, a Gaussian process finds better values than TPE."
+        return "gp", f"For {trials} trials, a Gaussian process finds better values than TPE on average."
     many = f"{size:,.0f} combinations are" if size < float("inf") else f"{_counted(search)} are"
     room = "" if trials is None else f" for a grid of {trials} trials"
     return "tpe", f"{many} too many{room}, so TPE proposes values like those that were best."
