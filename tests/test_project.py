@@ -150,10 +150,10 @@ def test_notebook_runs(copy, notebook, warm_kernel, warm_commands):
     code = (
         "import os, sys; sys.executable = os.environ['PYTHON_EXEC']\n"
         "from pathlib import Path; from nbdev.test import test_nb; "
-        f"done, _ = test_nb(Path({str(copy / notebook)!r}), {flags!r}, basepath={str(copy)!r}); sys.exit(not done)"
+        f"done, _ = test_nb(Path({str(copy / notebook)!r}), {flags!r}, basepath={str(ROOT)!r}); sys.exit(not done)"
     )
     own = {
-        "PYTHONPATH": str(copy),
+        "PYTHONPATH": str(ROOT),  # where the warm process imported the package
         "PYTHON_EXEC": str(warm_commands / "python"),  # torchrun reads it, too
         "OMP_NUM_THREADS": "1",
     }

@@ -709,8 +709,8 @@ def test_what_is_no_file_and_no_folder_stops_nothing(tmp_path, finished_run, bou
     path = folder / finished_run.name / name
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     os.mkfifo(path) if kind == "pipe" else path.symlink_to(path)
-    if kind == "pipe":  # it has been there for a while; what is new may be in writing, which is waited for
-        os.utime(path, (time.time() - 60,) * 2)
+    # it has been there for a while; what is new may be in writing, which is waited for
+    os.utime(path, (time.time() - 60,) * 2, follow_symlinks=False)
     bounded()
     use(folder, finished_run.name, deep=True)
 

@@ -43,9 +43,7 @@ FOUND_BY = {  # what people search for -> where they should come out
 def site(tmp_path_factory):
     "The site, as the one command builds it"
     folder = tmp_path_factory.mktemp("site") / "html"
-    done = subprocess.run(
-        [sys.executable, BUILDER, folder], cwd=ROOT, capture_output=True, text=True, timeout=900
-    )
+    done = subprocess.run(python(BUILDER, folder), cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return folder
 
@@ -298,8 +296,8 @@ def test_a_broken_reference_fails(tmp_path):
     shutil.copy(ROOT / "nbs/_site/conf.py", source)
     broken = "# Page\n\n{py:obj}`trainopt_nb.nothing` {option}`--nothing` [gone](gone.md) [far](/index.md#nothing)\n"
     (source / "index.md").write_text(broken)
-    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", "-b", "html"]
-    done = subprocess.run([*command, source, tmp_path / "out"], capture_output=True, text=True)
+    words = ["-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", "-b", "html"]
+    done = subprocess.run(python(*words, source, tmp_path / "out"), capture_output=True, text=True)
     said = [line for line in done.stderr.splitlines() if "WARNING" in line]
     assert done.returncode and len(said) == 4, done.stderr
 

@@ -5,6 +5,7 @@ import os
 import socket
 import struct
 import subprocess
+from pathlib import Path
 
 import pytest
 from warm_python import PLACE, python
@@ -12,6 +13,7 @@ from warm_python import PLACE, python
 COMMAND = json.dumps(
     {"words": ["-c", "import time; time.sleep(60)"], "cwd": "/", "env": {}, "files": []}
 ).encode()
+ROOT = Path(__file__).parents[1]
 SIZE = struct.pack("i", len(COMMAND))
 
 
@@ -24,3 +26,20 @@ def test_it_outlives_those_that_are_killed_while_they_ask(sent):
             connection.sendall(sent)
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout == "here\n", done.stderr
+
+
+def test_a_program_gets_the_package_that_it_would_find(tmp_path):
+    "That of the warm process or another one, and none where it imports none"
+    other = tmp_path / "trainopt_nb/__init__.py"
+    other.parent.mkdir()
+    other.touch()
+    code = (
+        "import sys; before = {n for n in sys.modules if n.startswith('trainopt_nb')}; import trainopt_nb; "
+        "print(len(before), 'trainopt_nb.runs.run' in sys.modules, trainopt_nb.__file__)"
+    )
+    for root, ours in ((ROOT, True), (tmp_path, False)):
+        own = {**os.environ, "PYTHONPATH": str(root)}
+        done = subprocess.run(
+            python("-c", code), cwd="/", env=own, capture_output=True, text=True, timeout=60
+        )
+        assert done.stdout == f"0 {ours} {root}/trainopt_nb/__init__.py\n", done.stderr

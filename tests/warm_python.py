@@ -1,5 +1,5 @@
 """
-Start Python programs from a warm process, which has imported torch, IPython and whatever else takes long
+Start Python programs from a warm process, which has imported torch, IPython, this package and whatever else takes long
 
 `subprocess.run(python("-c", code))` runs a program that starts in a tenth of a second instead of four: a fork of the warm process, which takes
 over the command's open files, folder and environment. Processes of `multiprocessing` that are not forked start in the same way, here and in
@@ -20,8 +20,14 @@ PLACE = "TRAINOPT_TEST_WARM"  # environment variable: where the warm process lis
 PRELOADED = """torch torch._dynamo torch.utils.data torchmetrics.classification numpy pandas sklearn.datasets
 matplotlib.pyplot matplotlib_inline.backend_inline IPython.core.interactiveshell IPython.terminal.ipapp
 zmq tornado jupyter_client nbformat nbclient nbconvert papermill cloudpickle nbdev.test
-safetensors.torch""".split()  # not the package, which reads its environment; not ipykernel, of which several are tested; not
-# ipywidgets, which tells the kernel that imports it how to bring widgets back to a page that is loaded again
+safetensors.torch optuna.importance""".split()  # not ipykernel, of which several are tested; not ipywidgets, which tells
+# the kernel that imports it how to bring widgets back to a page that is loaded again
+PACKAGE = "trainopt_nb"
+PACKAGE_PARTS = (
+    "notebook.magics",
+    "sweeps.trial_workers",
+    "sweeps.run_sweep",
+)  # what most programs come to import
 
 
 # the tests
@@ -107,6 +113,7 @@ def serve(folder):
 
     for name in PRELOADED:
         importlib.import_module(name)
+    package = import_package()
     gc.freeze()  # what is never looked at by the garbage collector stays shared with the children
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{folder}/socket")
@@ -142,12 +149,49 @@ def serve(folder):
                 signal.set_wakeup_fd(-1)
                 for each in (listener, woken, wake, connection, *children.values()):
                     each.close()
+                sys.meta_path.insert(0, package)
                 return run(command, files)
             for file in files:
                 os.close(file)
             children[pid] = connection
             with suppress(OSError):  # killed since then: its connection is closed, which ends the child
                 connection.sendall(struct.pack("i", pid))
+
+
+class Ready:
+    "Gives a program that imports the package the modules of the warm process, if it would find the same package"
+
+    def __init__(self, modules):
+        self.modules, self.spec = modules, modules[PACKAGE].__spec__
+
+    def find_spec(self, name, path=None, target=None):
+        if name != PACKAGE:
+            return None
+        others = (finder.find_spec(name, path) for finder in sys.meta_path if finder is not self)
+        found = next(filter(None, others), None)
+        if found is not None and found.origin == self.spec.origin:
+            found.loader = self
+        return found
+
+    def create_module(self, spec):
+        return self.modules[PACKAGE]
+
+    def exec_module(self, module):
+        module.__spec__ = self.spec
+        sys.modules.update(self.modules)
+
+
+def import_package():
+    "Import the package that is tested, and take it out of the imported modules, so that programs without it have no trace of it"
+    import importlib
+
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    sys.path.insert(0, root)
+    for part in PACKAGE_PARTS:
+        importlib.import_module(f"{PACKAGE}.{part}")
+    sys.path.remove(root)
+    ours = [name for name in sys.modules if name.partition(".")[0] == PACKAGE]
+    return Ready({name: sys.modules.pop(name) for name in ours})
 
 
 def receive(connection):

@@ -7,13 +7,14 @@ Build the documentation site from the notebooks, without network access and with
 
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from configparser import ConfigParser
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
+
+from sphinx.cmd.build import main as sphinx
 
 ROOT = Path(__file__).parents[2]
 NBS = ROOT / "nbs"
@@ -120,26 +121,9 @@ def build(
     with tempfile.TemporaryDirectory(prefix="trainopt-docs-") as place:
         source, made = Path(place, "source"), Path(place, "site")
         write_sources(source)
-        command = [
-            sys.executable,
-            "-m",
-            "sphinx",
-            "--fail-on-warning",
-            "--keep-going",
-            "--quiet",
-            "--jobs",
-            "2",
-        ]
-        command += [
-            "-b",
-            "html",
-            "-d",
-            str(Path(place, "doctrees")),
-            "-D",
-            f"release={settings()['version']}",
-        ]
-        done = subprocess.run([*command, str(source), str(made)], cwd=ROOT)
-        if done.returncode:
+        words = ["--fail-on-warning", "--keep-going", "--quiet", "--jobs", "2", "-b", "html"]
+        words += ["-d", f"{place}/doctrees", "-D", f"release={settings()['version']}"]
+        if sphinx([*words, str(source), str(made)]):  # here, where the package is imported already
             raise SystemExit("The site was not built: the warnings above name what is wrong.")
         (made / ".buildinfo").unlink(missing_ok=True)
         (made / ".nojekyll").touch()  # for GitHub Pages: folders with _ are part of the site
