@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests/browser"), str(ROOT / "tests")]
 
 from harness import CHROMIUM_FLAGS, Lab, Server, offer_kernels  # noqa: E402
+from PIL import Image  # noqa: E402
 from playwright.sync_api import sync_playwright  # noqa: E402
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
@@ -91,13 +92,13 @@ def sweep(lab):
     lab.command("application:toggle-left-area")
     lab.run_all()
     shown = lab.page.locator(".tonb-panel").first
-    _wait_for_trials(lab, 40)
+    _wait_for_trials(lab, 30)
     end = shown.locator(".tonb-dimension[data-name=lr] .tonb-end").first
     end.fill("0.0005")
     end.press("Enter")
     shown.locator(".tonb-dimension[data-name=schedule] .tonb-chip").first.click()
-    _wait_for_trials(lab, 60)
-    _select(lab, shown.locator("[data-axis=accuracy] .tonb-hit"), 0.12)
+    _wait_for_trials(lab, 50)
+    _select(lab, shown.locator("[data-axis=accuracy] .tonb-hit"), 0.35)
     lab.page.wait_for_timeout(300)
     return shown
 
@@ -121,6 +122,11 @@ def _select(lab, axis, share):
 PICTURES = {"panel": panel, "form": form, "runs": runs, "devices": devices, "sweep": sweep}
 
 
+def _compress(path):
+    "Keep 256 colours of a picture, which are enough for a panel"
+    Image.open(path).quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
 def main(
     names: list[str],  # of `PICTURES`
     folder: Path,  # into which they go
@@ -140,6 +146,7 @@ def main(
                     page = browser.new_page(viewport={"width": 1180, "height": 1500}, device_scale_factor=2)
                     shown = PICTURES[name](Lab(server, page, home))
                     shown.screenshot(path=folder / f"{name}{ending}.png")
+                    _compress(folder / f"{name}{ending}.png")
                     page.close()
                     server.end_sessions()
                     shutil.rmtree(
