@@ -94,7 +94,7 @@ def _left_out(cells: Cells) -> list[str]:
     )
     return [said.format(name) for name in names_left_out(f"{cells.earlier}\n{cells.cell}")]
 
-
+# %% ../../nbs/script/18_write.ipynb #b3e2e8c3
 class _Plan(NamedTuple):
     "Everything that a script is written from"
 
