@@ -97,7 +97,7 @@ def sweep(lab):
     end.fill("0.0005")
     end.press("Enter")
     shown.locator(".tonb-dimension[data-name=schedule] .tonb-chip").first.click()
-    _wait_for_trials(lab, 50)
+    _wait_for_trials(lab, 64)
     _select(lab, shown.locator("[data-axis=accuracy] .tonb-hit"), 0.35)
     lab.page.wait_for_timeout(300)
     return shown
