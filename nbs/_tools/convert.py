@@ -86,10 +86,13 @@ def link_to(
 def _declared():
     "Return the documented flags and verbs"
     from trainopt_nb.base.options import declared
+    from trainopt_nb.notebook.sweep_verbs import SpaceWords
     from trainopt_nb.notebook.verbs import VERBS, CellOptions
+    from trainopt_nb.search.options import SweepOptions
     from trainopt_nb.task.train_options import TrainOptions
 
-    flags = {o.flag for cls in (CellOptions, TrainOptions) for o in declared(cls).values()}
+    shown = (CellOptions, TrainOptions, SpaceWords, SweepOptions)
+    flags = {o.flag for cls in shown for o in declared(cls).values()}
     return flags, set(VERBS)
 
 

@@ -114,9 +114,9 @@ def write_reference(
     values = {
         **every,
         "options": _options(TrainOptions),
-        "sweep options": _options(combine(SpaceWords, SweepOptions)),
+        "sweep options": _plain_options(combine(SpaceWords, SweepOptions)),
         "cell options": _options(CellOptions),
-        "trust options": "\n\n".join(_option(declared(Trust)[row["keyword"]], row) for row in rows(Trust)),
+        "trust options": _plain_options(Trust),
         "new options": _options(NewOptions, "trainopt new"),
         "front options": _front(),
         "verbs": _verbs(),
@@ -178,6 +178,12 @@ def _options(cls, program=""):
     return "\n\n".join(parts)
 
 
+def _plain_options(cls):
+    "Document all options of a class without headings"
+    known = declared(cls)
+    return "\n\n".join(_option(known[row["keyword"]], row) for row in rows(cls))
+
+
 def _front():
     "Write a table of the most important options"
     known = declared(TrainOptions)
@@ -198,6 +204,8 @@ def _verbs():
         part = f"### {row.name}\n\n```text\n{usage}\n```\n\n{sentence.rstrip('.')}."
         if "--epochs" in row.flags:
             part += " Accepts the [flags of the cell](/reference/magics.md#cell) and all [options](/reference/options.md)."
+        if row.name == "sweep":
+            part += " Its own are the [options of sweeps](/reference/options.md#sweeps)."
         parts.append(part)
     return "\n\n".join(parts)
 

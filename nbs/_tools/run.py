@@ -35,6 +35,7 @@ NOISE = (  # what differs from machine to machine in printed text
     (r"  [\d.]+(?: [kMG])? samples/s", ""),
     (r"\b20\d\d-\d\d-\d\d-(?=[a-z])", "2026-01-01-"),  # the day in the name of a run
     (r"(?:/[\w.@+-]+)+/(?=runs/)", ""),  # where the folder of runs is
+    (r"^(trial \d+.*?)  \d+(?:\.\d)? (?:s|min|h)(?: \d\d (?:s|min))?(?=  )", r"\1"),  # how long a trial took
     (r"(: stopped, epoch \d+, step )\d+", r"\1…"),  # how far it was when it was stopped
     (r"\[IPKernelApp\] WARNING .*\n?", ""),  # how a kernel is reached
     (r"\r\n", "\n"),
@@ -49,7 +50,7 @@ def steady(nb):
             for holder, key in ((output, "text"), (data, "text/plain"), (data, "text/markdown")):
                 text = kept = "".join(holder.get(key) or "")
                 for pattern, instead in NOISE:
-                    kept = re.sub(pattern, instead, kept)
+                    kept = re.sub(pattern, instead, kept, flags=re.M)
                 if kept != text:
                     holder[key] = kept.splitlines(keepends=True)
         if "outputs" in cell:

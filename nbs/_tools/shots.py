@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests/browser"), str(ROOT / "tests")]
 
 from harness import CHROMIUM_FLAGS, Lab, Server, offer_kernels  # noqa: E402
+from PIL import Image  # noqa: E402
 from playwright.sync_api import sync_playwright  # noqa: E402
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
@@ -83,7 +84,47 @@ def devices(lab):
     return shown
 
 
-PICTURES = {"panel": panel, "form": form, "runs": runs, "devices": devices}
+def sweep(lab):
+    "The panel of a sweep when it is half through, with a narrowed range, a choice switched off and the best trials selected"
+    space = "lr=1e-5..1e-1:log batch_size=32|64|128|256 schedule=constant|cosine|onecycle weight_decay=0..0.1 label_smoothing=0..0.3"
+    flags = "--name digits --trials 100 --epochs 8 --repeats 0 --threads 1 -j 2 --batch-trials off"
+    lab.open(LOAD, f"%%trainopt sweep {flags} --space {space}\n{TASK}")
+    lab.command("application:toggle-left-area")
+    lab.run_all()
+    shown = lab.page.locator(".tonb-panel").first
+    _wait_for_trials(lab, 30)
+    end = shown.locator(".tonb-dimension[data-name=lr] .tonb-end").first
+    end.fill("0.0005")
+    end.press("Enter")
+    shown.locator(".tonb-dimension[data-name=schedule] .tonb-chip").first.click()
+    _wait_for_trials(lab, 64)
+    _select(lab, shown.locator("[data-axis=accuracy] .tonb-hit"), 0.35)
+    lab.page.wait_for_timeout(300)
+    return shown
+
+
+def _wait_for_trials(lab, count):
+    "Wait until the panel shows that so many trials have ended"
+    reached = f"+(document.querySelector('.tonb-panel')?.innerText.match(/(\\d+) of \\d+ trials/)?.[1] ?? 0) >= {count}"
+    lab.page.wait_for_function(reached, timeout=600_000)
+
+
+def _select(lab, axis, share):
+    "Drag over the upper end of an axis"
+    axis.scroll_into_view_if_needed()
+    box = axis.bounding_box()
+    lab.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 2)
+    lab.page.mouse.down()
+    lab.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + share * box["height"], steps=5)
+    lab.page.mouse.up()
+
+
+PICTURES = {"panel": panel, "form": form, "runs": runs, "devices": devices, "sweep": sweep}
+
+
+def _compress(path):
+    "Keep 256 colours of a picture, which are enough for a panel"
+    Image.open(path).quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main(
@@ -105,6 +146,7 @@ def main(
                     page = browser.new_page(viewport={"width": 1180, "height": 1500}, device_scale_factor=2)
                     shown = PICTURES[name](Lab(server, page, home))
                     shown.screenshot(path=folder / f"{name}{ending}.png")
+                    _compress(folder / f"{name}{ending}.png")
                     page.close()
                     server.end_sessions()
                     shutil.rmtree(

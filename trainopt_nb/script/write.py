@@ -33,9 +33,10 @@ from trainopt_nb.script.pieces import (
 from ..store.private import private
 from .plain_loop import facts_for_loop, train_model
 from .plain_update import seed_everything
-from .reasons import no_script, unknown_options, why_not_exact
+from .reasons import TOGETHER, no_script, unknown_options, why_not_exact
 from .source import literal
 from .specialise import Cut, specialise
+from .code_of import code_of
 from ..base.errors import RunError
 from ..task.train_options import TrainOptions
 
@@ -93,7 +94,7 @@ def _left_out(cells: Cells) -> list[str]:
     )
     return [said.format(name) for name in names_left_out(f"{cells.earlier}\n{cells.cell}")]
 
-
+# %% ../../nbs/script/18_write.ipynb #b3e2e8c3
 class _Plan(NamedTuple):
     "Everything that a script is written from"
 
@@ -114,11 +115,17 @@ def _make_plan(
 ) -> _Plan:
     "Collect everything that a script is written from"
     o = SimpleNamespace(**{**TrainOptions().plain(), **options})
-    seen = facts_for_loop(facts, re.sub(r"^\d{4}-\d\d-\d\d-|-\d+$", "", name) + ".pt")
+    seen = facts_for_loop(
+        facts, re.sub(r"^\d{4}-\d\d-\d\d-|-\d+(?=-trial-)|(?<!-trial)-\d+$", "", name) + ".pt"
+    )
     names = {part: name for part, name in facts.get("names", {}).items() if str(name).isidentifier()}
     cells = read_cells(cell, facts.get("earlier", ""))
     texts, missing = missing_objects(o, seen, names)
-    said = [*_left_out(cells), *why_not_exact(o, seen, cell, cells.earlier, events)]
+    said = [
+        *_left_out(cells),
+        *([TOGETHER] if facts.get("together") else []),
+        *why_not_exact(o, seen, cell, cells.earlier, events),
+    ]
     return _Plan(o, seen, names, cells, texts, [*cells.notes, *said, *unknown_options(o, seen), *missing])
 
 # %% ../../nbs/script/18_write.ipynb #a5831805
@@ -190,9 +197,8 @@ def write_script(
         )
     if why := no_script(facts):
         raise RunError(why)
-    cell = folder / "cell.py"
-    source = cell.read_text(encoding="utf-8") if cell.exists() else ""
-    text, notes = script_text(folder.name, options, facts, events, source)
+    name, cell, facts = code_of(folder, facts)
+    text, notes = script_text(name, options, facts, events, cell)
     path = Path(folder / "train.py" if path is None else path)
     if path.exists() and path.read_text(encoding="utf-8") != text and not overwrite:
         raise RunError(f"{path} is there and differs: choose another path, or pass overwrite=True.")

@@ -42,10 +42,12 @@ class Place(NamedTuple):
     epochs: int | None = None  # of each trial, in place of those of its options
 
 
-def _begin(spec: TrialSpec, task: Task, options: TrainOptions, parent: str) -> LocalRun:
+def _begin(trial: WorkerTrial, task: Task, options: TrainOptions, parent: str) -> LocalRun:
     "Prepare the run of a trial"
+    spec, plain = trial.spec, (int, float, str, bool, type(None))
     path = Path(spec.path)
     facts = {"type": "trial", "parent": parent, "number": spec.number}
+    facts["values"] = {name: value for name, value in trial.params.items() if isinstance(value, plain)}
     if spec.resume:
         shutil.copytree(spec.resume, path, ignore=shutil.ignore_patterns("lock*", "*.lock"))
         run = Run(path)
@@ -129,7 +131,7 @@ def _train_trial(
     task, goals = made[0], place.goals
     options = options_of(trial.spec, made[1], place)
     with without_sync():
-        handle = _begin(trial.spec, task, options, place.parent)
+        handle = _begin(trial, task, options, place.parent)
         try:
             _train(handle, trial, options, goals)
         finally:
