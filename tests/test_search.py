@@ -36,6 +36,10 @@ def _quiet():
     optuna.logging.set_verbosity(before)
 
 
+def many(dimensions, step=None):
+    return Space({f"x{i}": Dimension("float", 0.0, 1.0, step=step) for i in range(dimensions)})
+
+
 def wide():
     return Space(
         {
@@ -216,6 +220,10 @@ def test_a_sequence_goes_on_where_it_was(name):
         ("cmaes", {"space": small()}, "at least two ranges"),
         ("grid", {"space": None}, "needs a space"),
         ("grid", {"conditional": True}, "lr=A|B|C"),
+        ("grid", {"space": many(30)}, "would have 1,073,741,824 combinations"),
+        ("grid", {"space": many(6, step=0.01)}, "at most 100,000 are possible: search fewer values"),
+        ("grid", {"space": many(1, step=1e-9)}, "would have 1,000,000,000 combinations"),
+        ("grid", {"space": many(1, step=1e-9), "conditional": True}, "x0=A|B|C"),
         (optuna.samplers.TPESampler, {}, "TPESampler\\(seed=1\\)"),
     ],
 )
@@ -412,7 +420,10 @@ def test_the_share_of_a_trial_is_what_its_trials_train(name):
         (small(), 8, 1, "grid", "All 8 combinations fit into 8 trials"),
         (small(), 7, 1, "tpe", "8 combinations .* grid of 7 trials"),
         (small(), None, 1, "tpe", "8 combinations"),
-        (wide(), 50, 1, "tpe", "2 ranges and 1 choice .* grid of 50 trials"),
+        (wide(), 50, 1, "tpe", "2 ranges and 1 choice have too many combinations for a grid of 50 trials"),
+        (many(1), 8, 1, "tpe", "1 range has too many values for a grid of 8 trials"),
+        (many(1, step=1e-9), 10**6, 1, "tpe", "1,000,000,000 combinations are too many"),
+        (many(2, step=1 / 512), 10**6, 1, "tpe", "263,169 combinations are too many"),
         (wide(), 300, 2, "tpe", "300 trials"),
         (wide(), 2000, 2, "nsga2", "2000 trials for 2 objectives"),
         (wide(), 2000, 4, "nsga3", "2000 trials for 4 objectives"),
