@@ -66,7 +66,7 @@ def _check_size(space: Dimensions):
             f"--sampler grid would have {least:,.12g} combinations, and at most {MOST_COMBINATIONS:,} are possible: search fewer values, or use random or tpe."
         )
 
-
+# %% ../../nbs/search/15_grid.ipynb #1c790594
 def grid_values(
     space: Dimensions,
     trials: int,  # how many combinations there may be, where ranges leave the choice
