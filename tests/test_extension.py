@@ -2,6 +2,7 @@
 
 import importlib
 import queue
+import signal
 import sys
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from trainopt_nb.api.run_task import Where, run_task
 from trainopt_nb.base.errors import OptionError
+from trainopt_nb.base.registry import Registry
 from trainopt_nb.events.progress import Progress, event_line
 from trainopt_nb.events.records import Step
 from trainopt_nb.events.registry import COMMANDS, EVENTS, WORDS
@@ -233,3 +235,18 @@ def test_a_function_runs_in_a_worker_and_gives_its_events(extension):
         events = list(handle.events())
         assert [tuple(event) for event in events] == [(1, 0.5, 2.0), (2, 1.0, 2.0)]
         assert handle.result(60) == "accounted"
+
+
+def test_an_interrupt_while_an_entry_is_imported_leaves_no_half_of_its_packages(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "interrupted_parts.py").write_text(
+        "import signal\nsignal.raise_signal(signal.SIGINT)\ndone = True\n"
+    )
+    (tmp_path / "interrupted_verb.py").write_text("import interrupted_parts\nVERB = 'made'\n")
+    entries = Registry("verb")
+    entries.register("slow", "interrupted_verb:VERB")
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        entries["slow"]
+    assert sys.modules["interrupted_verb"].VERB == "made" and sys.modules["interrupted_parts"].done
+    assert entries["slow"] == "made" and signal.getsignal(signal.SIGINT) is before

@@ -38,6 +38,10 @@ def _quiet():
     optuna.logging.set_verbosity(before)
 
 
+def many(dimensions, step=None):
+    return Space({f"x{i}": Dimension("float", 0.0, 1.0, step=step) for i in range(dimensions)})
+
+
 def wide():
     return Space(
         {
@@ -218,6 +222,10 @@ def test_a_sequence_goes_on_where_it_was(name):
         ("cmaes", {"space": small()}, "at least two ranges"),
         ("grid", {"space": None}, "needs a space"),
         ("grid", {"conditional": True}, "lr=A|B|C"),
+        ("grid", {"space": many(30)}, "would have 1,073,741,824 combinations"),
+        ("grid", {"space": many(6, step=0.01)}, "at most 100,000 are possible: search fewer values"),
+        ("grid", {"space": many(1, step=1e-9)}, "would have 1,000,000,000 combinations"),
+        ("grid", {"space": many(1, step=1e-9), "conditional": True}, "x0=A|B|C"),
         (optuna.samplers.TPESampler, {}, "TPESampler\\(seed=1\\)"),
     ],
 )
@@ -351,7 +359,7 @@ def curve(quality, length=16):
 
 @pytest.mark.parametrize("direction, sign", [("maximize", 1), ("minimize", -1)])
 @pytest.mark.parametrize(
-    "name", ["median", "percentile:25", "halving", "halving:2", "hyperband", "patience:3"]
+    "name", ["median", "rank", "rank:50", "percentile:25", "halving", "halving:2", "hyperband", "patience:3"]
 )
 def test_each_pruner_ends_a_bad_trial_and_keeps_a_good_one(name, direction, sign):
     pruner = make_pruner(name, reports=16).pruner
@@ -417,8 +425,12 @@ def test_the_share_of_a_trial_is_what_its_trials_train(name):
         (wide(), 10, 1, "tpe", "grid of 10 trials"),
         (wide(), 11, 1, "gp", "For 11 trials, a Gaussian process"),
         (wide(), 30, 1, "gp", "For 30 trials, a Gaussian process"),
-        (wide(), 31, 1, "tpe", "2 ranges and 1 choice .* grid of 31 trials"),
+        (wide(), 31, 1, "tpe", "2 ranges and 1 choice have too many combinations for a grid of 31 trials"),
         (wide(), 30, 2, "tpe", "grid of 30 trials"),
+        (wide(), 50, 1, "tpe", "2 ranges and 1 choice have too many combinations for a grid of 50 trials"),
+        (many(1), 8, 1, "tpe", "1 range has too many values for a grid of 8 trials"),
+        (many(1, step=1e-9), 10**6, 1, "tpe", "1,000,000,000 combinations are too many"),
+        (many(2, step=1 / 512), 10**6, 1, "tpe", "263,169 combinations are too many"),
         (wide(), 300, 2, "tpe", "300 trials"),
         (wide(), 2000, 2, "nsga2", "2000 trials for 2 objectives"),
         (wide(), 2000, 4, "nsga3", "2000 trials for 4 objectives"),
@@ -437,8 +449,8 @@ def test_the_sampler_follows_space_and_budget(space, trials, objectives, name, s
         (20, 5, 1, "halving:4"),
         (5, 5, 1, "halving:2"),
         (20, 12, 1, "halving:4"),
-        (20, 30, 1, "median"),
-        (20, None, 1, "median"),
+        (20, 30, 1, "rank"),
+        (20, None, 1, "rank"),
     ],
 )
 def test_the_pruner_follows_the_budget(reports, trainings, objectives, name):

@@ -297,8 +297,12 @@ def test_tunables_are_searched_without_a_word_and_can_be_fixed():
     tunables = find_tunables(CELL)
     assert list(parse_space([], tunables)) == ["width", "seed", "act"]
     assert list(parse_space("act=fixed lr", tunables)) == ["width", "seed", "lr"]
-    with pytest.raises(OptionError, match="There is nothing to search"):
+    said = "nothing to search: layers in line 1 has no range of its own, since .*: give one, as --space layers=LOW"
+    with pytest.raises(OptionError, match=said):
         parse_space([], find_tunables("layers = 2  #@param {type:'integer'}"))
+    for cell in ("layers = 2", "layers = 2 * 2  #@param"):
+        with pytest.raises(OptionError, match=r"nothing to search: write #@param \{type"):
+            parse_space([], find_tunables(cell))
 
 
 def test_a_space_from_python():

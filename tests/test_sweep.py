@@ -331,6 +331,22 @@ def test_wrong_input_is_said_before_the_first_trial(task, tmp_path, given, said)
     assert len(str(raised.value)) < 300 and not list(tmp_path.glob("runs/*"))
 
 
+@pytest.mark.parametrize(
+    "function, space, said",
+    [
+        (5, {"x": (0.0, 1.0)}, "^A sweep takes a Task or a function of a trial, and got 5"),
+        (lambda trial: 1.0, 5, "^A space is a dict of names, such as .* and got 5"),
+        (lambda trial: 1 / 0, {"x": (0.0, 1.0)}, "^The function failed before the first trial, .*: ZeroDiv"),
+        (lambda trial: "good", {"x": (0.0, 1.0)}, "^The objective returned 'good': a number"),
+        (lambda trial: 1.0, {"x": (0.0, 1.0)}, "^The objective returns a number: say by goal"),
+    ],
+)
+def test_a_function_that_cannot_be_searched_is_said_in_the_words_of_its_user(tmp_path, function, space, said):
+    with pytest.raises(TrainoptError, match=said) as raised:
+        sweep(function, space, folder=tmp_path / "runs", trials=2)
+    assert "_describe" not in str(raised.value) and not list(tmp_path.glob("runs/*"))
+
+
 def test_an_objective_without_a_direction_or_a_number(tmp_path):
     with pytest.raises(TrainoptError, match='goal="max"'):
         sweep(lambda trial: trial.suggest_float("x", 0, 1), folder=tmp_path, trials=2)

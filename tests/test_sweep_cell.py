@@ -451,6 +451,23 @@ def test_the_best_trial_of_the_verb_is_what_its_frozen_cell_trains(shell, capsys
     assert torch.equal(swept, weights(shell.user_ns["model"]))
 
 
+def test_where_no_trial_has_a_result_the_variables_are_not_taken_for_one(shell, capsys):
+    shell.run_cell("run = 'of an earlier sweep'")
+    cell = (
+        "import torch\n"
+        'n = 1  #@param {type:"slider", min:2, max:8}\n'
+        "x = torch.randn(40, 3)\n"
+        "train_data = valid_data = x, (x.sum(1) > 0).long()\n"
+        "model = torch.nn.Linear(3, 2)\n"
+        "if n > 1: raise ValueError('not with this n')\n"
+    )
+    magic(shell, "sweep --trials 2 --repeats 0 --jobs 1 --epochs 1", cell)
+    said = capsys.readouterr().out
+    assert "model is not trained, and run is what it was before." in said
+    assert "2 of its trials failed, the last one with: ValueError: not with this n" in said
+    assert shell.user_ns["run"] == "of an earlier sweep" and shell.user_ns["sweep"].best is None
+
+
 def test_a_terminal_searches_a_file(shell, tmp_path, monkeypatch):
     (tmp_path / "job.py").write_text(
         "import torch\n"

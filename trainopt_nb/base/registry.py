@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from .errors import OptionError
+from .interrupts import defer_interrupt
 from .options import nearest
 
 # %% ../../nbs/base/06_registry.ipynb #77324c92
@@ -25,7 +26,8 @@ def _path(thing):
 def _load(path):
     "Import the thing that is written as `module:name`"
     module, _, attribute = path.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    with defer_interrupt():  # a package that is imported by halves stays so until the kernel restarts
+        return getattr(importlib.import_module(module), attribute)
 
 # %% ../../nbs/base/06_registry.ipynb #29c61dab
 class Registry(Generic[T]):

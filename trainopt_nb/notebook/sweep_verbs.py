@@ -57,6 +57,18 @@ class SweepCell(RunFolder, TaskNames):
     name: str = option("", "what the run is about; the model's class when nothing is said", group="Cell")
 
 # %% ../../nbs/notebook/06d_sweep_verbs.ipynb #1ba22ea8
+def _without_result(
+    sweep: Sweep,
+    model: str,  # the variable
+) -> str:
+    "Say that the variables of the notebook are not those of a trained trial, and what the trials failed with"
+    failed = [row for row in sweep.trials if row.state == "failed"]
+    why = f" {len(failed)} of its trials failed, the last one with: {failed[-1].reason}" if failed else ""
+    return (
+        f"No trial of {sweep.name} has a result: {model} is not trained, and run is what it was before.{why}"
+    )
+
+# %% ../../nbs/notebook/06d_sweep_verbs.ipynb #e4c5c2d8
 class _CellSweep:
     "One sweep of a cell, and what the notebook makes of it"
 
@@ -106,6 +118,7 @@ class _CellSweep:
         sweep = self.handle.sweep
         row = sweep.best if self.taken is None else sweep.progress.trials[self.taken]
         if row is None:
+            print(_without_result(sweep, self.call.options(TaskNames).model))
             return
         own = {name: value for name, value in row.values.items() if name in {t.name for t in self.tunables}}
         if own:

@@ -138,6 +138,15 @@ def _declared(option: Option, tunable: Tunable | None) -> Dimension:
     return dimension
 
 # %% ../../nbs/search/02_parse_space.ipynb #24ee9b34
+def _nothing(tunables: Mapping[str, Tunable]) -> str:
+    "Say why there is nothing to search, and the way out"
+    for each in tunables.values():
+        if each.option is not None and each.dimension is None:
+            way = "LOW..HIGH" if each.option.type in NUMBERS else "A|B"
+            return f"{each.name} in line {each.line} has no range of its own, since {each.reason}: give one, as --space {each.name}={way}."
+    return 'write #@param {type:"slider", min:8, max:64} behind a number of the cell, or name an option, such as --space lr=1e-5..1e-1:log.'
+
+
 def parse_space(
     words: list[str] | str,  # such as `lr=1e-5..1e-1:log`; a text is split as a shell does
     tunables: list[Tunable] = (),  # of the cell
@@ -160,9 +169,7 @@ def parse_space(
         else:
             found[name] = _of_word(text.strip(), declarations[name], of_cell.get(name))
     if not found:
-        raise OptionError(
-            "There is nothing to search: write #@param behind a value of the cell, or name an option, such as --space lr=1e-5..1e-1:log."
-        )
+        raise OptionError(f"There is nothing to search: {_nothing(of_cell)}")
     return _space(found, declarations)
 
 # %% ../../nbs/search/02_parse_space.ipynb #ff59c2f8
@@ -174,6 +181,10 @@ def as_space(
     "Return a space that was given in Python"
     if isinstance(given, Space):
         return given
+    if not isinstance(given, Mapping):
+        raise OptionError(
+            f'A space is a dict of names, such as {{"lr": (1e-5, 1e-1, "log"), "batch_size": [32, 64]}}, and got {given!r}.'
+        )
     known = declared(options) if options else {}
     declarations = {name: _declaration(name, known, {}) for name in given} if options else {}
     return Space(
