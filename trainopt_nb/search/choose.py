@@ -14,7 +14,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from .budget import Budget
-from .grid import GridSampler, combinations
+from .grid import MOST_COMBINATIONS, GridSampler, combinations
 from .options import SweepOptions
 from .pruners import choose_pruner, make_pruner
 from .samplers import Made, Search, make_sampler
@@ -48,7 +48,7 @@ def choose_sampler(
     if search.space is None:
         return "tpe", "The function draws its values itself, and TPE follows values that depend on others."
     size, trials = combinations(search.space), search.trials
-    if trials is not None and size <= trials:
+    if trials is not None and size <= min(trials, MOST_COMBINATIONS):
         return "grid", f"All {size:.0f} combinations fit into {trials} trials."
     if search.objectives > 1 and trials is not None and trials >= MANY_TRIALS:
         name = "nsga2" if search.objectives < 4 else "nsga3"
@@ -58,9 +58,14 @@ def choose_sampler(
         )
     if _few(search, seconds) and importlib.util.find_spec("scipy"):
         return "gp", f"For {trials} trials, a Gaussian process finds better values than TPE on average."
-    many = f"{size:,.0f} combinations are" if size < float("inf") else f"{_counted(search)} are"
+    if size < float("inf"):
+        many = f"{size:,.12g} combinations are too many"
+    elif len(search.space) == 1:
+        many = f"{_counted(search)} has too many values"
+    else:
+        many = f"{_counted(search)} have too many combinations"
     room = "" if trials is None else f" for a grid of {trials} trials"
-    return "tpe", f"{many} too many{room}, so TPE proposes values like those that were best."
+    return "tpe", f"{many}{room}, so TPE proposes values like those that were best."
 
 # %% ../../nbs/search/17_choose.ipynb #084ad507
 FINALISTS = 5

@@ -19,7 +19,7 @@ from optuna.samplers import QMCSampler, RandomSampler, TPESampler
 
 from ..base.errors import OptionError
 from ..base.registry import Registry
-from .grid import BranchingGrid, GridSampler, combinations, grid_values
+from .grid import MOST_COMBINATIONS, BranchingGrid, GridSampler, combinations, grid_values
 from .options import DEFAULT_TRIALS
 from .pruned_gp import PrunedGPSampler
 from .space import Dimensions
@@ -76,7 +76,7 @@ def _grid(search: Search) -> Made:
         values = grid_values(search.space, search.trials or DEFAULT_TRIALS)
         return Made(GridSampler(values, search.seed), _grid_note(search, values))
     for name, each in search.space.items():
-        if combinations(Dimensions({name: each})) == math.inf:
+        if combinations(Dimensions({name: each})) > MOST_COMBINATIONS:
             raise OptionError(
                 f"--sampler grid needs all values where some depend on others: list those of {name}, as {name}=A|B|C, or use tpe."
             )

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ..base.errors import OptionError
+from ..base.errors import DataError, OptionError, TaskError, TrainoptError, WorkerError
 from ..base.options import declared
 from ..events.records import Epoch
 from ..search.any_space import take_space
@@ -106,9 +106,30 @@ def _taken(space: object, task: bool) -> Space | ForeignSpace | None:
     return take_space(space, TrainOptions if task or known else None)
 
 # %% ../../nbs/sweeps/29_plan_sweep.ipynb #ba21b9f0
-def _describe_function(objective: Callable, space: Space | None, goals: list[Goal]) -> Described:
-    "Call an objective once, in a worker, to see what it makes of the middle of each range"
-    return describe(objective(MiddleTrial(space)), goals)
+def _describe_function(
+    objective: Callable, space: Space | None, goals: list[Goal]
+) -> Described | OptionError | TaskError | DataError:
+    "Call an objective once, in a worker, to see what it makes of the middle of each range; what is wrong with that comes back"
+    try:
+        return describe(objective(MiddleTrial(space)), goals)
+    except (OptionError, TaskError, DataError) as error:
+        return error
+
+
+def _described(objective: FunctionObjective, space: Space | None, goals: list[Goal]) -> Described:
+    "Return what is known of the trials of a function. Raises `WorkerError` where the function fails"
+    try:
+        found = submit(_describe_function, objective, space, goals).result()
+    except WorkerError as error:
+        said = str(error).removeprefix(f"{_describe_function.__name__}: ")
+        raised = WorkerError(
+            f"The function failed before the first trial, with the middle of each range: {said}"
+        )
+        raised.details = error.details
+        raise raised from None
+    if isinstance(found, TrainoptError):
+        raise found
+    return found
 
 
 def plan_sweep(
@@ -129,11 +150,13 @@ def plan_sweep(
         found = found.space if isinstance(found, ForeignSpace) else found
         described = describe((make_task, options), goals)
         return SweepPlan(TaskObjective(make_task, options), found, described, options, how)
+    if not callable(make_task):
+        raise OptionError(f"A sweep takes a Task or a function of a trial, and got {make_task!r}.")
     objective = FunctionObjective(make_task, options)
     if isinstance(found, ForeignSpace):
         objective, found = _foreign_objective(objective, found), found.space
     if goals and all(goal.direction for goal in goals):
         described = Described(goals, None, "")
     else:
-        described = submit(_describe_function, objective, found, goals).result()
+        described = _described(objective, found, goals)
     return SweepPlan(objective, found, described, options, how)

@@ -134,6 +134,7 @@ class _BatchRuns(_Batch):
             "type": "trial",
             "parent": self.place.parent,
             "number": trial.spec.number,
+            "together": True,  # with others as one program
         }
         run = Run.create(path.parent, path.name, options.plain(), dated=False, **facts)
         run.start_writing("")
