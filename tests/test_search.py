@@ -504,7 +504,7 @@ def test_the_choice_says_both_and_follows_the_space():
     found = choose(wide(), options, plan_budget(options, None, epochs=20), seed=2)
     assert (found.sampler_name, found.pruner_name, found.trials, found.finalists, found.repeats) == (
         "tpe",
-        "median",
+        "rank",
         35,
         0,
         0,
@@ -541,7 +541,7 @@ def test_pruners_work_in_a_space_that_changes(pruner):
 
 @pytest.mark.parametrize(
     "options, expected",
-    [({}, (90, None, 5, 2)), ({"trials": 60}, (55, 55, 5, 1)), ({"sampler": "grid"}, (75, 75, 5, 2))],
+    [({}, (135, None, 5, 3)), ({"trials": 60}, (55, 55, 5, 1)), ({"sampler": "grid"}, (147, 147, 0, 0))],
 )
 def test_where_only_the_time_ends_a_sweep_the_number_of_trials_is_an_estimate(options, expected):
     asked = SweepOptions(time="1h", **options)
@@ -623,7 +623,7 @@ def test_the_trials_of_a_plan_take_the_time_that_it_says(share, epochs, jobs):
 
 
 def test_other_limits():
-    assert plan_budget(SweepOptions(), 8.0, epochs=20).seconds == pytest.approx(50 * 8 * 0.6)
+    assert plan_budget(SweepOptions(), 8.0, epochs=20).seconds == pytest.approx(50 * 8 * 0.4)
     assert plan_budget(SweepOptions(trials=10, time="1h"), 8.0, epochs=3).trials == 10
     assert plan_budget(SweepOptions(time="1m", budget="10x"), 10.0, epochs=20).limit == 60
     unknown = plan_budget(SweepOptions(time="1m"), None, epochs=1)

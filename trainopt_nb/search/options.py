@@ -72,7 +72,7 @@ class LimitOptions(Options):
 
 # %% ../../nbs/search/14_options.ipynb #75b4006c
 SAMPLER_NAMES = ("auto", "grid", "random", "quasi-random", "tpe", "gp", "cmaes", "nsga2", "nsga3")
-PRUNER_NAMES = ("auto", "none", "median", "percentile:25", "halving", "hyperband", "patience:5")
+PRUNER_NAMES = ("auto", "none", "median", "rank", "percentile:25", "halving", "hyperband", "patience:5")
 
 
 @dataclass(frozen=True, repr=False)
