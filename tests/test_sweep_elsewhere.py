@@ -224,7 +224,7 @@ sweep(objective, goal="max", trials=1000, sampler="random", pruner="none", folde
 def test_the_panel_of_another_kernel_steers_a_sweep(tmp_path):
     "Two processes: one searches in its cell, this one attaches a panel and clicks"
     kernel = subprocess.Popen(python("-c", KERNEL, tmp_path), stdout=subprocess.PIPE, text=True)
-    (run,) = until(lambda: list_runs(tmp_path), "the sweep", 90)
+    (run,) = until(lambda: [run for run in list_runs(tmp_path) if run.alive], "the sweep", 90)
     handle = FollowedRun(run)
     panel = train_in_cell.panel_of(handle)
     panel.widget.comm = Wire()

@@ -39,7 +39,7 @@ function rowOf(shared, name) {
   return shared.face.rows[name] ?? (shared.face.rows[parent] && trialsOf(shared, parent).rows.find((row) => row.name === name));
 }
 
-const spoken = ({ texts }, row) => (row.parent ? fill(texts.trial_of, { n: row.number, name: row.parent }) : row.name);
+const titleOf = ({ texts }, row) => (row.parent ? fill(texts.trial_of, { n: row.number, name: row.parent }) : row.name);
 
 // ---- what is asked and clicked
 
@@ -142,7 +142,7 @@ function Row({ row, chosen, ink, texts, choose, open, unfold }) {
     choose(!chosen);
   };
   return html`<tr class=${classes(chosen && "tonb-chosen", row.parent && "tonb-inner", row.first && "tonb-first")} data-name=${row.name} data-state=${row.state} onClick=${pick}>
-    <td class="tonb-cell-pick">${!fixed && html`<input type="checkbox" class="tonb-pick" aria-label=${fill(texts.choose, { name: spoken({ texts }, row) })} checked=${chosen}
+    <td class="tonb-cell-pick">${!fixed && html`<input type="checkbox" class="tonb-pick" aria-label=${fill(texts.choose, { name: titleOf({ texts }, row) })} checked=${chosen}
       onChange=${(event) => choose(event.target.checked)} /><i class="tonb-dot" data-ink=${ink}></i>`}</td>
     <${Name} ...${{ row, texts, open, unfold }} />
     <td><span class="tonb-state" data-state=${row.state} title=${[row.why, row.damage].filter(Boolean).join("; ")}>${texts[row.state] ?? row.state}${row.damage && " ⚠"}</span></td>
@@ -199,7 +199,7 @@ function Picture(shared) {
   const title = html`<select class="tonb-metric" aria-label=${texts.drawn} hidden=${!names.length} value=${ui.curve} onChange=${pick}>${names.map((name) =>
     html`<option key=${name} value=${name} selected=${name === ui.curve}>${titled(texts[name] ?? name)}</option>`)}</select>`;
   const keys = (reading) => html`<div class="tonb-keys">${lines.map(({ name, colour, curve }, i) => html`<span class="tonb-key" key=${name}>
-    <i class="tonb-dot" data-ink=${colour}></i>${spoken(shared, rowOf(shared, name))}${" "}<b>${written(reading ? reading.values[i] : curve.y.findLast((value) => value != null), share)}</b></span>`)}</div>`;
+    <i class="tonb-dot" data-ink=${colour}></i>${titleOf(shared, rowOf(shared, name))}${" "}<b>${written(reading ? reading.values[i] : curve.y.findLast((value) => value != null), share)}</b></span>`)}</div>`;
   board.axis = { unit: epochs ? 0 : 1, end };
   return html`<div class="tonb-picture"><${Chart} board=${board} name="tonb-compared" title=${title} said=${ui.curve ?? ""} lines=${lines}
     share=${share} note=${note} legend=${false} below=${keys} empty=${!lines.length} /></div>`;
