@@ -27,7 +27,8 @@ from trainopt_nb.events.records import (
     Step,
     Stop,
 )
-from trainopt_nb.panels.runs_panel import RunsPanel, RunsTable
+from trainopt_nb.panels.runs_panel import RunsPanel
+from trainopt_nb.panels.runs_rows import RunsTable
 from trainopt_nb.panels.train_panel import TrainPanel
 from trainopt_nb.runs.card import escape, json_text, plain
 from trainopt_nb.runs.report import report_bundle, report_html, report_text

@@ -9,12 +9,15 @@ from statistics import median
 
 import optuna
 import pytest
+from helpers import Wire
 from test_panel import NASTY, Skeleton
 
 from trainopt_nb.base.errors import RunError
 from trainopt_nb.base.texts import wording
 from trainopt_nb.events.progress import Progress
 from trainopt_nb.events.records import Ended, Note, Pause, Resume, State, Stop, from_lines, to_lines
+from trainopt_nb.panels.folded_trials import FoldedTable, trial_rows
+from trainopt_nb.panels.runs_panel import RunsPanel
 from trainopt_nb.panels.runs_rows import RunsTable
 from trainopt_nb.panels.sweep_panel import SweepPanel
 from trainopt_nb.runs.card import plain
@@ -27,6 +30,7 @@ from trainopt_nb.sweeps.importance import FEWEST, Importance
 from trainopt_nb.sweeps.progress import sweep_of
 from trainopt_nb.sweeps.records import (
     AddValue,
+    ContinueTrial,
     KeepValues,
     Narrow,
     NarrowTo,
@@ -186,6 +190,67 @@ def test_a_sweep_is_a_row_of_the_table_of_runs(tmp_path, log):
     assert "40/200 trials" in repr(Run(run.path)) and f"best trial {s.best}" in repr(Run(run.path))
 
 
+def folded(folder, log):
+    "A sweep on the disk that is written, with a directory for its trial 3"
+    run = Run.create(folder, "search", {}, type="sweep", goals=[["accuracy", "max"]])
+    trial = Run.create(run.path / "trials", "3", {}, type="trial", dated=False, number=3)
+    run.start_writing()
+    run.append(log)
+    return run, trial
+
+
+def test_the_trials_of_a_sweep_are_unfolded_on_demand(tmp_path, log):
+    run, trial = folded(tmp_path, log)
+    table = FoldedTable(tmp_path)
+    table.refresh()
+    assert table.news()["trials"] == {} and len(table.news()["rows"]) == 1
+    told = table.news(trials={run.name: -1})["trials"][run.name]
+    best = sweep_of(Progress().add(log)).best
+    assert [row["number"] for row in told["rows"] if row["first"]] == [best] == [told["rows"][0]["number"]]
+    states = [row["state"] for row in told["rows"]]
+    assert len(states) == 40 and states == sorted(states, key=["finished", "pruned"].index)
+    assert not table.news(trials={run.name: told["mark"]})["trials"]  # nothing is new
+    run.append([TrialStarted(40, {"lr": 1e-3}, "trials/40", 0, "sampled", 2000.0)])
+    table.refresh()
+    now = table.news(trials={run.name: told["mark"]})["trials"][run.name]
+    assert (now["rows"][0]["number"], now["rows"][0]["state"], now["rows"][0]["changed"]) == (
+        40,
+        "training",
+        "lr 0.001",
+    )
+    assert table[f"{run.name}/trials/3"].path == trial.path
+    for name in ("trials/7", "trials/../lock", "trials/.hidden", "../search", "trials"):
+        with pytest.raises(RunError):
+            table[f"{run.name}/{name}"]
+    assert not table.news(trials={"gone": -1, "": 3})["trials"]
+    run.stop_writing()
+
+
+def test_a_sweep_of_many_trials_shows_the_best_and_says_how_many_are_left(tmp_path):
+    run, _ = folded(tmp_path, list(searched(70)))
+    rows = trial_rows(run.name, run.progress)
+    assert len(rows["rows"]) == 50 and rows["more"] == 20
+    run.stop_writing()
+
+
+def test_a_trial_of_the_table_is_stopped_by_its_sweep_and_not_deleted(tmp_path, log):
+    run, trial = folded(tmp_path, log)
+    panel = RunsPanel(tmp_path)
+    panel.widget.comm = wire = Wire()
+    name = f"{run.name}/trials/3"
+    inbox = run.inbox()
+    wire.click({"since": 0, "curves": {}, "trials": {run.name: -1}, "do": "stop", "names": [name]})
+    assert inbox() == StopTrial(3)
+    wire.click({"since": 0, "curves": {name: -1}, "do": "delete", "names": [name]})
+    told = wire.news()
+    assert len(told[0]["trials"][run.name]["rows"]) == 40
+    assert "deleted with it" in told[1]["said"] and trial.path.is_dir()
+    wire.click({"since": 0, "curves": {}, "trials": [run.name]})  # no page of ours
+    assert not wire.news()
+    panel.widget.close()
+    run.stop_writing()
+
+
 def test_a_sweep_that_goes_on_is_summarized_with_all_of_its_trials(tmp_path, log):
     run = Run.create(tmp_path, "search", {}, type="sweep")
     for part in (
@@ -343,6 +408,8 @@ def test_the_script_of_the_panel_makes_no_html_from_text():
         ({"command": "stop"}, [Stop()]),
         ({"command": "workers", "value": 4}, [SetWorkers(4)]),
         ({"command": "stop_trial", "value": 12}, [StopTrial(12)]),
+        ({"command": "continue_trial", "value": 12}, [ContinueTrial(12)]),
+        ({"command": "continue_trial", "value": "12"}, []),
         ({"command": "narrow_to", "trials": [1, 2]}, [NarrowTo([1, 2])]),
         ({"command": "range", "name": "lr", "low": 1e-4, "high": 0.1}, [Narrow("lr", 1e-4, None)]),
         (

@@ -11,6 +11,7 @@ from test_train import training_cell, trains
 from trainopt_nb.events.records import Ended, Epoch
 from trainopt_nb.panels.runs_panel import RunsPanel
 from trainopt_nb.runs.run import Run
+from trainopt_nb.sweeps.records import SweepStarted, TrialEnded, TrialStarted
 
 pytestmark = pytest.mark.browser
 
@@ -405,3 +406,58 @@ def test_a_run_in_a_cell_is_seen_and_stopped_from_the_table(lab, server, kernel)
     lab.wait_text(3, "after stopped")
     lab.wait_for(lambda: "stopped" in row.inner_text(), "the row saying so")
     assert not lab.errors
+
+
+def make_sweep(folder, name="search", trials=6):
+    "A sweep whose first two trials have a directory; the last one trains"
+    run = Run.create(folder, name, {}, type="sweep", goals=[["accuracy", "max"]])
+    for number in range(2):
+        trial = Run.create(run.path / "trials", str(number), {}, type="trial", dated=False, number=number)
+        trial.start_writing()
+        trial.append([STARTED._replace(name=trial.name), *run_events(56)])
+        trial.append([Ended("finished", 56, 2, "", 1.79e9)])
+        trial.stop_writing()
+    run.start_writing()
+    log = [SweepStarted(run.name, ["accuracy"], ["max"], {}, "tpe", "", "", "", 20, None, 2, 8, 0, 1.79e9)]
+    for k in range(trials):
+        at = 1.79e9 + 2 * k
+        log.append(TrialStarted(k, {"lr": 10.0 ** (-k - 1), "width": 8 * k}, f"trials/{k}", 0, "sampled", at))
+        if k < trials - 1:
+            state = "pruned" if k % 3 == 2 else "done"
+            log.append(
+                TrialEnded(k, state, [0.9 + k / 100], 3 if state == "pruned" else 8, 1.5, "", at + 1.5)
+            )
+    run.append(log)
+    return run
+
+
+def test_a_sweep_is_unfolded_into_its_trials(open_table, tmp_path):
+    run = make_sweep(tmp_path)
+    make_run(tmp_path, "digits", 56, "finished")
+    page = open_table()
+    cells = [" ".join(text.split()) for text in page.row(run).locator("td").all_inner_texts()]
+    assert cells[3] == "5/20 trials" and re.fullmatch(r"94\.0% accuracy, trial 4", cells[4])
+    inner = page.root.locator("tr.tonb-inner")
+    assert not inner.count()
+    page.row(run).locator(".tonb-unfold").click()
+    page.settle()
+    texts = [" ".join(text.split()) for text in inner.all_inner_texts()]
+    assert len(texts) == 6 and texts[0].startswith("trial 5 training") and "94.0%" in texts[1]
+    assert texts[1].startswith("trial 4 finished 8/8") and "pruned" in texts[-1]
+    bold = page.root.locator("tr.tonb-first .tonb-run-name")
+    assert bold.all_inner_texts() == ["trial 4"]
+    trials = [page.root.locator(f"tr[data-name='{run.name}/trials/{n}']") for n in (0, 1)]
+    for trial in trials:
+        trial.locator(".tonb-pick").check()
+    assert "Delete" not in page.enabled() and "Compare" in page.enabled()
+    page.press("Compare")
+    page.settle()
+    keys = " ".join(page.root.locator(".tonb-keys").inner_text().split())
+    assert f"{run.name}, trial 0" in keys and f"{run.name}, trial 1" in keys
+    trials[1].locator(".tonb-pick").uncheck()
+    page.press("Attach")
+    assert page.done == [("attach", "0")]
+    page.row(run).locator(".tonb-unfold").click()
+    page.hand_over()
+    assert not inner.count() and "Attach" not in page.enabled()  # what is folded is not selected
+    run.stop_writing()

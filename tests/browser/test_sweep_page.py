@@ -8,7 +8,7 @@ from test_new_panel_page import SHOW
 from test_sweep_panel import BEGAN, SPACE, searched
 
 from trainopt_nb.events.progress import Progress
-from trainopt_nb.events.records import State
+from trainopt_nb.events.records import Ended, Note, State
 from trainopt_nb.panels.sweep_panel import SweepPanel
 from trainopt_nb.search.space_record import to_json
 from trainopt_nb.sweeps.progress import sweep_of
@@ -110,6 +110,22 @@ def test_buttons_send_commands_and_wait_for_their_effect(sweep):
     workers.press("Enter")
     sweep.page.locator("tr[data-trial='40'] .tonb-stop-trial").click()
     assert sweep.clicks() == [{"command": "workers", "value": 4}, {"command": "stop_trial", "value": 40}]
+
+
+def test_a_pruned_trial_is_taken_up_again(sweep):
+    s = sweep_of(sweep.progress)
+    pruned = next(row.number for row in s.trials.values() if row.state == "pruned")
+    assert not sweep.page.locator("tr[data-state=done] .tonb-continue-trial").count()
+    button = sweep.page.locator(f"tr[data-trial='{pruned}'] .tonb-continue-trial")
+    button.click()
+    assert sweep.clicks() == [{"command": "continue_trial", "value": pruned}]
+    assert "tonb-pending" in button.get_attribute("class")
+    sweep.add(Note("info", f"Trial {pruned} goes on next, as a trial of its own.", 40, "queue"))
+    sweep.page.wait_for_function(
+        "(button) => !button.classList.contains('tonb-pending')", arg=button.element_handle()
+    )
+    sweep.add(Ended("finished", 40, 0, "", 4000.0))
+    assert not sweep.page.locator(".tonb-continue-trial").count()
 
 
 def test_the_best_are_selected_and_the_ranges_narrowed_to_them(sweep):

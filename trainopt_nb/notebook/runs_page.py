@@ -19,7 +19,7 @@ from ..runs.files import CELL
 from ..runs.table import RunTable, list_runs
 from .train_in_cell import attach
 from ..task.variables import TaskNames, find_task
-from ..panels.train_panel import TrainPanel
+from ..panels.base import Panel
 from ..panels.runs_panel import RunsPanel
 from ..base.errors import RunError, TaskError
 from ..runs.run import Run
@@ -34,6 +34,10 @@ def resume_behind(
     shell: InteractiveShell,  # IPython's shell
 ):
     "Resume a run in a separate process, from its stored cell. Raises `RunError` if that is not possible"
+    if run.run_type == "sweep":
+        raise RunError(
+            f"{run.name} is a sweep, which goes on in a cell: %trainopt resume {run.name} --background."
+        )
     if not run.cell:
         raise RunError(
             f"No cell is stored with {run.name}: %trainopt resume {run.name} goes on with it where model and train_data are defined."
@@ -65,8 +69,8 @@ def show_runs(
     "Show the table of runs in the output of the cell"
     box, loop = widgets.VBox(), asyncio.get_event_loop()
 
-    def below(shown: TrainPanel | Run) -> Callable[[dict[str, object]], None]:
-        mine = shown.widget if isinstance(shown, TrainPanel) else _card(shown._repr_mimebundle_())
+    def below(shown: Panel | Run) -> Callable[[dict[str, object]], None]:
+        mine = shown.widget if isinstance(shown, Panel) else _card(shown._repr_mimebundle_())
         box.children = (panel.widget, mine)
 
         def replace(bundle):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FOLLOW', 'PATIENCE', 'PANELS', 'panel_of', 'report_of', 'train_with_panel', 'run_in_cell', 'ask', 'in_output',
-           'attach']
+           'attach', 'watch']
 
 # %% ../../nbs/notebook/05_train_in_cell.ipynb #8bb36053
 import asyncio
@@ -153,12 +153,21 @@ def attach(
             print(sentence)
         show(run)
         return
+    watch(FollowedRun(run, model), shell, show)
+
+
+def watch(
+    handle: FollowedRun,  # of a run that another process writes
+    shell: InteractiveShell,  # IPython's shell
+    show: Callable[[Panel | Run], Callable[[dict[str, object]], None]] = in_output,  # where the panel appears
+):
+    "Show a panel that follows a run; the cell is back at once"
     if not has_frontend(shell):
+        name, word = handle.run.name, "sweep" if handle.run.run_type == "sweep" else "run"
         print(
-            f"{run.name} trains in a process of its own: trainopt runs shows how far it is, run.send('stop') ends it"
+            f"{name} runs in a process of its own: trainopt runs shows how far it is, {word}.send('stop') ends it"
         )
         return
-    handle = FollowedRun(run, model)
     panel = panel_of(handle)
     task = asyncio.get_event_loop().create_task(_watch(handle, panel, show(panel)))
     _watching.add(task)  # the loop itself holds no reference

@@ -15,10 +15,11 @@ from pathlib import Path
 from ..base.errors import CheckpointError, RunError
 from .base import Panel, read_static
 from .protocol import PROTOCOL
-from .runs_rows import RunsTable
+from .folded_trials import FoldedTable
 from ..runs import card
 from ..runs.run import Run
 from ..runs.table import list_runs
+from ..sweeps.records import StopTrial
 
 # %% ../../nbs/panels/04_runs_panel.ipynb #9b203be5
 REST = 0.4  # seconds in which the folder is not looked at again, however many pages ask
@@ -26,10 +27,20 @@ REFUSALS = (RunError, CheckpointError, OSError)
 
 
 def _stop(run: Run):
-    run.send("stop")
+    "Stop a run, or a trial by its sweep, which takes it as one that was ended by hand"
+    if run.run_type == "trial":
+        Run(run.path.parent.parent).send(StopTrial(run.facts["number"]))
+    else:
+        run.send("stop")
 
 
-def _apply(action: Callable[[Run], None], names: list[str], table: RunsTable) -> str:
+def _delete(run: Run):
+    if run.run_type == "trial":
+        raise RunError(f"Trial {run.name} is a part of its sweep, and is deleted with it.")
+    run.delete()
+
+
+def _apply(action: Callable[[Run], None], names: list[str], table: FoldedTable) -> str:
     "Do one thing with each of some runs, and return the sentences of what was refused"
     refused = []
     for name in names:
@@ -54,8 +65,8 @@ class RunsPanel(Panel):
         resume: Callable[[Run], None] | None = None,  # continues a run, or raises one of `REFUSALS`
         close: Callable[[], None] | None = None,  # puts the printed table in the place of the panel
     ):
-        self.table, self._lock, self._looked = RunsTable(folder), threading.Lock(), -math.inf
-        actions = {"stop": _stop, "delete": Run.delete, "attach": attach, "resume": resume}
+        self.table, self._lock, self._looked = FoldedTable(folder), threading.Lock(), -math.inf
+        actions = {"stop": _stop, "delete": _delete, "attach": attach, "resume": resume}
         self._actions = {name: action for name, action in actions.items() if action}
         self._leave = close
         super().__init__()
@@ -72,8 +83,9 @@ class RunsPanel(Panel):
 
     def receive(self, content: dict[str, object]):
         "Do what was clicked and answer what was asked; two pages may ask in two threads"
-        since, curves, action = content.get("since"), content.get("curves"), content.get("do")
-        if type(since) is not int or not isinstance(curves, dict):
+        since, action = content.get("since"), content.get("do")
+        curves, trials = content.get("curves"), content.get("trials", {})
+        if type(since) is not int or not isinstance(curves, dict) or not isinstance(trials, dict):
             return
         if action == "close" and self._leave:
             return self._leave()
@@ -83,7 +95,7 @@ class RunsPanel(Panel):
             if action in self._actions and isinstance(names, list):
                 said = _apply(self._actions[action], names, self.table)
             self._look(now="do" in content)
-            self.widget.send({"news": self._answer(since, curves, said)})
+            self.widget.send({"news": self._answer(since, curves, said, trials)})
 
     def still(self) -> dict[str, str]:
         "Return the table as it is printed"
@@ -94,8 +106,10 @@ class RunsPanel(Panel):
             self.table.refresh()
             self._looked = time.monotonic()
 
-    def _answer(self, since: int = 0, curves: dict[str, int] | None = None, said: str = "") -> str:
+    def _answer(
+        self, since: int = 0, curves: dict | None = None, said: str = "", trials: dict | None = None
+    ) -> str:
         offers = [*self._actions, *(["close"] if self._leave else [])]
         path = card.short_path(str(self.table.folder.absolute()))
         own = {"protocol": PROTOCOL, "said": card.plain(said), "folder": path, "offers": offers}
-        return card.json_text(self.table.news(since, curves, self.texts) | own)
+        return card.json_text(self.table.news(since, curves, self.texts, trials) | own)

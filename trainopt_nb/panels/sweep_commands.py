@@ -16,6 +16,7 @@ from ..sweeps.axes import Axis
 from ..search.dimensions import label, same
 from trainopt_nb.sweeps.records import (
     AddValue,
+    ContinueTrial,
     KeepValues,
     Narrow,
     NarrowTo,
@@ -115,6 +116,8 @@ def sweep_commands(
         return [SetWorkers(value)]
     if word == "stop_trial" and type(value) is int:
         return [StopTrial(value)]
+    if word == "continue_trial" and type(value) is int:
+        return [ContinueTrial(value)]
     if word == "narrow_to" and trials and fits(trials, list[int]):
         return [NarrowTo(trials)]
     if word == "try":

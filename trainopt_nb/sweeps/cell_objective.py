@@ -159,6 +159,15 @@ class _PackedCell:
         )
         return left + (self._runner.notes if self._runner else [])
 
+    def repack(
+        self,
+        shared: SharedArrays | None,  # as for `Objective.repack`
+    ):
+        "Pack again what travels"
+        value = cloudpickle.loads(self._payload)
+        self.shared = shared
+        self._payload = cloudpickle.dumps(value) if shared is None else pickle_shared(value, {}, shared)
+
     def _load(self):
         "Open what has travelled, and prepare the cell"
         probe, names, self.given, self._dtype = cloudpickle.loads(self._payload)

@@ -157,6 +157,13 @@ class Sweep(_SweepFiles):
             )
         return Run(self.path / row.run)
 
+    def send(
+        self,
+        command: str | tuple,  # `pause`, `resume`, `stop`, or a command such as `SetWorkers(2)`
+    ):
+        "Send a command to the process that runs the sweep. Raises `RunError` where none does"
+        self.directory.send(command)
+
     def __repr__(self):
         row, progress = self.best, self.progress
         state = self.directory.state

@@ -27,15 +27,28 @@ function mergeRows(store, news) {
     const curves = Object.entries(lines).map(([line, [stride, x, y]]) => [line, { stride, x, y }]);
     store.curves[name] = { ...known, lines: Object.fromEntries(curves) };
   }
+  store.trials = { ...store.trials, ...news.trials };
 }
+
+// the rows of the trials of a sweep, where it is unfolded
+const trialsOf = ({ ui, store }, name) => (ui.unfolded.has(name) ? store.trials?.[name] : null) ?? { rows: [], more: 0 };
+
+// the row of a run, or of a trial that is shown
+function rowOf(shared, name) {
+  const parent = name.split("/")[0];
+  return shared.face.rows[name] ?? (shared.face.rows[parent] && trialsOf(shared, parent).rows.find((row) => row.name === name));
+}
+
+const titleOf = ({ texts }, row) => (row.parent ? fill(texts.trial_of, { n: row.number, name: row.parent }) : row.name);
 
 // ---- what is asked and clicked
 
 function ask({ ui, store }, more = {}) {
   const drawn = ui.comparing ? inked(ui).map((name) => [name, store.curves[name]?.mark ?? -1]) : [];
+  const trials = [...ui.unfolded].map((name) => [name, store.trials?.[name]?.mark ?? -1]);
   ui.asked = Date.now();
   store.answered = false;
-  store.send({ since: Math.max(store.seq, 0), curves: Object.fromEntries(drawn), ...more });
+  store.send({ since: Math.max(store.seq, 0), curves: Object.fromEntries(drawn), trials: Object.fromEntries(trials), ...more });
 }
 
 // the next question waits for the answer: a kernel that is busy would find a heap of them
@@ -55,6 +68,15 @@ function choose(shared, name, on) {
   refresh();
 }
 
+function unfold(shared, name) {
+  const { ui, refresh } = shared;
+  if (!ui.unfolded.delete(name)) {
+    ui.unfolded.add(name);
+    ask(shared);
+  }
+  refresh();
+}
+
 // names of the chosen runs that have a colour
 function inked(ui) {
   return [...ui.chosen].filter(([, ink]) => ink).map(([name]) => name);
@@ -62,18 +84,18 @@ function inked(ui) {
 
 function Toolbar(shared) {
   const { ui, texts, gone, refresh, picked, face: { offers } } = shared;
-  const one = picked.length === 1, some = picked.length > 0, written = picked.some((row) => row.alive);
+  const one = picked.length === 1, some = picked.length > 0, written = picked.some((row) => row.alive), parts = picked.some((row) => row.parent);
   const allowed = {
     compare: some || ui.comparing,
     attach: one,
     resume: one && picked[0].resumable,
     stop: picked.some((row) => row.alive && AT_WORK.includes(row.state)),
-    delete: some && !written,
+    delete: some && !written && !parts,
     close: true,
   };
   const titles = {
     resume: one && picked[0].state === "finished" && `${picked[0].name} ${texts.resume_done.replace("NAME", picked[0].name)}`,
-    delete: written && texts.writing,
+    delete: (written && texts.writing) || (parts && texts.delete_trial),
   };
   const does = {
     compare: () => (ui.comparing = !ui.comparing, ask(shared), refresh()),
@@ -106,20 +128,28 @@ function Question(shared) {
 
 // ---- rows
 
-function Row({ row, chosen, ink, texts, choose }) {
+function Name({ row, texts, open, unfold }) {
+  if (row.parent) return html`<td class="tonb-cell-name"><span class="tonb-run-name">${fill(texts.trial_name, { n: row.number })}</span></td>`;
+  const label = fill(open ? texts.fold : texts.unfold, { name: row.name });
+  return html`<td class="tonb-cell-name">${row.unit === "trial" && html`<button type="button" class="tonb-unfold" aria-expanded=${String(open)} aria-label=${label} title=${label}
+    onClick=${unfold}>${open ? "▾" : "▸"}</button>`}<b class="tonb-run-name" title=${row.name}>${row.name}</b></td>`;
+}
+
+function Row({ row, chosen, ink, texts, choose, open, unfold }) {
+  const fixed = row.parent && !row.run; // a trial of numbers has no run that could be shown
   const pick = (event) => {
-    if (event.target.tagName === "INPUT" || getSelection()?.toString()) return; // a text that was marked is not a click
+    if (fixed || event.target.closest("input, button") || getSelection()?.toString()) return; // a text that was marked is not a click
     choose(!chosen);
   };
-  return html`<tr class=${chosen ? "tonb-chosen" : ""} data-name=${row.name} data-state=${row.state} onClick=${pick}>
-    <td class="tonb-cell-pick"><input type="checkbox" class="tonb-pick" aria-label=${fill(texts.choose, { name: row.name })} checked=${chosen}
-      onChange=${(event) => choose(event.target.checked)} /><i class="tonb-dot" data-ink=${ink}></i></td>
-    <td class="tonb-cell-name"><b class="tonb-run-name" title=${row.name}>${row.name}</b></td>
+  return html`<tr class=${classes(chosen && "tonb-chosen", row.parent && "tonb-inner", row.first && "tonb-first")} data-name=${row.name} data-state=${row.state} onClick=${pick}>
+    <td class="tonb-cell-pick">${!fixed && html`<input type="checkbox" class="tonb-pick" aria-label=${fill(texts.choose, { name: titleOf({ texts }, row) })} checked=${chosen}
+      onChange=${(event) => choose(event.target.checked)} /><i class="tonb-dot" data-ink=${ink}></i>`}</td>
+    <${Name} ...${{ row, texts, open, unfold }} />
     <td><span class="tonb-state" data-state=${row.state} title=${[row.why, row.damage].filter(Boolean).join("; ")}>${texts[row.state] ?? row.state}${row.damage && " ⚠"}</span></td>
     <td class="tonb-cell-done"><span>${`${row.done[0]}/${row.done[1] ?? "–"}${row.unit && ` ${texts[`${row.unit}s`] ?? ""}`}`}</span><span class="tonb-bar"><i class="tonb-fill"
       style=${{ width: `${(row.fraction ?? 0) * 100}%` }}></i></span></td>
     <td class="tonb-cell-best"><b>${row.best ? row.best[0] : "–"}</b><small>${
-      row.best ? fill(texts[`at_${row.unit || "epoch"}`] ?? "{name}", { name: row.best[1], epoch: row.best[2] }) : ""}</small></td>
+      row.best && row.best[1] ? fill(texts[`at_${row.unit || "epoch"}`] ?? "{name}", { name: row.best[1], epoch: row.best[2] }) : ""}</small></td>
     <td class="tonb-cell-time"><span>${row.time}</span></td>
     <td class="tonb-cell-changed"><span title=${row.changed}>${row.changed}</span></td></tr>`;
 }
@@ -127,11 +157,17 @@ function Row({ row, chosen, ink, texts, choose }) {
 // a row whose run did not change keeps its node, which Preact then skips
 function rows(shared) {
   const { ui, face, texts } = shared, before = ui.rows ?? new Map();
-  ui.rows = new Map(face.order.filter((name) => face.rows[name]).map((name) => {
-    const row = face.rows[name], chosen = ui.chosen.has(name), ink = (ui.comparing && ui.chosen.get(name)) || "";
-    const held = before.get(name), seen = [row, chosen, ink, texts];
+  const shown = face.order.filter((name) => face.rows[name]).flatMap((name) => {
+    const { rows: trials, more } = trialsOf(shared, name);
+    return [face.rows[name], ...trials, ...(more ? [{ name: `${name}/`, parent: name, more }] : [])];
+  });
+  ui.rows = new Map(shown.map((row) => {
+    const { name } = row, chosen = ui.chosen.has(name), ink = (ui.comparing && ui.chosen.get(name)) || "", open = ui.unfolded.has(name);
+    const held = before.get(name), seen = [row, chosen, ink, texts, open];
     if (held && seen.every((each, i) => each === held.seen[i])) return [name, held];
-    const node = html`<${Row} key=${name} row=${row} chosen=${chosen} ink=${ink} texts=${texts} choose=${(on) => choose(shared, name, on)} />`;
+    const does = { choose: (on) => choose(shared, name, on), unfold: () => unfold(shared, name) };
+    const node = row.more ? html`<tr key=${name} class="tonb-inner tonb-rest"><td></td><td colspan="6">${fill(texts.more_trials, { n: row.more })}</td></tr>`
+      : html`<${Row} key=${name} ...${{ row, chosen, ink, texts, open, ...does }} />`;
     return [name, { seen, node }];
   }));
   return [...ui.rows.values()].map((held) => held.node);
@@ -139,7 +175,8 @@ function rows(shared) {
 
 // ---- the curves of the chosen runs
 
-function Picture({ ui, store, curves, texts, board, refresh }) {
+function Picture(shared) {
+  const { ui, store, curves, texts, board } = shared;
   const held = inked(ui).filter((name) => curves[name]);
   const names = [...new Set(held.flatMap((name) => Object.keys(curves[name].lines)))];
   if (!names.includes(ui.curve)) {
@@ -162,7 +199,7 @@ function Picture({ ui, store, curves, texts, board, refresh }) {
   const title = html`<select class="tonb-metric" aria-label=${texts.drawn} hidden=${!names.length} value=${ui.curve} onChange=${pick}>${names.map((name) =>
     html`<option key=${name} value=${name} selected=${name === ui.curve}>${titled(texts[name] ?? name)}</option>`)}</select>`;
   const keys = (reading) => html`<div class="tonb-keys">${lines.map(({ name, colour, curve }, i) => html`<span class="tonb-key" key=${name}>
-    <i class="tonb-dot" data-ink=${colour}></i>${name}${" "}<b>${written(reading ? reading.values[i] : curve.y.findLast((value) => value != null), share)}</b></span>`)}</div>`;
+    <i class="tonb-dot" data-ink=${colour}></i>${titleOf(shared, rowOf(shared, name))}${" "}<b>${written(reading ? reading.values[i] : curve.y.findLast((value) => value != null), share)}</b></span>`)}</div>`;
   board.axis = { unit: epochs ? 0 : 1, end };
   return html`<div class="tonb-picture"><${Chart} board=${board} name="tonb-compared" title=${title} said=${ui.curve ?? ""} lines=${lines}
     share=${share} note=${note} legend=${false} below=${keys} empty=${!lines.length} /></div>`;
@@ -172,8 +209,9 @@ export default panel((shared) => {
   const { ui, store, face, texts, gone } = shared;
   if (!face) return null;
   ui.chosen ??= new Map(); // name -> colour, in the order in which they were chosen
-  for (const name of ui.chosen.keys()) if (!face.rows[name]) ui.chosen.delete(name);
-  const picked = [...ui.chosen.keys()].map((name) => face.rows[name]), { length: count } = face.order, { size: chosen } = ui.chosen;
+  ui.unfolded ??= new Set(); // names of the sweeps whose trials are shown
+  for (const name of ui.chosen.keys()) if (!rowOf(shared, name)) ui.chosen.delete(name);
+  const picked = [...ui.chosen.keys()].map((name) => rowOf(shared, name)), { length: count } = face.order, { size: chosen } = ui.chosen;
   const counted = gone ? texts.lost : chosen ? fill(texts.chosen, { n: chosen }) : count ? texts.hint : "";
   return html`<${Frame} name="tonb-runs" label=${texts.group} data=${{ version: store.seq }}>
     <${Head} name=${texts.runs} step=${counted} texts=${texts}><${Toolbar} ...${shared} picked=${picked} /><//><div class="tonb-rule"></div>

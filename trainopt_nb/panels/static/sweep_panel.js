@@ -2,6 +2,7 @@
 
 const MANY = 60; // rows of the table before the others are asked for
 const LEFT = ["done", "pruned", "failed", "stopped", "lost"]; // states of a trial that ended; a lost one comes again
+const CUT = ["pruned", "stopped"]; // of those whose training can go on
 
 function spell(seconds) {
   if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
@@ -80,7 +81,7 @@ function Header(shared) {
   })}<th scope="col">${texts.values}</th><th scope="col"></th></tr></thead>`;
 }
 
-function Row({ row, face, texts, on, best, live, gone, choose, act, stop, waits }) {
+function Row({ row, face, texts, on, best, live, gone, choose, act, stop, takeUp, waits }) {
   const pick = (event) => {
     if (event.target.closest("button") || getSelection()?.toString()) return; // a text that was marked is not a click
     choose(row.number);
@@ -95,7 +96,8 @@ function Row({ row, face, texts, on, best, live, gone, choose, act, stop, waits 
     <td class="tonb-cell-changed"><span title=${[told, row.why].filter(Boolean).join("; ")}>${told}</span>${from && html`<small class="tonb-origin">${from}</small>`}</td>
     <td class="tonb-cell-acts">${face.offers.includes("open") && row.run && does("open", () => act("open", row.number), texts.open_tip)}
       ${face.offers.includes("use") && row.state === "done" && does("use", () => act("use", row.number), texts.use_tip)}
-      ${!ended && live && html`<${Button} name="stop-trial tonb-small" waits=${waits === `stop-${row.number}`} title=${texts.stop_trial_tip} onClick=${stop}>${texts.stop_trial}<//>`}</td></tr>`;
+      ${!ended && live && html`<${Button} name="stop-trial tonb-small" waits=${waits === `stop-${row.number}`} title=${texts.stop_trial_tip} onClick=${stop}>${texts.stop_trial}<//>`}
+      ${CUT.includes(row.state) && row.run && live && html`<${Button} name="continue-trial tonb-small" waits=${waits === `continue-${row.number}`} title=${texts.continue_trial_tip} onClick=${takeUp}>${texts.continue_trial}<//>`}</td></tr>`;
 }
 
 // a row whose trial did not change keeps its node, which Preact then skips
@@ -105,7 +107,7 @@ function Trials(shared) {
   const act = (name, trial) => send({ do: name, trial });
   const facts = [texts, live, gone, String(face.offers), String(face.axes), face.epochs, face.objectives.length];
   ui.nodes = new Map(shown.map((row) => {
-    const on = ui.trial === row.number, best = row.number === face.best || face.front.includes(row.number), waiting = waits === `stop-${row.number}`;
+    const on = ui.trial === row.number, best = row.number === face.best || face.front.includes(row.number), waiting = [`stop-${row.number}`, `continue-${row.number}`].includes(waits);
     const held = before.get(row.number), seen = [row, on, best, waiting, ...facts];
     if (held && seen.every((each, i) => each === held.seen[i])) return [row.number, held];
     const stop = () => {
@@ -113,7 +115,13 @@ function Trials(shared) {
       click(ui, `stop-${row.number}`, () => ui.latest[row.number]?.state !== "training");
       refresh();
     };
-    return [row.number, { seen, node: html`<${Row} key=${row.number} ...${{ row, face, texts, on, best, live, gone, choose, act, stop, waits }} />` }];
+    const takeUp = () => {
+      const said = String(face.notes), known = order.length;
+      send({ command: "continue_trial", value: row.number });
+      click(ui, `continue-${row.number}`, (now) => String(now.notes) !== said || ui.order.length > known); // it is queued, or has no checkpoint
+      refresh();
+    };
+    return [row.number, { seen, node: html`<${Row} key=${row.number} ...${{ row, face, texts, on, best, live, gone, choose, act, stop, takeUp, waits }} />` }];
   }));
   const turn = () => refresh((ui.all = !ui.all));
   return html`<div class="tonb-trials"><div class="tonb-scroll"><table class="tonb-table"><${Header} ...${shared} /><tbody>${[...ui.nodes.values()].map(({ node }) => node)}</tbody></table></div>
