@@ -22,12 +22,13 @@ from .execute_cell import execute_cell
 from .fit_verbs import FIT, read_task, run_facts, secrets_note
 from .kernel import Page, find_page, has_frontend, run_page
 from .stored_cell import stored_cell
-from .train_in_cell import attach, run_in_cell
-from .verbs import Call, RunFolder, Trust, Verb
+from .train_in_cell import attach, run_in_cell, watch
+from .verbs import Background, Call, RunFolder, Trust, Verb
 from ..runs.run import Run
 from ..runs.table import list_runs
 from ..search.options import SweepOptions
 from ..search.parse_space import parse_space
+from ..sweeps.background import FollowedSweep, start_behind
 from ..sweeps.cell_trials import plan_cell
 from ..sweeps.freeze import frozen_cell
 from ..sweeps.run_sweep import SweepHandle, start_sweep
@@ -51,7 +52,7 @@ class SpaceWords(Options):
 
 
 @dataclass(frozen=True, repr=False)
-class SweepCell(RunFolder, TaskNames):
+class SweepCell(Background, RunFolder, TaskNames):
     "Where a cell keeps its task, and where its sweep goes"
 
     name: str = option("", "what the run is about; the model's class when nothing is said", group="Cell")
@@ -69,17 +70,17 @@ def _without_result(
     )
 
 # %% ../../nbs/notebook/06d_sweep_verbs.ipynb #e4c5c2d8
-class _CellSweep:
-    "One sweep of a cell, and what the notebook makes of it"
+class _CellSearch:
+    "One sweep of a cell"
 
     def __init__(self, call: Call, cell: str):
         self.call, self.cell, self.shell = call, cell, call.shell
         self.tunables = find_tunables(cell)
         self.space = parse_space(list(call.options(SpaceWords).space), self.tunables)
-        self.taken: int | None = None  # number of a trial that the user takes in place of the best
-        self.handle: SweepHandle | None = None
+        self.handle: SweepHandle | FollowedSweep | None = None
+        self.before, self.model = self.shell.user_ns.get("run"), None  # `run` and `model` when it began
 
-    def start(self, resume: Run | None = None) -> SweepHandle:
+    def start(self, resume: Run | None = None) -> SweepHandle | FollowedSweep:
         "Execute the cell, and begin the sweep"
         call, cell = self.call, self.call.options(SweepCell)
         given = {name: value for name, value in call.values.items() if name in declared(TrainOptions)}
@@ -89,16 +90,31 @@ class _CellSweep:
             given=given, options=options, variables=call.options(TaskNames), how=call.options(SweepOptions),
         )  # fmt: skip
         flags = write_flags(given, *FIT.option_classes, names=self.shell.user_ns)
-        facts = {
-            **run_facts(call, options, {}),
-            "flags": flags,
-            "space": list(call.options(SpaceWords).space),
-        }
+        facts = {"flags": flags, "space": list(call.options(SpaceWords).space)} | run_facts(call, options, {})
         for sentence in (*task.notes, *secrets_note(self.cell, facts)):
             print(sentence)
-        self.handle = start_sweep(plan, Where(cell.runs, cell.name, self.cell, False, facts), resume)
-        self.shell.user_ns["sweep"] = self.handle.sweep
+        where = Where(cell.runs, cell.name, self.cell, cell.background, facts)
+        self.handle = (start_behind if cell.background else start_sweep)(plan, where, resume)
+        self.shell.user_ns["sweep"], self.model = self.handle.sweep, task.model
         return self.handle
+
+    def leave_behind(self) -> list[str]:  # sentences for the user
+        "Give the variables what they can get without the cell: other cells may run by now, and what the user has made stays"
+        sweep, names = self.handle.sweep, self.shell.user_ns
+        if (row := sweep.best) is None or not row.run:
+            return []
+        run = sweep.run(row.number)
+        if names.get("run") is self.before:
+            names["run"] = run
+        if row.values.keys() & {tunable.name for tunable in self.tunables}:
+            return [
+                f"`model` is as the cell made it: %trainopt resume {sweep.name} executes the cell with the values of trial {row.number} and loads its weights."
+            ]
+        return load_final_weights(run, self.model) or [f"`model` has the weights of trial {row.number}."]
+
+# %% ../../nbs/notebook/06d_sweep_verbs.ipynb #e68339fc
+class _CellSweep(_CellSearch):
+    taken: int | None = None  # number of a trial that the user takes in place of the best
 
     def take(self, number: int):
         "Take a trial in place of the best, when the sweep has ended"
@@ -129,10 +145,14 @@ class _CellSweep:
         for sentence in load_final_weights(run, names[variables.model]):
             print(sentence)
 
-# %% ../../nbs/notebook/06d_sweep_verbs.ipynb #e68339fc
+# %% ../../nbs/notebook/06d_sweep_verbs.ipynb #a5a2c779
 async def _search(found: _CellSweep, page: Page, resume: Run | None = None):
     "Run a sweep with its panel, and leave the best trial in the notebook's variables"
     handle = found.start(resume)
+    if isinstance(handle, FollowedSweep):
+        handle.leave = found.leave_behind
+        watch(handle, found.shell)
+        return
     try:
         await run_in_cell(handle, page, found.shell, open=found.open, use=found.take, freeze=found.freeze)
     finally:
@@ -161,10 +181,8 @@ def resume_sweep(
     }
     values |= {"space": tuple(facts.get("space", ())), "runs": str(run.path.parent)}
     values |= {name: value for name, value in call.values.items() if name != "run"}
-    again, page = (
-        Call(SWEEP, call.shell, values, cell, call.awaited),
-        find_page(call.shell, awaited=call.awaited),
-    )
+    again = Call(SWEEP, call.shell, values, cell, call.awaited)
+    page = find_page(call.shell, awaited=call.awaited)
     return run_page(_search(_CellSweep(again, cell), page, run), page)
 
 # %% ../../nbs/notebook/06d_sweep_verbs.ipynb #04909ca4

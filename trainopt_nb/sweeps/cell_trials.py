@@ -14,15 +14,16 @@ from ..search.space import Space
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..task.variables import TaskNames
+from ..workers.shared_arrays import SharedArrays
 
 from .cell_objective import CellObjective
 from .kept_objects import RandomState
 from .goals import named_goals
-from .objective import TaskObjective, describe
+from .objective import Objective, TaskObjective, describe
 from .plan_sweep import SweepPlan
 
 # %% ../../nbs/sweeps/34_cell_trials.ipynb #240e3a0a
-class CellTrials:
+class CellTrials(Objective):
     "What the trials of a cell train"
 
     def __init__(
@@ -51,6 +52,9 @@ class CellTrials:
     def parts(self) -> dict[str, object]:
         "Return what travels to a worker by the names that the user knows"
         return {"the cell": self.cell} if self._same is None else self._same.parts
+
+    def repack(self, shared: SharedArrays | None):
+        self.cell.repack(shared)
 
     def __call__(self, trial: BaseTrial) -> tuple[Task, TrainOptions]:
         "Return the task and the options of a trial"

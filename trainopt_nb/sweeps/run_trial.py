@@ -30,6 +30,7 @@ from ..workers.processes import describe_error
 
 from .goals import FIGURES, trial_options
 from .messages import Outcome, TrialSpec
+from .objective import check_one_device
 from ..search.options import Goal
 from .worker_trial import Line, WorkerTrial
 
@@ -62,10 +63,12 @@ def options_of(
     options: TrainOptions,  # of all trials
     place: Place,
 ) -> TrainOptions:
-    "Return the options of a trial"
+    "Return the options of a trial. Raises `OptionError` where it is to be spread over devices"
     given = {"seed": spec.seed, "epochs": place.epochs}
     own = {name: value for name, value in given.items() if value is not None}
-    return trial_options(place.goals, options.replace(**{**spec.options, **own}))
+    chosen = trial_options(place.goals, options.replace(**{**spec.options, **own}))
+    check_one_device(chosen)
+    return chosen
 
 
 def _train(handle: LocalRun, trial: WorkerTrial, options: TrainOptions, goals: Sequence[Goal]):
