@@ -142,7 +142,7 @@ for _name, _place in {
     "fit": "fit_verbs:FIT",
     "form": "fit_verbs:FORM",
     "sweep": "sweep_verbs:SWEEP",
-    "freeze": "sweep_verbs:FREEZE",
+    "freeze": "freeze_verb:FREEZE",
     "lr-find": "fit_verbs:LR_FIND",
     "runs": "run_verbs:RUNS",
     "attach": "run_verbs:ATTACH",
