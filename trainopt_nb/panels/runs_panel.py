@@ -106,9 +106,7 @@ class RunsPanel(Panel):
             self.table.refresh()
             self._looked = time.monotonic()
 
-    def _answer(
-        self, since: int = 0, curves: dict | None = None, said: str = "", trials: dict | None = None
-    ) -> str:
+    def _answer(self, since: int = 0, curves=None, said: str = "", trials=None) -> str:
         offers = [*self._actions, *(["close"] if self._leave else [])]
         path = card.short_path(str(self.table.folder.absolute()))
         own = {"protocol": PROTOCOL, "said": card.plain(said), "folder": path, "offers": offers}
