@@ -83,9 +83,8 @@ class RunsPanel(Panel):
 
     def receive(self, content: dict[str, object]):
         "Do what was clicked and answer what was asked; two pages may ask in two threads"
-        since, action = content.get("since"), content.get("do")
-        curves, trials = content.get("curves"), content.get("trials", {})
-        if type(since) is not int or not isinstance(curves, dict) or not isinstance(trials, dict):
+        since, curves, trials, action = map(content.get, ("since", "curves", "trials", "do"))
+        if type(since) is not int or not isinstance(curves, dict) or not isinstance(trials or {}, dict):
             return
         if action == "close" and self._leave:
             return self._leave()
@@ -106,9 +105,7 @@ class RunsPanel(Panel):
             self.table.refresh()
             self._looked = time.monotonic()
 
-    def _answer(
-        self, since: int = 0, curves: dict | None = None, said: str = "", trials: dict | None = None
-    ) -> str:
+    def _answer(self, since: int = 0, curves=None, said: str = "", trials=None) -> str:
         offers = [*self._actions, *(["close"] if self._leave else [])]
         path = card.short_path(str(self.table.folder.absolute()))
         own = {"protocol": PROTOCOL, "said": card.plain(said), "folder": path, "offers": offers}

@@ -137,11 +137,8 @@ class _PackedCell:
         searched: tuple[str, ...] = (),  # training options that a trial draws
     ):
         self.source, self.left_out = without_magics(source)
-        self.given, self.variables, self.searched = (
-            dict(given or {}),
-            variables or TaskNames(),
-            tuple(searched),
-        )
+        self.given, self.searched = dict(given or {}), tuple(searched)
+        self.variables = variables or TaskNames()
         self._names = _needed(self.source, names, self.given, self.variables)
         self.shared = SharedArrays()  # in the kernel, as long as workers may begin
         self._payload = _packed(self.source, self._names, self.given, names, self.shared)

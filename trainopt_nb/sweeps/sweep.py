@@ -102,6 +102,13 @@ class _SweepFiles:
             facts.get("storage", ""), facts.get("study", self.name), directions, folder=self.path
         )
 
+    def send(
+        self,
+        command: str | tuple,  # `pause`, `resume`, `stop`, or a command such as `SetWorkers(2)`
+    ):
+        "Send a command to the process that runs the sweep. Raises `RunError` where none does"
+        self.directory.send(command)
+
     @property
     def goals(self) -> list[str]:
         "Return the names of what is optimized"
@@ -156,13 +163,6 @@ class Sweep(_SweepFiles):
                 f"Trial {row.number} of {self.name} has no run of its own: its objective returned numbers."
             )
         return Run(self.path / row.run)
-
-    def send(
-        self,
-        command: str | tuple,  # `pause`, `resume`, `stop`, or a command such as `SetWorkers(2)`
-    ):
-        "Send a command to the process that runs the sweep. Raises `RunError` where none does"
-        self.directory.send(command)
 
     def __repr__(self):
         row, progress = self.best, self.progress
