@@ -10,32 +10,28 @@ import contextlib
 from collections.abc import Coroutine
 from dataclasses import dataclass
 
-import torch
 from IPython.core.interactiveshell import InteractiveShell
 from ..api.handle import load_final_weights
 from ..api.run_task import Where
 from ..base.cells import bound_names
-from ..base.errors import OptionError, RunError
+from ..base.errors import RunError
 from ..base.flags import split, write_flags
 from ..base.options import Options, declared, option
 from ..base.tunables import find_tunables, with_values
 from .execute_cell import execute_cell
 from .freeze_verb import as_trained, frozen, offer_cell
 from .fit_verbs import FIT, read_task, run_facts, secrets_note
-from .kernel import Page, find_page, has_frontend, run_page
+from .kernel import Page, find_page, run_page
 from .stored_cell import stored_cell
 from .train_in_cell import attach, run_in_cell, watch
 from .verbs import Background, Call, RunFolder, Trust, Verb
 from ..runs.run import Run
-from ..runs.table import list_runs
 from ..search.options import SweepOptions
 from ..search.parse_space import parse_space
 from ..sweeps.background import FollowedSweep, start_behind
 from ..sweeps.cell_trials import plan_cell
-from ..sweeps.freeze import frozen_cell
 from ..sweeps.run_sweep import SweepHandle, start_sweep
 from ..sweeps.sweep import Sweep
-from ..sweeps.trial_rows import TrialRow
 from ..task.train_options import TrainOptions
 from ..task.variables import TaskNames, typed_names
 
