@@ -166,11 +166,7 @@ def _open(plan: SweepPlan, run: Run) -> SweepHandle:
     tail.update()
     log, missed = Log(run, tail.progress), _missed(trials, known)
     loop.shared = shared
-    first = [
-        _started(plan, run, choice, budget, done),
-        *notes,
-        *missed,
-    ]
+    first = [*missed, _started(plan, run, choice, budget, done), *notes]  # it counts what ended before
     modes = modes_of(plan.how, choice, goals, plan.options.seed, earlier_of(known, missed))
     events = loop.events(first, plan.how.jobs, modes)
     turns = follow(events, run, tail.progress, log=log, often=(TrialReport, TrialValues))
