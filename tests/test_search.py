@@ -1,6 +1,5 @@
 "How a sweep searches: its limits, its samplers and pruners, and the choice among them"
 
-import importlib.util
 import math
 import random
 import re
@@ -423,8 +422,7 @@ def test_the_share_of_a_trial_is_what_its_trials_train(name):
         (small(), 7, 1, "tpe", "8 combinations .* grid of 7 trials"),
         (small(), None, 1, "tpe", "8 combinations"),
         (wide(), 10, 1, "tpe", "grid of 10 trials"),
-        (wide(), 11, 1, "gp", "For 11 trials, a Gaussian process"),
-        (wide(), 30, 1, "gp", "For 30 trials, a Gaussian process"),
+        (wide(), 30, 1, "tpe", "2 ranges and 1 choice have too many combinations for a grid of 30 trials"),
         (wide(), 31, 1, "tpe", "2 ranges and 1 choice have too many combinations for a grid of 31 trials"),
         (wide(), 30, 2, "tpe", "grid of 30 trials"),
         (wide(), 50, 1, "tpe", "2 ranges and 1 choice have too many combinations for a grid of 50 trials"),
@@ -456,19 +454,6 @@ def test_the_sampler_follows_space_and_budget(space, trials, objectives, name, s
 def test_the_pruner_follows_the_budget(reports, trainings, objectives, name):
     found, reason = choose_pruner(reports, trainings, objectives)
     assert found == name and reason.endswith(".")
-
-
-def test_a_gaussian_process_is_for_slow_trials_of_one_space_where_it_is_installed(monkeypatch):
-    few = Search(wide(), trials=20)
-    assert choose_sampler(few)[0] == choose_sampler(few, seconds=5.0)[0] == "gp"
-    assert choose_sampler(few, seconds=0.1)[0] == choose_sampler(few._replace(conditional=True))[0] == "tpe"
-    options = SweepOptions(time=20)  # 20 trials of a second
-    found = choose(wide(), options, plan_budget(options, 1.0, epochs=3))
-    assert found.trials == 20 and found.sampler_name == "tpe"
-    found = choose(wide(), SweepOptions(time=200), plan_budget(SweepOptions(time=200), 10.0, epochs=3))
-    assert found.trials == 20 and found.sampler_name == "gp"
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert choose_sampler(few)[0] == "tpe"
 
 
 @pytest.mark.parametrize("direction, sign", [("minimize", 1), ("maximize", -1)])

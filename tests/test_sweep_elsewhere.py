@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 from helpers import Wire, alive, magic, over, until
+from IPython.core.error import UsageError
 from torch import nn
 from warm_python import python
 
@@ -292,7 +293,7 @@ def test_a_space_is_narrowed_from_another_process(tmp_path):
 def test_a_trial_is_not_spread_and_that_is_said_before_the_first_one(
     shell, tmp_path, flags, said, background
 ):
-    with pytest.raises(OptionError, match=said):
+    with pytest.raises(UsageError, match=said):
         magic(shell, f"sweep --trials 2 --runs {tmp_path}/runs --space lr {flags}{background}", PLAIN)
     assert not (tmp_path / "runs").exists()
 
