@@ -443,3 +443,41 @@ def test_a_grid_ends_by_itself_and_time_ends_any_search(tmp_path):
     assert len(grid.trials) == 3 and grid.best.values["x"] == 3
     timed = sweep(objective, {"x": (0.0, 1.0)}, goal="max", folder=tmp_path, sampler="random", time=0.5)
     assert 3 < len(timed.trials) < 500
+
+
+def wide_of_the_middle(trial):
+    "Fails everywhere but in the middle of its range"
+    if (x := trial.suggest_float("x", 0, 1)) != 0.5:
+        raise ValueError("too far")
+    return x
+
+
+def test_the_last_line_says_that_no_trial_has_a_result(tmp_path, capsys):
+    found = sweep(wide_of_the_middle, goal="min", folder=tmp_path, trials=3)
+    assert found.best is None
+    assert (
+        capsys.readouterr().out.strip().splitlines()[-1].endswith("3 trials have ended, none with a result")
+    )
+
+
+def test_a_sweep_begins_another_one_under_the_name_of_the_function(tmp_path, capsys):
+    found = sweep(lambda trial: trial.suggest_float("x", 0, 1), goal="min", folder=tmp_path, trials=1)
+    assert "searching: 1 trial " in (said := capsys.readouterr().out) and "1 trial has ended" in said
+    again = found(lambda trial: trial.suggest_float("x", 2, 3), goal="max", folder=tmp_path, trials=2)
+    assert isinstance(again, Sweep) and len(again.trials) == 2 and again.path != found.path
+    with pytest.raises(OptionError, match="trails"):
+        found(lambda trial: 0.0, trails=2)
+
+
+def test_a_sweep_that_went_on_with_more_trials_keeps_their_number(task, tmp_path):
+    first = sweep(task, LR, folder=tmp_path, trials=2, epochs=1, repeats=0)
+    sweep(task, LR, folder=tmp_path, resume=first, trials=4, epochs=2, repeats=0)
+    assert (first.directory.options["trials"], first.directory.options["epochs"]) == (4, 2)
+    assert len(first.trials) == 4
+
+
+def test_finalists_are_no_more_than_trials(task, tmp_path, capsys):
+    found = sweep(task, LR, folder=tmp_path, trials=2, epochs=1, repeats=1, seed=3)
+    said = capsys.readouterr().out
+    assert "searching: 4 trials" in said and "with seed 4" in said and "with 1 other seed:" in said
+    assert "trial -" not in said and len(found.study.trials) == 2

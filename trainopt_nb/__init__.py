@@ -30,6 +30,7 @@ _LATER = {"sweep": "trainopt_nb.sweeps.run_sweep", "Sweep": "trainopt_nb.sweeps.
 
 RUN_REPORTS.register("sweep", "trainopt_nb.sweeps.report:sweep_bundle")
 RUN_ACTIONS.register("eject", "trainopt_nb.script.write:write_script")
+RUN_ACTIONS.register("sweep", "trainopt_nb.sweeps.run_sweep:sweep")
 
 
 def __getattr__(name: str):

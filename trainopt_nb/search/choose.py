@@ -63,7 +63,7 @@ def finals(
 ) -> tuple[int, int]:  # finalists, and how often each is trained again
     "Return how many of the best trials are trained again with other seeds; for `auto` these are among the planned trials"
     if repeats != "auto":
-        return (FINALISTS, repeats) if repeats else (0, 0)
+        return (min(FINALISTS, trials or FINALISTS), repeats) if repeats else (0, 0)
     spare = trials // 10 if trials and trials >= ENOUGH else 0
     finalists = min(FINALISTS, spare)
     return (finalists, spare // finalists) if finalists else (0, 0)

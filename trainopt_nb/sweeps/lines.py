@@ -31,7 +31,8 @@ def trial_line(
     row, started = s.trials[event.number], s.started
     state = "" if row.state == "done" else f" {row.state}"
     reason = f": {row.reason}" if row.state in ("failed", "lost") and row.reason else ""
-    parts = [f"trial {row.number}{state}{reason}"]
+    name = row.number if row.repeats is None else f"{row.repeats} with seed {row.seed}"
+    parts = [f"trial {name}{state}{reason}"]
     shown = row.result or (row.reports[-1].values if row.reports else [])
     names = started.objectives if started else []
     parts += [f"{name} {figure(name, value)}" for name, value in zip(names, shown, strict=False)]
@@ -43,7 +44,7 @@ def trial_line(
 
 
 def _started_line(_, e):
-    trials = f"{e.trials} trials" if e.trials is not None else "trials without a limit"
+    trials = "trials without a limit" if e.trials is None else f"{e.trials} trial{'s' * (e.trials != 1)}"
     reasons = (f"{name}{f' ({why})' if why else ''}" for name, why in _methods(e) if name)
     return plain("  ".join([f"searching: {trials}", f"{e.workers} at once", *reasons]))
 
@@ -55,7 +56,9 @@ def _methods(e):
 def _spread_line(progress, e):
     name = sweep_of(progress).monitor or "value"
     shown = ", ".join(figure(name, value) for value in e.values)
-    return plain(f"trial {e.trial} with {len(e.values)} other seeds: {name} {shown}")
+    return plain(
+        f"trial {e.trial} with {len(e.values)} other seed{'s' * (len(e.values) != 1)}: {name} {shown}"
+    )
 
 
 LINES.update(

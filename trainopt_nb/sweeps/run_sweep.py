@@ -148,6 +148,8 @@ def _open(plan: SweepPlan, run: Run) -> SweepHandle:
     known = sweep_of(run.progress)
     trials = _trials(plan, run, study, known)
     notes = _known_before(plan, run, trials, known)
+    if known.started is not None:
+        run.change_options({**plan.options.plain(), **plan.how.plain()})
     done = 0 if plan.how.join else len(trials.others())  # those of a study that is joined are told
     choice = plan.choice(budget, _begun(study, run, shared), changes)
     study.sampler, study.pruner = choice.sampler, choice.pruner
@@ -166,6 +168,7 @@ def _open(plan: SweepPlan, run: Run) -> SweepHandle:
     tail.update()
     log, missed = Log(run, tail.progress), _missed(trials, known)
     loop.shared = shared
+    notes += [Note("info", budget.text, 0, "budget")] if plan.how.budget else []
     first = [*missed, _started(plan, run, choice, budget, done), *notes]  # it counts what ended before
     modes = modes_of(plan.how, choice, goals, plan.options.seed, earlier_of(known, missed))
     events = loop.events(first, plan.how.jobs, modes)

@@ -16,7 +16,7 @@ from ..base.errors import RunError
 from ..events.format import compact, duration, figure
 from ..runs.html_tables import table_html
 from ..runs.plain_text import plain
-from ..runs.run import Run
+from ..runs.run import RUN_ACTIONS, Run
 from .progress import SweepProgress, sweep_of
 from ..search.space import Space
 from ..search.space_record import from_json
@@ -163,6 +163,10 @@ class Sweep(_SweepFiles):
                 f"Trial {row.number} of {self.name} has no run of its own: its objective returned numbers."
             )
         return Run(self.path / row.run)
+
+    def __call__(self, *args: object, **options: object) -> "Sweep":
+        "Begin another sweep as the function `sweep` does, whose name a cell gives to its sweep"
+        return RUN_ACTIONS["sweep"](*args, **options)
 
     def __repr__(self):
         row, progress = self.best, self.progress

@@ -230,7 +230,7 @@ class SweepLoop(_TimedLoop):
             self.workers.resize(jobs)
             while not self.over:
                 yield from self._turn(mode)
-            reason = f"{self.ended} trials have ended"
+            reason = self.trials.said(self.ended)
         except _Stopped as stopped:
             state, reason = "stopped", str(stopped)
             yield from self._stop(reason)
