@@ -6,7 +6,6 @@
 __all__ = ['SIZES', 'LEAST', 'BatchPlan', 'measure', 'Ahead', 'training_time', 'plan_batch']
 
 # %% ../../nbs/population/10_plan.ipynb #bf2f9bd2
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -125,10 +124,9 @@ def measure(
                 each.append(_timed(step, seconds / 40, now) / size)
                 turns.append(_timed(alone, seconds / 100, now))
             found[size] = median(each)
-            before = found.get(size // 4, math.inf)
-            if found[size] > min(before / _NEARLY, 1.2 * min(found.values())) or now() - began > seconds:
+            if found[size] > 1.2 * min(found.values()) or now() - began > seconds:
                 break
-    best = min(size for size, each in found.items() if each < _NEARLY * min(found.values()))
+    best = min(found, key=found.get)
     return best, median(turns), found[best]
 
 # %% ../../nbs/population/10_plan.ipynb #dc46da61
