@@ -28,7 +28,6 @@ from ..train.torch_settings import torch_settings
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)  # trials in one pass
 LEAST = 1.1  # times faster: below, trials one by one are simpler and pruned sooner
-_NEARLY = 1.08  # of the shortest time: a smaller pass is as good, and a sampler learns from it sooner
 
 # %% ../../nbs/population/10_plan.ipynb #e5da20f2
 class BatchPlan(NamedTuple):

@@ -188,15 +188,6 @@ class EndingTrials(_Ending):
         stored = self.space.stored(values) if self.space is not None else dict(values)
         self.study.enqueue_trial(stored, user_attrs={"origin": "queued"})
 
-    def said(
-        self,
-        ended: int,  # trials
-    ) -> str:
-        "Say how many trials have ended, and whether all were in vain"
-        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        said = f"{ended} trial{'s have' if ended != 1 else ' has'} ended"
-        return said if done or not ended else f"{said}, none with a result"
-
     @property
     def takes_up(self) -> bool:
         "Return whether a trial waits that goes on from a checkpoint"

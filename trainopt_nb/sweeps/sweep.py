@@ -120,6 +120,19 @@ class _SweepFiles:
         now = self.progress.space
         return from_json(now) if now else None
 
+# %% ../../nbs/sweeps/28_sweep.ipynb #93524ffa
+def _stand(sweep):
+    "Write in one line how a sweep stands"
+    row, progress = sweep.best, sweep.progress
+    state = sweep.directory.state
+    if row is None:
+        return plain(f"Sweep {sweep.name}: {state}, {len(progress.trials)} trials, none of them done")
+    values = ", ".join(f"{name} {figure(name, v)}" for name, v in zip(sweep.goals, row.result, strict=False))
+    given = ", ".join(f"{n}={compact(v) if isinstance(v, float) else v}" for n, v in row.values.items())
+    return plain(
+        f"Sweep {sweep.name}: {state}, {len(progress.trials)} trials, best trial {row.number}: {values} with {given}"
+    )
+
 # %% ../../nbs/sweeps/28_sweep.ipynb #4389d593
 class Sweep(_SweepFiles):
     "A sweep: `study` is Optuna's, `trials` a table, `best` the best of them"
@@ -169,17 +182,7 @@ class Sweep(_SweepFiles):
         return RUN_ACTIONS["sweep"](*args, **options)
 
     def __repr__(self):
-        row, progress = self.best, self.progress
-        state = self.directory.state
-        if row is None:
-            return plain(f"Sweep {self.name}: {state}, {len(progress.trials)} trials, none of them done")
-        values = ", ".join(
-            f"{name} {figure(name, v)}" for name, v in zip(self.goals, row.result, strict=False)
-        )
-        given = ", ".join(f"{n}={compact(v) if isinstance(v, float) else v}" for n, v in row.values.items())
-        return plain(
-            f"Sweep {self.name}: {state}, {len(progress.trials)} trials, best trial {row.number}: {values} with {given}"
-        )
+        return _stand(self)
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         shown = self.directory._repr_mimebundle_(include, exclude)

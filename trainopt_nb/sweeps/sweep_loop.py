@@ -32,7 +32,7 @@ from trainopt_nb.sweeps.records import (
     WorkersChanged,
 )
 from .study_trials import EndingTrials
-from .trial_end import end_of
+from .trial_end import end_of, said_of_end
 from .batching import Ending, Limits, plain_values
 from .trial_loop import TrialLoop
 
@@ -230,7 +230,7 @@ class SweepLoop(_TimedLoop):
             self.workers.resize(jobs)
             while not self.over:
                 yield from self._turn(mode)
-            reason = self.trials.said(self.ended)
+            reason = said_of_end(self.trials.study, self.ended)
         except _Stopped as stopped:
             state, reason = "stopped", str(stopped)
             yield from self._stop(reason)
