@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 
 import ipywidgets.embed
 import pytest
-from helpers import Wire
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -445,19 +444,9 @@ def write(folder, name, steps, state=None, **options):
 
 
 @pytest.fixture
-def tabled(tmp_path):
+def tabled(tmp_path, wired):
     "A table of runs, and the wire that it talks to"
-    panels = []
-
-    def build(**does):
-        panel = RunsPanel(tmp_path, **does)
-        panels.append(panel)
-        panel.widget.comm = Wire()
-        return panel, panel.widget.comm
-
-    yield build
-    for panel in panels:
-        panel.widget.close()
+    return lambda **does: wired(RunsPanel, tmp_path, **does)
 
 
 def answers(wire):

@@ -18,7 +18,7 @@ from trainopt_nb.events.progress import Progress
 from trainopt_nb.events.records import Ended, Note, Pause, Resume, State, Stop, from_lines, to_lines
 from trainopt_nb.panels.folded_trials import FoldedTable, trial_rows
 from trainopt_nb.panels.runs_panel import RunsPanel
-from trainopt_nb.panels.runs_rows import RunsTable
+from trainopt_nb.panels.runs_rows import TEXTS, RunsTable
 from trainopt_nb.panels.sweep_panel import SweepPanel
 from trainopt_nb.runs.card import plain
 from trainopt_nb.runs.run import Run
@@ -230,6 +230,17 @@ def test_a_sweep_of_many_trials_shows_the_best_and_says_how_many_are_left(tmp_pa
     run, _ = folded(tmp_path, list(searched(70)))
     rows = trial_rows(run.name, run.progress)
     assert len(rows["rows"]) == 50 and rows["more"] == 20
+    run.stop_writing()
+
+
+def test_a_trial_that_comes_again_stands_behind_the_others(tmp_path, log):
+    lost = TrialStarted(40, {"lr": 1e-3}, "trials/40", 0, "sampled", 2000.0)
+    run, _ = folded(
+        tmp_path, [*log, lost, TrialEnded(40, "lost", None, 0, 0.2, "its worker was killed", 2001.0)]
+    )
+    last = trial_rows(run.name, run.progress)["rows"][-1]
+    assert (last["number"], last["why"]) == (40, "its worker was killed")
+    assert TEXTS[last["state"]] == "lost" != TEXTS["lost"]
     run.stop_writing()
 
 

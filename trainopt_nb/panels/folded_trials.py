@@ -21,8 +21,8 @@ from ..sweeps.trial_rows import TrialRow
 
 # %% ../../nbs/panels/03b_folded_trials.ipynb #25a4bec0
 MOST = 50  # trials of one sweep that the table shows
-_ORDER = ("training", "done", "pruned", "stopped", "failed")
-_STATES = {"done": "finished"}  # the other states of a trial are named as those of a run
+_ORDER = ("training", "done", "pruned", "stopped", "failed", "lost")
+_STATES = {"done": "finished", "lost": "trial_lost"}  # the others are named as those of a run
 
 
 def _written(values: dict[str, object]) -> str:

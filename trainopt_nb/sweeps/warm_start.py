@@ -19,6 +19,7 @@ from ..base.errors import OptionError
 from ..events.records import Note
 from ..runs.table import find_run
 from ..search.dimensions import distribution
+from ..search.space import Space
 from ..search.study_record import read_record
 from ..search.study_storage import join_study
 from .study_trials import EndingTrials
@@ -66,14 +67,17 @@ def check_goals(
         )
 
 # %% ../../nbs/sweeps/28b_warm_start.ipynb #1c8d0545
+def _distributions(space: Space | dict) -> dict[str, BaseDistribution]:
+    "Return the distributions of a space by the names under which a study stores them"
+    return {space.stored_name(name): distribution(each) for name, each in space.items()}
+
+
 def _copied(trial: FrozenTrial, trials: EndingTrials, origin: list) -> FrozenTrial | None:
     "Return a trial as the new study stores it; None where it does not fit"
     params, space = trials.again(trial.params), trials.space or {}
     if params is None or set(space) - trials.lazy - set(trials.read(params)):
         return None
-    now: dict[str, BaseDistribution] = {
-        space.stored_name(name): distribution(each) for name, each in space.items()
-    }
+    now = _distributions(space)
     done = trial.state == TrialState.COMPLETE
     return create_trial(
         state=trial.state,
@@ -135,7 +139,7 @@ def _with_result(
             f"warm_start takes a result for values of all dimensions, and {', '.join(sorted(missing))} is missing."
         )
     params = space.stored(values)
-    now = {space.stored_name(name): distribution(each) for name, each in space.items()}
+    now = _distributions(space)
     return create_trial(
         values=[float(each) for each in found], params=params, distributions={name: now[name] for name in params},
         user_attrs={"origin": "earlier"}, system_attrs={EARLIER: ["", number]},
