@@ -40,6 +40,10 @@ class Line:
     def ask(self, question: tuple) -> object:
         "Send a question, and return the answer. Raises `TaskError` where there is none"
 
+    def ask_ahead(self, question: tuple):
+        "Send a question whose answer is not needed yet; the next question waits for it"
+        self.ask(question)
+
     def ended(self, number: int) -> str:
         "Return why the loop ends a trial, empty where it does not"
         return ""
@@ -50,15 +54,26 @@ class WorkerLine(Line):
 
     def __init__(self, channel: Channel):
         self._channel, self._ended = channel, {}
+        self._asked = False  # whether a question has no answer yet
 
     def tell(self, message):
         self._channel.tell(message)
 
     def ask(self, question):
-        answer = self._channel.ask(question)
-        while isinstance(answer, EndTrial):
+        self.ask_ahead(question)
+        return self.answer()
+
+    def ask_ahead(self, question):
+        if self._asked:
+            self.answer()
+        self._channel.tell(question)
+        self._asked = True
+
+    def answer(self) -> object:
+        "Wait for the answer to the last question, and return it. Raises `TaskError` where there is none"
+        while isinstance(answer := self._channel.wait(), EndTrial):
             self._take(answer)
-            answer = self._channel.wait()
+        self._asked = False
         if isinstance(answer, Refused):
             raise TaskError(answer.reason)
         return answer.value
@@ -68,8 +83,11 @@ class WorkerLine(Line):
             self._take(command)
         return self._ended.get(number, "")
 
-    def _take(self, command: EndTrial):
-        self._ended[command.number] = command.reason
+    def _take(self, command: EndTrial | Answer):
+        if isinstance(command, EndTrial):
+            self._ended[command.number] = command.reason
+        else:  # of a report
+            self._asked = False
 
 # %% ../../nbs/sweeps/21_worker_trial.ipynb #d20ff368
 class _AskingTrial(BaseTrial):
@@ -154,8 +172,11 @@ class _ReportingTrial(_AskingTrial):
         step: int,  # 0 or more
     ) -> str:  # empty where the trial goes on
         "Report how the trial stands, and return why it is to end"
-        told = self.line.ask(Reports([Report(self.number, step, values, self.seconds)]))
-        self.end = told[0] or self.end
+        report = Reports([Report(self.number, step, values, self.seconds)])
+        if not self.spec.may_lag:
+            self.line.ask_ahead(report)
+            return self.poll()
+        self.end = self.line.ask(report)[0] or self.end
         return self.end
 
     def poll(self) -> str:  # empty where the trial goes on
