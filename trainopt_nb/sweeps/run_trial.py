@@ -33,7 +33,8 @@ from .goals import FIGURES, trial_options
 from .messages import Outcome, TrialSpec
 from .objective import check_one_device
 from ..search.options import Goal
-from .worker_trial import Line, WorkerTrial
+from .line import Line
+from .worker_trial import WorkerTrial
 
 # %% ../../nbs/sweeps/24_run_trial.ipynb #510ae2d6
 class Place(NamedTuple):

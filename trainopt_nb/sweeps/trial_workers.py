@@ -34,7 +34,7 @@ from trainopt_nb.sweeps.messages import (
 )
 from .run_batch import plan_trials, run_batch
 from .run_trial import Place, run_trial
-from .worker_trial import Line, WorkerLine
+from .line import Line, WorkerLine
 
 PRELOAD.append("trainopt_nb.sweeps.trial_workers")
 
