@@ -99,8 +99,11 @@ def _alone_step(task, options):
     return prepared, lambda: state.stepper([batch])
 
 # %% ../../nbs/population/10_plan.ipynb #6b2f172e
-_FIRST = 8  # trials in the first pass that is tried, where it is short
-_PAYS = 0.97  # times what it took: so much less is a gain
+_FIRST = 16  # trials in the first pass that is tried, where it is short
+_PAYS, _STEEP = (
+    0.97,
+    0.9,
+)  # times the cost: a size that is better, and one behind which the next is likely to be better too
 
 
 def cheapest(
@@ -109,19 +112,24 @@ def cheapest(
     cost: Callable[[int], float],  # of a size
     over: Callable[[], bool] = lambda: False,  # whether the time is up
 ) -> tuple[int, float]:  # the size, and its cost
-    "Find the size with the lowest cost: go up from the first one as long as it pays, else down"
+    "Find the size with the lowest cost: go down from the first one as long as it pays, or up where the first is much better than the one below"
     found, place = {first: cost(first)}, list(sizes).index(first)
-    for way in (sizes[place + 1 :], sizes[:place][::-1]):
+
+    def walk(way):
+        best = first
         for size in way:
             if over():
                 break
-            before = min(found.values())
             found[size] = cost(size)
-            if found[size] > _PAYS * before:
+            if found[size] > _PAYS * found[best]:
                 break
-        best = min(found, key=found.get)
-        if best != first:
-            break
+            best = size
+        return best
+
+    below = sizes[:place][::-1]
+    best = walk(below)
+    if best == first and all(found[first] < _STEEP * found[size] for size in below[:1] if size in found):
+        best = walk(sizes[place + 1 :])
     return best, found[best]
 
 
