@@ -132,7 +132,7 @@ def cheapest(
         best = walk(sizes[place + 1 :])
     return best, found[best]
 
-
+# %% ../../nbs/population/10_plan.ipynb #7c6a30c8
 def measure(
     task: Task,
     options: TrainOptions,  # of all trials
