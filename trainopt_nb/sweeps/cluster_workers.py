@@ -29,7 +29,7 @@ from trainopt_nb.sweeps.run_travel import (
 )
 from .run_trial import Place
 from .trial_workers import TrialWorkers, serve_trials, shared_cores
-from .worker_trial import WorkerLine
+from .line import WorkerLine
 from ..task.train_options import TrainOptions
 from ..workers.board import Board
 from ..workers.channel import parent_channel

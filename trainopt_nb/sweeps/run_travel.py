@@ -18,8 +18,8 @@ import psutil
 from ..base.errors import run_errors
 from ..runs.files import LOCK, LOG
 from ..store.private import PRIVATE_FOLDER, private
-from .messages import Outcome, Ready, Reports, TrialBatch, TrialSpec
-from .worker_trial import WorkerLine
+from .messages import Outcome, Reports, TrialBatch, TrialSpec
+from .line import WorkerLine
 from ..workers.channel import Channel
 
 # %% ../../nbs/sweeps/24c_run_travel.ipynb #ee9b1f03
@@ -122,13 +122,14 @@ class TravellingLine(WorkerLine):
         self._home, self._here = Path(home), node_folder()
         self._runs: dict[int, tuple[str, dict]] = {}  # number of a trial -> its run, and what was sent of it
 
-    def ask(self, question):
+    def ask_ahead(self, question):
         if isinstance(question, Reports):
             for report in question.reports:
                 self._send(report.number, checkpoints=False)
-        answer = super().ask(question)
-        if not isinstance(question, Ready):
-            return answer
+        super().ask_ahead(question)
+
+    def answer(self):
+        answer = super().answer()
         if isinstance(answer, TrialBatch):
             return answer._replace(specs=[self._moved(spec) for spec in answer.specs])
         return self._moved(answer) if isinstance(answer, TrialSpec) else answer
