@@ -19,7 +19,7 @@ from optuna.storages.journal._storage import JournalOperation
 from ..base.errors import RunError, run_errors
 from ..store.private import private
 from .journal_lock import JournalLock
-from .journal_repair import ends_trial, read_record, repair_journal
+from .journal_repair import ends_trial, is_journal, read_record, repair_journal
 
 # %% ../../nbs/search/18c_study_journal.ipynb #aa76f857
 SYNC_EVERY = 1.0  # seconds between two times that ends of trials are forced to the disk
@@ -87,8 +87,9 @@ class StudyJournal(BaseJournalBackend):
         self,
         path: str | Path,  # made where it is missing
     ):
-        "Raises `RunError` where it cannot be written"
+        "Raises `RunError` where it cannot be written, or is another file of the user's"
         self.path = Path(path).absolute()
+        self._check_kind()
         self.notes: list[str] = []  # what was lost, a sentence each
         self._lock = JournalLock(self.path)
         self._synced = float("-inf")  # when the file was forced to the disk
@@ -100,6 +101,14 @@ class StudyJournal(BaseJournalBackend):
 
     def __reduce__(self):
         return type(self), (self.path,)
+
+    def _check_kind(self):
+        "Leave a file alone that is no journal: what is damaged in a journal is removed"
+        with run_errors(self.path):
+            if self.path.is_file() and not is_journal(self.path):
+                raise RunError(
+                    f"{self.path} is no journal of Optuna: name a new file, or give the URL of a database, such as sqlite:///{self.path.name} for a SQLite file."
+                )
 
     def _note_cut(self, size):
         if size:
