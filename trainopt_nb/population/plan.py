@@ -51,14 +51,6 @@ class BatchPlan(NamedTuple):
         "Whether trials should be trained together"
         return bool(self.layout) and self.speedup >= LEAST
 
-    def time_to_first(
-        self,
-        steps: int,  # of a trial until its first figures
-        trials: int,
-    ) -> tuple[float, float]:  # one by one, together
-        "Return the seconds until the first trial has figures: a race that first guesses win is won one by one"
-        return self.alone * steps, self.start + self.together * steps * trials
-
     def __str__(self):
         if not self.layout:
             return f"Trials are trained one by one: {self.reason}"

@@ -83,5 +83,6 @@ def plan_cell(
     cell = CellObjective(source, dict(names), dict(given), variables, searched)
     same = task if not lazy and "seed" not in space else None
     trials = CellTrials(cell, options, lazy, same)
-    described = describe((task, options), named_goals(how.goals))
+    named = {name: space[name] for name in searched}
+    described = describe((task, options), named_goals(how.goals), named)
     return SweepPlan(trials, space, described, options, how)

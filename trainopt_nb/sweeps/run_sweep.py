@@ -26,14 +26,14 @@ from ..search.budget import Budget
 from ..search.choose import Choice
 from ..search.leased_study import LeasedStudy
 from ..search.options import SweepOptions
-from ..search.space import Space
-from ..search.space_record import from_json, to_json
+from ..search.space_record import check_resumed, from_json, to_json
 from ..search.study_record import StudyRecord, check_joined
-from ..search.study_storage import check_directions, join_study, open_study
+from ..search.study_storage import JOURNAL, check_directions, join_study, open_study
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 
 from .modes import earlier_of, modes_of
+from .no_effect import crowded
 from .plan_sweep import SweepPlan, plan_sweep
 from .progress import SweepProgress, sweep_of
 from .records import SweepStarted, TrialEnded, TrialReport, TrialValues
@@ -78,12 +78,15 @@ def _started(plan: SweepPlan, run: Run, choice: Choice, budget: Budget, done: in
     )  # fmt: skip
 
 # %% ../../nbs/sweeps/29b_run_sweep.ipynb #fc6481c6
-def _stored_space(plan: SweepPlan, run: Run) -> tuple[Space | None, int]:
-    "Return the space as the user left it, and how often it was changed"
+def _take_stored_space(plan: SweepPlan, run: Run) -> tuple[int, list[str]]:
+    "Search on in the space as the user left it; return how often it was changed, and sentences about ranges that differ"
     known = sweep_of(run.progress)
     if plan.space is None or not known.space:
-        return plan.space, 0
-    return from_json(known.space, plan.space.options), known.changes
+        return 0, []
+    stored = from_json(known.space, plan.space.options)
+    differing = check_resumed(stored, plan.space, run.name)
+    plan.space = stored
+    return known.changes, differing
 
 
 def _study(plan: SweepPlan, run: Run) -> optuna.Study:
@@ -94,7 +97,8 @@ def _study(plan: SweepPlan, run: Run) -> optuna.Study:
         study = join_study(how.join, how.study)
         check_directions(study, directions)
     else:
-        study = open_study(how.storage, how.study or run.name, directions, folder=run.path)
+        known = how.study or run.facts.get("study") or run.name  # a directory may have another name by now
+        study = open_study(how.storage, known, directions, folder=run.path)
     if plan.space is not None:
         mine = StudyRecord(plan.space, tuple(goal.name for goal in goals))
         plan.space = check_joined(study, mine, plan.space.options).space
@@ -141,13 +145,14 @@ def _known_before(plan: SweepPlan, run: Run, trials: EndingTrials, known: SweepP
 
 def _open(plan: SweepPlan, run: Run) -> SweepHandle:
     "Open the study, and put the loop together"
-    plan.space, changes = _stored_space(plan, run)
+    changes, differing = _take_stored_space(plan, run)
     budget, study = plan.budget(), _study(plan, run)
     run.add_facts(study=study.study_name)
     shared, goals = bool(plan.how.join or plan.how.storage), plan.described.goals
     known = sweep_of(run.progress)
     trials = _trials(plan, run, study, known)
-    notes = _known_before(plan, run, trials, known)
+    said = (*differing, *plan.described.notes, *crowded(plan.how.jobs))
+    notes = [Note("warning", text, 0, "options") for text in said] + _known_before(plan, run, trials, known)
     if known.started is not None:
         run.change_options({**plan.options.plain(), **plan.how.plain()})
     done = 0 if plan.how.join else len(trials.others())  # those of a study that is joined are told
@@ -166,7 +171,7 @@ def _open(plan: SweepPlan, run: Run) -> SweepHandle:
     )
     tail = run.tail()
     tail.update()
-    log, missed = Log(run, tail.progress), _missed(trials, known)
+    log, missed = Log(run, tail.progress, keep=(JOURNAL,)), _missed(trials, known)
     loop.shared = shared
     notes += [Note("info", budget.text, 0, "budget")] if plan.how.budget else []
     first = [*missed, _started(plan, run, choice, budget, done), *notes]  # it counts what ended before
@@ -208,6 +213,7 @@ def start_in_directory(
 def _split(values: Mapping[str, object]) -> tuple[SweepOptions, TrainOptions]:
     "Return the two sets of options. Raises `OptionError` for a name that neither has"
     how, train = declared(SweepOptions), declared(TrainOptions)
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
     for name in values:
         if name not in how and name not in train:
             raise OptionError(

@@ -129,8 +129,8 @@ class _Workers:
         for number, cores in enumerate(shared_cores(workers) if workers else ()):
             if number not in self._handles:
                 # a worker that is alone is not pinned: its threads find free cores themselves
-                pinned = cores if workers > 1 else ()
-                self._handles[number] = submit(serve_trials, self._objective, self._place, len(cores), pinned)
+                pinned, threads = cores if workers > 1 else (), min(len(cores), torch.get_num_threads())
+                self._handles[number] = submit(serve_trials, self._objective, self._place, threads, pinned)
 
     def close(self):
         "Kill all workers; harmless the second time"
