@@ -135,7 +135,9 @@ def _take(events, log):
         return log.take()
     except CheckpointError as gone:
         end = Ended("failed", log.progress.step, log.progress.epoch, str(gone), time.time())
-        with contextlib.suppress(StopIteration, CheckpointError):
+        with contextlib.suppress(
+            StopIteration, CheckpointError, RunError
+        ):  # such as of a study that is gone too
             end = events.throw(gone)
         log.new.append(end)
         return log.take()

@@ -16,7 +16,8 @@ from ..base.errors import CheckpointError
 from ..base.guarded_files import is_regular, open_regular
 from ..events.records import to_lines
 from ..runs.files import LOCK, LOG
-from ..runs.run import INBOX
+from ..runs.run import INBOX, Run
+from ..runs.signature import is_signed, sign
 from ..runs.summary import SUMMARY
 
 # %% ../../nbs/api/00_rescue.ipynb #082d5cd4
@@ -30,6 +31,12 @@ def _small_files(path):
         file for file in path.iterdir() if is_regular(file) and file.name[0] != "." and file.name not in _OWN
     ]
     return {file.name: file.read_bytes() for file in found if file.stat().st_size <= _SMALL}
+
+
+def _own_cell(path):
+    "Return the cell of a run, where this user wrote it"
+    cell = Run(path).cell
+    return cell if is_signed(path, "cell", cell) else ""
 
 
 def _write_files(folder, small, kept):
@@ -77,6 +84,7 @@ class Rescue:
         self.path, self._save, self._keep = path, save, keep
         self.target: Path | None = None  # where the run stands since it was rescued
         self._log, self._small, self._kept = open_regular(path / LOG), {}, {}
+        self._cell = ""  # where this user wrote it
 
     def check(
         self,
@@ -87,7 +95,10 @@ class Rescue:
             return
         if self._in_place():
             with contextlib.suppress(OSError):  # they are only needed where the place is lost
-                self._small = self._small or _small_files(self.path)
+                self._small, self._cell = (
+                    self._small or _small_files(self.path),
+                    self._cell or _own_cell(self.path),
+                )
                 self._open_kept()
             return
         name = self.path.name
@@ -96,12 +107,14 @@ class Rescue:
         try:
             self.target = _new_folder(self.path)
             _write_files(self.target, self._small, {LOG: self._log, **self._kept})
+            if self._cell:
+                sign(self.target, cell=self._cell)  # a signature holds for one directory
         except OSError as error:
             raise CheckpointError(f"{what} Nothing could be saved beside it: {error.strerror}.") from error
         if self._keep:
             files = ", ".join(["log", *self._kept])
             raise CheckpointError(
-                f"{what} What was kept of it ({files}) is in {self.target}: %trainopt resume {self.target.name} goes on with it."
+                f"{what} What was kept of it ({files}) is in {self.target}: resume {self.target.name} to go on."
             )
         if why := _save(self._save, self.target / "checkpoints"):
             raise CheckpointError(
