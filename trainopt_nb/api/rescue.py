@@ -71,8 +71,8 @@ def _new_folder(path):
     return target
 
 # %% ../../nbs/api/00_rescue.ipynb #e2f425d0
-class Rescue:
-    "Watches over the place of a run that is being written"
+class _Watched:
+    "The place of a run, and what is known of it should it be lost"
 
     def __init__(
         self,
@@ -85,6 +85,24 @@ class Rescue:
         self.target: Path | None = None  # where the run stands since it was rescued
         self._log, self._small, self._kept = open_regular(path / LOG), {}, {}
         self._cell = ""  # where this user wrote it
+
+    def _open_kept(self):
+        "Open what is kept, as soon as it is there: an open file can be read when its name is gone"
+        for name in self._keep:
+            if name not in self._kept and (self.path / name).is_file():
+                self._kept[name] = open_regular(self.path / name)
+
+    def _in_place(self):
+        try:
+            return os.path.samestat(os.stat(self.path / LOG), os.fstat(self._log.fileno()))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:  # a disk that does not answer now can still be the same
+            return True
+
+# %% ../../nbs/api/00_rescue.ipynb #d1700442
+class Rescue(_Watched):
+    "Watches over the place of a run that is being written"
 
     def check(
         self,
@@ -123,20 +141,6 @@ class Rescue:
         raise CheckpointError(
             f"{what} There is a checkpoint and the log in {self.target}: %trainopt resume {self.target.name} goes on with it."
         )
-
-    def _open_kept(self):
-        "Open what is kept, as soon as it is there: an open file can be read when its name is gone"
-        for name in self._keep:
-            if name not in self._kept and (self.path / name).is_file():
-                self._kept[name] = open_regular(self.path / name)
-
-    def _in_place(self):
-        try:
-            return os.path.samestat(os.stat(self.path / LOG), os.fstat(self._log.fileno()))
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except OSError:  # a disk that does not answer now can still be the same
-            return True
 
     def append(
         self,

@@ -80,8 +80,8 @@ def _must_last(record):
     return record["op_code"] == JournalOperation.CREATE_STUDY or ends_trial(record)
 
 # %% ../../nbs/search/18c_study_journal.ipynb #b7ff05bb
-class StudyJournal(BaseJournalBackend):
-    "The file of a journal, for `optuna.storages.JournalStorage`"
+class _JournalFile(BaseJournalBackend):
+    "A file that is a journal"
 
     def __init__(
         self,
@@ -120,6 +120,10 @@ class StudyJournal(BaseJournalBackend):
         with run_errors(self.path), self._lock.held():
             if said := repair_journal(self.path):  # else it was being written when it was read
                 self.notes.append(said)
+
+# %% ../../nbs/search/18c_study_journal.ipynb #96ec9437
+class StudyJournal(_JournalFile):
+    "The file of a journal, for `optuna.storages.JournalStorage`"
 
     def read_logs(self, log_number_from: int) -> Iterator[dict]:
         "Yield the records from a number on. Raises `RunError` where the file cannot be read"

@@ -133,8 +133,8 @@ def _stand(sweep):
     return plain(f"Sweep {sweep.name}: {state}, {trials}, best trial {row.number}: {values} with {given}")
 
 # %% ../../nbs/sweeps/28_sweep.ipynb #4389d593
-class Sweep(_SweepFiles):
-    "A sweep: `study` is Optuna's, `trials` a table, `best` the best of them"
+class _SweepTrials(_SweepFiles):
+    "The trials of a sweep"
 
     @property
     def trials(self) -> TrialTable:
@@ -165,6 +165,10 @@ class Sweep(_SweepFiles):
         "Return the trials that no other one beats in all goals"
         progress = self.progress
         return TrialTable([progress.trials[number] for number in progress.front], self.goals)
+
+# %% ../../nbs/sweeps/28_sweep.ipynb #4aac7bf5
+class Sweep(_SweepTrials):
+    "A sweep: `study` is Optuna's, `trials` a table, `best` the best of them"
 
     def trial(
         self,

@@ -85,8 +85,8 @@ def _gives(d: BaseDistribution, value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and d._contains(value)
 
 # %% ../../nbs/sweeps/21_worker_trial.ipynb #13b2fb7b
-class _AskingTrial(BaseTrial):
-    "A trial that asks for its values"
+class _DrawingTrial(BaseTrial):
+    "A trial that asks for its values, each once"
 
     def __init__(
         self,
@@ -98,6 +98,35 @@ class _AskingTrial(BaseTrial):
         self._distributions: dict[str, BaseDistribution] = {}
         self._attrs: dict[str, object] = {}
         self._began = datetime.datetime.now()
+
+    def _value(self, name, distribution):
+        if name not in self._drawn:
+            self._drawn[name] = self.line.ask(Suggest(self.number, name, distribution))
+            if distribution is not None:
+                self._distributions[name] = distribution
+        elif distribution is not None:
+            self._check_again(name, distribution)
+        return self._drawn[name]
+
+    def _check_again(self, name, asked):
+        "Raise `TaskError` where a function draws a value in another way than the trial has it already"
+        drawn, value = self._distributions.get(name), self._drawn[name]
+        if drawn is not None and drawn != asked:
+            raise TaskError(
+                f"The function draws {name!r} twice, from {_shown(drawn)} and from {_shown(asked)}: give the second one a name of its own."
+            )
+        if drawn is None and not _gives(asked, value):
+            raise TaskError(
+                f"The space of the sweep gave {name!r} the value {value!r}, and the function draws it from {_shown(asked)}: leave it out of one of the two."
+            )
+        if drawn is None:
+            self.line.tell(
+                Said(f"The function draws {name!r}, which the space of the sweep has too: the space decides.")
+            )
+
+# %% ../../nbs/sweeps/21_worker_trial.ipynb #96b766c4
+class _AskingTrial(_DrawingTrial):
+    "A trial of which a function asks values"
 
     @property
     def number(self) -> int:
@@ -129,31 +158,6 @@ class _AskingTrial(BaseTrial):
 
     def suggest_discrete_uniform(self, name, low, high, q) -> float:
         return self.suggest_float(name, low, high, step=q)
-
-    def _value(self, name, distribution):
-        if name not in self._drawn:
-            self._drawn[name] = self.line.ask(Suggest(self.number, name, distribution))
-            if distribution is not None:
-                self._distributions[name] = distribution
-        elif distribution is not None:
-            self._check_again(name, distribution)
-        return self._drawn[name]
-
-    def _check_again(self, name, asked):
-        "Raise `TaskError` where a function draws a value in another way than the trial has it already"
-        drawn, value = self._distributions.get(name), self._drawn[name]
-        if drawn is not None and drawn != asked:
-            raise TaskError(
-                f"The function draws {name!r} twice, from {_shown(drawn)} and from {_shown(asked)}: give the second one a name of its own."
-            )
-        if drawn is None and not _gives(asked, value):
-            raise TaskError(
-                f"The space of the sweep gave {name!r} the value {value!r}, and the function draws it from {_shown(asked)}: leave it out of one of the two."
-            )
-        if drawn is None:
-            self.line.tell(
-                Said(f"The function draws {name!r}, which the space of the sweep has too: the space decides.")
-            )
 
 # %% ../../nbs/sweeps/21_worker_trial.ipynb #2164f140
 class _ReportingTrial(_AskingTrial):
