@@ -192,7 +192,18 @@ def as_space(
     )
 
 
+def _without_numpy(value: object) -> object:
+    "Return a number of NumPy as one of Python, also in a list or a tuple"
+    if type(value) in (list, tuple):
+        return type(value)(map(_without_numpy, value))
+    scalar = type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0
+    return value.item() if scalar else value
+
+
 def _from_python(name: str, given, option: Option | None) -> Dimension:
+    if not isinstance(name, str) or not name.strip():
+        raise OptionError(f"A space names what it searches by texts, such as 'lr', and got {name!r}.")
+    given = _without_numpy(given)
     if isinstance(given, Dimension):
         return given
     if isinstance(given, BaseDistribution):

@@ -30,7 +30,7 @@ def trial_line(
     s = sweep_of(progress)
     row, started = s.trials[event.number], s.started
     state = "" if row.state == "done" else f" {row.state}"
-    reason = f": {row.reason}" if row.state in ("failed", "lost") and row.reason else ""
+    reason = f": {row.reason}" if row.state in ("done", "failed", "lost") and row.reason else ""
     name = row.number if row.repeats is None else f"{row.repeats} with seed {row.seed}"
     parts = [f"trial {name}{state}{reason}"]
     shown = row.result or (row.reports[-1].values if row.reports else [])

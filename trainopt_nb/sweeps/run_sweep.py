@@ -70,6 +70,7 @@ def start_in_directory(
 def _split(values: Mapping[str, object]) -> tuple[SweepOptions, TrainOptions]:
     "Return the two sets of options. Raises `OptionError` for a name that neither has"
     how, train = declared(SweepOptions), declared(TrainOptions)
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
     for name in values:
         if name not in how and name not in train:
             raise OptionError(

@@ -127,7 +127,8 @@ class _Workers:
     def _start(self, number, workers):
         "Start one of so many workers; one that is alone is not pinned: its threads find free cores themselves"
         cores = shared_cores(workers)[number]
-        return submit(serve_trials, self._objective, self._place, len(cores), cores if workers > 1 else ())
+        threads = min(len(cores), torch.get_num_threads())
+        return submit(serve_trials, self._objective, self._place, threads, cores if workers > 1 else ())
 
     def _ready(self, timeout):
         "Return the handles of workers that have something to say"
