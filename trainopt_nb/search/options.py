@@ -141,7 +141,7 @@ class StudyOptions(SearchOptions):
     )
     study: str = option(
         "",
-        "name of the study in the storage; the run's name when omitted, or the only study there when you join",
+        "name of the study in the storage; the run's name, or the only study there, when omitted",
         group="Sweep",
     )
     warm_start: str = option(
