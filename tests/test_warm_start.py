@@ -77,7 +77,9 @@ def test_trials_of_an_earlier_study_are_known_and_do_not_count(earlier, tmp_path
     )
     assert len(found.trials) == 3 and found.best.result[0] == max(row.result[0] for row in found.trials)
     said = notes(events)[0]
-    assert f"learns from {len(inside)} of the 20 trials" in said and f"({20 - len(inside)}) lie outside" in said
+    assert (
+        f"learns from {len(inside)} of the 20 trials" in said and f"({20 - len(inside)}) lie outside" in said
+    )
     again = followed(started(tmp_path, value, SPACE, handle.run, warm_start=given, trials=5, **HOW))
     assert len([t for t in found.study.trials if EARLIER in t.system_attrs]) == len(inside) and not notes(
         again

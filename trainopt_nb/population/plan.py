@@ -51,20 +51,12 @@ class BatchPlan(NamedTuple):
         "Whether trials should be trained together"
         return bool(self.layout) and self.speedup >= LEAST
 
-    def time_to_first(
-        self,
-        steps: int,  # of a trial until its first figures
-        trials: int,
-    ) -> tuple[float, float]:  # one by one, together
-        "Return the seconds until the first trial has figures: a race that first guesses win is won one by one"
-        return self.alone * steps, self.start + self.together * steps * trials
-
     def __str__(self):
         if not self.layout:
             return f"Trials are trained one by one: {self.reason}"
         took = f"{1e6 * self.together:.0f} µs for a step of one trial against {1e6 * self.alone:.0f} alone"
         if not self.faster:
-            return f"Trials are trained one by one: together is not faster ({took})."
+            return f"Trials are trained one by one: training them together is not faster ({took})."
         return (
             f"Trials are trained together, {self.chunk} in one pass: {took}, {self.speedup:.1f} times faster."
         )
@@ -208,7 +200,7 @@ def plan_batch(
     if ahead.worth:
         training = ahead.training(training_time(task, trial_options(options, trials)[0]))
         if training < ahead.worth:
-            return BatchPlan(reason=f"all together train for about {duration(training)}.", short=True)
+            return BatchPlan(reason=f"all of them train for only about {duration(training)}.", short=True)
     layout, reason = batch_layout(task, options, trials)
     if not layout:
         return BatchPlan(reason=reason)
