@@ -33,6 +33,7 @@ from ..search.study_storage import check_directions, join_study, open_study
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 
+from .machine import crowded, gpu_names
 from .modes import earlier_of, modes_of
 from .plan_sweep import SweepPlan, plan_sweep
 from .progress import SweepProgress, sweep_of
@@ -156,7 +157,13 @@ def _open(plan: SweepPlan, run: Run) -> SweepHandle:
     loop = SweepLoop(
         trials,
         TrialWorkers(
-            plan.objective, Place(run.name, tuple(goals), budget.epochs if plan.how.budget else None)
+            plan.objective,
+            Place(
+                run.name,
+                tuple(goals),
+                budget.epochs if plan.how.budget else None,
+                plan.described.devices,
+            ),
         ),
         Limits(choice.most, budget.limit),
         run.path,
@@ -169,6 +176,8 @@ def _open(plan: SweepPlan, run: Run) -> SweepHandle:
     log, missed = Log(run, tail.progress), _missed(trials, known)
     loop.shared = shared
     notes += [Note("info", budget.text, 0, "budget")] if plan.how.budget else []
+    tight = crowded(plan.how.jobs, plan.described.devices, len(gpu_names(plan.options.device)))
+    notes += [Note("warning", tight, 0, "devices")] if tight else []
     first = [*missed, _started(plan, run, choice, budget, done), *notes]  # it counts what ended before
     modes = modes_of(plan.how, choice, goals, plan.options.seed, earlier_of(known, missed))
     events = loop.events(first, plan.how.jobs, modes)

@@ -16,7 +16,6 @@ from typing import NamedTuple
 from optuna.exceptions import TrialPruned
 from torch import nn
 from ..api.handle import LocalRun
-from ..api.prepare_run import resume_in, start_in
 from ..base.errors import TaskError
 from ..events.records import Epoch, Stop
 from ..runs.run import Run
@@ -27,11 +26,13 @@ from ..train.faults import is_out_of_memory
 from ..train.prepare import prepare
 from ..train.torch_settings import seed_everything
 from ..workers.processes import describe_error
+from ..workers.warm_ranks import WarmRanks
 
 from .goals import FIGURES, trial_options
 from .messages import Outcome, TrialSpec
-from .objective import check_one_device
+from .objective import check_place, numbers_need_no_devices
 from ..search.options import Goal
+from .trial_ranks import trained_model, trial_handle
 from .worker_trial import Line, WorkerTrial
 
 # %% ../../nbs/sweeps/24_run_trial.ipynb #510ae2d6
@@ -41,10 +42,11 @@ class Place(NamedTuple):
     parent: str  # name of the sweep's run
     goals: tuple[Goal, ...]
     epochs: int | None = None  # of each trial, in place of those of its options
+    devices: int = 1  # on which each trial trains
 
 
-def _begin(trial: WorkerTrial, task: Task, options: TrainOptions, parent: str) -> LocalRun:
-    "Prepare the run of a trial"
+def _run_of(trial: WorkerTrial, options: TrainOptions, parent: str) -> Run:
+    "Make the directory of a trial's run"
     spec, plain = trial.spec, (int, float, str, bool, type(None))
     path = Path(spec.path)
     facts = {"type": "trial", "parent": parent, "number": spec.number}
@@ -53,9 +55,8 @@ def _begin(trial: WorkerTrial, task: Task, options: TrainOptions, parent: str) -
         shutil.copytree(spec.resume, path, ignore=shutil.ignore_patterns("lock*", "*.lock"))
         run = Run(path)
         run.add_facts(name=path.name, **facts)
-        return resume_in(run, task, options, prompt=(Epoch,))
-    run = Run.create(path.parent, path.name, options.plain(), dated=False, **facts)
-    return start_in(run, task, options, "", late=True, prompt=(Epoch,))
+        return run
+    return Run.create(path.parent, path.name, options.plain(), dated=False, **facts)
 
 # %% ../../nbs/sweeps/24_run_trial.ipynb #240b78df
 def options_of(
@@ -63,11 +64,11 @@ def options_of(
     options: TrainOptions,  # of all trials
     place: Place,
 ) -> TrainOptions:
-    "Return the options of a trial. Raises `OptionError` where it is to be spread over devices"
+    "Return the options of a trial. Raises `OptionError` where it is to train on other devices than those of its sweep"
     given = {"seed": spec.seed, "epochs": place.epochs}
     own = {name: value for name, value in given.items() if value is not None}
     chosen = trial_options(place.goals, options.replace(**{**spec.options, **own}))
-    check_one_device(chosen)
+    check_place(chosen, place.devices)
     return chosen
 
 
@@ -129,19 +130,19 @@ def _train_trial(
     trial: WorkerTrial,
     made: tuple[Task, TrainOptions],  # as from an objective
     place: Place,
+    warm: WarmRanks | None,  # the ranks of this worker
 ) -> Outcome:
     "Train a task as the run of a trial. Raises what `prepare` raises"
     task, goals = made[0], place.goals
     options = options_of(trial.spec, made[1], place)
     with without_sync():
-        handle = _begin(trial, task, options, place.parent)
-        try:
+        run = _run_of(trial, options, place.parent)
+        with trial_handle(run, (task, options), warm, bool(trial.spec.resume)) as handle:
             _train(handle, trial, options, goals)
-        finally:
-            handle.close()
         epochs = handle.progress.epochs
         best = handle.progress.best or (epochs[-1] if epochs else None)
-        return _outcome(handle, trial, final_values(goals, best, lambda: handle.model, task, options))
+        model = lambda: trained_model(handle, task, warm)
+        return _outcome(handle, trial, final_values(goals, best, model, task, options))
 
 # %% ../../nbs/sweeps/24_run_trial.ipynb #b7cbdde0
 def _numbers(count):
@@ -153,6 +154,8 @@ def run_trial(
     objective: Callable[[WorkerTrial], object],  # returns `(task, options)` or numbers
     place: Place,
     line: Line,  # to the loop of the sweep
+    warm: WarmRanks
+    | None = None,  # the ranks of this worker, which is the first of them; None trains here alone
 ) -> Outcome:
     "Run one trial; an error of the objective is part of the outcome"
     trial = WorkerTrial(spec, line)
@@ -163,7 +166,9 @@ def run_trial(
         seed_everything(objective.options.seed if spec.seed is None else spec.seed)
         made = objective(trial)
         if isinstance(made[0], Task):
-            return _train_trial(trial, made, place)
+            return _train_trial(trial, made, place, warm)
+        if place.devices != 1:
+            raise numbers_need_no_devices(place.devices)
         if len(made) != len(place.goals):
             raise TaskError(
                 f"The objective returned {_numbers(len(made))}, and the goals of the sweep need {_numbers(len(place.goals))}."

@@ -56,7 +56,7 @@ def join_group(
     torch.distributed.destroy_process_group()
 
 # %% ../../nbs/workers/03b_warm_ranks.ipynb #aae6e170
-class _Lost(Exception):
+class _Lost(WorkerError):
     "The connection to another rank is lost"
 
 
