@@ -285,26 +285,11 @@ def test_a_space_is_narrowed_from_another_process(tmp_path):
     ("flags", "said"),
     [
         ("--cluster local", "on this machine"),
-        ("--devices 2", "one device"),
-        ("--devices 2 --shard", "one device"),
+        ("--shard", "add --devices 2"),
     ],
 )
 @pytest.mark.parametrize("background", ["", " --background"])
-def test_a_trial_is_not_spread_and_that_is_said_before_the_first_one(
-    shell, tmp_path, flags, said, background
-):
+def test_a_trial_that_cannot_be_spread_is_said_before_the_first_one(shell, tmp_path, flags, said, background):
     with pytest.raises(UsageError, match=said):
         magic(shell, f"sweep --trials 2 --runs {tmp_path}/runs --space lr {flags}{background}", PLAIN)
-    assert not (tmp_path / "runs").exists()
-
-
-def test_an_objective_that_spreads_its_trials_is_told(tmp_path):
-    def spread(trial):
-        x = torch.randn(8, 4)
-        return Task(nn.Linear(4, 2), (x, (x.sum(1) > 0).long())), TrainOptions(
-            devices=2, lr=trial.suggest_float("lr", 0.1, 1)
-        )
-
-    with pytest.raises((OptionError, WorkerError), match="one device"):
-        sweep(spread, trials=2, folder=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()

@@ -102,6 +102,7 @@ class _HeardRanks:
         self.world, self._died, self._said = world, died, threading.Condition()
         self._words: dict[int, tuple[str, str]] = {}  # by rank: how it ended its part
         self._busy = False  # whether this process does its part
+        self._ended: set[int] = set()  # ranks that were ended because they had failed
         self.whole = True  # whether all ranks can take part in another group
         cores = [*cores, *[()] * world]
         pin(cores[0])
@@ -119,25 +120,39 @@ class _HeardRanks:
     def _listen(self):
         watched = {end: rank for rank in self._ranks for end in (rank.pipe, rank.process.sentinel)}
         while True:
-            ready = wait(list(watched), PATIENCE if self._stuck else None)
+            patience = PATIENCE if self._ended else GRACE
+            ready = wait(list(watched), patience if self._bad() else None)
             for rank in {watched[end].number: watched[end] for end in ready}.values():
-                self._hear(rank, *last_message(rank))
-            if not ready and (bad := self._stuck):
-                self._died(f"{bad}, and the other ranks did not end.")
+                if not self._hear(rank, *last_message(rank)):
+                    watched = {end: each for end, each in watched.items() if each is not rank}
+            if not ready and (bad := self._bad()):
+                self._wake(bad)
 
     def _hear(self, rank, word, *text):
+        "Take note of a message; returns whether the rank is still there"
         if word == "died":
-            self._died(f"Rank {rank.number} (process {rank.process.pid}) was ended by {text[0]}")
-        elif word != "nothing":
+            if rank.number not in self._ended:
+                self._died(f"Rank {rank.number} (process {rank.process.pid}) was ended by {text[0]}")
+            return False
+        if word != "nothing":
             with self._said:
                 self._words[rank.number] = (word, *text)
                 self._said.notify_all()
+        return True
 
-    @property
-    def _stuck(self) -> str:
-        "Return what went wrong on another rank while this one goes on; empty where nothing did"
-        words = self._words.values() if self._busy else ()
-        return next((text for word, text in words if word != "done"), "")
+    def _bad(self) -> dict[int, str]:
+        "Return what went wrong on other ranks while this one goes on"
+        with self._said:
+            return {n: text for n, (word, text) in self._words.items() if self._busy and word != "done"}
+
+    def _wake(self, bad):
+        "End the ranks that failed: then the connection breaks in which this process may wait"
+        if self._ended:
+            self._died(f"{next(iter(bad.values()))}, and rank 0 did not end.")
+        self._ended = set(bad)
+        for rank in self._ranks:
+            if rank.number in bad:
+                rank.process.kill()
 
 # %% ../../nbs/workers/03b_warm_ranks.ipynb #f67d7200
 class WarmRanks(_HeardRanks):
@@ -162,7 +177,8 @@ class WarmRanks(_HeardRanks):
             fine = True
         finally:
             self._busy = False
-            self.whole = self._wait(PATIENCE, all) and (fine or group.device == "cpu")
+            usable = not self._ended and (fine or group.device == "cpu")
+            self.whole = self._wait(PATIENCE if fine else GRACE, all) and usable
             meeting.unlink(missing_ok=True)
 
     def _wait(self, seconds, how):
