@@ -11,12 +11,11 @@ import pytest
 import torch
 from helpers import Wire, alive, magic, over, until
 from IPython.core.error import UsageError
-from torch import nn
 from warm_python import python
 
 from trainopt_nb.api.handle import FollowedRun
 from trainopt_nb.api.in_workers import Where
-from trainopt_nb.base.errors import OptionError, RunError, WorkerError
+from trainopt_nb.base.errors import RunError
 from trainopt_nb.notebook import train_in_cell
 from trainopt_nb.runs.table import list_runs
 from trainopt_nb.search.options import SweepOptions
@@ -25,9 +24,7 @@ from trainopt_nb.store.lock import lock_owner
 from trainopt_nb.sweeps.background import start_behind
 from trainopt_nb.sweeps.plan_sweep import plan_sweep
 from trainopt_nb.sweeps.records import SetWorkers
-from trainopt_nb.sweeps.run_sweep import sweep
 from trainopt_nb.sweeps.sweep import Sweep
-from trainopt_nb.task.task import Task
 from trainopt_nb.task.train_options import TrainOptions
 
 CELL = """

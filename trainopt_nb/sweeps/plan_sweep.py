@@ -14,6 +14,7 @@ from pathlib import Path
 from ..api.train_ranks import needs_of
 from ..base.errors import DataError, OptionError, TaskError, TrainoptError, WorkerError
 from ..base.options import declared
+from ..events.records import Note
 from ..search.any_space import take_space
 from ..search.budget import Budget, plan_budget
 from ..search.choose import Choice, choose
@@ -34,6 +35,8 @@ from trainopt_nb.sweeps.objective import (
     describe,
     numbers_need_no_devices,
 )
+from .machine import crowded, gpu_names
+from .run_trial import Place
 from .trial_ranks import time_epoch
 from .worker_trial import MiddleTrial
 
@@ -55,8 +58,8 @@ def _time_epoch(objective: Callable, space: Space | None, devices: int) -> float
 
 # %% ../../nbs/sweeps/29_plan_sweep.ipynb #1f923a93
 @dataclass
-class SweepPlan:
-    "What is searched, and how"
+class _Searched:
+    "What is searched, and what follows from it"
 
     objective: Callable  # of a trial
     space: Space | None  # None where the objective draws all by itself
@@ -70,6 +73,38 @@ class SweepPlan:
                 "--devices cannot be searched, because the processes of a trial are there before its values are drawn: leave it out of the space, and "
                 "give it one number, such as --devices 2."
             )
+
+    @property
+    def can_batch(self) -> bool:
+        "Return whether all trials train one and the same task with other options"
+        options = self.options  # without `restore_best` the weights of a best epoch are not kept there
+        return self.objective.task is not None and options.restore_best and not self.how.budget
+
+    def searched_options(self, values: Mapping[str, object]) -> dict[str, object]:
+        "Return those of the values of a trial that are training options"
+        known, lazy = declared(TrainOptions), self.objective.lazy
+        return {name: value for name, value in values.items() if name in known and name not in lazy}
+
+    def place(
+        self,
+        parent: str,  # name of the sweep's run
+        budget: Budget,
+    ) -> Place:
+        "Return what the trials share"
+        goals, devices = self.described.goals, self.described.devices
+        return Place(parent, tuple(goals), budget.epochs if self.how.budget else None, devices)
+
+    def notes(self, budget: Budget) -> list[Note]:
+        "Return what the reader should know before the first trial"
+        gpus = len(gpu_names(self.options.device))
+        tight = crowded(self.how.jobs, self.described.devices, gpus)
+        notes = [Note("info", budget.text, 0, "budget")] if self.how.budget else []
+        return notes + ([Note("warning", tight, 0, "devices")] if tight else [])
+
+# %% ../../nbs/sweeps/29_plan_sweep.ipynb #040d53f8
+@dataclass
+class SweepPlan(_Searched):
+    "What is searched, and how"
 
     def budget(self) -> Budget:
         "Plan trials, time and the epochs of a trial. Raises `OptionError` for a share that is too small"
@@ -95,17 +130,6 @@ class SweepPlan:
             begun=begun,
             changes=changes,
         )
-
-    @property
-    def can_batch(self) -> bool:
-        "Return whether all trials train one and the same task with other options"
-        options = self.options  # without `restore_best` the weights of a best epoch are not kept there
-        return self.objective.task is not None and options.restore_best and not self.how.budget
-
-    def searched_options(self, values: Mapping[str, object]) -> dict[str, object]:
-        "Return those of the values of a trial that are training options"
-        known, lazy = declared(TrainOptions), self.objective.lazy
-        return {name: value for name, value in values.items() if name in known and name not in lazy}
 
 # %% ../../nbs/sweeps/29_plan_sweep.ipynb #6fdc029b
 def _called_with(foreign: ForeignSpace, function: Callable) -> Callable:
@@ -165,7 +189,7 @@ def _check_devices(described: Described, options: TrainOptions):
         "put it into these TrainOptions."
     )
 
-
+# %% ../../nbs/sweeps/29_plan_sweep.ipynb #0247c2a4
 def plan_sweep(
     make_task: Task
     | Callable,  # or a function of a trial that returns a `Task`, `(Task, TrainOptions)` or numbers

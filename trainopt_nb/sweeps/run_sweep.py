@@ -33,12 +33,10 @@ from ..search.study_storage import check_directions, join_study, open_study
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 
-from .machine import crowded, gpu_names
 from .modes import earlier_of, modes_of
 from .plan_sweep import SweepPlan, plan_sweep
 from .progress import SweepProgress, sweep_of
 from .records import SweepStarted, TrialEnded, TrialReport, TrialValues
-from .run_trial import Place
 from .study_trials import EndingTrials
 from .trial_end import counts, end_of
 from .sweep import Sweep
@@ -156,15 +154,7 @@ def _open(plan: SweepPlan, run: Run) -> SweepHandle:
     study.sampler, study.pruner = choice.sampler, choice.pruner
     loop = SweepLoop(
         trials,
-        TrialWorkers(
-            plan.objective,
-            Place(
-                run.name,
-                tuple(goals),
-                budget.epochs if plan.how.budget else None,
-                plan.described.devices,
-            ),
-        ),
+        TrialWorkers(plan.objective, plan.place(run.name, budget)),
         Limits(choice.most, budget.limit),
         run.path,
         plan.searched_options,
@@ -175,10 +165,12 @@ def _open(plan: SweepPlan, run: Run) -> SweepHandle:
     tail.update()
     log, missed = Log(run, tail.progress), _missed(trials, known)
     loop.shared = shared
-    notes += [Note("info", budget.text, 0, "budget")] if plan.how.budget else []
-    tight = crowded(plan.how.jobs, plan.described.devices, len(gpu_names(plan.options.device)))
-    notes += [Note("warning", tight, 0, "devices")] if tight else []
-    first = [*missed, _started(plan, run, choice, budget, done), *notes]  # it counts what ended before
+    first = [
+        *missed,
+        _started(plan, run, choice, budget, done),
+        *notes,
+        *plan.notes(budget),
+    ]  # it counts what ended before
     modes = modes_of(plan.how, choice, goals, plan.options.seed, earlier_of(known, missed))
     events = loop.events(first, plan.how.jobs, modes)
     turns = follow(events, run, tail.progress, log=log, often=(TrialReport, TrialValues))

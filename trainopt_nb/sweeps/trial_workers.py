@@ -56,9 +56,6 @@ def _work(
         yield run_trial(given, objective, place, line, warm)
 
 
-_ROOM = 2**20  # bytes of arrays among what is kept that are copied; larger ones are only looked at
-
-
 def _warm_ranks(devices: int, seat: Seat, channel: Channel) -> WarmRanks | None:
     "Begin the other ranks of a worker whose trials train on several devices; one that dies ends the worker"
     if devices == 1:
@@ -71,6 +68,9 @@ def _warm_ranks(devices: int, seat: Seat, channel: Channel) -> WarmRanks | None:
         end_process(1)
 
     return WarmRanks(devices, died, seat.cores)
+
+# %% ../../nbs/sweeps/25_trial_workers.ipynb #32171ce2
+_ROOM = 2**20  # bytes of arrays among what is kept that are copied; larger ones are only looked at
 
 
 def serve_trials(

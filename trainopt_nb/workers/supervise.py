@@ -59,7 +59,7 @@ def _rank(group, rank, meeting, pipe, parent):
         send("failed", describe_error(error, f"rank {rank}" if group.world > 1 else ""))
     time.sleep(3600)
 
-
+# %% ../../nbs/workers/03_supervise.ipynb #0a460c1e
 class Rank(NamedTuple):
     "A rank, seen by the process that started it"
 

@@ -89,8 +89,8 @@ def _stay(rank, cores, pipe, parent):
         pipe.send(word)
 
 # %% ../../nbs/workers/03b_warm_ranks.ipynb #f91ff54e
-class _HeardRanks:
-    "The other ranks, and what they say"
+class _Ranks:
+    "The other ranks"
 
     def __init__(
         self,
@@ -116,6 +116,10 @@ class _HeardRanks:
     def pids(self) -> list[int]:
         "Return the process ids of the other ranks"
         return [rank.process.pid for rank in self._ranks]
+
+# %% ../../nbs/workers/03b_warm_ranks.ipynb #4dfb0b10
+class _HeardRanks(_Ranks):
+    "The other ranks, and what they say"
 
     def _listen(self):
         watched = {end: rank for rank in self._ranks for end in (rank.pipe, rank.process.sentinel)}
