@@ -54,7 +54,7 @@ class LimitOptions(Options):
     )
     jobs: int = option(
         1,
-        "trials at once, each in a process of its own",
+        "trials at once, each in a process of its own, or in one for each of its devices",
         low=1,
         high=1024,
         short="j",
