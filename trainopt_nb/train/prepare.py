@@ -45,12 +45,12 @@ def _sources(task, data):
     return [value for value, batches in pairs if not isinstance(batches, (MemoryBatches, type(None)))]
 
 
-def _open_data(task, options, ranks):
+def _open_data(task, options, ranks, device):
     o = options
     return open_data(
         task.train_data, task.valid_data, batch_size=o.batch_size, shuffle=o.shuffle, drop_last=o.drop_last,
         drop_single=has_batchnorm(task.model), seed=o.seed, workers=o.workers, valid_fraction=o.valid_fraction,
-        data_shard=ranks.data_shard, dtype=weights_dtype(task.model),
+        data_shard=ranks.data_shard, dtype=weights_dtype(task.model), pin_memory=device.type == "cuda",
         layout=None if o.batch_layout == "auto" else parse_layout(o.batch_layout),
     )  # fmt: skip
 
@@ -63,7 +63,7 @@ def _open(task, options, ranks, gradient_hooks, device_transforms):
     tried_on = strategy.preflight_device(device)
     place_module(o, ranks.world, tried_on)
     check_loss_device(o.loss, device)
-    data = _open_data(task, o, ranks)
+    data = _open_data(task, o, ranks, device)
     mover = batch_mover(tried_on, o.channels_last, task.model.to(tried_on))
     transforms = move_transforms(device_transforms, tried_on)
     return Place(task, o, strategy, device, data, mover, transforms, gradient_hooks)
