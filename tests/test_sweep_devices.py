@@ -6,6 +6,7 @@ Ranks on the CPU stand for devices. A trial has its ranks from `WarmRanks`, whos
 import os
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -340,6 +341,18 @@ def test_trials_that_ask_for_other_devices_fail_with_the_reason(tmp_path):
 
     found = sweep(spread, folder=tmp_path, trials=1, goal="accuracy:max", **HOW)
     assert found.trials[0].state == "failed" and "devices=2" in found.trials[0].reason
+
+
+def test_a_task_that_cannot_travel_fails_its_trial_with_the_reason(tmp_path):
+    def make_task(trial):
+        data = Slow(tmp_path, 0)
+        data.lock = threading.Lock()
+        return Task(net(trial.suggest_int("width", 2, 9)), data, DATA)
+
+    found = sweep(make_task, folder=tmp_path, trials=2, devices=2, epochs=1, **HOW)
+    assert [row.state for row in found.trials] == ["failed"] * 2
+    assert "train_data.lock is a lock, which cannot travel to another process" in found.trials[0].reason
+    assert "leave out --devices" in found.trials[0].reason
 
 
 # --- the machine

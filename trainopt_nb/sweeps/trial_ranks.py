@@ -60,7 +60,11 @@ def on_ranks(
     parts = {"model": task.model, "train_data": task.train_data, "valid_data": task.valid_data}
     with SharedArrays() as shared:
         # a trial may have set up its process: the other ranks are to compute as this one does
-        payload = pickle_shared((task, options, ProcessState()), parts | vars(options), shared)
+        value, advice = (
+            (task, options, ProcessState()),
+            "make it in __getitem__ or forward, or leave out --devices",
+        )
+        payload = pickle_shared(value, parts | vars(options), shared, advice)
         group = Group(function, payload, arguments, str(folder), **needs_of(options))
         own, chosen, _ = cloudpickle.loads(payload)
         with warm.together(group) as ranks:
