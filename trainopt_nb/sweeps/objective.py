@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Trainable', 'Objective', 'TaskObjective', 'FunctionObjective', 'as_values', 'check_place', 'numbers_need_no_devices',
-           'Described', 'describe']
+           'split_cluster', 'Described', 'describe']
 
 # %% ../../nbs/sweeps/23_objective.ipynb #05ce33d8
 import math
@@ -20,7 +20,9 @@ from ..base.errors import OptionError, TaskError
 from ..data.generators import preserve_rng
 from ..task.task import Task
 from ..task.train_options import TrainOptions
+from ..train.known_task import KnownTask
 from ..train.prepare import prepare
+from ..workers.ray_connection import check_cluster
 from ..workers.shared_arrays import SharedArrays
 
 from .goals import resolve_goals, trial_options
@@ -32,6 +34,8 @@ Trainable = tuple[Task, TrainOptions]
 
 class Objective:
     "What a sweep tries"
+
+    known: KnownTask | None = None  # what trials of one task have found; None where their tasks may differ
 
     def repack(
         self,
@@ -52,7 +56,7 @@ class TaskObjective(Objective):
         task: Task,
         options: TrainOptions,  # of all trials; those that are searched are replaced
     ):
-        self.task, self.options = task, options
+        self.task, self.options, self.known = task, options, KnownTask()
 
     @property
     def kept(self) -> tuple[object, ...]:
@@ -146,8 +150,8 @@ def check_place(
     "Raise `OptionError` where a trial is to train on other machines, or on other devices than its sweep has for it"
     if options.cluster:
         raise OptionError(
-            f"The trials of a sweep train on this machine, and --cluster {options.cluster} names others: leave it out, give the sweep --storage URL, "
-            "and run `trainopt sweep FILE --join URL` on each of the other machines."
+            f"The objective returned options with the cluster {options.cluster!r}: give it to the sweep, as --cluster (keyword cluster), whose trials "
+            "then train there."
         )
     asked = needs_of(options)["world"]
     if devices not in (None, asked):
@@ -167,7 +171,16 @@ def numbers_need_no_devices(
         "trials at once, or return a Task."
     )
 
-# %% ../../nbs/sweeps/23_objective.ipynb #cd439533
+# %% ../../nbs/sweeps/23_objective.ipynb #69ecd1ad
+def split_cluster(
+    options: TrainOptions,  # as given to the sweep
+) -> tuple[str, TrainOptions]:  # address, empty where trials train on this machine; options of a trial
+    "Return where the trials of a sweep train, and how. Raises `OptionError` for an address that is none, or where Ray is not installed"
+    if options.cluster:
+        check_cluster(options.cluster)
+    return options.cluster, options.replace(cluster="")
+
+# %% ../../nbs/sweeps/23_objective.ipynb #0b1aa260
 class Described(NamedTuple):
     "What is known of the trials before the first one"
 

@@ -8,6 +8,7 @@ __all__ = ['SweepPlan', 'plan_sweep']
 # %% ../../nbs/sweeps/29_plan_sweep.ipynb #9f79b2b7
 import tempfile
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,14 +29,15 @@ from ..workers.submit import submit
 from ..workers.warm_ranks import WarmRanks
 
 from .goals import named_goals
+from .machine import crowded, gpu_names
 from trainopt_nb.sweeps.objective import (
     Described,
     FunctionObjective,
     TaskObjective,
     describe,
     numbers_need_no_devices,
+    split_cluster,
 )
-from .machine import crowded, gpu_names
 from .run_trial import Place
 from .trial_ranks import time_epoch
 from .worker_trial import MiddleTrial
@@ -66,6 +68,7 @@ class _Searched:
     described: Described
     options: TrainOptions  # of all trials
     how: SweepOptions
+    cluster: str = ""  # of Ray, whose processes train the trials; empty where they train on this machine
 
     def __post_init__(self):
         if self.space is not None and "devices" in self.searched_options(dict.fromkeys(self.space)):
@@ -73,6 +76,16 @@ class _Searched:
                 "--devices cannot be searched, because the processes of a trial are there before its values are drawn: leave it out of the space, and "
                 "give it one number, such as --devices 2."
             )
+        if self.cluster and self.described.devices != 1:
+            raise OptionError(
+                f"On a cluster each trial of a sweep trains on one device, and --devices {self.described.devices} asks for more: leave out --devices "
+                "or --cluster."
+            )
+
+    @property
+    def stored(self) -> dict[str, object]:  # plain values by keyword
+        "Return all options as a run keeps them"
+        return {**self.options.replace(cluster=self.cluster).plain(), **self.how.plain()}
 
     @property
     def can_batch(self) -> bool:
@@ -97,11 +110,11 @@ class _Searched:
     def notes(self, budget: Budget) -> list[Note]:
         "Return what the reader should know before the first trial"
         gpus = len(gpu_names(self.options.device))
-        tight = crowded(self.how.jobs, self.described.devices, gpus)
+        tight = crowded(self.how.processes, self.described.devices, gpus)
         notes = [Note("info", budget.text, 0, "budget")] if self.how.budget else []
         return notes + ([Note("warning", tight, 0, "devices")] if tight else [])
 
-# %% ../../nbs/sweeps/29_plan_sweep.ipynb #040d53f8
+# %% ../../nbs/sweeps/29_plan_sweep.ipynb #7e161027
 @dataclass
 class SweepPlan(_Searched):
     "What is searched, and how"
@@ -179,7 +192,7 @@ def _described(objective: FunctionObjective, space: Space | None, goals: list[Go
 
 def _check_devices(described: Described, options: TrainOptions):
     "Raise `OptionError` where the trials of a function do not use the devices that the sweep was given"
-    given = 1 if options.cluster else needs_of(options)["world"]
+    given = needs_of(options)["world"]
     if given in (1, described.devices):
         return
     if not described.model:
@@ -189,7 +202,7 @@ def _check_devices(described: Described, options: TrainOptions):
         "put it into these TrainOptions."
     )
 
-# %% ../../nbs/sweeps/29_plan_sweep.ipynb #0247c2a4
+# %% ../../nbs/sweeps/29_plan_sweep.ipynb #0438a10e
 def plan_sweep(
     make_task: Task
     | Callable,  # or a function of a trial that returns a `Task`, `(Task, TrainOptions)` or numbers
@@ -200,14 +213,16 @@ def plan_sweep(
 ) -> SweepPlan:
     "Put a sweep together. Raises `OptionError`, `WorkerError` for a function that fails, and what `prepare` raises for a task that is wrong"
     goals, found = named_goals(how.goals), _taken(space, isinstance(make_task, Task))
+    cluster, options = split_cluster(options)
+    here = options.replace(device="auto") if cluster else options  # its GPUs are not those of this machine
     if isinstance(make_task, Task):
         if found is None:
             raise OptionError(
                 'There is nothing to search: name options and their ranges, such as {"lr": (1e-4, 1e-1, "log")}.'
             )
         found = found.space if isinstance(found, ForeignSpace) else found
-        described = describe((make_task, options), goals)
-        return SweepPlan(TaskObjective(make_task, options), found, described, options, how)
+        described = describe((make_task, here), goals)
+        return SweepPlan(TaskObjective(make_task, options), found, described, options, how, cluster)
     if not callable(make_task):
         raise OptionError(f"A sweep takes a Task or a function of a trial, and got {make_task!r}.")
     objective = FunctionObjective(make_task, options)
@@ -216,6 +231,8 @@ def plan_sweep(
     if goals and all(goal.direction for goal in goals) and options.devices == 1:
         described = Described(goals, None, "")
     else:
-        described = _described(objective, found, goals)
-    _check_devices(described, options)
-    return SweepPlan(objective, found, described, options, how)
+        tried = copy(objective)
+        tried.options = here
+        described = _described(tried, found, goals)
+    _check_devices(described, here)
+    return SweepPlan(objective, found, described, options, how, cluster)

@@ -6,16 +6,18 @@
 __all__ = ['UNMEASURED', 'Place', 'options_of', 'goal_values', 'final_values', 'run_trial']
 
 # %% ../../nbs/sweeps/24_run_trial.ipynb #d0aa4e92
+import contextlib
 import math
 import shutil
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from optuna.exceptions import TrialPruned
 from torch import nn
 from ..api.handle import LocalRun
+from ..api.prepare_run import resume_in, start
 from ..base.errors import TaskError
 from ..events.records import Epoch, Stop
 from ..runs.run import Run
@@ -23,6 +25,7 @@ from ..store.synced import without_sync
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..train.faults import is_out_of_memory
+from ..train.known_task import KnownTask
 from ..train.prepare import prepare
 from ..train.torch_settings import seed_everything
 from ..workers.processes import describe_error
@@ -32,8 +35,9 @@ from .goals import FIGURES, trial_options
 from .messages import Outcome, TrialSpec
 from .objective import check_place, numbers_need_no_devices
 from ..search.options import Goal
+from .line import Line
 from .trial_ranks import trained_model, trial_handle
-from .worker_trial import Line, WorkerTrial
+from .worker_trial import WorkerTrial
 
 # %% ../../nbs/sweeps/24_run_trial.ipynb #510ae2d6
 class Place(NamedTuple):
@@ -45,20 +49,62 @@ class Place(NamedTuple):
     devices: int = 1  # on which each trial trains
 
 
-def _run_of(trial: WorkerTrial, options: TrainOptions, parent: str) -> Run:
-    "Make the directory of a trial's run"
-    spec, plain = trial.spec, (int, float, str, bool, type(None))
+def _facts(trial: WorkerTrial, parent: str) -> dict[str, object]:
+    "Return what the directory of a trial's run says of it"
+    plain = (int, float, str, bool, type(None))
+    values = {name: value for name, value in trial.params.items() if isinstance(value, plain)}
+    return {"type": "trial", "parent": parent, "number": trial.spec.number, "values": values}
+
+
+def _copied(spec: TrialSpec, facts: dict) -> Run:
+    "Copy the run from which a trial goes on"
     path = Path(spec.path)
-    facts = {"type": "trial", "parent": parent, "number": spec.number}
-    facts["values"] = {name: value for name, value in trial.params.items() if isinstance(value, plain)}
+    shutil.copytree(spec.resume, path, ignore=shutil.ignore_patterns("lock*", "*.lock"))
+    run = Run(path)
+    run.add_facts(name=path.name, **facts)
+    return run
+
+
+def _begin(
+    trial: WorkerTrial, task: Task, options: TrainOptions, parent: str, known: KnownTask | None
+) -> LocalRun:
+    "Prepare the run of a trial; one that cannot begin has a directory too"
+    spec, facts, path = trial.spec, _facts(trial, parent), Path(trial.spec.path)
     if spec.resume:
-        shutil.copytree(spec.resume, path, ignore=shutil.ignore_patterns("lock*", "*.lock"))
-        run = Run(path)
-        run.add_facts(name=path.name, **facts)
-        return run
-    return Run.create(path.parent, path.name, options.plain(), dated=False, **facts)
+        return resume_in(_copied(spec, facts), task, options, prompt=(Epoch,))
+    facts |= {"folder": path.parent, "name": path.name, "dated": False}
+    try:
+        return start(task, options, late=True, prompt=(Epoch,), known=known, **facts)
+    except BaseException:
+        if not path.exists():
+            Run.create(options=options.plain(), **facts)
+        raise
 
 # %% ../../nbs/sweeps/24_run_trial.ipynb #240b78df
+@contextlib.contextmanager
+def _handle_of(
+    trial: WorkerTrial,
+    made: tuple[Task, TrainOptions],
+    place: Place,
+    known: KnownTask | None,
+    warm: WarmRanks | None,
+) -> Iterator[LocalRun]:
+    "Have the handle of a trial's run for the length of a `with` block"
+    spec, path = trial.spec, Path(trial.spec.path)
+    if warm is None:
+        handle = _begin(trial, *made, place.parent, known)
+        try:
+            yield handle
+        finally:
+            handle.close()
+        return
+    facts = _facts(trial, place.parent)
+    create = lambda: Run.create(path.parent, path.name, made[1].plain(), dated=False, **facts)
+    run = _copied(spec, facts) if spec.resume else create()
+    with trial_handle(run, made, warm, bool(spec.resume)) as handle:
+        yield handle
+
+# %% ../../nbs/sweeps/24_run_trial.ipynb #78ef279b
 def options_of(
     spec: TrialSpec,
     options: TrainOptions,  # of all trials
@@ -130,14 +176,14 @@ def _train_trial(
     trial: WorkerTrial,
     made: tuple[Task, TrainOptions],  # as from an objective
     place: Place,
+    known: KnownTask | None,  # what earlier trials of the same task have found
     warm: WarmRanks | None,  # the ranks of this worker
 ) -> Outcome:
     "Train a task as the run of a trial. Raises what `prepare` raises"
     task, goals = made[0], place.goals
     options = options_of(trial.spec, made[1], place)
     with without_sync():
-        run = _run_of(trial, options, place.parent)
-        with trial_handle(run, (task, options), warm, bool(trial.spec.resume)) as handle:
+        with _handle_of(trial, (task, options), place, known, warm) as handle:
             _train(handle, trial, options, goals)
         epochs = handle.progress.epochs
         best = handle.progress.best or (epochs[-1] if epochs else None)
@@ -166,7 +212,7 @@ def run_trial(
         seed_everything(objective.options.seed if spec.seed is None else spec.seed)
         made = objective(trial)
         if isinstance(made[0], Task):
-            return _train_trial(trial, made, place, warm)
+            return _train_trial(trial, made, place, objective.known, warm)
         if place.devices != 1:
             raise numbers_need_no_devices(place.devices)
         if len(made) != len(place.goals):

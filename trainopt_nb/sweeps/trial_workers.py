@@ -16,7 +16,7 @@ import torch
 from ..base.errors import RunError, WorkerError
 from ..data.snapshot import Snapshot
 from ..train.process_state import ProcessState
-from ..workers.channel import Channel, parent_channel
+from ..workers.channel import parent_channel
 from ..workers.processes import PRELOAD, end_process
 from ..workers.shared_arrays import SharedArrays, pickle_shared
 from ..workers.submit import WorkerHandle, submit, wait_for
@@ -35,7 +35,7 @@ from trainopt_nb.sweeps.messages import (
 )
 from .run_batch import plan_trials, run_batch
 from .run_trial import Place, run_trial
-from .worker_trial import Line, WorkerLine
+from .line import Line, WorkerLine
 
 PRELOAD.append("trainopt_nb.sweeps.trial_workers")
 
@@ -56,11 +56,12 @@ def _work(
         yield run_trial(given, objective, place, line, warm)
 
 
-def _warm_ranks(devices: int, seat: Seat, channel: Channel) -> WarmRanks | None:
+def _warm_ranks(devices: int, seat: Seat) -> WarmRanks | None:
     "Begin the other ranks of a worker whose trials train on several devices; one that dies ends the worker"
     if devices == 1:
         pin(seat.cores[0] if seat.cores else ())
         return None
+    channel = parent_channel()
 
     def died(reason):
         with contextlib.suppress(OSError):
@@ -69,7 +70,7 @@ def _warm_ranks(devices: int, seat: Seat, channel: Channel) -> WarmRanks | None:
 
     return WarmRanks(devices, died, seat.cores)
 
-# %% ../../nbs/sweeps/25_trial_workers.ipynb #32171ce2
+# %% ../../nbs/sweeps/25_trial_workers.ipynb #9aab7864
 _ROOM = 2**20  # bytes of arrays among what is kept that are copied; larger ones are only looked at
 
 
@@ -77,20 +78,22 @@ def serve_trials(
     objective: bytes,  # as from `pickle_shared`
     place: Place,
     seat: Seat,
+    line: Line | None = None,  # to the loop of the sweep; None is the channel of this process
 ):
     "Train trials in this worker until there are no more"
-    channel = parent_channel()
     if seat.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = seat.gpus
-    warm = _warm_ranks(place.devices, seat, channel)  # before anything is computed here
+    warm = _warm_ranks(place.devices, seat)  # before anything is computed here
     torch.set_num_threads(seat.threads)
-    line, called = WorkerLine(channel), cloudpickle.loads(objective)
+    line, called = line or WorkerLine(parent_channel()), cloudpickle.loads(objective)
     kept, process = Snapshot(*called.kept, room=_ROOM), ProcessState()
-    while (given := line.ask(Ready())) is not None:
+    line.ask_ahead(Ready())
+    while (given := line.answer()) is not None:
         for outcome in _work(given, called, place, line, warm):
             line.tell(outcome)
         if warm is not None and not warm.whole:
             raise RunError("The ranks of a trial did not end with it, so others train the next one.")
+        line.ask_ahead(Ready())
         for text in _left(kept.put_back(), process.put_back() if called.alone else []):
             line.tell(Said(text))
 
@@ -116,11 +119,24 @@ class _Workers:
         place: Place,
     ):
         self._shared, self._place = SharedArrays(), place
-        self._objective = pickle_shared(objective, objective.parts, self._shared)
-        self._gpus = gpu_names(objective.options.device)
         self._handles: dict[int, WorkerHandle] = {}
         self._dismissed: set[int] = set()  # numbers of those that were told to end
         self.wanted = 0  # how many there are to be
+        self._pack(objective)
+
+    def _pack(self, objective):
+        "Pack what all workers get"
+        self._objective = pickle_shared(objective, objective.parts, self._shared)
+        self._gpus = gpu_names(objective.options.device)
+
+    def _start(self, number, workers):
+        "Start one of so many workers"
+        seat = seats(workers, self._place.devices, self._gpus)[number]
+        return submit(serve_trials, self._objective, self._place, seat)
+
+    def _ready(self, timeout):
+        "Return the handles of workers that have something to say"
+        return wait_for(self._handles.values(), timeout)
 
     def __len__(self) -> int:
         return len(self._handles)
@@ -131,9 +147,9 @@ class _Workers:
     ):
         "Have another number of workers; those that are too many end with the trial that they train"
         self.wanted = workers
-        for number, seat in enumerate(seats(workers, self._place.devices, self._gpus)):
+        for number in range(workers):
             if number not in self._handles:
-                self._handles[number] = submit(serve_trials, self._objective, self._place, seat)
+                self._handles[number] = self._start(number, workers)
 
     def close(self):
         "Kill all workers; harmless the second time"
@@ -152,7 +168,7 @@ class _HeardWorkers(_Workers):
     ) -> Iterator[tuple[int, tuple]]:  # number of a worker, and its message or `Died`
         "Yield what the workers say, at most one message of each"
         numbers = {id(handle): number for number, handle in self._handles.items()}
-        for handle in wait_for(self._handles.values(), timeout) if self._handles else ():
+        for handle in self._ready(timeout) if self._handles else ():
             number = numbers[id(handle)]
             try:
                 message = next(handle.events(0), None)
