@@ -11,12 +11,11 @@ import pytest
 import torch
 from helpers import Wire, alive, magic, over, until
 from IPython.core.error import UsageError
-from torch import nn
 from warm_python import python
 
 from trainopt_nb.api.handle import FollowedRun
 from trainopt_nb.api.in_workers import Where
-from trainopt_nb.base.errors import OptionError, RunError, WorkerError
+from trainopt_nb.base.errors import RunError
 from trainopt_nb.notebook import train_in_cell
 from trainopt_nb.runs.table import list_runs
 from trainopt_nb.search.options import SweepOptions
@@ -25,9 +24,7 @@ from trainopt_nb.store.lock import lock_owner
 from trainopt_nb.sweeps.background import start_behind
 from trainopt_nb.sweeps.plan_sweep import plan_sweep
 from trainopt_nb.sweeps.records import SetWorkers
-from trainopt_nb.sweeps.run_sweep import sweep
 from trainopt_nb.sweeps.sweep import Sweep
-from trainopt_nb.task.task import Task
 from trainopt_nb.task.train_options import TrainOptions
 
 CELL = """
@@ -285,26 +282,11 @@ def test_a_space_is_narrowed_from_another_process(tmp_path):
     ("flags", "said"),
     [
         ("--cluster head", "--cluster takes local"),
-        ("--devices 2", "one device"),
-        ("--devices 2 --shard", "one device"),
+        ("--shard", "add --devices 2"),
     ],
 )
 @pytest.mark.parametrize("background", ["", " --background"])
-def test_a_trial_is_not_spread_and_that_is_said_before_the_first_one(
-    shell, tmp_path, flags, said, background
-):
+def test_a_trial_that_cannot_be_spread_is_said_before_the_first_one(shell, tmp_path, flags, said, background):
     with pytest.raises(UsageError, match=said):
         magic(shell, f"sweep --trials 2 --runs {tmp_path}/runs --space lr {flags}{background}", PLAIN)
-    assert not (tmp_path / "runs").exists()
-
-
-def test_an_objective_that_spreads_its_trials_is_told(tmp_path):
-    def spread(trial):
-        x = torch.randn(8, 4)
-        return Task(nn.Linear(4, 2), (x, (x.sum(1) > 0).long())), TrainOptions(
-            devices=2, lr=trial.suggest_float("lr", 0.1, 1)
-        )
-
-    with pytest.raises((OptionError, WorkerError), match="one device"):
-        sweep(spread, trials=2, folder=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()

@@ -21,7 +21,7 @@ from trainopt_nb.base.errors import OptionError, RunError, TrainoptError
 from trainopt_nb.events.records import Note
 from trainopt_nb.runs.run import Run
 from trainopt_nb.search.pruners import RankPruner
-from trainopt_nb.sweeps.no_effect import crowded
+from trainopt_nb.sweeps.machine import crowded
 from trainopt_nb.sweeps.records import TrialEnded, TrialStarted
 from trainopt_nb.sweeps.run_sweep import sweep
 from trainopt_nb.sweeps.sweep import Sweep

@@ -43,7 +43,7 @@ def _save(loop, folder):
 def _handle(run, loop, token="", every=0.1, late=False, prompt=()):
     "Return the handle of a loop that is ready"
     if not loop.prepared.ranks.first:
-        events = synced_events(loop.events(run.path, run.name), loop)
+        events = synced_events(loop.events(run.path, run.name, late=late), loop)
         return LocalRun(run, Progress(run.name), ([] for _ in events), loop.prepared.model)
     run.start_writing(token)
     tail = run.tail()  # of our own: the progress of `run` would count each event twice

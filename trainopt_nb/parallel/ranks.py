@@ -20,6 +20,8 @@ import psutil
 import torch
 from torch import Tensor
 
+from ..base.errors import TrainoptError
+
 # %% ../../nbs/parallel/01_ranks.ipynb #2714b349
 _CONNECTION_LOST = re.compile(
     r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe", re.IGNORECASE
@@ -52,7 +54,8 @@ class Ranks:
 
     def check(self, error: BaseException):
         "Call `lost` for an error that only says that the connection to another rank is lost"
-        if self.world > 1 and self._lost is not None and _CONNECTION_LOST.search(str(error)):
+        told = isinstance(error, TrainoptError)  # by `lost`, in the terms of this package
+        if self.world > 1 and self._lost is not None and not told and _CONNECTION_LOST.search(str(error)):
             self._lost(str(error))
 
     def sum_numbers(self, *numbers: float) -> list[float]:
@@ -116,7 +119,7 @@ def backends(
 ) -> str:
     "Return the backends for `torch.distributed.init_process_group`: gloo between CPUs, the default one between devices"
     if device_type == "cpu":
-        return "cpu:gloo"
+        return "gloo"
     return f"cpu:gloo,{device_type}:{torch.distributed.get_default_backend_for_device(device_type)}"
 
 

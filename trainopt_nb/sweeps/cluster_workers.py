@@ -28,7 +28,8 @@ from trainopt_nb.sweeps.run_travel import (
     write_piece,
 )
 from .run_trial import Place
-from .trial_workers import TrialWorkers, serve_trials, shared_cores
+from .machine import Seat, shared_cores
+from .trial_workers import TrialWorkers, serve_trials
 from .line import WorkerLine
 from ..task.train_options import TrainOptions
 from ..workers.board import Board
@@ -59,7 +60,7 @@ def serve_trials_there(
         os.chdir(directory)
     for name in PRELOAD:  # before the first trial, whose time counts
         importlib.import_module(name)
-    serve_trials(objective, place, threads, line=line)
+    serve_trials(objective, place, Seat(threads, ()), line)
 
 # %% ../../nbs/sweeps/25c_cluster_workers.ipynb #9d23e78b
 def threads_there(

@@ -26,7 +26,6 @@ from ..workers.ray_pool import RayPool
 
 from .cluster_workers import ClusterWorkers, open_pool
 from .modes import earlier_of, modes_of
-from .no_effect import crowded
 from .plan_sweep import SweepPlan
 from .progress import SweepProgress, sweep_of
 from .records import SweepStarted, TrialEnded, TrialReport, TrialValues
@@ -134,9 +133,7 @@ def _workers(plan: SweepPlan, run: Run, place: Place, pool: RayPool | None) -> T
 
 def _said_of(plan: SweepPlan, budget: Budget, differing: list[str]) -> list[Note]:
     "Return what is to be known of a sweep before its first trial"
-    said = [*differing, *plan.described.notes, *([] if plan.cluster else crowded(plan.how.processes))]
-    notes = [Note("warning", text, 0, "options") for text in said]
-    notes += [Note("info", budget.text, 0, "budget")] if plan.how.budget else []
+    notes = [Note("warning", text, 0, "options") for text in differing] + plan.notes(budget)
     if plan.cluster:
         trials = f"{plan.how.processes} trial{'s' * (plan.how.processes > 1)} at once"
         notes.append(Note("info", f"Trains {trials} on the Ray cluster {plan.cluster}.", 0, "cluster"))
@@ -157,10 +154,9 @@ def _put_together(plan: SweepPlan, run: Run, pool: RayPool | None) -> SweepHandl
     done = 0 if plan.how.join else len(trials.others())  # those of a study that is joined are told
     choice = plan.choice(budget, _begun(study, run, shared), changes)
     study.sampler, study.pruner = choice.sampler, choice.pruner
-    place = Place(run.name, tuple(goals), budget.epochs if plan.how.budget else None)
     loop = SweepLoop(
         trials,
-        _workers(plan, run, place, pool),
+        _workers(plan, run, plan.place(run.name, budget), pool),
         Limits(choice.most, budget.limit),
         run.path,
         plan.searched_options,

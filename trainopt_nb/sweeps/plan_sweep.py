@@ -6,14 +6,16 @@
 __all__ = ['SweepPlan', 'plan_sweep']
 
 # %% ../../nbs/sweeps/29_plan_sweep.ipynb #9f79b2b7
-import math
+import tempfile
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
+from pathlib import Path
 
+from ..api.train_ranks import needs_of
 from ..base.errors import DataError, OptionError, TaskError, TrainoptError, WorkerError
 from ..base.options import declared
-from ..events.records import Epoch
+from ..events.records import Note
 from ..search.any_space import take_space
 from ..search.budget import Budget, plan_budget
 from ..search.choose import Choice, choose
@@ -22,29 +24,44 @@ from ..search.options import Goal, SweepOptions
 from ..search.space import Space
 from ..task.task import Task
 from ..task.train_options import TrainOptions
-from ..train.loop import train
+from ..workers.processes import end_process
 from ..workers.submit import submit
+from ..workers.warm_ranks import WarmRanks
 
 from .goals import named_goals
-from .objective import Described, FunctionObjective, TaskObjective, describe, split_cluster
+from .machine import crowded, gpu_names
+from trainopt_nb.sweeps.objective import (
+    Described,
+    FunctionObjective,
+    TaskObjective,
+    describe,
+    numbers_need_no_devices,
+    split_cluster,
+)
+from .run_trial import Place
+from .trial_ranks import time_epoch
 from .worker_trial import MiddleTrial
 
 # %% ../../nbs/sweeps/29_plan_sweep.ipynb #64b864d6
 _REPORTS = 10  # that an objective is taken to make, where that is not known
 
 
-def _time_epoch(objective: Callable, space: Space | None) -> float:
-    "Return the seconds of an epoch and its validation, in a worker"
-    task, options = objective(MiddleTrial(space))
-    for event in train(task, options.replace(epochs=1)):
-        if isinstance(event, Epoch):
-            return event.seconds
-    return math.nan
+def _died(reason):
+    "End the process of a measurement, of which a rank died"
+    print(reason, flush=True)
+    end_process(1)
+
+
+def _time_epoch(objective: Callable, space: Space | None, devices: int) -> float:
+    "Return the seconds of an epoch and its validation on as many devices as a trial has, in a worker"
+    warm = WarmRanks(devices, _died) if devices > 1 else None
+    with tempfile.TemporaryDirectory() as folder:
+        return time_epoch(objective(MiddleTrial(space)), warm, Path(folder))
 
 # %% ../../nbs/sweeps/29_plan_sweep.ipynb #1f923a93
 @dataclass
-class SweepPlan:
-    "What is searched, and how"
+class _Searched:
+    "What is searched, and what follows from it"
 
     objective: Callable  # of a trial
     space: Space | None  # None where the objective draws all by itself
@@ -63,17 +80,62 @@ class SweepPlan:
             raise OptionError(
                 f"--repeats (keyword repeats) trains the best trials again, and with {len(self.described.goals)} goals no trial is the best: leave it out, or give one goal."
             )
+        if self.space is not None and "devices" in self.searched_options(dict.fromkeys(self.space)):
+            raise OptionError(
+                "--devices cannot be searched, because the processes of a trial are there before its values are drawn: leave it out of the space, and "
+                "give it one number, such as --devices 2."
+            )
+        if self.cluster and self.described.devices != 1:
+            raise OptionError(
+                f"On a cluster each trial of a sweep trains on one device, and --devices {self.described.devices} asks for more: leave out --devices "
+                "or --cluster."
+            )
 
     @property
     def stored(self) -> dict[str, object]:  # plain values by keyword
         "Return all options as a run keeps them"
         return {**self.options.replace(cluster=self.cluster).plain(), **self.how.plain()}
 
+    @property
+    def can_batch(self) -> bool:
+        "Return whether all trials train one and the same task with other options"
+        options = self.options  # without `restore_best` the weights of a best epoch are not kept there
+        return self.objective.task is not None and options.restore_best and not self.how.budget
+
+    def searched_options(self, values: Mapping[str, object]) -> dict[str, object]:
+        "Return those of the values of a trial that are training options"
+        known, lazy = declared(TrainOptions), self.objective.lazy
+        return {name: value for name, value in values.items() if name in known and name not in lazy}
+
+    def place(
+        self,
+        parent: str,  # name of the sweep's run
+        budget: Budget,
+    ) -> Place:
+        "Return what the trials share"
+        goals, devices = self.described.goals, self.described.devices
+        return Place(parent, tuple(goals), budget.epochs if self.how.budget else None, devices)
+
+    def notes(self, budget: Budget) -> list[Note]:
+        "Return what the reader should know before the first trial"
+        gpus = len(gpu_names(self.options.device))
+        alone = self.cluster or self.options.device.startswith("cuda:")  # its trials do not share the cores of this machine
+        tight = [] if alone else crowded(self.how.processes, self.described.devices, gpus)
+        notes = [Note("warning", text, 0, "options") for text in (*self.described.notes, *tight)]
+        return notes + ([Note("info", budget.text, 0, "budget")] if self.how.budget else [])
+
+# %% ../../nbs/sweeps/29_plan_sweep.ipynb #7e161027
+@dataclass
+class SweepPlan(_Searched):
+    "What is searched, and how"
+
     def budget(self) -> Budget:
         "Plan trials, time and the epochs of a trial. Raises `OptionError` for a share that is too small"
         training, epochs = None, self.described.epochs
         if self.how.budget and epochs:
-            training = epochs * submit(_time_epoch, self.objective, self.space).result()
+            training = (
+                epochs * submit(_time_epoch, self.objective, self.space, self.described.devices).result()
+            )
         return plan_budget(
             self.how, training, epochs=epochs or _REPORTS, objectives=len(self.described.goals)
         )
@@ -91,18 +153,6 @@ class SweepPlan:
             begun=begun,
             changes=changes,
         )
-
-    @property
-    def can_batch(self) -> bool:
-        "Return whether all trials train one and the same task with other options"
-        options = self.options  # without `restore_best` the weights of a best epoch are not kept there
-        one = self.objective.task is not None and options.devices == 1
-        return one and options.restore_best and not self.how.budget
-
-    def searched_options(self, values: Mapping[str, object]) -> dict[str, object]:
-        "Return those of the values of a trial that are training options"
-        known, lazy = declared(TrainOptions), self.objective.lazy
-        return {name: value for name, value in values.items() if name in known and name not in lazy}
 
 # %% ../../nbs/sweeps/29_plan_sweep.ipynb #6fdc029b
 def _called_with(foreign: ForeignSpace, function: Callable) -> Callable:
@@ -150,6 +200,19 @@ def _described(objective: FunctionObjective, space: Space | None, goals: list[Go
     return found
 
 
+def _check_devices(described: Described, options: TrainOptions):
+    "Raise `OptionError` where the trials of a function do not use the devices that the sweep was given"
+    given = needs_of(options)["world"]
+    if given in (1, described.devices):
+        return
+    if not described.model:
+        raise numbers_need_no_devices(given)
+    raise OptionError(
+        f"The objective returns TrainOptions of its own with devices={described.devices}, so devices={given} of the sweep has no effect: "
+        "put it into these TrainOptions."
+    )
+
+# %% ../../nbs/sweeps/29_plan_sweep.ipynb #0438a10e
 def plan_sweep(
     make_task: Task
     | Callable,  # or a function of a trial that returns a `Task`, `(Task, TrainOptions)` or numbers
@@ -175,10 +238,11 @@ def plan_sweep(
     objective = FunctionObjective(make_task, options)
     if isinstance(found, ForeignSpace):
         objective, found = _foreign_objective(objective, found), found.space
-    if goals and all(goal.direction for goal in goals):
+    if goals and all(goal.direction for goal in goals) and options.devices == 1:
         described = Described(goals, None, "")
     else:
         tried = copy(objective)
         tried.options = here
         described = _described(tried, found, goals)
+    _check_devices(described, here)
     return SweepPlan(objective, found, described, options, how, cluster)

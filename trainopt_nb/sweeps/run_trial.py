@@ -6,10 +6,11 @@
 __all__ = ['UNMEASURED', 'Place', 'options_of', 'goal_values', 'final_values', 'run_trial']
 
 # %% ../../nbs/sweeps/24_run_trial.ipynb #d0aa4e92
+import contextlib
 import math
 import shutil
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,12 +29,14 @@ from ..train.known_task import KnownTask
 from ..train.prepare import prepare
 from ..train.torch_settings import seed_everything
 from ..workers.processes import describe_error
+from ..workers.warm_ranks import WarmRanks
 
 from .goals import FIGURES, trial_options
 from .messages import Outcome, TrialSpec
-from .objective import check_one_device
+from .objective import check_place, numbers_need_no_devices
 from ..search.options import Goal
 from .line import Line
+from .trial_ranks import trained_model, trial_handle
 from .worker_trial import WorkerTrial
 
 # %% ../../nbs/sweeps/24_run_trial.ipynb #510ae2d6
@@ -43,21 +46,32 @@ class Place(NamedTuple):
     parent: str  # name of the sweep's run
     goals: tuple[Goal, ...]
     epochs: int | None = None  # of each trial, in place of those of its options
+    devices: int = 1  # on which each trial trains
+
+
+def _facts(trial: WorkerTrial, parent: str) -> dict[str, object]:
+    "Return what the directory of a trial's run says of it"
+    plain = (int, float, str, bool, type(None))
+    values = {name: value for name, value in trial.params.items() if isinstance(value, plain)}
+    return {"type": "trial", "parent": parent, "number": trial.spec.number, "values": values}
+
+
+def _copied(spec: TrialSpec, facts: dict) -> Run:
+    "Copy the run from which a trial goes on"
+    path = Path(spec.path)
+    shutil.copytree(spec.resume, path, ignore=shutil.ignore_patterns("lock*", "*.lock"))
+    run = Run(path)
+    run.add_facts(name=path.name, **facts)
+    return run
 
 
 def _begin(
     trial: WorkerTrial, task: Task, options: TrainOptions, parent: str, known: KnownTask | None
 ) -> LocalRun:
     "Prepare the run of a trial; one that cannot begin has a directory too"
-    spec, plain = trial.spec, (int, float, str, bool, type(None))
-    path = Path(spec.path)
-    facts = {"type": "trial", "parent": parent, "number": spec.number}
-    facts["values"] = {name: value for name, value in trial.params.items() if isinstance(value, plain)}
+    spec, facts, path = trial.spec, _facts(trial, parent), Path(trial.spec.path)
     if spec.resume:
-        shutil.copytree(spec.resume, path, ignore=shutil.ignore_patterns("lock*", "*.lock"))
-        run = Run(path)
-        run.add_facts(name=path.name, **facts)
-        return resume_in(run, task, options, prompt=(Epoch,))
+        return resume_in(_copied(spec, facts), task, options, prompt=(Epoch,))
     facts |= {"folder": path.parent, "name": path.name, "dated": False}
     try:
         return start(task, options, late=True, prompt=(Epoch,), known=known, **facts)
@@ -67,16 +81,40 @@ def _begin(
         raise
 
 # %% ../../nbs/sweeps/24_run_trial.ipynb #240b78df
+@contextlib.contextmanager
+def _handle_of(
+    trial: WorkerTrial,
+    made: tuple[Task, TrainOptions],
+    place: Place,
+    known: KnownTask | None,
+    warm: WarmRanks | None,
+) -> Iterator[LocalRun]:
+    "Have the handle of a trial's run for the length of a `with` block"
+    spec, path = trial.spec, Path(trial.spec.path)
+    if warm is None:
+        handle = _begin(trial, *made, place.parent, known)
+        try:
+            yield handle
+        finally:
+            handle.close()
+        return
+    facts = _facts(trial, place.parent)
+    create = lambda: Run.create(path.parent, path.name, made[1].plain(), dated=False, **facts)
+    run = _copied(spec, facts) if spec.resume else create()
+    with trial_handle(run, made, warm, bool(spec.resume)) as handle:
+        yield handle
+
+# %% ../../nbs/sweeps/24_run_trial.ipynb #78ef279b
 def options_of(
     spec: TrialSpec,
     options: TrainOptions,  # of all trials
     place: Place,
 ) -> TrainOptions:
-    "Return the options of a trial. Raises `OptionError` where it is to be spread over devices"
+    "Return the options of a trial. Raises `OptionError` where it is to train on other devices than those of its sweep"
     given = {"seed": spec.seed, "epochs": place.epochs}
     own = {name: value for name, value in given.items() if value is not None}
     chosen = trial_options(place.goals, options.replace(**{**spec.options, **own}))
-    check_one_device(chosen)
+    check_place(chosen, place.devices)
     return chosen
 
 
@@ -139,19 +177,18 @@ def _train_trial(
     made: tuple[Task, TrainOptions],  # as from an objective
     place: Place,
     known: KnownTask | None,  # what earlier trials of the same task have found
+    warm: WarmRanks | None,  # the ranks of this worker
 ) -> Outcome:
     "Train a task as the run of a trial. Raises what `prepare` raises"
     task, goals = made[0], place.goals
     options = options_of(trial.spec, made[1], place)
     with without_sync():
-        handle = _begin(trial, task, options, place.parent, known)
-        try:
+        with _handle_of(trial, (task, options), place, known, warm) as handle:
             _train(handle, trial, options, goals)
-        finally:
-            handle.close()
         epochs = handle.progress.epochs
         best = handle.progress.best or (epochs[-1] if epochs else None)
-        return _outcome(handle, trial, final_values(goals, best, lambda: handle.model, task, options))
+        model = lambda: trained_model(handle, task, warm)
+        return _outcome(handle, trial, final_values(goals, best, model, task, options))
 
 # %% ../../nbs/sweeps/24_run_trial.ipynb #b7cbdde0
 def _numbers(count):
@@ -163,6 +200,8 @@ def run_trial(
     objective: Callable[[WorkerTrial], object],  # returns `(task, options)` or numbers
     place: Place,
     line: Line,  # to the loop of the sweep
+    warm: WarmRanks
+    | None = None,  # the ranks of this worker, which is the first of them; None trains here alone
 ) -> Outcome:
     "Run one trial; an error of the objective is part of the outcome"
     trial = WorkerTrial(spec, line)
@@ -173,7 +212,9 @@ def run_trial(
         seed_everything(objective.options.seed if spec.seed is None else spec.seed)
         made = objective(trial)
         if isinstance(made[0], Task):
-            return _train_trial(trial, made, place, objective.known)
+            return _train_trial(trial, made, place, objective.known, warm)
+        if place.devices != 1:
+            raise numbers_need_no_devices(place.devices)
         if len(made) != len(place.goals):
             raise TaskError(
                 f"The objective returned {_numbers(len(made))}, and the goals of the sweep need {_numbers(len(place.goals))}."

@@ -10,6 +10,7 @@ import contextlib
 import io
 import mmap
 import os
+import weakref
 from pathlib import Path
 
 import cloudpickle
@@ -23,12 +24,12 @@ LARGE = 2**20  # bytes from which on an array is shared
 # %% ../../nbs/workers/01b_shared_arrays.ipynb #ff669c57
 def _array(address: tuple[str, int], dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
     "Open a shared array in a worker"
-    return np.frombuffer(_private(*address), dtype).reshape(shape)
+    return _opened.note(np.frombuffer(_private(*address), dtype).reshape(shape), address)
 
 
 def _tensor(address: tuple[str, int], dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
     "Open a shared tensor in a worker"
-    return torch.frombuffer(_private(*address), dtype=dtype).reshape(shape)
+    return _opened.note(torch.frombuffer(_private(*address), dtype=dtype).reshape(shape), address)
 
 
 def _private(path: str, size: int) -> mmap.mmap:
@@ -52,6 +53,45 @@ def _is_shareable(value: object) -> bool:
         value.requires_grad or value.is_quantized or value.is_conj() or value.is_neg() or vars(value)
     )
     return plain and value.nbytes >= LARGE and value.is_contiguous()
+
+# %% ../../nbs/workers/01b_shared_arrays.ipynb #f09e10c0
+_PART = 2**24  # bytes that are compared at once
+
+
+def _bytes(value: np.ndarray | torch.Tensor) -> np.ndarray:
+    "Return the numbers of an array as bytes, without a copy"
+    if isinstance(value, torch.Tensor):  # of a type that NumPy may not have
+        return value.detach().reshape(-1).view(torch.uint8).numpy()
+    return value.reshape(-1).view(np.uint8)
+
+
+class _Opened:
+    "The shared arrays that this process has opened"
+
+    def __init__(self):
+        self._known: dict[int, tuple[weakref.ref, tuple[str, int]]] = {}
+
+    def note(self, value, address: tuple[str, int]):
+        "Remember where an array is, as long as it is there; returns it"
+        key = id(value)
+        self._known[key] = weakref.ref(value, lambda _: self._known.pop(key, None)), address
+        return value
+
+    def address(self, value) -> tuple[str, int] | None:
+        "Return where an array was opened; None where it was not, or has changed"
+        reference, address = self._known.get(id(value), (lambda: None, None))
+        if reference() is not value:
+            return None
+        now = _bytes(value)
+        try:
+            then = np.memmap(address[0], np.uint8, "r")
+        except OSError:  # the process that shared it has ended
+            return None
+        same = lambda at: np.array_equal(now[at : at + _PART], then[at : at + _PART])
+        return address if now.size == then.size and all(map(same, range(0, now.size, _PART))) else None
+
+
+_opened = _Opened()
 
 # %% ../../nbs/workers/01b_shared_arrays.ipynb #54db5798
 class SharedArrays:
@@ -105,8 +145,7 @@ class _Pickler(cloudpickle.Pickler):
 
     def reducer_override(self, value):
         if _is_shareable(value):
-            flat = value.detach().view(torch.uint8).numpy() if isinstance(value, torch.Tensor) else value
-            if address := self._shared.put(memoryview(flat.reshape(-1)).cast("B")):
+            if address := _opened.address(value) or self._shared.put(memoryview(_bytes(value))):
                 opened = _tensor if isinstance(value, torch.Tensor) else _array
                 return opened, (address, value.dtype, tuple(value.shape))
         return super().reducer_override(value)

@@ -8,6 +8,7 @@ __all__ = ['NAP', 'WorkerHandle', 'submit', 'wait_for']
 # %% ../../nbs/workers/02_submit.ipynb #97c9ce55
 import contextlib
 import queue
+import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable
@@ -56,13 +57,15 @@ def _serve(payload, pipe):
     "Run the function of a worker process"
     leave_group()
     commands: queue.SimpleQueue = queue.SimpleQueue()  # one-tuples with a command, or with `STOP`
+    sending = threading.Lock()  # another thread may have something to say too
 
     def receive(message):
         commands.put((STOP if message == STOP else message[0],))
 
     def send(kind, value, *more):
         data = pickle_parts(value, {kind: value}, "return numbers, tensors or other plain values")
-        pipe.send((kind, data, *more))
+        with sending:
+            pipe.send((kind, data, *more))
 
     open_channel(Channel(lambda event: send("event", event), commands))
     exit_with_parent(pipe, receive)
