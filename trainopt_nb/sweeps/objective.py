@@ -18,6 +18,7 @@ from ..base.errors import OptionError, TaskError
 from ..data.generators import preserve_rng
 from ..task.task import Task
 from ..task.train_options import TrainOptions
+from ..train.known_task import KnownTask
 from ..train.prepare import prepare
 from ..workers.ray_connection import check_cluster
 from ..workers.shared_arrays import SharedArrays
@@ -31,6 +32,8 @@ Trainable = tuple[Task, TrainOptions]
 
 class Objective:
     "What a sweep tries"
+
+    known: KnownTask | None = None  # what trials of one task have found; None where their tasks may differ
 
     def repack(
         self,
@@ -51,7 +54,7 @@ class TaskObjective(Objective):
         task: Task,
         options: TrainOptions,  # of all trials; those that are searched are replaced
     ):
-        self.task, self.options = task, options
+        self.task, self.options, self.known = task, options, KnownTask()
 
     @property
     def kept(self) -> tuple[object, ...]:

@@ -34,7 +34,7 @@ from trainopt_nb.sweeps.messages import (
 )
 from .run_batch import plan_trials, run_batch
 from .run_trial import Place, run_trial
-from .worker_trial import Line, WorkerLine
+from .line import Line, WorkerLine
 
 PRELOAD.append("trainopt_nb.sweeps.trial_workers")
 
@@ -68,9 +68,11 @@ def serve_trials(
             os.sched_setaffinity(0, cores)
     line, called = line or WorkerLine(parent_channel()), cloudpickle.loads(objective)
     kept, process = Snapshot(*called.kept, room=_ROOM), ProcessState()
-    while (given := line.ask(Ready())) is not None:
+    line.ask_ahead(Ready())
+    while (given := line.answer()) is not None:
         for outcome in _work(given, called, place, line):
             line.tell(outcome)
+        line.ask_ahead(Ready())
         for text in _left(kept.put_back(), process.put_back() if called.alone else []):
             line.tell(Said(text))
 
