@@ -62,7 +62,7 @@ def pytest_collection_modifyitems(items):
 
     def turn(item):
         if in_lab(item.path):
-            return -1 if is_marked(item, "quiet") else 0
+            return -1 if "undisturbed" in item.fixturenames else 0
         return 2 if alone(item.nodeid) else 1
 
     items.sort(key=turn)
@@ -121,21 +121,16 @@ class Machine:
 
     def __init__(self, folder):
         self.door, self.room = (open(Path(folder, name), "w") for name in ("door", "room"))
-        self.alone = False
 
     def enter(self, alone):
         "Wait for the machine; a process that waits to be alone holds the door, so that no other enters meanwhile"
-        if alone and self.alone:
-            return
         self.leave()
         fcntl.flock(self.door, fcntl.LOCK_EX)
         fcntl.flock(self.room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         fcntl.flock(self.door, fcntl.LOCK_UN)
-        self.alone = alone
 
     def leave(self):
         fcntl.flock(self.room, fcntl.LOCK_UN)
-        self.alone = False
 
 
 @cache
@@ -145,14 +140,28 @@ def machine():
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item, nextitem):
-    "Tests that measure time run while no other process of this test run has a test; what the first of them needs is set up before"
-    if not machine().alone:
-        machine().enter(alone=False)
+    "A test is in the room from its setup to its teardown"
+    machine().enter(alone=False)
     try:
         return (yield)
     finally:
-        if not (is_marked(item, "quiet") and is_marked(nextitem, "quiet")):
-            machine().leave()
+        machine().leave()
+
+
+@contextmanager
+def alone_on_machine():
+    "Wait until no other process of this test run has a test; none begins one meanwhile"
+    machine().enter(alone=True)
+    try:
+        yield
+    finally:
+        machine().enter(alone=False)
+
+
+@pytest.fixture
+def undisturbed():
+    "`with undisturbed():` no other test runs beside what is measured; have all that takes long ready before"
+    return alone_on_machine
 
 
 @contextmanager
@@ -175,8 +184,6 @@ def pytest_runtest_setup(item):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
-    if is_marked(item, "quiet"):
-        machine().enter(alone=True)
     with no_loop(item):
         return (yield)
 

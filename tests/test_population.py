@@ -442,10 +442,10 @@ def test_models_that_differ_in_more_than_their_weights_are_refused():
 # --- the decision
 
 
-@pytest.mark.quiet
-def test_a_small_perceptron_is_found_to_train_faster_together():
+def test_a_small_perceptron_is_found_to_train_faster_together(undisturbed):
     task = task_of(plain_mlp, torch.float32)
-    plan = plan_batch(task, TrainOptions(), [{"lr": 10 ** -(1 + k / 16)} for k in range(64)])
+    with undisturbed():
+        plan = plan_batch(task, TrainOptions(), [{"lr": 10 ** -(1 + k / 16)} for k in range(64)])
     assert plan.faster and plan.speedup > 2 and plan.chunk >= 8, str(plan)
 
 

@@ -469,9 +469,10 @@ def test_a_view_of_another_process_has_no_controls(open_panel):
 def test_a_short_validation_is_not_announced(open_panel):
     page = open_panel()
     page.tell(*run_events(27))
+    page.page.clock.install()
     page.tell(State("validating", 27))
     assert page.data("state") == "validating" and page.text(".tonb-state") == "training"
-    page.page.wait_for_timeout(1200)
+    page.page.clock.run_for(1200)
     assert page.text(".tonb-state") == "validating"
     page.tell(State("training", 27))
     assert page.text(".tonb-state") == "training"
@@ -482,7 +483,7 @@ def test_a_kernel_that_does_not_answer_is_explained(open_panel):
     page.tell(*run_events(5))
     page.page.clock.install()
     page.root.locator(".tonb-pause").click()
-    page.page.wait_for_timeout(5500)
+    page.page.clock.run_for(5500)
     assert "interrupt the kernel" in page.page.get_by_role("alert").inner_text()
     page.tell(State("paused", 5))
     assert not page.root.locator(".tonb-say").is_visible()

@@ -45,6 +45,7 @@ class Page:
         )
         self.panel.widget.comm = self
         self.page = context.new_page()
+        self.page.clock.install()  # goes on as usual, and further when a test says so
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", self._complaint)
         self.page.set_content(BLANK)
@@ -141,24 +142,25 @@ def test_a_row_says_what_a_run_is(open_table, tmp_path):
     assert figures[:3] == ["2 runs", "0 running", "94.4% best accuracy"]
 
 
-@pytest.mark.quiet
-def test_only_changed_rows_travel_while_something_trains(open_table, tmp_path):
+def test_only_changed_rows_travel_while_something_trains(open_table, tmp_path, undisturbed):
     old, running = make_run(tmp_path, "old", 56, "finished"), make_run(tmp_path, "running", 0)
     page = open_table()
-    running.append(list(run_events(56)))
-    (news,) = page.settle()
-    assert [row["name"] for row in news["rows"]] == [running.name] and news["order"] is None
-    assert "2/12" in page.row(running).inner_text()
-    began = time.monotonic()
-    assert [page.settle()[0]["rows"] for _ in range(2)] == [[], []]
-    assert time.monotonic() - began > 1.5  # a question a second at most
+    with undisturbed():
+        page.settle()  # what it asked before
+        running.append(list(run_events(56)))
+        (news,) = page.settle()
+        assert [row["name"] for row in news["rows"]] == [running.name] and news["order"] is None
+        assert "2/12" in page.row(running).inner_text()
+        began = time.monotonic()
+        assert [page.settle()[0]["rows"] for _ in range(2)] == [[], []]
+        assert time.monotonic() - began > 1.5  # a question a second at most
     assert page.row(old).count() == 1
     running.append([Ended("finished", 56, 2, "", 1.79e9)])
     running.stop_writing()
     page.settle()
     assert "finished" in page.row(running).inner_text()
     asked = len(page.asked)
-    page.page.wait_for_timeout(2500)
+    page.page.clock.run_for(2500)
     assert len(page.asked) == asked  # nothing trains: it asks seldom
 
 
@@ -168,7 +170,7 @@ def test_a_page_that_is_not_looked_at_asks_nothing(open_table, tmp_path):
     page.settle()
     page.page.evaluate("() => Object.defineProperty(document, 'hidden', { value: true })")
     asked = len(page.asked)
-    page.page.wait_for_timeout(2500)
+    page.page.clock.run_for(2500)
     assert len(page.asked) == asked
 
 
