@@ -42,6 +42,18 @@ def _time_epoch(objective: Callable, space: Space | None) -> float:
     return math.nan
 
 # %% ../../nbs/sweeps/29_plan_sweep.ipynb #1f923a93
+def _check_followed(how: SweepOptions, space: Space | None, goals: list[Goal]):
+    "Raise `OptionError` for an option that this sweep cannot follow"
+    if how.coarse_to_fine and space is None:
+        raise OptionError(
+            "--coarse-to-fine (keyword coarse_to_fine) narrows ranges, and this function draws its values itself: give the ranges as the space of the sweep."
+        )
+    if how.repeats not in ("auto", 0) and len(goals) > 1:
+        raise OptionError(
+            f"--repeats (keyword repeats) trains the best trials again, and with {len(goals)} goals no trial is the best: leave it out, or give one goal."
+        )
+
+# %% ../../nbs/sweeps/29_plan_sweep.ipynb #785d2a7f
 @dataclass
 class SweepPlan:
     "What is searched, and how"
@@ -54,15 +66,7 @@ class SweepPlan:
     cluster: str = ""  # of Ray, whose processes train the trials; empty where they train on this machine
 
     def __post_init__(self):
-        "Raise `OptionError` for an option that cannot be followed"
-        if self.how.coarse_to_fine and self.space is None:
-            raise OptionError(
-                "--coarse-to-fine (keyword coarse_to_fine) narrows ranges, and this function draws its values itself: give the ranges as the space of the sweep."
-            )
-        if self.how.repeats not in ("auto", 0) and len(self.described.goals) > 1:
-            raise OptionError(
-                f"--repeats (keyword repeats) trains the best trials again, and with {len(self.described.goals)} goals no trial is the best: leave it out, or give one goal."
-            )
+        _check_followed(self.how, self.space, self.described.goals)
 
     @property
     def stored(self) -> dict[str, object]:  # plain values by keyword
