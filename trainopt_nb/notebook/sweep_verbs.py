@@ -69,9 +69,7 @@ def _without_result(
         return f"{_best_elsewhere(sweep)} No trial was trained here: {model} is not trained, and run is what it was before."
     failed = [row for row in sweep.trials if row.state == "failed"]
     why = f" {len(failed)} of its trials failed, the last one with: {failed[-1].reason}" if failed else ""
-    return (
-        f"No trial of {sweep.name} has a result: {model} is not trained, and run is what it was before.{why}"
-    )
+    return f"No trial of {sweep.name} has a result: {model} is not trained, and run has not changed.{why}"
 
 # %% ../../nbs/notebook/06e_sweep_verbs.ipynb #e4c5c2d8
 _ELSEWHERE = "In a terminal, `trainopt sweep FILE --join DIRECTORY`, with the file and the directory of the sweep, goes on with its study."
@@ -215,7 +213,7 @@ def resume_sweep(
 # %% ../../nbs/notebook/06e_sweep_verbs.ipynb #db4b2a08
 SWEEP = Verb(
     "sweep",
-    "search the values of a cell that have form comments, and options that are named",
+    "search the values of a cell that have form comments, and the options that --space names",
     _sweep,
     (SpaceWords, SweepOptions, SweepCell, TrainOptions),
     cell=True,

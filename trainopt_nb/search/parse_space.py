@@ -79,7 +79,7 @@ def _range(text: str, option: Option, found: re.Match) -> Dimension:
             log = True
         else:
             raise OptionError(
-                f"--space {option.name}={text}: behind a range stands :log or :step=NUMBER, and got :{word}."
+                f"--space {option.name}={text}: after a range comes :log or :step=NUMBER, and got :{word}."
             )
     return Dimension(option.type, low, high, log, step=step)
 

@@ -237,14 +237,14 @@ def choose_pruner(
     if reports < 4:
         return "none", f"A trial has {reports} report{'s' * (reports != 1)}: too few to end it early."
     if trainings is None:
-        return "rank", "Only the best quarter of the trials of the same age goes on, which saves time."
+        return "rank", "Only the best quarter of the trials at the same epoch continues, which saves time."
     if trainings > FEW_TRAININGS:
         return (
             "rank",
-            f"There is room for {trainings:.0f} full trainings, so only the best quarter of the trials of the same age goes on.",
+            f"There is room for {trainings:.0f} full trainings, so only the best quarter of the trials at the same epoch continues.",
         )
     first = first_decision(reports)
     return (
         f"halving:{first}",
-        f"There is room for {trainings:.1f} full trainings, so only the best quarter goes on after {first} epochs.",
+        f"There is room for {trainings:.1f} full trainings, so only the best quarter continues after {first} epochs.",
     )

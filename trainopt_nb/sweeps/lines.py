@@ -45,12 +45,12 @@ def trial_line(
 
 def _started_line(_, e):
     trials = "trials without a limit" if e.trials is None else f"{e.trials} trial{'s' * (e.trials != 1)}"
-    reasons = (f"{name}{f' ({why})' if why else ''}" for name, why in _methods(e) if name)
-    return plain("  ".join([f"searching: {trials}", f"{e.workers} at once", *reasons]))
+    methods = (f"{what} {name}{f' ({why})' if why else ''}" for what, name, why in _methods(e) if name)
+    return plain("  ".join([f"searching: {trials}", f"{e.workers} at a time", *methods]))
 
 
 def _methods(e):
-    return (e.sampler, e.sampler_reason), (e.pruner, e.pruner_reason)
+    return ("sampler", e.sampler, e.sampler_reason), ("pruner", e.pruner, e.pruner_reason)
 
 
 def _spread_line(progress, e):

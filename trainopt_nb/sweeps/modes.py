@@ -168,7 +168,7 @@ _LEAST, _SHARE, _GAIN = (
 
 
 def say_when_paid(goal: Goal, earlier: Earlier = _NOTHING) -> Mode:
-    "Say once when the last trials have gained almost nothing"
+    "Say once that the last trials have gained almost nothing"
     results, order, said = Results(goal, earlier), list(earlier.results), False
 
     def mode(loop, new):
@@ -183,8 +183,9 @@ def say_when_paid(goal: Goal, earlier: Earlier = _NOTHING) -> Mode:
         if gained > _GAIN * (best - median(earlier)):
             return
         said = True
-        more = f"from {results.shown(best)} to {results.shown(best + gained)}" if gained else "nothing"
-        text = f"The last {last} trials gained {more}: the search has probably found what it will find."
+        more = f"only from {results.shown(best)} to {results.shown(best + gained)}"
+        improved = f"improved the best value {more}" if gained else "did not improve the best value"
+        text = f"The last {last} trials {improved}. More trials will probably not help."
         yield Note("info", text, loop.ended, "paid")
 
     return mode

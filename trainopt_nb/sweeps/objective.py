@@ -207,7 +207,7 @@ def _copied(model):
 def _goals_of_numbers(made, goals):
     if not goals or any(not goal.direction for goal in goals):
         raise OptionError(
-            f'The objective returns {"a number" if len(made) == 1 else "numbers"}: say by goal whether more is better, such as goal="max", '
+            f'The objective returns {"a number" if len(made) == 1 else "numbers"}: say with goal whether larger values are better, such as goal="max", '
             'or one for each, such as goal="accuracy:max, seconds:min".'
         )
     if len(goals) != len(made):

@@ -45,7 +45,7 @@ class SweepHandle(LocalRun):
 
     @property
     def sweep(self) -> Sweep:
-        "Return what is on the disk of it"
+        "Return the sweep as it is on the disk"
         return Sweep(self.run)
 
 

@@ -88,10 +88,10 @@ def sweep(
     *,
     folder: str | Path = "runs",  # where runs are kept
     name: str = "",  # what the sweep is about
-    resume: Sweep | str | None = None,  # a sweep that goes on, or its name
+    resume: Sweep | str | None = None,  # a sweep to continue, or its name
     **options: object,  # of the sweep and of its trainings, such as trials=50, jobs=2, epochs=10
 ) -> Sweep:
-    "Search for the best values, and print a line for each trial; an interrupt stops the sweep with everything saved"
+    "Search for the best values, and print a line for each trial; an interrupt stops the sweep and keeps its results"
     how, chosen = _split(options)
     if resume is not None:
         resume = Run(resume.path) if isinstance(resume, Sweep) else find_run(resume, folder)

@@ -80,17 +80,17 @@ class _SweepFiles:
         self.name = self.path.name
         if (found := Run(self.path).run_type) != "sweep":
             raise RunError(
-                f"{self.name} is a run of type {found}, and no sweep: `%trainopt sweep` makes one."
+                f"{self.name} is a run of type {found}, not a sweep: start a sweep with `%%trainopt sweep`."
             )
 
     @property
     def directory(self) -> Run:
-        "Return its run"
+        "Return the run directory of the sweep"
         return Run(self.path)
 
     @property
     def progress(self) -> SweepProgress:
-        "Return how it stands"
+        "Return the present state of the sweep"
         return sweep_of(self.directory.progress)
 
     @cached_property
@@ -162,7 +162,7 @@ class _SweepTrials(_SweepFiles):
 
     @property
     def front(self) -> TrialTable:
-        "Return the trials that no other one beats in all goals"
+        "Return the Pareto front: the trials that no other one beats in all goals"
         progress = self.progress
         return TrialTable([progress.trials[number] for number in progress.front], self.goals)
 
@@ -178,7 +178,7 @@ class Sweep(_SweepTrials):
         row = self.best if number is None else self.progress.trials.get(number)
         if row is None:
             what = "no trial that was done" if number is None else f"no trial {number}"
-            raise RunError(f"The sweep {self.name} has {what}: .trials lists what there is.")
+            raise RunError(f"The sweep {self.name} has {what}: .trials lists its trials.")
         return row
 
     def run(
@@ -193,7 +193,7 @@ class Sweep(_SweepTrials):
         return Run(self.path / row.run)
 
     def __call__(self, *args: object, **options: object) -> "Sweep":
-        "Begin another sweep as the function `sweep` does, whose name a cell gives to its sweep"
+        "Run another sweep, as the function `sweep` does: a cell gives its sweep the same name"
         return RUN_ACTIONS["sweep"](*args, **options)
 
     def __repr__(self):
