@@ -119,10 +119,8 @@ class ClusterWorkers(TrialWorkers):
         "The pool has it"
 
     def _start(self, number, workers):
-        home = str(self._folder.absolute())
-        return self._pool.submit(
-            serve_trials_there, self._place, self._threads, home, self._word, os.getcwd()
-        )
+        there = self._place, self._threads, str(self._folder), self._word, os.getcwd()
+        return self._pool.submit(serve_trials_there, *there)
 
     def _ready(self, timeout):
         return self._pool.wait_for(self._handles.values(), timeout)

@@ -77,7 +77,9 @@ def seats(
     for number, own in enumerate(shared_cores(workers) if workers else ()):
         # a worker that is alone is not pinned: its threads find free cores themselves
         cores = tuple(shared_cores(devices, own)) if workers > 1 else ()
-        threads = max(1, min(len(own) // devices, torch.get_num_threads()))  # fewer where the user asked for fewer
+        threads = max(
+            1, min(len(own) // devices, torch.get_num_threads())
+        )  # fewer where the user asked for fewer
         made.append(Seat(threads, cores, shared_gpus(number, devices, gpus)))
     return made
 

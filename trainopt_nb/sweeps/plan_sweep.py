@@ -59,6 +59,18 @@ def _time_epoch(objective: Callable, space: Space | None, devices: int) -> float
         return time_epoch(objective(MiddleTrial(space)), warm, Path(folder))
 
 # %% ../../nbs/sweeps/29_plan_sweep.ipynb #1f923a93
+def _check_followed(how: SweepOptions, space: Space | None, goals: list[Goal]):
+    "Raise `OptionError` for an option that this sweep cannot follow"
+    if how.coarse_to_fine and space is None:
+        raise OptionError(
+            "--coarse-to-fine (keyword coarse_to_fine) narrows ranges, and this function draws its values itself: give the ranges as the space of the sweep."
+        )
+    if how.repeats not in ("auto", 0) and len(goals) > 1:
+        raise OptionError(
+            f"--repeats (keyword repeats) trains the best trials again, and with {len(goals)} goals no trial is the best: leave it out, or give one goal."
+        )
+
+# %% ../../nbs/sweeps/29_plan_sweep.ipynb #785d2a7f
 @dataclass
 class _Searched:
     "What is searched, and what follows from it"
@@ -71,15 +83,10 @@ class _Searched:
     cluster: str = ""  # of Ray, whose processes train the trials; empty where they train on this machine
 
     def __post_init__(self):
-        "Raise `OptionError` for an option that cannot be followed"
-        if self.how.coarse_to_fine and self.space is None:
-            raise OptionError(
-                "--coarse-to-fine (keyword coarse_to_fine) narrows ranges, and this function draws its values itself: give the ranges as the space of the sweep."
-            )
-        if self.how.repeats not in ("auto", 0) and len(self.described.goals) > 1:
-            raise OptionError(
-                f"--repeats (keyword repeats) trains the best trials again, and with {len(self.described.goals)} goals no trial is the best: leave it out, or give one goal."
-            )
+        _check_followed(self.how, self.space, self.described.goals)
+        self._check_devices()
+
+    def _check_devices(self):
         if self.space is not None and "devices" in self.searched_options(dict.fromkeys(self.space)):
             raise OptionError(
                 "--devices cannot be searched, because the processes of a trial are there before its values are drawn: leave it out of the space, and "
@@ -119,7 +126,9 @@ class _Searched:
     def notes(self, budget: Budget) -> list[Note]:
         "Return what the reader should know before the first trial"
         gpus = len(gpu_names(self.options.device))
-        alone = self.cluster or self.options.device.startswith("cuda:")  # its trials do not share the cores of this machine
+        alone = self.cluster or self.options.device.startswith(
+            "cuda:"
+        )  # its trials do not share the cores of this machine
         tight = [] if alone else crowded(self.how.processes, self.described.devices, gpus)
         notes = [Note("warning", text, 0, "options") for text in (*self.described.notes, *tight)]
         return notes + ([Note("info", budget.text, 0, "budget")] if self.how.budget else [])
