@@ -485,13 +485,33 @@ def test_the_notebook_offers_what_it_can_and_a_refusal_is_shown(wired, log):
         {"do": "open", "trial": [3]},
     ):
         wire.click(message)
+    assert not opened  # a click may arrive in another thread, and what it displays belongs to no cell
+    panel.act()
     assert opened == [3]
     wire.click({"do": "use", "trial": 3})
+    panel.act()
     panel.update()
     assert wire.news()[-1]["face"]["said"] == "Trial 3 has no run."
     wire.click({"do": "open", "trial": 4})
+    panel.act()
     panel.update()
     assert wire.news()[-1]["face"]["said"] == ""
+
+
+def test_each_click_says_what_it_did(wired, log):
+    offers = {"open": lambda number: "told_open", "use": lambda number: "told_use"}
+    panel, wire = wired(SweepPanel, Progress().add(log), **offers)
+    told = []
+    for what, trial in (("open", 3), ("use", 4), ("open", 5)):
+        wire.click({"do": what, "trial": trial})
+        panel.act()
+        panel.update()
+        told.append(wire.news()[-1]["face"]["told"])
+    assert told == [
+        "The run of trial 3 is shown below.",
+        "When the sweep ends, `run` and `model` are those of trial 4.",
+        "The run of trial 5 is shown below.",
+    ]
 
 
 def test_a_sweep_that_ended_takes_no_commands_but_its_trials_open(wired, log):

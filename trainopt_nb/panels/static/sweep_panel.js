@@ -160,6 +160,7 @@ export default panel((shared) => {
     <${Head} state=${lost ? "lost" : face.state} name=${face.name} step=${face.headline} texts=${texts}><${Controls} ...${all} /><//>
     <${Bar} fraction=${face.fraction} label=${texts.progress} />
     <${Say} text=${lost ? texts.gone : ui.refused || face.said || (slow && texts.slow) || ""} />
+    <div class="tonb-note tonb-told" role="status" hidden=${!face.told}><span class="tonb-note-text">${face.told}</span></div>
     ${ui.trying && html`<${TryForm} ...${all} />`}
     <${Figures} figures=${face.figures} />
     <${Pictures} ...${all} /><${Ranges} ...${all} /><${Trials} ...${all} />
