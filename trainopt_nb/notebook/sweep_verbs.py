@@ -196,7 +196,14 @@ class _CellSweep(_CellSearch):
 # %% ../../nbs/notebook/06e_sweep_verbs.ipynb #a5a2c779
 async def _search(found: _CellSweep, page: Page, resume: Run | None = None):
     "Run a sweep with its panel, and leave the best trial in the notebook's variables"
-    handle = found.start(resume)
+    try:
+        handle = found.start(resume)
+    except NameError as error:
+        if resume is None:
+            raise
+        raise RunError(
+            f"The stored cell of {resume.name} does not run here: {error}. Run the cells that it needs, then %trainopt resume {resume.name}."
+        ) from error
     if isinstance(handle, FollowedSweep):
         handle.leave = found.leave_behind
         watch(handle, found.shell, use=found.take, **offers_elsewhere(handle.run, found.shell, found.below))

@@ -18,6 +18,7 @@ from .sweep_commands import sweep_commands
 from .sweep_rows import Spaces, TrialRows
 from ..runs import card
 from ..sweeps.card import best_sentence, gain_text, sweep_figures, sweep_headline, sweep_methods
+from ..sweeps.lines import UNITS
 from ..sweeps.importance import Importance
 from ..sweeps.progress import SweepProgress, sweep_of
 
@@ -52,7 +53,9 @@ def sweep_facts(
         "workers": s.workers,
         "planned": s.planned,
         "epochs": e.epochs if e else None,
-        "objectives": [[n, way, card.is_share(n)] for n, way in zip(names, ways, strict=False)],
+        "objectives": [
+            [n, way, card.is_share(n), UNITS.get(n, "")] for n, way in zip(names, ways, strict=False)
+        ],
         "best": s.best,
         "front": list(s.front),
         "best_said": card.plain(best_sentence(progress, texts)),

@@ -75,11 +75,26 @@ class SweepPlan:
         )
 
     @property
-    def can_batch(self) -> bool:
-        "Return whether all trials train one and the same task with other options"
-        options = self.options  # without `restore_best` the weights of a best epoch are not kept there
-        one = self.objective.task is not None and options.devices == 1
-        return one and options.restore_best and not self.how.budget
+    def why_alone(self) -> str:  # empty where all trials train one and the same task with other options
+        "Say why trials cannot be trained as one program"
+        reasons = {
+            "each trial makes a model of its own": self.objective.task is None,
+            "a trial uses several devices": self.options.devices != 1,
+            "the weights of a best epoch are only kept with restore_best": not self.options.restore_best,
+            "a budget shortens the trials": bool(self.how.budget),
+        }
+        return next((why for why, holds in reasons.items() if holds), "")
+
+    def without_effect(self) -> list[str]:  # sentences for the user
+        "Say which options have no effect in this sweep"
+        said = []
+        if self.how.batch_trials == "on" and self.why_alone:
+            said.append(f"Trials are trained one by one although --batch-trials is on: {self.why_alone}.")
+        if self.options.restarts and self.options.devices == 1:
+            said.append(
+                "--restarts has no effect in a sweep: a trial whose process dies is trained again by itself."
+            )
+        return said
 
     def searched_options(self, values: Mapping[str, object]) -> dict[str, object]:
         "Return those of the values of a trial that are training options"

@@ -162,13 +162,14 @@ def _open(plan: SweepPlan, run: Run) -> SweepHandle:
         run.path,
         plan.searched_options,
         done,
-        Batching(plan.how.batch_trials if plan.can_batch else "off"),
+        Batching("off" if plan.why_alone else plan.how.batch_trials),
     )
     tail = run.tail()
     tail.update()
     log, missed = Log(run, tail.progress), _missed(trials, known)
     loop.shared = shared
     notes += [Note("info", budget.text, 0, "budget")] if plan.how.budget else []
+    notes += [Note("warning", text, 0, "options") for text in plan.without_effect()]
     first = [*missed, _started(plan, run, choice, budget, done), *notes]  # it counts what ended before
     modes = modes_of(plan.how, choice, goals, plan.options.seed, earlier_of(known, missed))
     events = loop.events(first, plan.how.jobs, modes)
