@@ -1,5 +1,8 @@
 "A training on a GPU: against a loop written by hand there, resumed exactly, and what is wrong is said before it reaches the GPU"
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from helpers import made, quiet, sgd, three_classes
@@ -253,3 +256,22 @@ def test_a_run_begun_on_the_gpu_goes_on_on_the_cpu(tmp_path):
     run = fit(model, (X, Y), (X, Y), epochs=1, device="cuda", folder=tmp_path, write=quiet)
     back = resume(run.name, made(net), (X, Y), (X, Y), folder=tmp_path, epochs=2, device="cpu", write=quiet)
     assert back.state == "finished" and back.progress.epoch == 2
+
+
+def test_a_loss_that_no_label_fits_is_recognised_without_a_fault_of_the_gpu(tmp_path):
+    "Three grades in two columns: as classes they would be out of range"
+    above = lambda labels: (labels[:, None] > torch.arange(2, device=labels.device)).float()
+    ordered = lambda scores, labels: F.binary_cross_entropy_with_logits(scores, above(labels))
+    how = {"loss": ordered, "metrics": "none", "epochs": 1, "device": "cuda"}
+    assert fit(net(2), (X, Y), folder=tmp_path, write=quiet, **how).state == "finished"
+    assert torch.ones(3, device="cuda").sum().item() == 3
+
+
+def test_a_training_on_the_cpu_leaves_the_gpu_alone(tmp_path):
+    code = (
+        "import sys, torch; from torch import nn; from torch.utils.data import TensorDataset, Subset; from trainopt_nb import fit\n"
+        "rows = Subset(TensorDataset(torch.randn(64, 4), torch.randint(0, 2, (64,))), range(64))\n"
+        "run = fit(nn.Linear(4, 2), rows, epochs=1, device='cpu', folder=sys.argv[1], write=lambda line: None)\n"
+        "assert run.state == 'finished' and not torch.cuda.is_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)

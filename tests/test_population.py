@@ -11,10 +11,13 @@ from torch.nn import functional as F
 
 from trainopt_nb import Task, TrainOptions
 from trainopt_nb.events.records import Ended, Epoch, Step, Stop
+from trainopt_nb.population import chunks
 from trainopt_nb.population.can_batch import batch_layout, can_batch, find_layout
+from trainopt_nb.population.cuda_graphs import make_replay
 from trainopt_nb.population.fold import Unbatchable
 from trainopt_nb.population.plan import plan_batch
 from trainopt_nb.population.population import Population
+from trainopt_nb.population.record import Recorder
 from trainopt_nb.population.train_trials import Drop, prepare_trials, train_trials, trial_options
 from trainopt_nb.population.trial_batches import epoch_batches
 from trainopt_nb.train.loop import train
@@ -448,24 +451,60 @@ def test_a_small_perceptron_is_found_to_train_faster_together():
     assert one < many
 
 
+def test_a_step_that_is_computed_several_times_before_it_is_kept(monkeypatch):
+    "As a CUDA graph is: masks and running statistics are those of one step"
+
+    def make_late(compute, *args):
+        for _ in range(2):
+            with Recorder():
+                compute()
+        return make_replay(compute, *args)
+
+    monkeypatch.setattr(chunks, "make_replay", make_late)
+    assert_as_alone(
+        task_of(valid=False), TrainOptions(epochs=2, batch_size=32), [{"lr": 0.01}, {"dropout": 0.1}]
+    )
+
+
 # --- on a GPU
 
 
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def draws_in_its_kernel(module):
+    return isinstance(module, (nn.MultiheadAttention, nn.RNNBase))
+
+
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", ["batch norm", "layer norm", "encoder"])
+@on_a_gpu
+@pytest.mark.parametrize("name", LAYERS)
 def test_trials_on_a_gpu_are_trained_as_alone_by_a_cuda_graph(name):
     options = TrainOptions(epochs=4, batch_size=40, lr=0.01, device="cuda")
-    task, trials = (
-        task_of(LAYERS[name], valid=False),
-        [{"lr": 0.03}, {"lr": 0.003, "clip": 0.1}, {"seed": 5, "ema": 0.9}],
-    )
-    for module in task.model.modules():  # a GPU draws the masks of one model by another generator
-        if isinstance(module, (nn.modules.dropout._DropoutNd, nn.MultiheadAttention)):
-            setattr(module, "p" if hasattr(module, "p") else "dropout", 0.0)
+    task = task_of(LAYERS[name], valid=False)
+    trials = [{"lr": 0.03}, {"lr": 0.003, "clip": 0.1, "dropout": 0.4}, {"seed": 5, "ema": 0.9}]
+    for module in filter(draws_in_its_kernel, task.model.modules()):
+        module.dropout = 0.0
     layout, why = find_layout(task, options, trials)
     assert why == ""
     assert_as_alone(task, options, trials, layout, within=1e-7)
+
+
+@pytest.mark.cuda
+@on_a_gpu
+@pytest.mark.parametrize("name", ["encoder", "lstm"])
+def test_dropout_within_a_kernel_of_a_gpu_is_a_reason(name):
+    why = can_batch(task_of(LAYERS[name]), TrainOptions(device="cuda"), ["lr"])
+    assert "draw their dropout within their kernels" in why
+
+
+@pytest.mark.cuda
+@on_a_gpu
+@pytest.mark.parametrize("seed", [0, 4])
+def test_trials_of_single_precision_on_a_gpu(seed):
+    options = TrainOptions(epochs=2, batch_size=40, lr=0.01, device="cuda", seed=seed)
+    task = task_of(LAYERS["layer norm"], torch.float32, valid=False)
+    assert_as_alone(task, options, [{"lr": 0.03}, {"dropout": 0.1}, {"dropout": 0.1, "lr": 0.1}], within=1e-4)
 
 
 def test_a_bias_before_batchnorm_does_not_hinder_an_adaptive_optimizer():

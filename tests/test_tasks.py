@@ -572,8 +572,8 @@ CASES = [
     Case("supervised contrast", linear(3), (x, y), lambda m, b: contrast(m(b[0]), b[1]), {"loss": lambda o, s: contrast(o, s)}, stream=True),
     Case("partial likelihood", linear(1), (x, torch.stack([t.exp(), z], 1)), lambda m, b: cox(m(b[0]), b[1]),
          {"loss": lambda o, s: cox(o, s)}, stream=True),
-    Case("grades in order", linear(2), (x, y), lambda m, b: bce(m(b[0]), (b[1][:, None] > torch.arange(2)).float()),
-         {"loss": lambda o, s: bce(o, (s[:, None] > torch.arange(2)).float())}, monitor="valid_loss"),
+    Case("grades in order", linear(2), (x, y), lambda m, b: bce(m(b[0]), grades(b[1])),
+         {"loss": lambda o, s: bce(o, grades(s))}, monitor="valid_loss"),
     Case("targets in a dataclass", Heads, (x, Labels(y, t)), lambda m, b: heads(m(b[0]), b[1]), {"loss": lambda o, s: heads(o, s)}, stream=True),
 ]  # fmt: skip
 
@@ -581,8 +581,12 @@ CASES = [
 def contrast(outputs, labels):
     unit = F.normalize(outputs, dim=1)
     near = unit @ unit.T / 0.5
-    same = (labels[:, None] == labels[None]).float() - torch.eye(len(labels))
+    same = (labels[:, None] == labels[None]).float() - torch.eye(len(labels), device=labels.device)
     return -(same * near.log_softmax(1)).sum() / same.sum().clamp_min(1)
+
+
+def grades(labels):
+    return (labels[:, None] > torch.arange(2, device=labels.device)).float()
 
 
 def cox(outputs, seen):

@@ -7,10 +7,11 @@ Many trials as one program, over the same trials one after another
     python tests/bench/bench_population.py prune             # dropping trials, and what is left when few are left
     python tests/bench/bench_population.py plan              # what the measured decision says, and how long it takes
     ... --models mlp cnn --trials 64 --rounds 9
+    ... --device cuda                                        # parts one_process, prune and plan on a GPU
 
 Random data, batch 64, AdamW, one thread. Variants take turns in slices of a tenth of a second of processor time; a ratio is the median of
 the ratios within a round. `others` is what other processes took of the machine's cores meanwhile. The part `workers` measures by the clock on
-the wall. The tuned loop is fused AdamW with gradients set to None.
+the wall, and so do all parts on a GPU. The tuned loop is fused AdamW with gradients set to None.
 """
 
 import argparse
@@ -76,8 +77,23 @@ MODELS = {  # name -> model, shape of a sample, layout, trials in one pass
 }
 
 
+DEVICE = "cpu"  # of all parts, by --device
+
+
+def now():
+    "Seconds of this process on a CPU, of the clock on the wall on a GPU that has nothing left to do"
+    if DEVICE == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def task_of(make, shape, samples=1437):
     return Task(make(), (torch.randn(samples, *shape), torch.randint(0, 10, (samples,))))
+
+
+def options_of(**more):
+    return TrainOptions(decay_all=True, device=DEVICE, **more)
 
 
 def trials_of(count, **more):
@@ -88,7 +104,7 @@ def trials_of(count, **more):
 
 def together(make, shape, layout, chunk, count, options=None, **more):
     "A function that does one step of several trials"
-    options, task = options or TrainOptions(decay_all=True), task_of(make, shape)
+    options, task = options or options_of(), task_of(make, shape)
     trials = trials_of(count, **more)
     population = Population(
         prepare_trials(task, options), trial_options(options, trials), layout=layout, chunk=chunk
@@ -98,14 +114,16 @@ def together(make, shape, layout, chunk, count, options=None, **more):
 
 
 def by_engine(make, shape):
-    options = TrainOptions(decay_all=True)
+    options = options_of()
     prepared = prepare(task_of(make, shape), options)
-    state, batch = TrainingState(prepared, options), next(iter(prepared.data.train.epoch(0)))
+    state = TrainingState(prepared, options)
+    batch = next(iter(prepared.device_batches(iter(prepared.data.train.epoch(0)))))
     return lambda: state.stepper([batch])
 
 
 def by_hand(make, shape, channels_last=False):
-    model, x, y = make().train(), torch.randn(64, *shape), torch.randint(0, 10, (64,))
+    model = make().train().to(DEVICE)
+    x, y = torch.randn(64, *shape, device=DEVICE), torch.randint(0, 10, (64,), device=DEVICE)
     if channels_last:
         model, x = (
             model.to(memory_format=torch.channels_last),
@@ -138,11 +156,11 @@ def turns(variants, rounds, seconds=0.1):
         step(), step(), step()
     for _ in range(rounds):
         for name, (step, count) in variants.items():
-            n, t = 0, time.process_time()
-            while n == 0 or time.process_time() - t < seconds:
+            n, t = 0, now()
+            while n == 0 or (time.process_time() if DEVICE == "cpu" else time.perf_counter()) - t < seconds:
                 step()
                 n += 1
-            found[name].append((time.process_time() - t) / n / count * 1e6)
+            found[name].append((now() - t) / n / count * 1e6)
     others = (busy() - began[0] - own_time() + began[1]) / (time.perf_counter() - began[2])
     base = found[next(iter(variants))]
     each = {
@@ -159,7 +177,9 @@ def one_process(a):
         if len(shape) == 3:
             variants["by hand, channels last"] = by_hand(make, shape, channels_last=True), 1
         variants["engine"] = by_engine(make, shape), 1
-        variants["together"] = together(make, shape, layout, chunk, a.trials)[0], a.trials
+        for size in [chunk] if DEVICE == "cpu" else [8, 32, a.trials]:
+            named = "together" if DEVICE == "cpu" else f"together, {size} in one pass"
+            variants[named] = together(make, shape, layout, size, a.trials)[0], a.trials
         yield {"model": name, "trials": a.trials, **turns(variants, a.rounds)}
 
 
@@ -237,14 +257,14 @@ def prune(a):
         step()
         left, found = a.trials, {}
         while left > 1:
-            began = time.process_time()
+            began = now()
             population.drop([t for t in population.trials if t is not None][left // 2 :])
-            dropping, left = time.process_time() - began, left // 2
+            dropping, left = now() - began, left // 2
             step()
-            first, began = time.process_time() - began - dropping, time.process_time()
+            first, began = now() - began - dropping, now()
             for _ in range(20):
                 step()
-            usual = (time.process_time() - began) / 20
+            usual = (now() - began) / 20
             found[left] = {
                 "drop ms": round(dropping * 1e3, 1),
                 "first ms": round(first * 1e3, 1),
@@ -256,7 +276,7 @@ def prune(a):
 def plan(a):
     for name in a.models:
         make, shape, _, _ = MODELS[name]
-        found = plan_batch(task_of(make, shape), TrainOptions(), trials_of(a.trials))
+        found = plan_batch(task_of(make, shape), TrainOptions(device=DEVICE), trials_of(a.trials))
         yield {"model": name, "plan": str(found), "layout": found.layout, "start s": round(found.start, 2)}
 
 
@@ -273,7 +293,10 @@ def main():
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--device", default="cpu")
     a = parser.parse_args()
+    global DEVICE
+    DEVICE = a.device
     torch.set_num_threads(1)
     for row in globals()[a.part](a):
         print(json.dumps(row), flush=True)

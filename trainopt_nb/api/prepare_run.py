@@ -22,10 +22,12 @@ from ..store.checkpoint import load_checkpoint, save_checkpoint
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..train.commands import earlier_commands
+from ..train.known_task import KnownTask
 from ..train.loop import Loop
 from ..train.prepare import prepare
 from ..train.sync import synced_events
 from ..train.task_record import task_record
+from ..train.torch_settings import seed_torch
 
 # %% ../../nbs/api/03_prepare_run.ipynb #b7c69ac0
 def _save(loop, folder):
@@ -56,10 +58,10 @@ def _handle(run, loop, token="", every=0.1, late=False, prompt=()):
     return LocalRun(run, tail.progress, turns, loop.prepared.model, log)
 
 
-def _loop(task, options, ranks=SINGLE):
-    torch.manual_seed(options.seed)
+def _loop(task, options, ranks=SINGLE, known=None):
+    seed_torch(options.seed)
     options = options.on(ranks.data_shard[1])
-    loop = Loop(prepare(task, options, ranks), options)
+    loop = Loop(prepare(task, options, ranks, known=known), options)
     return loop, task_record(task, loop)
 
 # %% ../../nbs/api/03_prepare_run.ipynb #3d808d20
@@ -78,11 +80,14 @@ def new_run(
 def start(
     task: Task,  # what is being learned
     options: TrainOptions,  # how
+    late: bool = False,  # whether the first checkpoint is written after `save_seconds`, or at the end
+    prompt: tuple[type, ...] = (),  # kinds of events that are passed on at once
+    known: KnownTask | None = None,  # as in `prepare`
     **place: object,  # `folder`, `name`, `cell` and facts, as for `new_run`
 ) -> LocalRun:
     "Prepare a new run in this process; nothing is on the disk if that fails"
-    loop, record = _loop(task, options)
-    return _handle(new_run(task, options, **record, **place), loop)
+    loop, record = _loop(task, options, known=known)
+    return _handle(new_run(task, options, **record, **place), loop, late=late, prompt=prompt)
 
 
 def start_in(
@@ -92,14 +97,12 @@ def start_in(
     token: str | None,  # with which it was claimed; None where the supervisor holds the lock
     ranks: Ranks = SINGLE,  # this one and how many there are
     every: float = 0.1,  # most seconds between two checks for commands
-    late: bool = False,  # whether the first checkpoint is written after `save_seconds`, or at the end
-    prompt: tuple[type, ...] = (),  # kinds of events that are passed on at once
 ) -> LocalRun:
     "Prepare a run whose directory exists already"
     loop, record = _loop(task, options, ranks)
     if ranks.first:
         run.add_facts(**record)
-    return _handle(run, loop, token, every, late, prompt)
+    return _handle(run, loop, token, every)
 
 # %% ../../nbs/api/03_prepare_run.ipynb #1fa0f609
 def stored_options(
@@ -130,7 +133,7 @@ def resume_in(
     token: str | None = "",  # as in `start_in`
     ranks: Ranks = SINGLE,  # this one and how many there are
     every: float = 0.1,  # as in `start_in`
-    prompt: tuple[type, ...] = (),  # as in `start_in`
+    prompt: tuple[type, ...] = (),  # as in `start`
 ) -> LocalRun:
     "Prepare to continue from the newest checkpoint that is not damaged"
     _, model_state, training, lost = load_checkpoint(run.path / "checkpoints", "last")

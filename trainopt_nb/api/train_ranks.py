@@ -8,8 +8,6 @@ __all__ = ['ALL', 'TURN', 'needs_of', 'train_here', 'run_here', 'report_failure'
 # %% ../../nbs/api/04_train_ranks.ipynb #a625457e
 import contextlib
 import gc
-import importlib.util
-import re
 import sys
 import time
 import traceback
@@ -29,9 +27,9 @@ from ..runs.run import Run
 from ..store.checkpoint import load_checkpoint
 from ..task.train_options import TrainOptions
 from ..workers.group import Group, Report
+from ..workers.ray_connection import check_cluster
 
 # %% ../../nbs/api/04_train_ranks.ipynb #6cf2f5de
-_ADDRESS = re.compile(r"auto|(ray://)?[^\s/:]+:\d+|(ray://)?\[[0-9a-fA-F:]+\]:\d+")
 ALL = 0  # workers: as many as the cluster has GPUs, or nodes where it has none
 
 
@@ -42,14 +40,7 @@ def needs_of(
     o = options
     if not o.cluster:
         return _needs_here(o)
-    if o.cluster != "local" and not _ADDRESS.fullmatch(o.cluster):
-        raise OptionError(
-            f"--cluster takes local, auto, or the address of a Ray cluster such as ray://head:10001, and got {o.cluster!r}."
-        )
-    if importlib.util.find_spec("ray") is None:
-        raise OptionError(
-            "--cluster needs Ray, which is not installed: pip install 'trainopt_nb[ray]', or conda install -c conda-forge ray-train."
-        )
+    check_cluster(o.cluster)
     if o.cluster == "local":
         needs = _needs_here(o)
         cpus = o.threads or max(1, torch.get_num_threads() // needs["world"])

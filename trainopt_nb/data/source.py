@@ -50,6 +50,7 @@ class Opening(NamedTuple):
     drop_single: bool = False  # whether a last training batch of one sample is left out
     seed: int = 0  # of the order
     workers: int = 0  # processes that load the samples of a Dataset
+    pin_memory: bool = False  # whether its batches lie in pinned memory, from which a copy to a GPU goes on while it computes
     data_shard: tuple[int, int] = (0, 1)  # (rank, number of ranks)
     dtype: torch.dtype = torch.float32  # of floating-point numbers
     classes: tuple = ()  # class names that are known already
@@ -108,11 +109,9 @@ def _is_dataset(value):
 
 @data_source("dataset", _is_dataset)
 def _open_dataset(value, how):
-    # from pinned memory a copy to the GPU goes on while it computes
-    more = {"collate_fn": Collate(how.dtype, how.name), "pin_memory": torch.cuda.is_available()}
-    shuffle = how.shuffle and how.training
+    more = {"collate_fn": Collate(how.dtype, how.name), "pin_memory": how.pin_memory, "workers": how.workers}
     batches = DatasetBatches(
-        value, how.batch_size, shuffle=shuffle, workers=how.workers, **how.ordered(), **more
+        value, how.batch_size, shuffle=how.shuffle and how.training, **how.ordered(), **more
     )
     return batches, how.classes
 

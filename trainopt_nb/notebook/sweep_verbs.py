@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import Code
+from ..api.elsewhere import check_places
 from ..api.handle import load_final_weights
 from ..api.run_task import Where
 from ..base.cells import bound_names
@@ -32,7 +33,8 @@ from ..search.options import SweepOptions
 from ..search.parse_space import parse_space
 from ..sweeps.background import FollowedSweep, start_behind
 from ..sweeps.cell_trials import plan_cell
-from ..sweeps.run_sweep import SweepHandle, start_sweep
+from ..sweeps.open_sweep import SweepHandle
+from ..sweeps.run_sweep import start_sweep
 from ..sweeps.sweep import Sweep
 from ..sweeps.trial_rows import TrialRow
 from ..task.train_options import TrainOptions
@@ -230,6 +232,7 @@ def resume_sweep(
 ) -> Coroutine | None:
     "Go on with a sweep. Raises `RunError` where its cell is from elsewhere and not trusted"
     cell = stored_cell(run, call.options(Trust).trust, show=print)
+    check_places(run, call.values)
     names = typed_names(call.shell.user_ns, bound_names(call.shell.transform_cell(cell)))
     known, facts, stored = declared(SweepOptions), run.facts, run.options
     values = FIT.parse(split(facts.get("flags", "")), names)

@@ -61,6 +61,11 @@ def option_reason(
     return next((f"{reason}." for reason, holds in reasons.items() if holds), "")
 
 # %% ../../nbs/population/09b_can_batch.ipynb #cc1e4fa7
+def _drops_in_its_kernel(module):
+    "Whether a layer draws a mask on a GPU that no other kernel draws"
+    return isinstance(module, (nn.MultiheadAttention, nn.RNNBase)) and module.dropout > 0
+
+
 def prepared_reason(
     prepared: Prepared,
     varying: Iterable[str],  # names of the options in which trials differ
@@ -75,6 +80,8 @@ def prepared_reason(
         return "the training data have no length, and BatchNorm may meet a batch of one sample."
     if "seed" in names and not hasattr(data, "seed"):
         return "the order of the training data does not follow from a seed, so that seeds cannot differ."
+    if prepared.device.type == "cuda" and any(map(_drops_in_its_kernel, prepared.model.modules())):
+        return "attention and recurrent layers draw their dropout within their kernels on a GPU."
     if "label_smoothing" in names and not TrialLosses(prepared).at_once:
         return "label_smoothing can differ only for cross-entropy of class numbers that are all known, without class_weights."
     return missing_rule(prepared.model)
@@ -96,7 +103,7 @@ def _three_steps(prepared, made, models, layout):
 def _alone(task, options, model):
     "Losses and weights of a trial that the engine trains"
     model = deepcopy(model)
-    losses = [e.loss for e in train(Task(model, task.train_data), options) if isinstance(e, Step)]
+    losses = [float(e.loss) for e in train(Task(model, task.train_data), options) if isinstance(e, Step)]
     return losses, model.state_dict()
 
 

@@ -91,10 +91,15 @@ class Program:
         form = lambda t: t.contiguous(memory_format=torch.channels_last) if image(t) else t
         self.batch, self.buffers = tree_map(lambda t: form(t).clone(), batch), []
         alone = row_of(batch, 0) if own else batch
-        chunk.masks.begin(self.buffers, dropout_orders(chunk.plain, alone) if training else ())
+        orders = dropout_orders(chunk.plain, alone) if training else ()
+
+        def compute():
+            chunk.masks.begin(self.buffers, orders)  # a CUDA graph computes several times before it is there
+            return chunk.compute(self, own, training)
+
         before = _python_state()
         with torch.set_grad_enabled(training):
-            self.replay = make_replay(lambda: chunk.compute(self, own, training), chunk.device, chunk.memory)
+            self.replay = make_replay(compute, chunk.device, chunk.memory)
         if _python_state() != before:
             raise Unbatchable("the model draws random numbers of Python or NumPy in forward.")
         chunk.check_changed(self.replay.changed)

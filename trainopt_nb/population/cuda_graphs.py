@@ -21,19 +21,25 @@ class GraphReplay:
     def __init__(
         self,
         compute: Callable[[], Sequence[Tensor]],
-        memory: dict | None = None,  # `pool` -> the memory that several graphs share
+        memory: dict
+        | None = None,  # `pool` and `stream` -> the memory that several graphs share, and where they are captured
     ):
         memory = {} if memory is None else memory
-        with Recorder() as recorder:
-            compute()
-        self.changed, self.bytes, side = recorder.changed, 0, torch.cuda.Stream()
-        del recorder
+        side = memory["stream"] = memory.get("stream") or torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side), Recorder():  # libraries choose their kernels outside of a capture
-            compute()
+        with torch.cuda.stream(
+            side
+        ):  # autograd adds up the gradient of a weight on the stream where it met it first
+            with Recorder() as recorder:
+                compute()
+            self.changed, self.bytes = recorder.changed, 0
+            del recorder
+            with Recorder():  # libraries choose their kernels outside of a capture
+                compute()
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=memory.get("pool")):
+        local = "thread_local"  # a thread that pins the memory of batches goes on meanwhile
+        with torch.cuda.graph(self._graph, memory.get("pool"), side, capture_error_mode=local):
             self.results = [t.detach().contiguous() for t in compute()]
         memory.setdefault("pool", self._graph.pool())
 

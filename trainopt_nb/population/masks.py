@@ -45,10 +45,12 @@ class Draws(NamedTuple):
     seed: int
     rate: float | None  # of every dropout layer; None leaves each layer its own
 
-    @property
-    def stream(self) -> tuple:
-        "What trials that share a generator have in common, beside the number of their steps"
-        shared = self.rate is not None and shares_uniform("cpu")
+    def stream(
+        self,
+        device_type: str,  # on which the masks are drawn
+    ) -> tuple:
+        "Return what trials that share a generator have in common, beside the number of their steps"
+        shared = self.rate is not None and device_type == "cpu" and shares_uniform("cpu")
         return self.seed, self.rate > 0 if shared else self.rate
 
 # %% ../../nbs/population/06_masks.ipynb #edb75c34
@@ -61,7 +63,10 @@ def dropout_orders(
     "Return the order of the axes in memory where dropout is applied"
     kinds, orders, copy = (nn.Dropout, nn.Dropout1d, nn.Dropout2d), [], deepcopy(model).train()
     layers = [m for m in copy.modules() if type(m) in kinds]
-    if not layers or not shares_uniform("cpu"):  # the library fills a mask in the order of its axes
+    on_cpu = all(p.device.type == "cpu" for p in copy.parameters())
+    if not layers or (
+        on_cpu and not shares_uniform("cpu")
+    ):  # the library fills a mask in the order of its axes
         return orders
     order = lambda t: tuple(sorted(range(t.dim()), key=lambda axis: (-t.stride(axis), axis)))
     plain = lambda m, t: order(t) if type(m) is nn.Dropout else tuple(range(t.dim()))
@@ -76,7 +81,7 @@ class _Buffer:
     "The masks of one call of dropout"
 
     def __init__(self, like, whole, p, fixed, order):
-        self.p, self.fixed = p, fixed
+        self.p, self.fixed, self.whole = p, fixed, whole
         held = torch.ones_like(like)  # in the memory order of the activations
         self.mask = held if not whole else held[(..., *[slice(1)] * whole)].contiguous()
         self.shape, self.parts = self.mask.shape[1:], None
@@ -87,7 +92,7 @@ class _Buffer:
         "Group the models by what they draw together: (generator, rows, keep, scale)"
         self.parts = []
         for stream, generator in streams.items():
-            rows = [n for n, draws in enumerate(slots) if draws.stream == stream]
+            rows = [n for n, draws in enumerate(slots) if draws.stream(self.mask.device.type) == stream]
             rates = [self.p if self.fixed or slots[n].rate is None else slots[n].rate for n in rows]
             where = slice(None) if len(rows) == len(slots) else torch.tensor(rows, device=self.mask.device)
             keep = 1 - torch.tensor(rates, dtype=torch.float64, device=self.mask.device)
@@ -95,22 +100,29 @@ class _Buffer:
             wide = keep.view(-1, *[1] * len(self.shape))
             self.parts.append((generator, where, wide, wide.to(self.mask.dtype), rates[0]))
 
+    def _empty(self, dtype):
+        "Memory for the mask of one model, its axes in the order of memory"
+        return torch.empty([self.shape[n] for n in self.order], dtype=dtype, device=self.mask.device)
+
+    def _draw(self, generator, rate, scale):
+        "The mask of one model at one rate, as its layer draws it"
+        held = self._empty(self.mask.dtype)
+        if (
+            held.is_cuda and not self.whole
+        ):  # the kernel of `F.dropout` there, which counts random numbers in its own way
+            return torch._fused_dropout(held.fill_(1).permute(self.back), 1 - rate, generator=generator)[0]
+        return held.bernoulli_(1 - rate, generator=generator).div_(scale).permute(self.back)
+
     def fill(self):
         "Draw new masks"
         for generator, where, keep, scale, rate in self.parts:
             if not rate:
                 self.mask[where] = 1
                 continue
-            shape = [self.shape[axis] for axis in self.order]
             if len(keep) == 1:
-                drawn = torch.empty(shape, dtype=self.mask.dtype, device=self.mask.device)
-                drawn = (
-                    drawn.bernoulli_(1 - rate, generator=generator)
-                    .div_(scale.flatten()[0])
-                    .permute(self.back)
-                )
+                drawn = self._draw(generator, rate, scale.flatten()[0])
             else:
-                u = torch.rand(shape, dtype=torch.float64, device=self.mask.device, generator=generator)
+                u = self._empty(torch.float64).uniform_(generator=generator)
                 drawn = (u.permute(self.back) < keep).to(self.mask.dtype).div_(scale)
             if isinstance(where, slice):
                 self.mask.copy_(drawn)
@@ -127,12 +139,15 @@ class Streams:
         device: torch.device,
     ):
         self.slots, self.device = list(slots), device
-        self.streams = {d.stream: torch.Generator(device).manual_seed(d.seed) for d in slots}
+        self.streams = {self._key(d): torch.Generator(device).manual_seed(d.seed) for d in slots}
         self.buffers, self._count, self._orders = [], 0, iter(())
+
+    def _key(self, draws):
+        return draws.stream(self.device.type)
 
     def generator(self, slot: int) -> torch.Generator:
         "Return the generator of a trial, which is where it would be if the trial were alone"
-        return self.streams[self.slots[slot].stream]
+        return self.streams[self._key(self.slots[slot])]
 
     def take(
         self,
@@ -142,10 +157,10 @@ class Streams:
     ):
         "Put another trial into a slot; all steps are planned anew"
         self.slots[slot] = draws
-        known = {d.stream: self.streams.get(d.stream) for d in self.slots}
-        if known[draws.stream] is None:
-            known[draws.stream] = torch.Generator(self.device)
-            known[draws.stream].set_state(generator.get_state())
+        known, key = {self._key(d): self.streams.get(self._key(d)) for d in self.slots}, self._key(draws)
+        if known[key] is None:
+            known[key] = torch.Generator(self.device)
+            known[key].set_state(generator.get_state())
         self.streams = known
 
 # %% ../../nbs/population/06_masks.ipynb #26717741
@@ -157,7 +172,7 @@ class DropoutMasks(Streams):
         buffers: list,  # to which one is added for each call of dropout
         orders: Sequence[tuple[int, ...]] = (),  # as from `dropout_orders`
     ):
-        "Record the calls of a step"
+        "Record the calls of a step, from the first one on"
         self.buffers, self._count, self._orders = buffers, 0, iter(orders)
 
     def next(

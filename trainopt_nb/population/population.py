@@ -38,9 +38,8 @@ class TrialRows:
         chunk: int = 8,  # trials in one pass
     ):
         self.prepared, self.layout, self.memory = prepared, layout, {}
-        models = (
-            [deepcopy(prepared.model) for _ in trials] if models is None else [deepcopy(m) for m in models]
-        )
+        models = [prepared.model] * len(trials) if models is None else models
+        models = [deepcopy(model).to(prepared.device) for model in models]
         self.stacks = stack_models(models)
         self.states = [make_row(prepared, o, m) for o, m in zip(trials, models, strict=True)]
         named = dict(models[0].named_parameters())

@@ -16,6 +16,11 @@ from torch.utils._pytree import tree_leaves
 from .fold import Unbatchable
 
 # %% ../../nbs/population/04_record.ipynb #19a15d6f
+_NORMS = (
+    "native_batch_norm",
+    "cudnn_batch_norm",
+    "miopen_batch_norm",
+)  # which do not declare that they change running statistics
 _FACTORIES = (
     "empty", "zeros", "ones", "full", "arange", "scalar_tensor", "new_", "empty_like", "zeros_like", "ones_like", "full_like"
 )  # fmt: skip
@@ -43,7 +48,7 @@ def written_by(op: torch._ops.OpOverload, args: Sequence) -> list[Tensor]:
         for v, a in zip(args, op._schema.arguments, strict=False)
         if a.alias_info is not None and a.alias_info.is_write
     ]
-    return tensors_of([*found, *args[3:5]] if name_of(op) == "native_batch_norm" else found)
+    return tensors_of([*found, *args[3:5]] if name_of(op) in _NORMS else found)
 
 # %% ../../nbs/population/04_record.ipynb #43d582c6
 class Call:

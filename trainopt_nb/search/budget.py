@@ -41,9 +41,9 @@ def _trial_share(options: SweepOptions, epochs: int, trainings: float | None, ob
 
 def _trial_epochs(options: SweepOptions, epochs: int, objectives: int) -> int:
     "Return the epochs of a trial in a share of one training"
-    room = options.budget * options.jobs * epochs  # epochs
+    room = options.budget * options.processes * epochs  # epochs
     if room < _LEAST:
-        least = math.ceil(1000 * _LEAST / (options.jobs * epochs)) / 10
+        least = math.ceil(1000 * _LEAST / (options.processes * epochs)) / 10
         raise OptionError(
             f"--budget {100 * options.budget:.4g}% of a training of {epochs} epochs has room for {room:.2g} epochs, and a sweep needs {_LEAST}: give at least --budget {least:g}%, or --trials."
         )
@@ -75,8 +75,8 @@ def plan_budget(
         text = f"Runs {said}{f' for {duration(limit)}' if limit else ''}."
         return Budget(options.most_trials, None, limit, length, None, text)
     trial = training * length / epochs
-    trainings = None if limit is None else limit * options.jobs / trial
-    cost = trial * _trial_share(options, length, trainings, objectives) / options.jobs
+    trainings = None if limit is None else limit * options.processes / trial
+    cost = trial * _trial_share(options, length, trainings, objectives) / options.processes
     fit = math.inf if limit is None else max(1, int(limit / cost))
     trials = int(min(fit, options.most_trials or math.inf))
     seconds = trials * cost if limit is None else min(limit, trials * cost)

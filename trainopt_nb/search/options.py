@@ -53,16 +53,23 @@ class LimitOptions(Options):
         group="Sweep",
     )
     jobs: int = option(
-        1,
-        "trials at once, each in a process of its own",
+        "auto",
+        "trials at once, each in a process of its own; auto is 1, and on a cluster as many as it has room for",
+        type="int",
         low=1,
         high=1024,
+        choices=("auto",),
         short="j",
         front=True,
         group="Sweep",
         unit="processes",
         aliases=("n_jobs", "parallel", "max_concurrent"),
     )
+
+    @property
+    def processes(self) -> int:
+        "Return how many trials train at once, as far as that is known before a cluster is reached"
+        return 1 if self.jobs == "auto" else self.jobs
 
     @property
     def most_trials(self) -> int | None:  # None where only the time counts

@@ -41,6 +41,16 @@ def describe_process(
     pid: int,
 ) -> dict:  # plain values
     "Return the record of a process that runs here. Raises `psutil.NoSuchProcess`"
+    return dict(_of_this_one(pid)) if pid == os.getpid() else _describe(pid)
+
+
+@lru_cache(1)
+def _of_this_one(pid):
+    "Return the record of this process, which stays the same; a forked child has another id"
+    return _describe(pid)
+
+
+def _describe(pid):
     return {
         "pid": pid,
         "host": socket.gethostname(),

@@ -19,7 +19,7 @@ from ..workers.shared_arrays import SharedArrays
 from .cell_objective import CellObjective
 from .kept_objects import RandomState
 from .goals import named_goals
-from .objective import Objective, TaskObjective, describe
+from .objective import Objective, TaskObjective, describe, split_cluster
 from .plan_sweep import SweepPlan
 
 # %% ../../nbs/sweeps/34_cell_trials.ipynb #240e3a0a
@@ -80,8 +80,11 @@ def plan_cell(
     "Put the sweep of a cell together. Raises `OptionError`, and what `prepare` raises for a task that is wrong"
     lazy = frozenset(space) & tunables
     searched = tuple(name for name in space if name not in lazy)
-    cell = CellObjective(source, dict(names), dict(given), variables, searched)
+    cluster, options = split_cluster(options)
+    own = {name: value for name, value in given.items() if name != "cluster"}
+    cell = CellObjective(source, dict(names), own, variables, searched)
     same = task if not lazy and "seed" not in space else None
     trials = CellTrials(cell, options, lazy, same)
-    described = describe((task, options), named_goals(how.goals))
-    return SweepPlan(trials, space, described, options, how)
+    here = options.replace(device="auto") if cluster else options  # its GPUs are not those of this machine
+    described = describe((task, here), named_goals(how.goals))
+    return SweepPlan(trials, space, described, options, how, cluster)

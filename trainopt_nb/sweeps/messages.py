@@ -23,6 +23,7 @@ class TrialSpec(NamedTuple):
     path: str  # directory for its run; it does not exist yet
     seed: int | None = None  # in place of that of the options
     resume: str = ""  # directory of a run from whose checkpoint it goes on
+    may_lag: bool = True  # whether a pruner may end it
 
 
 class TrialBatch(NamedTuple):

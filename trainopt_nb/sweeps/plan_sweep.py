@@ -8,6 +8,7 @@ __all__ = ['SweepPlan', 'plan_sweep']
 # %% ../../nbs/sweeps/29_plan_sweep.ipynb #9f79b2b7
 import math
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
 
 from ..base.errors import DataError, OptionError, TaskError, TrainoptError, WorkerError
@@ -25,7 +26,7 @@ from ..train.loop import train
 from ..workers.submit import submit
 
 from .goals import named_goals
-from .objective import Described, FunctionObjective, TaskObjective, describe
+from .objective import Described, FunctionObjective, TaskObjective, describe, split_cluster
 from .worker_trial import MiddleTrial
 
 # %% ../../nbs/sweeps/29_plan_sweep.ipynb #64b864d6
@@ -50,6 +51,12 @@ class SweepPlan:
     described: Described
     options: TrainOptions  # of all trials
     how: SweepOptions
+    cluster: str = ""  # of Ray, whose processes train the trials; empty where they train on this machine
+
+    @property
+    def stored(self) -> dict[str, object]:  # plain values by keyword
+        "Return all options as a run keeps them"
+        return {**self.options.replace(cluster=self.cluster).plain(), **self.how.plain()}
 
     def budget(self) -> Budget:
         "Plan trials, time and the epochs of a trial. Raises `OptionError` for a share that is too small"
@@ -157,14 +164,16 @@ def plan_sweep(
 ) -> SweepPlan:
     "Put a sweep together. Raises `OptionError`, `WorkerError` for a function that fails, and what `prepare` raises for a task that is wrong"
     goals, found = named_goals(how.goals), _taken(space, isinstance(make_task, Task))
+    cluster, options = split_cluster(options)
+    here = options.replace(device="auto") if cluster else options  # its GPUs are not those of this machine
     if isinstance(make_task, Task):
         if found is None:
             raise OptionError(
                 'There is nothing to search: name options and their ranges, such as {"lr": (1e-4, 1e-1, "log")}.'
             )
         found = found.space if isinstance(found, ForeignSpace) else found
-        described = describe((make_task, options), goals)
-        return SweepPlan(TaskObjective(make_task, options), found, described, options, how)
+        described = describe((make_task, here), goals)
+        return SweepPlan(TaskObjective(make_task, options), found, described, options, how, cluster)
     if not callable(make_task):
         raise OptionError(f"A sweep takes a Task or a function of a trial, and got {make_task!r}.")
     objective = FunctionObjective(make_task, options)
@@ -173,5 +182,7 @@ def plan_sweep(
     if goals and all(goal.direction for goal in goals):
         described = Described(goals, None, "")
     else:
-        described = _described(objective, found, goals)
-    return SweepPlan(objective, found, described, options, how)
+        tried = copy(objective)
+        tried.options = here
+        described = _described(tried, found, goals)
+    return SweepPlan(objective, found, described, options, how, cluster)

@@ -29,7 +29,7 @@ from .goals import trial_options
 from .messages import Outcome, Report, Reports, TrialBatch, TrialSpec
 from .objective import TaskObjective
 from .run_trial import UNMEASURED, Place, final_values, goal_values, options_of
-from .worker_trial import Line
+from .line import Line
 
 # %% ../../nbs/sweeps/24b_run_batch.ipynb #10e713cb
 def plan_trials(

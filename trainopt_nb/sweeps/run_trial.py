@@ -16,7 +16,7 @@ from typing import NamedTuple
 from optuna.exceptions import TrialPruned
 from torch import nn
 from ..api.handle import LocalRun
-from ..api.prepare_run import resume_in, start_in
+from ..api.prepare_run import resume_in, start
 from ..base.errors import TaskError
 from ..events.records import Epoch, Stop
 from ..runs.run import Run
@@ -24,6 +24,7 @@ from ..store.synced import without_sync
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..train.faults import is_out_of_memory
+from ..train.known_task import KnownTask
 from ..train.prepare import prepare
 from ..train.torch_settings import seed_everything
 from ..workers.processes import describe_error
@@ -32,7 +33,8 @@ from .goals import FIGURES, trial_options
 from .messages import Outcome, TrialSpec
 from .objective import check_one_device
 from ..search.options import Goal
-from .worker_trial import Line, WorkerTrial
+from .line import Line
+from .worker_trial import WorkerTrial
 
 # %% ../../nbs/sweeps/24_run_trial.ipynb #510ae2d6
 class Place(NamedTuple):
@@ -43,8 +45,10 @@ class Place(NamedTuple):
     epochs: int | None = None  # of each trial, in place of those of its options
 
 
-def _begin(trial: WorkerTrial, task: Task, options: TrainOptions, parent: str) -> LocalRun:
-    "Prepare the run of a trial"
+def _begin(
+    trial: WorkerTrial, task: Task, options: TrainOptions, parent: str, known: KnownTask | None
+) -> LocalRun:
+    "Prepare the run of a trial; one that cannot begin has a directory too"
     spec, plain = trial.spec, (int, float, str, bool, type(None))
     path = Path(spec.path)
     facts = {"type": "trial", "parent": parent, "number": spec.number}
@@ -54,8 +58,13 @@ def _begin(trial: WorkerTrial, task: Task, options: TrainOptions, parent: str) -
         run = Run(path)
         run.add_facts(name=path.name, **facts)
         return resume_in(run, task, options, prompt=(Epoch,))
-    run = Run.create(path.parent, path.name, options.plain(), dated=False, **facts)
-    return start_in(run, task, options, "", late=True, prompt=(Epoch,))
+    facts |= {"folder": path.parent, "name": path.name, "dated": False}
+    try:
+        return start(task, options, late=True, prompt=(Epoch,), known=known, **facts)
+    except BaseException:
+        if not path.exists():
+            Run.create(options=options.plain(), **facts)
+        raise
 
 # %% ../../nbs/sweeps/24_run_trial.ipynb #240b78df
 def options_of(
@@ -129,12 +138,13 @@ def _train_trial(
     trial: WorkerTrial,
     made: tuple[Task, TrainOptions],  # as from an objective
     place: Place,
+    known: KnownTask | None,  # what earlier trials of the same task have found
 ) -> Outcome:
     "Train a task as the run of a trial. Raises what `prepare` raises"
     task, goals = made[0], place.goals
     options = options_of(trial.spec, made[1], place)
     with without_sync():
-        handle = _begin(trial, task, options, place.parent)
+        handle = _begin(trial, task, options, place.parent, known)
         try:
             _train(handle, trial, options, goals)
         finally:
@@ -163,7 +173,7 @@ def run_trial(
         seed_everything(objective.options.seed if spec.seed is None else spec.seed)
         made = objective(trial)
         if isinstance(made[0], Task):
-            return _train_trial(trial, made, place)
+            return _train_trial(trial, made, place, objective.known)
         if len(made) != len(place.goals):
             raise TaskError(
                 f"The objective returned {_numbers(len(made))}, and the goals of the sweep need {_numbers(len(place.goals))}."

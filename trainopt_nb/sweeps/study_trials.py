@@ -11,6 +11,7 @@ from pathlib import Path
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.pruners import NopPruner
 from optuna.trial import FrozenTrial, TrialState
 
 from ..base.errors import OptionError
@@ -134,15 +135,18 @@ class StudyTrials(_Trials):
         if len(self.study.directions) == 1 and made.trial is not None:
             made.trial.report(message.values[0], message.step)
 
+    def may_lag(self, made: RunningTrial) -> bool:
+        "Return whether the pruner may end a trial; one that was taken up again goes on"
+        alone = len(self.study.directions) > 1 or made.trial is None or made.origin == "continued"
+        return not (alone or isinstance(self.study.pruner, NopPruner))
+
     def lags(
         self,
         number: int,  # of a trial that has reported
     ) -> bool:
-        "Return whether the pruner ends a trial; one that was taken up again goes on"
+        "Return whether the pruner ends a trial"
         made = self.running[number]
-        if len(self.study.directions) > 1 or made.trial is None or made.origin == "continued":
-            return False
-        return made.trial.should_prune()
+        return self.may_lag(made) and made.trial.should_prune()
 
 # %% ../../nbs/sweeps/26_study_trials.ipynb #ff7e931c
 class _Ending(StudyTrials):

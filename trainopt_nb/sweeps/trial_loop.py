@@ -121,7 +121,8 @@ class _Beginning(_TrialLoop):
     def _spec(self, made: RunningTrial) -> TrialSpec:
         resume = "" if made.resume is None else str(self.folder / f"trials/{made.resume}")
         options, path = self.options_of(made.values), str(self.folder / run_name(made))
-        return TrialSpec(made.number, options, dict(made.values), path, made.seed, resume)
+        may_lag = self.trials.may_lag(made)
+        return TrialSpec(made.number, options, dict(made.values), path, made.seed, resume, may_lag)
 
 # %% ../../nbs/sweeps/27_trial_loop.ipynb #0735be6c
 class _Answering(_Beginning):

@@ -34,7 +34,7 @@ from trainopt_nb.sweeps.messages import (
 )
 from .run_batch import plan_trials, run_batch
 from .run_trial import Place, run_trial
-from .worker_trial import Line, WorkerLine
+from .line import Line, WorkerLine
 
 PRELOAD.append("trainopt_nb.sweeps.trial_workers")
 
@@ -59,17 +59,20 @@ def serve_trials(
     place: Place,
     threads: int,  # of torch in this process
     cores: tuple[int, ...] = (),  # to which it is pinned; empty leaves that to the system
+    line: Line | None = None,  # to the loop of the sweep; None is the channel of this process
 ):
     "Train trials in this worker until there are no more"
     torch.set_num_threads(threads)
     if cores and hasattr(os, "sched_setaffinity"):
         with contextlib.suppress(OSError):
             os.sched_setaffinity(0, cores)
-    line, called = WorkerLine(parent_channel()), cloudpickle.loads(objective)
+    line, called = line or WorkerLine(parent_channel()), cloudpickle.loads(objective)
     kept, process = Snapshot(*called.kept, room=_ROOM), ProcessState()
-    while (given := line.ask(Ready())) is not None:
+    line.ask_ahead(Ready())
+    while (given := line.answer()) is not None:
         for outcome in _work(given, called, place, line):
             line.tell(outcome)
+        line.ask_ahead(Ready())
         for text in _left(kept.put_back(), process.put_back() if called.alone else []):
             line.tell(Said(text))
 
@@ -112,10 +115,23 @@ class _Workers:
         place: Place,
     ):
         self._shared, self._place = SharedArrays(), place
-        self._objective = pickle_shared(objective, objective.parts, self._shared)
         self._handles: dict[int, WorkerHandle] = {}
         self._dismissed: set[int] = set()  # numbers of those that were told to end
         self.wanted = 0  # how many there are to be
+        self._pack(objective)
+
+    def _pack(self, objective):
+        "Pack what all workers get"
+        self._objective = pickle_shared(objective, objective.parts, self._shared)
+
+    def _start(self, number, workers):
+        "Start one of so many workers; one that is alone is not pinned: its threads find free cores themselves"
+        cores = shared_cores(workers)[number]
+        return submit(serve_trials, self._objective, self._place, len(cores), cores if workers > 1 else ())
+
+    def _ready(self, timeout):
+        "Return the handles of workers that have something to say"
+        return wait_for(self._handles.values(), timeout)
 
     def __len__(self) -> int:
         return len(self._handles)
@@ -126,11 +142,9 @@ class _Workers:
     ):
         "Have another number of workers; those that are too many end with the trial that they train"
         self.wanted = workers
-        for number, cores in enumerate(shared_cores(workers) if workers else ()):
+        for number in range(workers):
             if number not in self._handles:
-                # a worker that is alone is not pinned: its threads find free cores themselves
-                pinned = cores if workers > 1 else ()
-                self._handles[number] = submit(serve_trials, self._objective, self._place, len(cores), pinned)
+                self._handles[number] = self._start(number, workers)
 
     def close(self):
         "Kill all workers; harmless the second time"
@@ -149,7 +163,7 @@ class _HeardWorkers(_Workers):
     ) -> Iterator[tuple[int, tuple]]:  # number of a worker, and its message or `Died`
         "Yield what the workers say, at most one message of each"
         numbers = {id(handle): number for number, handle in self._handles.items()}
-        for handle in wait_for(self._handles.values(), timeout) if self._handles else ():
+        for handle in self._ready(timeout) if self._handles else ():
             number = numbers[id(handle)]
             try:
                 message = next(handle.events(0), None)

@@ -120,14 +120,16 @@ def recognise_loss(
     "Return what a loss computes, if its value is that of a known one"
     if not (isinstance(scores, Tensor) and isinstance(targets, Tensor) and scores.dtype.is_floating_point):
         return None
-    scores, losses = scores.detach().float(), []
+    # on a GPU, a label out of range would end all that the process computes there
+    scores, targets, value = (t.detach().cpu() for t in (scores, targets, value))
+    scores, losses = scores.float(), []
     if not targets.dtype.is_floating_point:
         losses += _class_losses(scores, targets)
     if scores.numel() == targets.numel():
         losses += _value_losses(scores, targets)
     for found, loss in losses:
         try:
-            same = torch.isclose(loss(), value.detach().float(), rtol=1e-4, atol=1e-7)
+            same = torch.isclose(loss(), value.float(), rtol=1e-4, atol=1e-7)
         except (RuntimeError, IndexError, ValueError):  # such as a label out of range
             continue
         if same.all():

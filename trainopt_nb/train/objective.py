@@ -102,6 +102,7 @@ def choose_loss(
     to_device: Callable[[Batch], Batch],
     sample: Sample,
     inferred: Inferred,
+    training: list[tuple[str, str]] | None = None,  # notes about the model in training; None finds them
 ) -> Loss:
     "Choose the loss for a task, and try a loss of the user's own. Raises `TaskError` or `DataError`"
     o, task_type = options, inferred.task_type
@@ -122,7 +123,7 @@ def choose_loss(
             check_loss_device(o.loss, device, failed=True)
             raise
         parts.check_weights()
-    notes = _training_notes(model, functions(model)[0], sample)
+    notes = _training_notes(model, functions(model)[0], sample) if training is None else list(training)
     if parts is not None:
         notes += own_loss_notes(o, parts, module) + _stranger_notes(
             model, module, functions(model)[0], sample

@@ -7,6 +7,7 @@ __all__ = ['prepare']
 
 # %% ../../nbs/train/04_prepare.ipynb #35f8cb68
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import NamedTuple
 
 from torch import nn
@@ -33,6 +34,7 @@ from ..task.unused_options import unused_options
 from .assume import assume
 from .first_batch import Sample, batch_mover, move_transforms, try_task
 from ..optim.freeze import Freezing, frozen_note
+from .known_task import KnownTask, Seen
 from .objective import Loss, choose_loss, choose_metrics, choose_sample_weight
 from .prepare_step import own_step, prepare_step, with_own_figures
 from .prepared import Prepared
@@ -45,12 +47,12 @@ def _sources(task, data):
     return [value for value, batches in pairs if not isinstance(batches, (MemoryBatches, type(None)))]
 
 
-def _open_data(task, options, ranks):
+def _open_data(task, options, ranks, device):
     o = options
     return open_data(
         task.train_data, task.valid_data, batch_size=o.batch_size, shuffle=o.shuffle, drop_last=o.drop_last,
         drop_single=has_batchnorm(task.model), seed=o.seed, workers=o.workers, valid_fraction=o.valid_fraction,
-        data_shard=ranks.data_shard, dtype=weights_dtype(task.model),
+        data_shard=ranks.data_shard, dtype=weights_dtype(task.model), pin_memory=device.type == "cuda",
         layout=None if o.batch_layout == "auto" else parse_layout(o.batch_layout),
     )  # fmt: skip
 
@@ -63,7 +65,7 @@ def _open(task, options, ranks, gradient_hooks, device_transforms):
     tried_on = strategy.preflight_device(device)
     place_module(o, ranks.world, tried_on)
     check_loss_device(o.loss, device)
-    data = _open_data(task, o, ranks)
+    data = _open_data(task, o, ranks, device)
     mover = batch_mover(tried_on, o.channels_last, task.model.to(tried_on))
     transforms = move_transforms(device_transforms, tried_on)
     return Place(task, o, strategy, device, data, mover, transforms, gradient_hooks)
@@ -109,16 +111,27 @@ def _moved(place):
     return place._replace(to_device=mover, transforms=move_transforms(place.transforms, device))
 
 
-def _try(place, sources, freezing):
+def _look(place, tried_on, seen):
+    "Return what the first batch tells; the notes about the model in training are None where they are to be found yet"
+    task, o, data = place.task, place.options, place.data
+    return seen or (*try_task(task, o, data, place.to_device, place.transforms, tried_on), None)
+
+
+def _try(place, sources, freezing, known):
     "Try the model, the loss and the metrics on the first batch; model, loss and data are left as they were"
     task, o, data, strategy = place.task, place.options, place.data, place.strategy
-    model, tried_on = task.model, strategy.preflight_device(place.device)
-    with freezing, preserve_state(model, o.loss, place.transforms), preserve_state(*sources, room=2**26):
+    model, tried_on, seen = task.model, strategy.preflight_device(place.device), known.find(place)
+    with freezing, ExitStack() as kept:
+        if seen is None:
+            kept.enter_context(preserve_state(model, o.loss, place.transforms))
+            kept.enter_context(preserve_state(*sources, room=2**26))
         notes = [("frozen", text)] if (text := frozen_note(freezing)) else []
-        sample, checked, inferred = try_task(task, o, data, place.to_device, place.transforms, tried_on)
+        sample, checked, inferred, training = _look(place, tried_on, seen)
         place = place if tried_on == place.device else _moved(place)
-        loss = choose_loss(model, o, data, place.device, place.to_device, sample, inferred)
+        loss = choose_loss(model, o, data, place.device, place.to_device, sample, inferred, training)
         metrics = choose_metrics(o, data, sample, inferred)
+    if seen is None:
+        known.add(Seen(sample, checked, inferred, loss.notes))
     notes += [("task", note) for note in task.notes] + checked
     notes += _notes(task, o, model, data, sample, inferred) + loss.notes + strategy.notes(model, place.device)
     return _Tried(place, sample, inferred, loss, metrics, notes)
@@ -149,6 +162,8 @@ def prepare(
         Callable
     ] = (),  # called with the trainable parameters between backward and update
     device_transforms: Sequence[DeviceTransform] = (),  # applied to each batch on the device
+    known: KnownTask
+    | None = None,  # of copies of the same model and the same data: what it knows is not tried again
 ) -> Prepared:
     "Put a task and its options together. Raises `DataError`, `TaskError`, `PlanError` or `OptionError` with the reason"
     notes = [("precision", text) for text in check_model(task.model)]
@@ -158,7 +173,7 @@ def prepare(
         notes += [("task", note) for note in task.notes] + _dropout_notes(options, task.model)
         prepared = prepare_step(with_step, notes, sources, freezing)
     else:
-        tried = _try(place, sources, freezing)
+        tried = _try(place, sources, freezing, known or KnownTask())
         prepared = _put_together(tried, sources, freezing, notes)
     place_module(options, ranks.world, place.device)
     set_random_state(before)

@@ -22,7 +22,7 @@ from ..parallel.ranks import TIMEOUT, Ranks, backends, init_process_group
 from .board import Board
 from .group import Group, Report, print_into
 from .processes import describe_error
-from .ray_connection import RayConnection, plan_workers
+from .ray_connection import RayConnection, explain_refusal, plan_workers
 from .supervise import Ending, ParentEnded, Supervisor
 
 # %% ../../nbs/workers/05_ray_cluster.ipynb #e2fb9467
@@ -133,7 +133,7 @@ class RayRanks:
     def start(self, group: Group):
         "Start all ranks; the first time, connect to the cluster"
         if self._planned is None:
-            self._payload = self._cluster.connect(group)
+            self._payload = self._connect(group)
             self._planned = group if self._cluster.local else self._plan(group)
         world, device = self._planned.world, self._planned.device
         self._group = group._replace(payload=b"", world=world, device=device)
@@ -142,6 +142,13 @@ class RayRanks:
         sent["alone"] = self._cluster.local
         self._outcome, outcome = Pipe(duplex=False)
         threading.Thread(target=_train, args=(sent, outcome), daemon=True).start()
+
+    def _connect(self, group):
+        "Return the payload as the cluster holds it"
+        self._cluster.connect(group.world * group.cpus, 2 * len(group.payload))
+        import ray
+
+        return ray.put(group.payload)
 
     def _plan(self, group):
         import ray
@@ -203,7 +210,7 @@ def supervise_on_ray(
         Supervisor(group, report, parent_pipe, ranks).watch()
     except Exception as error:
         traceback.print_exc()
-        report.failed(f"The Ray cluster {group.cluster} cannot be used: {error}", always=True)
+        report.failed(explain_refusal(group.cluster, error), always=True)
         report.end()
     finally:
         ranks.close()

@@ -39,7 +39,8 @@ function valuesText(row, axes) {
 function columns({ face, order }) {
   const dimensions = face.axes.map((axis) => ({ ...axisOf(axis), of: (row) => row.values[axis[0]] }));
   const results = face.objectives.map(([name, way, share, unit], which) => {
-    const [low, high] = fence(measured(order, which), way, share);
+    const front = order.filter((row) => face.front.includes(row.number)).map((row) => valueOf(row, which)), inner = fence(measured(order, which), way, share);
+    const [low, high] = [Math.min(inner[0], ...front), Math.max(inner[1], ...front)]; // no trial of the front lies beyond the fence
     const place = (value) => (value === null ? null : Math.min(1, Math.max(0, (value - low) / (high - low))));
     return { name, result: which, low: way === "max" ? low : high, high: way === "max" ? high : low, write: (value) => withUnit(written(value, share), unit),
       place: (value) => (value === null || way === "max" ? place(value) : 1 - place(value)), of: (row) => valueOf(row, which) };

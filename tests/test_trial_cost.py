@@ -1,0 +1,171 @@
+"What the trials of one task share, and that it changes nothing"
+
+import queue
+import time
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+
+from trainopt_nb import Task, TrainOptions
+from trainopt_nb.api.in_workers import Where
+from trainopt_nb.base.errors import DataError
+from trainopt_nb.events.records import Epoch, Note, Stop
+from trainopt_nb.runs.run import Run
+from trainopt_nb.search.options import Goal, SweepOptions
+from trainopt_nb.store.checkpoint import load_checkpoint
+from trainopt_nb.sweeps.line import Line, WorkerLine
+from trainopt_nb.sweeps.messages import Answer, EndTrial, Ready, Reports, TrialSpec
+from trainopt_nb.sweeps.objective import TaskObjective
+from trainopt_nb.sweeps.records import TrialEnded, TrialReport
+from trainopt_nb.sweeps.run_sweep import plan_sweep, start_sweep
+from trainopt_nb.sweeps.run_trial import Place, run_trial
+from trainopt_nb.train import prepare as preparing
+from trainopt_nb.train.known_task import WITHOUT_EFFECT, KnownTask
+from trainopt_nb.workers.channel import Channel
+
+PLACE = Place("sweep", (Goal("accuracy", "max"),))
+
+
+class Silent(Line):
+    "Ends no trial"
+
+    def ask(self, question):
+        return [""]
+
+
+def data(rows=96):
+    x = torch.randn(rows, 8, generator=torch.Generator().manual_seed(1))
+    return x, (x.sum(1) > 0).long()
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2))
+
+
+def trained(objective, folder, *values, place=PLACE):
+    "Train trials in this process, and return what is on the disk of each"
+    for number, own in enumerate(values):
+        outcome = run_trial(
+            TrialSpec(number, own, own, str(folder / str(number))), objective, place, Silent()
+        )
+        assert outcome.state == "done", outcome
+    return [left(Run(folder / str(number))) for number in range(len(values))]
+
+
+def left(run):
+    epochs = [e._replace(seconds=0, samples_per_second=0) for e in run.events() if isinstance(e, Epoch)]
+    notes = [(e.level, e.text, e.topic) for e in run.events() if isinstance(e, Note)]
+    _, weights, training, _ = load_checkpoint(run.path / "checkpoints")
+    return epochs, notes, {n: w.tolist() for n, w in weights.items()}, training["step"], run.progress.state
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    "How often the first batch was tried"
+    count, real = Counter(), preparing.try_task
+
+    def counted(*arguments):
+        count["times"] += 1
+        return real(*arguments)
+
+    monkeypatch.setattr(preparing, "try_task", counted)
+    return count
+
+
+VALUES = [
+    {"lr": 0.01, "dropout": 0.1},
+    {"lr": 0.1, "dropout": 0.5, "weight_decay": 0.1, "seed": 4},
+    {"lr": 0.01, "label_smoothing": 0.2, "schedule": "onecycle", "optimizer": "sgd", "ema": 0.9},
+]
+
+
+def test_what_is_known_of_the_first_batch_changes_no_trial(tmp_path, tried):
+    objective = TaskObjective(Task(net(), data(), data(48)), TrainOptions(epochs=3))
+    (tmp_path / "known").mkdir(), (tmp_path / "anew").mkdir()
+    known = trained(objective, tmp_path / "known", *VALUES)
+    assert tried["times"] == 1
+    objective.known = None
+    assert known == trained(objective, tmp_path / "anew", *VALUES)
+    assert tried["times"] == 1 + len(VALUES)
+
+
+def test_an_option_that_changes_what_is_tried_has_it_tried(tmp_path, tried):
+    objective = TaskObjective(Task(net(), data(), data(48)), TrainOptions(epochs=1))
+    trained(
+        objective, tmp_path, {"batch_size": 16}, {"batch_size": 32}, {"batch_size": 16}, {"freeze": ("0",)}
+    )
+    assert tried["times"] == 3
+    assert {"batch_size", "loss", "freeze", "precision", "metrics", "class_weights"}.isdisjoint(
+        WITHOUT_EFFECT
+    )
+
+
+def test_data_that_a_trial_spoilt_are_looked_at_again():
+    train, known = data(), KnownTask()
+    preparing.prepare(Task(net(), train), TrainOptions(), known=known)
+    train[0][3] = float("nan")
+    notes = preparing.prepare(Task(net(), train), TrainOptions(lr=0.1), known=known).notes
+    assert any("NaN" in text or "not finite" in text for _, text in notes), notes
+    train[1][0] = 7
+    with pytest.raises(DataError, match="7"):
+        preparing.prepare(Task(net(), train), TrainOptions(lr=0.2), known=known)
+
+
+def test_what_the_user_s_own_code_decides_is_tried_each_time(tmp_path, tried):
+    loss = lambda outputs, targets: nn.functional.cross_entropy(outputs, targets)
+    objective = TaskObjective(Task(net(), data(), data(48)), TrainOptions(epochs=1, loss=loss))
+    trained(objective, tmp_path, {"lr": 0.01}, {"lr": 0.1}, place=Place("s", (Goal("train_loss", "min"),)))
+    assert tried["times"] == 2
+
+
+def test_a_model_that_waits_for_its_shapes_gets_them_in_each_trial(tmp_path, tried):
+    lazy = nn.Sequential(nn.LazyLinear(16), nn.ReLU(), nn.LazyLinear(2))
+    objective = TaskObjective(Task(lazy, data(), data(48)), TrainOptions(epochs=1))
+    trained(objective, tmp_path, {"lr": 0.01}, {"lr": 0.1})
+    assert tried["times"] == 2
+
+
+def test_a_trial_that_cannot_begin_has_a_directory(tmp_path):
+    objective = TaskObjective(Task(nn.Linear(5, 2), data()), TrainOptions())
+    outcome = run_trial(TrialSpec(0, {}, {}, str(tmp_path / "0")), objective, PLACE, Silent())
+    assert outcome.state == "failed" and "cannot take the first batch" in outcome.reason
+    assert Run(tmp_path / "0").facts["type"] == "trial"
+
+
+def test_a_report_that_decides_nothing_is_not_waited_for_but_one_is_the_most():
+    commands, said = queue.SimpleQueue(), []
+    line = WorkerLine(Channel(said.append, commands))
+    line.ask_ahead(Reports([]))  # returns without an answer
+    commands.put((EndTrial(1, "by hand"),))
+    commands.put((Answer([""]),))
+    line.ask_ahead(Reports([]))
+    commands.put((Answer([""]),))
+    commands.put((Answer("a trial"),))
+    assert line.ask(Ready()) == "a trial" and line.ended(1) == "by hand"
+    assert len(said) == 3
+
+
+def test_a_trial_that_nothing_prunes_stands_still_while_its_sweep_is_paused(tmp_path):
+    task = Task(net(), data(960), data(48))
+    how = SweepOptions.of(trials=1, pruner="none", batch_trials="off")
+    plan = plan_sweep(task, {"lr": (1e-4, 1e-1, "log")}, how=how, options=TrainOptions(epochs=200))
+    handle, seen = start_sweep(plan, Where(tmp_path)), []
+    try:
+        for new in handle.events():
+            seen += new
+            if any(isinstance(event, TrialReport) for event in new):
+                break  # nobody asks for the next event, as in a pause
+        log = handle.run.path / "trials" / "0"
+        told = max(e.step for e in seen if isinstance(e, TrialReport))
+        time.sleep(1.0)
+        assert Run(log).progress.epoch <= told + 3
+        handle.send(Stop())
+        for new in handle.events():
+            seen += new
+    finally:
+        handle.close()
+    (end,) = [e for e in seen if isinstance(e, TrialEnded)]
+    assert end.state == "stopped" and end.epochs < 200
