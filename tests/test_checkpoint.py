@@ -13,6 +13,7 @@ import time
 import zipfile
 from collections import Counter, OrderedDict, defaultdict, deque
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from trainopt_nb.store.folders import probe_folder, remove_orphans
 from trainopt_nb.store.plain import pack, random_state, set_random_state, unpack
 from trainopt_nb.store.tensors import damage, read_safetensors, write_safetensors
 from trainopt_nb.store.weights import read_weights
+from trainopt_nb.store.wrapped_models import plain_state
 
 ROOT = Path(__file__).parents[1]
 FILES = {"model.safetensors", "training.safetensors", "state.json", "manifest.json"}
@@ -992,3 +994,8 @@ def test_what_is_not_there_or_not_allowed(tmp_path):
             read_weights(tmp_path / name)
         assert words in sentence(str(caught.value))
     assert read_weights(tmp_path / "run" / "step-00000001")["w"] == 1
+
+
+def test_weights_have_their_names_while_another_thread_imports_the_compiler(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch._dynamo.eval_frame", ModuleType("torch._dynamo.eval_frame"))
+    assert list(plain_state(torch.nn.Linear(2, 2))) == ["weight", "bias"]

@@ -264,6 +264,8 @@ def test_a_word_gives_its_dimension(word, dimension):
         ("lr=", ""),
         ("lr=0.1", "needs a range or more than one choice"),
         ("schedule=cosine", "needs a range or more than one choice"),
+        ("batch_size=32", "batch_size=32|64|128 or batch_size=16..128"),
+        ("unheard_of=1..2", "write #@param behind it"),
         ("schedule=cosine|cosine", "is twice among its choices"),
         ("schedule=cosine|onecicle", "Did you mean 'onecycle'?"),
         ("schedule=a..b", "list choices"),

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import textwrap
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,10 @@ from warm_python import python
 from trainopt_nb.api.handle import FollowedRun
 from trainopt_nb.api.in_workers import Where
 from trainopt_nb.base.errors import RunError
-from trainopt_nb.notebook import train_in_cell
+from trainopt_nb.notebook import followers, train_in_cell
+from trainopt_nb.notebook.sweep_verbs import SWEEP, _CellSweep, offers_elsewhere
+from trainopt_nb.notebook.verbs import Call
+from trainopt_nb.panels.sweep_panel import SweepPanel
 from trainopt_nb.runs.table import list_runs
 from trainopt_nb.search.options import SweepOptions
 from trainopt_nb.store.checkpoint import load_checkpoint
@@ -107,6 +111,54 @@ def test_the_variables_get_what_needs_no_cell(shell, tmp_path, monkeypatch, cell
         assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
         magic(shell, f"resume {found.name} --runs {tmp_path}")
         assert shell.user_ns["width"] == found.best.values["width"] == shell.user_ns["model"][0].out_features
+
+
+def test_a_trial_that_the_user_chose_is_left_in_place_of_the_best(shell, tmp_path, capsys):
+    magic(shell, LINE.format(tmp_path).replace("--background", ""), CELL)
+    capsys.readouterr()
+    found = _CellSweep(Call(SWEEP, shell, {}), CELL)
+    found.handle = SimpleNamespace(sweep=shell.user_ns["sweep"])
+    best = found.handle.sweep.best.number
+    other = next(row.number for row in ended(found.handle.sweep) if row.number != best)
+    assert found.take(other) == "told_use"
+    found.leave()
+    assert shell.user_ns["run"].name == str(other)
+    assert (
+        f"`run` and `model` are those of trial {other}, which you chose. The best is trial {best}."
+        in capsys.readouterr().out
+    )
+    assert [found.freeze(number) for number in (best, best, other)] == [
+        "told_freeze",
+        "told_freeze",
+        "told_freeze_instead",
+    ]
+
+
+def test_the_panel_of_a_sweep_that_runs_elsewhere_opens_and_freezes(shell, tmp_path):
+    magic(shell, LINE.format(tmp_path).replace("--background", ""), CELL)
+    found, shown = shell.user_ns["sweep"], []
+    offers = offers_elsewhere(found.directory, shell, shown.append)
+    assert [offers["open"](found.best.number), offers["freeze"](found.best.number)] == [
+        "told_open",
+        "told_freeze_shown",
+    ]
+    assert shown[0].path == found.run().path and shown[1].data.startswith("%%trainopt fit")
+
+
+def test_a_panel_moves_while_another_cell_is_busy(shell, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_in_cell, "has_frontend", lambda shell: True)
+    shown = []
+
+    async def busy():
+        magic(shell, LINE.format(tmp_path), PLAIN)
+        monkeypatch.setattr(SweepPanel, "update", lambda self: shown.append(self.progress.state))
+        while "finished" not in shown:  # the event loop does not get a turn
+            followers.look_at_followed()
+            time.sleep(0.05)
+        await asyncio.wait_for(asyncio.gather(*train_in_cell._watching), 20)
+
+    asyncio.run(asyncio.wait_for(busy(), 120))
+    assert "training" in shown
 
 
 def test_commands_reach_it(tmp_path):

@@ -1,6 +1,7 @@
 "Whatever an objective does, it ends its own trial and not the sweep"
 
 import os
+import re
 import sys
 import time
 
@@ -9,7 +10,10 @@ import pytest
 import torch
 from test_sweep import LR, followed, of_type, started, task  # noqa: F401
 
+from trainopt_nb.base.errors import OptionError
 from trainopt_nb.events.records import Ended, Note
+from trainopt_nb.search.options import SweepOptions
+from trainopt_nb.sweeps.plan_sweep import plan_sweep
 from trainopt_nb.sweeps.records import (
     ContinueTrial,
     NarrowTo,
@@ -22,6 +26,7 @@ from trainopt_nb.sweeps.records import (
 )
 from trainopt_nb.sweeps.run_sweep import sweep
 from trainopt_nb.sweeps.sweep import Sweep
+from trainopt_nb.task.train_options import TrainOptions
 
 pytestmark = pytest.mark.usefixtures("warm_process")
 
@@ -266,3 +271,55 @@ def test_what_a_trial_changes_in_its_process_is_put_back(tmp_path):
         for note in of_type(events, Note)
         if note.topic == "worker"
     ] == [True]
+
+
+@pytest.mark.parametrize(
+    ("typed", "found", "said"),
+    [
+        ("valid_accuracy", "accuracy", ""),
+        ("accuracy", "accuracy", ""),
+        (
+            "min",
+            "",
+            "--goal min alone is for a function that returns a number. Here, say what to improve: accuracy",
+        ),
+    ],
+)
+def test_a_goal_may_have_the_name_that_the_run_shows(task, typed, found, said):  # noqa: F811
+    plan = lambda: plan_sweep(
+        task, {"lr": (1e-3, 1e-1)}, how=SweepOptions(goal=(typed,)), options=TrainOptions(epochs=1, threads=1)
+    )
+    if said:
+        with pytest.raises(OptionError, match=re.escape(said)):
+            plan()
+    else:
+        assert [goal.name for goal in plan().described.goals] == [found]
+
+
+def test_what_has_no_effect_is_said(task):  # noqa: F811
+    short = TrainOptions(epochs=1, threads=1)
+
+    def plan(objective, options=short, **how):
+        how = SweepOptions.of(goal="max", **how) if callable(objective) else SweepOptions.of(**how)
+        return plan_sweep(objective, {"lr": (1e-3, 1e-1)}, how=how, options=options)
+
+    assert plan(task, batch_trials="on").without_effect() == []
+    alone = plan(lambda trial: 1.0, batch_trials="on").without_effect()
+    assert alone == [
+        "Trials are trained one by one although --batch-trials is on: each trial makes a model of its own."
+    ]
+    again = plan(task, TrainOptions(epochs=1, threads=1, restarts=3)).without_effect()
+    assert len(again) == 1 and again[0].startswith("--restarts has no effect in a sweep")
+
+
+def test_a_weight_that_is_not_finite_is_named_in_a_sentence(task, tmp_path):  # noqa: F811
+    def make_task(trial):
+        trial.suggest_float("x", 0, 1)
+        torch.nn.init.constant_(next(task.model.parameters()), float("nan"))
+        return task
+
+    found = sweep(make_task, trials=1, goal="accuracy:max", epochs=1, threads=1, folder=tmp_path)
+    (row,) = found.trials
+    assert row.state == "failed" and row.reason.startswith(
+        ("A weight is NaN or infinite", "The loss became nan")
+    )

@@ -12,14 +12,18 @@ import pytest
 from helpers import Wire
 from test_panel import NASTY, Skeleton
 
+from trainopt_nb.base.cell_options import cell_options
 from trainopt_nb.base.errors import RunError
+from trainopt_nb.base.options import declared
 from trainopt_nb.base.texts import wording
+from trainopt_nb.base.tunables import find_tunables
 from trainopt_nb.events.progress import Progress
 from trainopt_nb.events.records import Ended, Note, Pause, Resume, State, Stop, from_lines, to_lines
 from trainopt_nb.panels.folded_trials import FoldedTable, trial_rows
+from trainopt_nb.panels.form import control
 from trainopt_nb.panels.runs_panel import RunsPanel
 from trainopt_nb.panels.runs_rows import TEXTS, RunsTable
-from trainopt_nb.panels.sweep_panel import SweepPanel
+from trainopt_nb.panels.sweep_panel import SweepPanel, sweep_facts
 from trainopt_nb.runs.card import plain
 from trainopt_nb.runs.run import Run
 from trainopt_nb.runs.summary import read_summary
@@ -27,6 +31,7 @@ from trainopt_nb.runs.table import list_runs
 from trainopt_nb.search.parse_space import parse_space
 from trainopt_nb.search.space_record import to_json
 from trainopt_nb.sweeps.importance import FEWEST, Importance
+from trainopt_nb.sweeps.lines import method_title
 from trainopt_nb.sweeps.progress import sweep_of
 from trainopt_nb.sweeps.records import (
     AddValue,
@@ -46,7 +51,7 @@ from trainopt_nb.sweeps.records import (
     Widen,
     WorkersChanged,
 )
-from trainopt_nb.sweeps.report import best_trials, sweep_bundle, sweep_html, sweep_text
+from trainopt_nb.sweeps.report import best_trials, sweep_bundle, sweep_html, sweep_text, trial_table
 
 SPACE = parse_space(
     "lr=1e-5..1e-1:log schedule=constant|cosine|onecycle weight_decay=0..0.1 batch_size=16..256"
@@ -485,13 +490,33 @@ def test_the_notebook_offers_what_it_can_and_a_refusal_is_shown(wired, log):
         {"do": "open", "trial": [3]},
     ):
         wire.click(message)
+    assert not opened  # a click may arrive in another thread, and what it displays belongs to no cell
+    panel.act()
     assert opened == [3]
     wire.click({"do": "use", "trial": 3})
+    panel.act()
     panel.update()
     assert wire.news()[-1]["face"]["said"] == "Trial 3 has no run."
     wire.click({"do": "open", "trial": 4})
+    panel.act()
     panel.update()
     assert wire.news()[-1]["face"]["said"] == ""
+
+
+def test_each_click_says_what_it_did(wired, log):
+    offers = {"open": lambda number: "told_open", "use": lambda number: "told_use"}
+    panel, wire = wired(SweepPanel, Progress().add(log), **offers)
+    told = []
+    for what, trial in (("open", 3), ("use", 4), ("open", 5)):
+        wire.click({"do": what, "trial": trial})
+        panel.act()
+        panel.update()
+        told.append(wire.news()[-1]["face"]["told"])
+    assert told == [
+        "The run of trial 3 is shown below.",
+        "When the sweep ends, `run` and `model` are those of trial 4.",
+        "The run of trial 5 is shown below.",
+    ]
 
 
 def test_a_sweep_that_ended_takes_no_commands_but_its_trials_open(wired, log):
@@ -566,3 +591,33 @@ def test_the_card_has_pictures_the_best_ten_and_plain_text(log):
     assert all(alt for alt in re.findall(r'<img alt="([^"]*)"', page))
     assert len(page) < 250_000 and text.splitlines()[0].startswith("finished  digits  40 of 200 trials")
     assert "<img" not in sweep_html(Progress("x"))
+
+
+# ---- words and units
+
+
+def test_methods_have_the_names_of_the_literature_and_figures_their_units():
+    began = BEGAN._replace(
+        objectives=["accuracy", "latency"], directions=["max", "min"], sampler="tpe", pruner="none"
+    )
+    ends = [(0.9, 0.0181), (0.85, 0.0182), (0.8, 0.0183), (0.95, 0.29)]  # the last is slow, and on the front
+    progress = Progress("digits").add([began])
+    for number, values in enumerate(ends):
+        progress.add(
+            [
+                TrialStarted(number, {"lr": 0.01 + number}, f"trials/{number}", 0, "sampled", 1.0),
+                TrialEnded(number, "done", list(values), 8, 1.0, "", 2.0),
+            ]
+        )
+    facts = sweep_facts(progress)
+    assert [name for name, _ in facts["methods"]] == ["TPE", "no pruning"]
+    assert facts["objectives"] == [["accuracy", "max", True, ""], ["latency", "min", False, "ms"]]
+    assert "0.0181 ms" in sweep_text(progress, wording("card", "sweep", code="en")) or "0.0181 ms" in str(
+        trial_table(progress, wording("card", "sweep", code="en"))
+    )
+    assert method_title("halving:4") == "successive halving 4" and method_title("MySampler") == "MySampler"
+
+
+def test_a_value_of_the_cell_is_shown_by_its_own_name():
+    known = declared(cell_options(find_tunables('hidden_size = 8  #@param {type:"integer", min:1, max:9}')))
+    assert [control(each, 8).description for each in known.values()] == ["hidden size"]

@@ -31,7 +31,7 @@ from starts import launch, leave
 from trainopt_nb import Task, TrainOptions
 from trainopt_nb.events.progress import Progress
 from trainopt_nb.events.records import Started, Step, Stop, from_lines
-from trainopt_nb.notebook.train_in_cell import FOLLOW
+from trainopt_nb.notebook.followers import FOLLOW
 from trainopt_nb.store.lock import lock_owner
 from trainopt_nb.workers.processes import warm
 

@@ -145,7 +145,7 @@ def _take(events, log):
 
 def _close(events, log, failure):
     "Save, log how the run ended, and release its lock"
-    state, reason = "stopped", "the consumer went away; everything is saved"
+    state, reason = "stopped", "interrupted; everything is saved"
     if failure:
         state, reason = "failed", failure
     try:

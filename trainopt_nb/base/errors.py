@@ -87,7 +87,9 @@ class NonFinite(ArithmeticError):
         batch: int = 0,  # which of the batches of the update, from 0
         ago: int = 0,  # updates since, where losses are read only now and then
     ):
-        super().__init__(where)
+        super().__init__(
+            f"A weight is NaN or infinite, {where}" if loss is None else f"The loss is {loss}, first {where}"
+        )
         self.loss, self.where, self.spoiled, self.batch, self.ago = loss, where, spoiled, batch, ago
 
 

@@ -17,6 +17,7 @@ from IPython.display import display
 from ..runs.card import escape
 from ..runs.files import CELL
 from ..runs.table import RunTable, list_runs
+from .followers import Below
 from .train_in_cell import attach
 from ..task.variables import TaskNames, find_task
 from ..panels.base import Panel
@@ -69,6 +70,8 @@ def show_runs(
     "Show the table of runs in the output of the cell"
     box, loop = widgets.VBox(), asyncio.get_event_loop()
 
+    more = Below(shell)
+
     def below(shown: Panel | Run) -> Callable[[dict[str, object]], None]:
         mine = shown.widget if isinstance(shown, Panel) else _card(shown._repr_mimebundle_())
         box.children = (panel.widget, mine)
@@ -81,7 +84,7 @@ def show_runs(
 
     def look(run: Run):
         # in some kernels clicks arrive in another thread, and only the main one has the loop that follows a run
-        loop.call_soon_threadsafe(lambda: attach(run, shell, show=below))
+        loop.call_soon_threadsafe(lambda: attach(run, shell, show=below, below=more))
 
     def resume(run: Run):
         resume_behind(run, shell)

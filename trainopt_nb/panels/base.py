@@ -178,6 +178,9 @@ class _Told:
     def receive(self, content: dict[str, object]):
         "Handle a message of the page; this may run in another thread and while a step is computed"
 
+    def act(self):
+        "Do what was clicked and needs the notebook; called between two steps, in the main thread"
+
 # %% ../../nbs/panels/01_base.ipynb #5bf61f02
 class Panel(_Told):
     "A live view: facts and curves that go to the page, and messages that come back"

@@ -28,7 +28,9 @@ def control(
 ) -> widgets.Widget:
     "Return the control of an option; `read` reads its value"
     common = {
-        "description": option.name.replace("_", " "),
+        "description": option.name.removeprefix("cell_").replace("_", " ")
+        if option.group == "Cell"
+        else option.name.replace("_", " "),
         "tooltip": f"{option.help} ({option.values})",
         "style": _STYLE,
         "layout": _WIDE,

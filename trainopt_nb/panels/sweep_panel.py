@@ -18,6 +18,7 @@ from .sweep_commands import sweep_commands
 from .sweep_rows import Spaces, TrialRows
 from ..runs import card
 from ..sweeps.card import best_sentence, gain_text, sweep_figures, sweep_headline, sweep_methods
+from ..sweeps.lines import UNITS
 from ..sweeps.importance import Importance
 from ..sweeps.progress import SweepProgress, sweep_of
 
@@ -52,7 +53,9 @@ def sweep_facts(
         "workers": s.workers,
         "planned": s.planned,
         "epochs": e.epochs if e else None,
-        "objectives": [[n, way, card.is_share(n)] for n, way in zip(names, ways, strict=False)],
+        "objectives": [
+            [n, way, card.is_share(n), UNITS.get(n, "")] for n, way in zip(names, ways, strict=False)
+        ],
         "best": s.best,
         "front": list(s.front),
         "best_said": card.plain(best_sentence(progress, texts)),
@@ -68,15 +71,20 @@ def _still_text(facts, texts):
 
 
 class _Clicked:
-    "What a click does: commands wait in a queue, and the notebook's own actions happen at once"
+    "What a click does: commands and the notebook's own actions wait in queues"
 
     def __init__(
         self,
-        actions: dict[str, Callable[[int], None] | None],  # by the name of their button
+        actions: dict[str, Callable[[int], str | None] | None],  # by the name of their button
     ):
         self.commands: queue.SimpleQueue[tuple] = queue.SimpleQueue()  # oldest first
         self.actions = {name: action for name, action in actions.items() if action}
-        self.spaces, self.said = Spaces(), ""  # the last: what was refused
+        self.due: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()  # actions, and their trials
+        self.spaces, self.said, self.done = (
+            Spaces(),
+            "",
+            None,
+        )  # what was refused; what was done, and with which trial
 
     def take(
         self,
@@ -84,17 +92,33 @@ class _Clicked:
         sweep: SweepProgress,
     ):
         "Handle a message of the page"
-        trial, action = content.get("trial"), self.actions.get(str(content.get("do")))
-        if action and type(trial) is int and trial in sweep.trials:
-            self.said = ""
-            try:
-                action(trial)
-            except REFUSALS as error:
-                self.said = str(error)
+        trial, action = content.get("trial"), str(content.get("do"))
+        if action in self.actions and type(trial) is int and trial in sweep.trials:
+            self.due.put((action, trial))
         for command in sweep_commands(content, self.spaces.axes, self.spaces.space, self.spaces.first):
             self.commands.put(command)
 
+    def act(self):
+        "Do what is due"
+        while not self.due.empty():
+            name, trial = self.due.get_nowait()
+            self.said, self.done = "", None
+            try:
+                self.done = (self.actions[name](trial), trial)
+            except REFUSALS as error:
+                self.said = str(error)
+
+    def told(self, texts: dict[str, str]) -> str:
+        "Say what the last action did"
+        text, trial = self.done or (None, 0)
+        return texts[text].format(n=trial) if text else ""
+
 # %% ../../nbs/panels/07_sweep_panel.ipynb #9c9b195c
+_Action = Callable[
+    [int], str | None
+]  # takes the number of a trial, and returns the name of the text that says what was done
+
+
 class SweepPanel(Panel):
     "A live view of a sweep"
 
@@ -108,9 +132,9 @@ class SweepPanel(Panel):
         *,
         run_path: str = "",  # the sweep's directory, as the reader can open it
         live: bool = True,  # whether the driver reads `commands`: without it there are no controls
-        open: Callable[[int], None] | None = None,  # shows the run of a trial; None leaves the button out
-        use: Callable[[int], None] | None = None,  # applies the values of a trial to the controls of the cell
-        freeze: Callable[[int], None] | None = None,  # writes a trial as a new cell
+        open: _Action | None = None,  # shows the run of a trial; None leaves the button out
+        use: _Action | None = None,  # gives the notebook the values and the model of a trial
+        freeze: _Action | None = None,  # writes a trial as a new cell
     ):
         self.progress, self.run_path = progress, run_path
         self._clicked = _Clicked({"open": open, "use": use, "freeze": freeze})
@@ -133,6 +157,7 @@ class SweepPanel(Panel):
             **self._clicked.spaces.facts(self.sweep),
             "importance": [[card.plain(name), round(share, 4)] for name, share in shares.items()],
             "said": card.plain(self._clicked.said),
+            "told": self._clicked.told(self.texts),
             "offers": list(self._clicked.actions),
             "live": self._live and not over,
             "controls": self._live,
@@ -145,8 +170,12 @@ class SweepPanel(Panel):
         return self._rows.news(self.sweep)
 
     def receive(self, content: dict[str, object]):
-        "Put what was clicked into the queue, or do what the notebook offers"
+        "Put what was clicked into its queue"
         self._clicked.take(content, self.sweep)
+
+    def act(self):
+        "Do what the notebook offers and was clicked"
+        self._clicked.act()
 
     def still(self) -> dict[str, str]:
         "Return the sweep as text"

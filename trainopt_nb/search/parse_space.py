@@ -38,7 +38,8 @@ def _declaration(name: str, known: Mapping[str, Option], tunables: Mapping[str, 
     if name not in known:
         everything = {**known, **{n: Option(n, "text", "", "") for n in tunables}}
         raise OptionError(
-            f"--space {name}: there is no training option and no #@param of this name.{nearest_option(name, everything)}"
+            f"--space {name}: there is no training option and no #@param of this name.{nearest_option(name, everything)} "
+            "To search a value that the cell sets, write #@param behind it."
         )
     if known[name].place:
         raise OptionError(f"--space {name}: it says where a training runs, so a sweep cannot vary it.")
@@ -57,7 +58,11 @@ def _dimension(text: str, option: Option) -> Dimension:
     words = _CHOICE.findall(text)
     choices = tuple(_parsed(word, option) for word in words)
     if len(choices) < 2:
-        way = f"{option.name}=1e-5..1e-1:log" if option.type in NUMBERS else f"{option.name}=a|b"
+        ways = {
+            "int": f"{option.name}=32|64|128 or {option.name}=16..128",
+            "float": f"{option.name}=1e-5..1e-1:log",
+        }
+        way = ways.get(option.type, f"{option.name}=a|b")
         raise OptionError(
             f"--space {option.name}={text}: a sweep needs a range or more than one choice, such as {way}."
         )

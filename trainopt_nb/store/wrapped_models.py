@@ -18,7 +18,8 @@ def _inner_name(module):
     if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         return "module"
     dynamo = sys.modules.get("torch._dynamo.eval_frame")  # without it nothing was compiled
-    return "_orig_mod" if dynamo is not None and isinstance(module, dynamo.OptimizedModule) else ""
+    compiled = getattr(dynamo, "OptimizedModule", ())  # missing while another thread imports it
+    return "_orig_mod" if isinstance(module, compiled) else ""
 
 
 def wrappers(

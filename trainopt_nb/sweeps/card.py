@@ -9,9 +9,10 @@ __all__ = ['TEXTS', 'sweep_headline', 'gain', 'gain_text', 'sweep_figures', 'bes
 import math
 
 from ..base.texts import wording
-from ..events.format import compact, digits, duration, figure
+from ..events.format import compact, digits, duration
 from ..events.progress import LIVE, Progress
 from ..runs.card import Figure, is_share
+from .lines import measured_text, method_title
 from .progress import SweepProgress, sweep_of
 from .trial_rows import TrialRow
 
@@ -57,7 +58,7 @@ def _best_figure(s: SweepProgress, texts: dict) -> Figure:
     if best is None:
         return Figure("–", label)
     change, better = gain(name, s.mode, first.value(), best.value()) if first else ("", False)
-    return Figure(figure(name, best.value()), label, change, better)
+    return Figure(measured_text(name, best.value()), label, change, better)
 
 
 def _first(s: SweepProgress) -> TrialRow | None:
@@ -117,7 +118,7 @@ def best_sentence(
         return texts["front_is"].format(n=len(s.front), trial=s.best, name=s.monitor)
     said = [texts["best_is" if progress.state in LIVE else "best_was"].format(n=s.best)]
     if (spread := s.spreads.get(s.best)) and spread.values:
-        values = ", ".join(figure(s.monitor, value) for value in spread.values)
+        values = ", ".join(measured_text(s.monitor, value) for value in spread.values)
         said.append(texts["spread"].format(n=len(spread.values), values=values))
     return " ".join(said)
 
@@ -130,4 +131,5 @@ def sweep_methods(
     e = sweep_of(progress).started
     if e is None:
         return []
-    return [(e.sampler, e.sampler_reason), (e.pruner or texts["no_pruner"], e.pruner_reason)]
+    pruner = texts["no_pruner"] if e.pruner in ("", "none") else method_title(e.pruner)
+    return [(method_title(e.sampler), e.sampler_reason), (pruner, e.pruner_reason)]

@@ -122,6 +122,12 @@ def resolve_goals(
     known = [*prepared.metrics.names, "valid_loss", "train_loss", *FIGURES]
     found = []
     for name, direction in goals:
+        if name == "value":  # of `named_goals`
+            raise OptionError(
+                f"--goal {direction} alone is for a function that returns a number. Here, say what to improve: {', '.join(known)}."
+            )
+        if name not in known and name.removeprefix("valid_") in prepared.metrics.names:
+            name = name.removeprefix("valid_")  # as PyTorch's users call a metric of the validation
         if name not in known:
             raise OptionError(
                 f"--goal takes {', '.join(known)} here, and got {name!r}.{nearest(name, known)}"

@@ -101,6 +101,12 @@ def front_picture(
     ]
     names, ways = sweep.started.objectives, sweep.started.directions
     limits = [fence([row.result[i] for row in rows], ways[i], is_share(names[i])) for i in (0, 1)]
+    for row in rows:
+        if row.number in sweep.front:  # none of these lies beyond the fence
+            limits = [
+                (min(low, value), max(high, value))
+                for (low, high), value in zip(limits, row.result, strict=False)
+            ]
     at = {row.number: (_clip(row.result[1], limits[1]), _clip(row.result[0], limits[0])) for row in rows}
     front = sorted(at[number] for number in sweep.front if number in at)
 

@@ -7,7 +7,7 @@ __all__ = ['SweepPlan', 'plan_sweep']
 
 # %% ../../nbs/sweeps/29_plan_sweep.ipynb #9f79b2b7
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,16 +103,14 @@ class _Searched:
         "Return all options as a run keeps them"
         return {**self.options.replace(cluster=self.cluster).plain(), **self.how.plain()}
 
-    @property
-    def can_batch(self) -> bool:
-        "Return whether all trials train one and the same task with other options"
-        options = self.options  # without `restore_best` the weights of a best epoch are not kept there
-        return self.objective.task is not None and options.restore_best and not self.how.budget
-
     def searched_options(self, values: Mapping[str, object]) -> dict[str, object]:
         "Return those of the values of a trial that are training options"
         known, lazy = declared(TrainOptions), self.objective.lazy
         return {name: value for name, value in values.items() if name in known and name not in lazy}
+
+# %% ../../nbs/sweeps/29_plan_sweep.ipynb #54c902f2
+class _Explained(_Searched):
+    "What is searched, and what the reader should know of it"
 
     def place(
         self,
@@ -123,19 +121,39 @@ class _Searched:
         goals, devices = self.described.goals, self.described.devices
         return Place(parent, tuple(goals), budget.epochs if self.how.budget else None, devices)
 
+    @property
+    def why_alone(self) -> str:  # empty where all trials train one and the same task with other options
+        "Say why trials cannot be trained as one program"
+        reasons = {
+            "each trial makes a model of its own": self.objective.task is None,
+            "the weights of a best epoch are only kept with restore_best": not self.options.restore_best,
+            "a budget shortens the trials": bool(self.how.budget),
+        }
+        return next((why for why, holds in reasons.items() if holds), "")
+
+    def without_effect(self) -> Iterator[str]:  # sentences for the user
+        "Say which options have no effect in this sweep"
+        if self.how.batch_trials == "on" and self.why_alone:
+            yield f"Trials are trained one by one although --batch-trials is on: {self.why_alone}."
+        if self.options.restarts and self.options.devices == 1:
+            yield "--restarts has no effect in a sweep: a trial whose process dies is trained again by itself."
+
+    def crowded(self) -> list[str]:  # sentences for the user
+        "Say where trials share the cores or GPUs of this machine"
+        device = self.options.device
+        if self.cluster or device.startswith("cuda:"):  # they have others, or one that the user named
+            return []
+        return crowded(self.how.processes, self.described.devices, len(gpu_names(device)))
+
     def notes(self, budget: Budget) -> list[Note]:
         "Return what the reader should know before the first trial"
-        gpus = len(gpu_names(self.options.device))
-        alone = self.cluster or self.options.device.startswith(
-            "cuda:"
-        )  # its trials do not share the cores of this machine
-        tight = [] if alone else crowded(self.how.processes, self.described.devices, gpus)
-        notes = [Note("warning", text, 0, "options") for text in (*self.described.notes, *tight)]
+        said = (*self.without_effect(), *self.described.notes, *self.crowded())
+        notes = [Note("warning", text, 0, "options") for text in said]
         return notes + ([Note("info", budget.text, 0, "budget")] if self.how.budget else [])
 
 # %% ../../nbs/sweeps/29_plan_sweep.ipynb #7e161027
 @dataclass
-class SweepPlan(_Searched):
+class SweepPlan(_Explained):
     "What is searched, and how"
 
     def budget(self) -> Budget:

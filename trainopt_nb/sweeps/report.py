@@ -9,7 +9,7 @@ __all__ = ['MOST', 'best_trials', 'trial_table', 'sweep_pictures', 'sweep_html',
 import math
 
 from ..base.texts import wording
-from ..events.format import duration, figure
+from ..events.format import duration
 from ..events.progress import Progress
 from ..runs.card import messages, plain, titled
 from trainopt_nb.runs.card_parts import (
@@ -26,7 +26,7 @@ from ..runs.pictures import TRAIN, VALID
 from .axes import axes_of
 from .card import best_sentence, sweep_figures, sweep_headline, sweep_methods
 from .importance import Importance
-from .lines import values_text
+from .lines import UNITS, measured_text, values_text
 from .pictures import best_picture, front_picture, importance_picture, parallel_picture
 from .progress import SweepProgress, sweep_of
 from .trial_rows import TrialRow
@@ -58,7 +58,7 @@ def trial_table(
     rows = [
         [
             str(row.number),
-            *(figure(name, row.value(i)) for i, name in enumerate(names)),
+            *(measured_text(name, row.value(i)) for i, name in enumerate(names)),
             f"{row.epochs}/{whole}" if whole else str(row.epochs or "–"),
             duration(row.seconds),
             values_text(row.values),
@@ -77,10 +77,17 @@ def sweep_pictures(
     if s.started is None or s.best is None:
         return []
     shares, axes, names = Importance().of(s, now=True), axes_of(s), s.started.objectives
-    best = figure(s.monitor, s.trials[s.best].value())
+    best = measured_text(s.monitor, s.trials[s.best].value())
     if len(names) > 1:
         alt = texts["alt_front"].format(x=names[1], y=names[0], n=s.ended, front=len(s.front))
-        drawn = [(f"{titled(names[0])} / {names[1]}", alt, [(texts["front_line"], VALID)], front_picture(s))]
+        drawn = [
+            (
+                f"{titled(names[0])} / {', '.join(filter(None, (names[1], UNITS.get(names[1]))))}",
+                alt,
+                [(texts["front_line"], VALID)],
+                front_picture(s),
+            )
+        ]
     else:
         alt = texts["alt_best"].format(name=s.monitor, n=s.ended, value=best, trial=s.best)
         legend = [

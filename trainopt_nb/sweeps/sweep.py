@@ -13,10 +13,11 @@ from pathlib import Path
 import optuna
 
 from ..base.errors import RunError
-from ..events.format import compact, duration, figure
+from ..events.format import compact, duration
 from ..runs.html_tables import table_html
 from ..runs.plain_text import plain
 from ..runs.run import RUN_ACTIONS, Run
+from .lines import measured_text
 from .progress import SweepProgress, sweep_of
 from ..search.space import Space
 from ..search.space_record import from_json
@@ -47,7 +48,7 @@ class TrialTable(list):
         cells = [
             str(row.number),
             row.state,
-            *(figure(goal, value) for goal, value in zip(self.goals, result, strict=False)),
+            *(measured_text(goal, value) for goal, value in zip(self.goals, result, strict=False)),
             str(row.epochs or "–"),
             duration(row.seconds),
             *("–" if v is None else compact(v) if isinstance(v, float) else str(v) for v in values),
@@ -128,7 +129,9 @@ def _stand(sweep):
     trials = f"{count} trial{'s' * (count != 1)}"
     if row is None:
         return plain(f"Sweep {sweep.name}: {state}, {trials}, none of them with a finite result")
-    values = ", ".join(f"{name} {figure(name, v)}" for name, v in zip(sweep.goals, row.result, strict=False))
+    values = ", ".join(
+        f"{name} {measured_text(name, v)}" for name, v in zip(sweep.goals, row.result, strict=False)
+    )
     given = ", ".join(f"{n}={compact(v) if isinstance(v, float) else v}" for n, v in row.values.items())
     return plain(f"Sweep {sweep.name}: {state}, {trials}, best trial {row.number}: {values} with {given}")
 

@@ -29,6 +29,11 @@ function written(value, share) {
   return share ? `${Number((value * 100).toFixed(1))}%` : compact(value);
 }
 
+// as `figure` in format.py: in a column all shares have as many digits
+const tabled = (value, share) => (share && value != null ? `${(value * 100).toFixed(1)}%` : written(value, share));
+const withUnit = (text, unit) => (unit && text !== "–" ? `${text} ${unit}` : text);
+const unitName = ([name, , , unit]) => (unit ? `${name}, ${unit}` : name);
+
 // ---- curves: {stride, x, y}, where a gap is null
 
 const means = new WeakMap();

@@ -15,13 +15,14 @@ function spell(seconds) {
 // the field of the workers: `ui.workers` holds what is typed, then `from`, the number shown when it was sent
 function Workers({ ui, face, texts, live, send, refresh }) {
   if (!live || (ui.workers?.from !== undefined && ui.workers.from !== face.workers)) ui.workers = null;
+  if (!live || ui.asked === face.workers) ui.asked = null; // the last number that was sent has arrived
   const commit = () => {
     if (!ui.workers || ui.workers.from !== undefined) return;
-    const text = ui.workers.text.trim(), value = /^\d+$/.test(text) ? Number(text) : NaN;
+    const text = ui.workers.text.trim(), value = /^\d+$/.test(text) ? Number(text) : NaN, now = ui.asked ?? face.workers;
     ui.refused = value >= 1 && value <= 1024 ? "" : fill(texts.workers_refused, { found: text || texts.nothing });
-    if (ui.refused || value === face.workers) ui.workers = null;
+    if (ui.refused || value === now) ui.workers = null;
     else {
-      ui.workers.from = face.workers;
+      [ui.workers.from, ui.asked] = [face.workers, value];
       send({ command: "workers", value });
     }
     refresh();
@@ -55,7 +56,7 @@ function Controls(shared) {
 
 // what a column is sorted by; the first click puts the best, the newest or the largest first
 function sortable({ face }) {
-  const results = face.objectives.map(([name, way], which) => [`value${which}`, name, (row) => valueOf(row, which), way === "min" ? 1 : -1]);
+  const results = face.objectives.map(([name, way, , unit], which) => [`value${which}`, unitName([name, way, null, unit]), (row) => valueOf(row, which), way === "min" ? 1 : -1]);
   const texts = (name, of, first) => [name, null, of, first];
   return [texts("trial", (row) => row.number, -1), texts("state", (row) => LEFT.indexOf(row.state), 1), ...results, texts("epochs", (row) => row.epochs, -1), texts("time", (row) => row.seconds, -1)];
 }
@@ -91,7 +92,7 @@ function Row({ row, face, texts, on, best, live, gone, choose, act, stop, takeUp
   const from = texts[`from_${row.origin}`], ended = LEFT.includes(row.state);
   return html`<tr class=${classes(on && "tonb-chosen", row.state !== "done" && row.state !== "training" && "tonb-off")} data-trial=${row.number} data-state=${row.state} onClick=${pick}>
     <td>${row.number}</td><td><span class="tonb-state" data-state=${row.state === "training" ? "training" : row.state === "failed" ? "failed" : row.state === "done" ? "finished" : "waiting"} title=${row.why}>${texts[`trial_${row.state}`]}</span></td>
-    ${face.objectives.map(([name, , share], i) => html`<td class="tonb-number" key=${name}>${best ? html`<b>${written(valueOf(row, i), share)}</b>` : written(valueOf(row, i), share)}</td>`)}
+    ${face.objectives.map(([name, , share], i) => html`<td class="tonb-number" key=${name}>${best ? html`<b>${tabled(valueOf(row, i), share)}</b>` : tabled(valueOf(row, i), share)}</td>`)}
     <td data-column="epochs">${face.epochs ? `${row.epochs}/${face.epochs}` : row.epochs || "–"}</td><td class="tonb-number" data-column="time">${row.seconds ? spell(row.seconds) : ""}</td>
     <td class="tonb-cell-changed"><span title=${[told, row.why].filter(Boolean).join("; ")}>${told}</span>${from && html`<small class="tonb-origin">${from}</small>`}</td>
     <td class="tonb-cell-acts">${face.offers.includes("open") && row.run && does("open", () => act("open", row.number), texts.open_tip)}
@@ -160,6 +161,7 @@ export default panel((shared) => {
     <${Head} state=${lost ? "lost" : face.state} name=${face.name} step=${face.headline} texts=${texts}><${Controls} ...${all} /><//>
     <${Bar} fraction=${face.fraction} label=${texts.progress} />
     <${Say} text=${lost ? texts.gone : ui.refused || face.said || (slow && texts.slow) || ""} />
+    <div class="tonb-note tonb-told" role="status" hidden=${!face.told}><span class="tonb-note-text">${face.told}</span></div>
     ${ui.trying && html`<${TryForm} ...${all} />`}
     <${Figures} figures=${face.figures} />
     <${Pictures} ...${all} /><${Ranges} ...${all} /><${Trials} ...${all} />

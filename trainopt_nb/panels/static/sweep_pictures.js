@@ -76,7 +76,7 @@ function Picture({ name, title, legend, said, width, node, x, y, children, ...ev
     <div class="tonb-svg" ref=${node}><svg width=${width} height=${TALL} role="img" tabindex="0" aria-label=${said} ...${events}>
       ${places(...y.range).map((at) => html`<g key=${at}><line class="tonb-grid" x1=${SPARE.left} x2=${right} y1=${sy(at)} y2=${sy(at)} />
         <text class="tonb-tick" x=${SPARE.left - 7} y=${sy(at) + 4} text-anchor="end">${y.write(at)}</text></g>`)}
-      ${numbers.map((at) => html`<text class="tonb-tick" key=${`x${at}`} x=${sx(at)} y=${TALL - 6} text-anchor="middle">${x.write(at)}</text>`)}
+      ${numbers.map((at) => html`<text class="tonb-tick" key=${`x${at}`} x=${sx(at)} y=${TALL - 6} text-anchor=${sx(at) > right - 12 ? "end" : "middle"}>${x.write(at)}</text>`)}
       <text class="tonb-tick" x=${SPARE.left - 7} y=${TALL - 6} text-anchor="end">${x.name}</text>
       ${children(sx, sy)}</svg></div></div>`;
 }
@@ -115,7 +115,7 @@ function pointing({ ui, refresh, choose }, points) {
 function reading({ ui, rows, face, texts }) {
   const row = rows[ui.hover];
   if (!row) return null;
-  const value = face.objectives.map(([, , share], i) => written(valueOf(row, i), share)).join(", ");
+  const value = face.objectives.map(([, , share, unit], i) => withUnit(written(valueOf(row, i), share), unit)).join(", ");
   return html`<span class="tonb-key">${fill(texts.read_trial, { n: row.number, value })}</span>`;
 }
 
@@ -156,7 +156,11 @@ function BestValue(shared) {
 function Front(shared) {
   const { face, texts, order } = shared, [node, width] = useWidth(), [first, second] = face.objectives;
   const shown = order.filter((row) => valueOf(row, 0) !== null && valueOf(row, 1) !== null);
-  const scale = ([name, way, share], which) => ({ range: fence(measured(shown, which), way, share), write: (value) => written(value, share), name: "" });
+  // no trial of the front lies beyond the fence
+  const scale = ([, way, share], which) => {
+    const range = fence(measured(shown, which), way, share), front = shown.filter((row) => face.front.includes(row.number)).map((row) => valueOf(row, which));
+    return { range: [Math.min(range[0], ...front), Math.max(range[1], ...front)], write: (value) => written(value, share), name: "" };
+  };
   const x = scale(second, 1), y = scale(first, 0);
   const sx = linear(x.range, SPARE.left, width - SPARE.right), sy = linear(y.range, TALL - SPARE.bottom, SPARE.top);
   const points = shown.map((row) => ({ row, x: sx(valueOf(row, 1)), y: sy(valueOf(row, 0)) }));
@@ -164,7 +168,7 @@ function Front(shared) {
   const others = points.filter(({ row }) => !face.front.includes(row.number));
   const legend = reading(shared) ?? html`<span class="tonb-key">● ${texts.trial_dot}</span><span class="tonb-key tonb-valid">● ${texts.front_line}</span>`;
   const said = fill(texts.alt_front, { x: second[0], y: first[0], n: shown.length, front: best.length });
-  return html`<${Picture} name="tonb-front" title=${`${titled(first[0])} / ${second[0]}`} legend=${legend} said=${said} width=${width} node=${node} x=${x} y=${y}
+  return html`<${Picture} name="tonb-front" title=${`${titled(first[0])} / ${unitName(second)}`} legend=${legend} said=${said} width=${width} node=${node} x=${x} y=${y}
     ...${pointing(shared, points)}>${() => html`<path class="tonb-dots tonb-faint" d=${dots(others, 2.6)} /><path class="tonb-best-line tonb-dashed" d=${line(best)} />
     <path class="tonb-mark-best" d=${dots(best, 3.6)} />${marks({ ...shared, face: { ...face, best: null } }, points)}`}<//>`;
 }

@@ -18,8 +18,11 @@ function rounded(value, type, place, low, high) {
   return type === "int" ? Math.round(value) : Number(value.toPrecision(3));
 }
 
-// a number that can be typed again
-const entered = (value) => (value !== 0 && Math.abs(value) < 1e-3 ? Number(value.toPrecision(6)).toExponential() : String(Number(value.toPrecision(6))));
+// a number that can be typed again, with so many digits
+const entered = (value, digits = 6) => {
+  const short = Number(value.toPrecision(digits));
+  return short !== 0 && (Math.abs(short) < 1e-3 || Math.abs(short) >= 1e6) ? short.toExponential().replace("e+", "e") : String(short);
+};
 
 function spelled(value) {
   return typeof value === "number" ? compact(Number(value.toPrecision(3))) : value === null ? "None" : String(value);
@@ -35,10 +38,11 @@ function valuesText(row, axes) {
 // the axes with those of the objectives behind them, better above
 function columns({ face, order }) {
   const dimensions = face.axes.map((axis) => ({ ...axisOf(axis), of: (row) => row.values[axis[0]] }));
-  const results = face.objectives.map(([name, way, share], which) => {
-    const [low, high] = fence(measured(order, which), way, share);
+  const results = face.objectives.map(([name, way, share, unit], which) => {
+    const front = order.filter((row) => face.front.includes(row.number)).map((row) => valueOf(row, which)), inner = fence(measured(order, which), way, share);
+    const [low, high] = [Math.min(inner[0], ...front), Math.max(inner[1], ...front)]; // no trial of the front lies beyond the fence
     const place = (value) => (value === null ? null : Math.min(1, Math.max(0, (value - low) / (high - low))));
-    return { name, result: which, low: way === "max" ? low : high, high: way === "max" ? high : low, write: (value) => written(value, share),
+    return { name, result: which, low: way === "max" ? low : high, high: way === "max" ? high : low, write: (value) => withUnit(written(value, share), unit),
       place: (value) => (value === null || way === "max" ? place(value) : 1 - place(value)), of: (row) => valueOf(row, which) };
   });
   return [...dimensions, ...results];
@@ -124,16 +128,17 @@ const typed = (text) => (/^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(text.trim(
 // what was sent stays until the kernel sends another range
 function ownRange({ ui, face }, name) {
   const held = ui.ranges.get(name), now = face.ranges[name];
-  if (held && (String(held.from) !== String(now) || (held.sent && Date.now() - held.sent > 3 * SLOW))) ui.ranges.delete(name);
+  const refused = held?.sent && String(face.notes) !== held.notes; // the kernel says why
+  if (held && (refused || String(held.from) !== String(now) || (held.sent && Date.now() - held.sent > 3 * SLOW))) ui.ranges.delete(name);
   return ui.ranges.get(name)?.ends ?? now;
 }
 
 function sendRange({ ui, face, send, refresh, texts }, axis, ends, text) {
   const [low, high] = ends, now = face.ranges[axis.name];
   const fits = Number.isFinite(low) && Number.isFinite(high) && low < high && (!axis.log || low > 0);
-  ui.refused = fits ? "" : fill(texts.range_refused, { name: axis.name, positive: axis.log ? texts.positive : "", found: text ?? `${low}, ${high}` });
+  ui.refused = fits ? "" : fill(texts.range_refused, { name: axis.name, positive: axis.log ? texts.positive : "", found: text === "" ? texts.nothing : (text ?? `${low}, ${high}`) });
   if (fits && String(ends) !== String(now)) {
-    ui.ranges.set(axis.name, { ends, from: now, sent: Date.now() });
+    ui.ranges.set(axis.name, { ends, from: now, sent: Date.now(), notes: String(face.notes) });
     send({ command: "range", name: axis.name, low, high });
   } else ui.ranges.delete(axis.name);
   refresh();
@@ -182,8 +187,8 @@ function Range(shared) {
       if (event.key === "Enter") commit();
       if (event.key === "Escape") refresh((ui.typed = null));
     };
-    return html`<input class="tonb-end" type="text" inputmode="decimal" autocomplete="off" disabled=${!live} aria-label=${fill(which ? texts.to : texts.from, { name: axis.name })}
-      value=${held ?? entered(value)} onInput=${(event) => refresh((ui.typed = { key, text: event.target.value }))} onChange=${commit} onKeyDown=${press} />`;
+    return html`<input class="tonb-end" type="text" inputmode="decimal" autocomplete="off" disabled=${!live} aria-label=${fill(which ? texts.to : texts.from, { name: axis.name })} title=${entered(value)}
+      value=${held ?? entered(value, 3)} onInput=${(event) => refresh((ui.typed = { key, text: event.target.value }))} onChange=${commit} onKeyDown=${press} />`;
   };
   return html`<span class="tonb-dimension" data-name=${axis.name}><span class="tonb-dimension-name" title=${axis.name}>${axis.name}</span>
     <span class="tonb-track" ref=${track}><i style=${{ left: `${from * 100}%`, right: `${(1 - to) * 100}%` }}></i>${knob(0, low, from)}${knob(1, high, to)}</span>
@@ -196,7 +201,7 @@ function Chips(shared) {
     const ends = on.map((each, k) => (k === i ? !each : each)), kept = ends.flatMap((each, k) => (each ? [k] : []));
     ui.refused = kept.length ? "" : texts.last_choice;
     if (kept.length) {
-      ui.ranges.set(axis.name, { ends, from: face.ranges[axis.name], sent: Date.now() });
+      ui.ranges.set(axis.name, { ends, from: face.ranges[axis.name], sent: Date.now(), notes: String(face.notes) });
       send({ command: "choices", name: axis.name, kept });
     }
     refresh();
