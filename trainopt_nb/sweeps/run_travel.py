@@ -18,8 +18,8 @@ import psutil
 from ..base.errors import run_errors
 from ..runs.files import LOCK, LOG
 from ..store.private import PRIVATE_FOLDER, private
-from .messages import Outcome, Ready, Reports, TrialBatch, TrialSpec
-from .worker_trial import WorkerLine
+from .messages import Outcome, Reports, TrialBatch, TrialSpec
+from .line import WorkerLine
 from ..workers.channel import Channel
 
 # %% ../../nbs/sweeps/24c_run_travel.ipynb #ee9b1f03
@@ -47,7 +47,7 @@ class FetchRun(NamedTuple):
 
     run: str
 
-
+# %% ../../nbs/sweeps/24c_run_travel.ipynb #42746d75
 def run_pieces(
     folder: Path,  # of the sweep
     run: str,  # relative to it
@@ -109,7 +109,7 @@ def node_folder() -> Path:
             shutil.rmtree(left, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"{_NAME}{os.getpid()}-"))
 
-
+# %% ../../nbs/sweeps/24c_run_travel.ipynb #fdf9955d
 class TravellingLine(WorkerLine):
     "The line from a worker that does not see the folder of the sweep"
 
@@ -123,13 +123,14 @@ class TravellingLine(WorkerLine):
         self._runs: dict[int, tuple[str, dict]] = {}  # number of a trial -> its run, and what was sent of it
         self._earlier: dict[int, Path] = {}  # number of a trial -> the run from whose checkpoint it goes on
 
-    def ask(self, question):
+    def ask_ahead(self, question):
         if isinstance(question, Reports):
             for report in question.reports:
                 self._send(report.number, checkpoints=False)
-        answer = super().ask(question)
-        if not isinstance(question, Ready):
-            return answer
+        super().ask_ahead(question)
+
+    def answer(self):
+        answer = super().answer()
         if isinstance(answer, TrialBatch):
             return answer._replace(specs=[self._moved(spec) for spec in answer.specs])
         return self._moved(answer) if isinstance(answer, TrialSpec) else answer
