@@ -27,8 +27,8 @@ from .ray_actor import RayNeeds, RayRoom
 from .ray_carrier import hold_cluster
 
 # %% ../../nbs/workers/06c_ray_pool.ipynb #afbddce0
-class RayWorker:
-    "A function that runs in a process of a cluster"
+class _Inbox:
+    "What a worker has said, and how it ended"
 
     def __init__(
         self,
@@ -61,6 +61,17 @@ class RayWorker:
         elif not self.done:
             self._inbox.append(message)
 
+    def _finish(self, kind, value, details):
+        error = None
+        if kind != "result":
+            error = WorkerError(f"{self.name}: {value}" if kind == "error" else value)
+            error.details = details[0] if details else ""
+        self._end = value, error
+
+# %% ../../nbs/workers/06c_ray_pool.ipynb #47eb3dbf
+class RayWorker(_Inbox):
+    "A function that runs in a process of a cluster"
+
     def events(
         self,
         timeout: float | None = None,  # seconds to wait for each event; None waits as long as it takes
@@ -77,13 +88,6 @@ class RayWorker:
                 yield value
             else:
                 self._finish(kind, value, details)
-
-    def _finish(self, kind, value, details):
-        error = None
-        if kind != "result":
-            error = WorkerError(f"{self.name}: {value}" if kind == "error" else value)
-            error.details = details[0] if details else ""
-        self._end = value, error
 
     def result(
         self,
@@ -126,7 +130,7 @@ def _hold(pipe, needs, payload, check, settings):
     hold_cluster(pipe, needs, payload, check)
     end_process(0)
 
-
+# %% ../../nbs/workers/06c_ray_pool.ipynb #53ca6132
 class _Pool:
     def __init__(
         self,
