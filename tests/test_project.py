@@ -144,7 +144,7 @@ def warm_commands(tmp_path_factory):
 
 
 @pytest.mark.parametrize("notebook", [*notebooks()], ids=str)
-def test_notebook_runs(copy, notebook, warm_kernel, warm_commands):
+def test_notebook_runs(copy, notebook, warm_kernel, warm_commands, tmp_path):
     "As `nbdev_test` runs it, but for processes that it starts as `sys.executable` and commands beside that, which start warm"
     flags = settings()["tst_flags"].split()
     code = (
@@ -156,6 +156,7 @@ def test_notebook_runs(copy, notebook, warm_kernel, warm_commands):
         "PYTHONPATH": str(ROOT),  # where the warm process imported the package
         "PYTHON_EXEC": str(warm_commands / "python"),  # torchrun reads it, too
         "OMP_NUM_THREADS": "1",
+        "TMPDIR": str(tmp_path),  # in memory
     }
     call(*python("-c", code), cwd=copy / "nbs", **own)
 

@@ -43,7 +43,10 @@ FOUND_BY = {  # what people search for -> where they should come out
 def site(tmp_path_factory):
     "The site, as the one command builds it"
     folder = tmp_path_factory.mktemp("site") / "html"
-    done = subprocess.run(python(BUILDER, folder), cwd=ROOT, capture_output=True, text=True, timeout=900)
+    own = {**os.environ, "TMPDIR": str(folder.parent)}  # in memory: it writes each page twice
+    done = subprocess.run(
+        python(BUILDER, folder), cwd=ROOT, env=own, capture_output=True, text=True, timeout=900
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return folder
 

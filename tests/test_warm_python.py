@@ -37,12 +37,17 @@ def test_a_program_gets_the_package_that_it_would_find(tmp_path):
         "import sys; before = {n for n in sys.modules if n.startswith('trainopt_nb')}; import trainopt_nb; "
         "print(len(before), 'trainopt_nb.runs.run' in sys.modules, trainopt_nb.__file__)"
     )
+    command = python("-c", code)
     for root, ours in ((ROOT, True), (tmp_path, False)):
         own = {**os.environ, "PYTHONPATH": str(root)}
-        done = subprocess.run(
-            python("-c", code), cwd="/", env=own, capture_output=True, text=True, timeout=60
-        )
+        done = subprocess.run(command, cwd="/", env=own, capture_output=True, text=True, timeout=60)
         assert done.stdout == f"0 {ours} {root}/trainopt_nb/__init__.py\n", done.stderr
+
+
+def test_a_program_has_its_own_folder_for_temporary_files(tmp_path):
+    command = python("-c", "import tempfile; print(tempfile.gettempdir())")
+    own = {**os.environ, "TMPDIR": str(tmp_path)}
+    assert subprocess.run(command, env=own, capture_output=True, text=True).stdout == f"{tmp_path}\n"
 
 
 def test_what_a_program_leaves_for_its_end_is_done_and_nothing_of_pytorch(tmp_path):

@@ -261,6 +261,7 @@ def run(command, files):
 def become(command, files):
     "Turn a forked child into the program"
     import runpy
+    import tempfile
     import types
     from multiprocessing import process
 
@@ -277,6 +278,7 @@ def become(command, files):
     os.chdir(command["cwd"])
     os.environ.clear()
     os.environ.update(command["env"])
+    tempfile.tempdir = None  # where the program's TMPDIR says, and not the warm process's
     os.environ["JPY_PARENT_PID"] = str(os.getppid())  # a kernel looks whether its parent is there
     start_processes_warm()
     process.ORIGINAL_DIR = os.getcwd()  # from which multiprocessing finds the main script again
