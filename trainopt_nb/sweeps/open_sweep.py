@@ -100,6 +100,18 @@ def _missed(trials: EndingTrials, known: SweepProgress) -> list[TrialValues | Tr
     return events
 
 # %% ../../nbs/sweeps/29a_open_sweep.ipynb #2c9c9bdb
+def without_effect(plan: SweepPlan) -> list[str]:  # sentences for the user
+    "Say which options have no effect in a sweep"
+    said = []
+    if plan.how.batch_trials == "on" and plan.why_alone:
+        said.append(f"Trials are trained one by one although --batch-trials is on: {plan.why_alone}.")
+    if plan.options.restarts and plan.options.devices == 1:
+        said.append(
+            "--restarts has no effect in a sweep: a trial whose process dies is trained again by itself."
+        )
+    return said
+
+# %% ../../nbs/sweeps/29a_open_sweep.ipynb #63778b37
 def _trials(plan: SweepPlan, run: Run, study: optuna.Study, known: SweepProgress) -> EndingTrials:
     "Return the trials of a study; those that a dead process left behind come again"
     folder = None if "://" in (plan.how.join or plan.how.storage) else run.path
@@ -131,7 +143,7 @@ def _workers(plan: SweepPlan, run: Run, place: Place, pool: RayPool | None) -> T
 def _said_of(plan: SweepPlan, budget: Budget) -> list[Note]:
     "Return what is to be known of a sweep before its first trial"
     notes = [Note("info", budget.text, 0, "budget")] if plan.how.budget else []
-    notes += [Note("warning", text, 0, "options") for text in plan.without_effect()]
+    notes += [Note("warning", text, 0, "options") for text in without_effect(plan)]
     if plan.cluster:
         trials = f"{plan.how.processes} trial{'s' * (plan.how.processes > 1)} at once"
         notes.append(Note("info", f"Trains {trials} on the Ray cluster {plan.cluster}.", 0, "cluster"))

@@ -92,17 +92,6 @@ class SweepPlan:
         }
         return next((why for why, holds in reasons.items() if holds), "")
 
-    def without_effect(self) -> list[str]:  # sentences for the user
-        "Say which options have no effect in this sweep"
-        said = []
-        if self.how.batch_trials == "on" and self.why_alone:
-            said.append(f"Trials are trained one by one although --batch-trials is on: {self.why_alone}.")
-        if self.options.restarts and self.options.devices == 1:
-            said.append(
-                "--restarts has no effect in a sweep: a trial whose process dies is trained again by itself."
-            )
-        return said
-
     def searched_options(self, values: Mapping[str, object]) -> dict[str, object]:
         "Return those of the values of a trial that are training options"
         known, lazy = declared(TrainOptions), self.objective.lazy
