@@ -18,7 +18,8 @@ from trainopt_nb.api.handle import FollowedRun
 from trainopt_nb.api.in_workers import Where
 from trainopt_nb.base.errors import RunError
 from trainopt_nb.notebook import followers, train_in_cell
-from trainopt_nb.notebook.sweep_verbs import SWEEP, _CellSweep, offers_elsewhere
+from trainopt_nb.notebook.freeze_verb import offers_elsewhere
+from trainopt_nb.notebook.sweep_verbs import SWEEP, _CellSweep
 from trainopt_nb.notebook.verbs import Call
 from trainopt_nb.panels.sweep_panel import SweepPanel
 from trainopt_nb.runs.table import list_runs

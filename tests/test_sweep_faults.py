@@ -303,12 +303,12 @@ def test_what_has_no_effect_is_said(task):  # noqa: F811
         how = SweepOptions.of(goal="max", **how) if callable(objective) else SweepOptions.of(**how)
         return plan_sweep(objective, {"lr": (1e-3, 1e-1)}, how=how, options=options)
 
-    assert plan(task, batch_trials="on").without_effect() == []
-    alone = plan(lambda trial: 1.0, batch_trials="on").without_effect()
+    assert list(plan(task, batch_trials="on").without_effect()) == []
+    alone = list(plan(lambda trial: 1.0, batch_trials="on").without_effect())
     assert alone == [
         "Trials are trained one by one although --batch-trials is on: each trial makes a model of its own."
     ]
-    again = plan(task, TrainOptions(epochs=1, threads=1, restarts=3)).without_effect()
+    again = list(plan(task, TrainOptions(epochs=1, threads=1, restarts=3)).without_effect())
     assert len(again) == 1 and again[0].startswith("--restarts has no effect in a sweep")
 
 

@@ -66,7 +66,7 @@ class Follower:
             self.look()
             await asyncio.sleep(FOLLOW)
 
-
+# %% ../../nbs/notebook/04c_followers.ipynb #9b279980
 class _Beside:
     next = 0.0  # when the followed runs are looked at again
 

@@ -161,9 +161,9 @@ def attach(
     offers = OFFERS[run.run_type](run, shell, below or Below(shell)) if run.run_type in OFFERS else {}
     watch(FollowedRun(run, model), shell, show, **offers)
 
-
+# %% ../../nbs/notebook/05_train_in_cell.ipynb #4b9c3170
 OFFERS: Registry[Callable] = Registry("offers")  # type of a run -> function of (run, shell, below)
-OFFERS.register("sweep", "trainopt_nb.notebook.sweep_verbs:offers_elsewhere")
+OFFERS.register("sweep", "trainopt_nb.notebook.freeze_verb:offers_elsewhere")
 
 
 def watch(

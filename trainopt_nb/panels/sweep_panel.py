@@ -64,6 +64,11 @@ def sweep_facts(
     }
 
 # %% ../../nbs/panels/07_sweep_panel.ipynb #d7ce4c07
+_Action = Callable[
+    [int], str | None
+]  # takes the number of a trial, and returns the name of the text that says what was done
+
+
 def _still_text(facts, texts):
     figures = "  ".join(f"{label} {value}" for value, label, *_ in facts["figures"])
     head = (texts.get(facts["state"], facts["state"]), facts["name"], facts["headline"])
@@ -114,11 +119,6 @@ class _Clicked:
         return texts[text].format(n=trial) if text else ""
 
 # %% ../../nbs/panels/07_sweep_panel.ipynb #9c9b195c
-_Action = Callable[
-    [int], str | None
-]  # takes the number of a trial, and returns the name of the text that says what was done
-
-
 class SweepPanel(Panel):
     "A live view of a sweep"
 

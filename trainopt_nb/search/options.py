@@ -67,11 +67,6 @@ class LimitOptions(Options):
     )
 
     @property
-    def processes(self) -> int:
-        "Return how many trials train at once, as far as that is known before a cluster is reached"
-        return 1 if self.jobs == "auto" else self.jobs
-
-    @property
     def most_trials(self) -> int | None:  # None where only the time counts
         "Return after how many trials the sweep ends"
         unlimited = self.trials is None and self.time is None and self.budget is None
@@ -195,6 +190,11 @@ class SweepOptions(StudyOptions):
         unit="trainings",
         aliases=("n_repeats",),
     )
+
+    @property
+    def processes(self) -> int:
+        "Return how many trials train at once, as far as that is known before a cluster is reached"
+        return 1 if self.jobs == "auto" else self.jobs
 
     def __post_init__(self):
         super().__post_init__()

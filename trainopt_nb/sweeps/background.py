@@ -17,7 +17,7 @@ from ..api.in_workers import Where, launch
 from ..api.train_ranks import run_here
 from ..events.records import Note
 from ..runs.run import Run
-from .plan_sweep import SweepPlan
+from .sweep_plan import SweepPlan
 from .run_sweep import new_sweep, start_in_directory
 from .sweep import Sweep
 from ..workers.group import Group

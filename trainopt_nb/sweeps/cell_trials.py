@@ -20,7 +20,7 @@ from .cell_objective import CellObjective
 from .kept_objects import RandomState
 from .goals import named_goals
 from .objective import Objective, TaskObjective, describe, split_cluster
-from .plan_sweep import SweepPlan
+from .sweep_plan import SweepPlan
 
 # %% ../../nbs/sweeps/34_cell_trials.ipynb #240e3a0a
 class CellTrials(Objective):

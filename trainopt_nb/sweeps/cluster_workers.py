@@ -99,6 +99,26 @@ def open_pool(
     )
 
 # %% ../../nbs/sweeps/25c_cluster_workers.ipynb #1df7c7c4
+class _ArrivingRuns:
+    "Runs that travel home; this process holds each until all of it is here, so that other views see that it goes on"
+
+    def __init__(self, folder: Path):
+        self._folder, self._held = folder, {}
+
+    def write(self, piece: RunPiece):
+        "Write a piece of a run"
+        write_piece(piece, self._folder)
+        if piece.run not in self._held and piece.file == "run.json":
+            run = self._held[piece.run] = Run(self._folder / piece.run)
+            run.hold()
+
+    def release(self, *runs: str):
+        "Give runs back; without a name, all of them"
+        for run in runs or list(self._held):
+            if held := self._held.pop(run, None):
+                held.release()
+
+# %% ../../nbs/sweeps/25c_cluster_workers.ipynb #d6a88a53
 class ClusterWorkers(TrialWorkers):
     "Workers that train trials on a Ray cluster"
 
@@ -112,7 +132,7 @@ class ClusterWorkers(TrialWorkers):
     ):
         self._pool, self._folder, self._threads = pool, Path(folder), threads
         self._word, self._said = Board(folder).put_up(), deque()
-        self._held: dict[str, Run] = {}  # runs that travel at present
+        self._runs = _ArrivingRuns(self._folder)
         super().__init__(objective, place)
 
     def _pack(self, objective):
@@ -136,28 +156,16 @@ class ClusterWorkers(TrialWorkers):
         for worker, message in super().receive(timeout):
             match message:
                 case RunPiece():
-                    self._write(message)
+                    self._runs.write(message)
                 case RunComplete(run):
-                    self._release(run)
+                    self._runs.release(run)
                 case FetchRun(run):
                     self.answer(worker, list(run_pieces(self._folder, run, {})))
                 case _:
                     yield worker, message
 
-    def _write(self, piece):
-        "Write a piece of a run, which this process holds until the rest has come: other views see that it goes on"
-        write_piece(piece, self._folder)
-        if piece.run not in self._held and piece.file == "run.json":
-            run = self._held[piece.run] = Run(self._folder / piece.run)
-            run.hold()
-
-    def _release(self, *runs):
-        for run in runs:
-            if held := self._held.pop(run, None):
-                held.release()
-
     def close(self):
         super().close()
         self._pool.close()
-        self._release(*list(self._held))
+        self._runs.release()
         Board(self._folder).take_down()

@@ -26,7 +26,7 @@ from ..workers.ray_pool import RayPool
 
 from .cluster_workers import ClusterWorkers, open_pool
 from .modes import earlier_of, modes_of
-from .plan_sweep import SweepPlan
+from .sweep_plan import SweepPlan
 from .progress import SweepProgress, sweep_of
 from .records import SweepStarted, TrialEnded, TrialReport, TrialValues
 from .run_trial import Place
@@ -102,7 +102,7 @@ def _missed(trials: EndingTrials, known: SweepProgress) -> list[TrialValues | Tr
             events.append(end_of(trial))
     return events
 
-# %% ../../nbs/sweeps/29a_open_sweep.ipynb #2c9c9bdb
+# %% ../../nbs/sweeps/29a_open_sweep.ipynb #63778b37
 def _trials(plan: SweepPlan, run: Run, study: optuna.Study, known: SweepProgress) -> EndingTrials:
     "Return the trials of a study; those that a dead process left behind come again"
     folder = None if "://" in (plan.how.join or plan.how.storage) else run.path

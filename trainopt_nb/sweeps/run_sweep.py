@@ -21,7 +21,8 @@ from ..task.task import Task
 from ..task.train_options import TrainOptions
 
 from .open_sweep import SweepHandle, open_sweep
-from .plan_sweep import SweepPlan, plan_sweep
+from .plan_sweep import plan_sweep
+from .sweep_plan import SweepPlan
 from .sweep import Sweep
 
 # %% ../../nbs/sweeps/29b_run_sweep.ipynb #6fc7dafb

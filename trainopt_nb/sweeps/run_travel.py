@@ -47,7 +47,7 @@ class FetchRun(NamedTuple):
 
     run: str
 
-
+# %% ../../nbs/sweeps/24c_run_travel.ipynb #42746d75
 def run_pieces(
     folder: Path,  # of the sweep
     run: str,  # relative to it
@@ -109,7 +109,7 @@ def node_folder() -> Path:
             shutil.rmtree(left, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"{_NAME}{os.getpid()}-"))
 
-
+# %% ../../nbs/sweeps/24c_run_travel.ipynb #fdf9955d
 class TravellingLine(WorkerLine):
     "The line from a worker that does not see the folder of the sweep"
 
