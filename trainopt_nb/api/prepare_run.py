@@ -97,12 +97,14 @@ def start_in(
     token: str | None,  # with which it was claimed; None where the supervisor holds the lock
     ranks: Ranks = SINGLE,  # this one and how many there are
     every: float = 0.1,  # most seconds between two checks for commands
+    late: bool = False,  # as in `start`
+    prompt: tuple[type, ...] = (),  # as in `start`
 ) -> LocalRun:
     "Prepare a run whose directory exists already"
     loop, record = _loop(task, options, ranks)
     if ranks.first:
         run.add_facts(**record)
-    return _handle(run, loop, token, every)
+    return _handle(run, loop, token, every, late, prompt)
 
 # %% ../../nbs/api/03_prepare_run.ipynb #1fa0f609
 def stored_options(
