@@ -149,11 +149,10 @@ class SweepPanel(Panel):
 
     def facts(self) -> dict[str, object]:  # as `sweep_facts` gives them, and the panel's own
         "Return what the page shows of the sweep besides its trials"
-        p = self.progress
-        over = self.closed or p.state not in ("waiting", *LIVE)
+        over = self.closed or self.progress.state not in ("waiting", *LIVE)
         shares = self._importance.of(self.sweep, now=over)
         return {
-            **sweep_facts(p, self.texts),
+            **sweep_facts(self.progress, self.texts),
             **self._clicked.spaces.facts(self.sweep),
             "importance": [[card.plain(name), round(share, 4)] for name, share in shares.items()],
             "said": card.plain(self._clicked.said),
@@ -161,8 +160,7 @@ class SweepPanel(Panel):
             "offers": list(self._clicked.actions),
             "live": self._live and not over,
             "controls": self._live,
-            "run_path": card.plain(self.run_path),
-            "short_path": card.short_path(self.run_path),
+            **card.path_facts(self.run_path),
         }
 
     def rows(self) -> dict[str, dict | None]:

@@ -131,8 +131,7 @@ class TrainPanel(Panel):
             "live": self._live and not self.closed and p.state in ("waiting", *LIVE),
             "controls": self._live,
             "place": card.plain(self.place),
-            "run_path": card.plain(self.run_path),
-            "short_path": card.short_path(self.run_path),
+            **card.path_facts(self.run_path),
         }
 
     def curves(self) -> dict[str, Curve]:

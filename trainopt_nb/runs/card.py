@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEXTS', 'TITLES', 'PATH', 'PARTS', 'SKEW', 'headline', 'Figure', 'is_share', 'metric_curves', 'figures', 'best_text',
-           'best_loss', 'titled', 'machine', 'short_path', 'messages', 'assumed', 'Device', 'devices']
+           'best_loss', 'titled', 'machine', 'short_path', 'path_facts', 'messages', 'assumed', 'Device', 'devices']
 
 # %% ../../nbs/runs/01_card.ipynb #01a7249c
 import math
@@ -166,6 +166,11 @@ def short_path(
         return text
     tail = os.sep.join(text.split(os.sep)[-2:])[-(most - 10) :]
     return f"{text[: most - len(tail) - 2]}…{os.sep}{tail}"
+
+
+def path_facts(path: str) -> dict[str, str]:
+    "Return a directory as a panel shows it: whole, and short"
+    return {"run_path": plain(path), "short_path": short_path(path)}
 
 
 def messages(
