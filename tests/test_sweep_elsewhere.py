@@ -337,7 +337,7 @@ def test_a_space_is_narrowed_from_another_process(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ("--cluster local", "on this machine"),
+        ("--cluster head", "--cluster takes local"),
         ("--devices 2", "one device"),
         ("--devices 2 --shard", "one device"),
     ],

@@ -53,6 +53,17 @@ class SweepPlan:
     how: SweepOptions
     cluster: str = ""  # of Ray, whose processes train the trials; empty where they train on this machine
 
+    def __post_init__(self):
+        "Raise `OptionError` for an option that cannot be followed"
+        if self.how.coarse_to_fine and self.space is None:
+            raise OptionError(
+                "--coarse-to-fine (keyword coarse_to_fine) narrows ranges, and this function draws its values itself: give the ranges as the space of the sweep."
+            )
+        if self.how.repeats not in ("auto", 0) and len(self.described.goals) > 1:
+            raise OptionError(
+                f"--repeats (keyword repeats) trains the best trials again, and with {len(self.described.goals)} goals no trial is the best: leave it out, or give one goal."
+            )
+
     @property
     def stored(self) -> dict[str, object]:  # plain values by keyword
         "Return all options as a run keeps them"
@@ -76,7 +87,7 @@ class SweepPlan:
             objectives=len(self.described.goals),
             define_by_run=self.space is None or bool(self.objective.lazy),
             seed=self.options.seed,
-            seeded=self.described.goals[0].name != "value",
+            seeded=self.described.goals[0].name != "value" or self.how.repeats != "auto",
             begun=begun,
             changes=changes,
         )
@@ -122,7 +133,7 @@ def _describe_function(
 ) -> Described | OptionError | TaskError | DataError:
     "Call an objective once, in a worker, to see what it makes of the middle of each range; what is wrong with that comes back"
     try:
-        return describe(objective(MiddleTrial(space)), goals)
+        return describe(objective(MiddleTrial(space)), goals, None if objective.lazy else space)
     except (OptionError, TaskError, DataError) as error:
         return error
 
@@ -161,7 +172,7 @@ def plan_sweep(
                 'There is nothing to search: name options and their ranges, such as {"lr": (1e-4, 1e-1, "log")}.'
             )
         found = found.space if isinstance(found, ForeignSpace) else found
-        described = describe((make_task, here), goals)
+        described = describe((make_task, here), goals, found)
         return SweepPlan(TaskObjective(make_task, options), found, described, options, how, cluster)
     if not callable(make_task):
         raise OptionError(f"A sweep takes a Task or a function of a trial, and got {make_task!r}.")

@@ -80,9 +80,9 @@ def serve_trials(
 def _left(tensors: int, parts: list[str]) -> Iterator[str]:
     "Yield what a trial left to the next ones, a sentence each"
     if tensors:
-        yield f"A trial changed {tensors} tensors of the data, which the next trials find as it left them."
+        yield f"A trial changed {tensors} tensor{'s' * (tensors != 1)} of the data. The next trials train on the changed data."
     if parts:
-        yield f"A trial changed the {', '.join(parts)} of its process. The next trials find them as they were before it."
+        yield f"A trial changed the {', '.join(parts)} of its process. This is undone before the next trial."
 
 # %% ../../nbs/sweeps/25_trial_workers.ipynb #41703984
 class Died(NamedTuple):
@@ -127,7 +127,8 @@ class _Workers:
     def _start(self, number, workers):
         "Start one of so many workers; one that is alone is not pinned: its threads find free cores themselves"
         cores = shared_cores(workers)[number]
-        return submit(serve_trials, self._objective, self._place, len(cores), cores if workers > 1 else ())
+        threads = min(len(cores), torch.get_num_threads())
+        return submit(serve_trials, self._objective, self._place, threads, cores if workers > 1 else ())
 
     def _ready(self, timeout):
         "Return the handles of workers that have something to say"
