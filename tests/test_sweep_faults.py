@@ -13,7 +13,7 @@ from test_sweep import LR, followed, of_type, started, task  # noqa: F401
 from trainopt_nb.base.errors import OptionError
 from trainopt_nb.events.records import Ended, Note
 from trainopt_nb.search.options import SweepOptions
-from trainopt_nb.sweeps.open_sweep import without_effect
+from trainopt_nb.sweeps.open_sweep import _without_effect
 from trainopt_nb.sweeps.plan_sweep import plan_sweep
 from trainopt_nb.sweeps.records import (
     ContinueTrial,
@@ -304,12 +304,12 @@ def test_what_has_no_effect_is_said(task):  # noqa: F811
         how = SweepOptions.of(goal="max", **how) if callable(objective) else SweepOptions.of(**how)
         return plan_sweep(objective, {"lr": (1e-3, 1e-1)}, how=how, options=options)
 
-    assert without_effect(plan(task, batch_trials="on")) == []
-    alone = without_effect(plan(lambda trial: 1.0, batch_trials="on"))
+    assert _without_effect(plan(task, batch_trials="on")) == []
+    alone = _without_effect(plan(lambda trial: 1.0, batch_trials="on"))
     assert alone == [
         "Trials are trained one by one although --batch-trials is on: each trial makes a model of its own."
     ]
-    again = without_effect(plan(task, TrainOptions(epochs=1, threads=1, restarts=3)))
+    again = _without_effect(plan(task, TrainOptions(epochs=1, threads=1, restarts=3)))
     assert len(again) == 1 and again[0].startswith("--restarts has no effect in a sweep")
 
 

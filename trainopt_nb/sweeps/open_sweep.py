@@ -104,7 +104,7 @@ def _missed(trials: EndingTrials, known: SweepProgress) -> list[TrialValues | Tr
     return events
 
 # %% ../../nbs/sweeps/29a_open_sweep.ipynb #2c9c9bdb
-def without_effect(plan: SweepPlan) -> list[str]:  # sentences for the user
+def _without_effect(plan: SweepPlan) -> list[str]:  # sentences for the user
     "Say which options have no effect in a sweep"
     said = []
     if plan.how.batch_trials == "on" and plan.why_alone:
@@ -149,7 +149,7 @@ def _said_of(plan: SweepPlan, budget: Budget, differing: list[str]) -> list[Note
     said = [
         *differing,
         *plan.described.notes,
-        *without_effect(plan),
+        *_without_effect(plan),
         *([] if plan.cluster else crowded(plan.how.processes)),
     ]
     notes = [Note("warning", text, 0, "options") for text in said]
