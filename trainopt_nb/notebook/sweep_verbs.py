@@ -181,7 +181,7 @@ class _CellSweep(_CellSearch):
 
     def _other_than_best(self, row, model):
         best = self.handle.sweep.best
-        if best is None or best.number == row.number:
+        if self.taken is None or best is None or best.number == row.number:
             return []
         return [
             f"`run` and `{model}` are those of trial {row.number}, which you chose. The best is trial {best.number}."

@@ -165,7 +165,7 @@ def attach(
 OFFERS: Registry[Callable] = Registry("offers")  # type of a run -> function of (run, shell, below)
 OFFERS.register("sweep", "trainopt_nb.notebook.freeze_verb:offers_elsewhere")
 
-
+# %% ../../nbs/notebook/05_train_in_cell.ipynb #ff0a47fc
 def watch(
     handle: FollowedRun,  # of a run that another process writes
     shell: InteractiveShell,  # IPython's shell

@@ -84,7 +84,7 @@ def trial_line(
 
 def _started_line(_, e):
     trials = "trials without a limit" if e.trials is None else f"{e.trials} trial{'s' * (e.trials != 1)}"
-    methods = (f"{what} {name}{f' ({why})' if why else ''}" for what, name, why in _methods(e) if name)
+    methods = (f"{title}{f' ({why})' if why else ''}" for title, why in _methods(e) if title)
     return plain("  ".join([f"searching: {trials}", f"{e.workers} at a time", *methods]))
 
 
