@@ -95,13 +95,13 @@ class SweepPlan:
     @property
     def why_alone(self) -> str:  # empty where all trials train one and the same task with other options
         "Say why trials cannot be trained as one program"
-        reasons = {
-            "each trial makes a model of its own": self.objective.task is None,
-            "a trial uses several devices": self.options.devices != 1,
-            "the weights of a best epoch are only kept with restore_best": not self.options.restore_best,
-            "a budget shortens the trials": bool(self.how.budget),
-        }
-        return next((why for why, holds in reasons.items() if holds), "")
+        if self.objective.task is None:
+            return "each trial makes a model of its own"
+        if self.options.devices != 1:
+            return "a trial uses several devices"
+        if not self.options.restore_best:
+            return "the weights of a best epoch are only kept with restore_best"
+        return "a budget shortens the trials" if self.how.budget else ""
 
     def searched_options(self, values: Mapping[str, object]) -> dict[str, object]:
         "Return those of the values of a trial that are training options"
