@@ -27,7 +27,7 @@ from ..workers.ray_pool import RayPool
 from .cluster_workers import ClusterWorkers, open_pool
 from .modes import earlier_of, modes_of
 from .no_effect import crowded
-from .plan_sweep import SweepPlan
+from .plan_sweep import SweepPlan, why_alone
 from .progress import SweepProgress, sweep_of
 from .records import SweepStarted, TrialEnded, TrialReport, TrialValues
 from .run_trial import Place
@@ -107,8 +107,8 @@ def _missed(trials: EndingTrials, known: SweepProgress) -> list[TrialValues | Tr
 def _without_effect(plan: SweepPlan) -> list[str]:  # sentences for the user
     "Say which options have no effect in a sweep"
     said = []
-    if plan.how.batch_trials == "on" and plan.why_alone:
-        said.append(f"Trials are trained one by one although --batch-trials is on: {plan.why_alone}.")
+    if plan.how.batch_trials == "on" and why_alone(plan):
+        said.append(f"Trials are trained one by one although --batch-trials is on: {why_alone(plan)}.")
     if plan.options.restarts and plan.options.devices == 1:
         said.append(
             "--restarts has no effect in a sweep: a trial whose process dies is trained again by itself."
@@ -182,7 +182,7 @@ def _put_together(plan: SweepPlan, run: Run, pool: RayPool | None) -> SweepHandl
         run.path,
         plan.searched_options,
         done,
-        Batching("off" if plan.why_alone else plan.how.batch_trials),
+        Batching("off" if why_alone(plan) else plan.how.batch_trials),
     )
     tail = run.tail()
     tail.update()
