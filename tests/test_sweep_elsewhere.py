@@ -159,7 +159,7 @@ def test_a_panel_moves_while_another_cell_is_busy(shell, tmp_path, monkeypatch):
         await asyncio.wait_for(asyncio.gather(*train_in_cell._watching), 20)
 
     asyncio.run(asyncio.wait_for(busy(), 120))
-    assert "training" in shown
+    assert "finished" in shown
 
 
 def test_commands_reach_it(tmp_path):

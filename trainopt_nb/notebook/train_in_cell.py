@@ -60,7 +60,7 @@ def report_of(handle: RunHandle) -> dict[str, str]:  # media type -> text
     report = RUN_REPORTS.get(handle.run.run_type) or report_bundle
     return report(handle.progress, run_path=str(handle.run.path))
 
-
+# %% ../../nbs/notebook/05_train_in_cell.ipynb #f449d555
 async def train_with_panel(
     handle: RunHandle,  # about to train
     page: Page,  # as from `find_page`
