@@ -74,7 +74,7 @@ def _still_text(facts, texts):
     head = (texts.get(facts["state"], facts["state"]), facts["name"], facts["headline"])
     return "\n".join(filter(None, ["  ".join(filter(None, head)), figures, facts["best_said"]]))
 
-
+# %% ../../nbs/panels/07_sweep_panel.ipynb #71b3040a
 class _Clicked:
     "What a click does: commands and the notebook's own actions wait in queues"
 
