@@ -447,8 +447,6 @@ def test_a_small_perceptron_is_found_to_train_faster_together():
     task = task_of(plain_mlp, torch.float32)
     plan = plan_batch(task, TrainOptions(), [{"lr": 10 ** -(1 + k / 16)} for k in range(64)])
     assert plan.faster and plan.speedup > 2 and plan.chunk >= 8, str(plan)
-    one, many = plan.time_to_first(4, 64)
-    assert one < many
 
 
 def test_a_step_that_is_computed_several_times_before_it_is_kept(monkeypatch):

@@ -244,7 +244,7 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(monkeypatch, 
 def test_choices_beside_cmaes_are_learned_too():
     made = make_sampler("cmaes", Search(wide(), seed=1, trials=60))
     study = searched(made.sampler, wide(), 60)
-    assert made.note == "TPE chooses schedule, which are no numbers"
+    assert made.note == "TPE chooses schedule, because CMA-ES takes only numbers"
     assert sum(trial.params["schedule"] == "cosine" for trial in study.trials[30:]) > 20
 
 

@@ -268,12 +268,12 @@ def test_a_stopped_process_with_the_lock_is_said(folder, monkeypatch):
     "storage, error, said",
     [
         ("postgresql://me:secret@127.0.0.1:1/sweeps", (RunError, OptionError), "cannot be used|needs psycopg"),
-        ("postgers://me:secret@host/sweeps", OptionError, "is no URL of a database, such as"),
-        ("postgresql://host:port/x", OptionError, "is no URL of a database"),
-        ("nosuch+driver://me:secret@host/x", OptionError, "is no URL of a database"),
+        ("postgers://me:secret@host/sweeps", OptionError, "is not the URL of a database, such as"),
+        ("postgresql://host:port/x", OptionError, "is not the URL of a database"),
+        ("nosuch+driver://me:secret@host/x", OptionError, "is not the URL of a database"),
         ("mysql://me:secret@host/x", OptionError, "needs MySQLdb, which is not installed: pip install 'mysqlclient', or conda"),
-        ("mysql+nosuchdriver://me:secret@host/x", OptionError, "is no URL of a database"),
-        ("sqlite:////nosuch/directory/x.db", RunError, "look whether its directory is there"),
+        ("mysql+nosuchdriver://me:secret@host/x", OptionError, "is not the URL of a database"),
+        ("sqlite:////nosuch/directory/x.db", RunError, "check that its directory exists"),
         ("redis://:secret@127.0.0.1:1/0", (RunError, OptionError), "needs redis, which is not installed: pip install 'redis'|cannot be used"),
         ("/nosuch/directory/study.log", OptionError, "There is no directory /nosuch/directory"),
     ],
@@ -701,7 +701,7 @@ def test_two_processes_carry_one_study_in_postgresql(folder, postgres):
     with pytest.raises(RunError, match=r"database .nosuch. does not exist"):
         open_study(storage.replace("/postgres", "/nosuch"), "digits", ["maximize"], folder=folder)
     server.send_signal(signal.SIGINT), server.wait()
-    with pytest.raises(RunError, match="look whether the server runs") as gone, study_errors(study._storage):
+    with pytest.raises(RunError, match="check that the server runs") as gone, study_errors(study._storage):
         leased.ask()
     assert all("me:***@127.0.0.1" in str(e.value) and "\n" not in str(e.value) for e in (wrong, gone))
 

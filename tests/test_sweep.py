@@ -338,7 +338,7 @@ def test_wrong_input_is_said_before_the_first_trial(task, tmp_path, given, said)
         (lambda trial: 1.0, 5, "^A space is a dict of names, such as .* and got 5"),
         (lambda trial: 1 / 0, {"x": (0.0, 1.0)}, "^The function failed before the first trial, .*: ZeroDiv"),
         (lambda trial: "good", {"x": (0.0, 1.0)}, "^The objective returned 'good': a number"),
-        (lambda trial: 1.0, {"x": (0.0, 1.0)}, "^The objective returns a number: say by goal"),
+        (lambda trial: 1.0, {"x": (0.0, 1.0)}, "^The objective returns a number: say with goal"),
     ],
 )
 def test_a_function_that_cannot_be_searched_is_said_in_the_words_of_its_user(tmp_path, function, space, said):

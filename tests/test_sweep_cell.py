@@ -358,7 +358,7 @@ def test_what_a_trial_changes_is_said_and_ends_the_keeping(loaded):
     task, _ = objective(drawn)
     assert torch.equal(task.train_data[0], before)
     [note] = objective.notes
-    assert "because a trial has changed train_data in place" in note
+    assert "because a trial changed train_data in place" in note
 
 
 # --- in a worker
@@ -421,7 +421,7 @@ def test_a_cell_that_cannot_travel_is_refused_in_one_sentence(cell, names, said)
 def test_lines_that_need_a_shell_are_left_out_and_said(loaded):
     objective = CellObjective("%matplotlib inline\n" + CELL.strip(), {})
     assert objective(lambda name, written: 4)[0].model[0].out_features == 4
-    assert objective.notes == ["The trials leave out %matplotlib inline, which need a shell."]
+    assert objective.notes == ["The trials skip what needs a shell: %matplotlib inline."]
     with pytest.raises(TaskError, match="There is no variable 'train_data' that holds the training data"):
         CellObjective("import torch\nmodel = torch.nn.Linear(3, 2)", {})(None)
 
@@ -463,7 +463,7 @@ def test_where_no_trial_has_a_result_the_variables_are_not_taken_for_one(shell, 
     )
     magic(shell, "sweep --trials 2 --repeats 0 --jobs 1 --epochs 1", cell)
     said = capsys.readouterr().out
-    assert "model is not trained, and run is what it was before." in said
+    assert "model is not trained, and run has not changed." in said
     assert "2 of its trials failed, the last one with: ValueError: not with this n" in said
     assert shell.user_ns["run"] == "of an earlier sweep" and shell.user_ns["sweep"].best is None
 

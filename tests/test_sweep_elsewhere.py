@@ -281,7 +281,7 @@ def test_a_space_is_narrowed_from_another_process(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ("--cluster local", "on this machine"),
+        ("--cluster head", "--cluster takes local"),
         ("--shard", "add --devices 2"),
     ],
 )

@@ -13,6 +13,7 @@ from trainopt_nb.search import database, patient_storage
 from trainopt_nb.search.leased_study import LeasedStudy
 from trainopt_nb.search.parse_space import as_space
 from trainopt_nb.search.quiet_optuna import study_in_memory
+from trainopt_nb.sweeps.batching import Ending
 from trainopt_nb.sweeps.messages import Outcome
 from trainopt_nb.sweeps.modes import repeat_finalists
 from trainopt_nb.sweeps.records import (
@@ -85,7 +86,7 @@ def test_seeds_of_repeats_begin_again_behind_the_last_one():
     trials = EndingTrials(LeasedStudy(ended), as_space({"lr": (0.1, 0.2)}))
     made, _ = trials.tell(Outcome(trials.ask(0).number, "done", [0.9], 1, 0.1, ""))
     goal = type("Goal", (), {"direction": "max", "name": "accuracy"})
-    list(repeat_finalists(goal, 1, 3, seed=2**32 - 2)(Loop, [(made, "done", [0.9])]))
+    list(repeat_finalists(goal, 1, 3, seed=2**32 - 2)(Loop, [Ending(made, "done", [0.9])]))
     assert Loop.repeats == [(0, 2**32 - 1), (0, 0), (0, 1)]
 
 

@@ -43,3 +43,21 @@ def test_a_program_gets_the_package_that_it_would_find(tmp_path):
             python("-c", code), cwd="/", env=own, capture_output=True, text=True, timeout=60
         )
         assert done.stdout == f"0 {ours} {root}/trainopt_nb/__init__.py\n", done.stderr
+
+
+def test_what_a_program_leaves_for_its_end_is_done_and_nothing_of_pytorch(tmp_path):
+    "Its own functions and temporary folders; taking PyTorch's libraries apart would take longer than all else"
+    code = (
+        "import atexit, tempfile, torch, weakref\n"
+        f"folder = tempfile.TemporaryDirectory(dir={str(tmp_path)!r})\n"
+        "atexit.register(print, 'function')\n"
+        "class Held: pass\n"
+        "held = Held()\n"
+        "weakref.finalize(held, print, 'object')\n"
+        "torch.library._del_library = torch._dynamo.utils.compile_times = lambda *a, **k: print('PyTorch')\n"
+        "for each in weakref.finalize._registry.values():\n"
+        "    if each.func.__module__ == 'torch.library': each.func = torch.library._del_library\n"
+    )
+    done = subprocess.run(python("-c", code), capture_output=True, text=True, timeout=60)
+    assert sorted(done.stdout.split()) == ["function", "object"], done.stderr
+    assert not list(tmp_path.iterdir())

@@ -77,7 +77,9 @@ def test_trials_of_an_earlier_study_are_known_and_do_not_count(earlier, tmp_path
     )
     assert len(found.trials) == 3 and found.best.result[0] == max(row.result[0] for row in found.trials)
     said = notes(events)[0]
-    assert f"knows {len(inside)} of the 20 trials" in said and f"({20 - len(inside)}) lie outside" in said
+    assert (
+        f"learns from {len(inside)} of the 20 trials" in said and f"({20 - len(inside)}) lie outside" in said
+    )
     again = followed(started(tmp_path, value, SPACE, handle.run, warm_start=given, trials=5, **HOW))
     assert len([t for t in found.study.trials if EARLIER in t.system_attrs]) == len(inside) and not notes(
         again
@@ -105,7 +107,7 @@ def test_a_trial_that_lacks_a_dimension_is_left_out(tmp_path):
     past = study_in_memory(["maximize"])
     past.tell(past.ask({"x": optuna.distributions.FloatDistribution(0, 1)}), 0.5)
     events = followed(started(tmp_path, value, SPACE, warm_start=past, trials=1, **HOW))
-    assert "knows 0 of the 1 trials" in notes(events)[0]
+    assert "learns from 0 of the 1 trials" in notes(events)[0]
 
 
 def test_known_values_are_tried_first_and_known_results_are_not_tried(task, tmp_path):  # noqa: F811
@@ -128,7 +130,7 @@ def test_known_values_are_tried_first_and_known_results_are_not_tried(task, tmp_
         (study_in_memory(["minimize"]), "has the goal min, and this sweep value:max"),
         (study_in_memory(["maximize", "maximize"]), "has the goal max, max, and this sweep value:max"),
         ("nosuch", "nosuch"),
-        ("oracel://me:secret@host/db", "no URL of a database"),
+        ("oracel://me:secret@host/db", "not the URL of a database"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_known_is_refused_before_the_first_trial(tmp_path, given, said):

@@ -114,6 +114,8 @@ def serve(folder):
     for name in PRELOADED:
         importlib.import_module(name)
     package = import_package()
+    find_backends()
+    forget_ends()
     gc.freeze()  # what is never looked at by the garbage collector stays shared with the children
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{folder}/socket")
@@ -192,6 +194,25 @@ def import_package():
     sys.path.remove(root)
     ours = [name for name in sys.modules if name.partition(".")[0] == PACKAGE]
     return Ready({name: sys.modules.pop(name) for name in ours})
+
+
+def find_backends():
+    "Have matplotlib look through all that is installed, as it does once a process when IPython begins"
+    from matplotlib.backends import backend_registry
+
+    backend_registry.list_all()
+
+
+def forget_ends():
+    "Leave out what imported modules do at the end of a process: PyTorch takes its libraries apart, which takes longer than the fork"
+    import atexit
+    import weakref
+
+    from torch._dynamo.utils import dump_compile_times
+
+    atexit.unregister(dump_compile_times)
+    for each in list(weakref.finalize._registry):  # those that a program makes itself still run
+        each.atexit = False
 
 
 def receive(connection):

@@ -172,6 +172,12 @@ def ray_tune(kind: str, trials: int) -> tuple[float, float]:
             value = valley(fixed) if self.training is None else self.training(fixed)
             return {"value": value, "done": True}
 
+        def save_checkpoint(self, folder):  # Ray saves each trial when it ends
+            return None
+
+        def load_checkpoint(self, checkpoint):
+            pass
+
     if kind == "function":
         space = {"x": tune.uniform(-5, 5), "y": tune.loguniform(1e-3, 1e3), "n": tune.randint(1, 65)}
     else:

@@ -120,7 +120,7 @@ def test_a_pruned_trial_is_taken_up_again(sweep):
     button.click()
     assert sweep.clicks() == [{"command": "continue_trial", "value": pruned}]
     assert "tonb-pending" in button.get_attribute("class")
-    sweep.add(Note("info", f"Trial {pruned} goes on next, as a trial of its own.", 40, "queue"))
+    sweep.add(Note("info", f"Trial {pruned} continues next, as a new trial.", 40, "queue"))
     sweep.page.wait_for_function(
         "(button) => !button.classList.contains('tonb-pending')", arg=button.element_handle()
     )

@@ -31,9 +31,10 @@ class Log:
         progress: Progress,  # kept up to date
         save: Callable[[Path], object]
         | None = None,  # writes a checkpoint into a folder, where the directory of the run is gone; None where one process cannot
+        keep: tuple[str, ...] = (),  # as for `Rescue`
     ):
         self.run, self.progress = run, progress
-        self.rescue = Rescue(run.path, save)
+        self.rescue = Rescue(run.path, save, keep)
         self.new, self._seen = [], 0  # not returned yet; how many of these are in the progress
         self._waiting = []  # not on the disk yet
         self.problem: OSError | None = None  # why they are not
@@ -66,6 +67,14 @@ class Log:
         self.write()
         known, self.new, self._seen = self.new, [], 0
         return known
+
+    def gone(self) -> CheckpointError | None:
+        "Return the error of a directory that is not there any more, after everything is saved; None where it is there"
+        try:
+            self.rescue.check(self.progress.step)
+        except CheckpointError as error:
+            return error
+        return None
 
     @property
     def lost(self) -> int:
@@ -110,7 +119,10 @@ def follow(
     except StopIteration:
         pass
     except Exception as error:
-        failure = describe_error(error)
+        gone = log.gone()  # then that is why
+        failure = describe_error(error) if gone is None else str(gone)
+        if gone is not None:
+            raise gone from error
         raise
     finally:
         if log.run.writing:  # not in a forked child
@@ -123,7 +135,9 @@ def _take(events, log):
         return log.take()
     except CheckpointError as gone:
         end = Ended("failed", log.progress.step, log.progress.epoch, str(gone), time.time())
-        with contextlib.suppress(StopIteration, CheckpointError):
+        with contextlib.suppress(
+            StopIteration, CheckpointError, RunError
+        ):  # such as of a study that is gone too
             end = events.throw(gone)
         log.new.append(end)
         return log.take()

@@ -16,7 +16,8 @@ from ..base.errors import CheckpointError
 from ..base.guarded_files import is_regular, open_regular
 from ..events.records import to_lines
 from ..runs.files import LOCK, LOG
-from ..runs.run import INBOX
+from ..runs.run import INBOX, Run
+from ..runs.signature import is_signed, sign
 from ..runs.summary import SUMMARY
 
 # %% ../../nbs/api/00_rescue.ipynb #082d5cd4
@@ -32,13 +33,20 @@ def _small_files(path):
     return {file.name: file.read_bytes() for file in found if file.stat().st_size <= _SMALL}
 
 
-def _write_files(folder, small, log):
-    "Write the files of a run into a folder"
+def _own_cell(path):
+    "Return the cell of a run, where this user wrote it"
+    cell = Run(path).cell
+    return cell if is_signed(path, "cell", cell) else ""
+
+
+def _write_files(folder, small, kept):
+    "Write the files of a run into a folder: those that do not change, and those that are open"
     for name, content in small.items():
         (folder / name).write_bytes(content)
-    log.seek(0)
-    with open(folder / LOG, "wb") as copy:
-        shutil.copyfileobj(log, copy)
+    for name, file in kept.items():
+        file.seek(0)
+        with open(folder / name, "wb") as copy:
+            shutil.copyfileobj(file, copy)
 
 
 def _save(save, folder):
@@ -63,18 +71,38 @@ def _new_folder(path):
     return target
 
 # %% ../../nbs/api/00_rescue.ipynb #e2f425d0
-class Rescue:
-    "Watches over the place of a run that is being written"
+class _Watched:
+    "The place of a run, and what is known of it should it be lost"
 
     def __init__(
         self,
         path: Path,  # directory of the run, with its log
         save: Callable[[Path], object]
         | None = None,  # writes a checkpoint of the training into a folder; None where one process cannot
+        keep: tuple[str, ...] = (),  # files that a run without checkpoints goes on from
     ):
-        self.path, self._save = path, save
+        self.path, self._save, self._keep = path, save, keep
         self.target: Path | None = None  # where the run stands since it was rescued
-        self._log, self._small = open_regular(path / LOG), {}
+        self._log, self._small, self._kept = open_regular(path / LOG), {}, {}
+        self._cell = ""  # where this user wrote it
+
+    def _open_kept(self):
+        "Open what is kept, as soon as it is there: an open file can be read when its name is gone"
+        for name in self._keep:
+            if name not in self._kept and (self.path / name).is_file():
+                self._kept[name] = open_regular(self.path / name)
+
+    def _in_place(self):
+        try:
+            return os.path.samestat(os.stat(self.path / LOG), os.fstat(self._log.fileno()))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:  # a disk that does not answer now can still be the same
+            return True
+
+# %% ../../nbs/api/00_rescue.ipynb #d1700442
+class Rescue(_Watched):
+    "Watches over the place of a run that is being written"
 
     def check(
         self,
@@ -85,15 +113,27 @@ class Rescue:
             return
         if self._in_place():
             with contextlib.suppress(OSError):  # they are only needed where the place is lost
-                self._small = self._small or _small_files(self.path)
+                self._small, self._cell = (
+                    self._small or _small_files(self.path),
+                    self._cell or _own_cell(self.path),
+                )
+                self._open_kept()
             return
         name = self.path.name
-        what = f"The directory of the run {name} was moved, removed or replaced while it trained, so the run ends after step {step}."
+        what = f"The directory of the run {name} was moved, removed or replaced while it {'ran' if self._keep else 'trained'}, so the run ends"
+        what += "." if self._keep else f" after step {step}."
         try:
             self.target = _new_folder(self.path)
-            _write_files(self.target, self._small, self._log)
+            _write_files(self.target, self._small, {LOG: self._log, **self._kept})
+            if self._cell:
+                sign(self.target, cell=self._cell)  # a signature holds for one directory
         except OSError as error:
             raise CheckpointError(f"{what} Nothing could be saved beside it: {error.strerror}.") from error
+        if self._keep:
+            files = ", ".join(["log", *self._kept])
+            raise CheckpointError(
+                f"{what} What was kept of it ({files}) is in {self.target}: resume {self.target.name} to go on."
+            )
         if why := _save(self._save, self.target / "checkpoints"):
             raise CheckpointError(
                 f"{what} Its log is in {self.target}, without a checkpoint ({why}): the earlier ones are in the directory, where that was moved to."
@@ -101,14 +141,6 @@ class Rescue:
         raise CheckpointError(
             f"{what} There is a checkpoint and the log in {self.target}: %trainopt resume {self.target.name} goes on with it."
         )
-
-    def _in_place(self):
-        try:
-            return os.path.samestat(os.stat(self.path / LOG), os.fstat(self._log.fileno()))
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except OSError:  # a disk that does not answer now can still be the same
-            return True
 
     def append(
         self,
@@ -120,4 +152,5 @@ class Rescue:
 
     def close(self):
         "Let the log go; harmless the second time"
-        self._log.close()
+        for file in (self._log, *self._kept.values()):
+            file.close()

@@ -13,7 +13,7 @@ from functools import cache
 from typing import NamedTuple
 
 from .errors import OptionError
-from .option_values import CHECKS, SWITCH, plain_value, possible_values
+from .option_values import CHECKS, SWITCH, decimal_comma, plain_value, possible_values
 
 # %% ../../nbs/base/02_options.ipynb #6b4f91c6
 def nearest(
@@ -101,10 +101,11 @@ def _refusal(option, value):
     "Return the error for a value that the option cannot have"
     hint = nearest(value, option.choices) if option.type == "choice" and isinstance(value, str) else ""
     unit = f" {option.unit}" if option.unit and option.type in ("int", "float") else ""
+    values = f"{possible_values(option)}{unit}{', or none' if option.optional else ''}"
     got = repr(value) if len(repr(value)) < 80 else f"an object of type {type(value).__name__}"
     way = f" {text}" if option.explain and (text := option.explain(value)) else ""
     return OptionError(
-        f"{option.flag} (keyword {option.name}) takes {option.values}{unit}, and got {got}.{hint}{way}"
+        f"{option.flag} (keyword {option.name}) takes {values}, and got {got}.{hint}{way}{decimal_comma(option, value)}"
     )
 
 

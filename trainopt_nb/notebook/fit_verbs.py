@@ -7,6 +7,7 @@ __all__ = ['FIT', 'FORM', 'LR_FIND', 'read_task', 'run_facts', 'secrets_note']
 
 # %% ../../nbs/notebook/06b_fit_verbs.ipynb #edd0c654
 from collections.abc import Coroutine
+from pathlib import Path
 
 from ..api.run_task import Where, run_task
 from ..base.cell_options import cell_options, chosen_values
@@ -19,7 +20,7 @@ from ..task.variables import TaskNames, earlier_variables_note, find_task, loss_
 from .execute_cell import execute_cell
 from .kernel import Page, find_page, run_page
 from .train_in_cell import ask, attach, run_in_cell
-from .verbs import Call, CellOptions, Verb
+from .verbs import Call, CellOptions, RunFolder, Verb
 from ..task.train_options import TrainOptions
 from ..task.task import Task
 from ..train.task_record import named
@@ -27,17 +28,39 @@ from ..train.task_record import named
 # %% ../../nbs/notebook/06b_fit_verbs.ipynb #0ca9945c
 def read_task(call: Call) -> tuple[Task, TrainOptions]:
     "Run the body of the cell and return the task that its variables hold"
-    names, own = call.shell.user_ns, set()
+    names, own, moved = call.shell.user_ns, set(), ()
     if call.cell is not None:
+        before = Path.cwd()
         execute_cell(call.shell, call.cell, seed=call.options(TrainOptions).seed)
+        moved = _stay(call, before) if Path.cwd() != before else ()
         own = bound_names(call.shell.transform_cell(call.cell))
     call.values = resolve(call.values, names)
     variables = call.options(TaskNames)
     task = find_task(names, variables)
     taken = loss_and_metrics(names, call.values)
     options = call.options(TrainOptions).replace(**taken)
-    task.notes = earlier_variables_note(taken, variables, task, own)
+    task.notes = (*earlier_variables_note(taken, variables, task, own), *moved)
     return task, options
+
+
+def _placed(storage: str, folder: Path) -> str:
+    "Return a storage that means the same file in every directory"
+    scheme = "sqlite:///" if storage.startswith("sqlite:///") else ""
+    file = "://" not in storage or scheme
+    return f"{scheme}{folder / storage.removeprefix(scheme)}" if file else storage
+
+
+def _stay(call: Call, before: Path) -> tuple[str, ...]:
+    "Keep runs and studies where they were when the cell began, which has changed the working directory; return the sentence about it"
+    folder = before / call.options(RunFolder).runs
+    call.values |= {"runs": str(folder)} | {
+        name: _placed(call.values[name], before) for name in ("storage", "join") if call.values.get(name)
+    }
+    if call.verb is LR_FIND:
+        return ()
+    return (
+        f"The cell changed the working directory. Its run stays in {folder}: %trainopt runs --runs {folder} lists it.",
+    )
 
 
 def run_facts(call: Call, options: TrainOptions, added: dict[str, Options]) -> dict[str, object]:

@@ -69,7 +69,7 @@ def _newest_sweep(call: Call) -> Sweep:
     known = [run for run in list_runs(folder) if run.run_type == "sweep"]
     if not known:
         raise RunError(
-            f"There is no sweep in {folder}: `%%trainopt sweep` makes one, --runs names another folder."
+            f"There is no sweep in {folder}: start one with `%%trainopt sweep`, or name another folder by --runs."
         )
     return Sweep(known[0])
 

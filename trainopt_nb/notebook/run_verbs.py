@@ -17,7 +17,7 @@ from ..task.variables import TaskNames, find_task
 from .execute_cell import execute_cell
 from .kernel import Page, find_page, has_frontend, run_page
 from .runs_page import LiveTable
-from .stored_cell import stored_cell
+from .stored_cell import stored_cell, stored_names
 from .train_in_cell import attach, run_in_cell
 from .verbs import Background, Call, RunArgument, RunFolder, Trust, Verb
 from ..runs.run import Run
@@ -71,7 +71,8 @@ def _resume(call: Call) -> Coroutine | None:
     options = stored_options(run, changes)
     if not {variables.model, variables.train_data} <= names.keys() and run.cell:
         cell = stored_cell(run, call.options(Trust).trust, show=print)
-        execute_cell(call.shell, cell, seed=options.seed)
+        with stored_names(run, names):
+            execute_cell(call.shell, cell, seed=options.seed)
     page = find_page(call.shell, awaited=call.awaited)
     return run_page(_go_on(call, run, find_task(names, variables), options, page), page)
 

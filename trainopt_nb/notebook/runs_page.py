@@ -36,7 +36,7 @@ def resume_behind(
     "Resume a run in a separate process, from its stored cell. Raises `RunError` if that is not possible"
     if run.run_type == "sweep":
         raise RunError(
-            f"{run.name} is a sweep, which goes on in a cell: %trainopt resume {run.name} --background."
+            f"{run.name} is a sweep. To resume it, run %trainopt resume {run.name} --background in a cell."
         )
     if not run.cell:
         raise RunError(

@@ -19,11 +19,12 @@ from ..base.errors import RunError
 from ..base.flags import split, write_flags
 from ..base.options import Options, declared, option
 from ..base.tunables import find_tunables, with_values
+from ..events.format import figure
 from .execute_cell import execute_cell
 from .freeze_verb import as_trained, frozen, offer_cell
 from .fit_verbs import FIT, read_task, run_facts, secrets_note
 from .kernel import Page, find_page, run_page
-from .stored_cell import stored_cell
+from .stored_cell import stored_cell, stored_names
 from .train_in_cell import attach, run_in_cell, watch
 from .verbs import Background, Call, RunFolder, Trust, Verb
 from ..runs.run import Run
@@ -34,6 +35,7 @@ from ..sweeps.cell_trials import plan_cell
 from ..sweeps.open_sweep import SweepHandle
 from ..sweeps.run_sweep import start_sweep
 from ..sweeps.sweep import Sweep
+from ..sweeps.trial_rows import TrialRow
 from ..task.train_options import TrainOptions
 from ..task.variables import TaskNames, typed_names
 
@@ -63,13 +65,28 @@ def _without_result(
     model: str,  # the variable
 ) -> str:
     "Say that the variables of the notebook are not those of a trained trial, and what the trials failed with"
+    if sweep.best is not None:
+        return f"{_best_elsewhere(sweep)} No trial was trained here: {model} is not trained, and run is what it was before."
     failed = [row for row in sweep.trials if row.state == "failed"]
     why = f" {len(failed)} of its trials failed, the last one with: {failed[-1].reason}" if failed else ""
-    return (
-        f"No trial of {sweep.name} has a result: {model} is not trained, and run is what it was before.{why}"
-    )
+    return f"No trial of {sweep.name} has a result: {model} is not trained, and run has not changed.{why}"
 
 # %% ../../nbs/notebook/06e_sweep_verbs.ipynb #e4c5c2d8
+_ELSEWHERE = "In a terminal, `trainopt sweep FILE --join DIRECTORY`, with the file and the directory of the sweep, goes on with its study."
+
+
+def _best_elsewhere(sweep: Sweep) -> str:
+    "Say that the best trial is one of another process"
+    row = sweep.best
+    values = ", ".join(f"{name} {figure(name, v)}" for name, v in zip(sweep.goals, row.result, strict=False))
+    return f"The best trial, {row.number} ({values}), was trained by another process, so its weights are not here: %trainopt freeze {row.number} writes it as a cell."
+
+
+def _trained_elsewhere(sweep: Sweep, here: TrialRow) -> str:
+    "Say whose weights the variables of the notebook get in place of those of the best trial"
+    return f"{_best_elsewhere(sweep)} The variables of the notebook are those of trial {here.number}, the best that was trained here."
+
+# %% ../../nbs/notebook/06e_sweep_verbs.ipynb #ca940150
 class _CellSearch:
     "One sweep of a cell"
 
@@ -82,9 +99,11 @@ class _CellSearch:
 
     def start(self, resume: Run | None = None) -> SweepHandle | FollowedSweep:
         "Execute the cell, and begin the sweep"
-        call, cell = self.call, self.call.options(SweepCell)
+        call = self.call
         given = {name: value for name, value in call.values.items() if name in declared(TrainOptions)}
-        task, options = read_task(call)
+        with stored_names(resume, self.shell.user_ns, _ELSEWHERE) if resume else contextlib.nullcontext():
+            task, options = read_task(call)
+        cell = call.options(SweepCell)
         plan = plan_cell(
             self.cell, self.shell.user_ns, task, self.space, frozenset(t.name for t in self.tunables),
             given=given, options=options, variables=call.options(TaskNames), how=call.options(SweepOptions),
@@ -101,7 +120,7 @@ class _CellSearch:
     def leave_behind(self) -> list[str]:  # sentences for the user
         "Give the variables what they can get without the cell: other cells may run by now, and what the user has made stays"
         sweep, names = self.handle.sweep, self.shell.user_ns
-        if (row := sweep.best) is None or not row.run:
+        if (row := sweep.best_here) is None:
             return []
         run = sweep.run(row.number)
         if names.get("run") is self.before:
@@ -132,10 +151,12 @@ class _CellSweep(_CellSearch):
     def leave(self):
         "Give the variables of the notebook the values, the run and the model of the best trial"
         sweep = self.handle.sweep
-        row = sweep.best if self.taken is None else sweep.progress.trials[self.taken]
+        row = sweep.best_here if self.taken is None else sweep.progress.trials[self.taken]
         if row is None:
             print(_without_result(sweep, self.call.options(TaskNames).model))
             return
+        if self.taken is None and row.number != sweep.best.number:
+            print(_trained_elsewhere(sweep, row))
         own = {name: value for name, value in row.values.items() if name in {t.name for t in self.tunables}}
         if own:
             seed = as_trained(sweep, row).get("seed", self.call.options(TrainOptions).seed)
@@ -192,7 +213,7 @@ def resume_sweep(
 # %% ../../nbs/notebook/06e_sweep_verbs.ipynb #db4b2a08
 SWEEP = Verb(
     "sweep",
-    "search the values of a cell that have form comments, and options that are named",
+    "search the values of a cell that have form comments, and the options that --space names",
     _sweep,
     (SpaceWords, SweepOptions, SweepCell, TrainOptions),
     cell=True,

@@ -107,7 +107,9 @@ async def run_in_cell(
     try:
         return print_lines(handle)
     finally:
-        if getattr(shell, "kernel", None) is not None:
+        if not handle.run.path.is_dir():
+            pass  # it was moved or removed meanwhile, which the error says
+        elif getattr(shell, "kernel", None) is not None:
             display(handle.run)
         else:
             print(handle.run)

@@ -51,20 +51,12 @@ class BatchPlan(NamedTuple):
         "Whether trials should be trained together"
         return bool(self.layout) and self.speedup >= LEAST
 
-    def time_to_first(
-        self,
-        steps: int,  # of a trial until its first figures
-        trials: int,
-    ) -> tuple[float, float]:  # one by one, together
-        "Return the seconds until the first trial has figures: a race that first guesses win is won one by one"
-        return self.alone * steps, self.start + self.together * steps * trials
-
     def __str__(self):
         if not self.layout:
             return f"Trials are trained one by one: {self.reason}"
         took = f"{1e6 * self.together:.0f} µs for a step of one trial against {1e6 * self.alone:.0f} alone"
         if not self.faster:
-            return f"Trials are trained one by one: together is not faster ({took})."
+            return f"Trials are trained one by one: training them together is not faster ({took})."
         return (
             f"Trials are trained together, {self.chunk} in one pass: {took}, {self.speedup:.1f} times faster."
         )
@@ -99,8 +91,11 @@ def _alone_step(task, options):
     return prepared, lambda: state.stepper([batch])
 
 # %% ../../nbs/population/10_plan.ipynb #6b2f172e
-_FIRST = 8  # trials in the first pass that is tried, where it is short
-_PAYS = 0.97  # times what it took: so much less is a gain
+_FIRST = 16  # trials in the first pass that is tried, where it is short
+_PAYS, _STEEP = (
+    0.97,
+    0.9,
+)  # times the cost: a size that is better, and one behind which the next is likely to be better too
 
 
 def cheapest(
@@ -109,22 +104,27 @@ def cheapest(
     cost: Callable[[int], float],  # of a size
     over: Callable[[], bool] = lambda: False,  # whether the time is up
 ) -> tuple[int, float]:  # the size, and its cost
-    "Find the size with the lowest cost: go up from the first one as long as it pays, else down"
+    "Find the size with the lowest cost: go down from the first one as long as it pays, or up where the first is much better than the one below"
     found, place = {first: cost(first)}, list(sizes).index(first)
-    for way in (sizes[place + 1 :], sizes[:place][::-1]):
+
+    def walk(way):
+        best = first
         for size in way:
             if over():
                 break
-            before = min(found.values())
             found[size] = cost(size)
-            if found[size] > _PAYS * before:
+            if found[size] > _PAYS * found[best]:
                 break
-        best = min(found, key=found.get)
-        if best != first:
-            break
+            best = size
+        return best
+
+    below = sizes[:place][::-1]
+    best = walk(below)
+    if best == first and all(found[first] < _STEEP * found[size] for size in below[:1] if size in found):
+        best = walk(sizes[place + 1 :])
     return best, found[best]
 
-
+# %% ../../nbs/population/10_plan.ipynb #7c6a30c8
 def measure(
     task: Task,
     options: TrainOptions,  # of all trials
@@ -200,7 +200,7 @@ def plan_batch(
     if ahead.worth:
         training = ahead.training(training_time(task, trial_options(options, trials)[0]))
         if training < ahead.worth:
-            return BatchPlan(reason=f"all together train for about {duration(training)}.", short=True)
+            return BatchPlan(reason=f"all of them train for only about {duration(training)}.", short=True)
     layout, reason = batch_layout(task, options, trials)
     if not layout:
         return BatchPlan(reason=reason)

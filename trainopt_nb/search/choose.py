@@ -33,7 +33,7 @@ def choose_sampler(
 ) -> tuple[str, str]:  # name in `SAMPLERS`, and the reason, a sentence
     "Return the sampler for a sweep"
     if search.space is None:
-        return "tpe", "The function draws its values itself, and TPE follows values that depend on others."
+        return "tpe", "The function draws its own values, and TPE can follow values that depend on others."
     size, trials = combinations(search.space), search.trials
     if trials is not None and size <= min(trials, MOST_COMBINATIONS):
         return "grid", f"All {size:.0f} combinations fit into {trials} trials."

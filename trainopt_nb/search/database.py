@@ -59,8 +59,8 @@ def _reason(error):
 
 def _way_out(storage):
     if storage.startswith("sqlite"):
-        return "look whether its directory is there and can be written"
-    return "look whether the server runs, and whether user, password and name are right"
+        return "check that its directory exists and can be written"
+    return "check that the server runs, and that user, password and name are right"
 
 
 def database_error(
@@ -92,7 +92,7 @@ def _url_errors(storage):
         raise _missing(storage, error) from error
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise OptionError(
-            f"The storage {shown(storage)} is no URL of a database, such as postgresql://user@host/name or sqlite:///sweep.db ({_reason(error)})."
+            f"The storage {shown(storage)} is not the URL of a database, such as postgresql://user@host/name or sqlite:///sweep.db ({_reason(error)})."
         ) from error
     except RuntimeError as error:  # tables of another version of Optuna
         raise RunError(f"The storage {shown(storage)} cannot be used: {_reason(error)}.") from error

@@ -57,7 +57,7 @@ def _choice(name: str, dimension: Dimension) -> Dimension:
                 f"{name}: {value!r} cannot be written down: give texts, numbers, or tuples of them."
             )
     if len({label(value) for value in dimension.choices}) < len(dimension.choices):
-        raise OptionError(f"{name}: a value stands twice among its choices.")
+        raise OptionError(f"{name}: a value is twice among its choices.")
     if not dimension.choices:
         raise OptionError(f"{name} has no choices.")
     return dimension

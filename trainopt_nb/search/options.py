@@ -23,7 +23,7 @@ class LimitOptions(Options):
 
     trials: int | None = option(
         None,
-        f"how many trials to run; {DEFAULT_TRIALS} where no limit is given",
+        f"how many trials to run; {DEFAULT_TRIALS} if you set no limit",
         type="int",
         low=1,
         high=1_000_000,
@@ -35,7 +35,7 @@ class LimitOptions(Options):
     )
     time: float | None = option(
         None,
-        "how long to search; trials that are under way then are finished",
+        "how long to search; trials in progress at the end are finished",
         type="duration",
         low=0.1,
         optional=True,
@@ -139,10 +139,14 @@ class StudyOptions(SearchOptions):
         place=True,
         group="Sweep",
     )
-    study: str = option("", "which study of the storage to join, where it holds several", group="Sweep")
+    study: str = option(
+        "",
+        "name of the study in the storage; the run's name, or the only study there, when omitted",
+        group="Sweep",
+    )
     warm_start: str = option(
         "",
-        "what is known already: an earlier sweep, its directory or a storage URL; in Python also a study, or a list of values to try first",
+        "what to learn from: an earlier sweep, its directory or a storage URL; in Python also a study, or a list of values to try first",
         type="text",
         objects=True,
         protocol="study get_trials",
@@ -175,7 +179,7 @@ class SweepOptions(StudyOptions):
 
     goal: tuple = option(
         (),
-        "figures to improve, such as accuracy or accuracy,size:min; what decides which epoch is best when omitted",
+        "what to optimize, such as accuracy or accuracy,size:min; the figure that decides which epoch is best when omitted",
         type="names",
         group="Sweep",
         aliases=("objective", "metric", "direction"),

@@ -79,7 +79,7 @@ def _range(text: str, option: Option, found: re.Match) -> Dimension:
             log = True
         else:
             raise OptionError(
-                f"--space {option.name}={text}: behind a range stands :log or :step=NUMBER, and got :{word}."
+                f"--space {option.name}={text}: after a range comes :log or :step=NUMBER, and got :{word}."
             )
     return Dimension(option.type, low, high, log, step=step)
 
@@ -192,7 +192,18 @@ def as_space(
     )
 
 
+def _without_numpy(value: object) -> object:
+    "Return a number of NumPy as one of Python, also in a list or a tuple"
+    if type(value) in (list, tuple):
+        return type(value)(map(_without_numpy, value))
+    scalar = type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0
+    return value.item() if scalar else value
+
+
 def _from_python(name: str, given, option: Option | None) -> Dimension:
+    if not isinstance(name, str) or not name.strip():
+        raise OptionError(f"A space names what it searches by texts, such as 'lr', and got {name!r}.")
+    given = _without_numpy(given)
     if isinstance(given, Dimension):
         return given
     if isinstance(given, BaseDistribution):

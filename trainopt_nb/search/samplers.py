@@ -88,9 +88,9 @@ def _grid_note(search: Search, values: dict[str, list]) -> str:
     size = math.prod(map(len, values.values()))
     all_of = lambda name: combinations(Dimensions({name: search.space[name]}))
     spread = [f"{len(each)} of {name}" for name, each in values.items() if len(each) < all_of(name)]
-    said = [f"it has values from end to end, {', '.join(spread)}"] if spread else []
+    said = [f"it tries evenly spaced values, {', '.join(spread)}"] if spread else []
     if search.trials and size > search.trials:
-        said.append(f"{search.trials} of its {size:,} combinations are tried, in a random order")
+        said.append(f"it tries {search.trials} of its {size:,} combinations, in a random order")
     return "; ".join(said)
 
 # %% ../../nbs/search/15b_samplers.ipynb #bc8f6403
@@ -108,7 +108,7 @@ def _require(package: str, sampler: str):
 
 
 def _some_at_random(search: Search) -> str:
-    return "values that not every trial has are drawn at random" if search.conditional else ""
+    return "conditional values are drawn at random" if search.conditional else ""
 
 
 @SAMPLERS.register("quasi-random")
@@ -144,7 +144,11 @@ def _cmaes(search: Search) -> Made:
         )
     others = TPESampler(seed=search.fresh, multivariate=False)
     sampler = CmaEsSampler(seed=search.fresh, independent_sampler=others, warn_independent_sampling=False)
-    note = f"TPE chooses {' and '.join(search.choices)}, which are no numbers" if search.choices else ""
+    note = (
+        f"TPE chooses {' and '.join(search.choices)}, because CMA-ES takes only numbers"
+        if search.choices
+        else ""
+    )
     return Made(sampler, note or _some_at_random(search).replace("drawn at random", "chosen by TPE"))
 
 # %% ../../nbs/search/15b_samplers.ipynb #e11162cd

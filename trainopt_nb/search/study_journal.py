@@ -19,7 +19,7 @@ from optuna.storages.journal._storage import JournalOperation
 from ..base.errors import RunError, run_errors
 from ..store.private import private
 from .journal_lock import JournalLock
-from .journal_repair import ends_trial, read_record, repair_journal
+from .journal_repair import ends_trial, is_journal, read_record, repair_journal
 
 # %% ../../nbs/search/18c_study_journal.ipynb #aa76f857
 SYNC_EVERY = 1.0  # seconds between two times that ends of trials are forced to the disk
@@ -80,15 +80,16 @@ def _must_last(record):
     return record["op_code"] == JournalOperation.CREATE_STUDY or ends_trial(record)
 
 # %% ../../nbs/search/18c_study_journal.ipynb #b7ff05bb
-class StudyJournal(BaseJournalBackend):
-    "The file of a journal, for `optuna.storages.JournalStorage`"
+class _JournalFile(BaseJournalBackend):
+    "A file that is a journal"
 
     def __init__(
         self,
         path: str | Path,  # made where it is missing
     ):
-        "Raises `RunError` where it cannot be written"
+        "Raises `RunError` where it cannot be written, or is another file of the user's"
         self.path = Path(path).absolute()
+        self._check_kind()
         self.notes: list[str] = []  # what was lost, a sentence each
         self._lock = JournalLock(self.path)
         self._synced = float("-inf")  # when the file was forced to the disk
@@ -101,6 +102,14 @@ class StudyJournal(BaseJournalBackend):
     def __reduce__(self):
         return type(self), (self.path,)
 
+    def _check_kind(self):
+        "Leave a file alone that is no journal: what is damaged in a journal is removed"
+        with run_errors(self.path):
+            if self.path.is_file() and not is_journal(self.path):
+                raise RunError(
+                    f"{self.path} is no journal of Optuna: name a new file, or give the URL of a database, such as sqlite:///{self.path.name} for a SQLite file."
+                )
+
     def _note_cut(self, size):
         if size:
             self.notes.append(
@@ -111,6 +120,10 @@ class StudyJournal(BaseJournalBackend):
         with run_errors(self.path), self._lock.held():
             if said := repair_journal(self.path):  # else it was being written when it was read
                 self.notes.append(said)
+
+# %% ../../nbs/search/18c_study_journal.ipynb #96ec9437
+class StudyJournal(_JournalFile):
+    "The file of a journal, for `optuna.storages.JournalStorage`"
 
     def read_logs(self, log_number_from: int) -> Iterator[dict]:
         "Yield the records from a number on. Raises `RunError` where the file cannot be read"

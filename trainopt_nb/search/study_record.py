@@ -71,7 +71,7 @@ def _same_space(mine: Space, theirs: Space):
         if here.get(name) != there.get(name):
             words = [as_typed(s.first[name]) if name in s.first else "not at all" for s in (theirs, mine)]
             raise OptionError(
-                f"The study searches {name} {words[0]}, and this sweep {words[1]}: take the same space, or give the study another name."
+                f"The study searches {name} {words[0]}, and this sweep {words[1]}: search the same space, or give the study another name."
             )
 
 

@@ -68,7 +68,7 @@ class FollowedSweep(FollowedRun):
 
     @property
     def sweep(self) -> Sweep:
-        "Return what is on the disk of it"
+        "Return the sweep as it is on the disk"
         return Sweep(self.run)
 
     def close(self):

@@ -37,6 +37,7 @@ class Ending(NamedTuple):
     trial: RunningTrial
     state: str
     values: list[float] | None
+    reason: str = ""  # why it failed; empty where its own values made it fail
 
 
 def run_name(made: RunningTrial) -> str:

@@ -104,7 +104,7 @@ def _packed(
     probe.__module__ = "__main__"
     value = (probe, needed, given, torch.get_default_dtype())
     return pickle_shared(
-        value, {**needed, **given}, shared, "make it in the cell, or leave it out of what the cell reads"
+        value, {**needed, **given}, shared, "make it in the cell of the sweep, or do not use it there"
     )
 
 
@@ -151,9 +151,7 @@ class _PackedCell:
     @property
     def notes(self) -> list[str]:
         "Return sentences about what is not kept from trial to trial, and about lines that are left out"
-        left = (
-            [f"The trials leave out {', '.join(self.left_out)}, which need a shell."] if self.left_out else []
-        )
+        left = [f"The trials skip what needs a shell: {', '.join(self.left_out)}."] if self.left_out else []
         return left + (self._runner.notes if self._runner else [])
 
     def repack(

@@ -145,10 +145,10 @@ class _Keeping:
 
     def _sentence(self, path: str) -> str:
         "Return what is said where a trial has changed kept objects"
-        trials, unseen = "a trial has changed", self._looks.unseen
-        if unseen > 1:
-            trials = f"one of the last {unseen} trials of this worker has changed, so that those behind it may have trained on other data,"
-        return f"Each trial executes the whole cell from now on, because {trials} {path.split('.')[0]} in place ({path})."
+        unseen, changed = self._looks.unseen, f"changed {path.split('.')[0]} in place ({path})"
+        if unseen < 2:
+            return f"Each trial executes the whole cell from now on, because a trial {changed}."
+        return f"One of the last {unseen} trials of this worker {changed}. Trials after it may have trained on the changed data. Each trial executes the whole cell from now on."
 
 # %% ../../nbs/sweeps/31_cell_runner.ipynb #7226711b
 class CellRunner(_Keeping):

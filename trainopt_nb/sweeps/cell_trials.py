@@ -86,5 +86,6 @@ def plan_cell(
     same = task if not lazy and "seed" not in space else None
     trials = CellTrials(cell, options, lazy, same)
     here = options.replace(device="auto") if cluster else options  # its GPUs are not those of this machine
-    described = describe((task, here), named_goals(how.goals))
+    named = {name: space[name] for name in searched}
+    described = describe((task, here), named_goals(how.goals), named)
     return SweepPlan(trials, space, described, options, how, cluster)

@@ -44,18 +44,18 @@ def serve_trials_there(
     objective: bytes,  # as for `serve_trials`
     place: Place,
     threads: int,  # of torch
-    home: str,  # the folder of the sweep
+    home: str,  # the folder of the sweep, as the paths of its trials begin
     word: str,  # that the board in this folder shows
     directory: str,  # in which the sweep runs
 ):
     "Train trials in a process of a cluster until there are no more"
-    line = WorkerLine(parent_channel())
+    line, seen = WorkerLine(parent_channel()), Path(directory) / home
     try:
-        Board(home).check(word)
+        Board(seen).check(word)
     except RunError:
         line = TravellingLine(parent_channel(), home)
     else:
-        print_into(Path(home) / "log.txt")
+        print_into(seen / "log.txt")
     with contextlib.suppress(OSError):  # relative paths of the user's data stay true where they can
         os.chdir(directory)
     for name in PRELOAD:  # before the first trial, whose time counts
@@ -93,7 +93,7 @@ def open_pool(
     )
     jobs = 0 if how.jobs == "auto" else how.jobs
     return RayPool(
-        RayNeeds(cluster, jobs, threads_there(cluster, options, how), options.device, str(log)),
+        RayNeeds(cluster, jobs, threads_there(cluster, options, how), options.device, str(log.absolute())),
         payload,
         cloudpickle.loads,
     )

@@ -30,7 +30,7 @@ def trial_line(
     s = sweep_of(progress)
     row, started = s.trials[event.number], s.started
     state = "" if row.state == "done" else f" {row.state}"
-    reason = f": {row.reason}" if row.state in ("failed", "lost") and row.reason else ""
+    reason = f": {row.reason}" if row.state in ("done", "failed", "lost") and row.reason else ""
     name = row.number if row.repeats is None else f"{row.repeats} with seed {row.seed}"
     parts = [f"trial {name}{state}{reason}"]
     shown = row.result or (row.reports[-1].values if row.reports else [])
@@ -45,12 +45,12 @@ def trial_line(
 
 def _started_line(_, e):
     trials = "trials without a limit" if e.trials is None else f"{e.trials} trial{'s' * (e.trials != 1)}"
-    reasons = (f"{name}{f' ({why})' if why else ''}" for name, why in _methods(e) if name)
-    return plain("  ".join([f"searching: {trials}", f"{e.workers} at once", *reasons]))
+    methods = (f"{what} {name}{f' ({why})' if why else ''}" for what, name, why in _methods(e) if name)
+    return plain("  ".join([f"searching: {trials}", f"{e.workers} at a time", *methods]))
 
 
 def _methods(e):
-    return (e.sampler, e.sampler_reason), (e.pruner, e.pruner_reason)
+    return ("sampler", e.sampler, e.sampler_reason), ("pruner", e.pruner, e.pruner_reason)
 
 
 def _spread_line(progress, e):

@@ -8,7 +8,7 @@ __all__ = ['Trainable', 'Objective', 'TaskObjective', 'FunctionObjective', 'as_v
 
 # %% ../../nbs/sweeps/23_objective.ipynb #05ce33d8
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from numbers import Real
 from typing import NamedTuple
@@ -17,15 +17,18 @@ from optuna.trial import BaseTrial
 from ..api.in_workers import check_plan
 from ..api.train_ranks import needs_of
 from ..base.errors import OptionError, TaskError
+from ..base.options import Dimension
 from ..data.generators import preserve_rng
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..train.known_task import KnownTask
 from ..train.prepare import prepare
+from ..workers.processes import pickle_parts
 from ..workers.ray_connection import check_cluster
 from ..workers.shared_arrays import SharedArrays
 
 from .goals import resolve_goals, trial_options
+from .no_effect import searched_in_vain
 from ..search.options import Goal
 
 # %% ../../nbs/sweeps/23_objective.ipynb #f5606fbb
@@ -188,29 +191,40 @@ class Described(NamedTuple):
     epochs: int | None  # of a full trial; None where trials are not trained by epochs
     model: str  # class of the model, for the name; empty for numbers
     devices: int = 1  # on which a trial trains
+    notes: tuple[str, ...] = ()  # what the user should know, a sentence each
 
 
 def describe(
     made: Trainable | Sequence[float],  # what the objective returned for one trial
     goals: Sequence[Goal],  # as typed
+    space: Mapping[str, Dimension] | None = None,  # what of the options is searched
 ) -> Described:
-    "Return what a sweep knows beforehand. Raises `OptionError` where a goal or its direction is missing, and what `prepare` raises"
+    "Return what a sweep knows beforehand. Raises `OptionError` where a goal or its direction is missing, `RunError` for a model that cannot travel, and what `prepare` raises"
     if not isinstance(made[0], Task):
         return Described(_goals_of_numbers(made, goals), None, "")
     task, options = made
     devices = check_place(options)
     check_plan(task.model, options, needs_of(options))
     with preserve_rng():
-        own = Task(deepcopy(task.model), task.train_data, task.valid_data, task.notes)
+        own = Task(_copied(task.model), task.train_data, task.valid_data, task.notes)
         prepared = prepare(own, trial_options([], options))
+    notes = searched_in_vain(space or {}, options, prepared, task)
     found = resolve_goals(goals, options, prepared)
-    return Described(found, options.epochs, type(task.model).__name__, devices)
+    return Described(found, options.epochs, type(task.model).__name__, devices, tuple(notes))
+
+
+def _copied(model):
+    try:
+        return deepcopy(model)
+    except Exception as error:  # such as a lock or a file that the model holds
+        pickle_parts(model, {"model": model}, "make it in forward, or leave it out by __getstate__")
+        raise TaskError(f"The model cannot be copied for each trial: {error}") from error
 
 
 def _goals_of_numbers(made, goals):
     if not goals or any(not goal.direction for goal in goals):
         raise OptionError(
-            f'The objective returns {"a number" if len(made) == 1 else "numbers"}: say by goal whether more is better, such as goal="max", '
+            f'The objective returns {"a number" if len(made) == 1 else "numbers"}: say with goal whether larger values are better, such as goal="max", '
             'or one for each, such as goal="accuracy:max, seconds:min".'
         )
     if len(goals) != len(made):

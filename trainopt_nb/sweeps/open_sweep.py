@@ -19,14 +19,14 @@ from ..runs.run import Run
 from ..search.budget import Budget
 from ..search.choose import Choice
 from ..search.leased_study import LeasedStudy
-from ..search.space import Space
-from ..search.space_record import from_json, to_json
+from ..search.space_record import check_resumed, from_json, to_json
 from ..search.study_record import StudyRecord, check_joined
-from ..search.study_storage import check_directions, join_study, open_study
+from ..search.study_storage import JOURNAL, check_directions, join_study, open_study
 from ..workers.ray_pool import RayPool
 
 from .cluster_workers import ClusterWorkers, open_pool
 from .modes import earlier_of, modes_of
+from .no_effect import crowded
 from .plan_sweep import SweepPlan
 from .progress import SweepProgress, sweep_of
 from .records import SweepStarted, TrialEnded, TrialReport, TrialValues
@@ -45,7 +45,7 @@ class SweepHandle(LocalRun):
 
     @property
     def sweep(self) -> Sweep:
-        "Return what is on the disk of it"
+        "Return the sweep as it is on the disk"
         return Sweep(self.run)
 
 
@@ -60,12 +60,15 @@ def _started(plan: SweepPlan, run: Run, choice: Choice, budget: Budget, done: in
     )  # fmt: skip
 
 # %% ../../nbs/sweeps/29a_open_sweep.ipynb #7b6697e1
-def _stored_space(plan: SweepPlan, run: Run) -> tuple[Space | None, int]:
-    "Return the space as the user left it, and how often it was changed"
+def _take_stored_space(plan: SweepPlan, run: Run) -> tuple[int, list[str]]:
+    "Search on in the space as the user left it; return how often it was changed, and sentences about ranges that differ"
     known = sweep_of(run.progress)
     if plan.space is None or not known.space:
-        return plan.space, 0
-    return from_json(known.space, plan.space.options), known.changes
+        return 0, []
+    stored = from_json(known.space, plan.space.options)
+    differing = check_resumed(stored, plan.space, run.name)
+    plan.space = stored
+    return known.changes, differing
 
 
 def _study(plan: SweepPlan, run: Run) -> optuna.Study:
@@ -76,7 +79,8 @@ def _study(plan: SweepPlan, run: Run) -> optuna.Study:
         study = join_study(how.join, how.study)
         check_directions(study, directions)
     else:
-        study = open_study(how.storage, how.study or run.name, directions, folder=run.path)
+        known = how.study or run.facts.get("study") or run.name  # a directory may have another name by now
+        study = open_study(how.storage, known, directions, folder=run.path)
     if plan.space is not None:
         mine = StudyRecord(plan.space, tuple(goal.name for goal in goals))
         plan.space = check_joined(study, mine, plan.space.options).space
@@ -128,9 +132,11 @@ def _workers(plan: SweepPlan, run: Run, place: Place, pool: RayPool | None) -> T
     return ClusterWorkers(plan.objective, place, pool, run.path, pool.needs.cpus)
 
 
-def _said_of(plan: SweepPlan, budget: Budget) -> list[Note]:
+def _said_of(plan: SweepPlan, budget: Budget, differing: list[str]) -> list[Note]:
     "Return what is to be known of a sweep before its first trial"
-    notes = plan.notes(budget)
+    alone = not plan.cluster and plan.described.devices == 1
+    said = [*differing, *plan.described.notes, *(crowded(plan.how.processes) if alone else [])]
+    notes = [Note("warning", text, 0, "options") for text in said] + plan.notes(budget)
     if plan.cluster:
         trials = f"{plan.how.processes} trial{'s' * (plan.how.processes > 1)} at once"
         notes.append(Note("info", f"Trains {trials} on the Ray cluster {plan.cluster}.", 0, "cluster"))
@@ -139,13 +145,13 @@ def _said_of(plan: SweepPlan, budget: Budget) -> list[Note]:
 # %% ../../nbs/sweeps/29a_open_sweep.ipynb #65f644f1
 def _put_together(plan: SweepPlan, run: Run, pool: RayPool | None) -> SweepHandle:
     "Open the study, and put the loop together"
-    plan.space, changes = _stored_space(plan, run)
+    changes, differing = _take_stored_space(plan, run)
     budget, study = plan.budget(), _study(plan, run)
     run.add_facts(study=study.study_name)
     shared, goals = bool(plan.how.join or plan.how.storage), plan.described.goals
     known = sweep_of(run.progress)
     trials = _trials(plan, run, study, known)
-    notes = _known_before(plan, run, trials, known) + _said_of(plan, budget)
+    notes = _known_before(plan, run, trials, known) + _said_of(plan, budget, differing)
     if known.started is not None:
         run.change_options(plan.stored)
     done = 0 if plan.how.join else len(trials.others())  # those of a study that is joined are told
@@ -162,7 +168,7 @@ def _put_together(plan: SweepPlan, run: Run, pool: RayPool | None) -> SweepHandl
     )
     tail = run.tail()
     tail.update()
-    log, missed = Log(run, tail.progress), _missed(trials, known)
+    log, missed = Log(run, tail.progress, keep=(JOURNAL,)), _missed(trials, known)
     loop.shared = shared
     first = [*missed, _started(plan, run, choice, budget, done), *notes]  # it counts what ended before
     modes = modes_of(plan.how, choice, goals, plan.options.seed, earlier_of(known, missed))

@@ -29,7 +29,7 @@ from ..workers.submit import submit
 from ..workers.warm_ranks import WarmRanks
 
 from .goals import named_goals
-from .machine import crowded, gpu_names
+from .machine import crowded_devices, gpu_names
 from trainopt_nb.sweeps.objective import (
     Described,
     FunctionObjective,
@@ -71,6 +71,15 @@ class _Searched:
     cluster: str = ""  # of Ray, whose processes train the trials; empty where they train on this machine
 
     def __post_init__(self):
+        "Raise `OptionError` for an option that cannot be followed"
+        if self.how.coarse_to_fine and self.space is None:
+            raise OptionError(
+                "--coarse-to-fine (keyword coarse_to_fine) narrows ranges, and this function draws its values itself: give the ranges as the space of the sweep."
+            )
+        if self.how.repeats not in ("auto", 0) and len(self.described.goals) > 1:
+            raise OptionError(
+                f"--repeats (keyword repeats) trains the best trials again, and with {len(self.described.goals)} goals no trial is the best: leave it out, or give one goal."
+            )
         if self.space is not None and "devices" in self.searched_options(dict.fromkeys(self.space)):
             raise OptionError(
                 "--devices cannot be searched, because the processes of a trial are there before its values are drawn: leave it out of the space, and "
@@ -110,11 +119,11 @@ class _Searched:
     def notes(self, budget: Budget) -> list[Note]:
         "Return what the reader should know before the first trial"
         gpus = len(gpu_names(self.options.device))
-        tight = crowded(self.how.processes, self.described.devices, gpus)
+        tight = crowded_devices(self.how.processes, self.described.devices, gpus)
         notes = [Note("info", budget.text, 0, "budget")] if self.how.budget else []
         return notes + ([Note("warning", tight, 0, "devices")] if tight else [])
 
-# %% ../../nbs/sweeps/29_plan_sweep.ipynb #7e161027
+# %% ../../nbs/sweeps/29_plan_sweep.ipynb #9edde237
 @dataclass
 class SweepPlan(_Searched):
     "What is searched, and how"
@@ -139,7 +148,7 @@ class SweepPlan(_Searched):
             objectives=len(self.described.goals),
             define_by_run=self.space is None or bool(self.objective.lazy),
             seed=self.options.seed,
-            seeded=self.described.goals[0].name != "value",
+            seeded=self.described.goals[0].name != "value" or self.how.repeats != "auto",
             begun=begun,
             changes=changes,
         )
@@ -169,7 +178,7 @@ def _describe_function(
 ) -> Described | OptionError | TaskError | DataError:
     "Call an objective once, in a worker, to see what it makes of the middle of each range; what is wrong with that comes back"
     try:
-        return describe(objective(MiddleTrial(space)), goals)
+        return describe(objective(MiddleTrial(space)), goals, None if objective.lazy else space)
     except (OptionError, TaskError, DataError) as error:
         return error
 
@@ -202,7 +211,7 @@ def _check_devices(described: Described, options: TrainOptions):
         "put it into these TrainOptions."
     )
 
-# %% ../../nbs/sweeps/29_plan_sweep.ipynb #0438a10e
+# %% ../../nbs/sweeps/29_plan_sweep.ipynb #3db8b6b2
 def plan_sweep(
     make_task: Task
     | Callable,  # or a function of a trial that returns a `Task`, `(Task, TrainOptions)` or numbers
@@ -221,7 +230,7 @@ def plan_sweep(
                 'There is nothing to search: name options and their ranges, such as {"lr": (1e-4, 1e-1, "log")}.'
             )
         found = found.space if isinstance(found, ForeignSpace) else found
-        described = describe((make_task, here), goals)
+        described = describe((make_task, here), goals, found)
         return SweepPlan(TaskObjective(make_task, options), found, described, options, how, cluster)
     if not callable(make_task):
         raise OptionError(f"A sweep takes a Task or a function of a trial, and got {make_task!r}.")

@@ -155,14 +155,14 @@ class KeepValues(NamedTuple):
 
 @command
 class NarrowTo(NamedTuple):
-    "Search the ranges that some trials span, and only their choices"
+    "Narrow all ranges to those that some trials span, and the choices to theirs"
 
     trials: list[int]  # their numbers
 
 
 @command
 class ContinueTrial(NamedTuple):
-    "Train a trial next that goes on from the checkpoint of one that was ended early"
+    "Continue a trial that was ended early from its checkpoint, as the next trial"
 
     trial: int  # its number
 

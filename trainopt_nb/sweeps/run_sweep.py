@@ -70,6 +70,7 @@ def start_in_directory(
 def _split(values: Mapping[str, object]) -> tuple[SweepOptions, TrainOptions]:
     "Return the two sets of options. Raises `OptionError` for a name that neither has"
     how, train = declared(SweepOptions), declared(TrainOptions)
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
     for name in values:
         if name not in how and name not in train:
             raise OptionError(
@@ -87,10 +88,10 @@ def sweep(
     *,
     folder: str | Path = "runs",  # where runs are kept
     name: str = "",  # what the sweep is about
-    resume: Sweep | str | None = None,  # a sweep that goes on, or its name
+    resume: Sweep | str | None = None,  # a sweep to continue, or its name
     **options: object,  # of the sweep and of its trainings, such as trials=50, jobs=2, epochs=10
 ) -> Sweep:
-    "Search for the best values, and print a line for each trial; an interrupt stops the sweep with everything saved"
+    "Search for the best values, and print a line for each trial; an interrupt stops the sweep and keeps its results"
     how, chosen = _split(options)
     if resume is not None:
         resume = Run(resume.path) if isinstance(resume, Sweep) else find_run(resume, folder)

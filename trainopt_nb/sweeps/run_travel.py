@@ -121,6 +121,7 @@ class TravellingLine(WorkerLine):
         super().__init__(channel)
         self._home, self._here = Path(home), node_folder()
         self._runs: dict[int, tuple[str, dict]] = {}  # number of a trial -> its run, and what was sent of it
+        self._earlier: dict[int, Path] = {}  # number of a trial -> the run from whose checkpoint it goes on
 
     def ask_ahead(self, question):
         if isinstance(question, Reports):
@@ -139,7 +140,9 @@ class TravellingLine(WorkerLine):
             self._send(message.number)
             run, _ = self._runs.pop(message.number)
             super().tell(RunComplete(run))
-            shutil.rmtree(self._here / run, ignore_errors=True)
+            for each in (self._here / run, self._earlier.pop(message.number, None)):
+                if each:
+                    shutil.rmtree(each, ignore_errors=True)
         super().tell(message)
 
     def _send(self, number, checkpoints=True):
@@ -151,13 +154,13 @@ class TravellingLine(WorkerLine):
         "Return a trial whose folder is on this machine"
         run = str(Path(spec.path).relative_to(self._home)) if spec.path else ""
         self._runs[spec.number] = run, {}
-        return spec._replace(
-            path=str(self._here / run), resume=self._fetched(spec.resume) if spec.resume else ""
-        )
+        if spec.resume:
+            self._earlier[spec.number] = self._fetched(str(Path(spec.resume).relative_to(self._home)))
+            spec = spec._replace(resume=str(self._earlier[spec.number]))
+        return spec._replace(path=str(self._here / run))
 
-    def _fetched(self, path: str) -> str:
+    def _fetched(self, run: str) -> Path:
         "Get an earlier run, and return its folder"
-        run = str(Path(path).relative_to(self._home))
         for piece in super().ask(FetchRun(run)):
             write_piece(piece, self._here)
-        return str(self._here / run)
+        return self._here / run

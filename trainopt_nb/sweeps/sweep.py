@@ -80,17 +80,17 @@ class _SweepFiles:
         self.name = self.path.name
         if (found := Run(self.path).run_type) != "sweep":
             raise RunError(
-                f"{self.name} is a run of type {found}, and no sweep: `%trainopt sweep` makes one."
+                f"{self.name} is a run of type {found}, not a sweep: start a sweep with `%%trainopt sweep`."
             )
 
     @property
     def directory(self) -> Run:
-        "Return its run"
+        "Return the run directory of the sweep"
         return Run(self.path)
 
     @property
     def progress(self) -> SweepProgress:
-        "Return how it stands"
+        "Return the present state of the sweep"
         return sweep_of(self.directory.progress)
 
     @cached_property
@@ -124,18 +124,17 @@ class _SweepFiles:
 def _stand(sweep):
     "Write in one line how a sweep stands"
     row, progress = sweep.best, sweep.progress
-    state = sweep.directory.state
+    state, count = sweep.directory.state, len(progress.trials)
+    trials = f"{count} trial{'s' * (count != 1)}"
     if row is None:
-        return plain(f"Sweep {sweep.name}: {state}, {len(progress.trials)} trials, none of them done")
+        return plain(f"Sweep {sweep.name}: {state}, {trials}, none of them with a finite result")
     values = ", ".join(f"{name} {figure(name, v)}" for name, v in zip(sweep.goals, row.result, strict=False))
     given = ", ".join(f"{n}={compact(v) if isinstance(v, float) else v}" for n, v in row.values.items())
-    return plain(
-        f"Sweep {sweep.name}: {state}, {len(progress.trials)} trials, best trial {row.number}: {values} with {given}"
-    )
+    return plain(f"Sweep {sweep.name}: {state}, {trials}, best trial {row.number}: {values} with {given}")
 
 # %% ../../nbs/sweeps/28_sweep.ipynb #4389d593
-class Sweep(_SweepFiles):
-    "A sweep: `study` is Optuna's, `trials` a table, `best` the best of them"
+class _SweepTrials(_SweepFiles):
+    "The trials of a sweep"
 
     @property
     def trials(self) -> TrialTable:
@@ -149,10 +148,27 @@ class Sweep(_SweepFiles):
         return progress.trials.get(progress.best)
 
     @property
+    def best_here(self) -> TrialRow | None:
+        "Return the best trial whose run is here, and not with another process of the study; None where there is none"
+        progress, best = self.progress, self.best
+        if best is None or self._has_run(best):
+            return best
+        rows = [each for each in progress.trials.values() if each.state == "done" and each.repeats is None]
+        rows = [each for each in rows if self._has_run(each) and progress.merit(each.result)]
+        return max(rows, key=lambda row: progress.merit(row.result)[0], default=None)
+
+    def _has_run(self, row: TrialRow) -> bool:
+        return bool(row.run) and (self.path / row.run).is_dir()
+
+    @property
     def front(self) -> TrialTable:
-        "Return the trials that no other one beats in all goals"
+        "Return the Pareto front: the trials that no other one beats in all goals"
         progress = self.progress
         return TrialTable([progress.trials[number] for number in progress.front], self.goals)
+
+# %% ../../nbs/sweeps/28_sweep.ipynb #4aac7bf5
+class Sweep(_SweepTrials):
+    "A sweep: `study` is Optuna's, `trials` a table, `best` the best of them"
 
     def trial(
         self,
@@ -162,7 +178,7 @@ class Sweep(_SweepFiles):
         row = self.best if number is None else self.progress.trials.get(number)
         if row is None:
             what = "no trial that was done" if number is None else f"no trial {number}"
-            raise RunError(f"The sweep {self.name} has {what}: .trials lists what there is.")
+            raise RunError(f"The sweep {self.name} has {what}: .trials lists its trials.")
         return row
 
     def run(
@@ -171,14 +187,13 @@ class Sweep(_SweepFiles):
     ) -> Run:
         "Return the run of a trial. Raises `RunError` where it has none"
         row = self.trial(number)
-        if not (row.run and (self.path / row.run).is_dir()):
-            raise RunError(
-                f"Trial {row.number} of {self.name} has no run of its own: its objective returned numbers."
-            )
+        if not self._has_run(row):
+            why = "another process trained it" if row.worker < 0 else "its objective returned numbers"
+            raise RunError(f"Trial {row.number} of {self.name} has no run here: {why}.")
         return Run(self.path / row.run)
 
     def __call__(self, *args: object, **options: object) -> "Sweep":
-        "Begin another sweep as the function `sweep` does, whose name a cell gives to its sweep"
+        "Run another sweep, as the function `sweep` does: a cell gives its sweep the same name"
         return RUN_ACTIONS["sweep"](*args, **options)
 
     def __repr__(self):

@@ -63,7 +63,7 @@ def changes_of(
 ) -> str:
     "Say in one sentence what is searched now"
     parts = [f"{name} in {as_typed(after[name])}" for name in after if after[name] != before[name]]
-    return f"From the next trial on: {', '.join(parts)}." if parts else "The space stays as it is."
+    return f"From the next trial on: {', '.join(parts)}." if parts else "The ranges did not change."
 
 # %% ../../nbs/sweeps/27b_sweep_loop.ipynb #c334e0a5
 class _Stopped(Exception):
@@ -91,15 +91,13 @@ class CommandedLoop(TrialLoop):
                 yield WorkersChanged(self.workers.wanted)
             case ContinueTrial(number):
                 self.trials.take_up(number, self.folder / f"trials/{number}")
-                yield Note(
-                    "info", f"Trial {number} goes on next, as a trial of its own.", self.ended, "queue"
-                )
+                yield Note("info", f"Trial {number} continues next, as a new trial.", self.ended, "queue")
             case TryValues(values):
                 self.trials.queue(values)
                 given = ", ".join(f"{name} {value}" for name, value in values.items())
-                yield Note("info", f"The next trial has {given}.", self.ended, "queue")
+                yield Note("info", f"The next trial tries {given}.", self.ended, "queue")
             case _ if self.trials.space is None:
-                raise OptionError("The objective draws its values itself: there is no space to change.")
+                raise OptionError("The objective draws its own values, so there are no ranges to change.")
             case _:
                 yield from self.change(changed_space(self.trials.space, command, self.trials))
 
@@ -116,7 +114,7 @@ class CommandedLoop(TrialLoop):
     def _end_trial(self, number):
         made = self.trials.running.get(number)
         if made is None:
-            raise OptionError(f"Trial {number} does not run.")
+            raise OptionError(f"Trial {number} is not running.")
         made.ask_to_end("stopped by hand")
         self.workers.end_trial(made.worker, number, made.reason)
 

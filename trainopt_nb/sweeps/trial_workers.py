@@ -70,7 +70,7 @@ def _warm_ranks(devices: int, seat: Seat) -> WarmRanks | None:
 
     return WarmRanks(devices, died, seat.cores)
 
-# %% ../../nbs/sweeps/25_trial_workers.ipynb #9aab7864
+# %% ../../nbs/sweeps/25_trial_workers.ipynb #fb21f07b
 _ROOM = 2**20  # bytes of arrays among what is kept that are copied; larger ones are only looked at
 
 
@@ -101,9 +101,9 @@ def serve_trials(
 def _left(tensors: int, parts: list[str]) -> Iterator[str]:
     "Yield what a trial left to the next ones, a sentence each"
     if tensors:
-        yield f"A trial changed {tensors} tensors of the data, which the next trials find as it left them."
+        yield f"A trial changed {tensors} tensor{'s' * (tensors != 1)} of the data. The next trials train on the changed data."
     if parts:
-        yield f"A trial changed the {', '.join(parts)} of its process. The next trials find them as they were before it."
+        yield f"A trial changed the {', '.join(parts)} of its process. This is undone before the next trial."
 
 # %% ../../nbs/sweeps/25_trial_workers.ipynb #41703984
 class Died(NamedTuple):

@@ -100,7 +100,7 @@ def learn_from(
     copies = [_copied(trial, trials, [earlier.study_name, trial.number]) for trial in ended]
     fit = [each for each in copies if each is not None]
     trials.study.add_trials([each for each in fit if each.system_attrs[EARLIER] not in known])
-    text = f"The sampler knows {len(fit)} of the {len(ended)} trials of the earlier study {earlier.study_name!r}."
+    text = f"The sampler learns from {len(fit)} of the {len(ended)} trials of the earlier study {earlier.study_name!r}."
     if left := len(ended) - len(fit):
         text += f" The others ({left}) lie outside the space, or lack one of its values."
     return Note("info" if fit else "warning", text, 0, "warm start")
@@ -118,7 +118,7 @@ def _begin_with(trials: EndingTrials, given: Sequence) -> Note:
         copies.append(_with_result(trials, values, result, number))
     trials.study.add_trials(copies)
     text = f"The values that you gave are tried first ({tried})." if tried else ""
-    text += f" The sampler knows the results that you gave ({len(copies)})." if copies else ""
+    text += f" The sampler learns from the results that you gave ({len(copies)})." if copies else ""
     return Note("info", text.strip(), 0, "warm start")
 
 
@@ -128,7 +128,7 @@ def _with_result(
     space, found = trials.space, result[0] if isinstance(result[0], (list, tuple)) else [result[0]]
     if space is None:
         raise OptionError(
-            "The objective draws its values itself, so that results cannot be given: give values without them."
+            "The objective draws its own values, so warm_start takes no results: leave them out and give values alone."
         )
     if len(result) > 1 or len(found) != len(trials.study.directions) or not all(map(is_finite, found)):
         raise OptionError(

@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from typing import NoReturn
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import BaseTrial
@@ -19,11 +20,26 @@ from ..base.errors import TaskError
 from ..base.options import Dimension
 from ..search.dimensions import distribution
 from .line import Line
-from .messages import Attribute, Report, Reports, Suggest, TrialSpec
+from .messages import Attribute, Report, Reports, Said, Suggest, TrialSpec
 
 # %% ../../nbs/sweeps/21_worker_trial.ipynb #d20ff368
-class _AskingTrial(BaseTrial):
-    "A trial that asks for its values"
+def _shown(d: BaseDistribution) -> str:
+    "Return a distribution in words"
+    if isinstance(d, CategoricalDistribution):
+        return f"the choices {', '.join(map(repr, d.choices))}"
+    kind = "whole numbers" if isinstance(d, IntDistribution) else "numbers"
+    return f"{kind} from {d.low} to {d.high}{' by logarithm' if d.log else ''}"
+
+
+def _gives(d: BaseDistribution, value: object) -> bool:
+    "Return whether a distribution can give a value"
+    if isinstance(d, CategoricalDistribution):
+        return value in d.choices
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and d._contains(value)
+
+# %% ../../nbs/sweeps/21_worker_trial.ipynb #e93ab7df
+class _DrawingTrial(BaseTrial):
+    "A trial that asks for its values, each once"
 
     def __init__(
         self,
@@ -35,6 +51,35 @@ class _AskingTrial(BaseTrial):
         self._distributions: dict[str, BaseDistribution] = {}
         self._attrs: dict[str, object] = {}
         self._began = datetime.datetime.now()
+
+    def _value(self, name, distribution):
+        if name not in self._drawn:
+            self._drawn[name] = self.line.ask(Suggest(self.number, name, distribution))
+            if distribution is not None:
+                self._distributions[name] = distribution
+        elif distribution is not None:
+            self._check_again(name, distribution)
+        return self._drawn[name]
+
+    def _check_again(self, name, asked):
+        "Raise `TaskError` where a function draws a value in another way than the trial has it already"
+        drawn, value = self._distributions.get(name), self._drawn[name]
+        if drawn is not None and drawn != asked:
+            raise TaskError(
+                f"The function draws {name!r} twice, from {_shown(drawn)} and from {_shown(asked)}: give the second one a name of its own."
+            )
+        if drawn is None and not _gives(asked, value):
+            raise TaskError(
+                f"The space of the sweep gave {name!r} the value {value!r}, and the function draws it from {_shown(asked)}: leave it out of one of the two."
+            )
+        if drawn is None:
+            self.line.tell(
+                Said(f"The function draws {name!r}, which the space of the sweep has too: the space decides.")
+            )
+
+# %% ../../nbs/sweeps/21_worker_trial.ipynb #27c7332f
+class _AskingTrial(_DrawingTrial):
+    "A trial of which a function asks values"
 
     @property
     def number(self) -> int:
@@ -66,13 +111,6 @@ class _AskingTrial(BaseTrial):
 
     def suggest_discrete_uniform(self, name, low, high, q) -> float:
         return self.suggest_float(name, low, high, step=q)
-
-    def _value(self, name, distribution):
-        if name not in self._drawn:
-            self._drawn[name] = self.line.ask(Suggest(self.number, name, distribution))
-            if distribution is not None:
-                self._distributions[name] = distribution
-        return self._drawn[name]
 
 # %% ../../nbs/sweeps/21_worker_trial.ipynb #2164f140
 class _ReportingTrial(_AskingTrial):
@@ -136,6 +174,12 @@ class WorkerTrial(_ReportingTrial):
     def set_constraint(self, key, value):
         raise NotImplementedError(
             "Constraints are not known in a sweep: return one more value, and give it a goal."
+        )
+
+    @property
+    def study(self) -> NoReturn:
+        raise AttributeError(
+            "The study of a sweep is not in the worker processes. Read trial.number, trial.params and trial.user_attrs here, and sweep.study when it has ended."
         )
 
     @property

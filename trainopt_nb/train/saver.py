@@ -35,7 +35,7 @@ class CheckpointWriter:
         before: Callable[[], None] | None = None,  # called before anything is written
         late: bool = False,  # whether nothing is written before `save_seconds` have passed, or the run ends
     ):
-        self.folder = None if folder is None else Path(folder) / "checkpoints"
+        self.folder = None if folder is None else Path(folder).absolute() / "checkpoints"
         self.options, self.state, self.resumed = options, state, resumed
         self._strategy, self._ranks = state.prepared.strategy, state.prepared.ranks
         self._before = before or (lambda: None)

@@ -27,6 +27,7 @@ from typing import NoReturn
 import cloudpickle
 
 from ..base.errors import RunError, TrainoptError
+from .inner_parts import inner_parts
 
 # modules that the forkserver imports; rooms above add theirs
 PRELOAD = ["torch", "torch._dynamo", "torchmetrics"]
@@ -192,13 +193,7 @@ def find_unpicklable(
 ) -> tuple[str, object]:  # the path of the smallest part that cannot be pickled, and that part
     "Find the part of an object that cannot be sent to another process"
     if depth:
-        inner = vars(value).items() if hasattr(value, "__dict__") else ()
-        parts = [(f"{name}.{key}", item) for key, item in inner]
-        if isinstance(value, dict):
-            parts = [(f"{name}[{key!r}]", item) for key, item in value.items()]
-        elif isinstance(value, (list, tuple)):
-            parts = [(f"{name}[{i}]", item) for i, item in enumerate(value)]
-        for path, item in parts:
+        for path, item in inner_parts(value, name):
             if _pickle_error(item) is not None:
                 return find_unpicklable(item, path, depth - 1)
     return name, value

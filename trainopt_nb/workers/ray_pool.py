@@ -8,6 +8,7 @@ __all__ = ['RayWorker', 'RayPool']
 # %% ../../nbs/workers/06c_ray_pool.ipynb #5c3d045a
 import contextlib
 import itertools
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -111,9 +112,15 @@ class RayWorker:
             self._pool.tell("kill", self.number)
 
 # %% ../../nbs/workers/06c_ray_pool.ipynb #c1107ede
-def _hold(pipe, needs, payload, check):
+_LONGEST = (
+    420  # seconds in which a cluster is connected to or started, and its first process looks at the payload
+)
+
+
+def _hold(pipe, needs, payload, check, settings):
     "Hold the connection in this process"
     leave_group()
+    os.environ.update(settings)
     if needs.log:
         print_into(Path(needs.log))
     hold_cluster(pipe, needs, payload, check)
@@ -131,14 +138,14 @@ class _Pool:
         self.needs, self._numbers, self._workers = needs, itertools.count(), {}
         self._pipe, theirs = Pipe()
         try:
-            self._process = start(_hold, theirs, needs, payload, check)
+            # this process may have got them after those were warm that it starts others from
+            settings = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
+            self._process = start(_hold, theirs, needs, payload, check, settings)
         finally:
             theirs.close()
         close_in_forks(self._pipe)
         try:
-            word, found = self._pipe.recv()
-        except (EOFError, OSError):
-            word, found = "refused", self._gone()
+            word, found = self._first()
         except BaseException:  # such as an interrupt
             self.close()
             raise
@@ -146,6 +153,19 @@ class _Pool:
             self.close()
             raise RunError(found)
         self.room: RayRoom = found
+
+    def _first(self):
+        "Return what the process that holds the connection says first"
+        try:
+            if self._pipe.poll(_LONGEST):
+                return self._pipe.recv()
+        except (EOFError, OSError):
+            return "refused", self._gone()
+        self._process.kill()
+        return (
+            "refused",
+            f"The Ray cluster {self.needs.address} cannot be used: it has not answered in {_LONGEST} s.",
+        )
 
     def _gone(self):
         return f"The process that holds the connection to the Ray cluster {self.needs.address} has ended."
