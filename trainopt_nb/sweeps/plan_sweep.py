@@ -107,6 +107,11 @@ class _Searched:
         known, lazy = declared(TrainOptions), self.objective.lazy
         return {name: value for name, value in values.items() if name in known and name not in lazy}
 
+# %% ../../nbs/sweeps/29_plan_sweep.ipynb #9edde237
+@dataclass
+class _Placed(_Searched):
+    "Where its trials train, and what is said of that"
+
     def place(
         self,
         parent: str,  # name of the sweep's run
@@ -123,9 +128,9 @@ class _Searched:
         notes = [Note("info", budget.text, 0, "budget")] if self.how.budget else []
         return notes + ([Note("warning", tight, 0, "devices")] if tight else [])
 
-# %% ../../nbs/sweeps/29_plan_sweep.ipynb #9edde237
+# %% ../../nbs/sweeps/29_plan_sweep.ipynb #2aae29aa
 @dataclass
-class SweepPlan(_Searched):
+class SweepPlan(_Placed):
     "What is searched, and how"
 
     def budget(self) -> Budget:
