@@ -46,15 +46,9 @@ from .worker_trial import MiddleTrial
 _REPORTS = 10  # that an objective is taken to make, where that is not known
 
 
-def _died(reason):
-    "End the process of a measurement, of which a rank died"
-    print(reason, flush=True)
-    end_process(1)
-
-
 def _time_epoch(objective: Callable, space: Space | None, devices: int) -> float:
     "Return the seconds of an epoch and its validation on as many devices as a trial has, in a worker"
-    warm = WarmRanks(devices, _died) if devices > 1 else None
+    warm = WarmRanks(devices, lambda reason: end_process(1)) if devices > 1 else None
     with tempfile.TemporaryDirectory() as folder:
         return time_epoch(objective(MiddleTrial(space)), warm, Path(folder))
 
@@ -118,13 +112,13 @@ class _Placed(_Searched):
         budget: Budget,
     ) -> Place:
         "Return what the trials share"
-        goals, devices = self.described.goals, self.described.devices
-        return Place(parent, tuple(goals), budget.epochs if self.how.budget else None, devices)
+        epochs = budget.epochs if self.how.budget else None
+        return Place(parent, tuple(self.described.goals), epochs, self.described.devices)
 
     def notes(self, budget: Budget) -> list[Note]:
         "Return what the reader should know before the first trial"
-        gpus = len(gpu_names(self.options.device))
-        tight = crowded_devices(self.how.processes, self.described.devices, gpus)
+        devices, gpus = self.described.devices, len(gpu_names(self.options.device))
+        tight = crowded_devices(self.how.processes, devices, gpus)
         notes = [Note("info", budget.text, 0, "budget")] if self.how.budget else []
         return notes + ([Note("warning", tight, 0, "devices")] if tight else [])
 
