@@ -288,7 +288,7 @@ def life(folder, name=""):
 
 def test_nothing_outlives_a_killed_kernel_and_the_sweep_goes_on(tmp_path):
     kernel = subprocess.Popen(python(__file__, str(tmp_path)), stdout=subprocess.PIPE, text=True)
-    until(lambda: len(processes(tmp_path)) == 2, "two ranks")
+    until(lambda: len(processes(tmp_path)) == 3, "the kernel, which looks at the data, and two ranks")
     found = Sweep(until(lambda: list((tmp_path / "runs").glob("*")), "the sweep")[0])
     until(lambda: found.progress.done, "a trial that is done")
     os.kill(kernel.pid, signal.SIGKILL)

@@ -73,13 +73,11 @@ def seats(
     gpus: Sequence[str] = (),  # as from `gpu_names`
 ) -> list[Seat]:
     "Return what each of several workers may use"
-    made = []
+    made, most = [], torch.get_num_threads()  # fewer than cores where the user asked for fewer
     for number, own in enumerate(shared_cores(workers) if workers else ()):
         # a worker that is alone is not pinned: its threads find free cores themselves
         cores = tuple(shared_cores(devices, own)) if workers > 1 else ()
-        threads = max(
-            1, min(len(own) // devices, torch.get_num_threads())
-        )  # fewer where the user asked for fewer
+        threads = max(1, min(len(own), most) // devices)
         made.append(Seat(threads, cores, shared_gpus(number, devices, gpus)))
     return made
 

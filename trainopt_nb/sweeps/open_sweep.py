@@ -161,7 +161,7 @@ def _put_together(plan: SweepPlan, run: Run, pool: RayPool | None) -> SweepHandl
         run.path,
         plan.searched_options,
         done,
-        Batching("off" if why_alone(plan) else plan.how.batch_trials),
+        Batching("off" if plan.why_alone else plan.how.batch_trials),
     )
     tail = run.tail()
     tail.update()

@@ -70,7 +70,7 @@ def _warm_ranks(devices: int, seat: Seat) -> WarmRanks | None:
 
     return WarmRanks(devices, died, seat.cores)
 
-# %% ../../nbs/sweeps/25_trial_workers.ipynb #9aab7864
+# %% ../../nbs/sweeps/25_trial_workers.ipynb #fb21f07b
 _ROOM = 2**20  # bytes of arrays among what is kept that are copied; larger ones are only looked at
 
 
