@@ -481,3 +481,17 @@ def test_finalists_are_no_more_than_trials(task, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "searching: 4 trials" in said and "with seed 4" in said and "with 1 other seed:" in said
     assert "trial -" not in said and len(found.study.trials) == 2
+
+
+class AtTheEnd(optuna.pruners.BasePruner):
+    "Prunes a trial of three epochs when all of them are done"
+
+    def prune(self, study, trial):
+        return trial.last_step == 3
+
+
+@pytest.mark.parametrize("batch_trials", ["off", "on"])
+def test_a_trial_that_did_all_of_its_epochs_is_not_pruned(task, tmp_path, batch_trials):
+    how = {"folder": tmp_path, "trials": 3, "epochs": 3, "repeats": 0, "batch_trials": batch_trials}
+    found = sweep(task, LR, pruner=AtTheEnd(), **how)
+    assert [row.state for row in found.trials] == ["done"] * 3

@@ -379,7 +379,7 @@ def test_the_panel_speaks_the_language_of_the_page(wired, log, monkeypatch):
     panel, _ = wired(SweepPanel, Progress().add(log))
     face = json.loads(panel.whole())["face"]
     assert face["headline"].startswith("40 / 200 次试验") and "最佳 accuracy" in face["figures"][0][1]
-    assert re.fullmatch(r"\+[\d.]+", face["figures"][0][2]) and "比试验" in face["figures"][0][4]
+    assert re.fullmatch(r"\+[\d.]+", face["figures"][0][2]) and "较试验" in face["figures"][0][4]
     assert "最佳值" in sweep_html(Progress().add(log))
 
 

@@ -139,6 +139,7 @@ class SweepPanel(Panel):
         self.progress, self.run_path = progress, run_path
         self._clicked = _Clicked({"open": open, "use": use, "freeze": freeze})
         self.commands = self._clicked.commands  # what was clicked, oldest first
+        self.act = self._clicked.act
         self._live, self._rows, self._importance = live, TrialRows(), Importance()
         super().__init__()
 
@@ -170,10 +171,6 @@ class SweepPanel(Panel):
     def receive(self, content: dict[str, object]):
         "Put what was clicked into its queue"
         self._clicked.take(content, self.sweep)
-
-    def act(self):
-        "Do what the notebook offers and was clicked"
-        self._clicked.act()
 
     def still(self) -> dict[str, str]:
         "Return the sweep as text"

@@ -123,8 +123,8 @@ def _train(handle: LocalRun, trial: WorkerTrial, options: TrainOptions, goals: S
     asked = lambda: Stop(trial.end) if trial.poll() else None
     for new in handle.events(asked):
         for epoch in [event for event in new if isinstance(event, Epoch)]:
-            values = goal_values(goals, epoch)
-            if values and trial.report_values(values, epoch.epoch) and epoch.epoch < options.epochs:
+            values, last = goal_values(goals, epoch), epoch.epoch >= options.epochs
+            if values and trial.report_values(values, epoch.epoch, last) and not last:
                 handle.send(Stop(trial.end))
 
 
