@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from trainopt_nb import Task, TrainOptions
 from trainopt_nb.events.records import Ended, Epoch, Step, Stop
-from trainopt_nb.population import chunks
+from trainopt_nb.population import chunks, plan
 from trainopt_nb.population.can_batch import batch_layout, can_batch, find_layout
 from trainopt_nb.population.cuda_graphs import make_replay
 from trainopt_nb.population.fold import Unbatchable
@@ -462,6 +462,19 @@ def test_a_step_that_is_computed_several_times_before_it_is_kept(monkeypatch):
     assert_as_alone(
         task_of(valid=False), TrainOptions(epochs=2, batch_size=32), [{"lr": 0.01}, {"dropout": 0.1}]
     )
+
+
+def test_a_pass_that_does_not_fit_the_memory_is_not_chosen(monkeypatch):
+    class Small(Population):
+        def __init__(self, prepared, trials, *args, **kwargs):
+            if len(trials) > 4:
+                raise torch.OutOfMemoryError("out of memory")
+            super().__init__(prepared, trials, *args, **kwargs)
+
+    monkeypatch.setattr(plan, "Population", Small)
+    trials = [{"lr": 10 ** -(1 + k / 16)} for k in range(16)]
+    found = plan_batch(task_of(plain_mlp, torch.float32), TrainOptions(), trials)
+    assert found.layout and found.chunk <= 4
 
 
 # --- on a GPU

@@ -20,6 +20,14 @@ class TrainoptError(Exception):
 class OptionError(TrainoptError, ValueError):
     "An option has an unknown name or a value that it cannot have"
 
+    def __init__(
+        self,
+        text: str = "",  # for whoever typed a flag or a keyword
+        page: str = "",  # for whoever used a control, without flags; `text` where nothing else is given
+    ):
+        super().__init__(text)
+        self.page = page or text
+
 
 class PlanError(OptionError):
     "A model cannot be distributed over devices in the way that was asked for"

@@ -104,8 +104,9 @@ def _refusal(option, value):
     values = f"{possible_values(option)}{unit}{', or none' if option.optional else ''}"
     got = repr(value) if len(repr(value)) < 80 else f"an object of type {type(value).__name__}"
     way = f" {text}" if option.explain and (text := option.explain(value)) else ""
+    said = f"takes {values}, and got {got}.{hint}{way}{decimal_comma(option, value)}"
     return OptionError(
-        f"{option.flag} (keyword {option.name}) takes {values}, and got {got}.{hint}{way}{decimal_comma(option, value)}"
+        f"{option.flag} (keyword {option.name}) {said}", f"{option.name.replace('_', ' ')} {said}"
     )
 
 

@@ -135,7 +135,7 @@ class OptionsForm:
         try:
             self.options()
         except OptionError as error:
-            self._say.value = str(error)
+            self._say.value = error.page
             return
         self._start.disabled = self._cancel.disabled = True
         self._say.value = ""

@@ -125,6 +125,22 @@ def cheapest(
     return best, found[best]
 
 # %% ../../nbs/population/10_plan.ipynb #7c6a30c8
+def _first_size(sizes: Sequence[int], device: torch.device, look: float) -> int:
+    "Return how many trials are tried first: as many as take as long as one look, or all on a GPU, which more leave less idle"
+    most = sizes[-1] if device.type == "cuda" else min(_FIRST, look)
+    return max((n for n in sizes if n <= most), default=sizes[0])
+
+
+def _within_memory(cost: Callable[[int], float]) -> Callable[[int], float]:
+    def found(size):
+        try:
+            return cost(size)
+        except torch.OutOfMemoryError:  # fewer may fit
+            return float("inf")
+
+    return found
+
+
 def measure(
     task: Task,
     options: TrainOptions,  # of all trials
@@ -151,11 +167,8 @@ def measure(
         now, sizes = _clock(prepared.device), [n for n in SIZES if n <= len(made)]
         began = now()
         alone()
-        short = (
-            seconds / 40 / _timed(alone, seconds / 100, now)
-        )  # trials whose steps take as long as one look
-        first = max((n for n in sizes if n <= min(_FIRST, short)), default=sizes[0])
-        best, together = cheapest(sizes, first, cost, lambda: now() - began > seconds)
+        first = _first_size(sizes, prepared.device, seconds / 40 / _timed(alone, seconds / 100, now))
+        best, together = cheapest(sizes, first, _within_memory(cost), lambda: now() - began > seconds)
     return best, median(turns), together
 
 # %% ../../nbs/population/10_plan.ipynb #dc46da61

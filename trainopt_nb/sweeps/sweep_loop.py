@@ -80,7 +80,7 @@ class CommandedLoop(TrialLoop):
         try:
             yield from self._obey(command)
         except OptionError as error:
-            yield Note("warning", str(error), self.ended, "command")
+            yield Note("warning", error.page, self.ended, "command")
 
     def _obey(self, command):
         match command:
