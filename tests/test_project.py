@@ -194,6 +194,8 @@ def imports(module, known):
                 else [node.module]
             )
             base = ".".join(start)
+            if base == "trainopt_nb" and [each.name for each in node.names] == ["__version__"]:
+                continue  # it is there before the modules are
             yield from (f"{base}.{a.name}" if f"{base}.{a.name}" in known else base for a in node.names)
 
 

@@ -417,7 +417,7 @@ def test_the_share_of_a_trial_is_what_its_trials_train(name):
 @pytest.mark.parametrize(
     "space, trials, objectives, name, said",
     [
-        (None, 50, 1, "tpe", "draws its values itself"),
+        (None, 50, 1, "tpe", "draws its own values"),
         (small(), 8, 1, "grid", "All 8 combinations fit into 8 trials"),
         (small(), 7, 1, "tpe", "8 combinations .* grid of 7 trials"),
         (small(), None, 1, "tpe", "8 combinations"),

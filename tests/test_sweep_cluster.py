@@ -328,7 +328,7 @@ def test_what_cannot_travel_is_named_before_anything_starts(tmp_path):
             return trial.suggest_float("x", 0, 1)
 
     with pytest.raises(
-        (RunError, WorkerError), match=r"the function .* which cannot travel to another process"
+        (RunError, WorkerError), match=r"lock in objective is a lock, which cannot travel to another process"
     ):
         sweep(objective, goal="min", folder=tmp_path, cluster="127.0.0.1:1")
     assert not list(tmp_path.iterdir())

@@ -252,7 +252,7 @@ def test_a_form_asks_for_the_values_of_the_cell(lab):
     form = lab.page.locator(".tonb-form")
     form.locator(".tonb-start").wait_for(timeout=60_000)
     lab.screenshot("form-of-a-cell")
-    hidden = form.locator(".widget-text", has_text=re.compile(r"^\s*cell hidden\s*$")).locator("input")
+    hidden = form.locator(".widget-text", has_text=re.compile(r"^\s*hidden\s*$")).locator("input")
     hidden.fill("12")
     hidden.press("Tab")
     form.locator(".tonb-start").click()

@@ -242,7 +242,7 @@ def resume_sweep(
 # %% ../../nbs/notebook/06e_sweep_verbs.ipynb #db4b2a08
 SWEEP = Verb(
     "sweep",
-    "search the values of a cell that have form comments, and the options that --space names",
+    "search the values of a cell that have form comments, and the options that you name",
     _sweep,
     (SpaceWords, SweepOptions, SweepCell, TrainOptions),
     cell=True,
