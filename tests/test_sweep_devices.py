@@ -191,9 +191,8 @@ def test_a_tunable_cell(shell, tmp_path):
 def test_a_terminal(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("train.py").write_text(CELL)
-    run_file(
-        "sweep", "train.py --devices 2 -j 2 --trials 4 --epochs 2 --repeats 0 --sampler random --runs runs"
-    )
+    flags = "--devices 2 -j 2 --trials 4 --epochs 2 --repeats 0 --sampler random --runs runs".split()
+    assert run_file(Path("train.py"), flags, "sweep") == 0
     found = Sweep(next(tmp_path.glob("runs/*")))
     assert [row.state for row in found.trials] == ["done"] * 4
     assert {found.run(row.number).progress.started.devices for row in found.trials} == {2}
