@@ -236,7 +236,9 @@ def test_form_starts_the_run(lab):
     rate.fill("fast")
     rate.press("Tab")
     form.locator(".tonb-start").click()
-    lab.wait_for(lambda: "--lr" in form.locator(".tonb-say").inner_text(), "the refusal")
+    lab.wait_for(
+        lambda: form.locator(".tonb-say").inner_text().startswith("lr takes 1e-12 to 1000"), "the refusal"
+    )
     rate.fill("0.002")
     rate.press("Tab")
     form.locator(".tonb-start").click()
