@@ -80,12 +80,11 @@ def plan_cell(
     "Put the sweep of a cell together. Raises `OptionError`, and what `prepare` raises for a task that is wrong"
     lazy = frozenset(space) & tunables
     searched = tuple(name for name in space if name not in lazy)
-    cluster, options = split_cluster(options)
+    cluster, options, here = split_cluster(options)
     own = {name: value for name, value in given.items() if name != "cluster"}
     cell = CellObjective(source, dict(names), own, variables, searched)
     same = task if not lazy and "seed" not in space else None
     trials = CellTrials(cell, options, lazy, same)
-    here = options.replace(device="auto") if cluster else options  # its GPUs are not those of this machine
     named = {name: space[name] for name in searched}
     described = describe((task, here), named_goals(how.goals), named)
     return SweepPlan(trials, space, described, options, how, cluster)

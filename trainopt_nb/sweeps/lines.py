@@ -84,12 +84,9 @@ def trial_line(
 
 def _started_line(_, e):
     trials = "trials without a limit" if e.trials is None else f"{e.trials} trial{'s' * (e.trials != 1)}"
-    methods = (f"{title}{f' ({why})' if why else ''}" for title, why in _methods(e) if title)
+    named = (method_title(e.sampler), e.sampler_reason), (method_title(e.pruner), e.pruner_reason)
+    methods = (f"{title}{f' ({why})' if why else ''}" for title, why in named if title)
     return plain("  ".join([f"searching: {trials}", f"{e.workers} at a time", *methods]))
-
-
-def _methods(e):
-    return (method_title(e.sampler), e.sampler_reason), (method_title(e.pruner), e.pruner_reason)
 
 
 def _spread_line(progress, e):

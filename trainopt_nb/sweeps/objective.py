@@ -177,11 +177,13 @@ def numbers_need_no_devices(
 # %% ../../nbs/sweeps/23_objective.ipynb #69ecd1ad
 def split_cluster(
     options: TrainOptions,  # as given to the sweep
-) -> tuple[str, TrainOptions]:  # address, empty where trials train on this machine; options of a trial
+) -> tuple[str, TrainOptions, TrainOptions]:  # address, empty where trials train on this machine; of a trial; to try one here
     "Return where the trials of a sweep train, and how. Raises `OptionError` for an address that is none, or where Ray is not installed"
-    if options.cluster:
-        check_cluster(options.cluster)
-    return options.cluster, options.replace(cluster="")
+    if not options.cluster:
+        return "", options, options
+    check_cluster(options.cluster)
+    alone = options.replace(cluster="")
+    return options.cluster, alone, alone.replace(device="auto")  # its GPUs are not those of this machine
 
 # %% ../../nbs/sweeps/23_objective.ipynb #0b1aa260
 class Described(NamedTuple):

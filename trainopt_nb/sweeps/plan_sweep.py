@@ -101,8 +101,7 @@ def plan_sweep(
 ) -> SweepPlan:
     "Put a sweep together. Raises `OptionError`, `WorkerError` for a function that fails, and what `prepare` raises for a task that is wrong"
     goals, found = named_goals(how.goals), _taken(space, isinstance(make_task, Task))
-    cluster, options = split_cluster(options)
-    here = options.replace(device="auto") if cluster else options  # its GPUs are not those of this machine
+    cluster, options, here = split_cluster(options)
     if isinstance(make_task, Task):
         if found is None:
             raise OptionError(

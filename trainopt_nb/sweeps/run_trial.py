@@ -92,11 +92,8 @@ def _handle_of(
     "Have the handle of a trial's run for the length of a `with` block"
     spec, path = trial.spec, Path(trial.spec.path)
     if warm is None:
-        handle = _begin(trial, *made, place.parent, known)
-        try:
+        with contextlib.closing(_begin(trial, *made, place.parent, known)) as handle:
             yield handle
-        finally:
-            handle.close()
         return
     facts = _facts(trial, place.parent)
     create = lambda: Run.create(path.parent, path.name, made[1].plain(), dated=False, **facts)

@@ -106,11 +106,8 @@ def trial_handle(
 ) -> Iterator[LocalRun]:
     "Have the handle of a trial for the length of a `with` block, whose model has the weights of the trial afterwards"
     with on_ranks(made, warm, train_along, (str(run.path), resumed), run.path) as part:
-        handle = begin_trial(run, part, resumed)
-        try:
+        with contextlib.closing(begin_trial(run, part, resumed)) as handle:
             yield handle
-        finally:
-            handle.close()
 
 
 def trained_model(
