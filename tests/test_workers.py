@@ -1,5 +1,6 @@
 "Any function in a worker process: its result, its events, its errors, its death, and no orphans"
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from helpers import alive, until
 from warm_python import python
 
 from trainopt_nb.base.errors import RunError, WorkerError
+from trainopt_nb.workers import processes
 from trainopt_nb.workers.processes import warm
 from trainopt_nb.workers.submit import submit, wait_for
 
@@ -134,3 +136,12 @@ def test_no_worker_outlives_a_killed_parent(tmp_path):
     os.kill(pid, signal.SIGKILL)
     parent.wait()
     until(lambda: not any(map(alive, workers)), "the end of the workers", 10)
+
+
+def test_no_file_for_what_starts_processes_is_said_in_a_sentence(monkeypatch):
+    def full():
+        raise OSError(errno.EMFILE, "Too many open files", "forkserver.py")
+
+    monkeypatch.setattr(processes, "_context", full)
+    with pytest.raises(RunError, match="could not be started .Too many open files.: close open files"):
+        processes.start(print)

@@ -177,7 +177,9 @@ def numbers_need_no_devices(
 # %% ../../nbs/sweeps/23_objective.ipynb #69ecd1ad
 def split_cluster(
     options: TrainOptions,  # as given to the sweep
-) -> tuple[str, TrainOptions, TrainOptions]:  # address, empty where trials train on this machine; of a trial; to try one here
+) -> tuple[
+    str, TrainOptions, TrainOptions
+]:  # address, empty where trials train on this machine; of a trial; to try one here
     "Return where the trials of a sweep train, and how. Raises `OptionError` for an address that is none, or where Ray is not installed"
     if not options.cluster:
         return "", options, options

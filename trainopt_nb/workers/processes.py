@@ -94,8 +94,8 @@ def start(
 ) -> multiprocessing.Process:
     "Start a process that the end of this one neither waits for nor ends. Raises `RunError` where the system gives none"
     for last in (False, True):  # a second time, because the forkserver may just have been killed
-        context = _context()
         try:
+            context = _context()  # imports what it needs, for which a file is opened
             if context.get_start_method() == "forkserver":
                 _shorten_sockets()
             with _start_method_open() as method, _without_main():
