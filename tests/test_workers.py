@@ -143,5 +143,5 @@ def test_no_file_for_what_starts_processes_is_said_in_a_sentence(monkeypatch):
         raise OSError(errno.EMFILE, "Too many open files", "forkserver.py")
 
     monkeypatch.setattr(processes, "_context", full)
-    with pytest.raises(RunError, match="could not be started .Too many open files.: close open files"):
+    with pytest.raises(RunError, match=r"could not be started .Too many open files.: close open files"):
         processes.start(print)
