@@ -59,6 +59,20 @@ class Slow(nn.Module):
         return self.body(x)
 
 
+class Gate(nn.Module):
+    "Lets so many batches through, and the others when a file is there"
+
+    def __init__(self, file, batches):
+        super().__init__()
+        self.file, self.batches, self.calls = file, batches, 0
+
+    def forward(self, x):
+        self.calls += self.training
+        while self.calls > self.batches and not self.file.exists():
+            time.sleep(0.01)
+        return x
+
+
 class HalfUsed(nn.Module):
     "A layer that gets no gradient"
 
@@ -70,7 +84,7 @@ class HalfUsed(nn.Module):
         return self.body(x)
 
 
-for kind in (Rows, Slow, HalfUsed):
+for kind in (Rows, Slow, HalfUsed, Gate):
     kind.__module__ = "__main__"  # travels by value, like a class of a notebook
 
 
@@ -317,15 +331,28 @@ Forgetful.__module__ = "__main__"  # as in a notebook
 def test_random_numbers_of_each_rank_go_on(source, tmp_path):
     "Dropout draws what it would have drawn, to the last bit, where a run goes on in the middle of an epoch"
 
+    gate = tmp_path / "open"
+
     def forgetful(seed=0):
         model = net(seed)
-        return nn.Sequential(nn.Dropout(0.3), *model)
+        return nn.Sequential(Gate(gate, 20), nn.Dropout(0.3), *model)
 
-    how, place = {"epochs": 2, "batch_size": 4, "devices": 2}, {"folder": tmp_path}
+    how, place = {"epochs": 2, "batch_size": 4, "devices": 2}, {"folder": tmp_path / "runs"}
     one, two = forgetful(), forgetful(3)
+    gate.touch()
     whole = fit(one, source(), VALID, **how, **place, write=quiet)
+    gate.unlink()
     job = leave(Task(forgetful(), source(), VALID), TrainOptions.of(**how), **place)
-    for _ in job.events(lambda: Stop() if job.progress.step > 3 else None):
+    sent = []
+
+    def stop():
+        if job.progress.step > 3 and not sent:
+            sent.append(True)
+            return Stop()
+        if sent:
+            gate.touch()  # the command is in the inbox by now
+
+    for _ in job.events(stop):
         pass
     job.close()
     assert job.progress.state == "stopped" and job.progress.step % 61, (
