@@ -404,7 +404,7 @@ def main():
         if "function" in what:
             cost("function", *((40, 1) if given.quick else (200, 5)), ways)
         if "training" in what:
-            cost("training", *((20, 1) if given.quick else (60, 7)), ways)
+            cost("training", *((20, 1) if given.quick else (200, 3)), ways)
         if "race" in what:
             race(range(given.first, given.first + (2 if given.quick else given.seeds)), given.target)
 

@@ -39,6 +39,7 @@ from .objective import Loss, choose_loss, choose_metrics, choose_sample_weight
 from .prepare_step import own_step, prepare_step, with_own_figures
 from .prepared import Prepared
 from .strategy import make_strategy
+from .torch_settings import torch_settings
 
 # %% ../../nbs/train/04_prepare.ipynb #67a1ed34
 def _sources(task, data):
@@ -166,15 +167,16 @@ def prepare(
     | None = None,  # of copies of the same model and the same data: what it knows is not tried again
 ) -> Prepared:
     "Put a task and its options together. Raises `DataError`, `TaskError`, `PlanError` or `OptionError` with the reason"
-    notes = [("precision", text) for text in check_model(task.model)]
-    place = _open(task, options, ranks, gradient_hooks, device_transforms)
-    before, sources, freezing = random_state(), _sources(task, place.data), Freezing(task.model, options)
-    if (with_step := own_step(place, sources)) is not None:
-        notes += [("task", note) for note in task.notes] + _dropout_notes(options, task.model)
-        prepared = prepare_step(with_step, notes, sources, freezing)
-    else:
-        tried = _try(place, sources, freezing, known or KnownTask())
-        prepared = _put_together(tried, sources, freezing, notes)
-    place_module(options, ranks.world, place.device)
-    set_random_state(before)
-    return prepared
+    with torch_settings(options):  # the first batch is tried with the threads of all others
+        notes = [("precision", text) for text in check_model(task.model)]
+        place = _open(task, options, ranks, gradient_hooks, device_transforms)
+        before, sources, freezing = random_state(), _sources(task, place.data), Freezing(task.model, options)
+        if (with_step := own_step(place, sources)) is not None:
+            notes += [("task", note) for note in task.notes] + _dropout_notes(options, task.model)
+            prepared = prepare_step(with_step, notes, sources, freezing)
+        else:
+            tried = _try(place, sources, freezing, known or KnownTask())
+            prepared = _put_together(tried, sources, freezing, notes)
+        place_module(options, ranks.world, place.device)
+        set_random_state(before)
+        return prepared
