@@ -36,24 +36,16 @@ from ..store.plain import random_state, set_random_state
 ROOM = 2**31  # bytes of copies that a snapshot keeps
 
 
-def _bytes(tensor):
-    "Return the memory of a tensor on the CPU as an array"
-    return tensor.resolve_conj().resolve_neg().reshape(-1).contiguous().view(torch.uint8).numpy()
-
-
 def _same(first, second):
-    "Whether two tensors hold the same numbers; NaN is equal to itself"
+    "Whether two tensors hold the same bits"
     if first.shape != second.shape or first.dtype != second.dtype or first.layout is not torch.strided:
         return False  # sparse tensors are put back in any case
-    if first.is_meta:  # holds no numbers
-        return True
-    if first.device.type == "cpu" and not first.is_quantized:
-        # by NumPy, since the threads of PyTorch wait for each other where other processes have the cores
-        return np.array_equal(_bytes(first), _bytes(second))
-    equal = first == second
-    if first.dtype.is_floating_point or first.dtype.is_complex:
-        equal = equal | (first.isnan() & second.isnan())
-    return bool(equal.all())
+    if first.is_meta or first.is_quantized:
+        return first.is_meta  # it holds no numbers
+    plain = (t.resolve_conj().resolve_neg().contiguous() for t in (first, second))
+    one, two = (t.reshape(-1).view(torch.uint8) for t in plain)
+    # NumPy has one thread: those of PyTorch wait for each other where other processes have the cores
+    return np.array_equal(one.numpy(), two.numpy()) if one.device.type == "cpu" else torch.equal(one, two)
 
 
 def _tensor_back(tensor, copy):

@@ -6,6 +6,7 @@
 __all__ = ['torch_settings', 'seed_torch', 'seed_everything']
 
 # %% ../../nbs/train/01_torch_settings.ipynb #1497d44e
+import importlib
 import os
 import random
 from contextlib import contextmanager
@@ -33,6 +34,9 @@ def torch_settings(
         torch.set_float32_matmul_precision("high")
     if options.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+        importlib.import_module(
+            "torch._dynamo"
+        )  # in whole: the switch imports a part, maybe beside another thread
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
     try:
@@ -40,7 +44,8 @@ def torch_settings(
     finally:
         torch.set_num_threads(before[0])
         torch.set_float32_matmul_precision(before[1])
-        torch.use_deterministic_algorithms(before[2])
+        if torch.are_deterministic_algorithms_enabled() != before[2]:  # setting it imports the compiler
+            torch.use_deterministic_algorithms(before[2])
         torch.backends.cudnn.benchmark = before[3]
 
 
