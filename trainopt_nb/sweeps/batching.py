@@ -6,6 +6,7 @@
 __all__ = ['Limits', 'Ending', 'run_name', 'plain_values', 'Batching', 'tried_values']
 
 # %% ../../nbs/sweeps/26b_batching.ipynb #f5786102
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -56,6 +57,7 @@ def plain_values(
 # %% ../../nbs/sweeps/26b_batching.ipynb #2b546a27
 _FEW = 8  # trials that are always trained one by one
 _WORTH = 20.0  # seconds of training that must lie ahead
+_PATIENCE = 1.5  # seconds for which the other workers wait for the plan: a trial alone may hold them longer
 
 
 class Batching:
@@ -67,7 +69,7 @@ class Batching:
     ):
         self.mode = mode
         self.plan: BatchPlan | None = None
-        self.asked = False  # whether a worker finds out, or has found out
+        self._asked_at: float | None = None  # when a worker was asked to find out
 
     def wants_plan(
         self,
@@ -75,7 +77,17 @@ class Batching:
     ) -> bool:
         "Return whether a worker is to find out"
         many = left is None or left >= _FEW
-        return not self.asked and (self.mode == "on" or (self.mode == "auto" and many))
+        return self._asked_at is None and (self.mode == "on" or (self.mode == "auto" and many))
+
+    def ask(self):
+        "Note that a worker finds out"
+        self._asked_at = time.monotonic()
+
+    @property
+    def awaits_plan(self) -> bool:
+        "Whether the plan is likely to come so soon that the other workers should wait for it"
+        asked = self._asked_at is not None and self.plan is None
+        return asked and time.monotonic() - self._asked_at < _PATIENCE
 
     def batch(
         self,

@@ -77,8 +77,8 @@ class _Beginning(_TrialLoop):
     "Begins trials"
 
     def begin_trials(self) -> Generator:
-        "Give work to the workers that wait"
-        while self._idle and (self._may_begin or self.repeats):
+        "Give work to the workers that wait; while one finds out whether trials train together, the others wait for a moment"
+        while self._idle and (self._may_begin or self.repeats) and not self.batching.awaits_plan:
             worker = min(self._idle)
             self._idle.remove(worker)
             if worker >= self.workers.wanted:
@@ -89,7 +89,7 @@ class _Beginning(_TrialLoop):
                 yield from self._give(worker)
 
     def _ask_for_plan(self, worker):
-        self.batching.asked = True
+        self.batching.ask()
         ahead = self.batching.ahead(self.left, self.limits.left(self.seconds), self.workers.wanted)
         values = [self.options_of(each) for each in tried_values(self.trials.space, self.left)]
         self.workers.answer(worker, PlanTrials(values, ahead))
