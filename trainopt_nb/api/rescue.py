@@ -113,10 +113,8 @@ class Rescue(_Watched):
             return
         if self._in_place():
             with contextlib.suppress(OSError):  # they are only needed where the place is lost
-                self._small, self._cell = (
-                    self._small or _small_files(self.path),
-                    self._cell or _own_cell(self.path),
-                )
+                if not self._small:
+                    self._small, self._cell = _small_files(self.path), _own_cell(self.path)
                 self._open_kept()
             return
         name = self.path.name

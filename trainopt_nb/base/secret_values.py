@@ -124,7 +124,13 @@ def _clean_command(line, left):
     return "".join(words)
 
 
+# too short for a form, and without a sign that gives a name a value
+_HARMLESS = re.compile(r"[\w .,-]{0,14}")
+
+
 def _clean_text(text, left):
+    if _HARMLESS.fullmatch(text):  # such as most facts of a run
+        return text
     text = _COMMAND.sub(lambda line: _clean_command(line[0], left), text)
     text = _SET.sub(left.named, _GIVEN.sub(left.named, text))
     for name, form in _FORM.items():
