@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from trainopt_nb import Task, TrainOptions
+from trainopt_nb.api import rescue as rescuing
 from trainopt_nb.api.in_workers import Where
 from trainopt_nb.base.errors import DataError
 from trainopt_nb.events.records import Epoch, Note, Stop
@@ -169,3 +170,11 @@ def test_a_trial_that_nothing_prunes_stands_still_while_its_sweep_is_paused(tmp_
         handle.close()
     (end,) = [e for e in seen if isinstance(e, TrialEnded)]
     assert end.state == "stopped" and end.epochs < 200
+
+
+def test_the_signature_of_a_trial_is_read_once_however_often_its_log_is_written(tmp_path, monkeypatch):
+    looked = Counter()
+    real = rescuing.is_signed
+    monkeypatch.setattr(rescuing, "is_signed", lambda *a: looked.update(["times"]) or real(*a))
+    trained(TaskObjective(Task(net(), data(), data(48)), TrainOptions(epochs=5)), tmp_path, {"lr": 0.01})
+    assert looked["times"] == 1

@@ -1,6 +1,8 @@
 """
-What a sweep costs, and what it gains: `python tests/bench/bench_sweep.py [function training race] [--quick] [--seeds 10] [--from 0]`
+What a sweep costs, and what it gains: `python tests/bench/bench_sweep.py [turns function training race] [--quick] [--seeds 10] [--from 0]`
 
+`turns`: the small training, 200 trials. A trial of a sweep, then the same values by `train(task, options)` while the sweep stands still, and so on:
+what one takes beyond the other, whatever else the machine does. All processes have one thread.
 `function`: a function of three numbers, TPE, 200 trials, one worker: what a trial takes where training takes nothing.
 `training`: a small training. `plain` calls `train(task, options)` in a loop with values drawn beforehand; a trial of each way of searching
 costs what it takes beyond that. Both take the seconds on the clock and those of the processors, of all processes together.
@@ -20,7 +22,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 
 import optuna
@@ -245,6 +247,55 @@ def cost(kind: str, trials: int, rounds: int, ways: list[str]):
         print(f"{title:30s} {_spread([a for a, _ in pairs]):>30s} {_spread([b for _, b in pairs]):>30s}")
 
 
+def _processors() -> tuple[float, float]:
+    "Seconds of the processors so far: of this process, and of all below it"
+    below = 0.0
+    for each in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            below += sum(each.cpu_times()[:2])
+    return time.process_time(), below
+
+
+def _turns(trials: int) -> Iterator[tuple[float, ...]]:
+    "Yield for each trial the seconds of: its clock, this process, its worker; then of the plain training: its clock, its processor"
+    how = SweepOptions.of(trials=trials, sampler="tpe", pruner="none", batch_trials="off")
+    task, options = small()
+    training, values, began, before = Training(), {}, None, (0.0, 0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        handle = start_sweep(plan_sweep(task, SMALL, how=how, options=options), Where(folder))
+        try:
+            for event in (event for new in handle.events() for event in new):
+                if isinstance(event, TrialStarted):
+                    values = event.values
+                elif isinstance(event, TrialEnded):
+                    ended, spent = time.perf_counter(), _processors()
+                    training.accuracy(values)
+                    after, again = time.perf_counter(), _processors()
+                    if began is not None:
+                        own = (ended - began, *(b - a for a, b in zip(before, spent, strict=True)))
+                        yield *own, after - ended, again[0] - spent[0]
+                    began, before = time.perf_counter(), _processors()
+        finally:
+            handle.close()
+
+
+def turns(trials: int):
+    "Print milliseconds of a trial beyond the same training by a plain call"
+    torch.set_num_threads(1)
+    rows = [[1e3 * each for each in row] for row in _turns(trials)]
+    shown = {
+        "clock": [ours - alone for ours, _, _, alone, _ in rows],
+        "processors": [kernel + worker - alone for _, kernel, worker, _, alone in rows],
+        "of these, this process": [kernel for _, kernel, *_ in rows],
+        "training itself, clock": [alone for *_, alone, _ in rows],
+        "training itself, processor": [alone for *_, alone in rows],
+    }
+    print(f"\nturns, {len(rows)} trials: ms of a trial beyond the same training, median (quarters), mean")
+    for name, found in shown.items():
+        low, middle, high = statistics.quantiles(found, n=4)
+        print(f"{name:30s} {middle:8.2f} ({low:.2f} to {high:.2f}) {statistics.mean(found):8.2f}")
+
+
 # ---------------------------------------------------------------- the race
 
 TARGET, EPOCHS, LIMIT = 0.985, 30, 300.0  # accuracy; of a full trial; seconds after which a race is given up
@@ -389,18 +440,22 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="*", help="function, training, race; all when omitted")
+    parser.add_argument("what", nargs="*", help="turns, function, training, race; all when omitted")
     parser.add_argument("--quick", action="store_true", help="few trials and seeds, without Ray")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--from", type=int, default=0, dest="first", help="first seed")
     parser.add_argument("--target", type=float, default=TARGET, help="accuracy that ends a race")
     parser.add_argument("--ways", help="some of the ways to search, by comma")
     given = parser.parse_args()
-    what = given.what or ["function", "training", "race"]
+    what = given.what or ["turns", "function", "training", "race"]
     ways = ["plain", *given.ways.split(",")] if given.ways else list(WAYS)
     ways = [name for name in ways if not (given.quick and name == "Ray Tune")]
     print(machine())
     with _quiet():
+        if "turns" in what:
+            threads = torch.get_num_threads()
+            turns(20 if given.quick else 200)
+            torch.set_num_threads(threads)
         if "function" in what:
             cost("function", *((40, 1) if given.quick else (200, 5)), ways)
         if "training" in what:

@@ -84,7 +84,7 @@ class _Watched:
         self.path, self._save, self._keep = path, save, keep
         self.target: Path | None = None  # where the run stands since it was rescued
         self._log, self._small, self._kept = open_regular(path / LOG), {}, {}
-        self._cell: str | None = None  # empty where this user did not write it; None before the first look
+        self._cell = ""  # where this user wrote it
 
     def _open_kept(self):
         "Open what is kept, as soon as it is there: an open file can be read when its name is gone"
@@ -113,8 +113,8 @@ class Rescue(_Watched):
             return
         if self._in_place():
             with contextlib.suppress(OSError):  # they are only needed where the place is lost
-                self._small = self._small or _small_files(self.path)
-                self._cell = _own_cell(self.path) if self._cell is None else self._cell
+                if not self._small:
+                    self._small, self._cell = _small_files(self.path), _own_cell(self.path)
                 self._open_kept()
             return
         name = self.path.name

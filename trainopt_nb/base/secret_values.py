@@ -59,6 +59,8 @@ _GIVEN = re.compile(  # name = "value", name: str = "value", f(name="value"), "n
 _SET = re.compile(  # environ.setdefault("name", "value")
     rf"(?:setdefault|setenv|putenv|add_header)\(\s*[\"'](?P<name>[\w-]+)[\"']\s*,\s*{_LITERAL}"
 )
+# too short for a form, and without a sign that gives a name a value
+_HARMLESS = re.compile(r"[\w .,-]{0,14}")
 _COMMAND = re.compile(r"^[ \t]*[%!].*$", re.MULTILINE)  # a line magic, or a line for the shell
 _NO_SECRET = re.compile(
     r"[<\[(].*[>\])]|.*\{.*\}.*|[$%].*|\*+|x+|[.~]?[/.][\w./-]*|none|null|true|false|test|dummy|changeme|your[ _-].*",
@@ -125,6 +127,8 @@ def _clean_command(line, left):
 
 
 def _clean_text(text, left):
+    if _HARMLESS.fullmatch(text):  # such as most facts of a run
+        return text
     text = _COMMAND.sub(lambda line: _clean_command(line[0], left), text)
     text = _SET.sub(left.named, _GIVEN.sub(left.named, text))
     for name, form in _FORM.items():
