@@ -59,7 +59,7 @@ _FEW = 8  # trials that are always trained one by one
 _WORTH = 20.0  # seconds of training that must lie ahead
 _PATIENCE = 1.5  # seconds for which the other workers wait for the plan: a trial alone may hold them longer
 
-
+# %% ../../nbs/sweeps/26b_batching.ipynb #3742ce2d
 class Batching:
     "When trials are trained as one program"
 
