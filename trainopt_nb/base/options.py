@@ -60,6 +60,7 @@ class Option(NamedTuple):
     argument: str = ""  # for a positional argument: how it is written in a usage line, such as `RUN`
     place: bool = False  # whether it names another machine or an address, to which model and data would go
     explain: Callable[[object], str] | None = None  # from a refused value to a sentence with the way out
+    checked: Callable[[str], None] | None = None  # raises `OptionError` for a text that means nothing
 
     @property
     def flag(self) -> str:  # such as `--batch-size`; `RUN` for a positional argument
@@ -118,9 +119,12 @@ def _check(option, value):
     if option.objects and not isinstance(value, str):
         return _check_object(option, value)
     try:
-        return CHECKS[option.type](option, value)
+        found = CHECKS[option.type](option, value)
     except (TypeError, ValueError, OverflowError):
         raise _refusal(option, value) from None
+    if option.checked:
+        option.checked(found)
+    return found
 
 
 def _check_object(option, value):
