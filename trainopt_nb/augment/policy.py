@@ -58,6 +58,11 @@ class Step(NamedTuple):
         return f"{self.name}:{self.strength:g}"
 
 
+def _wrong(said):
+    "Return the error for a policy; a form has no flags"
+    return OptionError(f"--augment: {said}", f"Augment: {said}")
+
+
 def _strength(name, text, operation):
     "Return a strength as a number"
     try:
@@ -67,7 +72,7 @@ def _strength(name, text, operation):
     if not operation.low <= number <= operation.high:
         what = f" ({operation.help})" if operation.help else ""
         limits = f"{operation.low:g} to {operation.high:g}"
-        raise OptionError(f"--augment: the strength of {name} is {limits}{what}, and got {text!r}.")
+        raise _wrong(f"the strength of {name} is {limits}{what}, and got {text!r}.")
     return number
 
 
@@ -87,9 +92,9 @@ def read_policy(
             )
         if name not in OPERATIONS:
             hint, known = nearest(name, OPERATIONS), ", ".join(OPERATIONS)
-            raise OptionError(f"--augment: there is no operation {name!r}.{hint} Known: {known}.")
+            raise _wrong(f"there is no operation {name!r}.{hint} Known: {known}.")
         if any(step.name == name for step in steps):
-            raise OptionError(f"--augment: {name} stands twice in {text!r}: name each operation once.")
+            raise _wrong(f"{name} stands twice in {text!r}: name each operation once.")
         operation = OPERATIONS[name]
         strength = _strength(name, number, operation) if colon else operation.default
         steps.append(Step(name, min(max(strength * factor, operation.low), operation.high)))
