@@ -37,15 +37,15 @@ def composed(
     return total
 
 # %% ../../nbs/augment/03_warp.ipynb #bd17997e
-def _axes(size, like):
+def _from_centre(size, like):
     "Return the places of rows and columns, from the centre"
     kind = {"device": like.device, "dtype": like.dtype}
     return [torch.arange(count, **kind) - (count - 1) / 2 for count in size]
 
 
-def _places(matrices, height, width):
+def _sources(matrices, height, width):
     "Return where each pixel of the result is read, from the centre: shape (samples, 2, height * width)"
-    y, x = _axes((height, width), matrices)
+    y, x = _from_centre((height, width), matrices)
     grid = torch.stack([x.repeat(height), y.repeat_interleave(width)])
     return torch.baddbmm(matrices[:, :, 2:], matrices[:, :, :2], grid.expand(len(matrices), -1, -1))
 
@@ -56,7 +56,7 @@ def _mirrored(places, size):
     return torch.minimum(places, 2 * size - 1 - places)
 
 
-def _read(images, index):
+def _read_pixels(images, index):
     "Read pixels by their place in an image, shape (samples, height * width)"
     flat = images.reshape(len(images), -1, index.shape[1])
     return flat.gather(2, index.unsqueeze(1).expand(flat.shape)).view(images.shape)
@@ -68,10 +68,10 @@ def warp_exact(
 ) -> Tensor:  # of the same shape and type
     "Flip and shift images"
     height, width = images.shape[-2:]
-    down, across = _axes((height, width), matrices)
+    down, across = _from_centre((height, width), matrices)
     x = _mirrored(matrices[:, 0, :1] * across + matrices[:, 0, 2:], width)
     y = _mirrored(matrices[:, 1, 1:2] * down + matrices[:, 1, 2:], height)
-    return _read(images, (y.unsqueeze(2) * width + x.unsqueeze(1)).flatten(1))
+    return _read_pixels(images, (y.unsqueeze(2) * width + x.unsqueeze(1)).flatten(1))
 
 
 def warp_nearest(
@@ -80,8 +80,8 @@ def warp_nearest(
 ) -> Tensor:  # of the same shape and type
     "Move whole pixels, as is right for masks"
     height, width = images.shape[-2:]
-    x, y = _places(matrices, height, width).unbind(1)
-    return _read(images, _mirrored(y, height) * width + _mirrored(x, width))
+    x, y = _sources(matrices, height, width).unbind(1)
+    return _read_pixels(images, _mirrored(y, height) * width + _mirrored(x, width))
 
 
 def warp_bilinear(
@@ -90,6 +90,6 @@ def warp_bilinear(
 ) -> Tensor:  # of the same shape
     "Read between pixels"
     height, width = images.shape[-2:]
-    places = _places(matrices.to(images.dtype), height, width)
+    places = _sources(matrices.to(images.dtype), height, width)
     grid = (places * places.new_tensor([[2 / width], [2 / height]])).view(-1, 2, height, width)
     return F.grid_sample(images, grid.permute(0, 2, 3, 1), padding_mode="reflection", align_corners=False)

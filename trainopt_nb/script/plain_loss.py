@@ -177,10 +177,17 @@ def _batch_size_of(seen: Namespace, inputs: Tensors, targets: Tensor | None) -> 
     return len(inputs)
 
 
+def _mixes(seen: Namespace) -> bool:
+    "Whether training batches hold shares of classes"
+    return bool(seen.augment) and bool(seen.augment["mixes"])
+
+
 def mass_of(
     o: Namespace, seen: Namespace, inputs: Tensors, targets: Tensor | None, weight: Tensor | None
 ) -> float:
     "Return the weight of a batch in the mean loss"
+    if weighted(o, seen) and seen.kind == "classification" and _mixes(seen) and targets.is_floating_point():
+        return len(targets)  # shares of classes
     if weighted(o, seen) and seen.kind == "classification" and seen.ignored:
         return weight[targets[targets != IGNORE]].sum().item()
     if weighted(o, seen) and seen.kind == "classification":
