@@ -57,7 +57,7 @@ class Step(NamedTuple):
     def __str__(self):
         return f"{self.name}:{self.strength:g}"
 
-
+# %% ../../nbs/augment/02_policy.ipynb #0bd5ddd8
 def _wrong(said):
     "Return the error for a policy; a form has no flags"
     return OptionError(f"--augment: {said}", f"Augment: {said}")

@@ -44,7 +44,7 @@ def sharpened(images: Tensor, size: Tensor) -> Tensor:
     smooth = (F.avg_pool2d(wide, 3, 1) * 9 + images * 4) / 13
     return images + size * (images - smooth)
 
-
+# %% ../../nbs/augment/06_randaugment.ipynb #adc6e806
 def posterised(images: Tensor, size: Tensor, span: tuple[float, float]) -> Tensor:
     "Keep 8 to 4 bits of each value"
     level = (span[1] - span[0]) / 2 ** (8 - (4 * size.abs()).round())

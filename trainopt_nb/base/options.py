@@ -70,8 +70,7 @@ class Option(NamedTuple):
     @property
     def values(self) -> str:  # such as `1 to 65536`
         "Return the possible values in words"
-        words = possible_values(self)
-        return words + (", or none" if self.optional else "")
+        return possible_values(self) + (", or none" if self.optional else "")
 
     @property
     def dimension(self) -> Dimension | None:  # None where searching it makes no sense
