@@ -12,9 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-import trainopt_nb.augment.moves
-import trainopt_nb.augment.pixels
-import trainopt_nb.augment.randaugment  # noqa: F401 each adds its operations
 from .draws import partners, places_of, uniform
 from .mixing import blended, class_shares, one_of
 from .policy import Step
@@ -116,6 +113,33 @@ def check_targets(
         )
 
 # %% ../../nbs/augment/09_augment.ipynb #1ffa643f
+def _warp(steps, exact, images, targets):
+    "Warp images, and masks alike"
+    size = images.shape[-2:]
+    matrices = [op.warp(draws, strength, *size) for _, strength, op, draws in steps if op.warp]
+    if not matrices:
+        return images, targets
+    matrix = composed(matrices)
+    if is_mask(targets, images):
+        targets = warp_nearest(targets, matrix)
+    return (warp_exact if exact else warp_bilinear)(images, matrix), targets
+
+
+def _mix(steps, other, classes, images, targets, draw):
+    "Mix images and targets with those of their partners"
+    if classes and not targets.dtype.is_floating_point:
+        targets = class_shares(targets, classes)
+    before, following = images, targets[other]
+    for number, (_, strength, operation, draws) in enumerate(steps):
+        mixed, share = operation.mix(before, before[other], draws, strength)
+        if len(steps) > 1:
+            images, share = one_of(images, mixed, share, draw, number, len(steps))
+        else:
+            images = mixed
+        targets = blended(targets, following, share)
+    return images, targets
+
+# %% ../../nbs/augment/09_augment.ipynb #4ffb36bd
 SALT = 11  # keeps these draws apart from others that follow from the seed, such as the order of the data
 
 
@@ -163,41 +187,15 @@ class Augment:
         steps = [(*step, step.operation, draws) for step, draws in zip(self.policy, parts, strict=False)]
         if not self.exact and kind not in (torch.float32, torch.float64):
             images = images.float()
-        images, targets = self._warp(steps, images, targets)
+        images, targets = _warp(steps, self.still, images, targets)
         for _, strength, operation, draws in steps:
             if operation.change:
                 images = operation.change(images, draws, strength, (low, high))
         if cut and not self.exact:
             images = images.clamp(low, high)
-        images, targets = self._mix([s for s in steps if s[2].mix], images, targets, parts[-1][:, 0])
+        if mixing := [step for step in steps if step[2].mix]:
+            other = partners(mix(self.number, 1), len(images), self.shard, self.apart, images.device)
+            images, targets = _mix(mixing, other, self.classes, images, targets, parts[-1][:, 0])
         if images.dtype == kind:
             return images, targets
         return (images if kind.is_floating_point else images.round()).to(kind), targets
-
-    def _warp(self, steps, images, targets):
-        "Warp images, and masks alike"
-        size = images.shape[-2:]
-        matrices = [op.warp(draws, strength, *size) for _, strength, op, draws in steps if op.warp]
-        if not matrices:
-            return images, targets
-        matrix = composed(matrices)
-        if is_mask(targets, images):
-            targets = warp_nearest(targets, matrix)
-        return (warp_exact if self.still else warp_bilinear)(images, matrix), targets
-
-    def _mix(self, steps, images, targets, draw):
-        "Mix images and targets"
-        if not steps:
-            return images, targets
-        other = partners(mix(self.number, 1), len(images), self.shard, self.apart, images.device)
-        if self.classes and not targets.dtype.is_floating_point:
-            targets = class_shares(targets, self.classes)
-        before, following = images, targets[other]
-        for number, (_, strength, operation, draws) in enumerate(steps):
-            mixed, share = operation.mix(before, before[other], draws, strength)
-            if len(steps) > 1:
-                images, share = one_of(images, mixed, share, draw, number, len(steps))
-            else:
-                images = mixed
-            targets = blended(targets, following, share)
-        return images, targets

@@ -32,6 +32,22 @@ class Operation(NamedTuple):
 
 
 OPERATIONS: Registry[Operation] = Registry("augmentation")
+for _name, _place in {
+    "rotate": "moves:ROTATE",
+    "crop": "moves:CROP",
+    "resize-crop": "moves:RESIZE_CROP",
+    "flip": "moves:FLIP",
+    "vertical-flip": "moves:VERTICAL_FLIP",
+    "colour": "pixels:COLOUR",
+    "blur": "pixels:BLUR",
+    "noise": "pixels:NOISE",
+    "erase": "pixels:ERASE",
+    "randaugment": "randaugment:RANDAUGMENT",
+    "trivialaugment": "randaugment:TRIVIALAUGMENT",
+    "mixup": "mixing:MIXUP",
+    "cutmix": "mixing:CUTMIX",
+}.items():
+    OPERATIONS.register(_name, f"trainopt_nb.augment.{_place}")  # imported when it is first used
 
 # %% ../../nbs/augment/02_policy.ipynb #c1b08fe4
 SPELLINGS = {

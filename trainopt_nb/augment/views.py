@@ -12,7 +12,6 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-import trainopt_nb.augment.moves  # noqa: F401 the operations that a policy may name
 from .policy import Step
 from ..base.errors import OptionError
 from ..data.tensors import Batch, leaves, tree_map

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-import trainopt_nb.augment.augment  # noqa: F401 brings all operations
 from ..augment.augment import SALT
 from ..augment.draws import partners, uniform
 from ..augment.mixing import blended, class_shares, one_of

@@ -63,7 +63,7 @@ def unroll_comprehension(
     comma = "," * (left == "(" and len(made) == 1)
     return source.replace(node, f"{left}{', '.join(made)}{comma}{right}")
 
-
+# %% ../../nbs/script/07b_unroll.ipynb #70271f51
 def unroll_loop(
     source: Source,
     node: ast.For,

@@ -97,7 +97,7 @@ def _assumptions(options, policy, images, values):
         rows.append(Assumption("values", f"of images: {values.text}", "--augment-values", sure))
     return rows
 
-
+# %% ../../nbs/task/08c_augmentation.ipynb #45e58c53
 def choose_augmentation(
     options: TrainOptions,
     data: Data,

@@ -138,7 +138,7 @@ def _try(place, sources, freezing, known):
     notes += _notes(task, o, model, data, sample, inferred) + loss.notes + strategy.notes(model, place.device)
     return _Tried(place, sample, inferred, loss, metrics, [*notes, *said], rows)
 
-
+# %% ../../nbs/train/04_prepare.ipynb #889214d7
 def _put_together(tried, sources, freezing, notes):
     "Distribute the model, and put together what was found"
     (task, o, strategy, device, data, _, transforms, hooks), sample, inferred, loss, metrics, found, rows = (

@@ -117,7 +117,7 @@ def with_augmentation(
         return place, [], []
     return place._replace(transforms=(*place.transforms, found.transform)), found.notes, found.assumptions
 
-
+# %% ../../nbs/train/03h_prepare_step.ipynb #da79514b
 def prepare_step(
     place: Place,
     notes: Sequence[tuple[str, str]] = (),  # that were found before
