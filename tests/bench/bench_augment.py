@@ -77,7 +77,7 @@ def decoded(archive, part):
     return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).contiguous(), labels
 
 
-def small_cnn(seed, width=32):
+def small_cnn(seed, width):
     torch.manual_seed(seed)
 
     def block(a, b):
@@ -87,7 +87,7 @@ def small_cnn(seed, width=32):
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * width * 16, 10))
 
 
-def gain(path, epochs, seeds, policies, rows):
+def gain(path, epochs, seeds, policies, rows, width):
     "Print the test accuracy after equal epochs"
     archive = np.load(path)
     (x, y), (x_test, y_test) = (decoded(archive, part) for part in ("train", "test"))
@@ -98,7 +98,7 @@ def gain(path, epochs, seeds, policies, rows):
         for policy in policies:
             with tempfile.TemporaryDirectory() as folder:
                 run = fit(
-                    small_cnn(seed), train, test, folder=folder, epochs=epochs, batch_size=128, lr=3e-3, schedule="onecycle", seed=seed,
+                    small_cnn(seed, width), train, test, folder=folder, epochs=epochs, batch_size=128, lr=3e-3, schedule="onecycle", seed=seed,
                     augment=policy, restore_best=False, device="cpu", write=lambda text: None,
                 )  # fmt: skip
                 print(
@@ -113,10 +113,11 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=15_000, help="training images")
+    parser.add_argument("--width", type=int, default=32, help="channels of the first layer")
     parser.add_argument("--policies", nargs="+", default=["none", "default"])
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     compare()
     if given.data:
-        gain(given.data, given.epochs, given.seeds, given.policies, given.rows)
+        gain(given.data, given.epochs, given.seeds, given.policies, given.rows, given.width)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .draws import partners, places_of, uniform
+from .draws import places_of, rank_partners, uniform
 from .mixing import blended, class_shares, one_of
 from .policy import Step
 from .warp import composed, warp_bilinear, warp_exact, warp_nearest
@@ -194,7 +194,7 @@ class Augment:
         if cut and not self.exact:
             images = images.clamp(low, high)
         if mixing := [step for step in steps if step[2].mix]:
-            other = partners(mix(self.number, 1), len(images), self.shard, self.apart, images.device)
+            other = rank_partners(mix(self.number, 1), len(images), self.shard, self.apart).to(images.device)
             images, targets = _mix(mixing, other, self.classes, images, targets, parts[-1][:, 0])
         if images.dtype == kind:
             return images, targets

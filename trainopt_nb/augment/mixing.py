@@ -36,7 +36,8 @@ def class_shares(
     classes: int,
 ) -> Tensor:  # float32, shape (samples, classes)
     "Return labels as shares of classes"
-    return (labels.long().unsqueeze(1) == torch.arange(classes, device=labels.device)).float()
+    numbers = torch.arange(classes, device=labels.device)
+    return (labels.long().unsqueeze(1) == numbers).float()
 
 
 def blended(

@@ -67,7 +67,8 @@ def blur(images: Tensor, draws: Tensor, strength: float, span: tuple[float, floa
 def noise(images: Tensor, draws: Tensor, strength: float, span: tuple[float, float]) -> Tensor:
     "Add normal noise, with a standard deviation of up to the strength as a share of the span"
     size = draws[:, 2].view(-1, 1, 1, 1) * (strength * (span[1] - span[0]))
-    return images + (size * normal(draws[:, :2], images[0].numel()).view(images.shape)).to(images.dtype)
+    added = normal(draws[:, :2], images[0].numel()).view(images.shape)
+    return images + (size * added).to(images.dtype)
 
 
 def erase(images: Tensor, draws: Tensor, strength: float, span: tuple[float, float]) -> Tensor:

@@ -57,7 +57,8 @@ def view_of(
     x = (torch.arange(width, device=images.device) + shift_x).remainder(2 * width)
     y = (torch.arange(height, device=images.device) + shift_y).remainder(2 * height)
     x, y = torch.minimum(x, 2 * width - 1 - x), torch.minimum(y, 2 * height - 1 - y)
-    x, y = x.flip(0) if side else x, y.flip(0) if top else y
+    x = x.flip(0) if side else x
+    y = y.flip(0) if top else y
     return images[:, :, y.unsqueeze(1), x]
 
 # %% ../../nbs/augment/08_views.ipynb #5ac4319b

@@ -27,27 +27,21 @@ CHANGES = {name: operation.change for name, operation in OPERATIONS.items() if o
 MIXES = {name: operation.mix for name, operation in OPERATIONS.items() if operation.mix}
 
 # %% ../../nbs/script/02b_plain_augment.ipynb #05ede58d
-def _warped(seen: Namespace, images: Tensor, targets: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-    "Move the pixels of images, and of masks alike"
-    height, width = images.shape[-2:]
-    matrix = composed(
+def _matrix_of(seen: Namespace, images: Tensor, draws: Tensor) -> Tensor:
+    "Return the matrices by which the pixels of images are moved"
+    return composed(
         [
-            WARPS[name](draws[:, first:last], strength, height, width)
+            WARPS[name](draws[:, first:last], strength, images.shape[-2], images.shape[-1])
             for name, first, last, strength in seen.augment["warps"]
         ]
     )
-    if seen.augment["masks"]:
-        targets = warp_nearest(targets, matrix)
-    if seen.augment["still"]:
-        return warp_exact(images, matrix), targets
-    return warp_bilinear(images, matrix), targets
 
 
 def _mixed(
     seen: Namespace, images: Tensor, targets: Tensor, draws: Tensor, seed: int
 ) -> tuple[Tensor, Tensor]:
     "Mix images and targets with those of their partners"
-    other = partners(mix(seed, 1), len(images), apart=seen.augment["apart"])
+    other = partners(mix(seed, 1), len(images), seen.augment["apart"])
     if seen.augment["classes"]:
         targets = class_shares(targets, seen.augment["classes"])
     before, following = images, targets[other]
@@ -70,7 +64,10 @@ def augmented(
     if seen.augment["bytes"]:
         images = images.float()
     if seen.augment["warps"]:
-        images, targets = _warped(seen, images, targets, draws)
+        matrix = _matrix_of(seen, images, draws)
+        if seen.augment["masks"]:
+            targets = warp_nearest(targets, matrix)
+        images = warp_exact(images, matrix) if seen.augment["still"] else warp_bilinear(images, matrix)
     for name, first, last, strength in seen.augment["changes"]:
         images = CHANGES[name](images, draws[:, first:last], strength, seen.augment["span"])
     if seen.augment["cut"]:
