@@ -94,7 +94,7 @@ def gain(path, epochs, seeds, policies, rows, width):
     mean, std = (x.float().mean((0, 2, 3), keepdim=True), x.float().std((0, 2, 3), keepdim=True))
     pick = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:rows]
     train, test = ((x[pick] - mean) / std, y[pick]), ((x_test - mean) / std, y_test)
-    for seed in range(seeds):
+    for seed in seeds:
         for policy in policies:
             with tempfile.TemporaryDirectory() as folder:
                 run = fit(
@@ -111,7 +111,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("data", nargs="?", help="cifar10_18k.npz")
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", type=int, default=15_000, help="training images")
     parser.add_argument("--width", type=int, default=32, help="channels of the first layer")
     parser.add_argument("--policies", nargs="+", default=["none", "default"])

@@ -46,7 +46,7 @@ def rotate(draws: Tensor, strength: float, height: int, width: int) -> Tensor:
 def resize_crop(draws: Tensor, strength: float, height: int, width: int) -> Tensor:
     "Crop to a part that is smaller by up to the strength, and stretch it to the old size"
     area = 1 - strength * draws[:, 0]
-    ratio = ((2 * draws[:, 1] - 1) * math.log(4 / 3)).exp()
+    ratio = ((2 * draws[:, 1] - 1) * (math.log(4 / 3) * min(1.0, 2 * strength))).exp()
     wide, high = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     shift_x, shift_y = (draws[:, 2] - 0.5) * (1 - wide) * width, (draws[:, 3] - 0.5) * (1 - high) * height
     zero = torch.zeros_like(wide)
