@@ -238,7 +238,7 @@ def test_views_are_averaged_in_the_validation():
     options = TrainOptions(device="cpu", epochs=1, augment="crop flip", tta=4)
     prepared = prepare(Task(net(), TRAIN, VALID), options)
     (row,) = [e for e in follow(train(prepared, options)) if type(e) is Epoch]
-    views = [(False, False, 0, 0), (True, False, 0, 0), (False, False, -2, -2), (True, False, -2, -2)]
+    views = [(False, False, 0, 0), (True, False, 0, 0), (False, False, -1, -1), (True, False, -1, -1)]
     model = prepared.model.eval()
     with torch.no_grad():
         scores = torch.stack([model(view_of(VALID[0], *view)) for view in views]).mean(0)
@@ -472,12 +472,11 @@ def test_an_operation_of_the_users_own(tmp_path):
 
 
 def test_sweeps_search_policies_and_strengths_one_by_one():
-    space = parse_space("augment=none|crop+flip|default augment_strength=0.5..2", TrainOptions, "")
-    assert [str(choice) for choice in space.distributions["augment"].choices] == [
-        "none",
-        "crop+flip",
-        "default",
-    ]
+    space = parse_space("augment=none|crop+flip|'crop colour:0.3' augment_strength=0.5..2")
+    assert space["augment"].choices == ("none", "crop+flip", "crop colour:0.3")
+    assert (space["augment_strength"].low, space["augment_strength"].high) == (0.5, 2.0)
+    with pytest.raises(OptionError, match="Did you mean 'flip'"):
+        parse_space("augment=none|flipp")
     reason = can_batch(Task(net(), TRAIN), TrainOptions(device="cpu", augment="flip"), ["lr"])
     assert reason.startswith("augment changes the images of each training")
     assert "tta" in can_batch(Task(net(), TRAIN), TrainOptions(device="cpu", tta=2), ["lr"])

@@ -29,7 +29,7 @@ def views_of(
     strengths = {step.name: step.strength for step in policy}
     sides = (False, True) if strengths.get("flip") else (False,)
     tops = (False, True) if strengths.get("vertical-flip") else (False,)
-    far_x, far_y = (round(strengths.get("crop", 0) * size) for size in (width, height))
+    far_x, far_y = (round(strengths.get("crop", 0) * size / 2) for size in (width, height))
     ways = [(0, 0), (-1, -1), (1, 1), (-1, 1), (1, -1), (-1, 0), (1, 0), (0, -1), (0, 1)]
     shifts = list(dict.fromkeys((x * far_x, y * far_y) for x, y in ways))
     found = [(side, top, *shift) for shift, top, side in product(shifts, tops, sides)]
