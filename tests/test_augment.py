@@ -347,6 +347,19 @@ def test_nothing_is_drawn_from_global_generators():
     assert len(numbers) == 3000
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("policy", [*NAMES, MANY])
+def test_a_gpu_gives_what_the_cpu_gives(policy):
+    "Up to rounding; where a pixel is read may round to its neighbour"
+    images, labels = torch.rand(40, 3, 16, 16), torch.arange(40) % 3
+    change = made(policy, images, classes=3)
+    here = change((images, labels), training=True)
+    there = change((images.cuda(), labels.cuda()), training=True)
+    assert torch.allclose(here[1], there[1].cpu(), atol=1e-5)
+    assert (here[0] - there[0].cpu()).abs().mean() < 1e-3
+
+
 # --- what is refused, and said
 
 
