@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .plain_batches import has_targets, pick
 from .plain_data import Data, Namespace, Tensors
-from ..task.losses import IGNORE, class_numbers, focal_loss, log_of
+from ..task.losses import IGNORE, class_numbers, focal_loss, log_of, soft_focal_loss
 from ..task.loss_step import class_weight
 
 # %% ../../nbs/script/03_plain_loss.ipynb #d175f77a
@@ -56,6 +56,11 @@ def autocast(o: Namespace, device: torch.device) -> AbstractContextManager:
     return nullcontext()
 
 
+def _mixes(seen: Namespace) -> bool:
+    "Whether training batches hold shares of classes"
+    return bool(seen.augment) and bool(seen.augment["mixes"])
+
+
 def odd_labels(seen: Namespace) -> bool:
     "Whether labels must be converted for the cross-entropy"
     if seen.soft_labels:
@@ -77,6 +82,14 @@ def class_loss(
         scores = scores.movedim(-1, 1)
     if seen.class_axis == -1 and seen.soft_labels:
         targets = targets.movedim(-1, 1)
+    if o.loss == "focal" and (seen.soft_labels or _mixes(seen)) and targets.is_floating_point():
+        return soft_focal_loss(
+            scores,
+            targets,
+            o.focal_gamma,
+            weight if weighted(o, seen) else None,
+            o.label_smoothing,
+        )
     if o.loss == "focal":
         return focal_loss(
             scores,
@@ -175,11 +188,6 @@ def _batch_size_of(seen: Namespace, inputs: Tensors, targets: Tensor | None) -> 
     if seen.inputs == "sequence":
         return len(inputs[0])
     return len(inputs)
-
-
-def _mixes(seen: Namespace) -> bool:
-    "Whether training batches hold shares of classes"
-    return bool(seen.augment) and bool(seen.augment["mixes"])
 
 
 def mass_of(

@@ -101,8 +101,9 @@ def task_loss(
 ) -> Callable[[Tensor, Tensor], Tensor]:
     "Return the loss that the options name; labels in another form than cross-entropy takes are converted in each batch"
     loss = make_loss(options, task_type, weight, scoring, reduction)
-    plain = targets is not None and targets.dtype == torch.int64 and targets.dim() == scores.dim() - 1
-    if task_type != "classification" or (plain and not mixed):
+    if task_type != "classification":
+        return loss
+    if targets.dtype == torch.int64 and targets.dim() == scores.dim() - 1 and not mixed:
         return loss
     soft = lambda scores, targets: targets.shape == scores.shape and scores.dim() > 1
     return lambda s, t: loss(

@@ -88,22 +88,21 @@ def soft_focal_loss(
     "Return the focal losses for all classes by their shares; the mean is over samples, as that of cross-entropy for shares"
     logs = scores.log_softmax(1)
     plain = -(1 - label_smoothing) * logs - label_smoothing * logs.mean(1, keepdim=True)
-    shares = targets if weight is None else targets * weight.view(-1, *[1] * (scores.dim() - 2))
-    each = (shares * (1 - logs.exp()) ** gamma * plain).sum(1)
+    if weight is not None:
+        targets = targets * weight.view(-1, *[1] * (scores.dim() - 2))
+    each = (targets * (1 - logs.exp()) ** gamma * plain).sum(1)
     return each if reduction == "none" else each.mean()
 
 
 def focal_loss(
     scores: Tensor,  # shape (samples, classes, ...)
-    targets: Tensor,  # int64, shape (samples, ...), or shares of classes, of the shape of the scores
+    targets: Tensor,  # int64, shape (samples, ...)
     gamma: float = 2.0,  # 0 is cross-entropy
     weight: Tensor | None = None,  # shape (classes,)
     label_smoothing: float = 0.0,  # as in cross-entropy
     reduction: str = "mean",  # or `none`
 ) -> Tensor:  # 0-d, or shape (samples, ...)
     "Return the cross-entropy in which a sample has the weight (1 - its probability) to the power gamma"
-    if targets.shape == scores.shape:
-        return soft_focal_loss(scores, targets, gamma, weight, label_smoothing, reduction)
     plain = F.cross_entropy(
         scores, targets, reduction="none", label_smoothing=label_smoothing, ignore_index=IGNORE
     )
@@ -165,9 +164,9 @@ def make_loss(
 def _class_loss(o, weight, scoring, reduction):
     "Return cross-entropy or focal loss for logits, which log-probabilities are too; probabilities become their logarithms"
     if o.loss == "focal":
-        loss = lambda s, t: focal_loss(
-            s, t if t.shape == s.shape else t.long(), o.focal_gamma, weight, o.label_smoothing, reduction
-        )
+        more = (o.focal_gamma, weight, o.label_smoothing, reduction)
+        soft = lambda s, t: t.shape == s.shape
+        loss = lambda s, t: soft_focal_loss(s, t, *more) if soft(s, t) else focal_loss(s, t.long(), *more)
     elif weight is None and not o.label_smoothing:
         loss = lambda s, t: F.cross_entropy(s, t, reduction=reduction)
     else:
