@@ -67,7 +67,7 @@ def odd_labels(seen: Namespace) -> bool:
         return False
     return seen.target_type != "int64" or seen.target_dims != seen.score_dims - 1
 
-
+# %% ../../nbs/script/03_plain_loss.ipynb #187457f3
 def class_loss(
     o: Namespace, seen: Namespace, scores: Tensor, targets: Tensor, weight: Tensor | None
 ) -> Tensor:
