@@ -39,6 +39,22 @@ model = nn.Sequential(
 SPLIT = "train_data, valid_data = (x[:161], y[:161]), (x[161:], y[161:])\n"
 PLAIN = DATA + SPLIT + MODEL.format(outputs=3)
 NORMED = (DATA + SPLIT + MODEL.format(outputs=3)).replace("nn.ReLU()", "nn.BatchNorm1d(16),\n    nn.ReLU()")
+IMAGES = """
+import torch
+from torch import nn
+
+generator = torch.Generator().manual_seed(1)
+x = torch.rand(120, 3, 12, 12, generator=generator)
+y = (x.mean((1, 2, 3)) * 300).long() % 3
+train_data, valid_data = (x[:90], y[:90]), (x[90:], y[90:])
+model = nn.Sequential(
+    nn.Conv2d(3, 8, 3),
+    nn.ReLU(),
+    nn.AdaptiveAvgPool2d(2),
+    nn.Flatten(),
+    nn.Linear(32, 3),
+)
+"""
 CASES = {  # name -> (cell, flags); all of them in memory, on the CPU, in fp32
     "defaults": (PLAIN, ""),
     "no validation": (PLAIN.replace("train_data, valid_data =", "train_data, other ="), ""),
@@ -169,6 +185,33 @@ CASES = {  # name -> (cell, flags); all of them in memory, on the CPU, in fp32
     "probabilities": (
         PLAIN + "model = nn.Sequential(model, nn.Softmax(1))\n",
         "--scores probabilities --metrics accuracy,auroc",
+    ),
+    "augment": (IMAGES, "--augment default --augment-values 1 --tta 2"),
+    "augment, mixing": (
+        IMAGES,
+        "--augment 'rotate crop flip noise erase mixup cutmix' --class-weights balanced --label-smoothing 0.1 --accumulate 2 --batch-size 16",
+    ),
+    "augment, focal": (
+        IMAGES,
+        "--augment 'randaugment blur colour cutmix' --augment-strength 0.5 --loss focal",
+    ),
+    "augment, bytes": (
+        IMAGES.replace("x = torch.rand(120", "x = 255 * torch.rand(120")
+        .replace("train_data,", "x = x.to(torch.uint8)\ntrain_data,")
+        .replace(
+            "model = nn.Sequential(",
+            "\n\nclass ToFloat(nn.Module):\n    def forward(self, x):\n        return x / 255\n\n\nmodel = nn.Sequential(\n    ToFloat(),",
+        ),
+        "--augment 'trivialaugment resize-crop vertical-flip'",
+    ),
+    "augment, masks": (
+        IMAGES.replace("y = (x.mean((1, 2, 3)) * 300).long() % 3", "y = (x.mean(1) * 3).long()")
+        .replace(
+            "    nn.AdaptiveAvgPool2d(2),\n    nn.Flatten(),\n    nn.Linear(32, 3),\n",
+            "    nn.Conv2d(8, 3, 1),\n",
+        )
+        .replace("3, 8, 3)", "3, 8, 3, padding=1)"),
+        "--augment 'rotate flip'",
     ),
     "names that clash": (
         PLAIN + "LR = 0.5\nEPOCHS = 99\n\n\ndef order(samples, epoch):\n    return LR * EPOCHS\n",

@@ -60,6 +60,7 @@ class Option(NamedTuple):
     argument: str = ""  # for a positional argument: how it is written in a usage line, such as `RUN`
     place: bool = False  # whether it names another machine or an address, to which model and data would go
     explain: Callable[[object], str] | None = None  # from a refused value to a sentence with the way out
+    checked: Callable[[str], None] | None = None  # raises `OptionError` for a text that means nothing
 
     @property
     def flag(self) -> str:  # such as `--batch-size`; `RUN` for a positional argument
@@ -69,8 +70,7 @@ class Option(NamedTuple):
     @property
     def values(self) -> str:  # such as `1 to 65536`
         "Return the possible values in words"
-        words = possible_values(self)
-        return words + (", or none" if self.optional else "")
+        return possible_values(self) + (", or none" if self.optional else "")
 
     @property
     def dimension(self) -> Dimension | None:  # None where searching it makes no sense
@@ -118,9 +118,12 @@ def _check(option, value):
     if option.objects and not isinstance(value, str):
         return _check_object(option, value)
     try:
-        return CHECKS[option.type](option, value)
+        found = CHECKS[option.type](option, value)
     except (TypeError, ValueError, OverflowError):
         raise _refusal(option, value) from None
+    if option.checked:
+        option.checked(found)
+    return found
 
 
 def _check_object(option, value):

@@ -158,7 +158,7 @@ def _test(prepared, options, lowest, highest, steps):
         for group, proportion in zip(optimizer.param_groups, proportions, strict=True):
             group["lr"] = lr * proportion
         try:
-            loss = float(stepper([prepared.on_device(batch, training=True)]))
+            loss = float(stepper([prepared.on_device(batch, True, (epoch, i))]))
         except NonFinite:
             break
         mean = 0.9 * mean + 0.1 * loss

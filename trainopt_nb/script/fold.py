@@ -10,10 +10,10 @@ import ast
 import inspect
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any
 
 from .source import Edit, Known, Source, Unknown, apply_edits, arguments_of
-from .source import dedented, is_ours, literal, substituted, without
+from .source import dedented, literal, without
+from .unroll import unroll_comprehension, unroll_loop
 
 # %% ../../nbs/script/08_fold.ipynb #aa4e7564
 def _fold_if(
@@ -158,58 +158,16 @@ def _known_dict(node: ast.expr, known: Known) -> object:
     except Unknown:
         return None
 
-# %% ../../nbs/script/08_fold.ipynb #8ee3962a
-def _fold_comprehension(
-    source: Source,
-    node: ast.expr,
-    known: Known,
-) -> Edit | None:
-    "Write out a comprehension over a known list if its element calls a function of this package"
-    inner = node
-    if isinstance(node, ast.Call):  # tuple(... for ...)
-        if not (isinstance(node.func, ast.Name) and node.func.id == "tuple" and len(node.args) == 1):
-            return None
-        inner = node.args[0]
-    kinds = (ast.GeneratorExp,) if isinstance(node, ast.Call) else (ast.DictComp, ast.ListComp)
-    if not isinstance(inner, kinds) or len(inner.generators) > 1 or inner.generators[0].ifs:
-        return None
-    parts = [inner.key, inner.value] if isinstance(inner, ast.DictComp) else [inner.elt]
-    calls = [n for part in parts for n in ast.walk(part) if isinstance(n, ast.Call)]
-    if not any(isinstance(n.func, ast.Name) and is_ours(known.names.get(n.func.id)) for n in calls):
-        return None
-    try:
-        items = list(known.value(inner.generators[0].iter))
-    except Unknown:
-        return None
-    target = inner.generators[0].target
-    made = []
-    for item in items:
-        names = dict(_bound(target, item))
-        made.append(": ".join(substituted(source.of(part), names) for part in parts))
-    left, right = (
-        "{}" if isinstance(inner, ast.DictComp) else "[]" if isinstance(inner, ast.ListComp) else "()"
-    )
-    comma = "," * (left == "(" and len(made) == 1)
-    return source.replace(node, f"{left}{', '.join(made)}{comma}{right}")
-
-
-def _bound(target: ast.expr, item: Any) -> Iterator[tuple[str, str]]:
-    "Yield the names of a loop's target, and their values as literals"
-    if isinstance(target, ast.Name):
-        yield target.id, literal(item)
-    else:
-        for part, value in zip(target.elts, item, strict=True):
-            yield from _bound(part, value)
-
 # %% ../../nbs/script/08_fold.ipynb #64b4a958
 RULES = {
     ast.If: [_fold_if],
     ast.With: [_fold_with],
     ast.IfExp: [_fold_choice],
     ast.BoolOp: [_fold_bool],
-    ast.Call: [_fold_getattr, _fold_comprehension, _fold_arguments],
-    ast.DictComp: [_fold_comprehension],
-    ast.ListComp: [_fold_comprehension],
+    ast.Call: [_fold_getattr, unroll_comprehension, _fold_arguments],
+    ast.DictComp: [unroll_comprehension],
+    ast.ListComp: [unroll_comprehension],
+    ast.For: [unroll_loop],
 }
 
 

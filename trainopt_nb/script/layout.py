@@ -128,7 +128,11 @@ def opened(
     pad = " " * (len(line) - len(line.lstrip()) + 4)
     edges = [start, *commas, end]
     parts = [line[a + 1 : b].strip() for a, b in pairwise(edges)]
-    comma = "" if len(parts) == 1 and " for " in parts[0] else ","
+    follows = start > 0 and (line[start - 1].isalnum() or line[start - 1] in "_])")  # a call, or an index
+    alone = len(parts) == 1 and (
+        " for " in parts[0] or (line[start] != "{" and follows is (line[start] == "["))
+    )
+    comma = "" if alone else ","  # one part in brackets of its own, or an index, would become a tuple
     inner = [row for part in parts if part for row in opened(f"{pad}{part}{comma}")]
     return [line[: start + 1], *inner, f"{pad[4:]}{line[end:]}"]
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from .plain_augment import augmented_batches
 from .plain_batches import Batch, grouped, place_batch, training_batches
 from .plain_data import Data, Namespace, prepare_data
 from .plain_loss import loss_weight, mass_of, weighted
@@ -82,9 +83,12 @@ def _looks_back(o: Namespace, seen: Namespace) -> bool:
 # %% ../../nbs/script/06_plain_loop.ipynb #0b83ec8c
 def _update_batches(o: Namespace, seen: Namespace, data: Data, epoch: int) -> Iterator[Batch | list[Batch]]:
     "Yield the batch or batches of each update"
+    batches = training_batches(o, seen, data, epoch)
+    if seen.augment:
+        batches = augmented_batches(o, seen, batches, epoch)
     if o.accumulate > 1:
-        return grouped(training_batches(o, seen, data, epoch), o.accumulate)
-    return training_batches(o, seen, data, epoch)
+        return grouped(batches, o.accumulate)
+    return batches
 
 
 def train_epoch(
@@ -180,6 +184,8 @@ def train_model(o: Namespace, seen: Namespace, model: nn.Module, train_data: Dat
 
 # %% ../../nbs/script/06_plain_loop.ipynb #ef017928
 USUAL = {
+    "augment": {},
+    "views": [],
     "images": False,
     "target_key": None,
     "target_apart": False,

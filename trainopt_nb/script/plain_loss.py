@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .plain_batches import has_targets, pick
 from .plain_data import Data, Namespace, Tensors
-from ..task.losses import IGNORE, class_numbers, focal_loss, log_of
+from ..task.losses import IGNORE, class_numbers, focal_loss, log_of, soft_focal_loss
 from ..task.loss_step import class_weight
 
 # %% ../../nbs/script/03_plain_loss.ipynb #d175f77a
@@ -56,13 +56,18 @@ def autocast(o: Namespace, device: torch.device) -> AbstractContextManager:
     return nullcontext()
 
 
+def _mixes(seen: Namespace) -> bool:
+    "Whether training batches hold shares of classes"
+    return bool(seen.augment) and bool(seen.augment["mixes"])
+
+
 def odd_labels(seen: Namespace) -> bool:
     "Whether labels must be converted for the cross-entropy"
     if seen.soft_labels:
         return False
     return seen.target_type != "int64" or seen.target_dims != seen.score_dims - 1
 
-
+# %% ../../nbs/script/03_plain_loss.ipynb #187457f3
 def class_loss(
     o: Namespace, seen: Namespace, scores: Tensor, targets: Tensor, weight: Tensor | None
 ) -> Tensor:
@@ -77,6 +82,14 @@ def class_loss(
         scores = scores.movedim(-1, 1)
     if seen.class_axis == -1 and seen.soft_labels:
         targets = targets.movedim(-1, 1)
+    if o.loss == "focal" and (seen.soft_labels or _mixes(seen)) and targets.is_floating_point():
+        return soft_focal_loss(
+            scores,
+            targets,
+            o.focal_gamma,
+            weight if weighted(o, seen) else None,
+            o.label_smoothing,
+        )
     if o.loss == "focal":
         return focal_loss(
             scores,
@@ -181,6 +194,8 @@ def mass_of(
     o: Namespace, seen: Namespace, inputs: Tensors, targets: Tensor | None, weight: Tensor | None
 ) -> float:
     "Return the weight of a batch in the mean loss"
+    if weighted(o, seen) and seen.kind == "classification" and _mixes(seen) and targets.is_floating_point():
+        return len(targets)  # shares of classes
     if weighted(o, seen) and seen.kind == "classification" and seen.ignored:
         return weight[targets[targets != IGNORE]].sum().item()
     if weighted(o, seen) and seen.kind == "classification":

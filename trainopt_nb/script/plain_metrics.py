@@ -11,7 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from .plain_batches import call_model, pick, place_batch, validation_batches
+from .plain_augment import mean_outputs
+from .plain_batches import pick, place_batch, validation_batches
 from .plain_data import Data, Namespace, Tensors
 from .plain_loss import autocast, is_half, loss_of, mass_of, odd_labels, weighted
 from ..task.losses import class_numbers
@@ -162,7 +163,7 @@ def validate(
     for batch in validation_batches(seen, data):
         inputs, targets = place_batch(o, seen, batch, device)
         with autocast(o, device):
-            outputs = call_model(seen, model, inputs)
+            outputs = mean_outputs(seen, model, inputs)
             loss = loss_of(o, seen, outputs, inputs, targets, weight)
         mass = mass_of(o, seen, inputs, targets, weight)
         total, count = total + loss.float() * mass, count + mass

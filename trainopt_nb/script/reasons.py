@@ -38,7 +38,7 @@ WRITTEN = (
     "epochs max_steps batch_size shuffle drop_last workers valid_fraction loss label_smoothing class_weights focal_gamma "
     "task_type class_axis scores huber_delta metrics optimizer lr lr_for weight_decay weight_decay_for freeze unfreeze decay_all momentum l1 schedule warmup final_lr step_every milestones gamma "
     "plateau_patience clip clip_value dropout ema precision accumulate compile channels_last device threads monitor monitor_mode patience "
-    "min_delta restore_best seed deterministic"
+    "min_delta restore_best seed deterministic augment augment_strength augment_values tta"
 ).split()
 
 # %% ../../nbs/script/16_reasons.ipynb #7241342f
@@ -116,6 +116,20 @@ def unknown_options(
     return [f"The option {name}={getattr(o, name)!r} is not written." for name in unknown]
 
 # %% ../../nbs/script/16_reasons.ipynb #303d614a
+def _no_augmentation(seen: dict) -> str:  # empty where a script can repeat it
+    "Say what about the augmentation no script repeats"
+    augment = seen.get("augment") or {}
+    if strange := augment.get("strange"):
+        return f"The run augments by {', '.join(strange)}, which is not of this package, so that no script repeats it: leave it out to have a script."
+    if (augment or seen.get("views")) and (
+        seen["batch"] != "pair" or seen["inputs"] != "tensor" or seen["scores"] not in ([], None)
+    ):
+        return "The run augments batches that are more than pairs of images and targets, or a model with several outputs, which no script repeats: leave --augment and --tta out to have a script."
+    if augment.get("mixes") and augment["classes"] and seen.get("target_type") != "int64":
+        return f"The run mixes labels of type {seen.get('target_type')}, which no script repeats: pass labels of type int64 to have a script."
+    return ""
+
+# %% ../../nbs/script/16_reasons.ipynb #c517b6a5
 def no_script(
     facts: dict,  # what stands in run.json
 ) -> str:  # empty where a script can be written
@@ -134,6 +148,8 @@ def no_script(
             "The loss of the run compares the scores at each place with the next target, whose figures no script computes: give inputs "
             "without the last place and targets without the first to have a script."
         )
+    if why := _no_augmentation(seen):
+        return why
     if parts := seen.get("loss_parts"):
         return f"The loss of the run is a dict of parts ({', '.join(parts)}), which no script adds up: let it return their sum to have a script."
     if seen.get("loss_parameters"):

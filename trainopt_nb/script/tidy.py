@@ -90,6 +90,8 @@ def _unread_pair(part: Part, node: ast.AST) -> list[Edit]:
     read = [(a, b) for a, b in pairs if not isinstance(a, ast.Name) or reads(part, a.id) or not _is_pure(b)]
     if len(read) == len(pairs):
         return []
+    if not read:
+        return [part.source.drop(node)]
     left, right = (", ".join(part.source.of(each) for each in side) for side in zip(*read, strict=True))
     return [part.source.replace(node, f"{left} = {right}")]
 

@@ -97,10 +97,13 @@ def task_loss(
     targets: Tensor | None,  # of the same batch
     scoring: Scoring = Scoring(),  # noqa: B008 a frozen value; what the scores are
     reduction: str = "mean",  # or `none`, for a loss of each sample
+    mixed: bool = False,  # whether training batches hold shares of classes in the place of class numbers
 ) -> Callable[[Tensor, Tensor], Tensor]:
     "Return the loss that the options name; labels in another form than cross-entropy takes are converted in each batch"
     loss = make_loss(options, task_type, weight, scoring, reduction)
-    if task_type != "classification" or (targets.dtype == torch.int64 and targets.dim() == scores.dim() - 1):
+    if task_type != "classification":
+        return loss
+    if targets.dtype == torch.int64 and targets.dim() == scores.dim() - 1 and not mixed:
         return loss
     soft = lambda scores, targets: targets.shape == scores.shape and scores.dim() > 1
     return lambda s, t: loss(
@@ -189,8 +192,8 @@ def make_sample_weight(
 
     def sample_weight(batch):
         targets = split_batch(batch)[1]
-        if weight is not None and targets.dtype.is_floating_point and targets.shape[1:2] == weight.shape:
-            return size_of(batch)  # soft labels, over whose samples cross-entropy takes the mean
+        if targets.dtype.is_floating_point and targets.dim() > 1 and targets.shape[1] > 1:
+            return size_of(batch)  # shares of classes, over whose samples cross-entropy takes the mean
         return _label_weight(targets, weight, IGNORE)
 
     return sample_weight

@@ -40,9 +40,11 @@ def _of_the_data(o, train_data, data, held_out):
         yield ("workers",), "the data are in memory"
     if o.valid_fraction and not held_out:
         yield ("valid_fraction",), "there is valid_data"
+    if o.augment == "none":
+        yield ("augment_strength", "augment_values"), "there is no --augment"
     if data.valid is None:
         yield (
-            ("metrics", "monitor", "monitor_mode", "restore_best", "eval_step"),
+            ("tta", "metrics", "monitor", "monitor_mode", "restore_best", "eval_step"),
             not_validated(data),
         )
 

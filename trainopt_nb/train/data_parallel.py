@@ -44,7 +44,8 @@ def whole_batches(
     "Seed each batch alike for its content, then by `own` for what the model draws"
     seed, first = mix(strategy.options.seed, state.epoch), state.batch
     seed_everything(mix(seed, first) % 2**32)
-    for number, batch in enumerate(state.prepared.device_batches(state.batches()), first):
+    batches = state.prepared.device_batches(state.batches(), state.epoch, first)
+    for number, batch in enumerate(batches, first):
         seed_everything(mix(seed, number, own) % 2**32)
         yield batch
         seed_everything(mix(seed, number + 1) % 2**32)
@@ -97,7 +98,7 @@ class DataParallel(Strategy):
 
     def batches(self, state) -> Iterator:
         "Return an iterator over this rank's part of the batches that are left in the epoch"
-        return state.prepared.device_batches(_batches_of_shards(self, state))
+        return state.prepared.device_batches(_batches_of_shards(self, state), state.epoch, state.batch)
 
     def forward_backward(self, update, batches: list) -> float | Tensor:
         "Compute the gradients of one update over all ranks"

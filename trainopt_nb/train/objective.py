@@ -18,6 +18,9 @@ from ..data.batches import MemoryBatches
 from ..data.source import Data
 from ..data.tensors import Batch, WeightedBatch, split_batch
 from ..parallel.ranks import Ranks
+from ..augment.policy import mixes
+from ..augment.views import ViewMean
+from ..task.augmentation import choose_views
 from ..task.infer import Inferred
 from trainopt_nb.task.loss_step import (
     check_before_transfer,
@@ -70,7 +73,14 @@ def _named_loss(o, device, sample, inferred):
         weight = class_weight(inferred.task_type, inferred.columns, inferred.known["train"]).to(device)
     reduction = "none" if weighted else "mean"
     loss = task_loss(
-        o, inferred.task_type, weight, sample.out.scores, sample.targets, inferred.scoring, reduction
+        o,
+        inferred.task_type,
+        weight,
+        sample.out.scores,
+        sample.targets,
+        inferred.scoring,
+        reduction,
+        mixes(o.augment),
     )
     return weighted_loss(loss) if weighted else loss, weight
 
@@ -82,18 +92,28 @@ def _is_pair(sample):
     return pair and isinstance(sample.outputs, Tensor)
 
 
-def _checked(loss, to_device, check, data, device, inferred):
+def _checked(loss, to_device, check, data, device, inferred, mixed):
     "Return the loss and the mover of batches, with a check of the labels where they are not known"
     in_memory = isinstance(data.train, MemoryBatches)
     if not inferred.strict or (in_memory and isinstance(data.valid, (MemoryBatches, type(None)))):
         return loss, to_device
-    if device.type != "cpu":
+    if device.type != "cpu" or mixed:
         return loss, check_before_transfer(to_device, check, wait=not in_memory)
     unknown = any(targets is None for targets in inferred.known.values())
     answers = inferred.task_type in ("binary", "multilabel")
     return check_in_loss(loss, check) if answers and unknown else loss, to_device
 
 # %% ../../nbs/train/03f_objective.ipynb #d639abf1
+def _steps(views, *how):
+    "Return the function from a model to (loss_step, eval_step); the validation takes the mean over views"
+
+    def functions(runner):
+        train_step, eval_step = step_functions(runner, *how)
+        return train_step, step_functions(ViewMean(runner, views), *how)[1] if views else eval_step
+
+    return functions
+
+
 def choose_loss(
     model: nn.Module,
     options: TrainOptions,
@@ -110,11 +130,12 @@ def choose_loss(
     if inferred.strict:  # on a GPU a label without a score ends the process
         check(sample.targets, "the first batch of train_data")
     loss, weight = _named_loss(o, device, sample, inferred)
-    loss, to_device = _checked(loss, to_device, check, data, device, inferred)
+    loss, to_device = _checked(loss, to_device, check, data, device, inferred, mixes(o.augment))
     own = own_loss(o.loss, sample.batch) if task_type == "custom" else None
     name = "The model's own loss" if task_type == "model" else f"The loss {name_of(o.loss)}"
     parts = LossParts(parse_weights(o.loss_weights), name) if task_type in ("model", "custom") else None
-    functions = lambda runner: step_functions(runner, loss, own, task_type, _is_pair(sample), check, parts)
+    views = choose_views(o, sample.batch, sample.out.scores)
+    functions = _steps(views, loss, own, task_type, _is_pair(sample), check, parts)
     module = loss_module_of(o) if task_type == "custom" else None
     if parts is not None:
         try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ..data.device_transforms import DeviceTransform, apply_transforms
+from ..data.device_transforms import DeviceTransform, apply_transforms, tell_place
 from ..data.source import Data
 from ..data.tensors import Batch, split_batch
 from ..events.assumptions import Assumption
@@ -112,14 +112,22 @@ class Prepared(PreparedParts):
         self,
         batch: Batch,  # as it was loaded
         training: bool,
+        place: tuple[int, int] = (0, 0),  # epoch, and number of a training batch in it
     ) -> Batch:
         "Move a batch to the device and apply the device transforms: all that happens between the data and the forward pass"
         batch = self.to_device(batch)
+        if training:
+            tell_place(self.device_transforms, *place)
         return apply_transforms(batch, self.device_transforms, training) if self.device_transforms else batch
 
-    def device_batches(self, batches: Iterator) -> Iterator:
+    def device_batches(
+        self,
+        batches: Iterator,
+        epoch: int = 0,
+        first: int = 0,  # number of the first of the batches in the epoch
+    ) -> Iterator:
         "Bring training batches to the device one at a time; returns the same iterator if there is nothing to do"
         moves = self.device.type != "cpu" or self.strategy.options.channels_last
         if not (moves or self.device_transforms):
             return batches
-        return (self.on_device(batch, training=True) for batch in batches)
+        return (self.on_device(batch, True, (epoch, number)) for number, batch in enumerate(batches, first))

@@ -126,7 +126,7 @@ class Single(Strategy):
         state,  # the `TrainingState`
     ) -> Iterator:
         "Return an iterator over the batches that are left in the epoch, on the device"
-        return state.prepared.device_batches(state.batches())
+        return state.prepared.device_batches(state.batches(), state.epoch, state.batch)
 
     def forward_backward(
         self,

@@ -9,6 +9,9 @@ __all__ = ['held', 'task_record', 'named']
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from ..augment.augment import Augment, images_of
+from ..augment.facts import augment_facts
+from ..task.augmentation import choose_views
 from ..base.patterns import pattern_of, split_rates
 from ..data.batches import MemoryBatches
 from ..data.dataset_batches import DatasetBatches
@@ -169,6 +172,15 @@ def _loss_facts(prepared, loss):
     }
 
 # %% ../../nbs/train/16_task_record.ipynb #05bce443
+def _augment_facts(prepared, options):
+    "What a script must know of a policy, and of the views of the validation"
+    batch, transforms = prepared.sample[0], prepared.device_transforms
+    found = next((each for each in transforms if isinstance(each, Augment)), None)
+    facts = augment_facts(found, images_of(batch), split_batch(batch)[1]) if found else {}
+    views = choose_views(options, batch, None) if prepared.runner is None else []
+    return {"augment": facts, "views": [list(view) for view in views]}
+
+# %% ../../nbs/train/16_task_record.ipynb #029a21c3
 def task_record(
     task: Task,  # as the user gave it
     loop: Loop,  # put together from it
@@ -196,7 +208,7 @@ def task_record(
         "device": p.device.type,
         "changed": sorted(loop.options.changed()),
     }
-    facts |= _loss_facts(p, loop.options.loss)
+    facts |= _loss_facts(p, loop.options.loss) | _augment_facts(p, loop.options)
     facts |= _batch_facts(batch, p.model) | _output_facts(outputs, targets)
     facts |= _layout_facts(p.data.train.layout, loop.options.batch_layout != "auto")
     facts |= _optimizer_facts(p.model, s.optimizer, loop.options)
