@@ -36,7 +36,7 @@ from .first_batch import Sample, batch_mover, move_transforms, try_task
 from ..optim.freeze import Freezing, frozen_note
 from .known_task import KnownTask, Seen
 from .objective import Loss, choose_loss, choose_metrics, choose_sample_weight
-from .prepare_step import own_step, prepare_step, with_own_figures
+from .prepare_step import own_step, prepare_step, with_augmentation, with_own_figures
 from .prepared import Prepared
 from .strategy import make_strategy
 from .torch_settings import torch_settings
@@ -103,6 +103,7 @@ class _Tried(NamedTuple):
     loss: Loss
     metrics: Metrics
     notes: list[tuple[str, str]]  # (topic, sentence)
+    assumptions: list  # about augmentation
 
 
 def _moved(place):
@@ -131,16 +132,19 @@ def _try(place, sources, freezing, known):
         place = place if tried_on == place.device else _moved(place)
         loss = choose_loss(model, o, data, place.device, place.to_device, sample, inferred, training)
         metrics = choose_metrics(o, data, sample, inferred)
+        place, said, rows = with_augmentation(place, sample.batch, inferred)
     if seen is None:
         known.add(Seen(sample, checked, inferred, loss.notes))
     notes += [("task", note) for note in task.notes] + checked
     notes += _notes(task, o, model, data, sample, inferred) + loss.notes + strategy.notes(model, place.device)
-    return _Tried(place, sample, inferred, loss, metrics, notes)
+    return _Tried(place, sample, inferred, loss, metrics, [*notes, *said], rows)
 
-
+# %% ../../nbs/train/04_prepare.ipynb #889214d7
 def _put_together(tried, sources, freezing, notes):
     "Distribute the model, and put together what was found"
-    (task, o, strategy, device, data, _, transforms, hooks), sample, inferred, loss, metrics, found = tried
+    (task, o, strategy, device, data, _, transforms, hooks), sample, inferred, loss, metrics, found, rows = (
+        tried
+    )
     seen = sample.batch, sample.outputs
     with freezing.for_good():
         steps = strategy.distribute(task.model, device, seen, inferred.task_type, loss.step_functions)
@@ -149,7 +153,7 @@ def _put_together(tried, sources, freezing, notes):
     prepared = Prepared(
         task.model, data, device, inferred.task_type, inferred.columns, inferred.scoring, loss.to_device, *steps,
         strategy.sample_weight, metrics, strategy, [*notes, *found, *more], shapes, hooks, transforms,
-        assume(task.model, o, sample, inferred, metrics, data), inferred.own,
+        assume(task.model, o, sample, inferred, metrics, data) + rows, inferred.own,
         shift=inferred.shift, parts=loss.parts, loss_module=loss.module, freezing=freezing,
     )  # fmt: skip
     return with_own_figures(prepared, tried.place, sources)
