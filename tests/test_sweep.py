@@ -20,7 +20,6 @@ from trainopt_nb.base.options import declared
 from trainopt_nb.events.records import Ended, Note, Stop
 from trainopt_nb.runs.run import Run
 from trainopt_nb.search.options import SweepOptions
-from trainopt_nb.sweeps import batching
 from trainopt_nb.sweeps.records import (
     ContinueTrial,
     KeepValues,
@@ -355,18 +354,6 @@ def test_an_objective_without_a_direction_or_a_number(tmp_path):
     assert all("'good'" in row.reason for row in found.trials) and found.best is None
     with pytest.raises(RunError, match="no trial that was done"):
         found.run()
-
-
-def test_workers_wait_for_the_plan_and_not_for_ever(task, tmp_path, monkeypatch):
-    "No worker is busy with a trial alone when the plan comes; a plan that takes long holds nobody"
-    how = {"trials": 16, "epochs": 2, "jobs": 2, "batch_trials": "on", "pruner": "none", "repeats": 0}
-    for patience in (60.0, 0.0):
-        monkeypatch.setattr(batching, "_PATIENCE", patience)
-        events = followed(started(tmp_path, task, LR, **how))
-        begun = [k for k, event in enumerate(events) if isinstance(event, TrialStarted)]
-        plans = [k for k, e in enumerate(events) if isinstance(e, Note) and e.topic == "batch"]
-        assert len(begun) == 16 and events[-1].state == "finished"
-        assert not patience or plans[0] < begun[0]
 
 
 def test_trials_as_one_program_are_the_same_trials(task, tmp_path):
