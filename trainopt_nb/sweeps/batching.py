@@ -56,6 +56,7 @@ def plain_values(
 # %% ../../nbs/sweeps/26b_batching.ipynb #2b546a27
 _FEW = 8  # trials that are always trained one by one
 _WORTH = 20.0  # seconds of training that must lie ahead
+_WAIT = 5.0  # seconds in which the other workers do not begin
 
 
 class Batching:
@@ -67,7 +68,8 @@ class Batching:
     ):
         self.mode = mode
         self.plan: BatchPlan | None = None
-        self.asked = False  # whether a worker finds out, or has found out
+        self.asked: float | None = None  # since when a worker finds out, or has found out
+        self.planner: int | None = None  # the worker that finds out
 
     def wants_plan(
         self,
@@ -75,7 +77,22 @@ class Batching:
     ) -> bool:
         "Return whether a worker is to find out"
         many = left is None or left >= _FEW
-        return not self.asked and (self.mode == "on" or (self.mode == "auto" and many))
+        return self.asked is None and (self.mode == "on" or (self.mode == "auto" and many))
+
+    def ask(
+        self,
+        worker: int,
+        now: float,  # seconds
+    ):
+        "Remember that a worker finds out"
+        self.asked, self.planner = now, worker
+
+    def waits(
+        self,
+        now: float,  # seconds
+    ) -> bool:
+        "Return whether the other workers are not to begin yet"
+        return self.planner is not None and now - self.asked < _WAIT
 
     def batch(
         self,

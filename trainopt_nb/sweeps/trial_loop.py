@@ -78,8 +78,11 @@ class _Beginning(_TrialLoop):
 
     def begin_trials(self) -> Generator:
         "Give work to the workers that wait"
-        while self._idle and (self._may_begin or self.repeats):
-            worker = min(self._idle)
+        for worker in sorted(self._idle):
+            if not (self._may_begin or self.repeats):
+                return
+            if self._waits(worker):
+                continue
             self._idle.remove(worker)
             if worker >= self.workers.wanted:
                 self.workers.answer(worker, None)
@@ -88,8 +91,13 @@ class _Beginning(_TrialLoop):
             else:
                 yield from self._give(worker)
 
+    def _waits(self, worker):
+        "Whether a worker does not begin yet, because trials may soon be trained together; one that continues is trained alone anyway"
+        alone = self.trials.takes_up or not self._may_begin or worker >= self.workers.wanted
+        return not alone and self.batching.waits(time.monotonic())
+
     def _ask_for_plan(self, worker):
-        self.batching.asked = True
+        self.batching.ask(worker, time.monotonic())
         ahead = self.batching.ahead(self.left, self.limits.left(self.seconds), self.workers.wanted)
         values = [self.options_of(each) for each in tried_values(self.trials.space, self.left)]
         self.workers.answer(worker, PlanTrials(values, ahead))
@@ -134,7 +142,7 @@ class _Answering(_Beginning):
         yield from ()
 
     def on_plan(self, worker: int, message: BatchPlan) -> Generator:
-        self.batching.plan = message
+        self.batching.plan, self.batching.planner = message, None
         if not message.short:
             yield Note("info", str(message), self.ended, "batch")
 
@@ -185,6 +193,8 @@ class _EndingLoop(_Answering):
         yield self._end(made, state, message.values, message.epochs, reason)
 
     def on_died(self, worker: int, message: Died) -> Generator:
+        if worker == self.batching.planner:
+            self.batching.planner = None  # nobody waits for it
         idle = worker in self._idle
         self._idle.discard(worker)
         lost = [made for made in self.trials.running.values() if made.worker == worker]
