@@ -87,6 +87,13 @@ class Batching:
         "Remember that a worker finds out"
         self.asked, self.planner = now, worker
 
+    def forget(
+        self,
+        worker: int,  # that died
+    ):
+        "Wait no longer for a worker"
+        self.planner = None if worker == self.planner else self.planner
+
     def waits(
         self,
         now: float,  # seconds

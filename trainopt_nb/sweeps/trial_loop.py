@@ -16,16 +16,8 @@ from ..base.errors import OptionError, RunError
 from ..events.records import Note
 from ..population.plan import BatchPlan
 from .batching import Batching, Ending, Limits, plain_values, run_name, tried_values
-from trainopt_nb.sweeps.messages import (
-    Attribute,
-    Outcome,
-    PlanTrials,
-    Ready,
-    Reports,
-    Said,
-    Suggest,
-    TrialSpec,
-)
+from .messages import Attribute, Outcome, PlanTrials, Ready, Reports, Said
+from .messages import Suggest, TrialSpec
 from .records import TrialEnded, TrialReport, TrialStarted, TrialValues
 from .study_trials import EndingTrials
 from .trial_end import RunningTrial
@@ -79,9 +71,7 @@ class _Beginning(_TrialLoop):
     def begin_trials(self) -> Generator:
         "Give work to the workers that wait"
         for worker in sorted(self._idle):
-            if not (self._may_begin or self.repeats):
-                return
-            if self._waits(worker):
+            if self._waits(worker) or not (self._may_begin or self.repeats):
                 continue
             self._idle.remove(worker)
             if worker >= self.workers.wanted:
@@ -193,8 +183,7 @@ class _EndingLoop(_Answering):
         yield self._end(made, state, message.values, message.epochs, reason)
 
     def on_died(self, worker: int, message: Died) -> Generator:
-        if worker == self.batching.planner:
-            self.batching.planner = None  # nobody waits for it
+        self.batching.forget(worker)
         idle = worker in self._idle
         self._idle.discard(worker)
         lost = [made for made in self.trials.running.values() if made.worker == worker]
