@@ -59,8 +59,8 @@ _WORTH = 20.0  # seconds of training that must lie ahead
 _WAIT = 5.0  # seconds in which the other workers do not begin
 
 
-class Batching:
-    "When trials are trained as one program"
+class _Planned:
+    "Whether a worker finds out how trials are trained together, and who waits for that"
 
     def __init__(
         self,
@@ -100,6 +100,10 @@ class Batching:
     ) -> bool:
         "Return whether the other workers are not to begin yet"
         return self.planner is not None and now - self.asked < _WAIT
+
+# %% ../../nbs/sweeps/26b_batching.ipynb #78f4f946
+class Batching(_Planned):
+    "When trials are trained as one program"
 
     def batch(
         self,
