@@ -158,8 +158,8 @@ def measure(
         step(), step(), step()
         each = []
         for _ in range(3):
-            each.append(_timed(step, seconds / 40, now) / size)
-            turns.append(_timed(alone, seconds / 100, now))
+            each.append(_timed(step, seconds / 80, now) / size)
+            turns.append(_timed(alone, seconds / 200, now))
         return median(each)
 
     with torch_settings(options), preserve_rng():
