@@ -6,7 +6,6 @@
 __all__ = ['Limits', 'Ending', 'run_name', 'plain_values', 'Batching', 'tried_values']
 
 # %% ../../nbs/sweeps/26b_batching.ipynb #f5786102
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -57,11 +56,11 @@ def plain_values(
 # %% ../../nbs/sweeps/26b_batching.ipynb #2b546a27
 _FEW = 8  # trials that are always trained one by one
 _WORTH = 20.0  # seconds of training that must lie ahead
-_PATIENCE = 1.5  # seconds for which the other workers wait for the plan: a trial alone may hold them longer
+_WAIT = 5.0  # seconds in which the other workers do not begin
 
-# %% ../../nbs/sweeps/26b_batching.ipynb #3742ce2d
-class Batching:
-    "When trials are trained as one program"
+
+class _Planned:
+    "Whether a worker finds out how trials are trained together, and who waits for that"
 
     def __init__(
         self,
@@ -69,7 +68,8 @@ class Batching:
     ):
         self.mode = mode
         self.plan: BatchPlan | None = None
-        self._asked_at: float | None = None  # when a worker was asked to find out
+        self.asked: float | None = None  # since when a worker finds out, or has found out
+        self.planner: int | None = None  # the worker that finds out
 
     def wants_plan(
         self,
@@ -77,17 +77,33 @@ class Batching:
     ) -> bool:
         "Return whether a worker is to find out"
         many = left is None or left >= _FEW
-        return self._asked_at is None and (self.mode == "on" or (self.mode == "auto" and many))
+        return self.asked is None and (self.mode == "on" or (self.mode == "auto" and many))
 
-    def ask(self):
-        "Note that a worker finds out"
-        self._asked_at = time.monotonic()
+    def ask(
+        self,
+        worker: int,
+        now: float,  # seconds
+    ):
+        "Remember that a worker finds out"
+        self.asked, self.planner = now, worker
 
-    @property
-    def awaits_plan(self) -> bool:
-        "Whether the plan is likely to come so soon that the other workers should wait for it"
-        asked = self._asked_at is not None and self.plan is None
-        return asked and time.monotonic() - self._asked_at < _PATIENCE
+    def forget(
+        self,
+        worker: int,  # that died
+    ):
+        "Wait no longer for a worker"
+        self.planner = None if worker == self.planner else self.planner
+
+    def waits(
+        self,
+        now: float,  # seconds
+    ) -> bool:
+        "Return whether the other workers are not to begin yet"
+        return self.planner is not None and now - self.asked < _WAIT
+
+# %% ../../nbs/sweeps/26b_batching.ipynb #78f4f946
+class Batching(_Planned):
+    "When trials are trained as one program"
 
     def batch(
         self,

@@ -16,16 +16,8 @@ from ..base.errors import OptionError, RunError
 from ..events.records import Note
 from ..population.plan import BatchPlan
 from .batching import Batching, Ending, Limits, plain_values, run_name, tried_values
-from trainopt_nb.sweeps.messages import (
-    Attribute,
-    Outcome,
-    PlanTrials,
-    Ready,
-    Reports,
-    Said,
-    Suggest,
-    TrialSpec,
-)
+from .messages import Attribute, Outcome, PlanTrials, Ready, Reports, Said
+from .messages import Suggest, TrialSpec
 from .records import TrialEnded, TrialReport, TrialStarted, TrialValues
 from .study_trials import EndingTrials
 from .trial_end import RunningTrial
@@ -77,9 +69,10 @@ class _Beginning(_TrialLoop):
     "Begins trials"
 
     def begin_trials(self) -> Generator:
-        "Give work to the workers that wait; while one finds out whether trials train together, the others wait for a moment"
-        while self._idle and (self._may_begin or self.repeats) and not self.batching.awaits_plan:
-            worker = min(self._idle)
+        "Give work to the workers that wait"
+        for worker in sorted(self._idle):
+            if self._waits(worker) or not (self._may_begin or self.repeats):
+                continue
             self._idle.remove(worker)
             if worker >= self.workers.wanted:
                 self.workers.answer(worker, None)
@@ -88,8 +81,13 @@ class _Beginning(_TrialLoop):
             else:
                 yield from self._give(worker)
 
+    def _waits(self, worker):
+        "Whether a worker does not begin yet, because trials may soon be trained together; one that continues is trained alone anyway"
+        alone = self.trials.takes_up or not self._may_begin or worker >= self.workers.wanted
+        return not alone and self.batching.waits(time.monotonic())
+
     def _ask_for_plan(self, worker):
-        self.batching.ask()
+        self.batching.ask(worker, time.monotonic())
         ahead = self.batching.ahead(self.left, self.limits.left(self.seconds), self.workers.wanted)
         values = [self.options_of(each) for each in tried_values(self.trials.space, self.left)]
         self.workers.answer(worker, PlanTrials(values, ahead))
@@ -134,7 +132,7 @@ class _Answering(_Beginning):
         yield from ()
 
     def on_plan(self, worker: int, message: BatchPlan) -> Generator:
-        self.batching.plan = message
+        self.batching.plan, self.batching.planner = message, None
         if not message.short:
             yield Note("info", str(message), self.ended, "batch")
 
@@ -185,6 +183,7 @@ class _EndingLoop(_Answering):
         yield self._end(made, state, message.values, message.epochs, reason)
 
     def on_died(self, worker: int, message: Died) -> Generator:
+        self.batching.forget(worker)
         idle = worker in self._idle
         self._idle.discard(worker)
         lost = [made for made in self.trials.running.values() if made.worker == worker]
