@@ -19,6 +19,7 @@ from ..parallel.ranks import SINGLE, Ranks
 from ..runs.files import json_damage
 from ..runs.run import Run
 from ..store.checkpoint import load_checkpoint, save_checkpoint
+from ..task.read_task import read_task
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..train.commands import earlier_commands
@@ -60,7 +61,7 @@ def _handle(run, loop, token="", every=0.1, late=False, prompt=()):
 
 def _loop(task, options, ranks=SINGLE, known=None):
     seed_torch(options.seed)
-    options = options.on(ranks.data_shard[1])
+    options, task = options.on(ranks.data_shard[1]), read_task(task, options)
     loop = Loop(prepare(task, options, ranks, known=known), options)
     return loop, task_record(task, loop)
 

@@ -50,6 +50,7 @@ class Opening(NamedTuple):
     drop_single: bool = False  # whether a last training batch of one sample is left out
     seed: int = 0  # of the order
     workers: int = 0  # processes that load the samples of a Dataset
+    prefetch: int = 2  # batches that each of them has ready
     pin_memory: bool = False  # whether its batches lie in pinned memory, from which a copy to a GPU goes on while it computes
     data_shard: tuple[int, int] = (0, 1)  # (rank, number of ranks)
     dtype: torch.dtype = torch.float32  # of floating-point numbers
@@ -64,6 +65,12 @@ class Opening(NamedTuple):
             "seed": self.seed,
             "data_shard": self.data_shard,
         }
+
+    def loading(self) -> dict:
+        "Return what `DatasetBatches` needs to know of the processes that load"
+        collate = Collate(self.dtype, self.name)
+        ahead = {"prefetch_factor": self.prefetch, "pin_memory": self.pin_memory}
+        return {"collate_fn": collate, "workers": self.workers, **ahead}
 
 
 class Source(NamedTuple):
@@ -109,9 +116,8 @@ def _is_dataset(value):
 
 @data_source("dataset", _is_dataset)
 def _open_dataset(value, how):
-    more = {"collate_fn": Collate(how.dtype, how.name), "pin_memory": how.pin_memory, "workers": how.workers}
     batches = DatasetBatches(
-        value, how.batch_size, shuffle=how.shuffle and how.training, **how.ordered(), **more
+        value, how.batch_size, shuffle=how.shuffle and how.training, **how.ordered(), **how.loading()
     )
     return batches, how.classes
 

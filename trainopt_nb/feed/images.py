@@ -7,7 +7,6 @@ __all__ = ['ImageFacts', 'image_facts', 'decode_image', 'parse_size', 'choose_si
 
 # %% ../../nbs/feed/04_images.ipynb #105c1f69
 import io
-import warnings
 from collections import Counter
 from typing import NamedTuple
 
@@ -121,9 +120,7 @@ class ImageDecoder(NamedTuple):
     grey: bool  # one channel rather than three
 
     def __call__(self, data: bytes) -> Tensor:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow about odd metadata
-            return decode_image(data, self.size, self.grey)
+        return decode_image(data, self.size, self.grey)
 
 
 def is_whole(

@@ -65,7 +65,7 @@ def text_decoder(
 ) -> tuple[TextDecoder, str, bool]:  # what it does in words, and whether nothing had to be chosen
     "Choose how texts are turned into numbers"
     size = vocabulary if tokens == "words" else 257
-    chosen = length or max(1, int(np.quantile(lengths, 0.95)))
+    chosen = length or max(1, int(np.ceil(np.quantile(lengths, 0.95))))
     cut = sum(each > chosen for each in lengths)
     by = ", each by a hash" if tokens == "words" else ""
     text = f"{chosen} {tokens} a text ({cut} of {len(lengths)} cut, shorter ones padded with 0); numbers from 0 to {size - 1}{by}"

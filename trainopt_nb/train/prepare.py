@@ -28,6 +28,7 @@ from ..task.infer import Inferred, loss_notes
 from ..task.loss_tensors import check_loss_device
 from ..task.metrics import Metrics
 from ..task.preflight import check_model, weights_dtype
+from ..task.read_task import read_task
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..task.unused_options import unused_options
@@ -54,6 +55,7 @@ def _open_data(task, options, ranks, device):
         drop_single=has_batchnorm(task.model), seed=o.seed, workers=o.workers, valid_fraction=o.valid_fraction,
         data_shard=ranks.data_shard, dtype=weights_dtype(task.model), pin_memory=device.type == "cuda",
         layout=None if o.batch_layout == "auto" else parse_layout(o.batch_layout),
+        classes=() if task.read is None else task.read.classes, prefetch=o.prefetch,
     )  # fmt: skip
 
 
@@ -166,7 +168,7 @@ def prepare(
     | None = None,  # of copies of the same model and the same data: what it knows is not tried again
 ) -> Prepared:
     "Put a task and its options together. Raises `DataError`, `TaskError`, `PlanError` or `OptionError` with the reason"
-    notes = [("precision", text) for text in check_model(task.model)]
+    notes, task = [("precision", text) for text in check_model(task.model)], read_task(task, options)
     place = _open(task, options, ranks, gradient_hooks, device_transforms)
     before, sources, freezing = random_state(), _sources(task, place.data), Freezing(task.model, options)
     if (with_step := own_step(place, sources)) is not None:
@@ -176,5 +178,8 @@ def prepare(
         tried = _try(place, sources, freezing, known or KnownTask())
         prepared = _put_together(tried, sources, freezing, notes)
     place_module(options, ranks.world, place.device)
+    if task.read is not None:
+        prepared.notes[:0] = [("data", note) for note in task.read.notes]
+        prepared.assumptions[:0] = task.read.assumptions
     set_random_state(before)
     return prepared
