@@ -14,15 +14,18 @@ from ..base.errors import DataError
 from ..events.assumptions import Assumption
 from .look import Plan, decode, look, plan_decoding
 from .options import FeedOptions
-from .paths import check_filled, existing, refuse_pickle, split_parts
+from trainopt_nb.feed.paths import (
+    check_filled,
+    existing,
+    has_braces,
+    refuse_pickle,
+    refuse_unfinished,
+    split_parts,
+)
 from .readers import Found, Reading, find_reader
 from .records import Records
 
 # %% ../../nbs/feed/20_read.ipynb #01994ed8
-def _has_braces(value):
-    return isinstance(value, str | Path) and "{" in str(value) and ".." in str(value)
-
-
 def is_path(value: object) -> bool:
     "Return whether a value names a file or a folder"
     return isinstance(value, str | os.PathLike)
@@ -37,10 +40,10 @@ def find(
         reader = find_reader(value, how.options)
         return None if reader is None else reader.read(value, how)
     path = Path(value)
-    if not _has_braces(value):
+    if not has_braces(value):
         path = existing(value, how.name)
-        refuse_pickle(path)
-        check_filled(path)
+        for check in (refuse_pickle, check_filled, refuse_unfinished):
+            check(path)
     reader = find_reader(path, how.options)
     if reader is None:
         raise DataError(
@@ -63,7 +66,7 @@ class ReadData(NamedTuple):
 
 def _parts(train, valid):
     "Return the paths of training and validation where a folder holds both, and a sentence about them"
-    parts = split_parts(Path(train).expanduser()) if is_path(train) and not _has_braces(train) else {}
+    parts = split_parts(Path(train).expanduser()) if is_path(train) and not has_braces(train) else {}
     if not parts:
         return train, valid, []
     if valid is not None:

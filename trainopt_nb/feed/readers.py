@@ -41,8 +41,17 @@ class Reader(NamedTuple):
     needs_target: bool = False  # whether it is used only where the option target is given
 
 
-READERS = Registry("reader of data")  # name -> Reader, or `module:name` of one
-for _name in ("folder", "tables"):
+READERS = Registry("data reader")  # name -> Reader, or `module:name` of one
+for _name in (
+    "folder",
+    "tables",
+    "records_parquet",
+    "lmdb_records",
+    "tfrecord",
+    "webdataset",
+    "arrays",
+    "huggingface",
+):
     READERS.register(_name, f"trainopt_nb.feed.{_name}:READER")
 READERS.register("frame", "trainopt_nb.feed.tables:FRAME_READER")
 READERS.register("polars", "trainopt_nb.feed.tables:POLARS_READER")

@@ -151,8 +151,11 @@ class TfrecordRows:
             value = value.reshape(example["shape"])
         if self.label is not None:
             target = example[self.label]
-            target = decode_array(target[0]) if isinstance(target, list) else target
-            target = target[0].item() if target.size == 1 and target.ndim else target
+            if isinstance(target, list):
+                target = decode_array(target[0])
+                target = target.item() if not target.ndim else target
+            elif target.size == 1:
+                target = target[0].item()
         return value, target
 
     def name(self, place: int) -> str:

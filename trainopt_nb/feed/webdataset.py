@@ -22,7 +22,7 @@ from .readers import Found, Reader, Reading
 from .records import Records, per_process
 
 # %% ../../nbs/feed/13_webdataset.ipynb #ab3a14be
-_TARGETS = ("cls", "label", "target", "cls.txt")
+_TARGETS = ("cls", "label", "target", "cls.txt", "y.npy")
 _PICKLED = ("pyd", "pickle", "pkl", "pth", "pt")
 
 
@@ -114,6 +114,8 @@ class TarRows:
 
     def _target(self, place):
         text = self._bytes(place, 1)
+        if self.label == "y.npy":
+            return load_array(text, self.name(place))
         if self.label != "json":
             return _number(text.decode().strip(), self.name(place))
         label = json.loads(text)
@@ -158,8 +160,8 @@ def is_tar(value: object) -> bool:
     "Return whether a path names tar files"
     if not isinstance(value, Path):
         return False
-    return (
-        (".tar" in value.name.lower() and not value.is_dir()) or (value.is_dir() and any(value.glob("*.tar")))
+    return (".tar" in value.name.lower() and not value.is_dir()) or (
+        value.is_dir() and any(value.glob("*.tar"))
     )
 
 
@@ -220,9 +222,12 @@ class TarWriter:
         ending = _IMAGES.get(value[:2], "png") if self.kind == "image" else _ENDINGS[self.kind]
         self._put(f"{place:010d}.{ending}", _saved(value) if isinstance(value, np.ndarray) else value)
         if isinstance(target, np.ndarray):
-            self._put(f"{place:010d}.json", json.dumps({"label": target.tolist()}).encode())
+            self._put(f"{place:010d}.y.npy", _saved(target))
         elif target is not None:
-            self._put(f"{place:010d}.cls", repr(target).encode())
+            self._put(
+                f"{place:010d}.cls",
+                repr(int(target) if isinstance(target, (int, np.integer)) else float(target)).encode(),
+            )
 
     def _put(self, name, data):
         info = tarfile.TarInfo(name)
