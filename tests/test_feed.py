@@ -4,6 +4,7 @@ import io
 import json
 import struct
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,16 @@ import torch
 from torch import nn
 
 import trainopt_nb
+from trainopt_nb.api.run_task import Where, run_task
 from trainopt_nb.base.errors import DataError, OptionError
+from trainopt_nb.events.records import Stop
 from trainopt_nb.feed import records as records_module
 from trainopt_nb.feed.convert import convert
 from trainopt_nb.feed.options import FeedOptions
 from trainopt_nb.feed.read import read_data
 from trainopt_nb.feed.readers import READERS
+from trainopt_nb.task.task import Task
+from trainopt_nb.task.train_options import TrainOptions
 
 Image = pytest.importorskip("PIL.Image")
 CLASSES = ("ant", "bee", "cat")
@@ -35,7 +40,7 @@ def encoded(kind, seed, label=0):
         return f"{CLASSES[label]} says {seed} things {'and more ' * (seed % 5)}".encode()
     file = io.BytesIO()
     if kind == "image":
-        Image.fromarray((np.asarray(picture(seed)) // 2 + 60 * label).astype("uint8")).save(file, "PNG")
+        Image.fromarray((np.asarray(picture(seed)) // 8 + 100 * label).astype("uint8")).save(file, "PNG")
         return file.getvalue()
     soundfile = pytest.importorskip("soundfile")
     time = np.arange(800 + 40 * (seed % 3)) / 8000
@@ -82,7 +87,7 @@ def weights(model):
 @pytest.mark.parametrize("kind", ["image", "sound", "text"])
 def test_a_folder_by_class_is_trained_by_its_path(kind, tmp_path):
     data = folder_of(tmp_path / "data", kind)
-    _, run, said = trained(str(data), tmp_path, net(kind), valid_fraction=0.25, vocabulary=500, epochs=10)
+    _, run, said = trained(str(data), tmp_path, net(kind), valid_fraction=0.25, vocabulary=500, epochs=20)
     assert run.classes == CLASSES and run.metrics["accuracy"] > 0.6
     assert f"{kind}s" in said and "held in memory" in said
     assert run.facts["read"]["kind"] == kind
@@ -183,10 +188,18 @@ def test_databases_give_the_same_weights_in_workers(kind, pictures, tmp_path):
         assert torch.equal(weights(model), plain) and run.classes == CLASSES
 
 
-@pytest.mark.parametrize("how", [{"in_memory": "no"}, {"in_memory": "no", "workers": 2}, {"pack_by_length": True}])
+class Slow(nn.Module):
+    "Lets a command arrive in the middle of an epoch"
+
+    def forward(self, inputs):
+        time.sleep(0.05 * self.training)
+        return inputs
+
+
+@pytest.mark.parametrize("how", [{"in_memory": "no"}, {"in_memory": "no", "workers": 2}, {"pack_by_length": True}, {"pack_by_length": True, "workers": 2}])
 def test_a_run_resumes_exactly_in_the_middle_of_an_epoch(how, tmp_path):
     data = folder_of(tmp_path / "data", "text")
-    make = lambda: nn.Sequential(nn.EmbeddingBag(500, 8, padding_idx=0), nn.Linear(8, 3))
+    make = lambda: nn.Sequential(Slow(), nn.EmbeddingBag(500, 8, padding_idx=0), nn.Linear(8, 3))
     torch.manual_seed(0)
     begun = make().state_dict()
 
@@ -195,13 +208,16 @@ def test_a_run_resumes_exactly_in_the_middle_of_an_epoch(how, tmp_path):
         model.load_state_dict(begun)
         return model
 
-    how = {**how, "vocabulary": 500, "lr": 1e-2, "batch_size": 8, "epochs": 3}
+    how = {**how, "vocabulary": 500, "lr": 1e-2, "batch_size": 8, "epochs": 5, "schedule": "constant"}
     whole = start()
     trainopt_nb.fit(whole, data, folder=tmp_path, write=lambda line: None, **how)
-    part = start()
-    run = trainopt_nb.fit(part, data, folder=tmp_path, write=lambda line: None, **how, max_steps=7)
+    handle = run_task(Task(start(), data), TrainOptions.of(**how), Where(tmp_path))
+    for _ in handle.events(lambda: Stop("enough") if handle.progress.step >= 7 else None):
+        pass
+    handle.close()
+    assert handle.run.progress.step % 5, "it stopped in the middle of an epoch"
     resumed = make()
-    trainopt_nb.resume(run, resumed, data, folder=tmp_path, write=lambda line: None, max_steps=None)
+    trainopt_nb.resume(handle.run, resumed, data, folder=tmp_path, write=lambda line: None)
     assert torch.equal(weights(whole), weights(resumed))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..base.errors import DataError
 from .codec import Facts, decode_sample, encode_sample, read_facts
 from .readers import Found, Reader, Reading
-from .records import Records, forget, per_process, require
+from .records import Records, forget, inherited, per_process, require
 
 # %% ../../nbs/feed/11_lmdb_records.ipynb #2d5ac034
 _FACTS = b"facts"  # key of the JSON that says what the samples are
@@ -30,10 +30,16 @@ def _open(path, **how):
         raise DataError(f"{path} cannot be opened as an LMDB environment: {error}") from error
 
 
+def _open_here(path):
+    "Open an environment for reading; one that a fork has brought is closed, since LMDB takes it for a second one"
+    for environment in inherited(("lmdb", path)):
+        environment.close()
+    return _open(path, readonly=True, lock=False, readahead=False, meminit=False)
+
+
 def _reading(path):
     "Return a transaction of this thread in an environment of this process"
-    how = {"readonly": True, "lock": False, "readahead": False, "meminit": False}
-    environment = per_process(("lmdb", path), lambda: _open(path, **how))
+    environment = per_process(("lmdb", path), lambda: _open_here(path))
     thread = threading.get_ident()
     return per_process(("lmdb transaction", path, thread), lambda: environment.begin(buffers=True))
 
@@ -69,8 +75,7 @@ def is_lmdb(value: object) -> bool:
 
 def read_lmdb(path: Path, how: Reading | None = None) -> Found:
     "Open the samples of an environment. Raises `DataError` where another program has written it"
-    forget(("lmdb transaction", str(path), threading.get_ident()))
-    forget(("lmdb", str(path)))  # it may have been written again
+    forget(("lmdb transaction", str(path), threading.get_ident()))  # which sees what was there when it began
     facts = read_facts(bytes(_reading(str(path)).get(_FACTS) or b""))
     if facts is None:
         with _reading(str(path)).cursor() as cursor:

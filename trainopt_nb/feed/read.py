@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ..base.errors import DataError
 from ..events.assumptions import Assumption
 from .look import Plan, decode, look, plan_decoding
+from . import packed_batches as _packed_batches  # noqa: F401 opens samples on demand
 from .options import FeedOptions
 from trainopt_nb.feed.paths import (
     check_filled,

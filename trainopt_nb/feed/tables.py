@@ -63,11 +63,11 @@ def _rows(file, separator) -> Iterator[tuple[int, list[str]]]:
             yield reader.line_num, row
 
 
-def _check_rows(path, file, separator, fields):
+def _check_rows(path, file, separator, fields, before):
     "Raise `DataError` for a row with another number of fields"
     count = 0
     for line, row in _rows(file, separator):
-        count += 1
+        count, line = count + 1, line + before
         if len(row) != fields:
             raise DataError(
                 f"Line {line} of {path} has {len(row)} field{'s' * (len(row) != 1)}, and the first line has {fields}: a {separator!r} or a quote is missing or too many there."
@@ -85,7 +85,7 @@ def _read_separated(path):
         headless = any(map(_is_number, names))
         if headless:
             file.seek(0)
-        _check_rows(path, file, separator, len(names))
+        _check_rows(path, file, separator, len(names), before=int(not headless))
     frame = require("pandas", "A table", "tables").read_csv(
         path, sep=separator, header=None if headless else 0, skipinitialspace=True, encoding="utf-8-sig"
     )
