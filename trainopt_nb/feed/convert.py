@@ -6,6 +6,7 @@
 __all__ = ['FORMS', 'Form', 'form_of', 'check_room', 'write_records', 'convert']
 
 # %% ../../nbs/feed/31_convert.ipynb #0f504f7c
+import importlib
 import json
 import shutil
 import time
@@ -36,11 +37,13 @@ class Form(NamedTuple):
 
 
 FORMS = Registry("form of records")
-FORMS.register("lmdb", Form("lmdb_records:LmdbWriter", (".lmdb", ".mdb")))
-FORMS.register("tfrecord", Form("tfrecord:TfrecordWriter", (".tfrecord", ".tfrec", ".tfrecords")))
-FORMS.register("webdataset", Form("webdataset:TarWriter", (".tar", ".tars", ".webdataset")))
-FORMS.register("parquet", Form("records_parquet:ParquetWriter", (".parquet", ".pq")))
-FORMS.register("numpy", Form("arrays:ArrayWriter", (".npy", ".numpy"), arrays=True))
+FORMS.register("lmdb", Form("trainopt_nb.feed.lmdb_records:LmdbWriter", (".lmdb", ".mdb")))
+FORMS.register(
+    "tfrecord", Form("trainopt_nb.feed.tfrecord:TfrecordWriter", (".tfrecord", ".tfrec", ".tfrecords"))
+)
+FORMS.register("webdataset", Form("trainopt_nb.feed.webdataset:TarWriter", (".tar", ".tars", ".webdataset")))
+FORMS.register("parquet", Form("trainopt_nb.feed.records_parquet:ParquetWriter", (".parquet", ".pq")))
+FORMS.register("numpy", Form("trainopt_nb.feed.arrays:ArrayWriter", (".npy", ".numpy"), arrays=True))
 
 
 def form_of(
@@ -141,8 +144,6 @@ def _read_back(target, facts):
 
 def _writer(form, target, records, progress):
     "Open the writer of a form"
-    import importlib
-
     module, _, name = form.writer.partition(":")
     module = module if "." in module else f"trainopt_nb.feed.{module}"
     writer = getattr(importlib.import_module(module), name)(
