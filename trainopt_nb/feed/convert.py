@@ -145,7 +145,6 @@ def _read_back(target, facts):
 def _writer(form, target, records, progress):
     "Open the writer of a form"
     module, _, name = form.writer.partition(":")
-    module = module if "." in module else f"trainopt_nb.feed.{module}"
     writer = getattr(importlib.import_module(module), name)(
         target, records.kind, progress.done, progress.position
     )
