@@ -21,6 +21,7 @@ from .records import Records
 
 # %% ../../nbs/feed/10_codec.ipynb #817358fe
 _KINDS = "biufc"  # of NumPy types that hold plain numbers
+_HEADS: dict[bytes, tuple] = {}  # of arrays -> (type, shape): most arrays of a file have the same
 
 
 def encode_array(array: np.ndarray) -> bytes:
@@ -38,11 +39,15 @@ def encode_array(array: np.ndarray) -> bytes:
 def decode_array(data: bytes | memoryview) -> np.ndarray:
     "Read an array; it lies in the bytes that were given"
     size = data[0]
-    dims, start = data[1 + size], 2 + size
-    shape = struct.unpack_from(f"<{dims}q", data, start)
-    return np.frombuffer(data, np.dtype(bytes(data[1 : 1 + size]).decode()), offset=start + 8 * dims).reshape(
-        shape
-    )
+    end = 2 + size + 8 * data[1 + size]
+    head = bytes(data[:end])
+    known = _HEADS.get(head)
+    if known is None:
+        if len(_HEADS) > 1000:
+            _HEADS.clear()
+        shape = struct.unpack_from(f"<{head[1 + size]}q", head, 2 + size)
+        known = _HEADS[head] = np.dtype(head[1 : 1 + size].decode()), shape
+    return np.frombuffer(data, known[0], offset=end).reshape(known[1])
 
 # %% ../../nbs/feed/10_codec.ipynb #cb5c1673
 def load_array(data: bytes, name: str) -> np.ndarray:

@@ -54,7 +54,14 @@ class LmdbRows:
         return self.count
 
     def __getitem__(self, place: int) -> tuple[object, object]:
-        data = _reading(self.path).get(_key(place))
+        return self.many([place])[0]
+
+    def many(self, places: list[int]) -> list[tuple[object, object]]:
+        "Return several samples; arrays lie in the environment and cannot be written"
+        get = _reading(self.path).get
+        return [self._decoded(get(_key(place)), place) for place in places]
+
+    def _decoded(self, data, place):
         if data is None:
             raise DataError(
                 f"{self.path} holds no sample {place}, and says that there are {self.count:,}: convert it again."

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
+from ..base.errors import DataError
 from ..data.batches import data_shard, order
 from ..data.dataset_batches import DatasetBatches, _Order
 from ..data.source import Opening, data_source
@@ -61,20 +62,34 @@ class _PackedOrder(_Order):
 
 
 class PadBatch:
-    "Put samples into a batch, padded to the longest; a class, so that worker processes can be sent it"
+    "Put samples into a batch, padded to the longest or of one shape; a class, so that worker processes can be sent it"
 
-    def __init__(self, dtype: torch.dtype):
-        self.dtype = dtype
+    def __init__(self, dtype: torch.dtype, name: str = "train_data", pads: bool = True):
+        self.dtype, self.name, self.pads = dtype, name, pads
 
     def __call__(self, samples: list[tuple]) -> Batch:  # (inputs or (inputs, lengths), targets)
         inputs, targets = zip(*samples, strict=True)
         lengths = None
         if isinstance(inputs[0], tuple):
             inputs, lengths = zip(*inputs, strict=True)
-        most = max(each.shape[-1] for each in inputs)
-        values = self._typed(torch.stack([pad(each, most) for each in inputs]))
+        values = self._typed(self._stacked(inputs))
+        if targets[0] is None:
+            return values if lengths is None else (values, torch.tensor(lengths))
         targets = self._typed(torch.as_tensor(np.array(targets)))
         return (values if lengths is None else (values, torch.tensor(lengths))), targets
+
+    def _stacked(self, inputs: tuple) -> Tensor:
+        if len({each.shape[:-1] if self.pads else each.shape for each in inputs}) > 1:
+            shapes = list(dict.fromkeys(tuple(each.shape) for each in inputs))
+            raise DataError(
+                f"All samples must have the same shape, and {self.name} gives {shapes[0]} and {shapes[1]}: convert them to one shape first."
+            )
+        if isinstance(inputs[0], np.ndarray):
+            return torch.from_numpy(np.stack(inputs))
+        if self.pads:
+            most = max(each.shape[-1] for each in inputs)
+            inputs = [pad(each, most) for each in inputs]
+        return torch.stack(inputs)
 
     def _typed(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.dtype) if tensor.dtype.is_floating_point else tensor
@@ -108,7 +123,7 @@ def _open_samples(value: Samples | Subset, how: Opening):
     samples = part_of(value)
     more = how.loading()
     kind = DatasetBatches if samples.lengths is None else PackedBatches
-    if samples.lengths is not None:
-        more["collate_fn"] = PadBatch(how.dtype)
+    pads = samples.steps is None and samples.records.kind in ("sound", "text")
+    more["collate_fn"] = PadBatch(how.dtype, how.name, pads)
     shuffle = how.shuffle and how.training
     return kind(samples, how.batch_size, shuffle=shuffle, **how.ordered(), **more), how.classes

@@ -60,6 +60,13 @@ class Samples(Dataset):
         "Return the targets of all samples, None where they are not known without reading each"
         return self.records.targets
 
+    def __getitems__(self, places: list[int]) -> list[tuple]:
+        "Return several samples; arrays as they lie in their file, since making a batch of them copies them anyway"
+        rows = self.records.rows
+        if self.decoder is not as_array or self.steps is not None or not hasattr(rows, "many"):
+            return [self[place] for place in places]
+        return rows.many(places)
+
     def __getitem__(self, place: int) -> tuple:  # (inputs, target)
         value, target = self.records.rows[place]
         try:
