@@ -1,11 +1,8 @@
 "Data by their path: what each kind of file gives, the same samples in any process, and one sentence where it is wrong"
 
 import io
-import json
-import struct
 import tarfile
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +27,9 @@ SUFFIX = {"image": "png", "sound": "wav", "text": "txt"}
 
 
 def picture(seed, size=(8, 8), mode="L"):
-    noise = np.random.default_rng(seed).integers(0, 256, (*size, {"L": 1, "RGB": 3, "RGBA": 4}[mode]), "uint8")
+    noise = np.random.default_rng(seed).integers(
+        0, 256, (*size, {"L": 1, "RGB": 3, "RGBA": 4}[mode]), "uint8"
+    )
     return Image.fromarray(noise.squeeze(), mode)
 
 
@@ -87,7 +86,7 @@ def weights(model):
 @pytest.mark.parametrize("kind", ["image", "sound", "text"])
 def test_a_folder_by_class_is_trained_by_its_path(kind, tmp_path):
     data = folder_of(tmp_path / "data", kind)
-    _, run, said = trained(str(data), tmp_path, net(kind), valid_fraction=0.25, vocabulary=500, epochs=20)
+    _, run, _ = trained(str(data), tmp_path, net(kind), valid_fraction=0.25, vocabulary=500, epochs=20)
     assert run.classes == CLASSES and run.metrics["accuracy"] > 0.6
     assert f"{kind}s" in said and "held in memory" in said
     assert run.facts["read"]["kind"] == kind
@@ -96,7 +95,7 @@ def test_a_folder_by_class_is_trained_by_its_path(kind, tmp_path):
 def test_a_folder_with_a_split_says_which_part_is_what(tmp_path):
     for part in ("train", "val", "test"):
         folder_of(tmp_path / "pets" / part, "image", each=4)
-    _, run, said = trained(tmp_path / "pets", tmp_path)
+    _, run, _ = trained(tmp_path / "pets", tmp_path)
     assert "accuracy" in run.metrics and "is used for validation" in said and "is left alone" in said
 
 
@@ -128,7 +127,9 @@ def write_table(path, kind):
 def test_a_table_is_trained_by_its_path(kind, tmp_path):
     write_table(tmp_path / f"t.{kind}", kind)
     model = nn.LazyLinear(2)
-    _, run, said = trained(tmp_path / f"t.{kind}", tmp_path, model, target="kind", epochs=20, valid_fraction=0.2)
+    _, run, _ = trained(
+        tmp_path / f"t.{kind}", tmp_path, model, target="kind", epochs=20, valid_fraction=0.2
+    )
     assert run.classes == ("no", "yes") and run.metrics["accuracy"] > 0.8 and model.in_features == 2
 
 
@@ -174,7 +175,12 @@ def test_a_hugging_face_dataset_of_numbers_is_left_to_the_engine():
 
 
 def test_workers_memory_and_this_process_give_the_same_weights(pictures, tmp_path):
-    ways = ({}, {"in_memory": "no"}, {"in_memory": "no", "workers": 2}, {"in_memory": "no", "workers": 1, "prefetch": 5})
+    ways = (
+        {},
+        {"in_memory": "no"},
+        {"in_memory": "no", "workers": 2},
+        {"in_memory": "no", "workers": 1, "prefetch": 5},
+    )
     found = [weights(trained(pictures, tmp_path, valid_fraction=0.25, **how)[0]) for how in ways]
     assert all(torch.equal(found[0], other) for other in found[1:])
 
@@ -196,7 +202,15 @@ class Slow(nn.Module):
         return inputs
 
 
-@pytest.mark.parametrize("how", [{"in_memory": "no"}, {"in_memory": "no", "workers": 2}, {"pack_by_length": True}, {"pack_by_length": True, "workers": 2}])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"in_memory": "no"},
+        {"in_memory": "no", "workers": 2},
+        {"pack_by_length": True},
+        {"pack_by_length": True, "workers": 2},
+    ],
+)
 def test_a_run_resumes_exactly_in_the_middle_of_an_epoch(how, tmp_path):
     data = folder_of(tmp_path / "data", "text")
     make = lambda: nn.Sequential(Slow(), nn.EmbeddingBag(500, 8, padding_idx=0), nn.Linear(8, 3))
@@ -226,8 +240,18 @@ def test_a_run_resumes_exactly_in_the_middle_of_an_epoch(how, tmp_path):
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
 def test_every_colour_mode_becomes_the_shape_that_is_asked_for(mode, tmp_path):
-    image = Image.fromarray(np.full((6, 9), 30000, "uint16")) if mode == "I;16" else picture(0, (6, 9), "RGB").convert("RGB")
-    image = image if mode in ("RGB", "I;16") else image.convert("L").convert(mode) if mode in ("LA", "1", "L") else image.convert(mode)
+    image = (
+        Image.fromarray(np.full((6, 9), 30000, "uint16"))
+        if mode == "I;16"
+        else picture(0, (6, 9), "RGB").convert("RGB")
+    )
+    image = (
+        image
+        if mode in ("RGB", "I;16")
+        else image.convert("L").convert(mode)
+        if mode in ("LA", "1", "L")
+        else image.convert(mode)
+    )
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         image.save(tmp_path / name / ("x.tif" if mode == "CMYK" else "x.png"))
@@ -278,7 +302,9 @@ def broken_folder(tmp_path):
 def test_broken_images_are_named_counted_and_can_be_left_out(tmp_path):
     data = broken_folder(tmp_path)
     for how in ({}, {"in_memory": "no"}):
-        with pytest.raises(DataError, match=r"bee/00.png cannot be decoded as an image \(.*\), and 1 more.*--on-broken skip"):
+        with pytest.raises(
+            DataError, match=r"bee/00.png cannot be decoded as an image \(.*\), and 1 more.*--on-broken skip"
+        ):
             read_data(data, None, FeedOptions(**how))
         read = read_data(data, None, FeedOptions(on_broken="skip", **how))
         assert len(read.train if how else read.train[1]) == 10
@@ -291,7 +317,7 @@ def test_a_break_in_the_middle_of_an_image_is_said_before_the_first_step(tmp_pat
     middle = good.index(b"IDAT") + 6
     good[middle : middle + 8] = b"\0" * 8
     (data / "cat/02.png").write_bytes(bytes(good))
-    with pytest.raises(DataError, match="cat/02.png cannot be decoded"):
+    with pytest.raises(DataError, match=r"cat/02\.png cannot be decoded"):
         trained(data, tmp_path)
     assert not list(tmp_path.glob("20*"))
 
@@ -398,7 +424,10 @@ WRONG = {
     "cut shard": (cut_tar, "is cut off"),
     "no tar": (file("a.tar", b"this is no tar file" * 99), "is no tar file"),
     "foreign LMDB": (foreign_lmdb, "was not written by trainopt_nb"),
-    "missing shard": (lambda path: str(path / "s-{00..03}.tar"), "names the files 00 to 03, and .*s-00.tar is not there"),
+    "missing shard": (
+        lambda path: str(path / "s-{00..03}.tar"),
+        "names the files 00 to 03, and .*s-00.tar is not there",
+    ),
     "unfinished": (unfinished, "is not finished"),
 }
 
@@ -425,7 +454,13 @@ def test_a_tfrecord_that_tensorflow_wrote_is_understood(tmp_path):
     writer = tfrecord.TFRecordWriter(str(tmp_path / "pets.tfrecord"))
     for number in range(6):
         data = encoded("image", number)
-        writer.write({"image/encoded": (data, "byte"), "image/class/label": (number % 3, "int"), "image/height": (8, "int")})
+        writer.write(
+            {
+                "image/encoded": (data, "byte"),
+                "image/class/label": (number % 3, "int"),
+                "image/height": (8, "int"),
+            }
+        )
     writer.close()
     plain = read_data(tmp_path / "pets.tfrecord")
     create_index(str(tmp_path / "pets.tfrecord"), str(tmp_path / "pets.tfrecord.index"))
@@ -438,7 +473,9 @@ def test_shards_that_webdataset_wrote_are_understood(tmp_path):
     webdataset = pytest.importorskip("webdataset")
     with webdataset.ShardWriter(str(tmp_path / "s-%06d.tar"), maxcount=4, verbose=0) as writer:
         for number in range(10):
-            writer.write({"__key__": f"a{number}", "png": encoded("image", number), "json": {"label": number % 3}})
+            writer.write(
+                {"__key__": f"a{number}", "png": encoded("image", number), "json": {"label": number % 3}}
+            )
     read = read_data(str(tmp_path / "s-{000000..000002}.tar"))
     assert read.train[1].tolist() == [n % 3 for n in range(10)]
 

@@ -43,7 +43,9 @@ def same(target, x, y):
 @pytest.mark.parametrize("kind", ["classes", "numbers", "several", "wide"])
 def test_each_form_gives_back_what_was_written(form, kind, tmp_path):
     x, y = numbers(20)
-    y = {"classes": y, "numbers": y / 7, "several": np.stack([y, y / 3], 1).astype("float32"), "wide": y}[kind]
+    y = {"classes": y, "numbers": y / 7, "several": np.stack([y, y / 3], 1).astype("float32"), "wide": y}[
+        kind
+    ]
     x = x.astype("float64") if kind == "wide" else x
     same(convert((x, y), tmp_path / f"a.{FORMS[form]}", write=None), x, y)
     assert [path.name for path in tmp_path.iterdir() if "unfinished" in path.name] == []
@@ -71,7 +73,7 @@ def test_an_interrupted_conversion_goes_on(form, at, tmp_path):
     target, said = tmp_path / f"a.{FORMS[form]}", []
     with pytest.raises(KeyboardInterrupt):
         convert(Ends(x, y, at), target, write=None)
-    with pytest.raises(DataError, match="is not finished|there is no such file"):
+    with pytest.raises(DataError, match=r"is not finished|there is no such file"):
         read_data(target)
     convert(Ends(x, y, None), target, write=said.append)
     safe = at // 1000 * 1000
@@ -120,7 +122,9 @@ def test_another_source_does_not_go_on_with_what_was_begun(tmp_path):
 @ALL_FORMS
 def test_damage_is_found_when_it_is_read_back(form, tmp_path, monkeypatch):
     "One sample of what was written differs"
-    monkeypatch.setattr(convert_module, "checksum", lambda records, place, before=0: before + place * id(records))
+    monkeypatch.setattr(
+        convert_module, "checksum", lambda records, place, before=0: before + place * id(records)
+    )
     with pytest.raises(DataError, match="does not hold what was written"):
         convert(numbers(5), tmp_path / f"a.{FORMS[form]}", write=None)
     with pytest.raises(DataError, match="is not finished"):
@@ -149,7 +153,9 @@ def test_a_full_disk_leaves_what_is_safe(tmp_path):
     convert_module.FORMS.register("full", convert_module.Form(f"{__name__}:Full", (".full",)))
     sys.modules[__name__].Full = Full
     try:
-        with pytest.raises(DataError, match=r"cannot be written: No space left on device. 1,000 of 2,500 samples are safe"):
+        with pytest.raises(
+            DataError, match=r"cannot be written: No space left on device. 1,000 of 2,500 samples are safe"
+        ):
             convert(numbers(), tmp_path / "a.tfrecord", to="full", write=None)
     finally:
         convert_module.FORMS.remove("full")
@@ -157,7 +163,7 @@ def test_a_full_disk_leaves_what_is_safe(tmp_path):
 
 
 def test_a_form_that_is_not_known_is_named(tmp_path):
-    with pytest.raises(OptionError, match="The ending of .* says no form"):
+    with pytest.raises(OptionError, match=r"The ending of .* says no form"):
         convert(numbers(5), tmp_path / "a.xyz")
     with pytest.raises(OptionError, match="Did you mean 'tfrecord'"):
         convert(numbers(5), tmp_path / "a", to="tfrecords")
@@ -201,7 +207,13 @@ class Sleepy(Dataset):
 def test_the_choice_is_measured_said_and_stored(tmp_path):
     said = []
     run = trainopt_nb.fit(
-        nn.Linear(4, 2), Sleepy(), folder=tmp_path, write=said.append, tune_loading=True, epochs=1, batch_size=8
+        nn.Linear(4, 2),
+        Sleepy(),
+        folder=tmp_path,
+        write=said.append,
+        tune_loading=True,
+        epochs=1,
+        batch_size=8,
     )
     text = "\n".join(said)
     assert "Loading was measured" in text and "samples/s" in text and run.options["workers"] > 0
@@ -257,12 +269,24 @@ def test_packing_leaves_little_padding_and_trains(tmp_path):
                 Counts.seen += tokens.numel()
             return self.net(tokens)
 
-    how = {"vocabulary": 1000, "with_lengths": True, "batch_size": 10, "epochs": 2, "lr": 0.05, "folder": tmp_path}
+    how = {
+        "vocabulary": 1000,
+        "with_lengths": True,
+        "batch_size": 10,
+        "epochs": 2,
+        "lr": 0.05,
+        "folder": tmp_path,
+    }
     cost = {}
     for packed in (False, True):
         Counts.seen = 0
         run = trainopt_nb.fit(
-            Counts(), tmp_path / "data", write=lambda line: None, pack_by_length=packed, valid_fraction=0.2, **how
+            Counts(),
+            tmp_path / "data",
+            write=lambda line: None,
+            pack_by_length=packed,
+            valid_fraction=0.2,
+            **how,
         )
         cost[packed] = Counts.seen
     assert cost[True] < 0.65 * cost[False] and run.metrics["accuracy"] == 1

@@ -66,7 +66,9 @@ class ByHand(Dataset):
     "What one writes around the library lmdb"
 
     def __init__(self, path, count, dtype, shape):
-        self.transaction = lmdb.open(str(path), readonly=True, lock=False, readahead=False).begin(buffers=True)
+        self.transaction = lmdb.open(str(path), readonly=True, lock=False, readahead=False).begin(
+            buffers=True
+        )
         self.count, self.dtype, self.shape = count, dtype, shape
 
     def __len__(self):

@@ -60,6 +60,7 @@ class Opening(NamedTuple):
     def ordered(self) -> dict:
         "Return what `MemoryBatches` and `DatasetBatches` need to know of the order"
         return {
+            "shuffle": self.shuffle and self.training,
             "drop_last": self.drop_last and self.training,
             "drop_single": self.drop_single and self.training,
             "seed": self.seed,
@@ -67,10 +68,9 @@ class Opening(NamedTuple):
         }
 
     def loading(self) -> dict:
-        "Return what `DatasetBatches` needs to know of the processes that load"
-        collate = Collate(self.dtype, self.name)
-        ahead = {"prefetch_factor": self.prefetch, "pin_memory": self.pin_memory}
-        return {"collate_fn": collate, "workers": self.workers, **ahead}
+        "Return what else `DatasetBatches` needs to know"
+        ahead = {"workers": self.workers, "prefetch_factor": self.prefetch, "pin_memory": self.pin_memory}
+        return {"collate_fn": Collate(self.dtype, self.name), **ahead}
 
 
 class Source(NamedTuple):
@@ -116,10 +116,7 @@ def _is_dataset(value):
 
 @data_source("dataset", _is_dataset)
 def _open_dataset(value, how):
-    batches = DatasetBatches(
-        value, how.batch_size, shuffle=how.shuffle and how.training, **how.ordered(), **how.loading()
-    )
-    return batches, how.classes
+    return DatasetBatches(value, how.batch_size, **how.ordered(), **how.loading()), how.classes
 
 
 @data_source("iterable dataset", lambda value: isinstance(value, IterableDataset))
@@ -178,8 +175,7 @@ def _open_loader(loader, how):
 def _open_memory(value, how):
     tensors, classes = in_memory(value, how.classes, how.dtype, how.name, how.layout)
     names = tuple(getattr(value[0], "columns", ())) if is_pair(value) else ()
-    shuffle = how.shuffle and how.training
-    batches = MemoryBatches(tensors, how.batch_size, shuffle=shuffle, names=names, **how.ordered())
+    batches = MemoryBatches(tensors, how.batch_size, names=names, **how.ordered())
     return _arranged(batches, how), classes
 
 

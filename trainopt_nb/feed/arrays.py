@@ -48,7 +48,7 @@ def _choose(names, target, path):
         f"{path} holds the arrays {', '.join(others)} beside the target {label!r}: call the one with the inputs x."
     )
 
-
+# %% ../../nbs/feed/14_arrays.ipynb #9bcb202c
 def _read_npz(path, how):
     archive = _load(path, "", lambda: np.load(path, allow_pickle=False))
     with archive:

@@ -152,7 +152,7 @@ def _writer(form, target, records, progress):
         writer.expect(len(records.rows))
     return writer
 
-
+# %% ../../nbs/feed/31_convert.ipynb #b6cbdf23
 def write_records(
     records: Records,
     target: Path,

@@ -55,7 +55,7 @@ def _target(features, wanted):
     labels = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
     return next(iter(labels), next((name for name in LABELS if name in features), None))
 
-
+# %% ../../nbs/feed/16_huggingface.ipynb #dce7c15c
 def _kind(feature):
     name = type(feature).__name__
     if name in _KINDS:

@@ -61,7 +61,7 @@ class Looked(NamedTuple):
     facts: list  # of each sample that was looked at
     said: list[str]
 
-
+# %% ../../nbs/feed/08_look.ipynb #50193b5d
 def look(
     records: Records,
     options: FeedOptions,

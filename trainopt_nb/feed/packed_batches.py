@@ -125,5 +125,4 @@ def _open_samples(value: Samples | Subset, how: Opening):
     kind = DatasetBatches if samples.lengths is None else PackedBatches
     pads = samples.steps is None and samples.records.kind in ("sound", "text")
     more["collate_fn"] = PadBatch(how.dtype, how.name, pads)
-    shuffle = how.shuffle and how.training
-    return kind(samples, how.batch_size, shuffle=shuffle, **how.ordered(), **more), how.classes
+    return kind(samples, how.batch_size, **how.ordered(), **more), how.classes

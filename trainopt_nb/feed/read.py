@@ -95,7 +95,7 @@ def _facts(records: Records, plan: Plan) -> dict:
     decoder = plan.decoder._asdict() if hasattr(plan.decoder, "_asdict") else {}
     return {"kind": records.kind, "decoder": decoder, "steps": plan.steps}
 
-
+# %% ../../nbs/feed/20_read.ipynb #ab3453ac
 def _valid(found, value, how):
     "Return the validation data that were found, and sentences"
     train = found.data

@@ -37,7 +37,7 @@ def pad(
     missing = steps - tensor.shape[-1]
     return torch.nn.functional.pad(tensor, (0, missing)) if missing > 0 else tensor[..., :steps]
 
-
+# %% ../../nbs/feed/07_samples.ipynb #5685e1b5
 class Samples(Dataset):
     "Decoded samples of records"
 

@@ -97,7 +97,7 @@ def _read_separated(path):
         )
     return frame, said
 
-
+# %% ../../nbs/feed/09_tables.ipynb #64ddab40
 def _read_lines(path):
     "Read a file with one JSON object a line"
     rows = []

@@ -82,7 +82,7 @@ def _parts_of(first: dict, path) -> tuple[str, str | None, str]:
         f"{path} holds samples of {', '.join('.' + each for each in first)}, and none of these is known as an input."
     )
 
-
+# %% ../../nbs/feed/13_webdataset.ipynb #1d5da98a
 class TarRows:
     "Samples in tar files"
 
@@ -193,7 +193,7 @@ _IMAGES = {
 }
 _SHARD = 1000  # samples of a shard
 
-
+# %% ../../nbs/feed/13_webdataset.ipynb #493c84e4
 class TarWriter:
     "Write samples into the shards of a folder"
 
