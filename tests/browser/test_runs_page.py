@@ -148,8 +148,11 @@ def test_only_changed_rows_travel_while_something_trains(open_table, tmp_path, u
     with undisturbed():
         page.settle()  # what it asked before
         running.append(list(run_events(56)))
-        (news,) = page.settle()
-        assert [row["name"] for row in news["rows"]] == [running.name] and news["order"] is None
+        news = page.settle()
+        while not any(each["rows"] for each in news):  # a question may be older than the steps
+            news += page.settle()
+        assert [row["name"] for each in news for row in each["rows"]] == [running.name]
+        assert {each["order"] for each in news} == {None}
         assert "2/12" in page.row(running).inner_text()
         began = time.monotonic()
         assert [page.settle()[0]["rows"] for _ in range(2)] == [[], []]
