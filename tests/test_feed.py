@@ -86,7 +86,7 @@ def weights(model):
 @pytest.mark.parametrize("kind", ["image", "sound", "text"])
 def test_a_folder_by_class_is_trained_by_its_path(kind, tmp_path):
     data = folder_of(tmp_path / "data", kind)
-    _, run, _ = trained(str(data), tmp_path, net(kind), valid_fraction=0.25, vocabulary=500, epochs=20)
+    _, run, said = trained(str(data), tmp_path, net(kind), valid_fraction=0.25, vocabulary=500, epochs=20)
     assert run.classes == CLASSES and run.metrics["accuracy"] > 0.6
     assert f"{kind}s" in said and "held in memory" in said
     assert run.facts["read"]["kind"] == kind
@@ -95,7 +95,7 @@ def test_a_folder_by_class_is_trained_by_its_path(kind, tmp_path):
 def test_a_folder_with_a_split_says_which_part_is_what(tmp_path):
     for part in ("train", "val", "test"):
         folder_of(tmp_path / "pets" / part, "image", each=4)
-    _, run, _ = trained(tmp_path / "pets", tmp_path)
+    _, run, said = trained(tmp_path / "pets", tmp_path)
     assert "accuracy" in run.metrics and "is used for validation" in said and "is left alone" in said
 
 
@@ -127,9 +127,7 @@ def write_table(path, kind):
 def test_a_table_is_trained_by_its_path(kind, tmp_path):
     write_table(tmp_path / f"t.{kind}", kind)
     model = nn.LazyLinear(2)
-    _, run, _ = trained(
-        tmp_path / f"t.{kind}", tmp_path, model, target="kind", epochs=20, valid_fraction=0.2
-    )
+    _, run, _ = trained(tmp_path / f"t.{kind}", tmp_path, model, target="kind", epochs=20, valid_fraction=0.2)
     assert run.classes == ("no", "yes") and run.metrics["accuracy"] > 0.8 and model.in_features == 2
 
 

@@ -134,7 +134,7 @@ class TarRows:
         "Return the tar file and the key of the sample"
         return f"{self.keys[place]}.{self.input} in {self.paths[self.places[place][0]]}"
 
-
+# %% ../../nbs/feed/13_webdataset.ipynb #c1c51205
 def _number(text, name):
     try:
         return int(text)
