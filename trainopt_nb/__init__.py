@@ -6,6 +6,8 @@ from trainopt_nb.runs.table import find_run, list_runs
 from trainopt_nb.base.errors import OptionError, RunError
 from trainopt_nb.runs.run import RUN_ACTIONS, RUN_REPORTS, Run
 from trainopt_nb.api.fit import fit, resume
+from trainopt_nb.api.load_data import load_data
+from trainopt_nb.feed.convert import convert
 from trainopt_nb.insight.lr_find import find_lr
 from trainopt_nb.sweeps import lines as _lines  # readers of a log know the events of a sweep
 from trainopt_nb.task.task import Task
@@ -18,10 +20,12 @@ __all__ = [
     "Sweep",
     "Task",
     "TrainOptions",
+    "convert",
     "find_lr",
     "find_run",
     "fit",
     "list_runs",
+    "load_data",
     "resume",
     "sweep",
 ]

@@ -16,6 +16,10 @@ ROOMS = {  # folder of nbs/ and of the package -> title and sentence
         "Augment",
         "random changes of training samples: policies, operations, the draws that they follow from",
     ),
+    "feed": (
+        "Feed",
+        "files, folders, databases and foreign tables as data: read, decode, convert, load fast",
+    ),
     "task": ("Task", "what is learned: options, task type, losses, metrics, checks before training"),
     "parallel": ("Parallel", "ranks, and the ways in which devices share a model"),
     "workers": ("Workers", "warm processes that run functions, their supervision, Ray"),

@@ -24,7 +24,7 @@ from ..task.train_options import TrainOptions
 # %% ../../nbs/api/07_fit.ipynb #4cc515e0
 def fit(
     model: nn.Module,  # trained in place, and left in evaluation mode
-    train_data: object,  # a pair `(inputs, targets)` of arrays, a Dataset, a DataLoader, an iterable of batches
+    train_data: object,  # a pair `(inputs, targets)` of arrays, a path, a Dataset, a DataLoader, an iterable of batches
     valid_data: object = None,  # the same, or None
     *,
     folder: str | Path = "runs",  # where runs are kept

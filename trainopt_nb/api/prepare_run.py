@@ -19,6 +19,7 @@ from ..parallel.ranks import SINGLE, Ranks
 from ..runs.files import json_damage
 from ..runs.run import Run
 from ..store.checkpoint import load_checkpoint, save_checkpoint
+from ..task.read_task import read_task
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..train.commands import earlier_commands
@@ -26,6 +27,7 @@ from ..train.known_task import KnownTask
 from ..train.loop import Loop
 from ..train.prepare import prepare
 from ..train.sync import synced_events
+from ..train.task_data import tuned
 from ..train.task_record import task_record
 from ..train.torch_settings import seed_torch
 
@@ -60,9 +62,10 @@ def _handle(run, loop, token="", every=0.1, late=False, prompt=()):
 
 def _loop(task, options, ranks=SINGLE, known=None):
     seed_torch(options.seed)
-    options = options.on(ranks.data_shard[1])
-    loop = Loop(prepare(task, options, ranks, known=known), options)
-    return loop, task_record(task, loop)
+    task, options = tuned(task, options, ranks)
+    here, task = options.on(ranks.data_shard[1]), read_task(task, options)
+    loop = Loop(prepare(task, here, ranks, known=known), here)
+    return loop, task_record(task, loop), options
 
 # %% ../../nbs/api/03_prepare_run.ipynb #3d808d20
 def new_run(
@@ -86,7 +89,7 @@ def start(
     **place: object,  # `folder`, `name`, `cell` and facts, as for `new_run`
 ) -> LocalRun:
     "Prepare a new run in this process; nothing is on the disk if that fails"
-    loop, record = _loop(task, options, known=known)
+    loop, record, options = _loop(task, options, known=known)
     return _handle(new_run(task, options, **record, **place), loop, late=late, prompt=prompt)
 
 
@@ -101,10 +104,13 @@ def start_in(
     prompt: tuple[type, ...] = (),  # as in `start`
 ) -> LocalRun:
     "Prepare a run whose directory exists already"
-    loop, record = _loop(task, options, ranks)
+    loop, record, chosen = _loop(task, options, ranks)
     if ranks.first:
         run.add_facts(**record)
-    return _handle(run, loop, token, every, late, prompt)
+    handle = _handle(run, loop, token, every, late, prompt)
+    if ranks.first and chosen != options:
+        run.change_options(chosen.plain())  # not before this process is the only writer
+    return handle
 
 # %% ../../nbs/api/03_prepare_run.ipynb #1fa0f609
 def stored_options(

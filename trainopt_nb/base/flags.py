@@ -167,8 +167,9 @@ def help_text(
     *classes: type[Options],  # sets of options
 ) -> str:  # lines grouped under headings
     "Return what `--help` prints"
-    lines, group = [], None
-    for row in (row for cls in classes for row in rows(cls)):
+    lines, group, held = [], None, [row for cls in classes for row in rows(cls)]
+    order = list(dict.fromkeys(row["group"] for row in held))
+    for row in sorted(held, key=lambda row: order.index(row["group"])):
         if row["group"] != group:
             group = row["group"]
             lines += ["", f"{group}:"] if group else [""]

@@ -50,6 +50,7 @@ class Opening(NamedTuple):
     drop_single: bool = False  # whether a last training batch of one sample is left out
     seed: int = 0  # of the order
     workers: int = 0  # processes that load the samples of a Dataset
+    prefetch: int = 2  # batches that each of them has ready
     pin_memory: bool = False  # whether its batches lie in pinned memory, from which a copy to a GPU goes on while it computes
     data_shard: tuple[int, int] = (0, 1)  # (rank, number of ranks)
     dtype: torch.dtype = torch.float32  # of floating-point numbers
@@ -59,11 +60,17 @@ class Opening(NamedTuple):
     def ordered(self) -> dict:
         "Return what `MemoryBatches` and `DatasetBatches` need to know of the order"
         return {
+            "shuffle": self.shuffle and self.training,
             "drop_last": self.drop_last and self.training,
             "drop_single": self.drop_single and self.training,
             "seed": self.seed,
             "data_shard": self.data_shard,
         }
+
+    def loading(self) -> dict:
+        "Return what else `DatasetBatches` needs to know"
+        ahead = {"workers": self.workers, "prefetch_factor": self.prefetch, "pin_memory": self.pin_memory}
+        return {"collate_fn": Collate(self.dtype, self.name), **ahead}
 
 
 class Source(NamedTuple):
@@ -109,11 +116,7 @@ def _is_dataset(value):
 
 @data_source("dataset", _is_dataset)
 def _open_dataset(value, how):
-    more = {"collate_fn": Collate(how.dtype, how.name), "pin_memory": how.pin_memory, "workers": how.workers}
-    batches = DatasetBatches(
-        value, how.batch_size, shuffle=how.shuffle and how.training, **how.ordered(), **more
-    )
-    return batches, how.classes
+    return DatasetBatches(value, how.batch_size, **how.ordered(), **how.loading()), how.classes
 
 
 @data_source("iterable dataset", lambda value: isinstance(value, IterableDataset))
@@ -172,8 +175,7 @@ def _open_loader(loader, how):
 def _open_memory(value, how):
     tensors, classes = in_memory(value, how.classes, how.dtype, how.name, how.layout)
     names = tuple(getattr(value[0], "columns", ())) if is_pair(value) else ()
-    shuffle = how.shuffle and how.training
-    batches = MemoryBatches(tensors, how.batch_size, shuffle=shuffle, names=names, **how.ordered())
+    batches = MemoryBatches(tensors, how.batch_size, names=names, **how.ordered())
     return _arranged(batches, how), classes
 
 

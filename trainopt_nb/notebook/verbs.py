@@ -149,6 +149,7 @@ for _name, _place in {
     "resume": "run_verbs:RESUME",
     "options": "verb_help:OPTIONS",
     "help": "verb_help:HELP",
+    "convert": "convert_verb:CONVERT",
     "new": "new:NEW",
 }.items():
     VERBS.register(_name, f"trainopt_nb.notebook.{_place}")

@@ -21,6 +21,9 @@ SILENT = (
     "on_disk_full",
     "restarts",
     "cluster",
+    "prefetch",
+    "tune_loading",
+    "in_memory",
 )  # change nothing in what is learned
 UNWRITTEN = {  # option -> (value that needs nothing, what the script does instead)
     "devices": (1, "The run used several devices; the script uses one, with the batches of all of them"),
@@ -135,6 +138,11 @@ def no_script(
 ) -> str:  # empty where a script can be written
     "Say why no script can be written for a run"
     seen = facts["seen"]
+    if facts.get("read"):
+        return (
+            "The run read its data from files: write data = trainopt_nb.load_data(...) in the cell, with train_data, valid_data = data.train, data.valid, to "
+            "have a script."
+        )
     if facts["kind"] == "step":
         return "The run trains by a training_step, which is the body of a loop already, so that no script is cut from it: copy the step into a loop of your own."
     if "eval_step" in seen["changed"]:

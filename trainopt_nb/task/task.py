@@ -11,14 +11,15 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ..feed.read import ReadData
+
 # %% ../../nbs/task/00_task.ipynb #6818c1d5
 @dataclass
 class Task:
     "A model, its training data and its validation data"
 
     model: nn.Module
-    train_data: (
-        object  # a pair `(inputs, targets)` of arrays, a Dataset, a DataLoader, an iterable of batches
-    )
+    train_data: object  # a pair `(inputs, targets)` of arrays, a path, a Dataset, a DataLoader, an iterable of batches
     valid_data: object = None  # the same; None trains without validation
     notes: Sequence[str] = ()  # sentences on where it comes from, which a run shows to its reader
+    read: ReadData | None = None  # what there is to say about data that were read from files

@@ -12,22 +12,20 @@ from typing import NamedTuple
 
 from torch import nn
 
-from ..data.batch_layout import parse_layout
 from ..data.batches import MemoryBatches
 from ..data.device_transforms import DeviceTransform
 from ..data.snapshot import preserve_state
-from ..data.source import open_data
 from ..data.tensors import tree_map
 from ..parallel.device import check_precision, find_device
 from ..parallel.ranks import SINGLE, Ranks
 from ..store.plain import random_state, set_random_state
-from ..task.check_valid import has_batchnorm
 from ..steps.loss_module import place_module
 from ..steps.try_step import Place
 from ..task.infer import Inferred, loss_notes
 from ..task.loss_tensors import check_loss_device
 from ..task.metrics import Metrics
-from ..task.preflight import check_model, weights_dtype
+from ..task.preflight import check_model
+from ..task.read_task import read_task
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..task.unused_options import unused_options
@@ -39,6 +37,7 @@ from .objective import Loss, choose_loss, choose_metrics, choose_sample_weight
 from .prepare_step import own_step, prepare_step, with_augmentation, with_own_figures
 from .prepared import Prepared
 from .strategy import make_strategy
+from .task_data import open_task_data
 from .torch_settings import torch_settings
 
 # %% ../../nbs/train/04_prepare.ipynb #67a1ed34
@@ -46,16 +45,6 @@ def _sources(task, data):
     "Return the data that are asked for samples: arrays in memory are copied from, and stay as they are"
     pairs = (task.train_data, data.train), (task.valid_data, data.valid)
     return [value for value, batches in pairs if not isinstance(batches, (MemoryBatches, type(None)))]
-
-
-def _open_data(task, options, ranks, device):
-    o = options
-    return open_data(
-        task.train_data, task.valid_data, batch_size=o.batch_size, shuffle=o.shuffle, drop_last=o.drop_last,
-        drop_single=has_batchnorm(task.model), seed=o.seed, workers=o.workers, valid_fraction=o.valid_fraction,
-        data_shard=ranks.data_shard, dtype=weights_dtype(task.model), pin_memory=device.type == "cuda",
-        layout=None if o.batch_layout == "auto" else parse_layout(o.batch_layout),
-    )  # fmt: skip
 
 
 def _open(task, options, ranks, gradient_hooks, device_transforms):
@@ -66,7 +55,7 @@ def _open(task, options, ranks, gradient_hooks, device_transforms):
     tried_on = strategy.preflight_device(device)
     place_module(o, ranks.world, tried_on)
     check_loss_device(o.loss, device)
-    data = _open_data(task, o, ranks, device)
+    data = open_task_data(task, o, ranks, device)
     mover = batch_mover(tried_on, o.channels_last, task.model.to(tried_on))
     transforms = move_transforms(device_transforms, tried_on)
     return Place(task, o, strategy, device, data, mover, transforms, gradient_hooks)
@@ -172,7 +161,7 @@ def prepare(
 ) -> Prepared:
     "Put a task and its options together. Raises `DataError`, `TaskError`, `PlanError` or `OptionError` with the reason"
     with torch_settings(options):  # the first batch is tried with the threads of all others
-        notes = [("precision", text) for text in check_model(task.model)]
+        notes, task = [("precision", text) for text in check_model(task.model)], read_task(task, options)
         place = _open(task, options, ranks, gradient_hooks, device_transforms)
         before, sources, freezing = random_state(), _sources(task, place.data), Freezing(task.model, options)
         if (with_step := own_step(place, sources)) is not None:
@@ -182,5 +171,8 @@ def prepare(
             tried = _try(place, sources, freezing, known or KnownTask())
             prepared = _put_together(tried, sources, freezing, notes)
         place_module(options, ranks.world, place.device)
+        if task.read is not None:
+            prepared.notes[:0] = [("data", note) for note in task.read.notes]
+            prepared.assumptions[:0] = task.read.assumptions
         set_random_state(before)
         return prepared

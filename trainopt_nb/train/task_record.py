@@ -217,6 +217,7 @@ def task_record(
         "kind": p.task_type,
         "assumptions": [list(row) for row in loop.assumptions],
         "seen": facts,
+        **({} if task.read is None else {"read": task.read.facts}),
     }
 
 # %% ../../nbs/train/16_task_record.ipynb #8b956d28
