@@ -37,7 +37,7 @@ def samples(option):
     elif option.type == "rates":
         values += [("backbone.*=1e-05",), ("backbone.*=0.1x", "head=0.5")]
     else:
-        values += ["accuracy"]
+        values += list(option.search) or ["accuracy"]
     return values
 
 

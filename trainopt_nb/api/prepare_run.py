@@ -14,6 +14,7 @@ from .elsewhere import check_places
 from .handle import LocalRun
 from .log import Log, follow
 from ..base.errors import OptionError, RunError
+from ..clean.cleaning import again_clean, clean_task
 from ..events.progress import Progress
 from ..parallel.ranks import SINGLE, Ranks
 from ..runs.files import json_damage
@@ -59,10 +60,11 @@ def _handle(run, loop, token="", every=0.1, late=False, prompt=()):
 
 
 def _loop(task, options, ranks=SINGLE, known=None):
+    task, here, changes = clean_task(task, options, ranks)
     seed_torch(options.seed)
-    options = options.on(ranks.data_shard[1])
-    loop = Loop(prepare(task, options, ranks, known=known), options)
-    return loop, task_record(task, loop)
+    here, options = here.on(ranks.data_shard[1]), options.on(ranks.data_shard[1])
+    loop = Loop(prepare(task, here, ranks, known=known), options)
+    return loop, task_record(task, loop) | changes
 
 # %% ../../nbs/api/03_prepare_run.ipynb #3d808d20
 def new_run(
@@ -147,8 +149,9 @@ def resume_in(
             f"The run {run.name} has done all of its {options.epochs} epochs: pass more, such as --epochs {2 * options.epochs}."
         )
     lost += _early(run, training, options) + _damaged(run)
+    task, opened = again_clean(task, options, run.facts.get("changes"))
     here = options.on(ranks.data_shard[1])
-    prepared = prepare(task, here, ranks)
+    prepared = prepare(task, opened.on(ranks.data_shard[1]), ranks)
     prepared.notes = [("resume", sentence) for sentence in lost]  # the others were said when the run began
     given = options.lr == run.options.get("lr")  # a new learning rate holds in place of those set by hand
     earlier = ranks.all_gather(earlier_commands(run.events(), training) if given else [])[0]
