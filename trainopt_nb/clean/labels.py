@@ -44,7 +44,7 @@ def find_label_errors(
     )
     better = np.where(judged, np.nan_to_num(probabilities).argmax(1), labels)
     margin = np.nan_to_num(probabilities[np.arange(len(labels)), better] - given)
-    places = np.flatnonzero((better != labels) & (margin > usual[better] / 2))
+    places = np.flatnonzero((better != labels) & (margin > 0.55 * usual[better]))
     places = places[np.argsort(-margin[places], kind="stable")]
     return LabelErrors(places, better[places], margin[places])
 

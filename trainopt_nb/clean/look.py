@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..base.errors import DataError
-from ..data.changes import ChangedData, row_count
+from ..data.changes import ChangedData, is_polars, row_count
 from ..data.generators import preserve_rng
 from ..data.rows import describe, is_columns, is_pair
 from ..data.tensors import LABELS, is_frame, split_batch
@@ -81,7 +81,7 @@ def as_images(array: np.ndarray) -> np.ndarray:  # shape (samples, height, width
 # %% ../../nbs/clean/01_look.ipynb #fcecdd9d
 def _frame(inputs):
     "Return a table as a pandas frame, without losing what its values are"
-    if type(inputs).__module__.split(".")[0] == "polars":
+    if is_polars(inputs):
         import pandas as pd
 
         return pd.DataFrame({name: inputs[name].to_list() for name in inputs.columns})
@@ -96,7 +96,7 @@ def _array(value):
         return (value.float() if value.dtype in (torch.bfloat16, torch.float16) else value).numpy()
     if is_frame(value):
         return value.to_numpy()
-    if type(value).__module__.split(".")[0] == "polars":
+    if is_polars(value):
         return value.to_numpy()
     return value if isinstance(value, np.ndarray) else np.asarray(value)
 
@@ -178,7 +178,7 @@ def look_at(
         raise DataError(f"{name}_data holds no samples: at least one is needed.")
     data = by_row(data)
     rows = np.arange(count)
-    if is_pair(data):
+    if is_pair(data) or (isinstance(data, tuple) and len(data) == 2 and is_polars(data[0])):
         inputs, targets = data
     elif is_columns(data):
         key = next((key for key in LABELS if key in data), None)
