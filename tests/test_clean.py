@@ -13,7 +13,8 @@ from trainopt_nb import fit, resume
 from trainopt_nb.base.errors import DataError, OptionError, RunError
 from trainopt_nb.clean.report import inspect_data
 from trainopt_nb.clean.report_html import report_html
-from trainopt_nb.data.changes import Change, ChangedData
+from trainopt_nb.data.changed_data import ChangedData
+from trainopt_nb.data.changes import Change
 from trainopt_nb.task.task import Task
 from trainopt_nb.task.train_options import TrainOptions
 
@@ -56,7 +57,9 @@ def test_every_kind_of_fault_in_a_table_is_found():
     found = {finding.kind: finding for finding in report.findings}
     assert set(found) >= {"duplicates", "missing", "constant", "outliers", "drift"}
     assert 9 in found["outliers"].rows and found["duplicates"].rows == (21,)
-    assert "'one'" in found["constant"].text and "c" in [f.column for f in report.findings if f.kind == "drift"]
+    assert "'one'" in found["constant"].text and "c" in [
+        f.column for f in report.findings if f.kind == "drift"
+    ]
     mended = report.apply("missing").train_data.view()[0]
     assert not mended.isna().any().any() and frame.isna().sum().sum() == 2
 
@@ -73,7 +76,9 @@ def test_overlap_and_conflicting_labels_are_found():
 
 def test_near_duplicates_of_images_and_texts_are_found():
     rng = np.random.default_rng(0)
-    smooth = torch.nn.functional.interpolate(torch.tensor(rng.random((120, 3, 6, 6)), dtype=torch.float32), 32, mode="bilinear")
+    smooth = torch.nn.functional.interpolate(
+        torch.tensor(rng.random((120, 3, 6, 6)), dtype=torch.float32), 32, mode="bilinear"
+    )
     smooth[50] = (smooth[4] + 0.01 * torch.randn(3, 32, 32)).clamp(0, 1)
     report = inspect_data((smooth, torch.arange(120) % 3))
     near = next(f for f in report.findings if f.kind == "near duplicates")
@@ -138,9 +143,15 @@ def test_changes_leave_the_data_as_they_are_and_can_be_undone():
 @pytest.mark.parametrize("frame", [False, True])
 def test_the_changes_as_code_do_the_same(frame):
     x, y = table()
-    data = (pd.DataFrame(x, columns=list("abc")), pd.Series(y)) if frame else (torch.tensor(x), torch.tensor(y))
+    data = (
+        (pd.DataFrame(x, columns=list("abc")), pd.Series(y)) if frame else (torch.tensor(x), torch.tensor(y))
+    )
     report = inspect_data(data)
-    report.change(Change("drop", (1, 2)), Change("relabel", (5,), (1,)), Change("impute", (6,), (0.5,), "b" if frame else 1))
+    report.change(
+        Change("drop", (1, 2)),
+        Change("relabel", (5,), (1,)),
+        Change("impute", (6,), (0.5,), "b" if frame else 1),
+    )
     names = {"inputs": data[0], "targets": data[1]}
     exec(report.code(), names)
     want = ChangedData(data, report.changes).view()
@@ -192,7 +203,15 @@ def test_bad_input_is_said_in_a_sentence():
 def test_clean_is_applied_to_the_training_fold_and_said(tmp_path):
     x, y = table()
     x[20], y[20] = x[21], y[21]
-    run = fit(small(), (x, y), (x[:10], y[:10]), epochs=1, clean="duplicates overlap outliers:0.02", folder=tmp_path, **quiet)
+    run = fit(
+        small(),
+        (x, y),
+        (x[:10], y[:10]),
+        epochs=1,
+        clean="duplicates overlap outliers:0.02",
+        folder=tmp_path,
+        **quiet,
+    )
     note = next(n.text for n in run.progress.notes if "cleaned" in n.text)
     assert "overlap: 10 of 200" in note and "duplicates: 1 of 190" in note and "outliers: 4 of 189" in note
     assert run.progress.started.samples == 185
@@ -203,7 +222,9 @@ def test_clean_is_applied_to_the_training_fold_and_said(tmp_path):
 def test_what_is_held_out_is_not_cleaned(tmp_path):
     x, y = table()
     x[100:], y[100:] = x[:100], y[:100]
-    run = fit(small(), (x, y), epochs=1, clean="duplicates overlap", valid_fraction=0.3, folder=tmp_path, **quiet)
+    run = fit(
+        small(), (x, y), epochs=1, clean="duplicates overlap", valid_fraction=0.3, folder=tmp_path, **quiet
+    )
     facts = run.facts["changes"]
     assert facts["rows"] == 140 and any("30%" in n.text for n in run.progress.notes)
 
@@ -211,12 +232,21 @@ def test_what_is_held_out_is_not_cleaned(tmp_path):
 def test_a_resumed_run_has_the_same_data(tmp_path):
     x, y = table()
     x[20], y[20] = x[21], y[21]
-    o = {"clean": "duplicates outliers:0.05", "valid_fraction": 0.2, "folder": tmp_path, "restore_best": False, **quiet}
+    o = {
+        "clean": "duplicates outliers:0.05",
+        "valid_fraction": 0.2,
+        "folder": tmp_path,
+        "restore_best": False,
+        **quiet,
+    }
     whole, halves = small(), small()
     fit(whole, (x, y), epochs=4, **o)
     run = fit(halves, (x, y), epochs=2, **o)
     resume(run, small_again := small(), (x, y), epochs=4, **quiet)
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), small_again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(whole.state_dict().values(), small_again.state_dict().values(), strict=True)
+    )
     with pytest.raises(RunError, match="before its cleaning"):
         resume(run, small(), (x[:150], y[:150]), epochs=9, **quiet)
 
@@ -236,7 +266,13 @@ def test_changed_data_are_stored_and_replayed(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("duplicate", "Did you mean 'duplicates'"), ("outliers:2", "share of samples"), ("overlap:1", "no number"), ("labels mislabelled", "choose one"), ("overlap overlap", "twice")],
+    [
+        ("duplicate", "Did you mean 'duplicates'"),
+        ("outliers:2", "share of samples"),
+        ("overlap:1", "no number"),
+        ("labels mislabelled", "choose one"),
+        ("overlap overlap", "twice"),
+    ],
 )
 def test_a_wrong_word_of_clean_is_refused(text, said):
     with pytest.raises(OptionError, match=said):
@@ -246,7 +282,14 @@ def test_a_wrong_word_of_clean_is_refused(text, said):
 def test_streams_cannot_be_cleaned(tmp_path):
     x, y = map(torch.tensor, table())
     with pytest.raises(DataError, match="by row"):
-        fit(small(), [(x[:50], y[:50]), (x[50:], y[50:])], epochs=1, clean="duplicates", folder=tmp_path, **quiet)
+        fit(
+            small(),
+            [(x[:50], y[:50]), (x[50:], y[50:])],
+            epochs=1,
+            clean="duplicates",
+            folder=tmp_path,
+            **quiet,
+        )
 
 
 def test_the_task_that_was_inspected_stays_as_it_is():

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from trainopt_nb import fit
+from trainopt_nb.base.errors import DataError
 from trainopt_nb.clean.labels import find_label_errors
 from trainopt_nb.clean.report import inspect_data
-from trainopt_nb.base.errors import DataError
 from trainopt_nb.task.task import Task
 from trainopt_nb.task.train_options import TrainOptions
 
@@ -66,9 +66,21 @@ def test_training_on_cleaned_labels_is_better(found, tmp_path):
     losses = {"noisy": 0.0, "cleaned": 0.0}
     right = {"noisy": 0, "cleaned": 0}
     for report, _ in found:
-        for name, train in (("noisy", report.task.train_data), ("cleaned", report.apply("labels").train_data)):
+        for name, train in (
+            ("noisy", report.task.train_data),
+            ("cleaned", report.apply("labels").train_data),
+        ):
             model = network()
-            run = fit(model, train, report.task.valid_data, epochs=40, lr=3e-3, restore_best=False, folder=tmp_path, write=lambda s: None)
+            run = fit(
+                model,
+                train,
+                report.task.valid_data,
+                epochs=40,
+                lr=3e-3,
+                restore_best=False,
+                folder=tmp_path,
+                write=lambda s: None,
+            )
             losses[name] += run.progress.last["valid_loss"] if hasattr(run.progress, "last") else 0
             x, y = report.task.valid_data
             with torch.no_grad():
@@ -103,6 +115,8 @@ def test_labels_that_are_no_classes_are_refused():
 
 def test_clean_labels_is_an_option_of_a_run(tmp_path):
     train, valid, wrong = flipped_digits(33)
-    run = fit(network(), train, valid, epochs=15, lr=3e-3, clean="labels", folder=tmp_path, write=lambda s: None)
+    run = fit(
+        network(), train, valid, epochs=15, lr=3e-3, clean="labels", folder=tmp_path, write=lambda s: None
+    )
     kind, rows, *_ = run.facts["changes"]["cleaned"][0]
     assert kind == "relabel" and len(wrong & set(rows)) >= 0.8 * len(wrong)

@@ -175,7 +175,7 @@ def _damaged(run):
     text = f"{lines} of the run's log cannot be read and are passed over: what they said is missing in its curves."
     return [text] if before.damaged else []
 
-
+# %% ../../nbs/api/03_prepare_run.ipynb #e446a07a
 def _early(run, training, options):
     "Return a warning about a run that was stopped by its patience. Raises `RunError` where it would stop again at once"
     before = run.progress

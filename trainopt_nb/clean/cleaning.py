@@ -14,7 +14,8 @@ from .finding import Finding, rows_text
 from .labels import finished, search_label_errors
 from .look import by_row, look_at
 from .outliers import outliers
-from ..data.changes import Change, ChangedData, row_count
+from ..data.changed_data import ChangedData
+from ..data.changes import Change, row_count
 from ..data.rows import hold_out
 from ..parallel.ranks import SINGLE, Ranks
 from ..task.clean_options import parse_clean

@@ -12,7 +12,8 @@ from hashlib import blake2b
 import numpy as np
 
 from .finding import Finding, rows_text
-from .look import Part, as_images, small_grey
+from .numbers import small_grey
+from .look import Part, as_images
 from ..data.changes import Change
 from ..data.tensors import is_frame
 
@@ -74,7 +75,7 @@ def exact_duplicates(
         found.append(Finding("duplicates", part.name, text, rows, effect=effect, change=change))
     return found
 
-
+# %% ../../nbs/clean/04_duplicates.ipynb #3dd621e1
 def overlaps(
     train: Part,
     valid: Part,
@@ -142,7 +143,7 @@ def _runs(text):
     words = text.lower().split() if isinstance(text, str) else [str(token) for token in text]
     return {" ".join(words[i : i + 3]) for i in range(max(1, len(words) - 2))}
 
-
+# %% ../../nbs/clean/04_duplicates.ipynb #0f1e6570
 def text_pairs(
     part: Part,
     alike: float = 0.8,  # share of runs of words in common

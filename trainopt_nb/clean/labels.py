@@ -14,7 +14,7 @@ import numpy as np
 
 from ..base.errors import DataError
 from .finding import Finding, few, rows_text
-from .folds import FoldProgress, out_of_sample
+from .out_of_sample import FoldProgress, out_of_sample
 from .look import Part, by_row
 from ..data.changes import Change
 from ..task.task import Task
@@ -89,7 +89,7 @@ def label_finding(
         )
     ]
 
-
+# %% ../../nbs/clean/07_labels.ipynb #916494f6
 def search_label_errors(
     task: Task,  # whose training data are as the part shows them
     options: TrainOptions,

@@ -10,7 +10,8 @@ import numpy as np
 
 from ..base.errors import TrainoptError
 from .finding import Finding, few, rows_text
-from .look import Part, numbers_of
+from .numbers import numbers_of
+from .look import Part
 from .values import columns_of, missing_in
 from ..data.changes import Change
 
@@ -53,7 +54,7 @@ def outlier_scores(
     near.fit(numbers)
     return forest, -near.negative_outlier_factor_
 
-
+# %% ../../nbs/clean/05_outliers.ipynb #720b4e59
 def outliers(
     part: Part,
     share: float | None = None,  # of the samples that are called outliers; None finds those that stand apart
@@ -131,7 +132,7 @@ def _compare(first, second):
         return float(test.pvalue), float(test.statistic)
     return _chi_square(np.asarray(first).astype(str), np.asarray(second).astype(str))
 
-
+# %% ../../nbs/clean/05_outliers.ipynb #537320f8
 def _chi_square(first, second):
     from scipy.stats import chi2_contingency
 

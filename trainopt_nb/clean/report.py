@@ -15,12 +15,13 @@ from ..base.errors import DataError, OptionError
 from ..base.options import nearest
 from .duplicates import exact_duplicates, hashes, near_duplicates, overlaps
 from .finding import KIND_NAMES, Finding, few
-from .folds import FoldProgress
+from .out_of_sample import FoldProgress
 from .labels import finished, search_label_errors
 from .look import Part, by_row, look_at
 from .outliers import drift, outliers
 from .values import class_counts, imbalance, missing_values, odd_columns
-from ..data.changes import Change, ChangedData, changes_code
+from ..data.changed_data import ChangedData, changes_code
+from ..data.changes import Change
 from ..data.rows import hold_out
 from ..data.tensors import is_frame
 from ..runs.plain_text import plain

@@ -44,7 +44,7 @@ def _png(image):
     Image.fromarray(pixels).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
 
-
+# %% ../../nbs/clean/10_report_html.ipynb #9568108e
 def samples_html(
     part: Part,
     finding: Finding,
@@ -81,7 +81,7 @@ def samples_html(
         return table_html(["sample", *head], [[name, *row] for name, row in zip(names, values, strict=True)])
     return f'<div style="font-size:12px;{SOFT}">{escape(", ".join(names))}</div>'
 
-
+# %% ../../nbs/clean/10_report_html.ipynb #e8255d21
 def _table_rows(part, places, finding, most=8):
     "Some columns of some rows as text, the column of the finding first"
     if isinstance(part.inputs, np.ndarray):
@@ -137,7 +137,7 @@ def findings_html(report: "DataReport") -> str:
     nothing = f'<div style="padding:8px 14px;border-top:{LINE}">Nothing was found.</div>'
     return "".join(blocks) or nothing
 
-
+# %% ../../nbs/clean/10_report_html.ipynb #93fc7a75
 def report_html(report: "DataReport") -> str:
     "Return a report as HTML"
     from trainopt_nb.clean.report import size_text

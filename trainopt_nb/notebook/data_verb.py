@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ..base.errors import TaskError
 from ..base.options import Options, option
-from ..clean.folds import FoldProgress
+from ..clean.out_of_sample import FoldProgress
 from ..clean.report import DataReport, inspect_data
 from .verbs import Call, Verb
 from ..task.task import Task
