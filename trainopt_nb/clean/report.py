@@ -49,8 +49,8 @@ def quick_findings(
     return sorted(found, key=lambda finding: KIND_NAMES.index(finding.kind))
 
 # %% ../../nbs/clean/08_report.ipynb #2cc06e67
-class DataReport:
-    "What was found in the data of a task"
+class _Findings:
+    "What was found, and what is proposed about it"
 
     def __init__(
         self,
@@ -104,6 +104,10 @@ class DataReport:
                     f"Nothing is proposed about {name}: the report has changes for {few(dict.fromkeys(there)) or 'nothing'}.{more}"
                 )
         return [f.change for f in self.findings if f.change is not None and f.kind in names]
+
+# %% ../../nbs/clean/08_report.ipynb #da7986a9
+class DataReport(_Findings):
+    "What was found in the data of a task, and the changes that were made"
 
     def apply(
         self,
