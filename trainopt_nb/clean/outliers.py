@@ -22,7 +22,7 @@ def need_sklearn(what: str):
         import sklearn  # noqa: F401
     except ImportError:
         raise TrainoptError(
-            f"{what} needs scikit-learn, which is not installed: pip install scikit-learn, or conda install -c conda-forge scikit-learn."
+            f"{what} needs scikit-learn, which is not installed: pip install 'trainopt_nb[clean]', or conda install -c conda-forge scikit-learn."
         ) from None
 
 # %% ../../nbs/clean/05_outliers.ipynb #622e6a3b
