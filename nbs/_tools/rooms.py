@@ -27,6 +27,7 @@ ROOMS = {  # folder of nbs/ and of the package -> title and sentence
     "optim": ("Optim", "optimizers, parameter groups, frozen parts, learning rate schedules"),
     "train": ("Train", "the update, the state of a run, the training loop"),
     "script": ("Script", "the plain PyTorch script of a run"),
+    "clean": ("Clean", "what is wrong with a task's data, and changes of it that can be undone"),
     "api": ("API", "run a task, here or elsewhere: `fit` and `resume`"),
     "insight": ("Insight", "what measuring a training tells: the learning rate test"),
     "population": ("Population", "many trials as one program, equal to each of them alone"),

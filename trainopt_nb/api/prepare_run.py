@@ -14,6 +14,7 @@ from .elsewhere import check_places
 from .handle import LocalRun
 from .log import Log, follow
 from ..base.errors import OptionError, RunError
+from ..clean.cleaning import again_clean, clean_task
 from ..events.progress import Progress
 from ..parallel.ranks import SINGLE, Ranks
 from ..runs.files import json_damage
@@ -61,11 +62,12 @@ def _handle(run, loop, token="", every=0.1, late=False, prompt=()):
 
 
 def _loop(task, options, ranks=SINGLE, known=None):
-    seed_torch(options.seed)
     task, options = tuned(task, options, ranks)
-    here, task = options.on(ranks.data_shard[1]), read_task(task, options)
-    loop = Loop(prepare(task, here, ranks, known=known), here)
-    return loop, task_record(task, loop), options
+    task, opened, changes = clean_task(read_task(task, options), options, ranks)
+    seed_torch(options.seed)
+    opened, here = (each.on(ranks.data_shard[1]) for each in (opened, options))
+    loop = Loop(prepare(task, opened, ranks, known=known), here)
+    return loop, task_record(task, loop) | changes, options
 
 # %% ../../nbs/api/03_prepare_run.ipynb #3d808d20
 def new_run(
@@ -153,8 +155,9 @@ def resume_in(
             f"The run {run.name} has done all of its {options.epochs} epochs: pass more, such as --epochs {2 * options.epochs}."
         )
     lost += _early(run, training, options) + _damaged(run)
+    task, opened = again_clean(task, options, run.facts.get("changes"))
     here = options.on(ranks.data_shard[1])
-    prepared = prepare(task, here, ranks)
+    prepared = prepare(task, opened.on(ranks.data_shard[1]), ranks)
     prepared.notes = [("resume", sentence) for sentence in lost]  # the others were said when the run began
     given = options.lr == run.options.get("lr")  # a new learning rate holds in place of those set by hand
     earlier = ranks.all_gather(earlier_commands(run.events(), training) if given else [])[0]
@@ -178,7 +181,7 @@ def _damaged(run):
     text = f"{lines} of the run's log cannot be read and are passed over: what they said is missing in its curves."
     return [text] if before.damaged else []
 
-
+# %% ../../nbs/api/03_prepare_run.ipynb #e446a07a
 def _early(run, training, options):
     "Return a warning about a run that was stopped by its patience. Raises `RunError` where it would stop again at once"
     before = run.progress

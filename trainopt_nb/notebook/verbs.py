@@ -144,6 +144,7 @@ for _name, _place in {
     "sweep": "sweep_verbs:SWEEP",
     "freeze": "freeze_verb:FREEZE",
     "lr-find": "fit_verbs:LR_FIND",
+    "data": "data_verb:DATA",
     "runs": "run_verbs:RUNS",
     "attach": "run_verbs:ATTACH",
     "resume": "run_verbs:RESUME",

@@ -34,7 +34,7 @@ UNWRITTEN = {  # option -> (value that needs nothing, what the script does inste
     ),
 }
 # what they do makes `no_script` refuse, where they do something
-REFUSED = ("batch_layout", "training_step", "eval_step", "loss_weights")
+REFUSED = ("batch_layout", "training_step", "eval_step", "loss_weights", "clean")
 # of a trial that was trained in one program with others
 TOGETHER = "The trial was trained together with others as one program, which adds in another order: the weights will be near, not equal."
 WRITTEN = (
@@ -145,6 +145,11 @@ def no_script(
         )
     if facts["kind"] == "step":
         return "The run trains by a training_step, which is the body of a loop already, so that no script is cut from it: copy the step into a loop of your own."
+    if facts.get("changes"):
+        return (
+            "The run trains on data that were changed, which no script repeats: report.code() writes the changes as plain lines, and a run on "
+            "data that these lines changed has a script."
+        )
     if "eval_step" in seen["changed"]:
         return "The run validates by an eval_step, which no script repeats: leave it out to have a script."
     if seen.get("sample_weights"):

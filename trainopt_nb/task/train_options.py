@@ -12,13 +12,14 @@ from ..base.errors import OptionError
 from ..base.patterns import scale_rates
 from ..feed.options import FeedOptions
 from .augment_options import AugmentOptions
+from .clean_options import CleanOptions
 from .learning_options import LOSSES  # noqa: F401 names of options belong to them
 from .optimizer_options import OPTIMIZERS, OTHERS, SCHEDULES  # noqa: F401
 from .running_options import PRECISIONS, FaultOptions  # noqa: F401
 
 # %% ../../nbs/task/01_train_options.ipynb #94f1eae1
 @dataclass(frozen=True, repr=False)
-class TrainOptions(FeedOptions, AugmentOptions, FaultOptions):
+class TrainOptions(CleanOptions, FeedOptions, AugmentOptions, FaultOptions):
     "How a model is trained"
 
     @property
