@@ -155,7 +155,7 @@ def resume_in(
             f"The run {run.name} has done all of its {options.epochs} epochs: pass more, such as --epochs {2 * options.epochs}."
         )
     lost += _early(run, training, options) + _damaged(run)
-    task, opened = again_clean(task, options, run.facts.get("changes"))
+    task, opened = again_clean(read_task(task, options), options, run.facts.get("changes"))
     here = options.on(ranks.data_shard[1])
     prepared = prepare(task, opened.on(ranks.data_shard[1]), ranks)
     prepared.notes = [("resume", sentence) for sentence in lost]  # the others were said when the run began
