@@ -12,6 +12,7 @@ ROOMS = {  # folder of nbs/ and of the package -> title and sentence
     "store": ("Store", "checkpoints and weights on the disk"),
     "runs": ("Runs", "the directory of a run, the table of runs, the static card and report"),
     "data": ("Data", "batches in a known order from whatever holds the data"),
+    "tables": ("Tables", "columns of a table as numbers that a model takes, fitted on the training rows"),
     "task": ("Task", "what is learned: options, task type, losses, metrics, checks before training"),
     "parallel": ("Parallel", "ranks, and the ways in which devices share a model"),
     "workers": ("Workers", "warm processes that run functions, their supervision, Ray"),
