@@ -19,6 +19,8 @@ from ..parallel.ranks import SINGLE, Ranks
 from ..runs.files import json_damage
 from ..runs.run import Run
 from ..store.checkpoint import load_checkpoint, save_checkpoint
+from ..tables.stored import store_features, stored_features
+from ..task.table_task import with_table
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..train.commands import earlier_commands
@@ -60,9 +62,16 @@ def _handle(run, loop, token="", every=0.1, late=False, prompt=()):
 
 def _loop(task, options, ranks=SINGLE, known=None):
     seed_torch(options.seed)
-    options = options.on(ranks.data_shard[1])
+    options, task = options.on(ranks.data_shard[1]), with_table(task, options)
     loop = Loop(prepare(task, options, ranks, known=known), options)
-    return loop, task_record(task, loop)
+    return loop, task_record(task, loop), task.table
+
+
+def _store(run, table):
+    "Keep the preprocessing of a table with the run"
+    if table is not None:
+        store_features(run.path, table.features)
+    return run
 
 # %% ../../nbs/api/03_prepare_run.ipynb #3d808d20
 def new_run(
@@ -86,8 +95,9 @@ def start(
     **place: object,  # `folder`, `name`, `cell` and facts, as for `new_run`
 ) -> LocalRun:
     "Prepare a new run in this process; nothing is on the disk if that fails"
-    loop, record = _loop(task, options, known=known)
-    return _handle(new_run(task, options, **record, **place), loop, late=late, prompt=prompt)
+    loop, record, table = _loop(task, options, known=known)
+    run = _store(new_run(task, options, **record, **place), table)
+    return _handle(run, loop, late=late, prompt=prompt)
 
 
 def start_in(
@@ -101,9 +111,10 @@ def start_in(
     prompt: tuple[type, ...] = (),  # as in `start`
 ) -> LocalRun:
     "Prepare a run whose directory exists already"
-    loop, record = _loop(task, options, ranks)
+    loop, record, table = _loop(task, options, ranks)
     if ranks.first:
         run.add_facts(**record)
+        _store(run, table)
     return _handle(run, loop, token, every, late, prompt)
 
 # %% ../../nbs/api/03_prepare_run.ipynb #1fa0f609
@@ -148,7 +159,7 @@ def resume_in(
         )
     lost += _early(run, training, options) + _damaged(run)
     here = options.on(ranks.data_shard[1])
-    prepared = prepare(task, here, ranks)
+    prepared = prepare(with_table(task, options, stored_features(run.path)), here, ranks)
     prepared.notes = [("resume", sentence) for sentence in lost]  # the others were said when the run began
     given = options.lr == run.options.get("lr")  # a new learning rate holds in place of those set by hand
     earlier = ranks.all_gather(earlier_commands(run.events(), training) if given else [])[0]

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ..tables.table import Table
+
 # %% ../../nbs/task/00_task.ipynb #6818c1d5
 @dataclass
 class Task:
@@ -22,3 +24,4 @@ class Task:
     )
     valid_data: object = None  # the same; None trains without validation
     notes: Sequence[str] = ()  # sentences on where it comes from, which a run shows to its reader
+    table: Table | None = None  # what a table became, where the data were one

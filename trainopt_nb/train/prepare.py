@@ -28,6 +28,7 @@ from ..task.infer import Inferred, loss_notes
 from ..task.loss_tensors import check_loss_device
 from ..task.metrics import Metrics
 from ..task.preflight import check_model, weights_dtype
+from ..task.table_task import with_table
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..task.unused_options import unused_options
@@ -71,10 +72,15 @@ def _open(task, options, ranks, gradient_hooks, device_transforms):
     return Place(task, o, strategy, device, data, mover, transforms, gradient_hooks)
 
 # %% ../../nbs/train/04_prepare.ipynb #1ad3d352
+def _held_out(task):
+    "Whether the validation data were held out of the training data"
+    return task.valid_data is None or (task.table is not None and task.table.held_out)
+
+
 def _notes(task, options, model, data, sample, inferred):
     "Sentences about the loss and the options, as (topic, sentence)"
     o, notes = options, loss_notes(inferred, sample.observed, sample.out.scores)
-    if text := unused_options(o, inferred.task_type, task.train_data, data, held_out=task.valid_data is None):
+    if text := unused_options(o, inferred.task_type, task.train_data, data, held_out=_held_out(task)):
         notes.append(("options", text))
     return notes + _dropout_notes(o, model)
 
@@ -166,7 +172,7 @@ def prepare(
     | None = None,  # of copies of the same model and the same data: what it knows is not tried again
 ) -> Prepared:
     "Put a task and its options together. Raises `DataError`, `TaskError`, `PlanError` or `OptionError` with the reason"
-    notes = [("precision", text) for text in check_model(task.model)]
+    notes, task = [("precision", text) for text in check_model(task.model)], with_table(task, options)
     place = _open(task, options, ranks, gradient_hooks, device_transforms)
     before, sources, freezing = random_state(), _sources(task, place.data), Freezing(task.model, options)
     if (with_step := own_step(place, sources)) is not None:
@@ -176,5 +182,8 @@ def prepare(
         tried = _try(place, sources, freezing, known or KnownTask())
         prepared = _put_together(tried, sources, freezing, notes)
     place_module(options, ranks.world, place.device)
+    if task.table is not None:
+        prepared.notes[:0] = [("table", note) for note in task.table.notes]
+        prepared.assumptions[:0] = task.table.assumptions
     set_random_state(before)
     return prepared
