@@ -8,6 +8,7 @@ from trainopt_nb.runs.run import RUN_ACTIONS, RUN_REPORTS, Run
 from trainopt_nb.api.fit import fit, resume
 from trainopt_nb.insight.lr_find import find_lr
 from trainopt_nb.sweeps import lines as _lines  # readers of a log know the events of a sweep
+from trainopt_nb.tables.make_table import features
 from trainopt_nb.task.task import Task
 from trainopt_nb.task.train_options import TrainOptions
 
@@ -18,6 +19,7 @@ __all__ = [
     "Sweep",
     "Task",
     "TrainOptions",
+    "features",
     "find_lr",
     "find_run",
     "fit",
@@ -30,6 +32,7 @@ _LATER = {"sweep": "trainopt_nb.sweeps.run_sweep", "Sweep": "trainopt_nb.sweeps.
 
 RUN_REPORTS.register("sweep", "trainopt_nb.sweeps.report:sweep_bundle")
 RUN_ACTIONS.register("eject", "trainopt_nb.script.write:write_script")
+RUN_ACTIONS.register("predict", "trainopt_nb.api.predict:predict")
 RUN_ACTIONS.register("sweep", "trainopt_nb.sweeps.run_sweep:sweep")
 
 

@@ -106,6 +106,7 @@ class Run(RunWriter):
     ):
         "Open a run; raises `RunError` where the directory holds none"
         super().__init__(path)
+        self.trained = None  # the model that this process trained, for `predict`
 
     @classmethod
     def create(
@@ -130,6 +131,14 @@ class Run(RunWriter):
         "Write the plain PyTorch script of the run; raises `RunError` where that cannot be"
         write_script = RUN_ACTIONS["eject"]
         return write_script(self.path, self.options, self.facts, self.events(), path, overwrite)
+
+    def predict(
+        self,
+        data: object,  # new rows or samples, as the run was trained on, with targets or without
+        model: object = None,  # of the same class and size, which stays as it is; None takes the one that this process trained
+    ) -> object:  # `Predictions`: labels by name, probabilities, a frame
+        "Predict with the weights of the run; raises `DataError` or `RunError` with the reason"
+        return RUN_ACTIONS["predict"](self, data, model)
 
     def send(self, command: str | tuple):
         "Send `pause`, `resume`, `stop`, `save` or a command such as `SetLr(1e-4)`; raises `RunError` where no process takes it"

@@ -76,7 +76,7 @@ def _one_column(frame, name, own):
         column["order"] = [str(each) for each in values.dtype.categories]
     return column
 
-
+# %% ../../nbs/tables/06_columns.ipynb #2a3c312f
 def plan_columns(
     frame: "DataFrame",  # training rows, without the target
     words: list[Word],

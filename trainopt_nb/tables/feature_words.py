@@ -111,7 +111,7 @@ def _of_encoder(word, name, rest):
         return None
     return rest[1] if name == "dates" else _number(word, rest[1], 1)
 
-
+# %% ../../nbs/tables/02_feature_words.ipynb #bd0aaa3e
 def read_words(
     text: str,  # the option
 ) -> list[Word]:

@@ -220,7 +220,7 @@ def fit_features(
     _check_crosses(words, texts)
     x, names = _stack(numbers, len(frame)), list(numbers)
     state = {"columns": columns, "bins": [], "cross": [], "poly": [], "reduce": [], "modes": {}}
-    state["impute"] = impute.how
+    state |= {"impute": impute.how, "known": list(frame.columns)}
     state["fill"] = fit_fill(x, impute)
     if impute.how == "mode":
         state["modes"] = {name: _mode(values) for name, values in texts.items()}

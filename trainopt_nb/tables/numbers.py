@@ -83,7 +83,7 @@ def _yeo_johnson(x, powers):
         out[up, i], out[~up, i] = first, second
     return out
 
-
+# %% ../../nbs/tables/03_numbers.ipynb #fb3d7647
 _EDGE = 1e-7  # shares below this and above 1 - this stand for the ends of a normal distribution
 
 

@@ -116,7 +116,7 @@ def split_target(
         )
     return frame, targets
 
-
+# %% ../../nbs/tables/09_table.ipynb #3333fb79
 def _no_target(frame, target, name):
     columns = list(frame.columns)
     if target:
