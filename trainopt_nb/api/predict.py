@@ -92,8 +92,8 @@ def _batches(run, data, dtype):
     for _, source in reversed(SOURCES.items()):
         if source.accepts(data):
             batches, _ = source.open(data, opening)
-            if getattr(batches, "shuffle", False):
-                batches.shuffle = False
+            for holder in (batches, getattr(batches, "_order", batches)):
+                holder.shuffle = False  # in the order of the data, even from a loader that shuffles
             return (split_batch(batch)[0] for batch in batches.epoch(0))
     raise DataError(f"new_data must be arrays, a table, a Dataset or a DataLoader, and is {describe(data)}.")
 

@@ -147,6 +147,7 @@ for _name, _place in {
     "runs": "run_verbs:RUNS",
     "attach": "run_verbs:ATTACH",
     "resume": "run_verbs:RESUME",
+    "predict": "predict_verb:PREDICT",
     "options": "verb_help:OPTIONS",
     "help": "verb_help:HELP",
     "new": "new:NEW",
