@@ -31,7 +31,16 @@ UNWRITTEN = {  # option -> (value that needs nothing, what the script does inste
     ),
 }
 # what they do makes `no_script` refuse, where they do something
-REFUSED = ("batch_layout", "training_step", "eval_step", "loss_weights", "target", "features", "impute")
+REFUSED = (
+    "batch_layout",
+    "training_step",
+    "eval_step",
+    "loss_weights",
+    "target",
+    "features",
+    "impute",
+    "balance",
+)
 # of a trial that was trained in one program with others
 TOGETHER = "The trial was trained together with others as one program, which adds in another order: the weights will be near, not equal."
 WRITTEN = (
@@ -123,6 +132,8 @@ def no_script(
     seen = facts["seen"]
     if facts.get("table"):
         return "The run fits the preprocessing of a table, which no script repeats: train on trainopt_nb.features(...).train to have a script of the training, and keep features.json for the preprocessing."
+    if "balance" in seen["changed"]:
+        return "The run balances its classes, whose order no script repeats: leave --balance out to have a script, for instance with --class-weights balanced."
     if facts["kind"] == "step":
         return "The run trains by a training_step, which is the body of a loop already, so that no script is cut from it: copy the step into a loop of your own."
     if "eval_step" in seen["changed"]:

@@ -38,3 +38,11 @@ class TableOptions(Options):
         group="Table",
         aliases=("missing", "fillna", "imputation"),
     )
+    balance: str = option(
+        "none",
+        "make rare classes as frequent as the others in training: repeat, leave out or draw rows, or make rows of a table",
+        choices=("none", "over", "under", "weighted", "smote", "borderline-smote", "svm-smote", "adasyn"),
+        search=("none", "over", "weighted"),
+        group="Data",
+        aliases=("sampler", "resample", "oversample"),
+    )

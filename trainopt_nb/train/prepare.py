@@ -28,6 +28,7 @@ from ..task.infer import Inferred, loss_notes
 from ..task.loss_tensors import check_loss_device
 from ..task.metrics import Metrics
 from ..task.preflight import check_model, weights_dtype
+from ..task.balance_task import balance_data
 from ..task.table_task import with_table
 from ..task.task import Task
 from ..task.train_options import TrainOptions
@@ -50,12 +51,13 @@ def _sources(task, data):
 
 def _open_data(task, options, ranks, device):
     o = options
-    return open_data(
+    data = open_data(
         task.train_data, task.valid_data, batch_size=o.batch_size, shuffle=o.shuffle, drop_last=o.drop_last,
         drop_single=has_batchnorm(task.model), seed=o.seed, workers=o.workers, valid_fraction=o.valid_fraction,
         data_shard=ranks.data_shard, dtype=weights_dtype(task.model), pin_memory=device.type == "cuda",
         layout=None if o.batch_layout == "auto" else parse_layout(o.batch_layout),
     )  # fmt: skip
+    return balance_data(data, o)
 
 
 def _open(task, options, ranks, gradient_hooks, device_transforms):
