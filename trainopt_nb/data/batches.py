@@ -126,25 +126,8 @@ def _sharded(data, rows, batch_size, shard):
         yield batch if len(mine) else PaddingBatch(batch)
 
 # %% ../../nbs/data/03_batches.ipynb #c12cb5e3
-class MemoryBatches:
-    "Batches of tensors that are in memory"
-
-    def __init__(
-        self,
-        data: Batch,  # tensors in tuples and dicts, one row a sample
-        batch_size: int,  # samples
-        *,
-        shuffle: bool,  # whether each epoch has an order of its own
-        drop_last: bool = False,  # whether an incomplete last batch is left out
-        drop_single: bool = False,  # whether a last batch of one sample is left out
-        seed: int = 0,  # of the order
-        names: tuple = (),  # names of the columns of a table
-        data_shard: tuple[int, int] = (0, 1),  # (rank, number of ranks)
-    ):
-        self.names, self.data_shard, self.layout, self.balance = names, data_shard, None, None
-        self._drops = drop_last, drop_single
-        self.data, self.batch_size, self.shuffle, self.seed = data, batch_size, shuffle, seed
-        self._count(len(leaves(data)[0]))
+class _CountedRows:
+    "Rows in memory, and how many of them an epoch visits"
 
     def _count(self, samples):
         "Count the samples and batches of an epoch"
@@ -165,6 +148,27 @@ class MemoryBatches:
     ):
         "Take other rows"
         self.data = data
+        self._count(len(leaves(data)[0]))
+
+# %% ../../nbs/data/03_batches.ipynb #e5629819
+class MemoryBatches(_CountedRows):
+    "Batches of tensors that are in memory"
+
+    def __init__(
+        self,
+        data: Batch,  # tensors in tuples and dicts, one row a sample
+        batch_size: int,  # samples
+        *,
+        shuffle: bool,  # whether each epoch has an order of its own
+        drop_last: bool = False,  # whether an incomplete last batch is left out
+        drop_single: bool = False,  # whether a last batch of one sample is left out
+        seed: int = 0,  # of the order
+        names: tuple = (),  # names of the columns of a table
+        data_shard: tuple[int, int] = (0, 1),  # (rank, number of ranks)
+    ):
+        self.names, self.data_shard, self.layout, self.balance = names, data_shard, None, None
+        self._drops = drop_last, drop_single
+        self.data, self.batch_size, self.shuffle, self.seed = data, batch_size, shuffle, seed
         self._count(len(leaves(data)[0]))
 
     def peek(self) -> Batch:

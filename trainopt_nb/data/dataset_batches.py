@@ -112,18 +112,6 @@ class DatasetLoader:
         self._made_of = seed, collate, loader
         self.load_by(workers)
 
-    def balance_by(
-        self,
-        balance: Balance,  # of the labels of the dataset
-    ):
-        "Load the samples that a balance chooses, from now on"
-        self.samples, self._order.samples, self._order.balance = balance.samples, balance.samples, balance
-        self.dropped = dropped(self.samples, self.batch_size, *self._drops)
-        self.steps, self._order.keep = (
-            -(-(self.samples - self.dropped) // self.batch_size),
-            self.samples - self.dropped,
-        )
-
     def load_by(
         self,
         workers: int,  # processes; 0 loads in this one
@@ -166,6 +154,18 @@ class DatasetBatches(DatasetLoader):
         short = 0 < (self.samples - self.dropped) % self.batch_size <= self.data_shard[0]
         for number, batch in enumerate(self._loader, start + 1):
             yield PaddingBatch(batch) if short and number == self.steps else batch
+
+    def balance_by(
+        self,
+        balance: Balance,  # of the labels of the dataset
+    ):
+        "Load the samples that a balance chooses, from now on"
+        self.samples, self._order.samples, self._order.balance = balance.samples, balance.samples, balance
+        self.dropped = dropped(self.samples, self.batch_size, *self._drops)
+        self.steps, self._order.keep = (
+            -(-(self.samples - self.dropped) // self.batch_size),
+            self.samples - self.dropped,
+        )
 
     def peek(self) -> Batch:
         "Return a few samples as a batch, without changing random numbers"

@@ -132,12 +132,8 @@ class Run(RunWriter):
         write_script = RUN_ACTIONS["eject"]
         return write_script(self.path, self.options, self.facts, self.events(), path, overwrite)
 
-    def predict(
-        self,
-        data: object,  # new rows or samples, as the run was trained on, with targets or without
-        model: object = None,  # of the same class and size, which stays as it is; None takes the one that this process trained
-    ) -> object:  # `Predictions`: labels by name, probabilities, a frame
-        "Predict with the weights of the run; raises `DataError` or `RunError` with the reason"
+    def predict(self, data: object, model: object = None) -> object:  # `Predictions`
+        "Predict labels by name for new data, by the model of this process or one of the same class; raises `DataError` or `RunError`"
         return RUN_ACTIONS["predict"](self, data, model)
 
     def send(self, command: str | tuple):

@@ -68,7 +68,7 @@ def _number(word, text, low, whole=True):
         )
     return int(value) if whole else value
 
-
+# %% ../../nbs/tables/02_feature_words.ipynb #a631a19b
 _ON_COLUMNS = ("category", "number", "drop")
 _USUAL = {"bins": 5, "poly": 2, "variance": 0.0}
 
