@@ -37,6 +37,7 @@ GENERATED = (
 )
 IMPORT_NAMES = {
     "scikit-learn": "sklearn",
+    "imbalanced-learn": "imblearn",
     "ipython": "IPython",
     "pillow": "PIL",
 }  # of distributions that are imported under another name
@@ -231,7 +232,9 @@ def test_floors_hold(module):
 
 
 def test_what_is_imported_is_declared():
-    words = " ".join(settings()[f"{group}requirements"] for group in ("", "ray_", "hyperopt_", "clean_"))
+    words = " ".join(
+        settings()[f"{group}requirements"] for group in ("", "ray_", "hyperopt_", "clean_", "tables_")
+    )
     known, declared = modules(), [Requirement(word).name for word in words.split()]
     allowed = {IMPORT_NAMES.get(name, name) for name in declared} | sys.stdlib_module_names | {"trainopt_nb"}
     allowed |= {name for name, by in BROUGHT.items() if by in declared}

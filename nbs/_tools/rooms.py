@@ -20,6 +20,7 @@ ROOMS = {  # folder of nbs/ and of the package -> title and sentence
         "Feed",
         "files, folders, databases and foreign tables as data: read, decode, convert, load fast",
     ),
+    "tables": ("Tables", "columns of a table as numbers that a model takes, fitted on the training rows"),
     "task": ("Task", "what is learned: options, task type, losses, metrics, checks before training"),
     "parallel": ("Parallel", "ranks, and the ways in which devices share a model"),
     "workers": ("Workers", "warm processes that run functions, their supervision, Ray"),

@@ -75,7 +75,7 @@ class LocalRun(RunHandle):
         log: Log | None = None,  # of `turns`; None on a rank that does not write the run
     ):
         self.run, self.progress, self.model, self._log = run, progress, model, log
-        self._turns, self._sent = turns, queue.SimpleQueue()
+        self._turns, self._sent, run.trained = turns, queue.SimpleQueue(), model
 
     def send(self, command):
         self._sent.put(checked_command(command))
@@ -139,7 +139,7 @@ class FollowedRun(RunHandle):
         model: nn.Module | None = None,  # gets the weights at the end
         parent_pipe: Connection | None = None,  # ends the workers when it is closed; None leaves them alone
     ):
-        self.run, self.model, self._parent_pipe = run, model, parent_pipe
+        self.run, self.model, self._parent_pipe, run.trained = run, model, parent_pipe, model
         self._tail, self._sent, self._over, self._closed = run.tail(), None, False, False
         self.starting, self.failure = False, ""  # set by a thread that starts the process which trains
         self._tail.read()

@@ -21,6 +21,8 @@ from ..runs.files import json_damage
 from ..runs.run import Run
 from ..store.checkpoint import load_checkpoint, save_checkpoint
 from ..task.read_task import read_task
+from ..tables.stored import store_features, stored_features
+from ..task.table_task import with_table
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..train.commands import earlier_commands
@@ -66,8 +68,16 @@ def _loop(task, options, ranks=SINGLE, known=None):
     task, opened, changes = clean_task(read_task(task, options), options, ranks)
     seed_torch(options.seed)
     opened, here = (each.on(ranks.data_shard[1]) for each in (opened, options))
+    task = with_table(task, opened)
     loop = Loop(prepare(task, opened, ranks, known=known), here)
-    return loop, task_record(task, loop) | changes, options
+    return loop, task_record(task, loop) | changes, options, task.table
+
+
+def _store(run, table):
+    "Keep the preprocessing of a table with the run"
+    if table is not None:
+        store_features(run.path, table.features)
+    return run
 
 # %% ../../nbs/api/03_prepare_run.ipynb #3d808d20
 def new_run(
@@ -91,8 +101,9 @@ def start(
     **place: object,  # `folder`, `name`, `cell` and facts, as for `new_run`
 ) -> LocalRun:
     "Prepare a new run in this process; nothing is on the disk if that fails"
-    loop, record, options = _loop(task, options, known=known)
-    return _handle(new_run(task, options, **record, **place), loop, late=late, prompt=prompt)
+    loop, record, options, table = _loop(task, options, known=known)
+    run = _store(new_run(task, options, **record, **place), table)
+    return _handle(run, loop, late=late, prompt=prompt)
 
 
 def start_in(
@@ -106,9 +117,10 @@ def start_in(
     prompt: tuple[type, ...] = (),  # as in `start`
 ) -> LocalRun:
     "Prepare a run whose directory exists already"
-    loop, record, chosen = _loop(task, options, ranks)
+    loop, record, chosen, table = _loop(task, options, ranks)
     if ranks.first:
         run.add_facts(**record)
+        _store(run, table)
     handle = _handle(run, loop, token, every, late, prompt)
     if ranks.first and chosen != options:
         run.change_options(chosen.plain())  # not before this process is the only writer
@@ -157,7 +169,8 @@ def resume_in(
     lost += _early(run, training, options) + _damaged(run)
     task, opened = again_clean(read_task(task, options), options, run.facts.get("changes"))
     here = options.on(ranks.data_shard[1])
-    prepared = prepare(task, opened.on(ranks.data_shard[1]), ranks)
+    opened = opened.on(ranks.data_shard[1])
+    prepared = prepare(with_table(task, opened, stored_features(run.path)), opened, ranks)
     prepared.notes = [("resume", sentence) for sentence in lost]  # the others were said when the run began
     given = options.lr == run.options.get("lr")  # a new learning rate holds in place of those set by hand
     earlier = ranks.all_gather(earlier_commands(run.events(), training) if given else [])[0]

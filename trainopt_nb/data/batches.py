@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 
+from .balance import Balance
 from .tensors import Batch, leaves, tree_map
 
 Rows = TypeVar("Rows")
@@ -34,8 +35,11 @@ def order(
     seed: int,  # of the run
     epoch: int,  # from 0
     shuffle: bool = True,  # False keeps the order of the data
+    balance: Balance | None = None,  # that chooses the samples; None visits each once
 ) -> torch.Tensor:  # int64, shape (samples,)
     "Return the order in which an epoch visits the samples"
+    if balance is not None:
+        return balance.order(mix(seed, epoch), shuffle)
     if not shuffle:
         return torch.arange(samples)
     return torch.randperm(samples, generator=torch.Generator().manual_seed(mix(seed, epoch)))
@@ -122,7 +126,32 @@ def _sharded(data, rows, batch_size, shard):
         yield batch if len(mine) else PaddingBatch(batch)
 
 # %% ../../nbs/data/03_batches.ipynb #c12cb5e3
-class MemoryBatches:
+class _CountedRows:
+    "Rows in memory, and how many of them an epoch visits"
+
+    def _count(self, samples):
+        "Count the samples and batches of an epoch"
+        self.samples, self.dropped = samples, dropped(samples, self.batch_size, *self._drops)
+        self.steps = -(-(samples - self.dropped) // self.batch_size)
+
+    def balance_by(
+        self,
+        balance: Balance,  # of the labels of these data
+    ):
+        "Visit the rows that a balance chooses, from now on"
+        self.balance = balance
+        self._count(balance.samples)
+
+    def replace_data(
+        self,
+        data: Batch,  # of the same structure
+    ):
+        "Take other rows"
+        self.data = data
+        self._count(len(leaves(data)[0]))
+
+# %% ../../nbs/data/03_batches.ipynb #e5629819
+class MemoryBatches(_CountedRows):
     "Batches of tensors that are in memory"
 
     def __init__(
@@ -137,11 +166,10 @@ class MemoryBatches:
         names: tuple = (),  # names of the columns of a table
         data_shard: tuple[int, int] = (0, 1),  # (rank, number of ranks)
     ):
-        self.names, self.data_shard, self.layout = names, data_shard, None
+        self.names, self.data_shard, self.layout, self.balance = names, data_shard, None, None
+        self._drops = drop_last, drop_single
         self.data, self.batch_size, self.shuffle, self.seed = data, batch_size, shuffle, seed
-        self.samples = len(leaves(data)[0])
-        self.dropped = dropped(self.samples, batch_size, drop_last, drop_single)
-        self.steps = -(-(self.samples - self.dropped) // batch_size)
+        self._count(len(leaves(data)[0]))
 
     def peek(self) -> Batch:
         "Return a few samples as a batch"
@@ -165,9 +193,9 @@ class MemoryBatches:
     ) -> Iterator:  # of batches
         "Yield the batches of one epoch"
         first, keep = start * self.batch_size, self.samples - self.dropped
-        if self.data_shard == (0, 1) and not self.shuffle:
+        if self.data_shard == (0, 1) and not self.shuffle and self.balance is None:
             return _in_order(self.data, first, keep, self.batch_size)
-        rows = order(self.samples, self.seed, number, self.shuffle)[first:keep]
+        rows = order(self.samples, self.seed, number, self.shuffle, self.balance)[first:keep]
         if self.data_shard == (0, 1):
             return _by_index(self.data, rows, self.batch_size)
         return _sharded(self.data, rows, self.batch_size, self.data_shard)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from .balance import Balance
 from .batches import Batches, PaddingBatch, data_shard, dropped, mix, order
 from .generators import held_generators, preserve_rng, reseed
 from .loader_workers import WorkerBegin
@@ -27,15 +28,14 @@ class _Order:
         self.samples, self.batch_size, self.shuffle = samples, batch_size, shuffle
         self.seed, self.tagged, self.shard = seed, tagged, shard
         self.keep = samples - drop
-        self.number = self.start = 0
+        self.number, self.start, self.balance = 0, 0, None
 
     def __len__(self):
         return -(-self.keep // self.batch_size) - self.start
 
     def __iter__(self):
-        places = order(self.samples, self.seed, self.number, self.shuffle)[
-            self.start * self.batch_size : self.keep
-        ].tolist()
+        places = order(self.samples, self.seed, self.number, self.shuffle, self.balance)
+        places = places[self.start * self.batch_size : self.keep].tolist()
         for i in range(0, len(places), self.batch_size):
             batch = places[i : i + self.batch_size]
             batch = data_shard(batch, self.shard) or batch[:1]
@@ -106,6 +106,7 @@ class DatasetLoader:
         self.samples, self.batch_size, self.dataset, self.workers = len(dataset), batch_size, dataset, workers
         self.dropped = dropped(self.samples, batch_size, drop_last, drop_single)
         self.steps = -(-(self.samples - self.dropped) // batch_size)
+        self._drops = drop_last, drop_single
         self.data_shard, self.layout, collate = data_shard, None, loader.get("collate_fn")
         self._order = _Order(self.samples, batch_size, shuffle, self.dropped, seed, bool(workers), data_shard)
         self._made_of = seed, collate, loader
@@ -154,10 +155,22 @@ class DatasetBatches(DatasetLoader):
         for number, batch in enumerate(self._loader, start + 1):
             yield PaddingBatch(batch) if short and number == self.steps else batch
 
+    def balance_by(
+        self,
+        balance: Balance,  # of the labels of the dataset
+    ):
+        "Load the samples that a balance chooses, from now on"
+        self.samples, self._order.samples, self._order.balance = balance.samples, balance.samples, balance
+        self.dropped = dropped(self.samples, self.batch_size, *self._drops)
+        self.steps, self._order.keep = (
+            -(-(self.samples - self.dropped) // self.batch_size),
+            self.samples - self.dropped,
+        )
+
     def peek(self) -> Batch:
         "Return a few samples as a batch, without changing random numbers"
         with preserve_rng(self.dataset):
-            few = [self.dataset[i] for i in range(min(self.batch_size, 8, self.samples))]
+            few = [self.dataset[i] for i in range(min(self.batch_size, 8, len(self.dataset)))]
             return self._loader.collate_fn(few)
 
     def arrange(self, layout: Callable[[Batch], Batch]):

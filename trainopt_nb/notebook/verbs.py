@@ -148,6 +148,7 @@ for _name, _place in {
     "runs": "run_verbs:RUNS",
     "attach": "run_verbs:ATTACH",
     "resume": "run_verbs:RESUME",
+    "predict": "predict_verb:PREDICT",
     "options": "verb_help:OPTIONS",
     "help": "verb_help:HELP",
     "convert": "convert_verb:CONVERT",

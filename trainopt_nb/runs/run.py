@@ -106,6 +106,7 @@ class Run(RunWriter):
     ):
         "Open a run; raises `RunError` where the directory holds none"
         super().__init__(path)
+        self.trained = None  # the model that this process trained, for `predict`
 
     @classmethod
     def create(
@@ -130,6 +131,10 @@ class Run(RunWriter):
         "Write the plain PyTorch script of the run; raises `RunError` where that cannot be"
         write_script = RUN_ACTIONS["eject"]
         return write_script(self.path, self.options, self.facts, self.events(), path, overwrite)
+
+    def predict(self, data: object, model: object = None) -> object:  # `Predictions`
+        "Predict labels by name for new data, by the model of this process or one of the same class; raises `DataError` or `RunError`"
+        return RUN_ACTIONS["predict"](self, data, model)
 
     def send(self, command: str | tuple):
         "Send `pause`, `resume`, `stop`, `save` or a command such as `SetLr(1e-4)`; raises `RunError` where no process takes it"

@@ -34,7 +34,17 @@ UNWRITTEN = {  # option -> (value that needs nothing, what the script does inste
     ),
 }
 # what they do makes `no_script` refuse, where they do something
-REFUSED = ("batch_layout", "training_step", "eval_step", "loss_weights", "clean")
+REFUSED = (
+    "batch_layout",
+    "training_step",
+    "eval_step",
+    "loss_weights",
+    "clean",
+    "target",
+    "features",
+    "impute",
+    "balance",
+)
 # of a trial that was trained in one program with others
 TOGETHER = "The trial was trained together with others as one program, which adds in another order: the weights will be near, not equal."
 WRITTEN = (
@@ -143,6 +153,10 @@ def no_script(
             "The run read its data from files: write data = trainopt_nb.load_data(...) in the cell, with train_data, valid_data = data.train, data.valid, to "
             "have a script."
         )
+    if facts.get("table"):
+        return "The run fits the preprocessing of a table, which no script repeats: train on trainopt_nb.features(...).train to have a script of the training, and keep features.json for the preprocessing."
+    if "balance" in seen["changed"]:
+        return "The run balances its classes, whose order no script repeats: leave --balance out to have a script, for instance with --class-weights balanced."
     if facts["kind"] == "step":
         return "The run trains by a training_step, which is the body of a loop already, so that no script is cut from it: copy the step into a loop of your own."
     if facts.get("changes"):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..feed.read import ReadData
+from ..tables.table import Table
 
 # %% ../../nbs/task/00_task.ipynb #6818c1d5
 @dataclass
@@ -23,3 +24,4 @@ class Task:
     valid_data: object = None  # the same; None trains without validation
     notes: Sequence[str] = ()  # sentences on where it comes from, which a run shows to its reader
     read: ReadData | None = None  # what there is to say about data that were read from files
+    table: Table | None = None  # what a table became, where the data were one

@@ -26,6 +26,7 @@ from ..task.loss_tensors import check_loss_device
 from ..task.metrics import Metrics
 from ..task.preflight import check_model
 from ..task.read_task import read_task
+from ..task.table_task import with_table
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..task.unused_options import unused_options
@@ -61,10 +62,15 @@ def _open(task, options, ranks, gradient_hooks, device_transforms):
     return Place(task, o, strategy, device, data, mover, transforms, gradient_hooks)
 
 # %% ../../nbs/train/04_prepare.ipynb #1ad3d352
+def _held_out(task):
+    "Whether the validation data were held out of the training data"
+    return task.valid_data is None or (task.table is not None and task.table.held_out)
+
+
 def _notes(task, options, model, data, sample, inferred):
     "Sentences about the loss and the options, as (topic, sentence)"
     o, notes = options, loss_notes(inferred, sample.observed, sample.out.scores)
-    if text := unused_options(o, inferred.task_type, task.train_data, data, held_out=task.valid_data is None):
+    if text := unused_options(o, inferred.task_type, task.train_data, data, held_out=_held_out(task)):
         notes.append(("options", text))
     return notes + _dropout_notes(o, model)
 
@@ -161,7 +167,8 @@ def prepare(
 ) -> Prepared:
     "Put a task and its options together. Raises `DataError`, `TaskError`, `PlanError` or `OptionError` with the reason"
     with torch_settings(options):  # the first batch is tried with the threads of all others
-        notes, task = [("precision", text) for text in check_model(task.model)], read_task(task, options)
+        notes = [("precision", text) for text in check_model(task.model)]
+        task = with_table(read_task(task, options), options)
         place = _open(task, options, ranks, gradient_hooks, device_transforms)
         before, sources, freezing = random_state(), _sources(task, place.data), Freezing(task.model, options)
         if (with_step := own_step(place, sources)) is not None:
@@ -171,8 +178,9 @@ def prepare(
             tried = _try(place, sources, freezing, known or KnownTask())
             prepared = _put_together(tried, sources, freezing, notes)
         place_module(options, ranks.world, place.device)
-        if task.read is not None:
-            prepared.notes[:0] = [("data", note) for note in task.read.notes]
-            prepared.assumptions[:0] = task.read.assumptions
+        for topic, found in (("table", task.table), ("data", task.read)):
+            if found is not None:
+                prepared.notes[:0] = [(topic, note) for note in found.notes]
+                prepared.assumptions[:0] = found.assumptions
         set_random_state(before)
         return prepared

@@ -27,6 +27,7 @@ from trainopt_nb.feed.tune_loading import (
     tuning_table,
 )
 from ..parallel.ranks import SINGLE, Ranks
+from ..task.balance_task import balance_data
 from ..task.check_valid import has_batchnorm
 from ..task.preflight import weights_dtype
 from ..task.read_task import read_task
@@ -42,13 +43,14 @@ def open_task_data(
 ) -> Data:
     "Open the data of a task as batches. Raises `DataError` or `OptionError`"
     o = options
-    return open_data(
+    data = open_data(
         task.train_data, task.valid_data, batch_size=o.batch_size, shuffle=o.shuffle, drop_last=o.drop_last,
         drop_single=has_batchnorm(task.model), seed=o.seed, workers=o.workers, valid_fraction=o.valid_fraction,
         data_shard=ranks.data_shard, dtype=weights_dtype(task.model), pin_memory=device.type == "cuda",
         layout=None if o.batch_layout == "auto" else parse_layout(o.batch_layout),
         classes=() if task.read is None else task.read.classes, prefetch=o.prefetch,
     )  # fmt: skip
+    return balance_data(data, o)
 
 # %% ../../nbs/train/03j_task_data.ipynb #de32f771
 def _with(options, setting, read):

@@ -181,6 +181,11 @@ def _augment_facts(prepared, options):
     return {"augment": facts, "views": [list(view) for view in views]}
 
 # %% ../../nbs/train/16_task_record.ipynb #029a21c3
+def _table_facts(table):
+    "What a prediction needs to know of a table besides its preprocessing"
+    return {"columns": table.features.columns, "width": table.width, "target": table.choices.target}
+
+
 def task_record(
     task: Task,  # as the user gave it
     loop: Loop,  # put together from it
@@ -190,6 +195,7 @@ def task_record(
     batch, outputs = p.sample
     targets = split_batch(batch)[1]
     held_out = p.data.valid is not None and task.valid_data is None
+    table = {} if task.table is None else {"table": _table_facts(task.table)}
     valid_data = task.train_data if held_out else task.valid_data
     facts = {
         "train": _source_facts(task.train_data, p.data.train),
@@ -218,6 +224,7 @@ def task_record(
         "assumptions": [list(row) for row in loop.assumptions],
         "seen": facts,
         **({} if task.read is None else {"read": task.read.facts}),
+        **table,
     }
 
 # %% ../../nbs/train/16_task_record.ipynb #8b956d28

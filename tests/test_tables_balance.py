@@ -1,0 +1,135 @@
+"Balanced training: which rows an epoch visits, the same with workers and after a resume, and never of the validation"
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.datasets import make_classification
+from torch import nn
+
+import trainopt_nb as t
+from trainopt_nb.base.errors import DataError, OptionError
+from trainopt_nb.data.balance import Balance
+from trainopt_nb.data.source import open_data
+from trainopt_nb.task.balance_task import balance_data
+from trainopt_nb.task.train_options import TrainOptions
+
+HOWS = ("over", "under", "weighted", "smote")
+
+
+def rare(rows=4020, share=1 / 201):
+    "A table in which one row of 201 is of the second class"
+    x, y = make_classification(
+        rows, 6, n_informative=4, n_redundant=0, weights=[1 - share], flip_y=0, class_sep=0.8, random_state=0
+    )
+    return pd.DataFrame(x, columns=list("abcdef")), pd.Series(y)
+
+
+class Rows(torch.utils.data.Dataset):
+    "A dataset that keeps its labels"
+
+    def __init__(self, x, targets):
+        self.x, self.targets = x, targets
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return self.x[i], self.targets[i]
+
+
+def net(inputs=6):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(inputs, 32), nn.ReLU(), nn.Linear(32, 2))
+
+
+def fit(tmp_path, data, model, **options):
+    options = {"epochs": 2, "lr": 0.01} | options
+    return t.fit(model, data, folder=tmp_path, write=lambda line: None, **options)
+
+
+def recalls(run, x, y):
+    labels = np.asarray(run.predict(x).labels)
+    return np.mean([(labels[y == each] == each).mean() for each in (0, 1)])
+
+
+def test_balanced_accuracy_on_200_to_1_is_better(tmp_path):
+    x, y = rare(16080)
+    train, test = (x[:8040], y[:8040]), (x[8040:], y[8040:].to_numpy())
+    plain = recalls(fit(tmp_path, train, net(), features="standard"), *test)
+    for how in ("over", "weighted", "smote", "under"):
+        epochs = 30 if how == "under" else 2
+        found = recalls(fit(tmp_path, train, net(), features="standard", balance=how, epochs=epochs), *test)
+        assert found > plain + 0.1, (how, found, plain)
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_rows_of_the_validation_are_in_no_training_batch(how):
+    x, y = rare()
+    x = torch.tensor(x.to_numpy(), dtype=torch.float32)
+    data = balance_data(open_data((x, torch.tensor(y)), valid_fraction=0.3), TrainOptions(balance=how))
+    held = {tuple(row) for batch, _ in data.valid.epoch(0) for row in batch.tolist()}
+    seen = {tuple(row) for batch, _ in data.train.epoch(0) for row in batch.tolist()}
+    assert not held & seen and sum(len(b) for b, _ in data.valid.epoch(0)) == len(held) == round(0.3 * len(x))
+
+
+@pytest.mark.parametrize("how", HOWS[:3])
+def test_workers_change_nothing(how):
+    x, y = rare(1206)
+    x, y = torch.tensor(x.to_numpy(), dtype=torch.float32), torch.tensor(y.to_numpy())
+    options, epochs = TrainOptions(balance=how), []
+    for given, workers in (((x, y), 0), (Rows(x, y), 0), (Rows(x, y), 2)):
+        data = balance_data(open_data(given, workers=workers, batch_size=2), options)
+        epochs.append([batch for batch, _ in data.train.epoch(1)])
+        assert torch.equal(torch.cat(epochs[-1][1:]), torch.cat([b for b, _ in data.train.epoch(1, 1)]))
+    assert all(torch.equal(torch.cat(epochs[0]), torch.cat(each)) for each in epochs[1:])
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_a_resumed_run_is_the_same(tmp_path, how):
+    data, whole, model = rare(), net(), net()
+    options = {"features": "standard", "balance": how, "valid_fraction": 0.2}
+    fit(tmp_path, data, whole, epochs=4, **options)
+    run = fit(tmp_path, data, model, epochs=2, **options)
+    t.resume(run, model, data, epochs=4, write=lambda line: None)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), model.parameters(), strict=True))
+
+
+def test_over_sampling_visits_every_row_and_under_sampling_another_part_each_epoch():
+    labels = torch.tensor([0] * 50 + [1] * 7)
+    over, under = Balance(labels, "over"), Balance(labels, "under")
+    assert set(over.order(0).tolist()) == set(range(57)) and torch.bincount(
+        labels[over.order(0)]
+    ).tolist() == [50, 50]
+    assert set(under.order(0).tolist()) != set(under.order(1).tolist()) and under.samples == 14
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "said"),
+    [
+        (lambda x, y: (x, y.float() + 0.5), {"balance": "over"}, "needs one class a row"),
+        (lambda x, y: (x, y * 0), {"balance": "over"}, "needs two classes"),
+        (lambda x, y: (x, y - 1), {"balance": "over"}, "needs labels from 0"),
+        (
+            lambda x, y: (x[:201], torch.tensor([0] * 200 + [1])),
+            {"balance": "smote"},
+            "class 1 has one training row",
+        ),
+        (lambda x, y: (x.masked_fill(x > 2, torch.nan), y), {"balance": "smote"}, "hold NaN or infinity"),
+        (lambda x, y: (x.reshape(-1, 1, 2, 3), y), {"balance": "adasyn"}, "no such table"),
+        (lambda x, y: [(x[:64], y[:64])], {"balance": "over"}, "does not show them"),
+    ],
+)
+def test_what_cannot_be_balanced_is_one_sentence(change, options, said):
+    x, y = rare()
+    x, y = torch.tensor(x.to_numpy(), dtype=torch.float32), torch.tensor(y.to_numpy())
+    with pytest.raises((DataError, OptionError), match=said):
+        balance_data(open_data(change(x, y)), TrainOptions(**options))
+
+
+def test_three_rows_get_fewer_neighbours_and_two_ways_at_once_are_refused():
+    x, y = torch.randn(203, 4), torch.tensor([0] * 200 + [1] * 3)
+    notes = balance_data(open_data((x, y)), TrainOptions(balance="smote")).notes
+    assert any("uses 2 neighbours in place of 5" in note for note in notes)
+    with pytest.raises(OptionError, match="choose one"):
+        balance_data(open_data((x, y)), TrainOptions(balance="over", class_weights="balanced"))
