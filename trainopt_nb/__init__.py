@@ -10,6 +10,7 @@ from trainopt_nb.api.load_data import load_data
 from trainopt_nb.feed.convert import convert
 from trainopt_nb.insight.lr_find import find_lr
 from trainopt_nb.sweeps import lines as _lines  # readers of a log know the events of a sweep
+from trainopt_nb.tables.make_table import features
 from trainopt_nb.task.task import Task
 from trainopt_nb.task.train_options import TrainOptions
 
@@ -21,6 +22,7 @@ __all__ = [
     "Task",
     "TrainOptions",
     "convert",
+    "features",
     "find_lr",
     "find_run",
     "fit",
@@ -34,6 +36,7 @@ _LATER = {"sweep": "trainopt_nb.sweeps.run_sweep", "Sweep": "trainopt_nb.sweeps.
 
 RUN_REPORTS.register("sweep", "trainopt_nb.sweeps.report:sweep_bundle")
 RUN_ACTIONS.register("eject", "trainopt_nb.script.write:write_script")
+RUN_ACTIONS.register("predict", "trainopt_nb.api.predict:predict")
 RUN_ACTIONS.register("sweep", "trainopt_nb.sweeps.run_sweep:sweep")
 
 
