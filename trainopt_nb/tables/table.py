@@ -163,6 +163,11 @@ class Table(NamedTuple):
         "Names of these numbers"
         return self.features.names
 
+    @property
+    def facts(self) -> dict:  # plain values for run.json
+        "What a prediction needs to know besides the preprocessing"
+        return {"columns": self.features.columns, "width": self.width, "target": self.choices.target}
+
     def __repr__(self):
         valid = f", {len(self.valid[0])} to validate" if self.valid else ""
         return f"Table: {len(self.train[0])} training rows{valid}, {self.width} numbers each: {listed(self.names)}"

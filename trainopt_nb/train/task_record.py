@@ -181,11 +181,6 @@ def _augment_facts(prepared, options):
     return {"augment": facts, "views": [list(view) for view in views]}
 
 # %% ../../nbs/train/16_task_record.ipynb #029a21c3
-def _table_facts(table):
-    "What a prediction needs to know of a table besides its preprocessing"
-    return {"columns": table.features.columns, "width": table.width, "target": table.choices.target}
-
-
 def task_record(
     task: Task,  # as the user gave it
     loop: Loop,  # put together from it
@@ -195,7 +190,7 @@ def task_record(
     batch, outputs = p.sample
     targets = split_batch(batch)[1]
     held_out = p.data.valid is not None and task.valid_data is None
-    table = {} if task.table is None else {"table": _table_facts(task.table)}
+    sources = {"read": task.read, "table": task.table}
     valid_data = task.train_data if held_out else task.valid_data
     facts = {
         "train": _source_facts(task.train_data, p.data.train),
@@ -223,8 +218,7 @@ def task_record(
         "kind": p.task_type,
         "assumptions": [list(row) for row in loop.assumptions],
         "seen": facts,
-        **({} if task.read is None else {"read": task.read.facts}),
-        **table,
+        **{name: source.facts for name, source in sources.items() if source is not None},
     }
 
 # %% ../../nbs/train/16_task_record.ipynb #8b956d28
