@@ -62,7 +62,9 @@ def live(folder, source, outcome):
         "best": fingerprint(dict(best)),
         "lost": lost,
     }
-    outcome.write_text(json.dumps(found))
+    part = outcome.with_suffix(".part")  # whole or absent: a kill may come while it is written
+    part.write_text(json.dumps(found))
+    part.replace(outcome)
 
 
 def fork(folder, source, outcome):

@@ -30,7 +30,7 @@ def images_of(batch: Batch) -> Tensor:  # shape (samples, channels, height, widt
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in held[:4]) or "no tensor"
         raise DataError(
             "--augment changes images: it takes one input of shape (samples, channels, height, width) in each batch, "
-            f"and found {shapes}."
+            f"and found {shapes}: leave --augment out, or bring the images to this shape."
         )
     images = found[0]
     if not 1 <= images.shape[1] <= 4:

@@ -40,7 +40,7 @@ def views_of(
             else f"pass at most {len(found)}"
         )
         raise OptionError(
-            f"--tta {count} takes the mean over flips and crops of the policy, which has {len(found)} views: {more}."
+            f"--tta {count} takes the mean over flips and crops of the policy, which has {len(found)} view{'s' * (len(found) != 1)}: {more}."
         )
     return found[:count]
 

@@ -17,7 +17,7 @@ from ..events.records import Resume, Stop
 from .base import read_static
 
 # %% ../../nbs/panels/05_form.ipynb #0af4573f
-_STYLE = {"description_width": "8.5em"}
+_STYLE = {"description_width": "9.5em"}
 _WIDE = {"width": "auto"}
 _SEVERAL = ("numbers", "names", "rates")  # types whose values are separated by commas
 
