@@ -491,5 +491,5 @@ def test_sweeps_search_policies_and_strengths_one_by_one():
     with pytest.raises(OptionError, match="Did you mean 'flip'"):
         parse_space("augment=none|flipp")
     reason = can_batch(Task(net(), TRAIN), TrainOptions(device="cpu", augment="flip"), ["lr"])
-    assert reason.startswith("augment changes the images of each training")
+    assert reason.startswith("augment changes the samples of each training")
     assert "tta" in can_batch(Task(net(), TRAIN), TrainOptions(device="cpu", tta=2), ["lr"])

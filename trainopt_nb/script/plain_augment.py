@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ..augment.augment import SALT
 from ..augment.draws import partners, uniform
 from ..augment.mixing import blended, class_shares, one_of
-from ..augment.policy import OPERATIONS
+from ..augment.facts import key_of
+from ..augment.policy import KINDS, Step
 from ..augment.views import view_of
 from ..augment.warp import composed, warp_bilinear, warp_exact, warp_nearest
 from ..data.batches import mix
@@ -22,9 +23,10 @@ from .plain_batches import Batch, call_model
 from .plain_data import Namespace, Tensors
 
 # %% ../../nbs/script/02b_plain_augment.ipynb #66db87f0
-WARPS = {name: operation.warp for name, operation in OPERATIONS.items() if operation.warp}
-CHANGES = {name: operation.change for name, operation in OPERATIONS.items() if operation.change}
-MIXES = {name: operation.mix for name, operation in OPERATIONS.items() if operation.mix}
+_ALL = {key_of(Step(name, 0.0, kind)): known[name] for kind, known in KINDS.items() for name in known}
+WARPS = {name: operation.warp for name, operation in _ALL.items() if operation.warp}
+CHANGES = {name: operation.change for name, operation in _ALL.items() if operation.change}
+MIXES = {name: operation.mix for name, operation in _ALL.items() if operation.mix}
 
 # %% ../../nbs/script/02b_plain_augment.ipynb #05ede58d
 def _matrix_of(seen: Namespace, images: Tensor, draws: Tensor) -> Tensor:

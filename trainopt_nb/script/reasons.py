@@ -51,7 +51,7 @@ WRITTEN = (
     "epochs max_steps batch_size shuffle drop_last workers valid_fraction loss label_smoothing class_weights focal_gamma "
     "task_type class_axis scores huber_delta metrics optimizer lr lr_for weight_decay weight_decay_for freeze unfreeze decay_all momentum l1 schedule warmup final_lr step_every milestones gamma "
     "plateau_patience clip clip_value dropout ema precision accumulate compile channels_last device threads monitor monitor_mode patience "
-    "min_delta restore_best seed deterministic augment augment_strength augment_values tta"
+    "min_delta restore_best seed deterministic augment augment_strength augment_values augment_kind tta"
 ).split()
 
 # %% ../../nbs/script/16_reasons.ipynb #7241342f

@@ -9,6 +9,7 @@ __all__ = ['AugmentOptions']
 from dataclasses import dataclass
 
 from ..augment.augment import TOPS
+from ..augment.kinds import SHAPES
 from ..augment.policy import check_policy
 from ..base.options import Options, option
 
@@ -19,7 +20,7 @@ class AugmentOptions(Options):
 
     augment: str = option(
         "none",
-        "random changes of training images, such as 'crop flip colour:0.3'; default is the usual policy for the data",
+        "random changes of training samples, such as 'crop flip colour:0.3' of images or 'noise pitch' of sounds; default is the usual policy for the data",
         type="text",
         search=("none", "default"),
         checked=check_policy,
@@ -38,6 +39,12 @@ class AugmentOptions(Options):
         "auto",
         "what values images have: from 0 to this number, or normalised; auto reads it off the first ones",
         choices=("auto", *map(str, TOPS), "normalised"),
+        group="Augmentation",
+    )
+    augment_kind: str = option(
+        "auto",
+        "what the inputs are, for the operations; auto reads it off the data, their shape and the names of the operations",
+        choices=("auto", *SHAPES),
         group="Augmentation",
     )
     tta: int = option(

@@ -112,7 +112,8 @@ def with_augmentation(
     inferred: Inferred | None = None,  # None for a step of the user's own
 ) -> tuple[Place, list[tuple[str, str]], list[Assumption]]:  # and notes, and what is assumed
     "Add the transform of the policy to those of the place. Raises `DataError`, `TaskError` or `OptionError`"
-    found = choose_augmentation(place.options, place.data, batch, inferred, place.strategy.ranks.data_shard)
+    shard = place.strategy.ranks.data_shard
+    found = choose_augmentation(place.options, place.data, batch, inferred, shard, place.task)
     if found is None:
         return place, [], []
     return place._replace(transforms=(*place.transforms, found.transform)), found.notes, found.assumptions
