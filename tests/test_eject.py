@@ -55,6 +55,22 @@ model = nn.Sequential(
     nn.Linear(32, 3),
 )
 """
+SOUNDS = """
+import torch
+from torch import nn
+
+generator = torch.Generator().manual_seed(1)
+x = torch.randn(120, 1, 400, generator=generator)
+y = (x[:, 0, :9].sum(1) * 30).long() % 3
+train_data, valid_data = (x[:90], y[:90]), (x[90:], y[90:])
+model = nn.Sequential(
+    nn.Conv1d(1, 8, 9, stride=2),
+    nn.ReLU(),
+    nn.AdaptiveAvgPool1d(4),
+    nn.Flatten(),
+    nn.Linear(32, 3),
+)
+"""
 CASES = {  # name -> (cell, flags); all of them in memory, on the CPU, in fp32
     "defaults": (PLAIN, ""),
     "no validation": (PLAIN.replace("train_data, valid_data =", "train_data, other ="), ""),
@@ -212,6 +228,14 @@ CASES = {  # name -> (cell, flags); all of them in memory, on the CPU, in fp32
         )
         .replace("3, 8, 3)", "3, 8, 3, padding=1)"),
         "--augment 'rotate flip'",
+    ),
+    "augment, sounds": (
+        SOUNDS,
+        "--augment 'noise gain shift speed pitch time-mask frequency-mask mixup' --augment-kind sounds",
+    ),
+    "augment, spectrograms": (
+        IMAGES.replace("120, 3, 12", "120, 1, 12").replace("Conv2d(3", "Conv2d(1"),
+        "--augment 'noise shift speed time-mask frequency-mask' --augment-kind spectrograms",
     ),
     "names that clash": (
         PLAIN + "LR = 0.5\nEPOCHS = 99\n\n\ndef order(samples, epoch):\n    return LR * EPOCHS\n",

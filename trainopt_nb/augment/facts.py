@@ -45,6 +45,7 @@ def augment_facts(
     columns = sum(step.operation.draws for step in transform.policy) + several
     labels = isinstance(targets, Tensor) and not targets.dtype.is_floating_point
     strange = [step.name for step in transform.policy if key_of(step) not in OWN]
+    fitted = [step.name for step in transform.policy if step.kind == "tables" and step.operation.change]
     if kind not in (torch.uint8, torch.float32, torch.float64):
         strange.append(str(kind).removeprefix("torch."))
     return {
@@ -56,9 +57,10 @@ def augment_facts(
         "masks": transform.kind == "images" and is_mask(targets, images),
         "still": transform.still,
         "bytes": kind == torch.uint8 and not transform.exact,
-        "span": None if transform.span is None else list(transform.span),
+        "span": list(transform.span) if transform.kind == "images" else None,
         "cut": transform.cut and not transform.exact,
         "classes": transform.classes if labels else 0,
         "apart": transform.apart,
         "strange": strange,
+        "fitted": fitted,  # operations that know the columns of all training rows
     }

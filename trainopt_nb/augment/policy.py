@@ -33,7 +33,7 @@ class Operation(NamedTuple):
 
 OPERATIONS: Registry[Operation] = Registry("augmentation")  # of images
 KINDS: dict[str, Registry[Operation]] = {"images": OPERATIONS} | {
-    kind: Registry(f"augmentation of {kind}") for kind in ("sounds", "spectrograms")
+    kind: Registry(f"augmentation of {kind}") for kind in ("sounds", "spectrograms", "tables")
 }
 _PLACES = {
     "images": {
@@ -69,6 +69,11 @@ _PLACES = {
         "frequency-mask": "spectrograms:FREQUENCY_MASK",
         "mixup": "mixing:MIXUP",
     },
+    "tables": {
+        "noise": "columns:NOISE",
+        "feature-dropout": "columns:FEATURE_DROPOUT",
+        "mixup": "mixing:MIXUP",
+    },
 }  # each is imported when it is first used
 for _kind, _places in _PLACES.items():
     for _name, _place in _places.items():
@@ -81,6 +86,7 @@ SPELLINGS = {
     "random-erasing": "erase", "resized-crop": "resize-crop", "rand-augment": "randaugment", "trivial-augment": "trivialaugment",
     "gaussian-blur": "blur", "gaussian-noise": "noise", "time-shift": "shift", "volume": "gain", "pitch-shift": "pitch",
     "time-masking": "time-mask", "frequency-masking": "frequency-mask", "freq-mask": "frequency-mask",
+    "dropout": "feature-dropout",
 }  # fmt: skip
 USUAL = ("default", "auto")  # words for the policy that fits the data
 
@@ -175,6 +181,7 @@ DEFAULTS = {  # kind of data -> policy; of images by their channels
     "images": {3: "crop flip", 4: "crop flip", 1: "crop:0.1 rotate:10", 2: "crop:0.1 rotate:10"},
     "sounds": "shift speed noise",
     "spectrograms": "shift time-mask frequency-mask",
+    "tables": "noise feature-dropout",
 }
 
 

@@ -32,10 +32,9 @@ def loudness(
 # %% ../../nbs/augment/05b_sounds.ipynb #de515c87
 def noise(waves: Tensor, draws: Tensor, strength: float, span: object = None) -> Tensor:
     "Add normal noise, with a standard deviation of up to the strength as a share of the loudness"
-    size = draws[:, 2] * strength * loudness(waves)
-    return waves + each(size, waves) * normal(draws[:, :2], waves[0].numel()).view(waves.shape).to(
-        waves.dtype
-    )
+    size = each(draws[:, 2] * strength * loudness(waves), waves)
+    added = normal(draws[:, :2], waves[0].numel()).view(waves.shape)
+    return waves + (size * added).to(waves.dtype)
 
 
 def gain(waves: Tensor, draws: Tensor, strength: float, span: object = None) -> Tensor:

@@ -15,33 +15,30 @@ from .policy import Operation
 from .sounds import each, shifted, stretch_mask
 
 # %% ../../nbs/augment/05d_spectrograms.ipynb #a185e92f
-def _of_each(values, like):
-    return values.view(-1, *[1] * (like.dim() - 1))
-
-
 def noise(spectra: Tensor, draws: Tensor, strength: float, span: object = None) -> Tensor:
     "Add normal noise, with a standard deviation of up to the strength as a share of that of the spectrogram"
-    size = draws[:, 2].to(spectra.dtype) * strength * spectra.flatten(1).std(1, correction=0)
+    size = each(draws[:, 2] * strength * spectra.flatten(1).std(1, correction=0), spectra)
     added = normal(draws[:, :2], spectra[0].numel()).view(spectra.shape)
-    return spectra + each(size, spectra) * added.to(spectra.dtype)
+    return spectra + (size * added).to(spectra.dtype)
 
 
 def shift(spectra: Tensor, draws: Tensor, strength: float, span: object = None) -> Tensor:
     "Begin later or earlier by up to so much of the duration"
     far = round(strength * spectra.shape[-1])
-    silence = _of_each(spectra.flatten(1).amin(1), spectra)
+    silence = each(spectra.flatten(1).amin(1), spectra)
     return shifted(spectra, (draws[:, 0] * (2 * far + 1)).long() - far, silence)
 
 
 def speed(spectra: Tensor, draws: Tensor, strength: float, span: object = None) -> Tensor:
     "Play faster or slower by up to so much, at the same pitch"
-    silence, steps = _of_each(spectra.flatten(1).amin(1), spectra), spectra.shape[-1]
+    silence, steps = each(spectra.flatten(1).amin(1), spectra), spectra.shape[-1]
     flat = (spectra - silence).reshape(len(spectra), -1, steps)
-    return read_between(flat, 1 + strength * (2 * draws[:, 0] - 1), steps).view(spectra.shape) + silence
+    played = read_between(flat, 1 + strength * (2 * draws[:, 0] - 1), steps)
+    return played.view(spectra.shape) + silence
 
 
 def _masked(spectra, hidden):
-    return torch.where(hidden, _of_each(spectra.flatten(1).mean(1), spectra), spectra)
+    return torch.where(hidden, each(spectra.flatten(1).mean(1), spectra), spectra)
 
 
 def time_mask(spectra: Tensor, draws: Tensor, strength: float, span: object = None) -> Tensor:

@@ -134,10 +134,12 @@ def _no_augmentation(seen: dict) -> str:  # empty where a script can repeat it
     augment = seen.get("augment") or {}
     if strange := augment.get("strange"):
         return f"The run augments by {', '.join(strange)}, which is not of this package, so that no script repeats it: leave it out to have a script."
+    if fitted := augment.get("fitted"):
+        return f"The run augments rows by {' and '.join(fitted)}, which need the means and standard deviations of the columns, and no script computes them: leave it out to have a script."
     if (augment or seen.get("views")) and (
         seen["batch"] != "pair" or seen["inputs"] != "tensor" or seen["scores"] not in ([], None)
     ):
-        return "The run augments batches that are more than pairs of images and targets, or a model with several outputs, which no script repeats: leave --augment and --tta out to have a script."
+        return "The run augments batches that are more than pairs of inputs and targets, or a model with several outputs, which no script repeats: leave --augment and --tta out to have a script."
     if augment.get("mixes") and augment["classes"] and seen.get("target_type") != "int64":
         return f"The run mixes labels of type {seen.get('target_type')}, which no script repeats: pass labels of type int64 to have a script."
     return ""

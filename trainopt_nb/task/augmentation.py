@@ -12,13 +12,16 @@ import torch
 from torch import Tensor
 
 from ..augment.augment import Augment, check_targets, find_values
+from ..augment.columns import Columns, find_columns
 from ..augment.kinds import find_kind, images_of, inputs_of
 from ..augment.policy import USUAL, kinds_of, policy_text, resolve_policy
 from ..augment.views import views_of
 from ..base.errors import DataError, OptionError, TaskError
+from ..data.batches import MemoryBatches
 from ..data.source import Data
 from ..data.tensors import Batch, WeightedBatch, leaves, split_batch, tree_map
 from ..events.assumptions import Assumption
+from ..tables.origins import categories_of
 from .infer import Inferred
 from .losses import IGNORE
 from .task import Task
@@ -115,6 +118,10 @@ def _assumptions(options, policy, kind, samples, values):
     of = f"{samples.shape[1]} channels" if of == "images" else of
     why = f": the usual one for {of}" if usual else ""
     rows = [Assumption("augment", f"{policy_text(policy)}{why}", "--augment"), *_said_kind(kind)]
+    if isinstance(values, Columns) and any(step.name == "noise" for step in policy):
+        still = int((values.spread == 0).sum())
+        text = f"of {len(values.spread) - still} of {len(values.spread)} columns; those of categories and of two values stay as they are"
+        rows.append(Assumption("noise", text, "--features"))
     if kind.name == "images" and any(step.operation.change for step in policy):
         sure = samples.dtype == torch.uint8 or options.augment_values != "auto"
         rows.append(Assumption("values", f"of images: {values.text}", "--augment-values", sure))
@@ -139,6 +146,27 @@ def _apart(data, options):
     return 8 if (size or options.batch_size) >= 32 else 1
 
 
+def _columns(data, task):
+    "Return what operations on rows must know. Raises `DataError` where the rows are not known beforehand"
+    if not isinstance(data.train, MemoryBatches):
+        raise DataError(
+            "--augment changes columns by their mean and standard deviation, which need all training rows beforehand, and train_data loads them one by one: "
+            "pass arrays, or a data frame."
+        )
+    table = None if task is None else task.table
+    categories = () if table is None else categories_of(table.features)
+    return find_columns(inputs_of(data.train.data, "tables"), categories)
+
+
+def _values(options, data, policy, samples, task):
+    "Return what the operations must know of the data"
+    kind = policy[0].kind if policy else ""
+    if kind == "images":
+        return find_values(samples, options.augment_values)
+    changes = any(step.operation.change for step in policy)
+    return _columns(data, task) if kind == "tables" and changes else None
+
+
 def choose_augmentation(
     options: TrainOptions,
     data: Data,
@@ -161,7 +189,7 @@ def choose_augmentation(
     check_targets(policy, samples, targets, _lengths(batch, samples))
     if names := [step.name for step in policy if step.operation.mix]:
         _check_mixing(names, batch, inferred)
-    values = find_values(samples, options.augment_values) if kind.name == "images" else None
+    values = _values(options, data, policy, samples, task)
     classes = inferred.columns if inferred is not None and inferred.task_type == "classification" else 0
     apart = _apart(data, options)
     transform = Augment(policy, options.seed, values, classes, shard, apart)
