@@ -36,7 +36,7 @@ setup(
     license_files=["LICENSE"],
     keywords=cfg["keywords"],
     packages=find_packages(include=[lib, f"{lib}.*"]),
-    package_data={f"{lib}.base": ["languages/*"], f"{lib}.panels": ["static/*"]},
+    package_data={f"{lib}.augment": ["*.txt"], f"{lib}.base": ["languages/*"], f"{lib}.panels": ["static/*"]},
     include_package_data=False,
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),

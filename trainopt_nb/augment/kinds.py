@@ -112,6 +112,11 @@ def find_kind(
         read_policy("none" if policy.strip().lower() in USUAL else policy, kind=known or asked)
         return Kind(known or asked)
     named = kinds_of(policy)
+    if named == ["texts"]:
+        raise DataError(
+            f"--augment {policy} rewrites texts before they become numbers, and train_data holds numbers: pass a folder or a file of texts, or rewrite the "
+            "texts in your dataset."
+        )
     if len(named) == 1:
         return Kind(named[0])
     fitting = tuple(kind for kind in _by_shape(batch) if kind in named)

@@ -29,11 +29,12 @@ class Operation(NamedTuple):
     mix: Callable | None = None  # (images, partners, draws, strength) -> (images, share of their own)
     exact: bool = False  # whether the warp moves whole pixels
     ends: bool = False  # whether a sound ends at another place afterwards
+    rewrite: Callable | None = None  # (text, random numbers, strength, means) -> text
 
 
 OPERATIONS: Registry[Operation] = Registry("augmentation")  # of images
 KINDS: dict[str, Registry[Operation]] = {"images": OPERATIONS} | {
-    kind: Registry(f"augmentation of {kind}") for kind in ("sounds", "spectrograms", "tables")
+    kind: Registry(f"augmentation of {kind}") for kind in ("sounds", "spectrograms", "tables", "texts")
 }
 _PLACES = {
     "images": {
@@ -74,6 +75,14 @@ _PLACES = {
         "feature-dropout": "columns:FEATURE_DROPOUT",
         "mixup": "mixing:MIXUP",
     },
+    "texts": {
+        "synonym": "words:SYNONYM",
+        "swap": "words:SWAP",
+        "delete": "words:DELETE",
+        "insert": "words:INSERT",
+        "reorder": "words:REORDER",
+        "back-translate": "words:BACK_TRANSLATE",
+    },
 }  # each is imported when it is first used
 for _kind, _places in _PLACES.items():
     for _name, _place in _places.items():
@@ -86,7 +95,8 @@ SPELLINGS = {
     "random-erasing": "erase", "resized-crop": "resize-crop", "rand-augment": "randaugment", "trivial-augment": "trivialaugment",
     "gaussian-blur": "blur", "gaussian-noise": "noise", "time-shift": "shift", "volume": "gain", "pitch-shift": "pitch",
     "time-masking": "time-mask", "frequency-masking": "frequency-mask", "freq-mask": "frequency-mask",
-    "dropout": "feature-dropout",
+    "dropout": "feature-dropout", "synonyms": "synonym", "random-swap": "swap", "deletion": "delete", "random-deletion": "delete",
+    "insertion": "insert", "random-insertion": "insert", "back-translation": "back-translate",
 }  # fmt: skip
 USUAL = ("default", "auto")  # words for the policy that fits the data
 
@@ -182,6 +192,7 @@ DEFAULTS = {  # kind of data -> policy; of images by their channels
     "sounds": "shift speed noise",
     "spectrograms": "shift time-mask frequency-mask",
     "tables": "noise feature-dropout",
+    "texts": "synonym swap delete",
 }
 
 

@@ -42,14 +42,24 @@ class _Order:
             yield [(self.number, place) for place in batch] if self.tagged else batch
 
 # %% ../../nbs/data/03b_dataset_batches.ipynb #c301376a
+def _tell_epoch(dataset, number):
+    "Call `set_epoch` of a dataset that has it, as PyTorch's samplers do"
+    if hasattr(dataset, "set_epoch"):
+        dataset.set_epoch(number)
+
+
 class _SeededDataset:
     "A dataset in a worker process, whose random numbers follow from seed, epoch and index"
 
     def __init__(self, dataset, seed, collate):
         self.dataset, self.seed, self.collate, self._held = dataset, seed, collate, None
+        self._epoch = None
 
     def __getitem__(self, tagged):
         epoch, index = tagged
+        if epoch != self._epoch:
+            self._epoch = epoch
+            _tell_epoch(self.dataset, epoch)
         seed = mix(self.seed, epoch, index)
         torch.manual_seed(seed)
         random.seed(seed)
@@ -147,6 +157,7 @@ class DatasetBatches(DatasetLoader):
         "Yield the batches of one epoch"
         self.objects.load_state_dict(state or {})
         self._order.number, self._order.start = number, start
+        _tell_epoch(self.dataset, number)
         if self.data_shard == (0, 1):
             yield from self._loader
             return

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..augment.texts import TextAugment
 from ..base.errors import DataError
 from ..events.assumptions import Assumption
 from .images import decode_image, image_decoder, image_facts, is_whole
@@ -160,16 +161,18 @@ def decode(
     plan: Plan,  # from the training data
     options: FeedOptions,
     name: str = "train_data",  # for sentences
+    change: TextAugment | None = None,  # of training texts, in each epoch
 ) -> tuple[object, list[str]]:  # (inputs, targets) in memory or a `Samples`, and sentences
     "Decode the samples into memory where they fit, or return them as a Dataset that decodes on demand"
     packed = options.pack_by_length and plan.steps is not None
     kind, records = looked.records.kind, looked.records
     lengths = _lengths(looked, plan) if packed and len(looked.facts) == len(records.rows) else None
     with_lengths = options.with_lengths and plan.steps is not None
-    samples = Samples(records, plan.decoder, None if packed else plan.steps, with_lengths, lengths)
-    if not _fits(samples, options, name):
+    samples = Samples(records, plan.decoder, None if packed else plan.steps, with_lengths, lengths, change)
+    if change is not None or not _fits(samples, options, name):
         by = f"{options.workers} processes" if getattr(options, "workers", 0) else "this process"
-        return samples, [f"{name}: {len(samples):,} {kind}s are decoded by {by} in each epoch."]
+        how = "decoded" if change is None else "changed by --augment and decoded"
+        return samples, [f"{name}: {len(samples):,} {kind}s are {how} by {by} in each epoch."]
     held, failed = hold(samples)
     said = []
     if failed:

@@ -108,19 +108,25 @@ def _is_samples(value):
     return isinstance(value, Samples) or (isinstance(value, Subset) and isinstance(value.dataset, Samples))
 
 
-def part_of(value: Samples | Subset) -> Samples:
+def part_of(
+    value: Samples | Subset,
+    training: bool = True,  # False for validation data, whose texts are never changed
+) -> Samples:
     "Return samples as they are, or some of them as samples of their own"
-    if isinstance(value, Samples):
+    whole, records, lengths = value, getattr(value, "records", None), getattr(value, "lengths", None)
+    if isinstance(value, Subset):
+        whole, places = value.dataset, np.asarray(value.indices)
+        lengths = None if whole.lengths is None else whole.lengths[places]
+        records = take_records(whole.records, places)
+    elif training or value.change is None:
         return value
-    whole, places = value.dataset, np.asarray(value.indices)
-    lengths = None if whole.lengths is None else whole.lengths[places]
-    records = take_records(whole.records, places)
-    return Samples(records, whole.decoder, whole.steps, whole.with_lengths, lengths)
+    change = whole.change if training else None
+    return Samples(records, whole.decoder, whole.steps, whole.with_lengths, lengths, change)
 
 
 @data_source("samples", _is_samples)
 def _open_samples(value: Samples | Subset, how: Opening):
-    samples = part_of(value)
+    samples = part_of(value, how.training)
     more = how.loading()
     kind = DatasetBatches if samples.lengths is None else PackedBatches
     pads = samples.steps is None and samples.records.kind in ("sound", "text")

@@ -7,9 +7,11 @@ __all__ = ['is_path', 'find', 'ReadData', 'read_data']
 
 # %% ../../nbs/feed/20_read.ipynb #fe57dcc9
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from ..augment.texts import TextAugment
 from ..base.errors import DataError
 from ..events.assumptions import Assumption
 from .look import Plan, decode, look, plan_decoding
@@ -78,7 +80,7 @@ def _parts(train, valid):
     return parts["train"], parts[held], [said]
 
 
-def _decoded(found, options, name, plan=None):
+def _decoded(found, options, name, plan=None, rewrite=None):
     "Return data ready for the engine, with the plan by which records were decoded"
     if not isinstance(found, Records):
         return found, plan, []
@@ -86,7 +88,8 @@ def _decoded(found, options, name, plan=None):
     if not len(looked.records.rows):
         raise DataError(f"{name} holds no samples: at least one is needed.")
     plan = plan or plan_decoding(looked, options)
-    data, said = decode(looked, plan, options, name)
+    change = rewrite() if rewrite is not None and found.kind == "text" else None
+    data, said = decode(looked, plan, options, name, change)
     return data, plan, looked.said + said
 
 
@@ -116,6 +119,7 @@ def read_data(
     train: object,  # a path, or other data
     valid: object = None,  # the same, or None
     options: FeedOptions = FeedOptions(),  # noqa: B008 a constant
+    rewrite: Callable[[], TextAugment | None] | None = None,  # makes the change of training texts
 ) -> ReadData | None:  # None where the engine knows the data as they are
     "Read training and validation data. Raises `DataError` with the reason"
     train, valid, said = _parts(train, valid)
@@ -129,7 +133,7 @@ def read_data(
         assumed = () if plan is None or plan.assumption is None else (plan.assumption,)
         return ReadData(train, data, notes=(*own.said, *more), assumptions=assumed)
     held, heard = _valid(found, valid, how)
-    train_data, plan, more = _decoded(found.data, options, "train_data")
+    train_data, plan, more = _decoded(found.data, options, "train_data", rewrite=rewrite)
     valid_data, _, last = _decoded(held, options, "valid_data", plan)
     known = isinstance(found.data, Records)
     return ReadData(

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..base.errors import DataError
+from ..augment.texts import TextAugment
+from ..base.errors import DataError, TaskError
+from .texts import as_text
 from .records import Records
 
 # %% ../../nbs/feed/07_samples.ipynb #d358187c
@@ -48,9 +50,14 @@ class Samples(Dataset):
         steps: int | None = None,  # to which the last axis is padded; None leaves it
         with_lengths: bool = False,  # whether a sample's inputs are (values, length before padding)
         lengths: np.ndarray | None = None,  # of all samples, for batches of similar lengths
+        change: TextAugment | None = None,  # of training texts, before they are decoded
     ):
         self.records, self.decoder, self.steps = records, decoder, steps
-        self.with_lengths, self.lengths = with_lengths, lengths
+        self.with_lengths, self.lengths, self.change, self._epoch = with_lengths, lengths, change, 0
+
+    def set_epoch(self, number: int):
+        "Say which epoch comes next"
+        self._epoch = number
 
     def __len__(self) -> int:
         return len(self.records.rows)
@@ -70,7 +77,11 @@ class Samples(Dataset):
     def __getitem__(self, place: int) -> tuple:  # (inputs, target)
         value, target = self.records.rows[place]
         try:
+            if self.change is not None:
+                value = self.change(as_text(value), self._epoch, place)
             inputs = self.decoder(value)
+        except TaskError:  # a function of the user's own failed
+            raise
         except Exception as error:  # a library that decodes can raise anything
             raise DataError(broken_sentence(self.records, place, error)) from error
         length = inputs.shape[-1] if inputs.dim() else 1

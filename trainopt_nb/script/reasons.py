@@ -44,6 +44,8 @@ REFUSED = (
     "features",
     "impute",
     "balance",
+    "synonyms",
+    "back_translation",
 )
 # of a trial that was trained in one program with others
 TOGETHER = "The trial was trained together with others as one program, which adds in another order: the weights will be near, not equal."

@@ -47,6 +47,20 @@ class AugmentOptions(Options):
         choices=("auto", *SHAPES),
         group="Augmentation",
     )
+    synonyms: str = option(
+        "wordnet",
+        "for synonym: the table of this package, a folder with the files of a WordNet, a dict of lists, or a function from a word to a list",
+        type="text",
+        objects=True,
+        group="Augmentation",
+    )
+    back_translation: str = option(
+        "none",
+        "for back-translate: a function from a text to its translation there and back",
+        choices=("none",),
+        objects=True,
+        group="Augmentation",
+    )
     tta: int = option(
         1,
         "flipped and cropped views of each validation image, over which scores are averaged",

@@ -78,7 +78,7 @@ def _said_kind(kind):
 class Augmentation(NamedTuple):
     "What a policy became for a task"
 
-    transform: Augment
+    transform: Augment | None  # None for texts, which were changed before they became numbers
     notes: list[tuple[str, str]]  # (topic, sentence)
     assumptions: list[Assumption]
 
@@ -146,6 +146,13 @@ def _apart(data, options):
     return 8 if (size or options.batch_size) >= 32 else 1
 
 
+def _of_texts(options):
+    "State the policy that rewrites texts while they are read"
+    policy = resolve_policy(options.augment, 0, options.augment_strength, "texts")
+    why = ": the usual one for texts" if options.augment.strip().lower() in USUAL else ""
+    return Augmentation(None, [], [Assumption("augment", f"{policy_text(policy)}{why}", "--augment")])
+
+
 def _columns(data, task):
     "Return what operations on rows must know. Raises `DataError` where the rows are not known beforehand"
     if not isinstance(data.train, MemoryBatches):
@@ -183,6 +190,8 @@ def choose_augmentation(
     if options.augment.strip().lower() == "none":
         return None
     known = "" if task is None else known_kind(task)
+    if known == "texts":
+        return _of_texts(options)
     kind = find_kind(batch, options.augment, options.augment_kind, known)
     samples, targets = inputs_of(batch, kind.name), split_batch(batch)[1]
     policy = _policy(options, kind, samples)

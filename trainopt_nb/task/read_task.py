@@ -8,11 +8,20 @@ __all__ = ['read_task']
 # %% ../../nbs/task/10_read_task.ipynb #bab3707a
 import dataclasses
 
+from ..augment.texts import make_text_augment
 from ..feed.options import FeedOptions
 from ..feed.read import read_data
 from .task import Task
 
 # %% ../../nbs/task/10_read_task.ipynb #217c4139
+def _rewriting(options):
+    "Return the function that makes the change of training texts; options of files alone know of none"
+    if not hasattr(options, "augment"):
+        return None
+    o = options
+    return lambda: make_text_augment(o.augment, o.augment_strength, o.seed, o.synonyms, o.back_translation)
+
+
 def read_task(
     task: Task,
     options: FeedOptions,
@@ -20,7 +29,7 @@ def read_task(
     "Return the task with its data read. Raises `DataError` with the reason"
     if task.read is not None:
         return task
-    read = read_data(task.train_data, task.valid_data, options)
+    read = read_data(task.train_data, task.valid_data, options, _rewriting(options))
     if read is None:
         return task
     return dataclasses.replace(task, train_data=read.train, valid_data=read.valid, read=read)

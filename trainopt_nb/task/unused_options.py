@@ -41,7 +41,10 @@ def _of_the_data(o, train_data, data, held_out):
     if o.valid_fraction and not held_out:
         yield ("valid_fraction",), "there is valid_data"
     if o.augment == "none":
-        yield ("augment_strength", "augment_values", "augment_kind"), "there is no --augment"
+        yield (
+            ("augment_strength", "augment_values", "augment_kind", "synonyms", "back_translation"),
+            "there is no --augment",
+        )
     if data.valid is None:
         yield (
             ("tta", "metrics", "monitor", "monitor_mode", "restore_best", "eval_step"),

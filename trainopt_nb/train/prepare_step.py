@@ -116,7 +116,8 @@ def with_augmentation(
     found = choose_augmentation(place.options, place.data, batch, inferred, shard, place.task)
     if found is None:
         return place, [], []
-    return place._replace(transforms=(*place.transforms, found.transform)), found.notes, found.assumptions
+    more = () if found.transform is None else (found.transform,)
+    return place._replace(transforms=(*place.transforms, *more)), found.notes, found.assumptions
 
 # %% ../../nbs/train/03h_prepare_step.ipynb #da79514b
 def prepare_step(
