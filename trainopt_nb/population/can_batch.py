@@ -56,6 +56,7 @@ def option_reason(
         "several devices or a cluster share the training": o.devices not in (1, "1") or bool(o.cluster),
         "offload keeps weights elsewhere": o.offload,
         "augment changes the samples of each training by draws of its own": o.augment != "none",
+        "synthetic adds samples by draws of each training": o.synthetic != "none",
         "tta judges each model by several views of its images": o.tta > 1,
         "on_nonfinite skip restores running statistics": o.on_nonfinite == "skip",
         "optimizer names one for each part of the model": isinstance(o.optimizer, Mapping),

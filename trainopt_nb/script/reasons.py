@@ -46,6 +46,8 @@ REFUSED = (
     "balance",
     "synonyms",
     "back_translation",
+    "synthetic",
+    "synthetic_share",
 )
 # of a trial that was trained in one program with others
 TOGETHER = "The trial was trained together with others as one program, which adds in another order: the weights will be near, not equal."
@@ -179,6 +181,8 @@ def no_script(
             "The loss of the run compares the scores at each place with the next target, whose figures no script computes: give inputs "
             "without the last place and targets without the first to have a script."
         )
+    if "synthetic" in seen["changed"]:
+        return "The run adds samples of a generator to its batches, which no script repeats: leave --synthetic out to have a script."
     if why := _no_augmentation(seen):
         return why
     if parts := seen.get("loss_parts"):

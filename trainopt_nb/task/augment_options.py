@@ -61,6 +61,22 @@ class AugmentOptions(Options):
         objects=True,
         group="Augmentation",
     )
+    synthetic: str = option(
+        "none",
+        "function from a seed to a sample (input, target), of which training batches get a share; validation never does",
+        choices=("none",),
+        objects=True,
+        group="Augmentation",
+        aliases=("synthetic_data", "make_sample"),
+    )
+    synthetic_share: float = option(
+        0.2,
+        "share of synthetic samples among all training samples",
+        low=0,
+        high=0.99,
+        search=(0.0, 0.5),
+        group="Augmentation",
+    )
     tta: int = option(
         1,
         "flipped and cropped views of each validation image, over which scores are averaged",

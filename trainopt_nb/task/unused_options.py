@@ -45,6 +45,8 @@ def _of_the_data(o, train_data, data, held_out):
             ("augment_strength", "augment_values", "augment_kind", "synonyms", "back_translation"),
             "there is no --augment",
         )
+    if o.synthetic == "none":
+        yield ("synthetic_share",), "there is no --synthetic"
     if data.valid is None:
         yield (
             ("tta", "metrics", "monitor", "monitor_mode", "restore_best", "eval_step"),

@@ -25,6 +25,7 @@ from ..steps.model_losses import step_options
 from ..steps.own_step import StepRunner, in_turns, next_turn
 from ..task.augmentation import choose_augmentation
 from ..task.infer import Inferred
+from ..task.synthetic_task import choose_synthetic
 from ..task.score_form import Scoring
 from ..steps.step_metrics import Judgement, StepMetrics, metrics_for, read_judgement
 from ..task.task import Task
@@ -111,13 +112,16 @@ def with_augmentation(
     batch: Batch,  # the first one, on the device
     inferred: Inferred | None = None,  # None for a step of the user's own
 ) -> tuple[Place, list[tuple[str, str]], list[Assumption]]:  # and notes, and what is assumed
-    "Add the transform of the policy to those of the place. Raises `DataError`, `TaskError` or `OptionError`"
-    shard = place.strategy.ranks.data_shard
-    found = choose_augmentation(place.options, place.data, batch, inferred, shard, place.task)
-    if found is None:
+    "Add the transforms of synthetic samples and of the policy to those of the place. Raises `DataError`, `TaskError` or `OptionError`"
+    o, shard = place.options, place.strategy.ranks.data_shard
+    synthetic, notes = choose_synthetic(o, place.data, batch, inferred, place.task, shard)
+    found = choose_augmentation(o, place.data, batch, inferred, shard, place.task)
+    if found is None and synthetic is None:
         return place, [], []
-    more = () if found.transform is None else (found.transform,)
-    return place._replace(transforms=(*place.transforms, *more)), found.notes, found.assumptions
+    augment = None if found is None else found.transform
+    first, last = ([each] if each is not None else [] for each in (synthetic, augment))
+    said, rows = ([], []) if found is None else found[1:]
+    return place._replace(transforms=(*first, *place.transforms, *last)), [*notes, *said], rows
 
 # %% ../../nbs/train/03h_prepare_step.ipynb #da79514b
 def prepare_step(
