@@ -128,6 +128,22 @@ def _mix(steps, other, classes, images, targets, draw):
     return images, targets
 
 # %% ../../nbs/augment/09_augment.ipynb #4ffb36bd
+def _steps(policy, number, places):
+    "Return (name, strength, operation, draws) of each operation, and one more draw for each sample"
+    counts = [step.operation.draws for step in policy]
+    parts = uniform(number, places, sum(counts) + 1).split([*counts, 1], 1)
+    steps = [(s.name, s.strength, s.operation, part) for s, part in zip(policy, parts, strict=False)]
+    return steps, parts[-1][:, 0]
+
+
+def _formed(changed, samples):
+    "Return samples in the memory format of those that they stand for"
+    last = torch.channels_last
+    if samples.dim() == 4 and samples.is_contiguous(memory_format=last) and not samples.is_contiguous():
+        return changed.contiguous(memory_format=last)
+    return changed
+
+# %% ../../nbs/augment/09_augment.ipynb #a02ac133
 SALT = 11  # keeps these draws apart from others that follow from the seed, such as the order of the data
 
 
@@ -168,18 +184,13 @@ class Augment:
             return batch
         samples, targets = self.samples_of(batch), split_batch(batch)[1]
         changed, fitting = self.changed(samples, targets)
-        last = torch.channels_last
-        if samples.dim() == 4 and samples.is_contiguous(memory_format=last) and not samples.is_contiguous():
-            changed = changed.contiguous(memory_format=last)
-        return replaced(batch, (samples, targets), (changed, fitting))
+        return replaced(batch, (samples, targets), (_formed(changed, samples), fitting))
 
     def changed(self, samples: Tensor, targets: object) -> tuple[Tensor, object]:
         "Warp, change, mix: return other samples and fitting targets"
         kind = samples.dtype
         places = places_of(len(samples), self.shard, samples.device)
-        counts = [step.operation.draws for step in self.policy]
-        parts = uniform(self.number, places, sum(counts) + 1).split([*counts, 1], 1)
-        steps = [(s.name, s.strength, s.operation, part) for s, part in zip(self.policy, parts, strict=False)]
+        steps, one = _steps(self.policy, self.number, places)
         if not self.exact and kind not in (torch.float32, torch.float64):
             samples = samples.float()
         samples, targets = _warp(steps, self.still, samples, targets)
@@ -191,7 +202,7 @@ class Augment:
         if mixing := [step for step in steps if step[2].mix]:
             other = rank_partners(mix(self.number, 1), len(samples), self.shard, self.apart)
             other = other.to(samples.device)
-            samples, targets = _mix(mixing, other, self.classes, samples, targets, parts[-1][:, 0])
+            samples, targets = _mix(mixing, other, self.classes, samples, targets, one)
         if samples.dtype == kind:
             return samples, targets
         return (samples if kind.is_floating_point else samples.round()).to(kind), targets

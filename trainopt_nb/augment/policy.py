@@ -36,6 +36,8 @@ OPERATIONS: Registry[Operation] = Registry("augmentation")  # of images
 KINDS: dict[str, Registry[Operation]] = {"images": OPERATIONS} | {
     kind: Registry(f"augmentation of {kind}") for kind in ("sounds", "spectrograms", "tables", "texts")
 }
+
+# %% ../../nbs/augment/02_policy.ipynb #03253b42
 _PLACES = {
     "images": {
         "rotate": "moves:ROTATE",

@@ -83,7 +83,7 @@ class Synthetic:
             batch_size,
             samples,
         )
-        self.arrange, self.shard, self._place = arrange or Collate(name="synthetic"), shard, (0, 0)
+        self.arrange, self.shard, self.epoch, self.number = arrange or Collate(name="synthetic"), shard, 0, 0
 
     def at(
         self,
@@ -91,12 +91,12 @@ class Synthetic:
         batch: int,  # of the epoch, from 0
     ):
         "Say which batch comes next"
-        self._place = epoch, batch
+        self.epoch, self.number = epoch, batch
 
     def _real(self, batch):
         "Return how many real samples all ranks have before this batch, and in it"
-        number, size = self._place[1], self.batch_size or size_of(batch)
-        before = number * size
+        size = self.batch_size or size_of(batch)
+        before = self.number * size
         return before, min(size, self.samples - before) if self.batch_size else size
 
     def __call__(self, batch: Batch, training: bool) -> Batch:
@@ -107,10 +107,10 @@ class Synthetic:
         mine = [row for row in range(total) if (count + row) % ranks == rank]
         if not mine or count < ranks:  # a rank without a real sample holds one that does not count
             return batch
-        seeds = [mix(self.seed, *self._place, row, SYNTHETIC_SALT) % 2**32 for row in mine]
+        seeds = [mix(self.seed, self.epoch, self.number, row, SYNTHETIC_SALT) % 2**32 for row in mine]
         return joined(batch, self.arrange(make_samples(self.make, seeds)))
 
-
+# %% ../../nbs/augment/14_synthetic.ipynb #e714a83a
 def joined(
     batch: Batch,
     more: Batch,  # samples of the same structure

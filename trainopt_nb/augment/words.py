@@ -47,7 +47,7 @@ def synonym(text: str, draw: Random, strength: float, means: Means) -> str:
 
     return _WORD.sub(other, text)
 
-
+# %% ../../nbs/augment/12_words.ipynb #e6b6927b
 def _places(parts):
     "Return the places of words among words and spaces"
     return [place for place, part in enumerate(parts) if not part.isspace()]

@@ -88,7 +88,7 @@ class Samples(Dataset):
         inputs = inputs if self.steps is None else pad(inputs, self.steps)
         return ((inputs, min(length, inputs.shape[-1])) if self.with_lengths else inputs), target
 
-
+# %% ../../nbs/feed/07_samples.ipynb #c31f8642
 def reason_of(error: Exception) -> str:
     "Return what a library said about a broken file, on one line and without an address in memory"
     said = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -135,6 +135,8 @@ def unknown_options(
 # %% ../../nbs/script/16_reasons.ipynb #303d614a
 def _no_augmentation(seen: dict) -> str:  # empty where a script can repeat it
     "Say what about the augmentation no script repeats"
+    if "synthetic" in seen.get("changed", ()):
+        return "The run adds samples of a generator to its batches, which no script repeats: leave --synthetic out to have a script."
     augment = seen.get("augment") or {}
     if strange := augment.get("strange"):
         return f"The run augments by {', '.join(strange)}, which is not of this package, so that no script repeats it: leave it out to have a script."
@@ -181,8 +183,6 @@ def no_script(
             "The loss of the run compares the scores at each place with the next target, whose figures no script computes: give inputs "
             "without the last place and targets without the first to have a script."
         )
-    if "synthetic" in seen["changed"]:
-        return "The run adds samples of a generator to its batches, which no script repeats: leave --synthetic out to have a script."
     if why := _no_augmentation(seen):
         return why
     if parts := seen.get("loss_parts"):

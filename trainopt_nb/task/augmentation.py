@@ -173,7 +173,7 @@ def _values(options, data, policy, samples, task):
     changes = any(step.operation.change for step in policy)
     return _columns(data, task) if kind == "tables" and changes else None
 
-
+# %% ../../nbs/task/08c_augmentation.ipynb #4b1b325a
 def choose_augmentation(
     options: TrainOptions,
     data: Data,
