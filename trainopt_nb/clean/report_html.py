@@ -12,7 +12,7 @@ import io
 import numpy as np
 
 from .finding import Finding
-from .look import Part, as_images
+from .look import Part, as_images, size_text
 from .values import class_counts
 from ..runs.card import Figure
 from ..runs.card_parts import figures_html, frame_html
@@ -140,8 +140,6 @@ def report_html(
     report: object,  # a `DataReport`
 ) -> str:
     "Return a report as HTML"
-    from trainopt_nb.clean.report import size_text
-
     train, valid, counts = report.train, report.valid, class_counts(report.train)
     figures = [
         Figure(f"{train.rows:,}", "training samples"),
