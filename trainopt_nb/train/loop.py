@@ -87,7 +87,7 @@ class _Run:
         commands.earlier = list(self.loop.earlier)
         yield from commands.replay()
         for topic, text in self.prepared.notes:
-            level = "info" if topic in ("data", "task", "devices", "frozen") else "warning"
+            level = "info" if topic in ("data", "table", "task", "devices", "frozen") else "warning"
             yield from commands.emit(Note(level, text, self.state.step, topic))
         while not (reason := reason_to_end(self.state, self.loop.monitor)):
             yield from self.epochs.run()
