@@ -9,6 +9,9 @@ __all__ = ['IMAGE', 'AUDIO', 'Starter']
 from typing import NamedTuple
 
 # %% ../../nbs/notebook/07b_starter_signals.ipynb #2c2a1819
+_SCRIPT = "`run.eject()` writes the plain PyTorch script of what was done"
+
+
 class Starter(NamedTuple):
     "The parts of a starter notebook"
 
@@ -18,7 +21,7 @@ class Starter(NamedTuple):
     flags: str  # of the training
     model: str  # a cell that defines data and model
     look: str  # a cell that asks the trained model
-    then: str = "`run.eject()` writes the plain PyTorch script of what was done"
+    then: str = _SCRIPT  # what comes after
 
 # %% ../../nbs/notebook/07b_starter_signals.ipynb #c9b49520
 _IMAGE_DATA = """
