@@ -124,6 +124,8 @@ class _Training(_Ends):
             self._end(wrong, "failed", f"the loss is not finite in update {self.step} ({losses[wrong[0]]})")
         states = self._states()
         if last := [t for t, s in states.items() if s.options.max_steps and s.step >= s.options.max_steps]:
+            for trial in last:
+                states[trial].keep_place()
             yield from self._close(last, time.perf_counter() - began)
         elif self.every and self.step % self.every == 0:
             yield from self._figures({})
