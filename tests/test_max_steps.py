@@ -80,7 +80,7 @@ def of_settings():
 
 @pytest.mark.parametrize(("name", "end"), [*of_settings()])
 def test_what_the_users_code_keeps_goes_on(name, end, tmp_path):
-    found, more = [], {"schedule": "constant", "save_steps": None}
+    found, more = [], {"schedule": "constant"}
     for folder, first in (("whole", None), ("cut", end)):
         made, how = setting(name, 1)
         before = follow(train(made, how.replace(**more, max_steps=first), tmp_path / folder))
@@ -98,16 +98,21 @@ def test_every_event_is_a_place_to_close(every, recipe, more, tmp_path):
     "Thirteen steps are more than an epoch, and with the hold-out more than two"
     recipes = {
         "onecycle": {"schedule": "onecycle", "ema": 0.8},
-        "augmented": {"augment": "noise", "patience": 2},
+        "augmented": {"augment": "flip noise", "patience": 2},
     }
     given = {"max_steps": 13, "batch_size": 8, "epochs": 9, **recipes[recipe], **more}
 
     def made():
         torch.manual_seed(0)
-        model = nn.Sequential(
-            nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 10)
+        layers = (
+            nn.Flatten(),
+            nn.Linear(64, 8),
+            nn.BatchNorm1d(8),
+            nn.ReLU(),
+            nn.Dropout(0.3),
+            nn.Linear(8, 10),
         )
-        return Task(model, (X[:60], Y[:60])), options(**given)
+        return Task(nn.Sequential(*layers), (X[:60].view(-1, 1, 8, 8), Y[:60])), options(**given)
 
     def goes_on(folder, before):
         (again, how), (_, *checkpoint, _) = made(), load_checkpoint(folder / "checkpoints", "last")
