@@ -128,36 +128,6 @@ def stored_options(
         ) from error
 
 # %% ../../nbs/api/03_prepare_run.ipynb #751b4b5c
-def resume_in(
-    run: Run,  # to be resumed
-    task: Task,  # the same that it began with
-    options: TrainOptions,  # as from `stored_options`
-    token: str | None = "",  # as in `start_in`
-    ranks: Ranks = SINGLE,  # this one and how many there are
-    every: float = 0.1,  # as in `start_in`
-    prompt: tuple[type, ...] = (),  # as in `start`
-) -> LocalRun:
-    "Prepare to continue from the newest checkpoint that is not damaged"
-    _, model_state, training, lost = load_checkpoint(run.path / "checkpoints", "last")
-    _check_done(run, training, options)
-    lost += _early(run, training, options) + _damaged(run)
-    here = options.on(ranks.data_shard[1])
-    prepared = prepare(task, here, ranks)
-    prepared.notes = [("resume", sentence) for sentence in lost]  # the others were said when the run began
-    given = options.lr == run.options.get("lr")  # a new learning rate holds in place of those set by hand
-    earlier = ranks.all_gather(earlier_commands(run.events(), training) if given else [])[0]
-    loop = Loop(prepared, here, (model_state, training), earlier)
-    prepared.notes += [("resume", sentence) for sentence in _other_length(run, loop.state)]
-    handle = _handle(run, loop, token, every, prompt=prompt)
-    if ranks.first:
-        try:
-            run.change_options(options.plain())  # not before this process is the only writer
-        except RunError:
-            run.stop_writing()
-            raise
-    return handle
-
-
 def _check_done(run, training, options):
     "Raise `RunError` for a run whose epochs or steps are all done"
     for name, done in (("epochs", training["epoch"]), ("max_steps", training["step"])):
@@ -208,3 +178,33 @@ def _early(run, training, options):
             f"{said}, and goes on counting up to its patience of {options.patience}: {out} to train longer."
         ]
     return []
+
+# %% ../../nbs/api/03_prepare_run.ipynb #25c65597
+def resume_in(
+    run: Run,  # to be resumed
+    task: Task,  # the same that it began with
+    options: TrainOptions,  # as from `stored_options`
+    token: str | None = "",  # as in `start_in`
+    ranks: Ranks = SINGLE,  # this one and how many there are
+    every: float = 0.1,  # as in `start_in`
+    prompt: tuple[type, ...] = (),  # as in `start`
+) -> LocalRun:
+    "Prepare to continue from the newest checkpoint that is not damaged"
+    _, model_state, training, lost = load_checkpoint(run.path / "checkpoints", "last")
+    _check_done(run, training, options)
+    lost += _early(run, training, options) + _damaged(run)
+    here = options.on(ranks.data_shard[1])
+    prepared = prepare(task, here, ranks)
+    prepared.notes = [("resume", sentence) for sentence in lost]  # the others were said when the run began
+    given = options.lr == run.options.get("lr")  # a new learning rate holds in place of those set by hand
+    earlier = ranks.all_gather(earlier_commands(run.events(), training) if given else [])[0]
+    loop = Loop(prepared, here, (model_state, training), earlier)
+    prepared.notes += [("resume", sentence) for sentence in _other_length(run, loop.state)]
+    handle = _handle(run, loop, token, every, prompt=prompt)
+    if ranks.first:
+        try:
+            run.change_options(options.plain())  # not before this process is the only writer
+        except RunError:
+            run.stop_writing()
+            raise
+    return handle

@@ -20,7 +20,7 @@ from ..task.train_options import TrainOptions
 from .commands import Commands
 from .recovery import Recovery
 from .saver import Saver
-from .state import TrainingState, evaluating
+from .state import TrainingState, evaluating, keep_place
 from .validate import validate
 
 # %% ../../nbs/train/14_epoch.ipynb #20301496
@@ -177,7 +177,7 @@ class StepLoop:
     def ends(self, limit: float) -> bool:
         "Return whether `limit` updates are done; the state keeps the place in the epoch then, while the iterator is open"
         if done := self.state.step >= limit:
-            self.state.keep_place()
+            keep_place(self.state)
         return done
 
 # %% ../../nbs/train/14_epoch.ipynb #e7c1c39e
