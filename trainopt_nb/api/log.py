@@ -32,25 +32,34 @@ class Log:
         save: Callable[[Path], object]
         | None = None,  # writes a checkpoint into a folder, where the directory of the run is gone; None where one process cannot
         keep: tuple[str, ...] = (),  # as for `Rescue`
+        wait: float = 0.0,  # most seconds that events which are taken wait for the disk
     ):
-        self.run, self.progress = run, progress
+        self.run, self.progress, self.wait = run, progress, wait
         self.rescue = Rescue(run.path, save, keep)
         self.new, self._seen = [], 0  # not returned yet; how many of these are in the progress
-        self._waiting = []  # not on the disk yet
+        self._waiting, self._written = (
+            [],
+            time.perf_counter(),
+        )  # not on the disk yet; when others were written
         self.problem: OSError | None = None  # why they are not
 
     def write(self):
         "Write new events. Raises `RunError` in a forked child, and `CheckpointError` once, where the directory of the run is gone"
+        self._add_new()
+        if self._waiting:
+            self._append()
+
+    def _add_new(self):
+        "Take new events into the progress"
         self.run.check_process()
         part = _read_losses(self.new[self._seen :])
         self.new[self._seen :] = part
         self._seen = len(self.new)
         self.progress.add(part)
         self._waiting += part
-        if self._waiting:
-            self._append()
 
     def _append(self):
+        self._written = time.perf_counter()
         self.rescue.check(self.progress.step)
         if self.rescue.target is not None:
             self.rescue.append(self._waiting)
@@ -63,8 +72,10 @@ class Log:
             self.problem = error
 
     def take(self) -> list:  # records
-        "Return the events since the last call, after writing them"
-        self.write()
+        "Return the events since the last call, after writing them where it is time. Raises as `write` does"
+        self._add_new()
+        if self._waiting and time.perf_counter() - self._written >= self.wait:
+            self._append()
         known, self.new, self._seen = self.new, [], 0
         return known
 
@@ -97,24 +108,30 @@ def follow(
     progress: Progress,  # kept up to date
     every: float = 0.1,  # most seconds between two yields
     log: Log | None = None,  # of the same run, where the caller writes too
-    prompt: tuple[type, ...] = (),  # kinds of events that are yielded at once
+    prompt: tuple[
+        type, ...
+    ] = (),  # kinds of events that are yielded at once; all others then wait for `every`
     often: tuple[type, ...] = (),  # kinds of events that are too many for that
 ) -> Generator:  # yields lists of new records; a command sent in is passed on
     "Write the events of a run, and yield the new ones from time to time"
     log, command, clock = log or Log(run, progress), None, time.perf_counter
     held = {}  # kind of event -> time until which it does not make the run stop
+    rest = clock() + every if prompt else 0.0  # the same for all other kinds
     failure = None
     try:
         while True:
             event = events.send(command)
             answer, command = command is not None, None
             log.new.append(event)
-            if answer or isinstance(event, prompt) or interrupted() or clock() >= held.get(type(event), 0.0):
+            if answer or isinstance(event, prompt) or interrupted() or clock() >= held.get(type(event), rest):
                 began = clock()
                 command = yield _take(events, log)
                 now = clock()
                 soon = now + min(100 * (now - began), 0.15)
                 later = max(soon, now + every)
+                if prompt:
+                    rest = later
+                    continue
                 held = {State: soon, Epoch: soon, Step: later, Heartbeat: later, **dict.fromkeys(often, soon)}
     except StopIteration:
         pass
