@@ -152,7 +152,7 @@ class _SharedLoop(CommandedLoop):
         self.elsewhere = self.trials.running_elsewhere
 
 # %% ../../nbs/sweeps/27b_sweep_loop.ipynb #92bcd924
-_NAP = 0.02  # seconds to wait for a message
+_NAP = 0.035  # seconds to wait for a message; three of them are the tenth of a second after which the consumer has its turn
 _LATEST = (
     0.5  # seconds after which other processes of a study read the reports of a trial that no pruner ends
 )
