@@ -31,9 +31,16 @@ from trainopt_nb.search import journal_lock, leased_study, leases, study_journal
 from trainopt_nb.search.journal_lock import JournalLock
 from trainopt_nb.search.leased_study import LeasedStudy
 from trainopt_nb.search.quiet_optuna import quiet_optuna
-from trainopt_nb.search.study_journal import StudyJournal, patiently, settle
+from trainopt_nb.search.study_journal import StudyJournal
 from trainopt_nb.search.study_record import StudyRecord, check_joined, read_record
-from trainopt_nb.search.study_storage import join_study, open_study, storage_notes, study_errors
+from trainopt_nb.search.study_storage import (
+    join_study,
+    open_study,
+    patiently,
+    settle,
+    storage_notes,
+    study_errors,
+)
 
 RANGE = optuna.distributions.FloatDistribution(0, 1)
 COMPLETE, FAIL, PRUNED, RUNNING, WAITING = (
@@ -142,7 +149,7 @@ def test_what_waits_to_be_written_is_read_here_at_once_and_elsewhere_when_it_is_
     assert there.trials[0].intermediate_values == {} == there.trials[0].user_attrs
     settle(here, after=60.0)  # it has not waited so long
     assert there.trials[0].intermediate_values == {}
-    settle(here)
+    settle(here, 0.0)
     assert there.trials == here.trials == plain(folder / "study.log").trials
     assert there.trials[0].intermediate_values == {1: 0.25}
 
@@ -170,7 +177,7 @@ def test_records_that_wait_leave_every_reader_with_the_same_study(folder, seed):
         else:
             assert all(len(t.params) for t in study.trials if t.state == COMPLETE)
     for study in studies:
-        settle(study)
+        settle(study, 0.0)
     assert studies[0].trials == studies[1].trials == studies[2].trials == plain(folder / "study.log").trials
     assert sum(len(trial.intermediate_values) for trial in studies[0].trials) > 20
 
@@ -188,7 +195,7 @@ def test_what_waits_survives_a_disk_that_was_full(folder, monkeypatch):
     with pytest.raises(RunError):
         study.tell(trial, 0.5)
     with pytest.raises(RunError):
-        settle(study)
+        settle(study, 0.0)
     assert plain(folder / "study.log").trials[0].state == RUNNING == study.trials[0].state
     monkeypatch.setattr(study_journal, "_write", real)
     study.tell(trial, 0.5)
@@ -203,7 +210,7 @@ def test_ends_of_trials_are_forced_to_the_disk_where_the_loop_has_time(folder, m
     for now[0] in (200.0, 200.1, 200.2):
         add(study, 0.5)
     for now[0] in (200.9, 201.1, 201.2, 300.0):
-        settle(study)
+        settle(study, 0.0)
     assert forced == [200.0, 201.1]
     for now[0] in (301.0, 301.5, 302.6):  # nobody settles
         add(study, 0.5)

@@ -22,8 +22,8 @@ from ..runs.run import Run
 from ..workers.processes import describe_error
 
 # %% ../../nbs/api/01_log.ipynb #630e7722
-class Log:
-    "Events on their way to the disk and to the consumer"
+class _Written:
+    "Events on their way to the disk"
 
     def __init__(
         self,
@@ -71,6 +71,10 @@ class Log:
         except OSError as error:
             self.problem = error
 
+# %% ../../nbs/api/01_log.ipynb #d1cfe3f5
+class Log(_Written):
+    "Events on their way to the disk and to the consumer"
+
     def take(self) -> list:  # records
         "Return the events since the last call, after writing them where it is time. Raises as `write` does"
         self._add_new()
@@ -102,6 +106,31 @@ def _read_losses(events):
     return events
 
 # %% ../../nbs/api/01_log.ipynb #4021a755
+class _Stops:
+    "Decides at which events a run stops for its consumer"
+
+    def __init__(self, every: float, prompt: tuple[type, ...], often: tuple[type, ...]):
+        self._every, self._prompt, self._often = every, prompt, often
+        self._held = {}  # kind of event -> time until which it does not make the run stop
+        self._rest = time.perf_counter() + every if prompt else 0.0  # the same for all other kinds
+
+    def at(self, event: tuple) -> bool:
+        return isinstance(event, self._prompt) or time.perf_counter() >= self._held.get(
+            type(event), self._rest
+        )
+
+    def note(self, began: float):
+        "Note that a stop is over"
+        now = time.perf_counter()
+        soon = now + min(100 * (now - began), 0.15)
+        later = max(soon, now + self._every)
+        if self._prompt:
+            self._rest = later
+        else:
+            few = {State: soon, Epoch: soon, Step: later, Heartbeat: later}
+            self._held = {**few, **dict.fromkeys(self._often, soon)}
+
+# %% ../../nbs/api/01_log.ipynb #7df26d5f
 def follow(
     events: Generator,  # from `train`
     run: Run,  # being written
@@ -114,25 +143,17 @@ def follow(
     often: tuple[type, ...] = (),  # kinds of events that are too many for that
 ) -> Generator:  # yields lists of new records; a command sent in is passed on
     "Write the events of a run, and yield the new ones from time to time"
-    log, command, clock = log or Log(run, progress), None, time.perf_counter
-    held = {}  # kind of event -> time until which it does not make the run stop
-    rest = clock() + every if prompt else 0.0  # the same for all other kinds
+    log, command, stops = log or Log(run, progress), None, _Stops(every, prompt, often)
     failure = None
     try:
         while True:
             event = events.send(command)
             answer, command = command is not None, None
             log.new.append(event)
-            if answer or isinstance(event, prompt) or interrupted() or clock() >= held.get(type(event), rest):
-                began = clock()
+            if answer or interrupted() or stops.at(event):
+                began = time.perf_counter()
                 command = yield _take(events, log)
-                now = clock()
-                soon = now + min(100 * (now - began), 0.15)
-                later = max(soon, now + every)
-                if prompt:
-                    rest = later
-                    continue
-                held = {State: soon, Epoch: soon, Step: later, Heartbeat: later, **dict.fromkeys(often, soon)}
+                stops.note(began)
     except StopIteration:
         pass
     except Exception as error:

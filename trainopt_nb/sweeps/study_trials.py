@@ -21,8 +21,8 @@ from .messages import Attribute, Outcome, Report, Suggest
 from .trial_end import RunningTrial, counts, state_told
 from ..search.space import Space, stored_again
 from ..search.space_sampler import SpaceSampler
-from ..search.study_journal import patiently, settle
 from ..search.study_record import read_record, write_record
+from ..search.study_storage import patiently, settle
 
 # %% ../../nbs/sweeps/26_study_trials.ipynb #ff01c667
 def _suggest(trial: optuna.Trial, name: str, d: BaseDistribution) -> object:
@@ -107,10 +107,9 @@ class StudyTrials(_Trials):
         self.running[trial.number] = made
         self._known.add(trial.number)
         with patiently(self.study):
-            for name in self.space or ():
-                if name not in self.lazy:
-                    made.values[name] = self.space.suggest(trial, name)
-        settle(self.study)  # before a worker trains it: should this process be killed, its values are known
+            for name in (each for each in self.space or () if each not in self.lazy):
+                made.values[name] = self.space.suggest(trial, name)
+        settle(self.study, 0.0)  # should this process be killed while it is trained, its values are known
         return made
 
     def suggest(self, question: Suggest) -> object:
