@@ -241,4 +241,8 @@ def test_events_that_are_taken_wait_for_the_disk_no_longer_than_they_may(tmp_pat
         assert step - len(run.events()) <= (3 if wait else 0)
     log.write()
     assert len(run.events()) == 10 and not log.lost
+    for seconds in (0.05, 0.5):
+        log.new.append(Epoch(1, 10, 0.5, None, {}, 0.1, seconds, 100.0, False))
+        log.take()
+        assert len(run.events()) == (12 if seconds > 0.1 else 10 if wait else 11)
     run.stop_writing()

@@ -78,10 +78,15 @@ class Log(_Written):
     def take(self) -> list:  # records
         "Return the events since the last call, after writing them where it is time. Raises as `write` does"
         self._add_new()
-        if self._waiting and time.perf_counter() - self._written >= self.wait:
+        if self._waiting and self._is_time():
             self._append()
         known, self.new, self._seen = self.new, [], 0
         return known
+
+    def _is_time(self):
+        "Return whether what was taken is written now; after a long epoch the next event may be far"
+        waited = time.perf_counter() - self._written >= self.wait
+        return waited or any(type(event) is Epoch and event.seconds > self.wait for event in self.new)
 
     def gone(self) -> CheckpointError | None:
         "Return the error of a directory that is not there any more, after everything is saved; None where it is there"
