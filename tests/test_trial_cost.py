@@ -3,6 +3,7 @@
 import queue
 import time
 from collections import Counter
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -212,7 +213,7 @@ def test_the_log_of_a_trial_is_written_seldom_and_has_everything_before_a_checkp
     written, saved, real, save = [], [], LogWriter.append, saving.save_checkpoint
 
     def append(self, events):
-        written.append([type(event) for event in events])
+        written.append(len(events))
         real(self, events)
 
     def saved_checkpoint(folder, *arguments, **keywords):
@@ -223,7 +224,9 @@ def test_the_log_of_a_trial_is_written_seldom_and_has_everything_before_a_checkp
     monkeypatch.setattr(saving, "save_checkpoint", saved_checkpoint)
     monkeypatch.setattr(logging, "time", SimpleNamespace(perf_counter=lambda: 0.0, time=time.time))
     trained(TaskObjective(Task(net(), data(), data(48)), TrainOptions(epochs=5)), tmp_path, {"lr": 0.01})
-    assert len(written) <= 3 and sum(kinds.count(Epoch) for kinds in written) == 5
+    ends = [event.seconds for event in Run(tmp_path / "0").events() if isinstance(event, Epoch)]
+    long = sum(end - begin > 0.1 for begin, end in pairwise([0.0, *ends]))  # on a busy machine
+    assert len(ends) == 5 and len(written) <= 3 + long
     assert saved and set(saved) == {5}
 
 

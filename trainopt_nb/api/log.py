@@ -37,10 +37,9 @@ class _Written:
         self.run, self.progress, self.wait = run, progress, wait
         self.rescue = Rescue(run.path, save, keep)
         self.new, self._seen = [], 0  # not returned yet; how many of these are in the progress
-        self._waiting, self._written = (
-            [],
-            time.perf_counter(),
-        )  # not on the disk yet; when others were written
+        self._waiting = []  # not on the disk yet
+        self._written = time.perf_counter()  # when others were written
+        self._epoch_end = 0.0  # seconds of training at the end of the newest epoch
         self.problem: OSError | None = None  # why they are not
 
     def write(self):
@@ -85,8 +84,9 @@ class Log(_Written):
 
     def _is_time(self):
         "Return whether what was taken is written now; after a long epoch the next event may be far"
-        waited = time.perf_counter() - self._written >= self.wait
-        return waited or any(type(event) is Epoch and event.seconds > self.wait for event in self.new)
+        ended = [event.seconds for event in self.new if type(event) is Epoch]
+        took, self._epoch_end = (ended[-1] - self._epoch_end, ended[-1]) if ended else (0.0, self._epoch_end)
+        return took > self.wait or time.perf_counter() - self._written >= self.wait
 
     def gone(self) -> CheckpointError | None:
         "Return the error of a directory that is not there any more, after everything is saved; None where it is there"
