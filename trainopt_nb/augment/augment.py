@@ -174,15 +174,11 @@ class Augment:
         "Say which batch comes next"
         self.number = mix(self.seed, epoch, batch, SALT)
 
-    def samples_of(self, batch: Batch) -> Tensor:
-        "Return the tensor of a batch that is changed. Raises `DataError` where there is none, or several"
-        return inputs_of(batch, self.kind)
-
     def __call__(self, batch: Batch, training: bool) -> Batch:
         "Return the batch with other samples, and with targets that fit them"
         if not training:
             return batch
-        samples, targets = self.samples_of(batch), split_batch(batch)[1]
+        samples, targets = inputs_of(batch, self.kind), split_batch(batch)[1]
         changed, fitting = self.changed(samples, targets)
         return replaced(batch, (samples, targets), (_formed(changed, samples), fitting))
 

@@ -85,11 +85,11 @@ class Augmentation(NamedTuple):
 
 def _try(transform, batch):
     "Try a policy on a copy of the first batch. Raises `TaskError` where an operation fails"
-    samples, copy = transform.samples_of(batch), tree_map(torch.clone, batch)
+    samples, copy = inputs_of(batch, transform.kind), tree_map(torch.clone, batch)
     policy = policy_text(transform.policy)
     try:
         with torch.no_grad():
-            changed = transform.changed(transform.samples_of(copy), split_batch(copy)[1])[0]
+            changed = transform.changed(inputs_of(copy, transform.kind), split_batch(copy)[1])[0]
     except Exception as error:  # an operation may be the user's
         text = " ".join(str(error).split())
         raise TaskError(
