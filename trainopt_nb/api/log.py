@@ -75,7 +75,7 @@ class Log(_Written):
     "Events on their way to the disk and to the consumer"
 
     def take(self) -> list:  # records
-        "Return the events since the last call, after writing them where it is time. Raises as `write` does"
+        "Return the events since the last call, after writing them where it is time. Raises what writing them raises"
         self._add_new()
         if self._waiting and self._is_time():
             self._append()

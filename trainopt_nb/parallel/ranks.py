@@ -69,19 +69,17 @@ class Ranks:
     def all_gather(self, value: object) -> list:
         "Return the values of all ranks in their order; a value must be picklable, with its tensors on the CPU"
         values = [value] * self.world
-        if self.world > 1:
-            _timed(self, torch.distributed.all_gather_object, values, value)
+        _timed(self, torch.distributed.all_gather_object, values, value)
         return values
 
-    def copy_from_first(self, tensor: Tensor):
-        "Give a tensor the values that it has on rank 0, in place and on its device"
-        if self.world > 1:
+    def copy_from_first(self, *tensors: Tensor):
+        "Give tensors the values that they have on rank 0, in place and on their devices"
+        for tensor in tensors:
             _timed(self, torch.distributed.broadcast, tensor, 0)
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         "Sum a tensor over all ranks, in place and on its device; an accelerator does not wait for the result"
-        if self.world > 1:
-            _timed(self, torch.distributed.all_reduce, tensor)
+        _timed(self, torch.distributed.all_reduce, tensor)
         return tensor
 
 # %% ../../nbs/parallel/01_ranks.ipynb #670ee3e1
@@ -95,7 +93,9 @@ def _exchange(ranks, operation, numbers, *more):
 
 
 def _timed(ranks, operation, *arguments):
-    "Run a collective operation, and count the seconds"
+    "Run a collective operation where there are several ranks, and count the seconds"
+    if ranks.world == 1:
+        return
     began = time.perf_counter()
     try:
         operation(*arguments)
