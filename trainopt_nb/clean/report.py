@@ -13,6 +13,7 @@ import numpy as np
 
 from ..base.errors import DataError, OptionError
 from ..base.options import nearest
+from .change_log import ChangeLog, rows_left
 from .duplicates import exact_duplicates, hashes, near_duplicates, overlaps
 from .finding import KIND_NAMES, Finding, few
 from .out_of_sample import FoldProgress
@@ -20,8 +21,9 @@ from .labels import finished, search_label_errors
 from .look import Part, by_row, look_at
 from .outliers import drift, outliers
 from .values import class_counts, imbalance, missing_values, odd_columns
-from ..data.changed_data import ChangedData, changes_code
+from ..data.changed_data import ChangedData
 from ..data.changes import Change
+from ..data.changes_code import changes_cell, changes_code, form_of
 from ..data.rows import hold_out
 from ..data.tensors import is_frame
 from ..runs.plain_text import plain
@@ -61,7 +63,7 @@ class _Findings:
         findings: list[Finding],
     ):
         self.task, self.options, self.train, self.valid = task, options, train, valid
-        self.findings, self.changes = findings, ()
+        self.findings, self.log = findings, ChangeLog()
         self.chances = (
             None  # out-of-sample probabilities of the training samples, once label errors were searched
         )
@@ -109,6 +111,15 @@ class _Findings:
 class DataReport(_Findings):
     "What was found in the data of a task, and the changes that were made"
 
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        "Return the changes that were made and not undone"
+        return self.log.made
+
+    def left(self, finding: Finding) -> tuple[int, ...]:
+        "Return the rows of a finding that no change has settled"
+        return rows_left(finding, self.changes)
+
     def apply(
         self,
         kinds: str | Iterable[str] = "all",  # such as "duplicates overlap"
@@ -122,7 +133,7 @@ class DataReport(_Findings):
     ) -> Task:
         "Add changes, and return the task with changed training data"
         changed = ChangedData(self.task.train_data, (*self.changes, *changes))
-        self.changes = (*self.changes, *changes)
+        self.log.add(*changes)
         return dataclasses.replace(self.task, train_data=changed)
 
     def undo(
@@ -130,12 +141,28 @@ class DataReport(_Findings):
         count: int = 1,  # changes
     ) -> Task:
         "Take the last changes back, and return the task without them"
-        self.changes = self.changes[: max(0, len(self.changes) - count)]
+        self.log.undo(count)
+        return self.change()
+
+    def redo(
+        self,
+        count: int = 1,  # changes
+    ) -> Task:
+        "Make the last changes again that were taken back, and return the task with them"
+        self.log.redo(count)
         return self.change()
 
     def code(self) -> str:
-        "Return the changes as a few lines of PyTorch or pandas"
-        return changes_code(self.changes, is_frame(self.train.inputs))
+        "Return the changes as a few lines of PyTorch, NumPy or pandas, for `inputs` and `targets`"
+        usual = "pandas" if is_frame(self.train.inputs) else "torch"
+        return changes_code(self.changes, form_of(by_row(self.task.train_data)) or usual)
+
+    def cell(
+        self,
+        name: str = "train_data",  # variable that holds the training data
+    ) -> str:
+        "Return a cell that changes the variable in the same way"
+        return changes_cell(name, self.task.train_data, self.changes)
 
     def __str__(self):
         return report_text(self)
@@ -169,6 +196,11 @@ def size_text(part: Part) -> str:
     return f"{part.name}: {part.rows:,} {'rows' if part.kind == 'table' else 'samples'} ({WHAT[part.kind]}{shape}){looked}"
 
 
+def _settled(report, finding):
+    done = len(finding.rows) - len(report.left(finding))
+    return f" {done:,} of {len(finding.rows):,} rows are settled by changes." if done else ""
+
+
 def report_text(report: DataReport) -> str:
     "Return a report as lines of text"
     lines = [size_text(part) for part in (report.train, report.valid) if part is not None]
@@ -182,6 +214,7 @@ def report_text(report: DataReport) -> str:
         lines.append(
             f"[{finding.certainty}] {finding.kind}: {finding.text}"
             + (f" {finding.effect}" if finding.effect else "")
+            + _settled(report, finding)
         )
         if finding.rows:
             lines.append(f"    rows {few(finding.rows, 8)}")
