@@ -6,7 +6,7 @@
 __all__ = ['changed_event', 'change_events', 'ChangeLog', 'treated_rows', 'rows_left']
 
 # %% ../../nbs/clean/07b_change_log.ipynb #e76687a8
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from .finding import Finding
 from ..data.changes import Change
@@ -40,23 +40,29 @@ class ChangeLog:
     ):
         self.made, self.undone = tuple(made), ()  # of the second, the one that is redone next comes last
         self.events: list[DataChanged] = []
+        self.listeners: list[Callable[[], object]] = []  # called after each of the methods below
 
     def add(self, *changes: Change):
         "Make changes"
         self.made, self.undone = (*self.made, *changes), () if changes else self.undone
-        self.events += [changed_event(change) for change in changes]
+        self._keep(changes, "made")
 
     def undo(self, count: int = 1):
         "Take the last changes back"
         for change in self.made[::-1][: max(0, count)]:
             self.made, self.undone = self.made[:-1], (*self.undone, change)
-            self.events.append(changed_event(change, action="undone"))
+            self._keep([change], "undone")
 
     def redo(self, count: int = 1):
         "Make changes again that were taken back"
         for change in self.undone[::-1][: max(0, count)]:
             self.made, self.undone = (*self.made, change), self.undone[:-1]
-            self.events.append(changed_event(change, action="redone"))
+            self._keep([change], "redone")
+
+    def _keep(self, changes, action):
+        self.events += [changed_event(change, action=action) for change in changes]
+        for listener in self.listeners if changes else ():
+            listener()
 
 # %% ../../nbs/clean/07b_change_log.ipynb #2a70dcdf
 def treated_rows(

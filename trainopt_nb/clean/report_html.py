@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .finding import Finding
-from .look import Part, as_images
+from .look import Part, as_images, size_text
 from trainopt_nb.clean.sample_views import (
     heights,
     image_span,
@@ -142,8 +142,6 @@ def findings_html(report: "DataReport") -> str:
 # %% ../../nbs/clean/10_report_html.ipynb #e8255d21
 def report_html(report: "DataReport") -> str:
     "Return a report as HTML"
-    from trainopt_nb.clean.report import size_text
-
     train, valid, counts = report.train, report.valid, class_counts(report.train)
     figures = [
         Figure(f"{train.rows:,}", "training samples"),
