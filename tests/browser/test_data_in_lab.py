@@ -25,7 +25,15 @@ SOUNDS = """import numpy as np
 time = np.arange(2400) / 8000
 train_data = np.stack([np.sin(2 * np.pi * 40 * (k + 6) * time) for k in range(20)]).astype("float32"), np.arange(20) % 2
 valid_data = model = None"""
-CELLS = (DIGITS, "%trainopt data --epochs 12 --lr 1e-2", "print('free', 6 * 7)", FIT, SAID, SOUNDS, "%trainopt data --sound-rate 8000")
+CELLS = (
+    DIGITS,
+    "%trainopt data --epochs 12 --lr 1e-2",
+    "print('free', 6 * 7)",
+    FIT,
+    SAID,
+    SOUNDS,
+    "%trainopt data --sound-rate 8000",
+)
 
 
 def strips(panel):

@@ -64,9 +64,7 @@ class _Findings:
     ):
         self.task, self.options, self.train, self.valid = task, options, train, valid
         self.findings, self.log = findings, ChangeLog()
-        self.chances = (
-            None  # out-of-sample probabilities of the training samples, once label errors were searched
-        )
+        self.chances = None  # out-of-sample probabilities, once label errors were searched
 
     def find_label_errors(
         self,
@@ -96,14 +94,9 @@ class _Findings:
         there = [finding.kind for finding in self.findings if finding.change is not None]
         if kinds == "all":
             kinds = there
-        names = (
-            [kinds]
-            if isinstance(kinds, str) and kinds in KIND_NAMES
-            else kinds.split()
-            if isinstance(kinds, str)
-            else list(kinds)
-        )
-        for name in names:
+        if isinstance(kinds, str):
+            kinds = [kinds] if kinds in KIND_NAMES else kinds.split()
+        for name in (names := list(kinds)):
             if name not in KIND_NAMES:
                 raise OptionError(
                     f"A report has findings of the kinds {', '.join(KIND_NAMES)}, and not {name!r}.{nearest(name, KIND_NAMES)}"
@@ -116,8 +109,8 @@ class _Findings:
         return [f.change for f in self.findings if f.change is not None and f.kind in names]
 
 # %% ../../nbs/clean/08_report.ipynb #da7986a9
-class DataReport(_Findings):
-    "What was found in the data of a task, and the changes that were made"
+class _Changed(_Findings):
+    "The changes that were made"
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -127,13 +120,6 @@ class DataReport(_Findings):
     def left(self, finding: Finding) -> tuple[int, ...]:
         "Return the rows of a finding that no change has settled"
         return rows_left(finding, self.changes)
-
-    def apply(
-        self,
-        kinds: str | Iterable[str] = "all",  # such as "duplicates overlap"
-    ) -> Task:
-        "Return the task with changed training data; the task and data that were given stay as they are"
-        return self.change(*self.proposed(kinds))
 
     def change(
         self,
@@ -171,6 +157,17 @@ class DataReport(_Findings):
     ) -> str:
         "Return a cell that changes the variable in the same way"
         return changes_cell(name, self.task.train_data, self.changes)
+
+# %% ../../nbs/clean/08_report.ipynb #4364d868
+class DataReport(_Changed):
+    "What was found in the data of a task, and the changes that were made"
+
+    def apply(
+        self,
+        kinds: str | Iterable[str] = "all",  # such as "duplicates overlap"
+    ) -> Task:
+        "Return the task with changed training data; the task and data that were given stay as they are"
+        return self.change(*self.proposed(kinds))
 
     def __str__(self):
         return report_text(self)

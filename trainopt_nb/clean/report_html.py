@@ -38,42 +38,41 @@ def samples_html(
     finding: Finding,
     most: int = 12,  # samples
 ) -> str:  # empty where there is nothing to look at
-    "Samples of a finding: a grid of images, rows of a table, or texts"
+    "Samples of a finding: a grid of images, rows of a table, texts, or waveforms"
     places = places_of_rows(part, finding.rows)[:most]
     if not places:
         return ""
-    better = (
-        dict(zip(finding.rows, finding.change.values, strict=True))
-        if finding.change and finding.kind == "labels"
-        else {}
-    )
-    names = [
-        f"row {part.looked[p]}: {label_text(part, p)}"
-        + (f" → {better[r]}" if (r := int(part.looked[p])) in better else "")
-        for p in places
-    ]
+    names = _names(part, places, finding)
     if part.kind == "images":
         images = as_images(part.inputs[places], image_span(part))
-        cells = "".join(
-            f'<figure style="margin:0;width:96px"><img alt="" src="{picture_url(image)}" style="width:64px;height:64px;object-fit:contain;'
-            f'image-rendering:pixelated"><figcaption style="font-size:11px;overflow-wrap:anywhere">{escape(name)}</figcaption></figure>'
-            for image, name in zip(images, names, strict=True)
-        )
-        return f'<div style="display:flex;flex-wrap:wrap;gap:6px">{cells}</div>'
+        return f'<div style="display:flex;flex-wrap:wrap;gap:6px">{"".join(map(_image_html, names, images))}</div>'
     if part.kind == "text":
-        return table_html(
-            ["sample", "text"], [[name, part.inputs[p][:200]] for name, p in zip(names, places, strict=True)]
-        )
+        rows = [[name, part.inputs[p][:200]] for name, p in zip(names, places, strict=True)]
+        return table_html(["sample", "text"], rows)
     if part.kind == "table":
         head, values = table_rows(part, places, finding.column)
-        rows = [
-            [name, *("" if v is None else v for v in row)] for name, row in zip(names, values, strict=True)
-        ]
+        rows = [[name, *(v or "" for v in row)] for name, row in zip(names, values, strict=True)]
         return table_html(["sample", *head], rows)
     if part.kind == "sound":
         waves = "".join(map(_wave_html, names, (wave_of(part.inputs[p]) for p in places)))
         return f'<div style="display:flex;flex-wrap:wrap;gap:6px 14px">{waves}</div>'
     return f'<div style="font-size:12px;{SOFT}">{escape(", ".join(names))}</div>'
+
+
+def _names(part, places, finding):
+    "Row and label of samples, and the better label where one is known"
+    better = {}
+    if finding.change and finding.kind == "labels":
+        better = dict(zip(finding.rows, finding.change.values, strict=True))
+    names = [(int(part.looked[p]), label_text(part, p)) for p in places]
+    return [f"row {row}: {label}" + (f" → {better[row]}" if row in better else "") for row, label in names]
+
+
+def _image_html(name, image):
+    return (
+        f'<figure style="margin:0;width:96px"><img alt="" src="{picture_url(image)}" style="width:64px;height:64px;object-fit:contain;'
+        f'image-rendering:pixelated"><figcaption style="font-size:11px;overflow-wrap:anywhere">{escape(name)}</figcaption></figure>'
+    )
 
 
 def _wave_html(name, sound):

@@ -117,7 +117,7 @@ def table_rows(
     part: Part,
     places: list[int],  # of samples
     first: object = None,  # column that stands first
-    most: int = 8,  # columns
+    most: int = 16,  # columns
 ) -> tuple[
     list[str], list[list[str | None]]
 ]:  # names, and the values of each sample; None where there is none

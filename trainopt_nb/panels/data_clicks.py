@@ -53,7 +53,7 @@ def relabelling(
         else "none_suggested"
     )
 
-
+# %% ../../nbs/panels/08e_data_clicks.ipynb #7a193f5d
 def settling(
     report: DataReport,
     key: str,  # of a finding
@@ -83,45 +83,8 @@ def settling(
         return "refused_value"
 
 # %% ../../nbs/panels/08e_data_clicks.ipynb #765b6569
-class DataClicks:
-    "What the page asks for, done on a report"
-
-    def __init__(self, report: DataReport, search: LabelSearch, preview: Preview, rate: int):
-        self.report, self.search, self.preview, self.rate = report, search, preview, rate
-        self.shown, self.sound, self.turn = (
-            Shown(problem=next(iter(keyed(report.findings)), None)),
-            None,
-            None,
-        )
-        self.said = ("", {})  # key of a text and its values, or a sentence
-
-    def take(self, content: dict[str, object]):
-        "Handle a message"
-        if isinstance(content.get("show"), dict):
-            self._show(content["show"])
-        if type(content.get("play")) is int:
-            self._play(content["play"], content.get("part"))
-        if self.preview.take(content):
-            self.turn = content.get("turn")
-        act = getattr(self, f"_do_{content.get('do')}", None) if isinstance(content.get("do"), str) else None
-        if act is not None:
-            self.said = "", {}
-            try:
-                act(content)
-            except TrainoptError as error:
-                self.said = str(error), {}
-
-    def _show(self, wanted):
-        texts = {name: v for name in ("problem", "label") if isinstance(v := wanted.get(name), str)}
-        numbers = {name: v for name in ("change", "page") if type(v := wanted.get(name)) is int and v >= 0}
-        self.shown = Shown("valid" if wanted.get("part") == "valid" else "train", **texts, **numbers)
-
-    def _play(self, row, name):
-        part = self.report.valid if name == "valid" else self.report.train
-        places = places_of_rows(part, [row]) if part is not None and part.kind == "sound" else []
-        for place in places:
-            wave = wave_of(part.inputs[place])
-            self.sound = [part.name, row, sound_url(wave[: sounding(wave)], self.rate)]
+class _Changing:
+    "What a click changes: a method for each word"
 
     def _make(self, change, **values):
         if isinstance(change, str):
@@ -170,3 +133,41 @@ class DataClicks:
 
     def _do_stop(self, content):
         self.search.stop()
+
+# %% ../../nbs/panels/08e_data_clicks.ipynb #8815275c
+class DataClicks(_Changing):
+    "What the page asks for, done on a report"
+
+    def __init__(self, report: DataReport, search: LabelSearch, preview: Preview, rate: int):
+        self.report, self.search, self.preview, self.rate = report, search, preview, rate
+        first = next((key for key, finding in keyed(report.findings).items() if report.left(finding)), None)
+        self.shown, self.sound, self.turn = Shown(problem=first), None, None
+        self.said = ("", {})  # key of a text and its values, or a sentence
+
+    def take(self, content: dict[str, object]):
+        "Handle a message"
+        if isinstance(content.get("show"), dict):
+            self._show(content["show"])
+        if type(content.get("play")) is int:
+            self._play(content["play"], content.get("part"))
+        if self.preview.take(content):
+            self.turn = content.get("turn")
+        act = getattr(self, f"_do_{content.get('do')}", None) if isinstance(content.get("do"), str) else None
+        if act is not None:
+            self.said = "", {}
+            try:
+                act(content)
+            except TrainoptError as error:
+                self.said = str(error), {}
+
+    def _show(self, wanted):
+        texts = {name: v for name in ("problem", "label") if isinstance(v := wanted.get(name), str)}
+        numbers = {name: v for name in ("change", "page") if type(v := wanted.get(name)) is int and v >= 0}
+        self.shown = Shown("valid" if wanted.get("part") == "valid" else "train", **texts, **numbers)
+
+    def _play(self, row, name):
+        part = self.report.valid if name == "valid" else self.report.train
+        places = places_of_rows(part, [row]) if part is not None and part.kind == "sound" else []
+        for place in places:
+            wave = wave_of(part.inputs[place])
+            self.sound = [part.name, row, sound_url(wave[: sounding(wave)], self.rate)]

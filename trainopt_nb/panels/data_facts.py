@@ -120,6 +120,7 @@ def data_facts(report: DataReport, texts: Mapping[str, str] = TEXTS) -> dict[str
     searched = [kind for kind in KIND_NAMES if kind != "labels" or report.chances is not None]
     table = report.train.kind == "table"
     clear = [k for k in searched if k not in found and (table or k not in ("constant", "identifier"))]
+    classes = class_rows(report)
     problems = [problem_row(key, finding, report, texts) for key, finding in keyed(report.findings).items()]
     return {
         "kind": report.train.kind,
@@ -128,7 +129,8 @@ def data_facts(report: DataReport, texts: Mapping[str, str] = TEXTS) -> dict[str
         "figures": data_figures(report, texts),
         "problems": problems,
         "clear": [name[:1].lower() + name[1:] for name in (texts[f"kind_{kind}"] for kind in clear)],
-        "classes": class_rows(report),
+        "classes": classes[:MOST],
+        "more_classes": max(0, len(classes) - MOST),
         "changes": [
             [change_words(change, texts), plain(texts.get(f"kind_{change.why}", change.why))]
             for change in report.changes[:MOST]

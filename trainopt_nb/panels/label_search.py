@@ -30,7 +30,43 @@ GRACE = 10.0  # seconds for a search that was stopped to end its processes
 OFTEN = 0.5  # seconds between two looks of a page at the progress, at least
 
 
-class LabelSearch:
+class _Following:
+    "The thread that takes the progress and the result of a search"
+
+    def _follow(self, handle: WorkerHandle):
+        "Take progress and result"
+        try:
+            self._take_progress(handle)
+            if not handle.done:
+                self.state = "stopped"
+                handle.stop(GRACE)  # which ends the processes of the folds
+            else:
+                self.report.take_label_errors(*handle.result())
+                self.state = "done"
+        except TrainoptError as error:
+            self.state, self.said = "failed", str(error)
+        except Exception as error:  # what the thread fails with would be lost
+            self.state, self.said = "failed", f"{type(error).__name__}: {error}"
+        finally:
+            handle.close()
+        self._changed()
+
+    def _take_progress(self, handle):
+        shown, seen = 0.0, None
+        while not (handle.done or self._stop.is_set()):
+            try:
+                for self.progress in handle.events(timeout=0.2):
+                    now, key = time.monotonic(), self.progress[:3]
+                    if key != seen and now - shown > OFTEN:
+                        shown, seen = now, key
+                        self._changed()
+                    if self._stop.is_set():
+                        return
+            except TimeoutError:
+                continue
+
+# %% ../../nbs/panels/08c_label_search.ipynb #e33f5b78
+class LabelSearch(_Following):
     "One search for label errors after the other"
 
     def __init__(
@@ -78,35 +114,3 @@ class LabelSearch:
         "Wait for the end of the search"
         if self._thread is not None:
             self._thread.join(seconds)
-
-    def _follow(self, handle: WorkerHandle):
-        "Take progress and result"
-        try:
-            self._take_progress(handle)
-            if not handle.done:
-                self.state = "stopped"
-                handle.stop(GRACE)  # which ends the processes of the folds
-            else:
-                self.report.take_label_errors(*handle.result())
-                self.state = "done"
-        except TrainoptError as error:
-            self.state, self.said = "failed", str(error)
-        except Exception as error:  # what the thread fails with would be lost
-            self.state, self.said = "failed", f"{type(error).__name__}: {error}"
-        finally:
-            handle.close()
-        self._changed()
-
-    def _take_progress(self, handle):
-        shown, seen = 0.0, None
-        while not (handle.done or self._stop.is_set()):
-            try:
-                for self.progress in handle.events(timeout=0.2):
-                    now, key = time.monotonic(), self.progress[:3]
-                    if key != seen and now - shown > OFTEN:
-                        shown, seen = now, key
-                        self._changed()
-                    if self._stop.is_set():
-                        return
-            except TimeoutError:
-                continue

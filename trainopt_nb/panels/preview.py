@@ -82,8 +82,8 @@ def read_steps(
     return tuple(steps) if len({step.name for step in steps}) == len(steps) else None
 
 # %% ../../nbs/panels/08_preview.ipynb #26ee1569
-class Preview:
-    "A grid of augmented images"
+class _Grid:
+    "The pictures of a policy"
 
     def __init__(
         self,
@@ -108,19 +108,6 @@ class Preview:
         if labels is not None and labels.ndim == 1:
             self._labels = torch.from_numpy(np.unique(labels, return_inverse=True)[1][self._places])
 
-    def take(self, content: dict[str, object]) -> bool:  # whether the message was for the preview
-        "Take over a policy, a factor, or the wish for other samples from the page"
-        if content.get("do") == "again":
-            self.seed += 1
-            self._choose()
-            return True
-        steps, factor = read_steps(content.get("policy")), content.get("factor")
-        if steps is not None:
-            self.steps = steps
-        if isinstance(factor, (int, float)) and not isinstance(factor, bool) and 0 <= factor <= 10:
-            self.factor = float(factor)
-        return steps is not None
-
     def scaled(self, step: Step) -> Step:
         "Return an operation with the strength that the factor makes of it"
         op = step.operation
@@ -130,20 +117,6 @@ class Preview:
         "Return the policy as the options of a run"
         factor = "" if self.factor == 1 else f" --augment-strength {self.factor:g}"
         return f'--augment "{policy_text(self.steps)}"{factor}'
-
-    def facts(self) -> dict[str, object]:
-        "Return what the page shows besides the pictures"
-        if self.why:
-            return {"why": self.why}
-        return {
-            "why": "",
-            "steps": [[step.name, step.strength] for step in self.steps],
-            "factor": self.factor,
-            "known": known_operations(),
-            "flags": self.flags(),
-            "labels": [label_text(self.part, place) for place in self._places],
-            "count": len(self._places),
-        }
 
     def rows(self) -> dict[str, dict]:  # by name
         "Return the rows of the grid: each is one picture of all samples side by side"
@@ -167,3 +140,34 @@ class Preview:
             )
         pixels = as_images(images.float().numpy(), self._span)
         return {"url": picture_url(np.concatenate(list(pixels), 1), SIDE * len(pixels))}
+
+# %% ../../nbs/panels/08_preview.ipynb #293924ce
+class Preview(_Grid):
+    "A grid of augmented images, and what the page says of it"
+
+    def take(self, content: dict[str, object]) -> bool:  # whether the message was for the preview
+        "Take over a policy, a factor, or the wish for other samples from the page"
+        if content.get("do") == "again":
+            self.seed += 1
+            self._choose()
+            return True
+        steps, factor = read_steps(content.get("policy")), content.get("factor")
+        if steps is not None:
+            self.steps = steps
+        if isinstance(factor, (int, float)) and not isinstance(factor, bool) and 0 <= factor <= 10:
+            self.factor = float(factor)
+        return steps is not None
+
+    def facts(self) -> dict[str, object]:
+        "Return what the page shows besides the pictures"
+        if self.why:
+            return {"why": self.why}
+        return {
+            "why": "",
+            "steps": [[step.name, step.strength] for step in self.steps],
+            "factor": self.factor,
+            "known": known_operations(),
+            "flags": self.flags(),
+            "labels": [label_text(self.part, place) for place in self._places],
+            "count": len(self._places),
+        }

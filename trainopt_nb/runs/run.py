@@ -14,7 +14,6 @@ from pathlib import Path
 from ..base.errors import RunError
 from ..base.guarded_files import open_regular
 from ..base.registry import Registry
-from ..events.data_changes import DataChanged
 from ..events.format import figure
 from ..events.received_commands import checked_command, command_of
 from ..events.records import command_line
@@ -136,11 +135,6 @@ class Run(RunWriter):
     def predict(self, data: object, model: object = None) -> object:  # `Predictions`
         "Predict labels by name for new data, by the model of this process or one of the same class; raises `DataError` or `RunError`"
         return RUN_ACTIONS["predict"](self, data, model)
-
-    @property
-    def changes(self) -> list[DataChanged]:  # each with its rows; `str` gives it in words
-        "Return the changes of the data that the run trains on"
-        return list(self.progress.parts.get("data", []))
 
     def send(self, command: str | tuple):
         "Send `pause`, `resume`, `stop`, `save` or a command such as `SetLr(1e-4)`; raises `RunError` where no process takes it"

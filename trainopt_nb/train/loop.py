@@ -148,8 +148,10 @@ class Loop:
             self.state.load_state_dict(*checkpoint)
         decides = prepared.finds_best
         self.monitor, self.mode = choose_monitor(options, prepared.metrics, decides, prepared.own_loss)
-        best = best_epoch(self.monitor, self.mode, prepared.data, decides)
-        self.assumptions = [*prepared.assumptions, best]
+        self.assumptions = [
+            *prepared.assumptions,
+            best_epoch(self.monitor, self.mode, prepared.data, decides),
+        ]
 
     def events(
         self,

@@ -50,11 +50,11 @@ function Problem(shared) {
 function Problems(shared) {
   const { face, texts } = shared, { problems, clear, page, search } = face;
   const found = problems.find((row) => row.key === page.problem);
-  const words = [problems.length ? "" : texts.nothing_found, clear.length ? fill(texts.clear, { names: clear.join(", ") }) : "",
+  const words = [clear.length ? fill(texts.clear, { names: clear.join(", ") }) : "",
     search.state || search.refusal === "no_classes" || problems.some((row) => row.kind === "labels") ? "" : texts.unsearched];
-  return html`<${Table}>${problems.map((row) => html`<${Problem} key=${row.key} ...${shared} row=${row} />`)}<//>
+  return html`${problems.length > 0 && html`<${Table}>${problems.map((row) => html`<${Problem} key=${row.key} ...${shared} row=${row} />`)}<//>`}
     <div class="tonb-none tonb-clear">${words.filter(Boolean).join(" ")}</div>
-    ${found && html`<${Samples} shared=${shared} title=${html`<b class="tonb-title">${found.title}</b>`} />`}`;
+    ${found?.count > 0 && html`<${Samples} shared=${shared} title=${html`<b class="tonb-title">${found.title}</b>`} />`}`;
 }
 
 // ---- samples, classes, changes
@@ -70,7 +70,7 @@ function Browse(shared) {
 }
 
 function Bars(shared) {
-  const { face: { classes: counts }, texts, live, show, ui, refresh } = shared;
+  const { face: { classes: counts, more_classes: more }, texts, live, show, ui, refresh } = shared;
   const most = Math.max(1, ...counts.flatMap(([, train, valid]) => [train, valid ?? 0])), valid = counts.some(([, , n]) => n !== null);
   const open = (label) => () => {
     refresh((ui.tab = "samples"));
@@ -79,7 +79,8 @@ function Bars(shared) {
   const bar = (n, name) => html`<span class=${`tonb-class-bar tonb-of-${name}`}><i style=${{ width: `${(100 * n) / most}%` }}></i><span>${n.toLocaleString("en")}</span></span>`;
   return html`<div class="tonb-classes"><div class="tonb-legend"><span class="tonb-train">■ ${texts.bars_train}</span>${valid && html`<span class="tonb-valid">■ ${texts.bars_valid}</span>`}</div>
     ${counts.map(([label, train, held]) => html`<button type="button" key=${label} class="tonb-class" data-label=${label} disabled=${!live} onClick=${open(label)}>
-    <span class="tonb-class-name" title=${label}>${label}</span><span class="tonb-class-bars">${bar(train, "train")}${held !== null && bar(held, "valid")}</span></button>`)}</div>`;
+    <span class="tonb-class-name" title=${label}>${label}</span><span class="tonb-class-bars">${bar(train, "train")}${held !== null && bar(held, "valid")}</span></button>`)}
+    ${more > 0 && html`<div class="tonb-soft">${fill(texts.more_classes, { n: more })}</div>`}</div>`;
 }
 
 function Changes(shared) {

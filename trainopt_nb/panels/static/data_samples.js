@@ -104,7 +104,7 @@ function Cells({ shared, samples }) {
   const { texts, face: { page } } = shared;
   const cell = (value, i, filled) => html`<td class=${classes(value === null && "tonb-missing")} title=${value}>${
     filled[i] !== undefined ? html`<span class="tonb-now">${filled[i]}</span>` : value ?? texts.missing}</td>`;
-  return html`<${Table} heads=${[shared.editable ? "" : null, "", ...page.heads].filter((head) => head !== null)}>${samples.map((sample) => html`<tr ...${tile(shared, sample)}>
+  return html`<${Table} heads=${[shared.editable ? "" : null, texts.class_head, ...page.heads].filter((head) => head !== null)}>${samples.map((sample) => html`<tr ...${tile(shared, sample)}>
     ${shared.editable && html`<td class="tonb-cell-pick"><${Pick} ...${{ shared, sample }} /></td>`}
     <td><${Caption} sample=${sample} texts=${texts} /></td>${sample.cells.map((value, i) => cell(value, i, sample.filled))}</tr>`)}<//>`;
 }
@@ -152,6 +152,7 @@ function Samples({ shared, title }) {
       <label class="tonb-pick-page" hidden=${!editable || !here.length}><input type="checkbox" class="tonb-pick" checked=${whole} onChange=${(event) => pick(shared, here, event.target.checked)} />${texts.pick_page}</label>
       <span class="tonb-soft" hidden=${page.part === "train"}>${texts.only_train}</span><span class="tonb-grow"></span><${Pager} shared=${shared} /></div>
     ${here.length ? html`<${View} shared=${inner} samples=${page.samples} />` : html`<div class="tonb-none">${texts.none_left}</div>`}
+    ${page.kind === "table" && page.columns > page.heads.length && html`<div class="tonb-none">${fill(texts.more_columns, { n: page.columns - page.heads.length })}</div>`}
     ${page.kind === "sound" && html`<audio class="tonb-audio" ref=${(node) => { ui.audio = node ?? ui.audio; }}></audio><div class="tonb-none">${fill(rate[1] ? texts.rate_guessed : texts.rate, { rate: rate[0] })}</div>`}
     ${ui.picked.size > 0 && editable && html`<${Actions} shared=${shared} />`}</div>`;
 }
