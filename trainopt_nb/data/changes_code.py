@@ -36,11 +36,8 @@ def _impute(change, rows, form, at, comment):
     return [f"inputs = inputs.{copy}()", f"inputs{at}[{rows}, {column}] = {value}{comment}"]
 
 
-def changes_code(
-    changes: Iterable[Change],
-    form: str = "torch",  # what inputs and targets are: `torch`, `numpy` or `pandas`
-) -> str:
-    "Return a few lines that do to `inputs` and `targets` what the changes do"
+def _lines(changes, form):
+    "Imports, and lines of code"
     at, lines, dropped = (".iloc" if form == "pandas" else ""), [], set()
     for change in changes:
         rows = list(map(int, change.rows))
@@ -53,12 +50,20 @@ def changes_code(
             lines += (_relabel if change.kind == "relabel" else _impute)(change, rows, form, at, comment)
     if dropped:
         lines += [
-            f"dropped = {set(sorted(dropped))}",
+            f"dropped = {{{', '.join(map(str, sorted(dropped)))}}}",
             "kept = [row for row in range(len(targets)) if row not in dropped]",
             f"inputs, targets = inputs{at}[kept], targets{at}[kept]",
         ]
     needed = [("torch.", "import torch"), ("np.", "import numpy as np")]
-    imports = [line for word, line in needed if any(word in each for each in lines)]
+    return [line for word, line in needed if any(word in each for each in lines)], lines
+
+
+def changes_code(
+    changes: Iterable[Change],
+    form: str = "torch",  # what inputs and targets are: `torch`, `numpy` or `pandas`
+) -> str:
+    "Return a few lines that do to `inputs` and `targets` what the changes do"
+    imports, lines = _lines(changes, form)
     return "\n".join([*imports, *[""] * bool(imports), *lines])
 
 # %% ../../nbs/data/12c_changes_code.ipynb #e4f08402
@@ -84,10 +89,11 @@ def changes_cell(
     changes, form = list(changes), form_of(data)
     if form:
         tensors = isinstance(data, TensorDataset)
-        code = changes_code(changes, form)
+        imports, lines = _lines(changes, form)
+        imports = sorted({*imports, *["import torch"] * tensors})
         last = "torch.utils.data.TensorDataset(inputs, targets)" if tensors else "inputs, targets"
-        first = "import torch\n\n" if tensors and not code.startswith("import torch") else ""
-        return f"{first}inputs, targets = {name}{'.tensors' if tensors else ''}\n{code}\n{name} = {last}"
+        first = f"inputs, targets = {name}{'.tensors' if tensors else ''}"
+        return "\n".join([*imports, *[""] * bool(imports), first, *lines, f"{name} = {last}"])
     rows = [f"    Change(*{tuple(Change.of(change.plain()))!r})," for change in changes]
     return "\n".join(
         [

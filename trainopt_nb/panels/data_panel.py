@@ -81,7 +81,37 @@ class _Told:
         return {name: row for name, row in new.items() if had.get(name) != row} | gone
 
 # %% ../../nbs/panels/09_data_panel.ipynb #4e742bd8
-class DataPanel(_Told, Panel):
+class _Heard:
+    "What the panel hears from the page, from the report and from the search"
+
+    def receive(self, content: dict[str, object]):
+        "Do what was clicked, and answer"
+        with self._lock:
+            if content.get("do") == "close" and self._leave:
+                return self._leave()
+            if "do" in content:
+                self._told = ""
+            if content.get("do") == "use" and self._use:
+                self._use(self.report)
+                self._told = self.texts["used" if self.report.changes else "used_original"].format(
+                    name=self.name
+                )
+            self._clicked.take(content)
+            self.update()
+
+    def _changed(self):
+        with self._lock:
+            if not self.closed:
+                self.update()
+
+    def _progressed(self):
+        if self.search.state == "done" and self._clicked.shown.change is None:
+            key = next((key for key, f in keyed(self.report.findings).items() if f.kind == "labels"), None)
+            self._clicked.shown = Shown(problem=key) if key else self._clicked.shown
+        self._changed()
+
+# %% ../../nbs/panels/09_data_panel.ipynb #06e767c8
+class DataPanel(_Told, _Heard, Panel):
     "A live view of a data report"
 
     script = read_static("data_samples.js", "data_preview.js", "data_panel.js")
@@ -111,32 +141,6 @@ class DataPanel(_Told, Panel):
         self._use, self._leave, self._told = use, close, ""
         report.log.listeners.append(self._changed)
         super().__init__()
-
-    def receive(self, content: dict[str, object]):
-        "Do what was clicked, and answer"
-        with self._lock:
-            if content.get("do") == "close" and self._leave:
-                return self._leave()
-            if "do" in content:
-                self._told = ""
-            if content.get("do") == "use" and self._use:
-                self._use(self.report)
-                self._told = self.texts["used" if self.report.changes else "used_original"].format(
-                    name=self.name
-                )
-            self._clicked.take(content)
-            self.update()
-
-    def _changed(self):
-        with self._lock:
-            if not self.closed:
-                self.update()
-
-    def _progressed(self):
-        if self.search.state == "done" and self._clicked.shown.change is None:
-            key = next((key for key, f in keyed(self.report.findings).items() if f.kind == "labels"), None)
-            self._clicked.shown = Shown(problem=key) if key else self._clicked.shown
-        self._changed()
 
     def close(self):
         "End the search, and show the end"

@@ -148,10 +148,8 @@ class Loop:
             self.state.load_state_dict(*checkpoint)
         decides = prepared.finds_best
         self.monitor, self.mode = choose_monitor(options, prepared.metrics, decides, prepared.own_loss)
-        self.assumptions = [
-            *prepared.assumptions,
-            best_epoch(self.monitor, self.mode, prepared.data, decides),
-        ]
+        best = best_epoch(self.monitor, self.mode, prepared.data, decides)
+        self.assumptions = [*prepared.assumptions, best]
 
     def events(
         self,
@@ -187,9 +185,8 @@ class Loop:
     def _seed(self):
         "Seed random numbers, or set them as they were in the checkpoint"
         if self.state.random is None:
-            seed_everything(self.options.seed)
-        else:
-            set_random_state(self.state.random)
+            return seed_everything(self.options.seed)
+        set_random_state(self.state.random)
 
 # %% ../../nbs/train/15_loop.ipynb #2a18312f
 def train(

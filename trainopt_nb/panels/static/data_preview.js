@@ -1,6 +1,6 @@
 // The preview of augmentation in the data panel: the same samples in each row, and a slider for each strength.
 
-const FINE = 100; // steps of a slider
+const FINE = 50; // steps of a slider, at least; each is a power of ten
 
 const stepsOf = ({ ui, face }) => ui.steps ?? face.preview.steps;
 const factorOf = ({ ui, face }) => ui.factor ?? face.preview.factor;
@@ -28,7 +28,7 @@ function change(shared, steps, factor = factorOf(shared)) {
 }
 
 function Slider({ shared, name, value, low, high, tip, move }) {
-  const { ui, texts, live, refresh } = shared, step = (high - low) / FINE;
+  const { ui, texts, live, refresh } = shared, step = 10 ** Math.floor(Math.log10((high - low) / FINE));
   const hold = (on) => () => refresh((ui.held = on), on || settle(shared));
   return html`<span class="tonb-strength" title=${tip}><input type="range" class="tonb-range" min=${low} max=${high} step=${step} value=${value} disabled=${!live} aria-label=${fill(texts.strength, { name })}
     data-name=${name} onPointerdown=${hold(true)} onPointerup=${hold(false)} onInput=${(event) => move(Number(Number(event.target.value).toPrecision(4)))} /><output>${compact(value)}</output></span>`;
