@@ -437,7 +437,7 @@ def test_a_step_of_the_users_own_gets_changed_images(tmp_path):
 
 
 def test_views_that_are_not_there_are_refused():
-    refused(OptionError, "has 1 views: name flip", tta=2)
+    refused(OptionError, "has 1 view: name flip", tta=2)
     refused(OptionError, "has 2 views: pass at most 2", augment="flip colour", tta=3)
     refused(
         OptionError,

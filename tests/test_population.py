@@ -329,6 +329,20 @@ def test_dropped_trials_leave_the_others_as_they_are_and_go_on_from_their_checkp
         assert [e.metrics for e in mine] == [e.metrics for e in wanted]
 
 
+def test_trials_that_ran_out_of_steps_go_on_within_the_epoch():
+    options, task = TrainOptions(epochs=4, batch_size=32, lr=0.01, patience=3), task_of()
+    trials = [{"max_steps": steps, "dropout": 0.1, "ema": 0.8} for steps in (3, 8, 13)]  # of eight an epoch
+    _, ends = together(task, options, trials, chunk=2)
+    for k, values in enumerate(trials):
+        more = options.replace(**{**values, "max_steps": 20})
+        wanted = [e for e in alone(task, more)[0] if isinstance(e, Epoch)]
+        mine = [e for e in alone(task, more, checkpoint=ends[k].checkpoint)[0] if isinstance(e, Epoch)]
+        assert [(e.epoch, e.step) for e in mine] == [(e.epoch, e.step) for e in wanted][-len(mine) :]
+        assert len(mine) == (3, 2, 2)[k]
+        losses = [e.train_loss for e in wanted][-len(mine) :]
+        assert [e.train_loss for e in mine] == pytest.approx(losses, abs=1e-9)
+
+
 def test_stop_ends_all_trials_with_their_weights():
     options = TrainOptions(epochs=50, batch_size=32)
     told, ends = together(task_of(), options, [{"lr": 0.1}, {"lr": 0.2}], {14: Stop("by hand")}, every=2)

@@ -11,7 +11,10 @@ from trainopt_nb.base.flags import rows
 from trainopt_nb.base.options import combine, declared
 from trainopt_nb.base.texts import wording
 from trainopt_nb.events.records import COMMANDS, EVENTS, Step
+from trainopt_nb.notebook.convert_verb import ConvertArguments
+from trainopt_nb.notebook.data_verb import DataView
 from trainopt_nb.notebook.new import NewOptions
+from trainopt_nb.notebook.predict_verb import PredictOptions
 from trainopt_nb.notebook.sweep_verbs import SpaceWords
 from trainopt_nb.notebook.verb_help import terminal_usage, verb_rows
 from trainopt_nb.notebook.verbs import CellOptions, Trust
@@ -117,6 +120,9 @@ def write_reference(
         "sweep options": _plain_options(combine(SpaceWords, SweepOptions)),
         "cell options": _options(CellOptions),
         "trust options": _plain_options(Trust),
+        "predict options": _plain_options(PredictOptions),
+        "data options": _plain_options(DataView),
+        "convert options": _plain_options(ConvertArguments),
         "new options": _options(NewOptions, "trainopt new"),
         "front options": _front(),
         "verbs": _verbs(),
@@ -179,9 +185,10 @@ def _options(cls, program=""):
 
 
 def _plain_options(cls):
-    "Document all options of a class without headings"
+    "Document all options of a class without headings; arguments stand in the usage of their command"
     known = declared(cls)
-    return "\n\n".join(_option(known[row["keyword"]], row) for row in rows(cls))
+    options = [row for row in rows(cls) if not known[row["keyword"]].argument]
+    return "\n\n".join(_option(known[row["keyword"]], row) for row in options)
 
 
 def _front():

@@ -252,6 +252,7 @@ def test_curves_of_chosen_runs_lie_over_each_other(open_table, tmp_path):
         page.settle()
     assert "95.9%" in page.root.locator(".tonb-key").nth(1).inner_text()  # it goes on
     page.root.locator(".tonb-metric").select_option("train loss")
+    page.hand_over()  # a chart is drawn at the next frame
     assert "train loss" in page.root.locator(".tonb-compared .tonb-plot").get_attribute("aria-label")
     page.root.locator(".tonb-plot").focus()
     page.page.keyboard.press("Home")

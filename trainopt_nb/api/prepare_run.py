@@ -150,41 +150,29 @@ def stored_options(
         ) from error
 
 # %% ../../nbs/api/03_prepare_run.ipynb #751b4b5c
-def resume_in(
-    run: Run,  # to be resumed
-    task: Task,  # the same that it began with
-    options: TrainOptions,  # as from `stored_options`
-    token: str | None = "",  # as in `start_in`
-    ranks: Ranks = SINGLE,  # this one and how many there are
-    every: float = 0.1,  # as in `start_in`
-    prompt: tuple[type, ...] = (),  # as in `start`
-) -> LocalRun:
-    "Prepare to continue from the newest checkpoint that is not damaged"
-    _, model_state, training, lost = load_checkpoint(run.path / "checkpoints", "last")
-    limit = options.max_steps or float("inf")
-    if run.progress.state == "finished" and (
-        training["epoch"] >= options.epochs or training["step"] >= limit
-    ):
-        raise RunError(
-            f"The run {run.name} has done all of its {options.epochs} epochs: pass more, such as --epochs {2 * options.epochs}."
-        )
-    lost += _early(run, training, options) + _damaged(run)
-    task, opened = again_clean(read_task(task, options), options, run.facts.get("changes"))
-    here = options.on(ranks.data_shard[1])
-    opened = opened.on(ranks.data_shard[1])
-    prepared = prepare(with_table(task, opened, stored_features(run.path)), opened, ranks)
-    prepared.notes = [("resume", sentence) for sentence in lost]  # the others were said when the run began
-    given = options.lr == run.options.get("lr")  # a new learning rate holds in place of those set by hand
-    earlier = ranks.all_gather(earlier_commands(run.events(), training) if given else [])[0]
-    loop = Loop(prepared, here, (model_state, training), earlier)
-    handle = _handle(run, loop, token, every, prompt=prompt)
-    if ranks.first:
-        try:
-            run.change_options(options.plain())  # not before this process is the only writer
-        except RunError:
-            run.stop_writing()
-            raise
-    return handle
+def _check_done(run, training, options):
+    "Raise `RunError` for a run whose epochs or steps are all done"
+    for name, done in (("epochs", training["epoch"]), ("max_steps", training["step"])):
+        limit = getattr(options, name)
+        if run.progress.state == "finished" and limit is not None and done >= limit:
+            what, flag = name.removeprefix("max_"), name.replace("_", "-")
+            raise RunError(
+                f"The run {run.name} has done all of its {limit} {what}: pass more, such as --{flag} {2 * limit}."
+            )
+
+
+def _other_length(run, state):
+    "Return a warning about a schedule that spreads over another number of updates than it did so far"
+    started, schedule, now = run.progress.started, state.schedule, state.total
+    if started is None or not state.step or not schedule.by_length or started.steps in (None, now):
+        return []
+    name = "The warmup" if state.options.schedule == "constant" else f"The schedule {state.options.schedule}"
+    rate = schedule.base[0] * schedule.factor(state.step)
+    return [
+        f"{name} spreads over all updates, {now:,} from now on and {started.steps:,} so far: update {state.step + 1:,} has the learning rate {rate:.3g}, "
+        f"and the weights will differ from those of a run that had {now:,} updates from its beginning. Pass --schedule constant --warmup 0 --lr with a "
+        "rate of your own to go on without it."
+    ]
 
 
 def _damaged(run):
@@ -206,8 +194,41 @@ def _early(run, training, options):
     said = f"The run {run.name} had stopped early: {before.started.monitor} did not improve for {training['bad']} epochs"
     if training["bad"] >= options.patience and not training["batch"]:
         raise RunError(f"{said}, which is the patience of {options.patience}: {out}.")
-    if training["bad"] and before.epoch < before.started.epochs:
+    out_of_steps = before.step >= (run.options.get("max_steps") or float("inf"))
+    if training["bad"] and before.epoch < before.started.epochs and not out_of_steps:
         return [
             f"{said}, and goes on counting up to its patience of {options.patience}: {out} to train longer."
         ]
     return []
+
+# %% ../../nbs/api/03_prepare_run.ipynb #25c65597
+def resume_in(
+    run: Run,  # to be resumed
+    task: Task,  # the same that it began with
+    options: TrainOptions,  # as from `stored_options`
+    token: str | None = "",  # as in `start_in`
+    ranks: Ranks = SINGLE,  # this one and how many there are
+    every: float = 0.1,  # as in `start_in`
+    prompt: tuple[type, ...] = (),  # as in `start`
+) -> LocalRun:
+    "Prepare to continue from the newest checkpoint that is not damaged"
+    _, model_state, training, lost = load_checkpoint(run.path / "checkpoints", "last")
+    _check_done(run, training, options)
+    lost += _early(run, training, options) + _damaged(run)
+    task, opened = again_clean(read_task(task, options), options, run.facts.get("changes"))
+    here = options.on(ranks.data_shard[1])
+    opened = opened.on(ranks.data_shard[1])
+    prepared = prepare(with_table(task, opened, stored_features(run.path)), opened, ranks)
+    prepared.notes = [("resume", sentence) for sentence in lost]  # the others were said when the run began
+    given = options.lr == run.options.get("lr")  # a new learning rate holds in place of those set by hand
+    earlier = ranks.all_gather(earlier_commands(run.events(), training) if given else [])[0]
+    loop = Loop(prepared, here, (model_state, training), earlier)
+    prepared.notes += [("resume", sentence) for sentence in _other_length(run, loop.state)]
+    handle = _handle(run, loop, token, every, prompt=prompt)
+    if ranks.first:
+        try:
+            run.change_options(options.plain())  # not before this process is the only writer
+        except RunError:
+            run.stop_writing()
+            raise
+    return handle

@@ -113,7 +113,7 @@ def input_tensor(
         array = plain_numbers(array)
         if array.dtype.kind not in "biufc":
             raise DataError(
-                f"Inputs must be numbers, and the array holds {array.dtype}: turn text, dates and objects into numbers first."
+                f"Inputs must be numbers, and the array holds {array.dtype}: turn text, dates and objects into numbers, or give a data frame, whose columns are turned into numbers by --features."
             )
     return as_tensor(array, dtype)
 

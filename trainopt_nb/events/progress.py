@@ -156,10 +156,11 @@ def _add_started(p, e):
     p.step, p.epoch = e.step, e.epoch
     p.earlier += p.seconds
     p._start_process()
-    p.epochs = [row for row in p.epochs if row.step <= e.step]
+    p.epochs = [row for row in p.epochs if row.step <= e.step and row.epoch <= e.epoch]
+    validated = p.epochs[-1].step if p.epochs else 0
     p.best = next((row for row in reversed(p.epochs) if row.best), None)
-    for curve in p.curves.values():
-        curve.cut(e.step)
+    for name, curve in p.curves.items():
+        curve.cut(e.step if name == "train loss" else validated)
 
 
 def _add_epoch(p, e):

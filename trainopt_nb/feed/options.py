@@ -49,7 +49,7 @@ class SoundOptions(ImageOptions):
 
     sound_rate: int | None = option(
         None,
-        "sampling rate of sounds; none takes that of most files",
+        "sampling rate of sounds in Hz; none takes that of most files",
         type="int",
         low=100,
         high=768_000,
@@ -60,7 +60,7 @@ class SoundOptions(ImageOptions):
     )
     sound_seconds: float | None = option(
         None,
-        "length to which sounds are cut or padded; none takes what 95% of them do not exceed",
+        "length in seconds to which sounds are cut or padded; none takes what 95% of them do not exceed",
         type="float",
         low=0.001,
         high=3600,
@@ -97,7 +97,7 @@ class TextOptions(SoundOptions):
     )
     text_length: int | None = option(
         None,
-        "length to which texts are cut or padded; none takes what 95% of them do not exceed",
+        "length in tokens to which texts are cut or padded; none takes what 95% of them do not exceed",
         type="int",
         low=1,
         high=10_000_000,

@@ -46,8 +46,8 @@ def _cells(name: str, kind: str) -> list[tuple[str, str]]:
         (
             "markdown",
             "## And then\n\n`%trainopt runs` compares all runs in a table, `%trainopt resume --epochs 20` goes on with this one, "
-            "`%%trainopt fit --background` trains in a process that outlives the kernel, and `run.eject()` writes the plain PyTorch "
-            "script of what was done.",
+            f"`%%trainopt fit --background` trains in a process that outlives the kernel, `%trainopt data` says what is wrong with the data, "
+            f"and {s.then}.",
         ),
     ]
 

@@ -9,6 +9,9 @@ __all__ = ['IMAGE', 'AUDIO', 'Starter']
 from typing import NamedTuple
 
 # %% ../../nbs/notebook/07b_starter_signals.ipynb #2c2a1819
+_SCRIPT = "`run.eject()` writes the plain PyTorch script of what was done"
+
+
 class Starter(NamedTuple):
     "The parts of a starter notebook"
 
@@ -18,6 +21,7 @@ class Starter(NamedTuple):
     flags: str  # of the training
     model: str  # a cell that defines data and model
     look: str  # a cell that asks the trained model
+    then: str = _SCRIPT  # what comes after
 
 # %% ../../nbs/notebook/07b_starter_signals.ipynb #c9b49520
 _IMAGE_DATA = """
@@ -28,11 +32,9 @@ def load():
     "Images of shape (samples, channels, height, width), and labels"
     images, labels = load_digits(return_X_y=True)
     return images.reshape(-1, 1, 8, 8).astype("float32") / 16, labels
-    # Your own, from folders named after their label:
-    # files = sorted(Path("pictures").glob("*/*.png"))
-    # images = [np.asarray(Image.open(f).convert("RGB").resize((32, 32))) for f in files]
-    # images = np.stack(images).transpose(0, 3, 1, 2).astype("float32") / 255
-    # return images, np.array([f.parent.name for f in files])
+    # Your own, from a folder with one folder of pictures for each label:
+    # data = trainopt_nb.load_data("pictures", image_size="32")
+    # return data.train[0].numpy(), np.array(data.classes)[data.train[1]]
 
 
 images, labels = load()
@@ -66,17 +68,15 @@ IMAGE = Starter(
     "A small convolutional network learns to read handwritten digits: scikit-learn's 1,797 scans of 8 by 8 pixels. It takes some "
     "seconds on two cores and ends with an accuracy of about 99%.",
     "`load` returns images of shape (samples, channels, height, width) with values around 0 to 1, and one label an image, as numbers or "
-    "as text. A folder of pictures becomes such an array with Pillow, as the comment in the cell shows; what does not fit into memory is "
-    "better a `Dataset`. Set `channels` and `size` in the next cell to those of your images.",
+    "as text. `load_data` reads them from a folder, as the comment in the cell shows. What does not fit into memory is better named below: "
+    '`train_data = "pictures"` trains on the folder itself. `--augment` shows the network each image shifted a little in each epoch; '
+    "photographs also take flips and colours: `--augment auto`.",
     _IMAGE_DATA,
-    "--epochs 8 --lr 3e-3 --schedule onecycle",
+    "--epochs 8 --lr 3e-3 --schedule onecycle --augment crop",
     _IMAGE_MODEL,
     """
-import torch
-
-with torch.no_grad():
-    guess = model(torch.from_numpy(valid_data[0][:1])).argmax(1).item()
-print(f"The first validation image is read as {guess}, and labelled {valid_data[1][0]}.")
+guesses = run.predict(valid_data[0])
+print(f"The first validation image is read as {guesses.labels[0]}, and labelled {valid_data[1][0]}.")
 """,
 )
 
@@ -100,10 +100,9 @@ def load():
     pitches = make.uniform(110, 880, 1200)
     clips = np.stack([shapes[label](2 * np.pi * pitch * time) for label, pitch in zip(labels, pitches)])
     return (clips + 0.3 * make.standard_normal(clips.shape)).astype("float32"), labels
-    # Your own, from WAV files of the same length in folders named after their label:
-    # files = sorted(Path("clips").glob("*/*.wav"))
-    # clips = np.stack([scipy.io.wavfile.read(f)[1] for f in files]).astype("float32") / 32768
-    # return clips, np.array([f.parent.name for f in files])
+    # Your own, from a folder with one folder of recordings for each label:
+    # data = trainopt_nb.load_data("clips", sound_rate=RATE)
+    # return data.train[0].numpy(), np.array(data.classes)[data.train[1]]
 
 
 clips, labels = load()
@@ -152,14 +151,12 @@ AUDIO = Starter(
     "A convolutional network learns to tell waveforms apart by ear, as it were: sine, square, sawtooth and noise, made here at random "
     "pitches with some hiss. It works on spectrograms. It takes some seconds on two cores and ends with an accuracy of more than 95%.",
     "`load` returns clips of shape (samples, time), all of the same length and sampling rate, and one label a clip, as numbers or as text. "
-    "Longer recordings are cut into such clips first.",
+    "`load_data` reads them from a folder, as the comment in the cell shows, and cuts or pads them.",
     _AUDIO_DATA,
     "--epochs 6 --batch-size 32 --lr 3e-3 --schedule onecycle",
     _AUDIO_MODEL,
     """
-classes = run.classes
-with torch.no_grad():
-    guess = classes[model(torch.from_numpy(valid_data[0][:1])).argmax(1).item()]
-print(f"The first validation clip sounds like {guess}, and is labelled {valid_data[1][0]}.")
+guesses = run.predict(valid_data[0])
+print(f"The first validation clip sounds like {guesses.labels[0]}, and is labelled {valid_data[1][0]}.")
 """,
 )

@@ -86,10 +86,8 @@ TEXT = Starter(
     "--epochs 5 --lr 1e-2 --schedule onecycle",
     _TEXT_MODEL,
     """
-classes = run.classes
-with torch.no_grad():
-    scores = model(torch.tensor([encode("my soup was hardly bad last night")]))
-print(f"That is {classes[scores.argmax(1).item()]}.")
+guess = run.predict(np.array([encode("my soup was hardly bad last night")]))
+print(f"That is {guess.labels[0]}.")
 """,
 )
 
@@ -99,33 +97,25 @@ from sklearn.datasets import load_breast_cancer
 
 
 def load():
-    "Columns of numbers, and labels"
+    "A table whose column `label` is to be predicted"
     table, labels = load_breast_cancer(return_X_y=True, as_frame=True)
-    return table, labels.map({0: "malignant", 1: "benign"})
-    # Your own, from a file with a column named label:
-    # table = pd.read_csv("table.csv")
-    # return table.drop(columns="label"), table["label"]
+    return table.assign(label=labels.map({0: "malignant", 1: "benign"}))
+    # Your own:
+    # return pd.read_csv("table.csv")
 
 
-table, labels = load()
-table.iloc[:3, :5]
+table = load()
+table.iloc[:3, -5:]
 """
 _TABLE_MODEL = """
-import numpy as np
 from torch import nn
 
-order = np.random.permutation(len(table))
-train, valid = order[len(order) // 5 :], order[: len(order) // 5]
-middle, spread = table.iloc[train].mean(), table.iloc[train].std()  # of the training rows only
-scaled = (table - middle) / spread
-train_data = scaled.iloc[train], labels.iloc[train]
-valid_data = scaled.iloc[valid], labels.iloc[valid]
-
+train_data = table
 model = nn.Sequential(
-    nn.Linear(table.shape[1], 64),
+    nn.LazyLinear(64),  # finds how many numbers the columns become
     nn.ReLU(),
     nn.Dropout(0.2),
-    nn.Linear(64, labels.nunique()),
+    nn.Linear(64, table["label"].nunique()),
 )
 """
 
@@ -133,20 +123,16 @@ model = nn.Sequential(
 TABLE = Starter(
     "A small network learns from a table: scikit-learn's 569 measurements of cells, of which 212 were malignant. It takes a few seconds "
     "on two cores and ends with an accuracy of more than 95% and an area under the ROC curve of about 0.99.",
-    "`load` returns a data frame of numbers, one row a sample, and a Series of labels, as numbers or as text. Encode columns of text "
-    "first, for instance by `pandas.get_dummies`, and fill what is missing. To predict a number, let `load` return it as the second "
-    "value, and give the network one output.",
+    "`load` returns a data frame, one row a sample. Columns of text, dates and missing values may stay as they are: what becomes of them is "
+    "fitted on the training rows, and said above the first epoch with the option that changes it. `--target` names the column to "
+    "predict, and `--valid-fraction` is the share of the rows that is held out. To predict a number, give the network one output.",
     _TABLE_DATA,
-    "--epochs 20 --batch-size 32 --lr 3e-3 --schedule cosine --metrics accuracy,auroc",
+    "--target label --valid-fraction 0.2 --epochs 20 --batch-size 32 --lr 3e-3 --schedule cosine --metrics accuracy,auroc",
     _TABLE_MODEL,
     """
-import torch
-
-row = torch.tensor(valid_data[0].iloc[:1].to_numpy(dtype="float32"))
-with torch.no_grad():
-    chance = model(row).softmax(1)[0]
-print({name: round(share.item(), 3) for name, share in zip(run.classes, chance)}, valid_data[1].iloc[0])
+run.predict(table.drop(columns="label").head(3)).frame
 """,
+    "`trainopt predict RUN table.csv` predicts the rows of a file",
 )
 
 # %% ../../nbs/notebook/07c_starters.ipynb #0622131a

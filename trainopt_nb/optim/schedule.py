@@ -61,10 +61,13 @@ SCHEDULE_FACTORS = {
 }
 
 # %% ../../nbs/optim/04_schedule.ipynb #6fcae125
+_BY_LENGTH = ("linear", "cosine", "onecycle")  # schedules that end with the training
+
+
 def _check_schedule(o, total, epoch_steps):
     "Raise `OptionError` if a schedule needs a length that is not known"
-    if total is None and (o.schedule in ("linear", "cosine", "onecycle") or o.warmup):
-        what = f"--schedule {o.schedule}" if o.schedule in ("linear", "cosine", "onecycle") else "--warmup"
+    if total is None and (o.schedule in _BY_LENGTH or o.warmup):
+        what = f"--schedule {o.schedule}" if o.schedule in _BY_LENGTH else "--warmup"
         raise OptionError(
             f"{what} must know how long the training is, and the data have no length: set --max-steps."
         )
@@ -91,9 +94,9 @@ class Formula:
         self.optimizer, self.options, self.total, self.epoch_steps = optimizer, o, total, epoch_steps or 1
         self.base = [group["lr"] for group in optimizer.param_groups]
         self.drops = 0  # of plateau
-        self.moves = o.schedule not in ("constant", "plateau") or bool(
-            o.warmup
-        )  # whether steps change the rate
+        self.by_length = o.schedule in _BY_LENGTH or bool(o.warmup)  # whether rates follow from `total`
+        # whether steps change the rate
+        self.moves = self.by_length or o.schedule not in ("constant", "plateau")
 
     def factor(
         self,

@@ -26,6 +26,7 @@ from ..train.epoch import choose_monitor
 from ..train.loop import reason_to_end
 from ..train.prepare import prepare
 from ..train.prepared import Prepared
+from ..train.state import keep_place
 from ..train.torch_settings import seed_everything, torch_settings
 
 # %% ../../nbs/population/09_train_trials.ipynb #a77798b8
@@ -124,6 +125,8 @@ class _Training(_Ends):
             self._end(wrong, "failed", f"the loss is not finite in update {self.step} ({losses[wrong[0]]})")
         states = self._states()
         if last := [t for t, s in states.items() if s.options.max_steps and s.step >= s.options.max_steps]:
+            for trial in last:
+                keep_place(states[trial])
             yield from self._close(last, time.perf_counter() - began)
         elif self.every and self.step % self.every == 0:
             yield from self._figures({})

@@ -51,12 +51,16 @@ def _row(epoch):
     return {**first, **metrics, **facts}
 
 
+def _is_after(event, started):
+    return event.step > started.step or (isinstance(event, Epoch) and event.epoch > started.epoch)
+
+
 def _without_repeats(events):
     "Drop the steps and epochs that a resumed run repeated"
     kept = []
     for event in events:
         if isinstance(event, Started):
-            kept = [e for e in kept if not (isinstance(e, (Step, Epoch)) and e.step > event.step)]
+            kept = [e for e in kept if not (isinstance(e, (Step, Epoch)) and _is_after(e, event))]
         kept.append(event)
     return kept
 

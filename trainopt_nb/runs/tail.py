@@ -103,7 +103,7 @@ class _LogReader:
     def _goes_back(self, events):
         "Return whether the run resumes before its best epoch: the ones before that are not known here"
         row = self.progress.best or next(reversed(self.progress.epochs), None)
-        return row and any(type(event) is Started and event.step < row.step for event in events)
+        return row and any(type(e) is Started and (e.step, e.epoch) < (row.step, row.epoch) for e in events)
 
     def _start_again(self):
         if self.position:

@@ -148,13 +148,13 @@ def no_script(
 ) -> str:  # empty where a script can be written
     "Say why no script can be written for a run"
     seen = facts["seen"]
+    if facts.get("table"):
+        return "The run fits the preprocessing of a table, which no script repeats: train on trainopt_nb.features(...).train to have a script of the training, and keep features.json for the preprocessing."
     if facts.get("read"):
         return (
             "The run read its data from files: write data = trainopt_nb.load_data(...) in the cell, with train_data, valid_data = data.train, data.valid, to "
             "have a script."
         )
-    if facts.get("table"):
-        return "The run fits the preprocessing of a table, which no script repeats: train on trainopt_nb.features(...).train to have a script of the training, and keep features.json for the preprocessing."
     if "balance" in seen["changed"]:
         return "The run balances its classes, whose order no script repeats: leave --balance out to have a script, for instance with --class-weights balanced."
     if facts["kind"] == "step":

@@ -9,7 +9,7 @@ __all__ = ['Checkpoint', 'checkpoints', 'save_checkpoint', 'load_checkpoint', 'k
 import contextlib
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -31,6 +31,7 @@ class Checkpoint:
     order: int  # counts the saves of its run; a run that went back can save step 100 after step 196
     time: float  # seconds since 1970, 0 where it cannot be read
     bytes: int  # size of its files
+    passing: bool = False  # whether it is the best only until another one is saved
 
 # %% ../../nbs/store/05_checkpoint.ipynb #c6cc52fa
 _NAME = re.compile(r"step-(\d+)(\.old-.*)?")
@@ -40,10 +41,11 @@ def _open(folder, step, before=0):
     try:
         state = read_state(folder)
         best, order, when = state["best"] is True, int(state["order"]), float(state["time"])
+        passing = state.get("passing") is True
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
-        best, order, when = False, before, 0.0  # it stands right after the step before it
+        best, order, when, passing = False, before, 0.0, False  # it stands right after the step before it
     size = sum(file.lstat().st_size for file in folder.glob("*"))
-    return Checkpoint(folder, step, best, order, when, size)
+    return Checkpoint(folder, step, best, order, when, size, passing)
 
 
 def _is_folder(path):
@@ -68,14 +70,15 @@ def checkpoints(
         with contextlib.suppress(OSError):  # another process has just moved it, or it cannot be read
             opened.append(_open(path, step, last))
             last = opened[-1].order
-    return sorted(opened, key=lambda checkpoint: (checkpoint.order, checkpoint.step), reverse=True)
+    opened.sort(key=lambda checkpoint: (checkpoint.order, checkpoint.step), reverse=True)
+    return opened[:1] + [replace(c, best=False) if c.passing else c for c in opened[1:]]
 
 # %% ../../nbs/store/05_checkpoint.ipynb #249435c6
 def _was_best(folder, written):
     "Return whether the same weights are marked as best already, as after a stop right after an epoch"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         same = read_object(folder / MANIFEST)["files"]["model.safetensors"] == written
-        return same and _open(folder, 0).best
+        return same and (known := _open(folder, 0)).best and not known.passing
     return False
 
 # %% ../../nbs/store/05_checkpoint.ipynb #1b0e596e
@@ -86,6 +89,7 @@ def save_checkpoint(
     training: dict,  # everything else that a run needs to go on; `plain.pack` says what it may hold
     *,
     best: bool = False,  # whether this is the best so far; the same weights saved again stay the best
+    passing: bool = False,  # whether it is the best only until another one is saved
 ) -> Checkpoint:
     "Write a checkpoint atomically. Raises CheckpointError, or its DiskFullError"
     folder = Path(folder).absolute()
@@ -93,7 +97,7 @@ def save_checkpoint(
     content, model, rest = take_apart(model_state, training)
     with disk_errors(folder, 0):
         content["order"] = max((c.order for c in checkpoints(folder)), default=0) + 1
-    content.update(format=1, step=step, time=time.time(), torch=torch.__version__)
+    content.update(format=1, step=step, time=time.time(), torch=torch.__version__, passing=passing)
     needed = model.bytes + rest.bytes + len(as_json(content)) + 5 * 4096  # files fill whole blocks
     with new_folder(target, needed) as writing:
         files = {
@@ -181,14 +185,14 @@ def keep_checkpoints(
     folder: str | Path,  # holds the checkpoints of one run
     keep: int,  # how many of the newest stay, 1 or more
 ) -> list[Checkpoint]:  # those that were removed
-    "Remove old checkpoints, but keep the newest and the best that are intact. Raises CheckpointError"
+    "Remove old checkpoints, but keep the newest and the lasting best that are intact. Raises CheckpointError"
     if keep < 1:
         raise CheckpointError(f"keep={keep} would leave no checkpoint; expected 1 or more.")
     known = checkpoints(folder)
     if len(known) <= keep:
         return []
     newest = next((c for c in known if _is_whole(c.folder)), None)
-    best = next((c for c in known if c.best and _is_whole(c.folder)), None)
+    best = next((c for c in known if c.best and not c.passing and _is_whole(c.folder)), None)
     gone = [c for c in known[keep:] if c not in (newest, best)] if newest else []
     for checkpoint in gone:
         remove_folder(checkpoint.folder)

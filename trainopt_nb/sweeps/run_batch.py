@@ -143,7 +143,8 @@ class _BatchRuns(_Batch):
             for epoch in {e.step: e for e in (best, *last) if e}.values():
                 weights = end.weights if epoch is best else end.checkpoint[0]
                 training = {**end.checkpoint[1], "step": epoch.step}
-                save_checkpoint(run.path / "checkpoints", epoch.step, weights, training, best=epoch is best)
+                how = {"best": epoch is best, "passing": epoch.step == end.step and bool(training["batch"])}
+                save_checkpoint(run.path / "checkpoints", epoch.step, weights, training, **how)
             ended = Ended(state, end.step, len(trial.epochs), reason, time.time())
             started = started_record(self._known()[0], run.name)._replace(epochs=options.epochs)
             run.append([started, *trial.epochs, ended])

@@ -20,7 +20,7 @@ from ..task.train_options import TrainOptions
 from .commands import Commands
 from .recovery import Recovery
 from .saver import Saver
-from .state import TrainingState, evaluating
+from .state import TrainingState, evaluating, keep_place
 from .validate import validate
 
 # %% ../../nbs/train/14_epoch.ipynb #20301496
@@ -141,7 +141,7 @@ class StepLoop:
         "Train what is left of an epoch: fetch, forward, backward, update"
         state, o, stepper, clock = self.state, self.options, self.state.stepper, time.perf_counter
         limit, strategy, moves_lr = o.max_steps or math.inf, self.prepared.strategy, self.state.schedule.moves
-        if state.drained or state.step >= limit:
+        if state.drained or self.ends(limit):
             return  # only the validation is left
         # a constant rate is set once: afterwards it is that of the optimizer, which a scheduler of the user's may change
         constant = state.step and o.schedule == "constant" and not moves_lr
@@ -171,7 +171,14 @@ class StepLoop:
             if o.save_steps and state.step % o.save_steps == 0:
                 yield from _save(self, limit)
         stepper.check()
+        self.ends(limit)
         yield from _check_length(self)
+
+    def ends(self, limit: float) -> bool:
+        "Return whether `limit` updates are done; the state keeps the place in the epoch then, while the iterator is open"
+        if done := self.state.step >= limit:
+            keep_place(self.state)
+        return done
 
 # %% ../../nbs/train/14_epoch.ipynb #e7c1c39e
 def _left_out(absent):

@@ -42,12 +42,12 @@ def reason_to_end(
 ) -> str:  # empty while something is left to do
     "Say why nothing is left to do"
     o = state.options
+    if o.max_steps and state.step >= o.max_steps and not state.batch:
+        return f"all {o.max_steps} steps are done"
     if state.epoch >= o.epochs:
         return f"all {o.epochs} epochs are done"
     if state.batch:
         return ""  # in the middle of an epoch, or before its validation
-    if o.max_steps and state.step >= o.max_steps:
-        return f"all {o.max_steps} steps are done"
     if o.patience and state.bad >= o.patience:
         return f"{monitor} did not improve for {state.bad} epochs"
     return ""
@@ -89,7 +89,7 @@ class _Run:
         for event in self.loop.told:
             yield from commands.emit(event)
         for topic, text in self.prepared.notes:
-            level = "info" if topic in ("data", "task", "devices", "frozen") else "warning"
+            level = "info" if topic in ("data", "table", "task", "devices", "frozen") else "warning"
             yield from commands.emit(Note(level, text, self.state.step, topic))
         while not (reason := reason_to_end(self.state, self.loop.monitor)):
             yield from self.epochs.run()

@@ -67,7 +67,9 @@ class CheckpointWriter:
         try:
             self._before()
             with defer_interrupt():
-                made = save_checkpoint(self.folder, step, model_state, training, best=best)
+                # weights of an epoch that `max_steps` ended early are no candidates once the epoch goes on
+                how = {"best": best, "passing": best and bool(training["batch"])}
+                made = save_checkpoint(self.folder, step, model_state, training, **how)
                 keep_checkpoints(self.folder, self.options.keep)
         except DiskFullError as error:
             if self.options.on_disk_full == "stop":
@@ -121,14 +123,17 @@ class EpochSaver(CheckpointWriter):
 
     def mark_best(self):
         "Mark the epoch that has just ended as the best so far"
-        self._best_at, self._held = self._position, None
+        self._best_at = self._position
+        if self.state.cut is None:  # else the epoch may go on, and then the best one before it counts again
+            self._held = None
 
     def after_epoch(
         self,
         now: bool = False,  # whether it is wanted in any case
     ):
         "Save at the end of an epoch, if it is time or wanted now; yields as `save` does"
-        due = now or time.perf_counter() - self._last >= self.options.save_seconds
+        ends = now or self.state.cut is not None
+        due = ends or time.perf_counter() - self._last >= self.options.save_seconds
         if self._ranks.broadcast(due)[0]:
             yield from self.save()
         elif self._best_at == self._position:
