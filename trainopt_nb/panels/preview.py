@@ -11,7 +11,7 @@ import math
 import numpy as np
 import torch
 
-from ..augment.augment import Augment, check_targets, find_values, images_of
+from ..augment.augment import Augment, check_targets, find_values
 from ..augment.policy import OPERATIONS, Step, policy_text, resolve_policy
 from ..base.errors import DataError
 from ..clean.look import Part, as_images
@@ -23,13 +23,9 @@ SAMPLES = 8  # in a row
 SIDE = 96  # pixels of a sample, at most
 
 
-def known_operations(
-    kind: str = "images",  # of data
-) -> list[list]:  # of [name, smallest strength, largest, usual one, what it is]
-    "Return the operations that a policy can name"
-    return [
-        [name, op.low, op.high, op.default, op.help] for name, op in OPERATIONS.items() if op.kind == kind
-    ]
+def known_operations() -> list[list]:  # of [name, smallest strength, largest, usual one, what it is]
+    "Return the operations on images that a policy can name"
+    return [[name, op.low, op.high, op.default, op.help] for name, op in OPERATIONS.items()]
 
 
 def chosen_places(
@@ -52,9 +48,9 @@ def refusal(part: Part) -> str:  # empty where images can be augmented
     "Say why there is nothing to preview"
     if part.kind != "images":
         return "none"
+    images = torch.from_numpy(part.inputs[:2])
     try:
-        images = images_of((torch.from_numpy(part.inputs[:2]), torch.zeros(2)))
-        find_values(images)
+        Augment((), 0, find_values(images))((images, torch.zeros(len(images))), training=True)
     except DataError as error:
         return str(error)
     return ""

@@ -87,7 +87,7 @@ function Changes(shared) {
   const { face, texts, live, send, show } = shared, { changes, cell, page, offers, name } = face, lines = cell.split("\n");
   if (!changes.length) return html`<div class="tonb-none">${texts.no_changes}</div>`;
   const long = lines.length > LINES || cell.length > 1500;
-  return html`<${Table}>${changes.map(([words, why], i) => html`<tr key=${i} class=${classes(page.change === i && "tonb-chosen")}><td>${words}</td><td class="tonb-soft tonb-why">${why}</td>
+  return html`<${Table}>${changes.map(([words, why], i) => html`<tr key=${i} class=${classes("tonb-change-row", page.change === i && "tonb-chosen")}><td>${words}</td><td class="tonb-soft tonb-why">${why}</td>
       <td class="tonb-cell-acts"><button type="button" class="tonb-button tonb-small" disabled=${!live} onClick=${() => show({ change: i })}>${texts.look}</button></td></tr>`)}<//>
     ${page.change !== null && html`<${Samples} shared=${shared} title=${html`<b class="tonb-title">${changes[page.change]?.[0]}</b>`} />`}
     <div class="tonb-code"><div class="tonb-samples-head"><b class="tonb-title">${texts.code}</b><span class="tonb-soft" hidden=${!long}>${texts.code_long}</span><span class="tonb-grow"></span><${Copy} text=${cell} texts=${texts} />

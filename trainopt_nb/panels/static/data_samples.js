@@ -16,7 +16,7 @@ function Caption({ sample, texts }) {
   const to = now ?? better;
   return html`<span class="tonb-caption" title=${fill(texts.row, { n: sample.row })}><span class=${classes(to !== undefined && "tonb-was")}>${label}</span>${
     to !== undefined && html`<span class=${now === undefined ? "tonb-better" : "tonb-now"}> → ${to}${sure != null && html`<small> ${sure.toFixed(2)}</small>`}</span>`}${
-    state && html`<small class="tonb-done"> ${texts[state]}</small>`}</span>`;
+    state && now === undefined && html`<small class="tonb-done"> ${texts[state]}</small>`}</span>`;
 }
 
 function Pick({ shared, sample }) {
