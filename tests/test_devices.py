@@ -295,6 +295,22 @@ def test_a_checkpoint_knows_no_devices(plan, tmp_path):
     assert torch.allclose(losses(run), losses(whole), rtol=1e-5)
 
 
+@pytest.mark.parametrize("plan", ["data", "shard"])
+def test_a_resume_with_running_statistics_is_exact(plan, tmp_path):
+    "Each device has them of its own samples, and a checkpoint holds those of the first"
+
+    def normed(seed=0):
+        return nn.Sequential(nn.BatchNorm1d(6), net(seed))
+
+    quiet = {"folder": tmp_path, "write": lambda line: None}
+    how = {"batch_size": 32, "devices": 2, **PLANS[plan]}
+    whole = fit(normed(), TRAIN, VALID, epochs=3, **how, **quiet)
+    run = fit(normed(), TRAIN, VALID, epochs=1, **how, **quiet)
+    resume(run, normed(5), TRAIN, VALID, epochs=3, **quiet)
+    first, second = ([row.valid_loss for row in each.progress.epochs] for each in (whole, run))
+    assert first == second and len(first) == 3
+
+
 def test_an_optimizer_in_the_computers_memory(tmp_path):
     "The same numbers, to the last bit, also over a stop and a resume"
     how = {

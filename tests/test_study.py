@@ -1,6 +1,7 @@
 "The study of a sweep: a journal that survives what kills its writers, leases of trials, and several processes that carry one study"
 
 import ast
+import errno
 import json
 import os
 import random
@@ -26,13 +27,20 @@ from optuna.trial import TrialState
 from warm_python import python
 
 from trainopt_nb.base.errors import OptionError, RunError
-from trainopt_nb.search import journal_lock, leased_study, leases
+from trainopt_nb.search import journal_lock, leased_study, leases, study_journal
 from trainopt_nb.search.journal_lock import JournalLock
 from trainopt_nb.search.leased_study import LeasedStudy
 from trainopt_nb.search.quiet_optuna import quiet_optuna
 from trainopt_nb.search.study_journal import StudyJournal
 from trainopt_nb.search.study_record import StudyRecord, check_joined, read_record
-from trainopt_nb.search.study_storage import join_study, open_study, storage_notes, study_errors
+from trainopt_nb.search.study_storage import (
+    join_study,
+    open_study,
+    patiently,
+    settle,
+    storage_notes,
+    study_errors,
+)
 
 RANGE = optuna.distributions.FloatDistribution(0, 1)
 COMPLETE, FAIL, PRUNED, RUNNING, WAITING = (
@@ -128,6 +136,85 @@ def test_a_damaged_record_costs_itself_alone(folder, what, with_its_end):
         assert whole(opened(folder)) == whole(plain(path)) == whole(again)
         assert len(storage_notes(again)) == 1
         begin = end
+
+
+def test_what_waits_to_be_written_is_read_here_at_once_and_elsewhere_when_it_is_written(folder):
+    here, there = opened(folder), opened(folder)
+    trial = here.ask({"x": RANGE})
+    with patiently(here):
+        trial.report(0.25, 1)
+        trial.set_user_attr("note", [1, 2])
+    add(there, 0.5)
+    assert here.trials[0].intermediate_values == {1: 0.25} and here.trials[1].value == 0.5
+    assert there.trials[0].intermediate_values == {} == there.trials[0].user_attrs
+    settle(here, after=60.0)  # it has not waited so long
+    assert there.trials[0].intermediate_values == {}
+    settle(here, 0.0)
+    assert there.trials == here.trials == plain(folder / "study.log").trials
+    assert there.trials[0].intermediate_values == {1: 0.25}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_records_that_wait_leave_every_reader_with_the_same_study(folder, seed):
+    draw, studies = random.Random(seed), [opened(folder) for _ in range(3)]
+    running = {n: [] for n in range(3)}
+    for step in range(150):
+        n = draw.randrange(3)
+        study, mine = studies[n], running[n]
+        kind = draw.choice(["ask", "note", "note", "note", "tell", "settle", "look"])
+        if kind == "ask":
+            trial = study.ask()
+            with patiently(study):
+                trial.suggest_float("x", 0, 1)
+            mine.append(trial)
+        elif kind == "note" and mine:
+            with patiently(study):
+                draw.choice(mine).report(draw.random(), step)
+        elif kind == "tell" and mine:
+            study.tell(mine.pop(draw.randrange(len(mine))), draw.random())
+        elif kind == "settle":
+            settle(study, draw.choice([0.0, 60.0]))
+        else:
+            assert all(len(t.params) for t in study.trials if t.state == COMPLETE)
+    for study in studies:
+        settle(study, 0.0)
+    assert studies[0].trials == studies[1].trials == studies[2].trials == plain(folder / "study.log").trials
+    assert sum(len(trial.intermediate_values) for trial in studies[0].trials) > 20
+
+
+def test_what_waits_survives_a_disk_that_was_full(folder, monkeypatch):
+    study, real = opened(folder), study_journal._write
+    trial = study.ask({"x": RANGE})
+    with patiently(study):
+        trial.report(0.25, 1)
+
+    def full(file, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(study_journal, "_write", full)
+    with pytest.raises(RunError):
+        study.tell(trial, 0.5)
+    with pytest.raises(RunError):
+        settle(study, 0.0)
+    assert plain(folder / "study.log").trials[0].state == RUNNING == study.trials[0].state
+    monkeypatch.setattr(study_journal, "_write", real)
+    study.tell(trial, 0.5)
+    assert study.trials == plain(folder / "study.log").trials
+    assert study.trials[0].intermediate_values == {1: 0.25}
+
+
+def test_ends_of_trials_are_forced_to_the_disk_where_the_loop_has_time(folder, monkeypatch):
+    study, forced, now, start = opened(folder), [], [0.0], time.monotonic()
+    monkeypatch.setattr(study_journal.time, "monotonic", lambda: start + now[0])
+    monkeypatch.setattr(study_journal.os, "fsync", lambda file: forced.append(now[0]))
+    for now[0] in (200.0, 200.1, 200.2):
+        add(study, 0.5)
+    for now[0] in (200.9, 201.1, 201.2, 300.0):
+        settle(study, 0.0)
+    assert forced == [200.0, 201.1]
+    for now[0] in (301.0, 301.5, 302.6):  # nobody settles
+        add(study, 0.5)
+    assert forced[2:] == [301.0, 302.6]
 
 
 def test_a_journal_without_its_beginning_is_not_taken_for_a_new_one(folder):

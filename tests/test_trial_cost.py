@@ -3,18 +3,24 @@
 import queue
 import time
 from collections import Counter
+from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from trainopt_nb import Task, TrainOptions
+from trainopt_nb.api import log as logging
 from trainopt_nb.api import rescue as rescuing
 from trainopt_nb.api.in_workers import Where
 from trainopt_nb.base.errors import DataError
-from trainopt_nb.events.records import Epoch, Note, Stop
+from trainopt_nb.events.progress import Progress
+from trainopt_nb.events.records import Epoch, Note, Step, Stop
 from trainopt_nb.runs.run import Run
+from trainopt_nb.runs.writer import LogWriter
 from trainopt_nb.search.options import Goal, SweepOptions
+from trainopt_nb.search.study_storage import join_study
 from trainopt_nb.store.checkpoint import load_checkpoint
 from trainopt_nb.sweeps.line import Line, WorkerLine
 from trainopt_nb.sweeps.messages import Answer, EndTrial, Ready, Reports, TrialSpec
@@ -23,6 +29,7 @@ from trainopt_nb.sweeps.records import TrialEnded, TrialReport
 from trainopt_nb.sweeps.run_sweep import plan_sweep, start_sweep
 from trainopt_nb.sweeps.run_trial import Place, run_trial
 from trainopt_nb.train import prepare as preparing
+from trainopt_nb.train import saver as saving
 from trainopt_nb.train.known_task import WITHOUT_EFFECT, KnownTask
 from trainopt_nb.workers.channel import Channel
 
@@ -172,9 +179,73 @@ def test_a_trial_that_nothing_prunes_stands_still_while_its_sweep_is_paused(tmp_
     assert end.state == "stopped" and end.epochs < 200
 
 
-def test_the_signature_of_a_trial_is_read_once_however_often_its_log_is_written(tmp_path, monkeypatch):
+def test_a_report_that_no_pruner_waits_for_is_in_the_study_within_a_second(tmp_path):
+    def objective(trial):
+        trial.report(0.5, 1)
+        time.sleep(60)
+        return 0.5
+
+    how = SweepOptions.of(trials=1, pruner="none", goal=("value:max",))
+    handle = start_sweep(plan_sweep(objective, None, how=how, options=TrainOptions()), Where(tmp_path))
+    seen = None
+    try:
+        for new in handle.events():
+            if seen is None and any(isinstance(event, TrialReport) for event in new):
+                seen = time.monotonic()
+            trials = join_study(handle.run.path).trials if seen else []
+            if trials and trials[0].intermediate_values:
+                break
+            assert seen is None or time.monotonic() - seen < 10
+    finally:
+        handle.close()
+    assert trials[0].intermediate_values == {1: 0.5}
+
+
+def test_a_trial_without_a_cell_has_no_signature_to_read(tmp_path, monkeypatch):
     looked = Counter()
     real = rescuing.is_signed
     monkeypatch.setattr(rescuing, "is_signed", lambda *a: looked.update(["times"]) or real(*a))
     trained(TaskObjective(Task(net(), data(), data(48)), TrainOptions(epochs=5)), tmp_path, {"lr": 0.01})
-    assert looked["times"] == 1
+    assert not looked
+
+
+def test_the_log_of_a_trial_is_written_seldom_and_has_everything_before_a_checkpoint(tmp_path, monkeypatch):
+    written, saved, real, save = [], [], LogWriter.append, saving.save_checkpoint
+
+    def append(self, events):
+        written.append(len(events))
+        real(self, events)
+
+    def saved_checkpoint(folder, *arguments, **keywords):
+        saved.append([type(event) for event in Run(folder.parent).events()].count(Epoch))
+        return save(folder, *arguments, **keywords)
+
+    monkeypatch.setattr(LogWriter, "append", append)
+    monkeypatch.setattr(saving, "save_checkpoint", saved_checkpoint)
+    monkeypatch.setattr(logging, "time", SimpleNamespace(perf_counter=lambda: 0.0, time=time.time))
+    trained(TaskObjective(Task(net(), data(), data(48)), TrainOptions(epochs=5)), tmp_path, {"lr": 0.01})
+    ends = [event.seconds for event in Run(tmp_path / "0").events() if isinstance(event, Epoch)]
+    long = sum(end - begin > 0.1 for begin, end in pairwise([0.0, *ends]))  # on a busy machine
+    assert len(ends) == 5 and len(written) <= 3 + long
+    assert saved and set(saved) == {5}
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.1])
+def test_events_that_are_taken_wait_for_the_disk_no_longer_than_they_may(tmp_path, monkeypatch, wait):
+    now = [0.0]
+    monkeypatch.setattr(logging, "time", SimpleNamespace(perf_counter=lambda: now[0], time=time.time))
+    run = Run.create(tmp_path, "run", {})
+    run.start_writing()
+    log = logging.Log(run, Progress(run.name), wait=wait)
+    for step in range(1, 11):
+        now[0] = 0.03 * step
+        log.new.append(Step(step, 0, 0.5, 0.1, 8, 0.0, 0.0))
+        assert len(log.take()) == 1 and log.progress.step == step
+        assert step - len(run.events()) <= (3 if wait else 0)
+    log.write()
+    assert len(run.events()) == 10 and not log.lost
+    for seconds in (0.05, 0.5):
+        log.new.append(Epoch(1, 10, 0.5, None, {}, 0.1, seconds, 100.0, False))
+        log.take()
+        assert len(run.events()) == (12 if seconds > 0.1 else 10 if wait else 11)
+    run.stop_writing()

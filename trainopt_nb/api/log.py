@@ -22,8 +22,8 @@ from ..runs.run import Run
 from ..workers.processes import describe_error
 
 # %% ../../nbs/api/01_log.ipynb #630e7722
-class Log:
-    "Events on their way to the disk and to the consumer"
+class _Written:
+    "Events on their way to the disk"
 
     def __init__(
         self,
@@ -32,25 +32,33 @@ class Log:
         save: Callable[[Path], object]
         | None = None,  # writes a checkpoint into a folder, where the directory of the run is gone; None where one process cannot
         keep: tuple[str, ...] = (),  # as for `Rescue`
+        wait: float = 0.0,  # most seconds that events which are taken wait for the disk
     ):
-        self.run, self.progress = run, progress
+        self.run, self.progress, self.wait = run, progress, wait
         self.rescue = Rescue(run.path, save, keep)
         self.new, self._seen = [], 0  # not returned yet; how many of these are in the progress
         self._waiting = []  # not on the disk yet
+        self._written = time.perf_counter()  # when others were written
+        self._epoch_end = 0.0  # seconds of training at the end of the newest epoch
         self.problem: OSError | None = None  # why they are not
 
     def write(self):
         "Write new events. Raises `RunError` in a forked child, and `CheckpointError` once, where the directory of the run is gone"
+        self._add_new()
+        if self._waiting:
+            self._append()
+
+    def _add_new(self):
+        "Take new events into the progress"
         self.run.check_process()
         part = _read_losses(self.new[self._seen :])
         self.new[self._seen :] = part
         self._seen = len(self.new)
         self.progress.add(part)
         self._waiting += part
-        if self._waiting:
-            self._append()
 
     def _append(self):
+        self._written = time.perf_counter()
         self.rescue.check(self.progress.step)
         if self.rescue.target is not None:
             self.rescue.append(self._waiting)
@@ -62,11 +70,23 @@ class Log:
         except OSError as error:
             self.problem = error
 
+# %% ../../nbs/api/01_log.ipynb #d1cfe3f5
+class Log(_Written):
+    "Events on their way to the disk and to the consumer"
+
     def take(self) -> list:  # records
-        "Return the events since the last call, after writing them"
-        self.write()
+        "Return the events since the last call, after writing them where it is time. Raises as `write` does"
+        self._add_new()
+        if self._waiting and self._is_time():
+            self._append()
         known, self.new, self._seen = self.new, [], 0
         return known
+
+    def _is_time(self):
+        "Return whether what was taken is written now; after a long epoch the next event may be far"
+        ended = [event.seconds for event in self.new if type(event) is Epoch]
+        took, self._epoch_end = (ended[-1] - self._epoch_end, ended[-1]) if ended else (0.0, self._epoch_end)
+        return took > self.wait or time.perf_counter() - self._written >= self.wait
 
     def gone(self) -> CheckpointError | None:
         "Return the error of a directory that is not there any more, after everything is saved; None where it is there"
@@ -91,31 +111,54 @@ def _read_losses(events):
     return events
 
 # %% ../../nbs/api/01_log.ipynb #4021a755
+class _Stops:
+    "Decides at which events a run stops for its consumer"
+
+    def __init__(self, every: float, prompt: tuple[type, ...], often: tuple[type, ...]):
+        self._every, self._prompt, self._often = every, prompt, often
+        self._held = {}  # kind of event -> time until which it does not make the run stop
+        self._rest = time.perf_counter() + every if prompt else 0.0  # the same for all other kinds
+
+    def at(self, event: tuple) -> bool:
+        return isinstance(event, self._prompt) or time.perf_counter() >= self._held.get(
+            type(event), self._rest
+        )
+
+    def note(self, began: float):
+        "Note that a stop is over"
+        now = time.perf_counter()
+        soon = now + min(100 * (now - began), 0.15)
+        later = max(soon, now + self._every)
+        if self._prompt:
+            self._rest = later
+        else:
+            few = {State: soon, Epoch: soon, Step: later, Heartbeat: later}
+            self._held = {**few, **dict.fromkeys(self._often, soon)}
+
+# %% ../../nbs/api/01_log.ipynb #7df26d5f
 def follow(
     events: Generator,  # from `train`
     run: Run,  # being written
     progress: Progress,  # kept up to date
     every: float = 0.1,  # most seconds between two yields
     log: Log | None = None,  # of the same run, where the caller writes too
-    prompt: tuple[type, ...] = (),  # kinds of events that are yielded at once
+    prompt: tuple[
+        type, ...
+    ] = (),  # kinds of events that are yielded at once; all others then wait for `every`
     often: tuple[type, ...] = (),  # kinds of events that are too many for that
 ) -> Generator:  # yields lists of new records; a command sent in is passed on
     "Write the events of a run, and yield the new ones from time to time"
-    log, command, clock = log or Log(run, progress), None, time.perf_counter
-    held = {}  # kind of event -> time until which it does not make the run stop
+    log, command, stops = log or Log(run, progress), None, _Stops(every, prompt, often)
     failure = None
     try:
         while True:
             event = events.send(command)
             answer, command = command is not None, None
             log.new.append(event)
-            if answer or isinstance(event, prompt) or interrupted() or clock() >= held.get(type(event), 0.0):
-                began = clock()
+            if answer or interrupted() or stops.at(event):
+                began = time.perf_counter()
                 command = yield _take(events, log)
-                now = clock()
-                soon = now + min(100 * (now - began), 0.15)
-                later = max(soon, now + every)
-                held = {State: soon, Epoch: soon, Step: later, Heartbeat: later, **dict.fromkeys(often, soon)}
+                stops.note(began)
     except StopIteration:
         pass
     except Exception as error:

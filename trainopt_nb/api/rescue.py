@@ -36,7 +36,7 @@ def _small_files(path):
 def _own_cell(path):
     "Return the cell of a run, where this user wrote it"
     cell = Run(path).cell
-    return cell if is_signed(path, "cell", cell) else ""
+    return cell if cell and is_signed(path, "cell", cell) else ""
 
 
 def _write_files(folder, small, kept):

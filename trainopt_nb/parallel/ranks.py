@@ -73,6 +73,11 @@ class Ranks:
             _timed(self, torch.distributed.all_gather_object, values, value)
         return values
 
+    def copy_from_first(self, tensor: Tensor):
+        "Give a tensor the values that it has on rank 0, in place and on its device"
+        if self.world > 1:
+            _timed(self, torch.distributed.broadcast, tensor, 0)
+
     def all_reduce(self, tensor: Tensor) -> Tensor:
         "Sum a tensor over all ranks, in place and on its device; an accelerator does not wait for the result"
         if self.world > 1:

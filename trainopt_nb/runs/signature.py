@@ -23,9 +23,9 @@ def _stored(path):
     return found if isinstance(found, dict) else {}
 
 
-def _signature(path, part, value):
+def _signature(key, path, part, value):
     text = json.dumps([path.name, part, value], sort_keys=True, default=str)
-    return hmac.new(user_key(), text.encode(), "sha256").hexdigest()
+    return hmac.new(key, text.encode(), "sha256").hexdigest()
 
 
 def sign(
@@ -33,9 +33,9 @@ def sign(
     **parts: object,  # name of a part -> its value, plain
 ):
     "Record that this user wrote these parts of a run on this machine. Raises OSError"
-    write_json(
-        path / SIGNATURE, _stored(path) | {part: _signature(path, part, v) for part, v in parts.items()}
-    )
+    key = user_key()
+    signed = {part: _signature(key, path, part, value) for part, value in parts.items()}
+    write_json(path / SIGNATURE, _stored(path) | signed)
 
 
 def is_signed(
@@ -45,4 +45,6 @@ def is_signed(
 ) -> bool:
     "Return whether this user wrote a part of a run on this machine, with this value"
     stored = str(_stored(path).get(part, ""))
-    return hmac.compare_digest(stored.encode("utf-8", "replace"), _signature(path, part, value).encode())
+    return hmac.compare_digest(
+        stored.encode("utf-8", "replace"), _signature(user_key(), path, part, value).encode()
+    )

@@ -23,6 +23,7 @@ from .journal_repair import ends_trial, is_journal, read_record, repair_journal
 
 # %% ../../nbs/search/18c_study_journal.ipynb #aa76f857
 SYNC_EVERY = 1.0  # seconds between two times that ends of trials are forced to the disk
+_LATE = 0.5  # seconds more until that is done where the next record is written, because nobody calls `settle`
 _READ_APPEND = os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -92,8 +93,6 @@ class _JournalFile(BaseJournalBackend):
         self._check_kind()
         self.notes: list[str] = []  # what was lost, a sentence each
         self._lock = JournalLock(self.path)
-        self._synced = float("-inf")  # when the file was forced to the disk
-        self._places = {0: 0}  # number of a record -> where it begins, in bytes
         with run_errors(self.path), self._lock.held():
             open(self.path, "ab", opener=private).close()
             with _open(self.path) as file:
@@ -122,30 +121,119 @@ class _JournalFile(BaseJournalBackend):
                 self.notes.append(said)
 
 # %% ../../nbs/search/18c_study_journal.ipynb #96ec9437
-class StudyJournal(_JournalFile):
-    "The file of a journal, for `optuna.storages.JournalStorage`"
+class _ReadJournal(_JournalFile):
+    "A journal that is read record by record, what waits to be written included"
+
+    def __init__(
+        self,
+        path: str | Path,  # made where it is missing
+    ):
+        super().__init__(path)
+        self._waiting: list[bytes] = []  # lines that are not in the file yet
+        self._rewind()
+
+    def _rewind(self):
+        self._place, self._number = 0, 0  # byte up to which the file was read; records that were read
+        self._ahead = 0  # lines of those that wait that were read
+        self._known: list[tuple[int, int]] = []  # bytes of the file that were read before they were written
 
     def read_logs(self, log_number_from: int) -> Iterator[dict]:
         "Yield the records from a number on. Raises `RunError` where the file cannot be read"
-        number = log_number_from if log_number_from in self._places else 0
-        lines = _lines_from(self.path, self._places[number])
+        passed = 0
+        if log_number_from != self._number:  # another storage reads
+            self._rewind()
+            passed = log_number_from
+        for record in self._new_records():
+            self._number += 1  # before it is used: a storage may refuse it and go on behind it
+            if self._number > passed:
+                yield record
+
+    def _new_records(self):
+        for line, record in self._read_file():
+            self._place += len(line) + 1
+            if not self._is_known(self._place):
+                yield record
+        while self._ahead < len(self._waiting):
+            self._ahead += 1
+            yield json.loads(self._waiting[self._ahead - 1])
+
+    def _read_file(self):
+        "Return the new lines of the file, and their records"
+        with run_errors(self.path):
+            if os.stat(self.path).st_size == self._place:
+                return []
+        lines = _lines_from(self.path, self._place)
         records = [read_record(line) for line in lines]
         if None in records:
             self._repair()
-            lines = _lines_from(self.path, self._places[number])
+            lines = _lines_from(self.path, self._place)
             records = [read_record(line) for line in lines]
-        for line, record in zip(lines, records, strict=True):
-            self._places[number + 1] = self._places[number] + len(line) + 1
-            number += 1
-            if number > log_number_from:
-                yield record
+        return zip(lines, records, strict=True)
+
+    def _is_known(self, end):
+        "Return whether the line that ends at a byte was read before it was written"
+        while self._known and self._known[0][1] < end:
+            self._known.pop(0)
+        return bool(self._known) and self._known[0][0] < end
+
+# %% ../../nbs/search/18c_study_journal.ipynb #836525d9
+_MAY_WAIT = {
+    JournalOperation.SET_TRIAL_PARAM,
+    JournalOperation.SET_TRIAL_INTERMEDIATE_VALUE,
+    JournalOperation.SET_TRIAL_USER_ATTR,
+    JournalOperation.SET_TRIAL_SYSTEM_ATTR,
+}
+
+# %% ../../nbs/search/18c_study_journal.ipynb #0c12c62c
+class StudyJournal(_ReadJournal):
+    "The file of a journal, for `optuna.storages.JournalStorage`"
+
+    _patient, _since = False, 0.0  # whether records may wait; since when the first one does
+    _synced, _unsynced = float("-inf"), False  # when ends were forced to the disk; whether others were not
 
     def append_logs(self, logs: list[dict]):
-        "Write records. Raises `RunError`, and then none of them is written"
-        data = "".join(json.dumps(each, separators=(",", ":")) + "\n" for each in logs).encode()
+        "Write records, or let them wait where they may. Raises `RunError`, and then none of them is written"
+        lines = [json.dumps(each, separators=(",", ":")).encode() + b"\n" for each in logs]
+        if self._patient and all(each["op_code"] in _MAY_WAIT for each in logs):
+            self._since = self._since if self._waiting else time.monotonic()
+            self._waiting += lines
+        else:
+            self._append(lines, any(map(_must_last, logs)))
+
+    def _append(self, lines, must_last=False):
+        "Write what waits, and lines behind it"
+        read = sum(map(len, self._waiting[: self._ahead]))
         with run_errors(self.path), self._lock.held(), _open(self.path) as file:
             self._note_cut(_cut(file))
-            _write(file, data)
-            if any(map(_must_last, logs)) and time.monotonic() - self._synced > SYNC_EVERY:
-                os.fsync(file.fileno())
-                self._synced = time.monotonic()
+            begin = file.seek(0, os.SEEK_END)
+            _write(file, b"".join(self._waiting + lines))
+            self._known += [(begin, begin + read)] if read else []
+            self._waiting, self._ahead = [], 0
+            self._unsynced = self._unsynced or must_last
+            self._sync(file, SYNC_EVERY + _LATE)
+
+    def _sync(self, file, every):
+        "Force ends of trials to the disk, where that was not done for so many seconds"
+        if self._unsynced and time.monotonic() - self._synced > every:
+            os.fsync(file.fileno())
+            self._synced, self._unsynced = time.monotonic(), False
+
+    @contextlib.contextmanager
+    def patient(self) -> Iterator[None]:
+        "Let records wait that may, for the length of a `with` block"
+        before, self._patient = self._patient, True
+        try:
+            yield
+        finally:
+            self._patient = before
+
+    def settle(
+        self,
+        after: float = 0.0,  # seconds that records may have waited
+    ):
+        "Write what has waited so long, and force ends of trials to the disk where it is time. Raises `RunError`"
+        if self._waiting and time.monotonic() - self._since >= after:
+            self._append([])
+        if self._unsynced and time.monotonic() - self._synced > SYNC_EVERY:
+            with run_errors(self.path), _open(self.path) as file:
+                self._sync(file, SYNC_EVERY)

@@ -52,10 +52,8 @@ def _is_folder(path):
     return path.is_dir() and not path.is_symlink()
 
 
-def checkpoints(
-    folder: str | Path,  # holds the checkpoints of one run
-) -> list[Checkpoint]:  # the one that was saved last comes first; damaged ones are among them
-    "List checkpoints. Changes nothing, so it may be called while another process writes"
+def _folders(folder):
+    "Return the folders of the checkpoints by their steps"
     folder, found = Path(folder).absolute(), {}
     try:
         inside = sorted(folder.iterdir()) if _is_folder(folder) else []
@@ -65,8 +63,15 @@ def checkpoints(
         match = _NAME.fullmatch(path.name)
         if match and _is_folder(path):
             found.setdefault(int(match[1]), path)  # a plain name sorts before its .old
+    return found
+
+
+def checkpoints(
+    folder: str | Path,  # holds the checkpoints of one run
+) -> list[Checkpoint]:  # the one that was saved last comes first; damaged ones are among them
+    "List checkpoints. Changes nothing, so it may be called while another process writes"
     opened, last = [], 0
-    for step, path in sorted(found.items()):
+    for step, path in sorted(_folders(folder).items()):
         with contextlib.suppress(OSError):  # another process has just moved it, or it cannot be read
             opened.append(_open(path, step, last))
             last = opened[-1].order
@@ -107,8 +112,9 @@ def save_checkpoint(
         content["best"] = best or _was_best(target, files["model.safetensors"])
         files["state.json"] = write_hashed(writing / "state.json", [as_json(content)])
         write_manifest(writing, files)
-    _seen_whole[target] = _signature(target)
-    return _open(target, step)
+    _seen_whole[target] = seen = _signature(target)
+    size = sum(size for _, size, *_ in seen)
+    return Checkpoint(target, step, content["best"], content["order"], content["time"], size)
 
 # %% ../../nbs/store/05_checkpoint.ipynb #d87010d0
 _seen_whole = {}  # folder -> what its files looked like then
@@ -188,9 +194,9 @@ def keep_checkpoints(
     "Remove old checkpoints, but keep the newest and the lasting best that are intact. Raises CheckpointError"
     if keep < 1:
         raise CheckpointError(f"keep={keep} would leave no checkpoint; expected 1 or more.")
-    known = checkpoints(folder)
-    if len(known) <= keep:
+    if len(_folders(folder)) <= keep:
         return []
+    known = checkpoints(folder)
     newest = next((c for c in known if _is_whole(c.folder)), None)
     best = next((c for c in known if c.best and not c.passing and _is_whole(c.folder)), None)
     gone = [c for c in known[keep:] if c not in (newest, best)] if newest else []

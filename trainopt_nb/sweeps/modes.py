@@ -173,11 +173,13 @@ def say_when_paid(goal: Goal, earlier: Earlier = _NOTHING) -> Mode:
 
     def mode(loop, new):
         nonlocal said
+        if said or not new:
+            return
         results.add(new)
         order.extend(trial.number for trial, _, _, _ in new if trial.repeats is None)
         last = max(_LEAST, math.ceil(_SHARE * len(order)))
         earlier = [results.by_trial[number] for number in order[:-last] if number in results.by_trial]
-        if said or len(earlier) < _LEAST // 2:
+        if len(earlier) < _LEAST // 2:
             return
         gained, best = max(results.by_trial.values()) - max(earlier), max(earlier)
         if gained > _GAIN * (best - median(earlier)):

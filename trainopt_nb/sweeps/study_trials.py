@@ -6,6 +6,7 @@
 __all__ = ['StudyTrials', 'EndingTrials']
 
 # %% ../../nbs/sweeps/26_study_trials.ipynb #3f46e8a6
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from .trial_end import RunningTrial, counts, state_told
 from ..search.space import Space, stored_again
 from ..search.space_sampler import SpaceSampler
 from ..search.study_record import read_record, write_record
+from ..search.study_storage import patiently, settle
 
 # %% ../../nbs/sweeps/26_study_trials.ipynb #ff01c667
 def _suggest(trial: optuna.Trial, name: str, d: BaseDistribution) -> object:
@@ -104,9 +106,10 @@ class StudyTrials(_Trials):
         made = RunningTrial(trial.number, trial, {}, origin, worker, resume=resume)
         self.running[trial.number] = made
         self._known.add(trial.number)
-        for name in self.space or ():
-            if name not in self.lazy:
+        with patiently(self.study):
+            for name in (each for each in self.space or () if each not in self.lazy):
                 made.values[name] = self.space.suggest(trial, name)
+        settle(self.study, 0.0)  # should this process be killed while it is trained, its values are known
         return made
 
     def suggest(self, question: Suggest) -> object:
@@ -133,7 +136,8 @@ class StudyTrials(_Trials):
         made = self.running[message.number]
         made.reports, made.heard = made.reports + 1, made.seconds
         if len(self.study.directions) == 1 and made.trial is not None:
-            made.trial.report(message.values[0], message.step)
+            with contextlib.nullcontext() if self.may_lag(made) else patiently(self.study):
+                made.trial.report(message.values[0], message.step)
 
     def may_lag(self, made: RunningTrial) -> bool:
         "Return whether the pruner may end a trial; one that was taken up again goes on"
@@ -160,7 +164,8 @@ class _Ending(StudyTrials):
             return made, state
         told = state_told(state, made.reports, outcome.avoid)
         if outcome.reason and state in ("failed", "stopped"):
-            made.trial.set_user_attr("reason", outcome.reason)
+            with patiently(self.study):
+                made.trial.set_user_attr("reason", outcome.reason)
         self.leased.tell(made.number, outcome.values if told is TrialState.COMPLETE else None, told)
         return made, state
 

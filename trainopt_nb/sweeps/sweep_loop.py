@@ -15,7 +15,7 @@ from ..events.records import Ended, Heartbeat, Note, Stop
 from ..search.dimensions import as_typed
 from ..search.space import Space
 from ..search.space_record import to_json
-from ..search.study_storage import storage_notes
+from ..search.study_storage import settle, storage_notes
 
 from trainopt_nb.sweeps.records import (
     AddValue,
@@ -151,7 +151,7 @@ class _SharedLoop(CommandedLoop):
         self.elsewhere = self.trials.running_elsewhere
 
 # %% ../../nbs/sweeps/27b_sweep_loop.ipynb #92bcd924
-_NAP = 0.02  # seconds to wait for a message
+_NAP = 0.035  # seconds to wait for a message; three of them are the tenth of a second after which the consumer has its turn
 _PAUSE = 0.5  # seconds between two events from which on the consumer is taken to pause
 _PATIENCE = 5.0  # seconds in which trials that are stopped save what they have
 
@@ -240,6 +240,7 @@ class SweepLoop(_TimedLoop):
         yield from self._emit(self.look())
         yield from self._emit(self.say_notes())
         yield from self._emit(self.begin_trials())
+        settle(self.trials.study)  # while the workers train
         self.newest = []
         self.end_deaf()
         yield from self._emit(self.hear(_NAP))

@@ -128,7 +128,9 @@ class DataParallel(Strategy):
         return self._counted
 
     def reset_metrics(self, metrics: Metrics, device: torch.device):
-        "Begin a validation in which each rank sees other samples"
+        "Begin a validation in which each rank sees other samples, with the buffers of rank 0, which are the ones that are saved"
+        for buffer in self.trained.buffers():  # running statistics follow from the samples of a rank
+            self.ranks.copy_from_first(buffer)
         metrics.reset(device, together=True)
 
     def reduce_validation(self, total, count, metrics):

@@ -98,10 +98,11 @@ class _Messages:
         timeout: float | None,  # seconds
     ) -> tuple | None:  # the event as a one-tuple; None where the function ended
         "Wait for the next message. Raises `TimeoutError`"
-        if not wait([self.pipe, self.process.sentinel], timeout):
+        ready = wait([self.pipe, self.process.sentinel], timeout)
+        if not ready:
             raise TimeoutError(f"{self.name} gave nothing for {timeout:g} s.")
         try:
-            kind, data, *more = self.pipe.recv() if self.pipe.poll() else ("died", b"")
+            kind, data, *more = self.pipe.recv() if self.pipe in ready or self.pipe.poll() else ("died", b"")
         except (EOFError, OSError):
             kind, data, more = "died", b"", []
         if kind == "event":
