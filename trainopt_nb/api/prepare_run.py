@@ -58,7 +58,8 @@ def _handle(run, loop, token="", every=0.1, late=False, prompt=()):
     alone = (
         loop.prepared.ranks.world == 1 or loop.prepared.ranks.plan == "data"
     )  # else all ranks put the state together
-    log = Log(run, tail.progress, (lambda folder: _save(loop, folder)) if alone else None)
+    save = (lambda folder: _save(loop, folder)) if alone else None
+    log = Log(run, tail.progress, save, wait=every if prompt else 0.0)
     events = synced_events(loop.events(run.path, run.name, log.write, late), loop)
     turns = follow(events, run, tail.progress, every, log, prompt)
     return LocalRun(run, tail.progress, turns, loop.prepared.model, log)
@@ -98,7 +99,7 @@ def start(
     task: Task,  # what is being learned
     options: TrainOptions,  # how
     late: bool = False,  # whether the first checkpoint is written after `save_seconds`, or at the end
-    prompt: tuple[type, ...] = (),  # kinds of events that are passed on at once
+    prompt: tuple[type, ...] = (),  # as for `follow`
     known: KnownTask | None = None,  # as in `prepare`
     **place: object,  # `folder`, `name`, `cell` and facts, as for `new_run`
 ) -> LocalRun:
