@@ -65,7 +65,7 @@ def _names(part, places, finding):
 
 def _image_html(name, image):
     return (
-        f'<figure style="margin:0;width:96px"><img alt="{escape(name)}" src="{picture_url(image)}" style="width:64px;height:64px;object-fit:contain;'
+        f'<figure style="margin:0;width:96px"><img alt="sample of {escape(name)}" src="{picture_url(image)}" style="width:64px;height:64px;object-fit:contain;'
         f'image-rendering:pixelated"><figcaption style="font-size:11px;overflow-wrap:anywhere">{escape(name)}</figcaption></figure>'
     )
 
