@@ -119,7 +119,33 @@ def _select(lab, axis, share):
     lab.page.mouse.up()
 
 
-PICTURES = {"panel": panel, "form": form, "runs": runs, "devices": devices, "sweep": sweep}
+def data(lab):
+    "The data panel after its labels were checked, with some of the wrong ones selected"
+    wrong = "given = digits[:1400].copy()\ngiven[:1400:20] = (given[:1400:20] + 3) % 10"
+    images = "images = images.reshape(-1, 1, 8, 8)\nmodel = nn.Sequential(nn.Flatten(), *model)"
+    lab.open(
+        LOAD,
+        f"{TASK}\n{images}\n{wrong}\ntrain_data, valid_data = (images[:1400], given), (images[1400:], digits[1400:])",
+        "%trainopt data --epochs 15 --lr 1e-2",
+    )
+    lab.command("application:toggle-left-area")
+    lab.run_all()
+    shown = lab.output(2).locator(".tonb-data")
+    shown.get_by_role("button", name="Check labels").click(timeout=60_000)
+    lab.page.wait_for_function("document.querySelector('.tonb-data[data-search=done]')", timeout=180_000)
+    shown.locator(
+        "tr[data-problem='overlap/train'] .tonb-settle, tr[data-problem='outliers/train'] .tonb-settle"
+    ).first.click()
+    boxes = shown.locator(".tonb-image .tonb-pick")
+    boxes.nth(3).wait_for(state="attached")
+    for box in boxes.all()[:4]:
+        box.check()
+    lab.page.mouse.move(5, 5)
+    lab.page.wait_for_timeout(500)
+    return shown
+
+
+PICTURES = {"panel": panel, "form": form, "runs": runs, "devices": devices, "sweep": sweep, "data": data}
 
 
 def _compress(path):

@@ -14,6 +14,7 @@ from .elsewhere import check_places
 from .handle import LocalRun
 from .log import Log, follow
 from ..base.errors import OptionError, RunError
+from ..clean.change_log import change_events
 from ..clean.cleaning import again_clean, clean_task
 from ..events.progress import Progress
 from ..parallel.ranks import SINGLE, Ranks
@@ -70,7 +71,8 @@ def _loop(task, options, ranks=SINGLE, known=None):
     seed_torch(options.seed)
     opened, here = (each.on(ranks.data_shard[1]) for each in (opened, options))
     task = with_table(task, opened)
-    loop = Loop(prepare(task, opened, ranks, known=known), here)
+    told = change_events(changes.get("changes"))
+    loop = Loop(prepare(task, opened, ranks, known=known), here, told=told)
     return loop, task_record(task, loop) | changes, options, task.table
 
 

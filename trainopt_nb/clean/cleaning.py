@@ -14,7 +14,7 @@ from .finding import Finding, rows_text
 from .labels import finished, search_label_errors
 from .look import by_row, look_at
 from .outliers import outliers
-from ..data.changed_data import ChangedData
+from ..data.changed_data import ChangedData, viewed
 from ..data.changes import Change, row_count
 from ..data.rows import hold_out
 from ..parallel.ranks import SINGLE, Ranks
@@ -72,7 +72,7 @@ def clean_note(
 
 def _held_out(task, options):
     "Hold out what `--valid-fraction` says, so that cleaning sees the training fold only"
-    plain = dataclasses.replace(task, train_data=_view(task.train_data), valid_data=_view(task.valid_data))
+    plain = dataclasses.replace(task, train_data=viewed(task.train_data), valid_data=viewed(task.valid_data))
     if options.clean == "none" or plain.valid_data is not None or not options.valid_fraction:
         return plain, options.replace(clean="none")
     train, valid = hold_out(by_row(plain.train_data), options.valid_fraction, options.seed)
@@ -81,10 +81,6 @@ def _held_out(task, options):
     return dataclasses.replace(plain, train_data=train, valid_data=valid, notes=notes), options.replace(
         clean="none", valid_fraction=0.0
     )
-
-
-def _view(data):
-    return data.view() if isinstance(data, ChangedData) else data
 
 # %% ../../nbs/clean/09_cleaning.ipynb #83522754
 def clean_task(

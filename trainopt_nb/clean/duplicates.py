@@ -181,5 +181,5 @@ def near_duplicates(
     rows, sure = tuple(part.looked[places].tolist()), float(np.mean([again[p] for p in places]))
     text = f"{rows_text(len(rows), 'sample')} of {part.name} {'is' if len(rows) == 1 else 'are'} nearly equal to an earlier one."
     change = Change("drop", rows, why="near duplicates") if part.name == "train" else None
-    effect = f"Leaves {part.rows - len(rows):,} of {part.rows:,} samples."
+    effect = f"Leaves {part.rows - len(rows):,} of {part.rows:,} samples." if change else ""
     return [Finding("near duplicates", part.name, text, rows, min(0.9, sure), effect, change)]

@@ -66,13 +66,17 @@ def kind_of(
     return "images" if inputs.ndim in (3, 4) and min(sides) >= 8 else "numbers"
 
 
-def as_images(array: np.ndarray) -> np.ndarray:  # shape (samples, height, width, channels), from 0 to 1
+def as_images(
+    array: np.ndarray,
+    span: tuple[float, float]
+    | None = None,  # lowest and highest value of all images; None takes those of these
+) -> np.ndarray:  # shape (samples, height, width, channels), from 0 to 1
     "Return images with channels last, whatever their range was"
     array = array[..., None] if array.ndim == 3 else array
     if array.shape[-1] not in (1, 3, 4) and array.shape[1] in (1, 2, 3, 4):
         array = array.transpose(0, 2, 3, 1)
     array = array.astype(np.float32)
-    low, high = float(array.min(initial=0)), float(array.max(initial=0))
+    low, high = span or (float(array.min(initial=0)), float(array.max(initial=0)))
     if low >= 0 and high <= 1:
         return array
     if low >= 0 and high <= 255:

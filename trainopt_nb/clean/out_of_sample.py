@@ -135,7 +135,10 @@ def _side_by_side(jobs, made, add, workers, started, budget):
                 job = waiting.pop()
                 handle = submit(train_fold, *made(job))
                 running[handle] = job, handle.events(timeout=0.2)
-            for handle in wait_for(running, 0.2):
+            ready = wait_for(running, 0.2)
+            if not ready:  # who asked may want to stop
+                yield FoldProgress(done, len(jobs), epochs, time.monotonic() - started)
+            for handle in ready:
                 job, events = running[handle]
                 try:
                     next(events)

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..base.errors import DataError, OptionError
 from ..base.options import nearest
+from .change_log import ChangeLog, rows_left
 from .duplicates import exact_duplicates, hashes, near_duplicates, overlaps
 from .finding import KIND_NAMES, Finding, few
 from .out_of_sample import FoldProgress
@@ -20,8 +21,9 @@ from .labels import finished, search_label_errors
 from .look import WHAT, Part, by_row, look_at, size_text
 from .outliers import drift, outliers
 from .values import class_counts, imbalance, missing_values, odd_columns
-from ..data.changed_data import ChangedData, changes_code
+from ..data.changed_data import ChangedData
 from ..data.changes import Change
+from ..data.changes_code import changes_cell, changes_code, form_of
 from ..data.rows import hold_out
 from ..data.tensors import is_frame
 from ..runs.plain_text import plain
@@ -61,10 +63,8 @@ class _Findings:
         findings: list[Finding],
     ):
         self.task, self.options, self.train, self.valid = task, options, train, valid
-        self.findings, self.changes = findings, ()
-        self.chances = (
-            None  # out-of-sample probabilities of the training samples, once label errors were searched
-        )
+        self.findings, self.log = findings, ChangeLog()
+        self.chances = None  # out-of-sample probabilities, once label errors were searched
 
     def find_label_errors(
         self,
@@ -73,7 +73,15 @@ class _Findings:
     ) -> Finding | None:  # None where no label is likely wrong
         "Train models on folds of the training data, and add the labels that are likely wrong to the findings"
         judging = search_label_errors(self.task, self.options, self.train, **how)
-        found, self.chances = finished(judging, progress)
+        return self.take_label_errors(*finished(judging, progress))
+
+    def take_label_errors(
+        self,
+        found: list[Finding],
+        chances: np.ndarray,  # out-of-sample probabilities
+    ) -> Finding | None:
+        "Add what a search for label errors found"
+        self.chances = chances
         self.findings = found + [finding for finding in self.findings if finding.kind != "labels"]
         return found[0] if found else None
 
@@ -86,14 +94,9 @@ class _Findings:
         there = [finding.kind for finding in self.findings if finding.change is not None]
         if kinds == "all":
             kinds = there
-        names = (
-            [kinds]
-            if isinstance(kinds, str) and kinds in KIND_NAMES
-            else kinds.split()
-            if isinstance(kinds, str)
-            else list(kinds)
-        )
-        for name in names:
+        if isinstance(kinds, str):
+            kinds = [kinds] if kinds in KIND_NAMES else kinds.split()
+        for name in (names := list(kinds)):
             if name not in KIND_NAMES:
                 raise OptionError(
                     f"A report has findings of the kinds {', '.join(KIND_NAMES)}, and not {name!r}.{nearest(name, KIND_NAMES)}"
@@ -106,7 +109,57 @@ class _Findings:
         return [f.change for f in self.findings if f.change is not None and f.kind in names]
 
 # %% ../../nbs/clean/08_report.ipynb #da7986a9
-class DataReport(_Findings):
+class _Changed(_Findings):
+    "The changes that were made"
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        "Return the changes that were made and not undone"
+        return self.log.made
+
+    def left(self, finding: Finding) -> tuple[int, ...]:
+        "Return the rows of a finding that no change has settled"
+        return rows_left(finding, self.changes)
+
+    def change(
+        self,
+        *changes: Change,  # of your own, or of findings
+    ) -> Task:
+        "Add changes, and return the task with changed training data"
+        changed = ChangedData(self.task.train_data, (*self.changes, *changes))
+        self.log.add(*changes)
+        return dataclasses.replace(self.task, train_data=changed)
+
+    def undo(
+        self,
+        count: int = 1,  # changes
+    ) -> Task:
+        "Take the last changes back, and return the task without them"
+        self.log.undo(count)
+        return self.change()
+
+    def redo(
+        self,
+        count: int = 1,  # changes
+    ) -> Task:
+        "Make the last changes again that were taken back, and return the task with them"
+        self.log.redo(count)
+        return self.change()
+
+    def code(self) -> str:
+        "Return the changes as a few lines of PyTorch, NumPy or pandas, for `inputs` and `targets`"
+        usual = "pandas" if is_frame(self.train.inputs) else "torch"
+        return changes_code(self.changes, form_of(by_row(self.task.train_data)) or usual)
+
+    def cell(
+        self,
+        name: str = "train_data",  # variable that holds the training data
+    ) -> str:
+        "Return a cell that changes the variable in the same way"
+        return changes_cell(name, self.task.train_data, self.changes)
+
+# %% ../../nbs/clean/08_report.ipynb #4364d868
+class DataReport(_Changed):
     "What was found in the data of a task, and the changes that were made"
 
     def apply(
@@ -115,27 +168,6 @@ class DataReport(_Findings):
     ) -> Task:
         "Return the task with changed training data; the task and data that were given stay as they are"
         return self.change(*self.proposed(kinds))
-
-    def change(
-        self,
-        *changes: Change,  # of your own, or of findings
-    ) -> Task:
-        "Add changes, and return the task with changed training data"
-        changed = ChangedData(self.task.train_data, (*self.changes, *changes))
-        self.changes = (*self.changes, *changes)
-        return dataclasses.replace(self.task, train_data=changed)
-
-    def undo(
-        self,
-        count: int = 1,  # changes
-    ) -> Task:
-        "Take the last changes back, and return the task without them"
-        self.changes = self.changes[: max(0, len(self.changes) - count)]
-        return self.change()
-
-    def code(self) -> str:
-        "Return the changes as a few lines of PyTorch or pandas"
-        return changes_code(self.changes, is_frame(self.train.inputs))
 
     def __str__(self):
         return report_text(self)
@@ -149,6 +181,11 @@ class DataReport(_Findings):
         return {"text/plain": report_text(self), "text/html": report_html(self)}
 
 # %% ../../nbs/clean/08_report.ipynb #f855186b
+def _settled(report, finding):
+    done = len(finding.rows) - len(report.left(finding))
+    return f" {done:,} of {len(finding.rows):,} rows are settled by changes." if done else ""
+
+
 def report_text(report: DataReport) -> str:
     "Return a report as lines of text"
     lines = [size_text(part) for part in (report.train, report.valid) if part is not None]
@@ -162,6 +199,7 @@ def report_text(report: DataReport) -> str:
         lines.append(
             f"[{finding.certainty}] {finding.kind}: {finding.text}"
             + (f" {finding.effect}" if finding.effect else "")
+            + _settled(report, finding)
         )
         if finding.rows:
             lines.append(f"    rows {few(finding.rows, 8)}")

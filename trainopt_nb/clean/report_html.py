@@ -6,108 +6,106 @@
 __all__ = ['samples_html', 'classes_html', 'findings_html', 'report_html']
 
 # %% ../../nbs/clean/07b_report_html.ipynb #3a417d0c
-import base64
-import io
-
 import numpy as np
 
 from .finding import Finding
 from .look import Part, as_images, size_text
+from trainopt_nb.clean.sample_views import (
+    heights,
+    image_span,
+    label_text,
+    picture_url,
+    places_of_rows,
+    sounding,
+    table_rows,
+    wave_of,
+)
 from .values import class_counts
 from ..runs.card import Figure
 from ..runs.card_parts import figures_html, frame_html
 from ..runs.html_tables import LINE, SOFT, table_html
 from ..runs.plain_text import escape
-from ..runs.pictures import TRAIN
+from ..runs.pictures import TRAIN, VALID
 
 # %% ../../nbs/clean/07b_report_html.ipynb #6835aad8
-def _places(part, rows, most):
-    "Places of rows among the samples that were looked at"
-    place = {row: i for i, row in enumerate(part.looked.tolist())}
-    return [place[row] for row in rows if row in place][:most]
-
-
-def _label(part, place):
-    return "" if part.labels is None or part.labels.ndim != 1 else str(part.labels[place])
-
-
-def _png(image):
-    from PIL import Image
-
-    pixels = (image.clip(0, 1) * 255).astype(np.uint8)
-    pixels = pixels[..., 0] if pixels.shape[-1] in (1, 2) else pixels[..., :3]
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
-
-# %% ../../nbs/clean/07b_report_html.ipynb #9568108e
 def samples_html(
     part: Part,
     finding: Finding,
     most: int = 12,  # samples
 ) -> str:  # empty where there is nothing to look at
-    "Samples of a finding: a grid of images, rows of a table, or texts"
-    places = _places(part, finding.rows, most)
+    "Samples of a finding: a grid of images, rows of a table, texts, or waveforms"
+    places = places_of_rows(part, finding.rows)[:most]
     if not places:
         return ""
-    better = (
-        dict(zip(finding.rows, finding.change.values, strict=True))
-        if finding.change and finding.kind == "labels"
-        else {}
-    )
-    names = [
-        f"row {part.looked[p]}: {_label(part, p)}"
-        + (f" → {better[r]}" if (r := int(part.looked[p])) in better else "")
-        for p in places
-    ]
+    names = _names(part, places, finding)
     if part.kind == "images":
-        images = as_images(part.inputs)[places]
-        cells = "".join(
-            f'<figure style="margin:0;width:96px"><img alt="" src="data:image/png;base64,{_png(image)}" style="width:64px;height:64px;object-fit:contain;'
-            f'image-rendering:pixelated"><figcaption style="font-size:11px;overflow-wrap:anywhere">{escape(name)}</figcaption></figure>'
-            for image, name in zip(images, names, strict=True)
-        )
-        return f'<div style="display:flex;flex-wrap:wrap;gap:6px">{cells}</div>'
+        images = as_images(part.inputs[places], image_span(part))
+        return f'<div style="display:flex;flex-wrap:wrap;gap:6px">{"".join(map(_image_html, names, images))}</div>'
     if part.kind == "text":
-        return table_html(
-            ["sample", "text"], [[name, part.inputs[p][:200]] for name, p in zip(names, places, strict=True)]
-        )
+        rows = [[name, part.inputs[p][:200]] for name, p in zip(names, places, strict=True)]
+        return table_html(["sample", "text"], rows)
     if part.kind == "table":
-        head, values = _table_rows(part, places, finding)
-        return table_html(["sample", *head], [[name, *row] for name, row in zip(names, values, strict=True)])
+        head, values = table_rows(part, places, finding.column)
+        rows = [[name, *(v or "" for v in row)] for name, row in zip(names, values, strict=True)]
+        return table_html(["sample", *head], rows)
+    if part.kind == "sound":
+        waves = "".join(map(_wave_html, names, (wave_of(part.inputs[p]) for p in places)))
+        return f'<div style="display:flex;flex-wrap:wrap;gap:6px 14px">{waves}</div>'
     return f'<div style="font-size:12px;{SOFT}">{escape(", ".join(names))}</div>'
 
-# %% ../../nbs/clean/07b_report_html.ipynb #e8255d21
-def _table_rows(part, places, finding, most=8):
-    "Some columns of some rows as text, the column of the finding first"
-    if isinstance(part.inputs, np.ndarray):
-        flat = part.inputs.reshape(len(part.inputs), -1)
-        columns = {i: flat[:, i] for i in range(flat.shape[1])}
-    else:
-        columns = {name: part.inputs.iloc[:, i].tolist() for i, name in enumerate(part.inputs.columns)}
-    names = sorted(columns, key=lambda name: name != finding.column)[:most]
-    text = lambda value: f"{value:.4g}" if isinstance(value, (float, np.floating)) else str(value)[:80]
-    return [str(name) for name in names], [[text(columns[name][p]) for name in names] for p in places]
 
-# %% ../../nbs/clean/07b_report_html.ipynb #94a15ba3
+def _names(part, places, finding):
+    "Row and label of samples, and the better label where one is known"
+    better = {}
+    if finding.change and finding.kind == "labels":
+        better = dict(zip(finding.rows, finding.change.values, strict=True))
+    names = [(int(part.looked[p]), label_text(part, p)) for p in places]
+    return [f"row {row}: {label}" + (f" → {better[row]}" if row in better else "") for row, label in names]
+
+
+def _image_html(name, image):
+    return (
+        f'<figure style="margin:0;width:96px"><img alt="sample of {escape(name)}" src="{picture_url(image)}" style="width:64px;height:64px;object-fit:contain;'
+        f'image-rendering:pixelated"><figcaption style="font-size:11px;overflow-wrap:anywhere">{escape(name)}</figcaption></figure>'
+    )
+
+
+def _wave_html(name, sound):
+    bars = "".join(
+        f"M{i + 0.5} {16 - 15 * top:.1f}V{16 + 15 * top:.1f}"
+        for i, top in enumerate(heights(sound[: sounding(sound)]))
+    )
+    return (
+        f'<figure style="margin:0;width:180px"><svg viewBox="0 0 120 32" style="width:180px;height:40px;display:block">'
+        f'<path d="{bars}" stroke="{TRAIN}" stroke-width="0.8"/></svg><figcaption style="font-size:11px">{escape(name)}</figcaption></figure>'
+    )
+
+# %% ../../nbs/clean/07b_report_html.ipynb #9568108e
 def classes_html(
     part: Part,
+    valid: Part | None = None,  # whose samples are counted beside
     most: int = 12,  # classes
 ) -> str:  # empty where labels are no classes
     "A bar for each class"
-    counts = class_counts(part)
+    counts, beside = class_counts(part), class_counts(valid) if valid is not None else {}
     if not counts:
         return ""
-    largest = max(counts.values())
+    largest = max([*counts.values(), *beside.values()])
+    bar = lambda number, colour: (
+        f'<div style="height:{6 if beside else 8}px;width:{number / largest:.1%};background:{colour}"></div>'
+    )
+    held = lambda name: bar(beside.get(name, 0), VALID) if beside else ""
+    also = lambda name: f" · {beside.get(name, 0):,}" if beside else ""
     cell = "padding:1px 10px 1px 0;white-space:nowrap;text-align:left"
     rows = "".join(
         f'<tr style="background:none"><td style="{cell}">{escape(str(name)[:40])}</td><td style="{cell};width:100%">'
-        f'<div style="height:8px;width:{count / largest:.1%};background:{TRAIN}"></div></td><td style="{cell}">{count:,}</td></tr>'
+        f'{bar(count, TRAIN)}{held(name)}</td><td style="{cell}">{count:,}{also(name)}</td></tr>'
         for name, count in list(counts.items())[:most]
     )
     more = f'<div style="{SOFT}">and {len(counts) - most:,} more classes</div>' if len(counts) > most else ""
+    key = f'<div style="font-size:12px;{SOFT}">samples of training · of validation</div>' if beside else ""
     table = f'<table style="border-collapse:collapse;width:100%;max-width:520px;font-size:12px;font-variant-numeric:tabular-nums">{rows}</table>'
-    return f'<div style="padding:8px 14px">{table}{more}</div>'
+    return f'<div style="padding:8px 14px">{key}{table}{more}</div>'
 
 
 def findings_html(
@@ -118,7 +116,9 @@ def findings_html(
     blocks = []
     for finding in report.findings:
         samples = samples_html(parts[finding.part], finding)
-        effect = f' <span style="{SOFT}">{escape(finding.effect)}</span>' if finding.effect else ""
+        done = len(finding.rows) - len(report.left(finding))
+        said = f"{finding.effect} {done:,} rows are settled by changes." if done else finding.effect
+        effect = f' <span style="{SOFT}">{escape(said)}</span>' if said else ""
         how = (
             f'<code style="font-size:11px">report.apply({escape(repr(finding.kind))})</code>'
             if finding.change
@@ -135,7 +135,7 @@ def findings_html(
     nothing = f'<div style="padding:8px 14px;border-top:{LINE}">Nothing was found.</div>'
     return "".join(blocks) or nothing
 
-# %% ../../nbs/clean/07b_report_html.ipynb #93fc7a75
+# %% ../../nbs/clean/07b_report_html.ipynb #e8255d21
 def report_html(
     report: object,  # a `DataReport`
 ) -> str:
@@ -165,7 +165,7 @@ def report_html(
         "data report",
         head,
         figures_html(figures),
-        classes_html(train),
+        classes_html(train, valid),
         findings_html(report),
         labels,
         changes,

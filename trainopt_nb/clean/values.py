@@ -51,9 +51,8 @@ def missing_values(part: Part) -> list[Finding]:
         value = _fill(column, missing)
         text = f"Column {name!r} has no value in {rows_text(count)} of {len(missing):,} ({count / len(missing):.1%})."
         change = Change("impute", rows, (value,), name, "missing") if part.name == "train" else None
-        effect = (
-            f"Writes {value:.6g} into them." if isinstance(value, float) else f"Writes {value!r} into them."
-        )
+        written = f"{value:.6g}" if isinstance(value, float) else repr(value)
+        effect = f"Writes {written} into them." if change else ""
         found.append(Finding("missing", part.name, text, rows, effect=effect, change=change, column=name))
     if part.kind in ("images", "sound", "numbers") and part.inputs.dtype.kind == "f":
         found += _not_finite(part)

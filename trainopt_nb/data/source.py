@@ -81,6 +81,7 @@ class Source(NamedTuple):
 
 
 SOURCES = Registry("data source")  # name -> Source; the last one that accepts a value opens it
+SOURCES.register("changed", "trainopt_nb.data.changed_data:CHANGED")
 
 
 def data_source(
@@ -96,11 +97,9 @@ def data_source(
     return register
 
 # %% ../../nbs/data/06_source.ipynb #4a888191
-def _is_iterable(value):
-    return hasattr(value, "__iter__") and not isinstance(value, (tuple, dict, str))
-
-
-@data_source("iterable", _is_iterable)
+@data_source(
+    "iterable", lambda value: hasattr(value, "__iter__") and not isinstance(value, (tuple, dict, str))
+)
 def _open_iterable(value, how):
     if iter(value) is value:
         raise DataError(

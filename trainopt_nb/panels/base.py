@@ -111,7 +111,7 @@ class _Link:
         self.panel.receive(content)
         if "ready" in content and content["ready"] != self.sent.seq:
             self.missed = True  # the next update answers
-            if self.panel.closed:
+            if self.panel.closed or not self.panel.driven:
                 self.send_whole()
 
 # %% ../../nbs/panels/01_base.ipynb #b4cd0443
@@ -188,6 +188,9 @@ class Panel(_Told):
     script: ClassVar[str] = ""  # JavaScript of the panel, which stands below base.js and charts.js
     styles: ClassVar[str] = ""  # CSS of the panel, which stands below base.css
     words: ClassVar[tuple[str, ...]] = ()  # sections of the texts besides `base` and `card`
+    driven: ClassVar[bool] = (
+        True  # whether something calls `update` again and again; else it is called by `receive`
+    )
     texts: dict[str, str]  # the words in the language of the page
     View: ClassVar[type[View]] = View  # made for each subclass, with its script
 
@@ -237,3 +240,4 @@ PANELS.register("train", "trainopt_nb.panels.train_panel:TrainPanel")
 PANELS.register("runs", "trainopt_nb.panels.runs_panel:RunsPanel")
 PANELS.register("sweep", "trainopt_nb.panels.sweep_panel:SweepPanel")
 PANELS.register("form", "trainopt_nb.panels.form:OptionsForm")
+PANELS.register("data", "trainopt_nb.panels.data_panel:DataPanel")

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from ..base.errors import RunError
+from ..events.data_changes import DataChanged
 from ..events.progress import Progress
 from ..events.records import Epoch, Started, Step
 from .directory import RunDirectory
@@ -114,6 +115,11 @@ class RunReader(RunDirectory):
     def history(self) -> list[dict]:  # such as `{"epoch": 1, "train_loss": 0.7, "accuracy": 0.81, ...}`
         "One row an epoch: `pandas.DataFrame(run.history)` makes a table of them"
         return [_row(epoch) for epoch in self.progress.epochs]
+
+    @property
+    def changes(self) -> list[DataChanged]:  # each with its rows; `str` gives it in words
+        "Changes of the data that the run trains on"
+        return list(self.progress.parts.get("data", []))
 
     def load(self, model: nn.Module, which: str | int = "best") -> nn.Module:
         "Load the weights `best`, `last` or of a step; raises `CheckpointError` or `RunError`"

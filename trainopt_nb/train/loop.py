@@ -86,6 +86,8 @@ class _Run:
         yield from commands.emit(Assumptions(self.loop.assumptions))
         commands.earlier = list(self.loop.earlier)
         yield from commands.replay()
+        for event in self.loop.told:
+            yield from commands.emit(event)
         for topic, text in self.prepared.notes:
             level = "info" if topic in ("data", "table", "task", "devices", "frozen") else "warning"
             yield from commands.emit(Note(level, text, self.state.step, topic))
@@ -135,9 +137,10 @@ class Loop:
         options: TrainOptions,  # how
         checkpoint: tuple[dict, dict] | None = None,  # (model_state, training) to go on from
         earlier: Sequence[tuple] = (),  # commands after the checkpoint, as from `earlier_commands`
+        told: Sequence[tuple] = (),  # events about the data, which the log of a new run holds
     ):
         self.prepared, self.options, self.resumed = prepared, options, checkpoint is not None
-        self.earlier = earlier
+        self.earlier, self.told = earlier, told
         self.state = TrainingState(prepared, options)
         if text := left_out(prepared.model, self.state.optimizer):
             prepared.notes.append(("optimizer", text))
@@ -182,9 +185,8 @@ class Loop:
     def _seed(self):
         "Seed random numbers, or set them as they were in the checkpoint"
         if self.state.random is None:
-            seed_everything(self.options.seed)
-        else:
-            set_random_state(self.state.random)
+            return seed_everything(self.options.seed)
+        set_random_state(self.state.random)
 
 # %% ../../nbs/train/15_loop.ipynb #2a18312f
 def train(

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from ..data.batch_layout import parse_layout
 from ..data.batches import MemoryBatches
+from ..data.changed_data import viewed
 from ..data.snapshot import preserve_state
 from ..data.source import Data, open_data
 from ..feed.samples import Samples
@@ -44,7 +45,7 @@ def open_task_data(
     "Open the data of a task as batches. Raises `DataError` or `OptionError`"
     o = options
     data = open_data(
-        task.train_data, task.valid_data, batch_size=o.batch_size, shuffle=o.shuffle, drop_last=o.drop_last,
+        viewed(task.train_data), viewed(task.valid_data), batch_size=o.batch_size, shuffle=o.shuffle, drop_last=o.drop_last,
         drop_single=has_batchnorm(task.model), seed=o.seed, workers=o.workers, valid_fraction=o.valid_fraction,
         data_shard=ranks.data_shard, dtype=weights_dtype(task.model), pin_memory=device.type == "cuda",
         layout=None if o.batch_layout == "auto" else parse_layout(o.batch_layout),

@@ -1,0 +1,316 @@
+"The data panel without a browser: what the page is told, what a click becomes, and what a run stores of it"
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import Wire
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from trainopt_nb import fit, resume
+from trainopt_nb.base.errors import RunError
+from trainopt_nb.base.texts import wording
+from trainopt_nb.clean.report import inspect_data
+from trainopt_nb.data.changed_data import ChangedData
+from trainopt_nb.data.changes import Change
+from trainopt_nb.panels.data_panel import DataPanel
+from trainopt_nb.task.task import Task
+from trainopt_nb.task.train_options import TrainOptions
+
+quiet = {"write": lambda line: None}
+NASTY = "<script>alert(1)</script>\x1b[31m{n}"
+
+
+def table(rows=120, seed=0):
+    x = np.random.default_rng(seed).normal(size=(rows, 3)).astype(np.float32)
+    return x, (x.sum(1) > 0).astype(np.int64)
+
+
+def faulty():
+    "A frame with missing values, duplicates, an identifier and names that want to be code"
+    x, y = table()
+    frame = pd.DataFrame(x, columns=["a", NASTY, "c"])
+    frame["job"] = np.where(x[:, 1] > 0, "smith", "baker")
+    frame.loc[[3, 4], "a"], frame.loc[5, "job"] = np.nan, None
+    frame.loc[20] = frame.loc[21]
+    labels = pd.Series(np.where(y > 0, "yes", NASTY))
+    labels[20] = labels[21]
+    return (frame, labels), (frame.iloc[60:80], labels.iloc[60:80])
+
+
+def opened(data, valid=None, **how):
+    panel = DataPanel(
+        inspect_data(Task(how.pop("model", None), data, valid), how.pop("options", TrainOptions())), **how
+    )
+    panel.widget.comm = Wire()
+    return panel
+
+
+def face(panel):
+    return json.loads(panel.whole())["face"]
+
+
+def small():
+    torch.manual_seed(0)
+    return nn.Linear(3, 2)
+
+
+# what the page is told
+
+
+def test_the_page_gets_sizes_problems_and_samples_of_a_table():
+    panel = opened(*faulty())
+    told = face(panel)
+    rows = {row["key"]: row for row in told["problems"]}
+    assert {"duplicates/train", "overlap/train", "missing/train/a", "missing/train/job"} <= rows.keys()
+    assert rows["missing/train/a"]["act"] == "impute" and rows["missing/train/job"]["value"] in (
+        "smith",
+        "baker",
+    )
+    assert told["headline"].startswith("120 rows of 4 columns · 2 classes · validation 20")
+    assert [n for _, n, _ in told["classes"]] and sum(n for _, n, _ in told["classes"]) == 120
+    panel.receive({"show": {"problem": "missing/train/a"}})
+    page = face(panel)["page"]
+    assert page["heads"][0] == "a" and [s["cells"][0] for s in page["samples"]] == [None, None]
+    assert "\x1b" not in panel.whole() and page["total"] == 2
+
+
+def test_a_page_is_short_whatever_the_data(monkeypatch):
+    x = np.random.default_rng(0).integers(0, 255, (3000, 3, 32, 32), dtype=np.uint8)
+    panel = opened((x, np.arange(3000) % 7))
+    panel.receive({"show": {"part": "train", "label": "3", "page": 4}})
+    page = face(panel)["page"]
+    assert (
+        len(page["samples"]) == 24 and page["pages"] == 18 and {s["label"] for s in page["samples"]} == {"3"}
+    )
+    assert len(panel.whole()) < 400_000
+    panel.receive({"show": {"part": "train", "page": 10**9}})
+    assert face(panel)["page"]["page"] == 124
+
+
+def test_only_what_changed_travels():
+    panel = opened(*faulty())
+    panel.widget.comm.click({"show": {"part": "valid"}})
+    (news,) = panel.widget.comm.news()
+    assert set(news["face"]) == {"page"} and news["face"]["page"]["part"] == "valid"
+    panel.widget.comm.click({"show": {"part": "valid"}})
+    assert panel.widget.comm.news() == []
+    panel.widget.comm.click({"ready": 10**6})
+    (whole,) = panel.widget.comm.news()
+    assert "problems" in whole["face"]
+
+
+def test_the_panel_speaks_chinese(monkeypatch):
+    monkeypatch.setenv("TRAINOPT_LANGUAGE", "zh")
+    told = face(opened(*faulty()))
+    assert "验证集" in told["headline"] and told["problems"][0]["title"] in wording("data").values()
+
+
+@pytest.mark.parametrize("kind", ["text", "sound", "tokens", "dataset"])
+def test_every_kind_of_data_has_samples(kind):
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    data = {
+        "text": ([f"{NASTY} number {i} of {i % 7}" for i in range(40)], labels),
+        "sound": (rng.normal(size=(40, 2000)).astype(np.float32), labels),
+        "tokens": (rng.integers(0, 99, (40, 12)), labels),
+        "dataset": TensorDataset(torch.rand(40, 1, 8, 8), torch.tensor(labels)),
+    }[kind]
+    panel = opened(data)
+    panel.receive({"show": {"part": "train"}})
+    page = face(panel)["page"]
+    assert page["total"] == 40 and len(page["samples"]) > 5
+    if kind == "sound":
+        panel.receive({"play": 3, "part": "train"})
+        part, row, url = face(panel)["sound"]
+        assert (part, row) == ("train", 3) and url.startswith("data:audio/wav") and face(panel)["rate"][1]
+
+
+# clicks
+
+
+def test_clicks_change_undo_and_redo():
+    data, valid = faulty()
+    before = data[0].copy()
+    panel = opened(data, valid)
+    click = panel.widget.comm.click
+    click({"do": "settle", "problem": "duplicates/train"})
+    click({"do": "settle", "problem": "missing/train/a", "value": "1.5"})
+    click({"do": "relabel", "rows": [1, 2], "label": "yes"})
+    click({"do": "keep", "rows": [9]})
+    kinds = [change.kind for change in panel.report.changes]
+    assert kinds == ["drop", "impute", "relabel", "mark"] and face(panel)["figures"][0][0] == "119"
+    made = panel.report.change().train_data.view()
+    assert made[0]["a"].iloc[3] == 1.5 and made[1].iloc[1] == "yes" and len(made[1]) == 119
+    for _ in range(4):
+        click({"do": "undo"})
+    assert panel.report.changes == () and face(panel)["undone"] == 4
+    click({"do": "redo"})
+    click({"do": "drop", "rows": [30]})
+    assert [c.kind for c in panel.report.changes] == ["drop", "drop"] and face(panel)["undone"] == 0
+    assert [e.action for e in panel.report.log.events].count("undone") == 4
+    pd.testing.assert_frame_equal(data[0], before)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"do": "drop", "rows": [999]},
+        {"do": "drop", "rows": "all"},
+        {"do": "drop", "rows": [True]},
+        {"do": "relabel", "rows": [1], "label": "no such class"},
+        {"do": "relabel", "rows": [1]},
+        {"do": "settle", "problem": "missing/train/a", "value": "{n} many"},
+        {"do": "settle", "problem": "none of these"},
+        {"do": "__init__"},
+        {"do": ["drop"]},
+        {"show": {"problem": 3, "page": -1, "change": "x"}},
+        {"policy": [["fly", 1]], "factor": "x"},
+        {"play": 10**9},
+    ],
+)
+def test_a_wrong_message_changes_nothing(content):
+    panel = opened(*faulty())
+    panel.widget.comm.click(content)
+    assert panel.report.changes == ()
+    said = face(panel)["said"]
+    assert bool(said) == ("label" in content or content.get("do") == "relabel" or "value" in content)
+
+
+def test_dropping_everything_is_refused_with_a_sentence():
+    panel = opened((np.zeros((30, 3), np.float32), np.arange(30) % 2))
+    panel.widget.comm.click({"do": "drop", "rows": list(range(30))})
+    assert "undo one of them" in face(panel)["said"] and panel.report.changes == ()
+
+
+def test_changes_of_a_cell_reach_the_panel():
+    panel = opened(*faulty())
+    panel.report.apply("duplicates")
+    (news,) = panel.widget.comm.news()
+    assert news["face"]["changes"] and panel.report.left(panel.report.findings[0]) == ()
+
+
+# the preview
+
+
+def test_the_preview_follows_strengths_and_says_the_option():
+    x = torch.rand(40, 3, 16, 16)
+    panel = opened((x, torch.arange(40) % 4), options=TrainOptions.of(augment="flip colour:0.2"))
+    before = json.loads(panel.whole())["rows"]
+    panel.widget.comm.click(
+        {"policy": [["flip", 0.5], ["colour", 0.9], ["mixup", 0.4]], "factor": 0.5, "turn": 1}
+    )
+    (news,) = panel.widget.comm.news()
+    assert set(news["rows"]) == {"colour", "mixup", "policy", "flip"} - (
+        {"flip"} if "flip" not in news["rows"] else set()
+    )
+    assert (
+        news["face"]["preview"]["flags"] == '--augment "flip:0.5 colour:0.9 mixup:0.4" --augment-strength 0.5'
+    )
+    after = json.loads(panel.whole())["rows"]
+    assert after["original"] == before["original"] and after["colour"] != before["colour"]
+    TrainOptions.of(augment="flip:0.5 colour:0.9 mixup:0.4")
+
+
+def test_images_that_no_run_augments_get_its_sentence():
+    panel = opened((torch.rand(40, 16, 16, 3), torch.arange(40) % 4))
+    assert "x.permute(0, 3, 1, 2)" in face(panel)["preview"]["why"]
+
+
+# runs
+
+
+def changed(data):
+    return ChangedData(
+        data, [Change("drop", (0, 5)), Change("relabel", (7,), (1,), why="labels"), Change("mark", (8,))]
+    )
+
+
+def test_a_run_stores_the_changes_as_events_and_goes_on_with_them(tmp_path):
+    data = table()
+    run = fit(small(), changed(data), table(40, 1), epochs=2, folder=tmp_path, **quiet)
+    assert [str(change) for change in run.changes] == ["drop 2 rows", "relabel 1 row (labels)", "mark 1 row"]
+    assert run.progress.started.samples == 118 and "changes" in run.facts
+    again = resume(run, small(), data, table(40, 1), epochs=3, **quiet)
+    assert len(again.changes) == 3 and again.progress.epoch == 3
+    with pytest.raises(RunError, match="changed"):
+        run.eject()
+
+
+def test_a_cleaned_run_names_what_was_cleaned(tmp_path):
+    x, y = table()
+    x[4], y[4] = x[9], y[9]
+    run = fit(small(), (x, y), epochs=1, clean="duplicates", folder=tmp_path, **quiet)
+    assert [(c.source, c.rows) for c in run.changes] == [("clean", [9])]
+
+
+class Rows(Dataset):
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self):
+        return len(self.data[1])
+
+    def __getitem__(self, i):
+        return torch.from_numpy(self.data[0])[i], int(self.data[1][i])
+
+
+@pytest.mark.parametrize(
+    ("form", "how"),
+    [
+        ("pair", {"devices": 2}),
+        ("dataset", {"workers": 2}),
+        ("loader", {}),
+        ("pair", {"balance": "over"}),
+        ("dataset", {"valid_fraction": 0.2}),
+    ],
+)
+def test_changed_data_train_in_every_way(tmp_path, form, how):
+    data = table()
+    data = {"pair": data, "dataset": Rows(data), "loader": DataLoader(Rows(data), 16)}[form]
+    run = fit(small(), changed(data), epochs=1, folder=tmp_path, device="cpu", **how, **quiet)
+    rows = 94 if "valid_fraction" in how else 118
+    assert run.state == "finished" and len(run.changes) == 3
+    assert "balance" in how or run.progress.started.samples == rows
+
+
+def test_a_sweep_trains_on_changed_data(tmp_path):
+    from trainopt_nb import sweep
+
+    task = Task(small(), changed(table()), table(40, 1))
+    found = sweep(task, {"lr": (1e-3, 1e-1)}, folder=tmp_path, trials=2, epochs=1)
+    assert len(found.trials) == 2 and all(row.state == "done" for row in found.trials)
+
+
+# the cell
+
+
+@pytest.mark.parametrize("form", ["torch", "numpy", "pandas", "tensors", "dataset"])
+def test_the_cell_does_what_the_panel_did(form):
+    x, y = table()
+    names = np.where(y > 0, "up", "down")
+    data = {
+        "torch": (torch.tensor(x), torch.tensor(y)),
+        "numpy": (x, names),
+        "pandas": (pd.DataFrame(x, columns=list("abc")), pd.Series(names)),
+        "tensors": TensorDataset(torch.tensor(x), torch.tensor(y)),
+        "dataset": Rows((x, y)),
+    }[form]
+    label = 1 if form in ("torch", "tensors", "dataset") else "sideways"
+    report = inspect_data(Task(None, data))
+    changes = [Change("drop", (0, 5)), Change("relabel", (7, 8), (label, label)), Change("mark", (9,))]
+    if form in ("torch", "numpy", "pandas"):
+        changes.append(Change("impute", (3,), (2.5,), "b" if form == "pandas" else 1))
+    want = report.change(*changes).train_data.view()
+    held = {"train_data": data}
+    exec(report.cell(), held)
+    made = held["train_data"]
+    made = made.view() if isinstance(made, ChangedData) else made
+    both = [
+        [tuple(map(str, part)) for part in (each if isinstance(each, tuple) else zip(*each, strict=True))]
+        for each in (want, made)
+    ]
+    assert both[0] == both[1]

@@ -1,0 +1,128 @@
+// The data panel: problems, samples, classes, the preview of augmentation, and the changes that were made.
+
+const LINES = 12; // of the code that are shown
+const TABS = ["problems", "samples", "classes", "augment", "changes"];
+
+function DataControls(shared) {
+  const { face, texts, live, send, gone } = shared, { search, changes, undone, offers } = face;
+  const running = search.state === "running", does = (name) => () => send({ do: name });
+  return html`<div class="tonb-controls" role="toolbar" aria-label=${texts.group}>
+    <${Button} name="undo" title=${texts.undo_tip} disabled=${!live || !changes.length} onClick=${does("undo")}>${texts.undo}<//>
+    <${Button} name="redo" title=${texts.redo_tip} disabled=${!live || !undone} onClick=${does("redo")}>${texts.redo}<//>
+    <${Button} name="close" title=${texts.close_tip} hidden=${!offers.includes("close")} disabled=${gone} onClick=${does("close")}>${texts.close}<//>
+    ${running ? html`<${Button} name="search-stop" disabled=${!live} onClick=${does("stop")}>${texts.search_stop}<//>`
+      : html`<${Button} name="search" title=${texts[search.refusal] ?? texts.search_tip} disabled=${!live || Boolean(search.refusal)} onClick=${does("search")}>${
+        search.state === "done" ? texts.search_again : texts.search}<//>`}</div>`;
+}
+
+function searchWords({ search }, texts) {
+  if (search.state === "running") {
+    if (!search.step) return texts.search_begins;
+    const [done, folds, epochs, seconds] = search.step;
+    return fill(texts.searching, { done, folds, epochs, seconds });
+  }
+  return { done: search.found ? fill(texts.search_done, { n: search.found }) : texts.search_clean, stopped: texts.search_stopped,
+    failed: fill(texts.search_failed, { why: search.said }) }[search.state] ?? "";
+}
+
+// ---- problems
+
+function Problem(shared) {
+  const { ui, row, face, texts, live, send, show, refresh } = shared, here = face.page.problem === row.key;
+  const settle = (more = {}) => () => send({ do: "settle", problem: row.key, ...more });
+  const value = ui.values.get(row.key) ?? row.value;
+  const act = row.act === "impute" ? { value } : {};
+  const tip = fill(texts.apply_tip, { n: row.left });
+  const look = (event) => !event.target.closest("button, input") && row.left && show({ problem: row.key });
+  return html`<tr class=${classes(here && "tonb-chosen", row.count && !row.left && "tonb-settled")} data-problem=${row.key} onClick=${look}>
+    <td class="tonb-cell-count"><span class=${classes("tonb-tag", !row.count ? "tonb-dim" : row.left ? `tonb-${row.sure}` : "tonb-dim")}>${row.count ? row.left.toLocaleString("en") : "–"}</span></td>
+    <td class="tonb-cell-problem"><b>${row.title}</b>${row.part === "valid" && html` <small class="tonb-soft">${texts.in_valid}</small>`}<div class="tonb-soft">${row.text}${row.effect && ` ${row.effect}`}</div></td>
+    <td class="tonb-cell-sure"><span>${texts[row.sure]}</span><div class="tonb-soft">${row.how}</div></td>
+    <td class="tonb-cell-acts"><span class="tonb-acts">${row.left > 0 && html`<button type="button" class="tonb-button tonb-small tonb-look" disabled=${!live} aria-pressed=${String(here)}
+        onClick=${() => show({ problem: row.key })}>${texts.look}</button>`}
+      ${row.act === "impute" && html`<input class="tonb-lr tonb-entry" aria-label=${fill(texts.impute_value, { name: row.title })} disabled=${!live} value=${value}
+        onInput=${(event) => refresh(ui.values.set(row.key, event.target.value))} />`}
+      ${row.act && html`<button type="button" class="tonb-button tonb-small tonb-settle" title=${tip} disabled=${!live} onClick=${settle(act)}>${texts[`act_${row.act}`]}</button>`}
+      ${["relabel", "impute"].includes(row.act) && html`<button type="button" class="tonb-button tonb-small tonb-settle-drop" title=${tip} disabled=${!live}
+        onClick=${settle({ how: "drop" })}>${texts.act_drop}</button>`}${row.count > 0 && !row.left && html`<span class="tonb-soft">${texts.settled}</span>`}</span></td></tr>`;
+}
+
+function Problems(shared) {
+  const { face, texts } = shared, { problems, clear, page, search } = face;
+  const found = problems.find((row) => row.key === page.problem);
+  const words = [clear.length ? fill(texts.clear, { names: clear.join(", ") }) : "",
+    search.state || search.refusal === "no_classes" || problems.some((row) => row.kind === "labels") ? "" : texts.unsearched];
+  return html`${problems.length > 0 && html`<${Table}>${problems.map((row) => html`<${Problem} key=${row.key} ...${shared} row=${row} />`)}<//>`}
+    <div class="tonb-none tonb-clear">${words.filter(Boolean).join(" ")}</div>
+    ${found?.count > 0 && html`<${Samples} shared=${shared} title=${html`<b class="tonb-title">${found.title}</b>`} />`}`;
+}
+
+// ---- samples, classes, changes
+
+function Browse(shared) {
+  const { face, texts, live, show } = shared, { page, classes: counts } = face, valid = counts.some(([, , n]) => n !== null) || face.has_valid;
+  const select = (name, value, options, to) => html`<select class="tonb-to" aria-label=${texts[name]} disabled=${!live} onChange=${(event) => show(to(event.target.value))}>${
+    options.map(([key, word]) => html`<option key=${key} value=${key} selected=${key === value}>${word}</option>`)}</select>`;
+  const parts = select("of_part", page.part, [["train", texts.train], ["valid", texts.valid]], (part) => ({ part, label: page.label }));
+  const labels = select("of_class", page.label ?? "", [["", texts.all_classes], ...counts.map(([label]) => [label, label])],
+    (label) => ({ part: page.part, ...(label === "" ? {} : { label }) }));
+  return html`<${Samples} shared=${shared} title=${html`<span class="tonb-filters">${valid && parts}${counts.length > 0 && labels}</span>`} />`;
+}
+
+function Bars(shared) {
+  const { face: { classes: counts, more_classes: more }, texts, live, show, ui, refresh } = shared;
+  const most = Math.max(1, ...counts.flatMap(([, train, valid]) => [train, valid ?? 0])), valid = counts.some(([, , n]) => n !== null);
+  const open = (label) => () => {
+    refresh((ui.tab = "samples"));
+    show({ part: "train", label });
+  };
+  const bar = (n, name) => html`<span class=${`tonb-class-bar tonb-of-${name}`}><i style=${{ width: `${(100 * n) / most}%` }}></i><span>${n.toLocaleString("en")}</span></span>`;
+  return html`<div class="tonb-classes"><div class="tonb-legend"><span class="tonb-train">■ ${texts.bars_train}</span>${valid && html`<span class="tonb-valid">■ ${texts.bars_valid}</span>`}</div>
+    ${counts.map(([label, train, held]) => html`<button type="button" key=${label} class="tonb-class" data-label=${label} disabled=${!live} onClick=${open(label)}>
+    <span class="tonb-class-name" title=${label}>${label}</span><span class="tonb-class-bars">${bar(train, "train")}${held !== null && bar(held, "valid")}</span></button>`)}
+    ${more > 0 && html`<div class="tonb-soft">${fill(texts.more_classes, { n: more })}</div>`}</div>`;
+}
+
+function Changes(shared) {
+  const { face, texts, live, send, show } = shared, { changes, cell, page, offers, name } = face, lines = cell.split("\n");
+  if (!changes.length) return html`<div class="tonb-none">${texts.no_changes}</div>`;
+  const long = lines.length > LINES || cell.length > 1500;
+  return html`<${Table}>${changes.map(([words, why], i) => html`<tr key=${i} class=${classes("tonb-change-row", page.change === i && "tonb-chosen")}><td>${words}</td><td class="tonb-soft tonb-why">${why}</td>
+      <td class="tonb-cell-acts"><button type="button" class="tonb-button tonb-small" disabled=${!live} onClick=${() => show({ change: i })}>${texts.look}</button></td></tr>`)}<//>
+    ${page.change !== null && html`<${Samples} shared=${shared} title=${html`<b class="tonb-title">${changes[page.change]?.[0]}</b>`} />`}
+    <div class="tonb-code"><div class="tonb-samples-head"><b class="tonb-title">${texts.code}</b><span class="tonb-soft" hidden=${!long}>${texts.code_long}</span><span class="tonb-grow"></span><${Copy} text=${cell} texts=${texts} />
+      <button type="button" class="tonb-button tonb-small tonb-use" hidden=${!offers.includes("use")} disabled=${!live} title=${fill(texts.use_tip, { name })} onClick=${() => send({ do: "use" })}>${fill(texts.use, { name })}</button></div>
+      <pre>${lines.slice(0, LINES).map((line) => (line.length > 300 ? `${line.slice(0, 300)}…` : line)).join("\n")}${lines.length > LINES ? "\n…" : ""}</pre></div>`;
+}
+
+const TAB_VIEWS = { problems: Problems, samples: Browse, classes: Bars, augment: Preview, changes: Changes };
+
+export default panel((shared) => {
+  const { ui, store, face, texts, gone, send, refresh } = shared;
+  if (!face) return null;
+  ui.picked ??= new Set();
+  ui.values ??= new Map();
+  ui.sounds ??= new Map();
+  ui.tab ??= "problems";
+  const show = (choice) => send({ show: Object.fromEntries(Object.entries(choice).filter(([key, value]) => ["part", "problem", "label", "change", "page"].includes(key) && value != null)) });
+  const all = { ...shared, show }, count = face.changes.length;
+  takeSound(all);
+  const titles = TABS.filter((name) => (name !== "classes" || face.classes.length) && (name !== "augment" || face.preview.why !== "none"));
+  const tabs = titles.map((name) => [name, texts[`tab_${name}`] + (name === "changes" && count ? ` (${count})` : "")]);
+  const choose = (name) => {
+    ui.tab = name;
+    if (name === "samples" && (face.page.problem !== null || face.page.change !== null)) show({ part: "train" });
+    if (name === "problems" && face.page.problem === null && face.problems.some((row) => row.left)) show({ problem: face.problems.find((row) => row.left).key });
+    refresh();
+  };
+  const { step, state } = face.search, said = searchWords(face, texts), View = TAB_VIEWS[ui.tab];
+  return html`<${Frame} name="tonb-data" label=${texts.group} data=${{ version: store.seq, search: state, changes: count }}>
+    <${Head} name=${face.name} step=${gone ? texts.lost : face.headline} texts=${texts}><${DataControls} ...${all} /><//>
+    ${state === "running" ? html`<${Bar} fraction=${step ? step[0] / step[1] : 0} label=${said} />` : html`<div class="tonb-rule"></div>`}
+    <${Say} text=${gone ? texts.gone : face.said} />
+    <div class="tonb-note tonb-searched" role="status" data-level=${state === "failed" ? "error" : "info"} hidden=${!said}>${said}</div>
+    <div class="tonb-note tonb-told" role="status" hidden=${!face.told}>${face.told}</div>
+    <${Figures} figures=${face.figures} />
+    <${Tabs} tabs=${tabs} chosen=${ui.tab} choose=${choose} /><${View} ...${all} />
+    <${Foot}><span>${count === 0 ? texts.foot_none : count === 1 ? texts.foot_one : fill(texts.foot_changed, { n: count })}</span><//><//>`;
+});
