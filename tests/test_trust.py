@@ -281,7 +281,7 @@ def test_every_free_text_says_whether_it_is_a_place():
     assert places == {"cluster"}
     assert free - places == {
         "augment", "batch_layout", "clean", "device", "features", "image_size", "impute", "loss_weights", "metrics",
-        "monitor", "pipeline_plan", "target",
+        "monitor", "pipeline_plan", "synonyms", "target",
     }  # fmt: skip
 
 

@@ -85,12 +85,11 @@ class DataParallel(Strategy):
         "Return what the reader should know, as (topic, sentence)"
         o, world = self.options, self.ranks.world
         each = -(-o.batch_size // world)
-        text = f"{world} devices take {each} samples each of a batch of {o.batch_size}"
-        notes = [("devices", f"{text}; the learning rate begins with {o.lr:g}.")]
-        if has_batchnorm(model) and device.type != "cuda":
-            text = f"BatchNorm normalises the {each} samples of each device by themselves: PyTorch has no other here."
-            notes.append(("devices", text))
-        return notes
+        text = f"{world} devices take {each} samples each of a batch of {o.batch_size}; the learning rate begins with {o.lr:g}."
+        notes = [("devices", text)]
+        alone = has_batchnorm(model) and device.type != "cuda"
+        text = f"BatchNorm normalises the {each} samples of each device by themselves: PyTorch has no other here."
+        return [*notes, ("devices", text)] if alone else notes
 
     def distribute(self, model, device, sample, task_type, step_functions):
         "Copy or shard the model, as `Strategy.distribute` describes"
