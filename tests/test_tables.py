@@ -8,12 +8,12 @@ import pandas as pd
 import polars
 import pytest
 import torch
+from helpers import execute
 from torch import nn
 
 import trainopt_nb as t
 from trainopt_nb.base.errors import DataError, OptionError, RunError, TaskError
 from trainopt_nb.data.batches import order
-from trainopt_nb.notebook.cli import main
 from trainopt_nb.tables.categories import encode, fit_target
 from trainopt_nb.tables.feature_words import Impute, read_words
 from trainopt_nb.tables.features import Known, fit_features
@@ -303,7 +303,10 @@ def test_a_table_of_numbers_is_trained_on_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("held", ["array", "tensor", "pair", "dataset", "loader"])
-def test_predictions_of_what_is_no_table(tmp_path, held):
+def test_predictions_of_what_is_no_table(tmp_path, held, monkeypatch):
+    monkeypatch.delattr(
+        sys.modules["__main__"], "model", raising=False
+    )  # a shell of another test may have one
     torch.manual_seed(0)
     x = torch.randn(120, 1, 6, 6)
     y = (x.mean((1, 2, 3)) > 0).long()
@@ -338,20 +341,25 @@ train_data = pd.read_csv({path!r}, parse_dates=["since"])
 """
 
 
-def test_the_terminal_predicts_a_file(tmp_path, monkeypatch, capsys):
+def test_the_terminal_predicts_a_file(tmp_path):
     "Another process has neither the model nor the preprocessing: both come from the run"
-    monkeypatch.chdir(tmp_path)
+
+    def trainopt(*words):
+        start = "import sys; from trainopt_nb.notebook.cli import main; sys.exit(main(sys.argv[1:]))"
+        return execute("-c", start, *words, folder=tmp_path)
+
     frame = people(120)
-    frame.to_csv("train.csv", index=False)
+    frame.to_csv(tmp_path / "train.csv", index=False)
     (tmp_path / "job.py").write_text(CELL.format(path=str(tmp_path / "train.csv")))
-    assert main(["fit", "job.py", "--target", "rich", "--epochs", "1"]) == 0
-    frame.drop(columns="rich").assign(colour=1).to_csv("new.csv", index=False)
-    name = t.find_run(None, "runs").name
-    assert main(["predict", name, "new.csv", "--out", "found.csv"]) == 0
-    assert "no column colour" in capsys.readouterr().out
-    assert len(pd.read_csv("found.csv")) == 120
-    assert main(["predict", name, "none.csv"]) == 1
-    frame[["age"]].to_csv("short.csv", index=False)
-    assert main(["predict", name, "short.csv"]) == 1
-    said = capsys.readouterr().err
-    assert "There is no file" in said and "lacks the columns city, member, since, job" in said
+    done = trainopt("fit", "job.py", "--target", "rich", "--epochs", "1")
+    assert done.returncode == 0, done.stderr
+    frame.drop(columns="rich").assign(colour=1).to_csv(tmp_path / "new.csv", index=False)
+    name = t.find_run(None, tmp_path / "runs").name
+    done = trainopt("predict", name, "new.csv", "--out", "found.csv")
+    assert done.returncode == 0 and "no column colour" in done.stdout, done.stderr
+    assert len(pd.read_csv(tmp_path / "found.csv")) == 120
+    done = trainopt("predict", name, "none.csv")
+    assert done.returncode == 1 and "There is no file" in done.stderr
+    frame[["age"]].to_csv(tmp_path / "short.csv", index=False)
+    done = trainopt("predict", name, "short.csv")
+    assert done.returncode == 1 and "lacks the columns city, member, since, job" in done.stderr
