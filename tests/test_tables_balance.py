@@ -1,11 +1,16 @@
 "Balanced training: which rows an epoch visits, the same with workers and after a resume, and never of the validation"
 
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import quiet, until, weights
 from sklearn.datasets import make_classification
 from torch import nn
+from warm_python import python
 
 import trainopt_nb as t
 from trainopt_nb.base.errors import DataError, OptionError
@@ -93,6 +98,58 @@ def test_a_resumed_run_is_the_same(tmp_path, how):
     run = fit(tmp_path, data, model, epochs=2, **options)
     t.resume(run, model, data, epochs=4, write=lambda line: None)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), model.parameters(), strict=True))
+
+
+MIXED = {
+    "augment": "noise feature-dropout mixup",
+    "balance": "over",
+    "features": "robust onehot pca:5",
+    "impute": "knn:3",
+    "valid_fraction": 0.2,
+    "batch_size": 64,
+    "lr": 0.01,
+    "epochs": 3,
+}
+KILLED = """
+import os, signal, sys
+from test_tables_balance import MIXED, gappy, lazy
+import trainopt_nb as t
+import trainopt_nb.train.update as update
+step, calls = update.Stepper.__call__, []
+def counted(self, batches):
+    calls.append(0)
+    if len(calls) == 30:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batches)
+update.Stepper.__call__ = counted
+t.fit(lazy(), gappy(), folder=sys.argv[1], save_steps=7, write=lambda line: None, **MIXED)
+"""
+
+
+def gappy():
+    "A table with a rare class, a column of text and missing values"
+    x, y = rare(1206, 1 / 20)
+    x["city"] = np.where(x["a"] > 0, "Oslo", "Rome")
+    x.loc[::9, "b"] = np.nan
+    return x, y
+
+
+def lazy():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.LazyLinear(32), nn.ReLU(), nn.Linear(32, 2))
+
+
+def test_augmented_balanced_and_fitted_is_the_same_after_a_kill(tmp_path):
+    "Also with two worker processes"
+    done = subprocess.run(python("-c", KILLED, tmp_path / "killed"), cwd=Path(__file__).parent)
+    assert done.returncode != 0
+    run = until(lambda: t.find_run(None, tmp_path / "killed"), "the killed run")
+    assert 7 <= run.progress.step < 31
+    whole, again, fast = lazy(), lazy(), lazy()
+    t.fit(whole, gappy(), folder=tmp_path / "whole", write=quiet, **MIXED)
+    t.resume(None, again, gappy(), folder=tmp_path / "killed", write=quiet)
+    t.fit(fast, gappy(), folder=tmp_path / "fast", write=quiet, workers=2, **MIXED)
+    assert torch.equal(weights(whole), weights(again)) and torch.equal(weights(whole), weights(fast))
 
 
 def test_over_sampling_visits_every_row_and_under_sampling_another_part_each_epoch():

@@ -70,7 +70,7 @@ IMAGE = Starter(
     "`load` returns images of shape (samples, channels, height, width) with values around 0 to 1, and one label an image, as numbers or "
     "as text. `load_data` reads them from a folder, as the comment in the cell shows. What does not fit into memory is better named below: "
     '`train_data = "pictures"` trains on the folder itself. `--augment` shows the network each image shifted a little in each epoch; '
-    "photographs also take flips and colours: `--augment auto`.",
+    "photographs also take flips and colours: `--augment default`.",
     _IMAGE_DATA,
     "--epochs 8 --lr 3e-3 --schedule onecycle --augment crop",
     _IMAGE_MODEL,
