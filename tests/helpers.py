@@ -75,6 +75,25 @@ def execute(*words, folder, **more):
     return subprocess.run(python(*words), cwd=folder, capture_output=True, text=True, timeout=300, **more)
 
 
+_KILLED = """
+import os, signal
+import trainopt_nb.train.update as update
+step, calls = update.Stepper.__call__, []
+def counted(self, batches):
+    calls.append(0)
+    if len(calls) == {update}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batches)
+update.Stepper.__call__ = counted
+"""
+
+
+def run_until_killed(code, *arguments, update=7):
+    "Run Python code that trains, in a process that is killed when this update begins"
+    command = python("-c", _KILLED.format(update=update) + code, *arguments)
+    assert subprocess.run(command, cwd=Path(__file__).parent).returncode != 0
+
+
 def alive(pid):
     "Whether a process is there; one that ended and whose exit code was not asked for is not"
     try:

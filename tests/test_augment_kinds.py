@@ -1,17 +1,13 @@
 "Augmentation of sounds, spectrograms and tables: the effects are real, and one seed gives one result whatever the workers, devices and stops"
 
-import subprocess
-from pathlib import Path
-
 import pytest
 import torch
-from helpers import follow, losses, quiet, until, weights
+from helpers import follow, losses, quiet, run_until_killed, until, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from warm_python import python
 
 from trainopt_nb import OptionError, Task, TrainOptions, features, find_run, fit, resume
 from trainopt_nb.augment.augment import Augment
@@ -261,24 +257,15 @@ def test_stopped_and_resumed_is_uninterrupted(kind, tmp_path):
 
 
 KILLED = """
-import os, signal, sys
+import sys
 from test_augment_kinds import net, options_of, quiet, task_data
 from trainopt_nb import fit
-import trainopt_nb.train.update as update
-step, calls = update.Stepper.__call__, []
-def counted(self, batches):
-    calls.append(0)
-    if len(calls) == 7:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, batches)
-update.Stepper.__call__ = counted
 fit(net("sounds"), *task_data("sounds"), folder=sys.argv[1], save_steps=1, write=quiet, **options_of("sounds", epochs=3))
 """
 
 
 def test_killed_and_resumed_is_uninterrupted(tmp_path):
-    done = subprocess.run(python("-c", KILLED, tmp_path / "killed"), cwd=Path(__file__).parent)
-    assert done.returncode != 0
+    run_until_killed(KILLED, tmp_path / "killed")
     run = until(lambda: find_run(None, tmp_path / "killed"), "the killed run")
     assert 4 < run.progress.step < 12
     again, whole, data = net("sounds"), net("sounds"), task_data("sounds")

@@ -1,16 +1,13 @@
 "Augmentation of texts: rates are those that were asked for, and one seed gives one result whatever the workers and the stops"
 
-import subprocess
-from pathlib import Path
 from random import Random
 
 import pytest
 import torch
-from helpers import follow, quiet, until, weights
+from helpers import follow, quiet, run_until_killed, until, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from warm_python import python
 
 from trainopt_nb import OptionError, Task, TrainOptions, find_run, fit, resume
 from trainopt_nb.augment.policy import KINDS, read_policy
@@ -136,25 +133,16 @@ def test_stopped_and_resumed_is_uninterrupted(workers, tmp_path):
 
 
 KILLED = """
-import os, signal, sys
+import sys
 from test_augment_texts import Bag, flags, quiet
 from trainopt_nb import fit
-import trainopt_nb.train.update as update
-step, calls = update.Stepper.__call__, []
-def counted(self, batches):
-    calls.append(0)
-    if len(calls) == 7:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, batches)
-update.Stepper.__call__ = counted
 fit(Bag(), sys.argv[1], folder=sys.argv[2], save_steps=1, write=quiet, **flags(epochs=3))
 """
 
 
 def test_killed_and_resumed_is_uninterrupted(tmp_path):
     folder = write_texts(tmp_path / "data")
-    done = subprocess.run(python("-c", KILLED, folder, tmp_path / "killed"), cwd=Path(__file__).parent)
-    assert done.returncode != 0
+    run_until_killed(KILLED, folder, tmp_path / "killed")
     run = until(lambda: find_run(None, tmp_path / "killed"), "the killed run")
     assert 4 < run.progress.step < 12
     again, whole = Bag(), Bag()

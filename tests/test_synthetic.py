@@ -1,19 +1,16 @@
 "Synthetic samples: only in training, of the share that was asked for, and the same ones whatever the workers, devices and stops"
 
 import random
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import follow, losses, quiet, until, weights
+from helpers import follow, losses, quiet, run_until_killed, until, weights
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from warm_python import python
 
 from trainopt_nb import OptionError, Task, TrainOptions, features, find_run, fit, resume
 from trainopt_nb.augment.synthetic import synthetic_rows
@@ -109,24 +106,15 @@ def test_stopped_and_resumed_is_uninterrupted(data, tmp_path):
 
 
 KILLED = """
-import os, signal, sys
+import sys
 from test_synthetic import TRAIN, VALID, flags, net, quiet
 from trainopt_nb import fit
-import trainopt_nb.train.update as update
-step, calls = update.Stepper.__call__, []
-def counted(self, batches):
-    calls.append(0)
-    if len(calls) == 7:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, batches)
-update.Stepper.__call__ = counted
 fit(net(), TRAIN, VALID, folder=sys.argv[1], save_steps=1, write=quiet, **flags(epochs=3))
 """
 
 
 def test_killed_and_resumed_is_uninterrupted(tmp_path):
-    done = subprocess.run(python("-c", KILLED, tmp_path / "killed"), cwd=Path(__file__).parent)
-    assert done.returncode != 0
+    run_until_killed(KILLED, tmp_path / "killed")
     run = until(lambda: find_run(None, tmp_path / "killed"), "the killed run")
     assert 4 < run.progress.step < 12
     again, whole = net(), net()

@@ -1,16 +1,12 @@
 "Balanced training: which rows an epoch visits, the same with workers and after a resume, and never of the validation"
 
-import subprocess
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import quiet, until, weights
+from helpers import quiet, run_until_killed, until, weights
 from sklearn.datasets import make_classification
 from torch import nn
-from warm_python import python
 
 import trainopt_nb as t
 from trainopt_nb.base.errors import DataError, OptionError
@@ -111,17 +107,9 @@ MIXED = {
     "epochs": 3,
 }
 KILLED = """
-import os, signal, sys
+import sys
 from test_tables_balance import MIXED, gappy, lazy
 import trainopt_nb as t
-import trainopt_nb.train.update as update
-step, calls = update.Stepper.__call__, []
-def counted(self, batches):
-    calls.append(0)
-    if len(calls) == 30:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, batches)
-update.Stepper.__call__ = counted
 t.fit(lazy(), gappy(), folder=sys.argv[1], save_steps=7, write=lambda line: None, **MIXED)
 """
 
@@ -141,8 +129,7 @@ def lazy():
 
 def test_augmented_balanced_and_fitted_is_the_same_after_a_kill(tmp_path):
     "Also with two worker processes"
-    done = subprocess.run(python("-c", KILLED, tmp_path / "killed"), cwd=Path(__file__).parent)
-    assert done.returncode != 0
+    run_until_killed(KILLED, tmp_path / "killed", update=30)
     run = until(lambda: t.find_run(None, tmp_path / "killed"), "the killed run")
     assert 7 <= run.progress.step < 31
     whole, again, fast = lazy(), lazy(), lazy()
