@@ -16,7 +16,7 @@ from .look import by_row, look_at
 from .outliers import outliers
 from ..data.changed_data import ChangedData, viewed
 from ..data.changes import Change, row_count
-from ..data.rows import hold_out
+from ..data.rows import held_out_note, hold_out
 from ..parallel.ranks import SINGLE, Ranks
 from ..task.clean_options import parse_clean
 from ..task.task import Task
@@ -76,8 +76,7 @@ def _held_out(task, options):
     if options.clean == "none" or plain.valid_data is not None or not options.valid_fraction:
         return plain, options.replace(clean="none")
     train, valid = hold_out(by_row(plain.train_data), options.valid_fraction, options.seed)
-    note = f"{options.valid_fraction:.0%} of the training data, drawn with seed {options.seed}, are held out for validation."
-    notes = (*plain.notes, note)
+    notes = (*plain.notes, held_out_note(options.valid_fraction, options.seed))
     return dataclasses.replace(plain, train_data=train, valid_data=valid, notes=notes), options.replace(
         clean="none", valid_fraction=0.0
     )

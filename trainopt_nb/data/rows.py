@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['describe', 'is_pair', 'are_items', 'is_columns', 'are_samples', 'check_dense', 'is_in_memory', 'in_memory',
-           'hold_out']
+           'hold_out', 'held_out_note']
 
 # %% ../../nbs/data/05_rows.ipynb #6fc88db7
 import math
@@ -215,3 +215,11 @@ def _split(tree, rows, fraction, seed):
     places = order(rows, seed, 0)
     cut = max(1, round(rows * fraction))
     return _take(tree, places[cut:].sort().values), _take(tree, places[:cut].sort().values)
+
+
+def held_out_note(
+    fraction: float,  # of the rows
+    seed: int,  # of the draw
+) -> str:
+    "Say what `hold_out` did"
+    return f"{fraction:.0%} of the training data, drawn with seed {seed}, are held out for validation."

@@ -32,6 +32,7 @@ from trainopt_nb.data.rows import (
     are_samples,
     check_dense,
     describe,
+    held_out_note,
     hold_out,
     in_memory,
     is_in_memory,
@@ -224,9 +225,7 @@ def open_data(
     check_dense(valid_data, "valid_data")
     if valid_data is None and valid_fraction:
         train_data, valid_data = hold_out(train_data, valid_fraction, seed)
-        notes.append(
-            f"{valid_fraction:.0%} of the training data, drawn with seed {seed}, are held out for validation."
-        )
+        notes.append(held_out_note(valid_fraction, seed))
     opening = Opening("train_data", batch_size, seed=seed, **how)
     train, classes = _open(train_data, opening)
     _not_empty(train, "train_data")

@@ -9,7 +9,7 @@ __all__ = ['make_table', 'features', 'check_same']
 import torch
 
 from ..base.errors import DataError, OptionError
-from ..data.rows import describe, hold_out
+from ..data.rows import describe, held_out_note, hold_out
 from ..events.assumptions import Assumption
 from .columns import listed
 from .feature_words import ENCODERS, SCALES, read_impute, read_words
@@ -59,8 +59,7 @@ def _parts(train_data, valid_data, choices):
     if valid_data is None and choices.valid_fraction:
         train, valid = hold_out(train, choices.valid_fraction, choices.seed)
         whole = lambda part: (part[0].reset_index(drop=True), part[1])
-        said = f"{choices.valid_fraction:.0%} of the training data, drawn with seed {choices.seed}, are held out for validation."
-        return whole(train), whole(valid), [said]
+        return whole(train), whole(valid), [held_out_note(choices.valid_fraction, choices.seed)]
     if valid_data is None:
         return train, None, []
     if not (is_table(valid_data) or (isinstance(valid_data, tuple) and len(valid_data) == 2)):
