@@ -1,6 +1,7 @@
 "A student learns from its teachers: equal to a loop by hand, resumed to the last bit, with every other option, and refused in one sentence"
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -62,13 +63,16 @@ def flags(**more):
 # --- equal to a loop by hand
 
 
+HAND = {"optimizer": "sgd", "lr": 0.1}  # Adam makes a whole step of a rounding error
+
+
 def by_hand(model, data, soft, hard=F.cross_entropy, weight=0.7, epochs=2, batch=32):
     "Train by a plain loop"
     inputs, targets = data
     decayed = [p for p in model.parameters() if p.dim() > 1]
     spared = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": spared, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3)
+    optimizer = torch.optim.SGD(groups, lr=0.1)
     model.train()
     torch.manual_seed(0)
     for epoch in range(epochs):
@@ -100,7 +104,9 @@ def test_logits_are_those_of_a_loop_by_hand(tmp_path):
         logs, wanted = (scores / 3).log_softmax(1), (ask(inputs) / 3).log_softmax(1)
         return F.kl_div(logs, wanted, reduction="batchmean", log_target=True) * 9
 
-    run = fit(model, TRAIN, folder=tmp_path, write=quiet, **flags(teacher=teacher, distill="logits:3"))
+    run = fit(
+        model, TRAIN, folder=tmp_path, write=quiet, **HAND, **flags(teacher=teacher, distill="logits:3")
+    )
     assert torch.allclose(weights(model), by_hand(net(), TRAIN, soft), atol=1e-6)
     assert torch.equal(weights(teacher), before) and teacher.training == modes
     assert all(p.requires_grad and p.grad is None for p in teacher.parameters())
@@ -126,7 +132,7 @@ def test_other_tasks_are_those_of_a_loop_by_hand(kind, tmp_path):
 
     soft = answers if several else lambda scores, inputs: F.mse_loss(scores, ask(inputs))
     hard = F.binary_cross_entropy_with_logits if several else F.mse_loss
-    fit(model, (X[:118], targets), folder=tmp_path, write=quiet, **flags(teacher=teacher))
+    fit(model, (X[:118], targets), folder=tmp_path, write=quiet, **HAND, **flags(teacher=teacher))
     expected = by_hand(net(outputs=targets.shape[1]), (X[:118], targets), soft, hard)
     assert torch.allclose(weights(model), expected, atol=1e-6)
 
@@ -139,7 +145,7 @@ def test_several_teachers_are_the_mean_of_their_logits(tmp_path):
         wanted = ((asks[0](inputs) + asks[1](inputs)) / 2 / 4).log_softmax(1)
         return F.kl_div((scores / 4).log_softmax(1), wanted, reduction="batchmean", log_target=True) * 16
 
-    fit(model, TRAIN, folder=tmp_path, write=quiet, **flags(teacher=[first, second]))
+    fit(model, TRAIN, folder=tmp_path, write=quiet, **HAND, **flags(teacher=[first, second]))
     assert torch.allclose(weights(model), by_hand(net(), TRAIN, soft), atol=1e-6)
 
 
@@ -147,13 +153,12 @@ def test_a_teacher_that_ends_with_softmax_teaches_the_same(tmp_path):
     ends = []
     for teacher in (big(), nn.Sequential(big(), nn.Softmax(1))):
         ends.append(net())
-        fit(ends[-1], TRAIN, folder=tmp_path, write=quiet, **flags(teacher=teacher))
+        fit(ends[-1], TRAIN, folder=tmp_path, write=quiet, **HAND, **flags(teacher=teacher))
     assert torch.allclose(weights(ends[0]), weights(ends[1]), atol=1e-4)
 
 
 def test_the_figures_of_the_validation_are_those_of_the_labels():
-    teacher, options = big(), TrainOptions(**flags(teacher=big()))
-    assert teacher is not None
+    options = TrainOptions(**flags(teacher=big(), restore_best=False))
     task = Task(net(), TRAIN, VALID)
     epoch = [e for e in follow(train(task, options)) if type(e) is Epoch][-1]
     model = task.model.eval()
@@ -297,11 +302,14 @@ def test_accumulated_is_one_large_batch():
     assert torch.allclose(*ends, atol=1e-5)
 
 
-def test_compiled_is_near(tmp_path):
+def test_compiled_is_near(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        torch, "compile", partial(torch.compile, backend="aot_eager")
+    )  # traced, and not built
     ends = []
     for compile in (False, True):
         ends.append(net(dropout=0))
-        fit(ends[-1], TRAIN, folder=tmp_path, write=quiet, **flags(teacher=big(), compile=compile, epochs=1))
+        fit(ends[-1], TRAIN, folder=tmp_path, write=quiet, **HAND, **flags(teacher=big(), compile=compile))
     assert torch.allclose(weights(ends[0]), weights(ends[1]), atol=1e-4)
 
 
@@ -400,7 +408,7 @@ def test_what_does_not_fit_gets_one_sentence():
     step = lambda model, batch: F.cross_entropy(model(batch[0]), batch[1])
     refused(OptionError, "needs a model to learn from", distill="logits:2")
     refused(OptionError, "neither a variable", teacher="no such thing")
-    refused(TaskError, r"gives scores of shape \(64, 5\) and the model \(64, 3\)", teacher=big(5))
+    refused(TaskError, r"gives scores of shape \(8, 5\) and the model \(8, 3\)", teacher=big(5))
     refused(TaskError, "fails on the first batch", teacher=nn.Linear(9, 3))
     refused(OptionError, "training_step", teacher=big(), training_step=step)
     refused(OptionError, "names 2: name one", teacher=[big(), big()], distill="features")
