@@ -52,13 +52,14 @@ def find_device(o: Namespace) -> torch.device:
     return torch.device(o.device)
 
 
-def prepare_teacher(o: Namespace, teacher: nn.Module, device: torch.device):
-    "Move the teacher, and freeze it"
-    if o.device != "cpu":
+def prepare_teacher(o: Namespace, seen: Namespace, teacher: nn.Module, device: torch.device):
+    "Move the teacher, and put it into evaluation mode"
+    if seen.distill and o.device != "cpu":
         teacher.to(device)
-    if o.channels_last:
+    if seen.distill and o.channels_last:
         teacher.to(memory_format=torch.channels_last)
-    teacher.eval()
+    if seen.distill:
+        teacher.eval()
 
 
 def prepare_model(o: Namespace, model: nn.Module, device: torch.device):
