@@ -31,8 +31,7 @@ from trainopt_nb.script.plain_update import (
     keep_rates,
     make_optimizer,
     moves,
-    prepare_model,
-    prepare_teacher,
+    prepare_models,
     seed_everything,
     set_torch,
     update,
@@ -145,19 +144,13 @@ def finish(o: Namespace, seen: Namespace, model: nn.Module, average: nn.Module):
 
 # %% ../../nbs/script/06_plain_loop.ipynb #f49bfcf3
 def train_model(
-    o: Namespace,
-    seen: Namespace,
-    model: nn.Module,
-    train_data: Data,
-    valid_data: Data | None,
-    teacher: nn.Module,
+    o: Namespace, seen: Namespace, model: nn.Module, train_data: Data, valid_data: Data, teacher: nn.Module
 ):
     "Train the model, and save its weights"
     set_torch(o)
     device = find_device(o)
     train, valid = prepare_data(o, seen, train_data, valid_data)
-    prepare_model(o, model, device)
-    prepare_teacher(o, seen, teacher, device)
+    prepare_models(o, seen, model, teacher, device)
     weight = loss_weight(o, seen, train, device) if weighted(o, seen) else None
     metrics = make_metrics(o, seen, device) if uses_torchmetrics(o, seen) else {}
     seed_everything(o.seed)

@@ -158,14 +158,11 @@ def choose_loss(
     if parts is not None:
         notes += own_loss_notes(o, parts, module)
         notes += _stranger_notes(model, module, functions(model)[0], sample)
-    recorded = parts if parts is not None and parts.recorded else None
     if distillation is not None:
-        functions, module = (
-            distillation.around(functions, make_judge(loss, own, task_type, parts)),
-            distillation.module or module,
-        )
+        functions = distillation.around(functions, make_judge(loss, own, task_type, parts))
+        module = distillation.module or module
     compiled = lambda runner: functions(torch.compile(runner) if o.compile else runner)
-    return Loss(compiled, to_device, weight, notes, recorded, module)
+    return Loss(compiled, to_device, weight, notes, parts if parts and parts.recorded else None, module)
 
 # %% ../../nbs/train/03f_objective.ipynb #3b896f16
 def _stranger_notes(model, module, loss_step, sample):
