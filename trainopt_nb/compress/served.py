@@ -200,8 +200,8 @@ class OnnxServed(Served):
         self._session = open_session(self.model, self.threads)
         self.inputs = [each.name for each in self._session.get_inputs()]
         noted = self._session.get_modelmeta().custom_metadata_map.get(STRUCTURE)
-        several = len(self._session.get_outputs()) > 1
-        self.structure = json.loads(noted) if noted else "tuple" if several else "tensor"
+        usual = "tuple" if len(self._session.get_outputs()) > 1 else "tensor"
+        self.structure = json.loads(noted) if noted else usual
 
     def _run(self, inputs, named):
         found = run_session(self._session, dict(zip(self.inputs, inputs, strict=False)) | named)
@@ -219,9 +219,8 @@ class OnnxServed(Served):
     @property
     def nbytes(self) -> int:
         "Size of the file, with weights that it keeps beside it"
-        if isinstance(self.model, bytes):
-            return len(self.model)
-        return sum(path.stat().st_size for path in onnx_files(self.model))
+        files = [] if isinstance(self.model, bytes) else onnx_files(self.model)
+        return sum(path.stat().st_size for path in files) if files else len(self.model)
 
     def save(self, folder: str | Path) -> list[Path]:
         "Write the model as `model.onnx`; one with weights beside it keeps its name, by which it finds them"
@@ -231,7 +230,7 @@ class OnnxServed(Served):
             (folder / "model.onnx").write_bytes(self.model)
             return [folder / "model.onnx"]
         files = onnx_files(self.model)
-        kept = [folder / ("model.onnx" if len(files) == 1 else path.name) for path in files]
+        kept = [folder / (path.name if files[1:] else "model.onnx") for path in files]
         for old, new in zip(files, kept, strict=True):
             if old.absolute() != new.absolute():
                 shutil.copyfile(old, new)
