@@ -118,7 +118,9 @@ class Compression(Begun):
         began, self.work.served, self.work.notes = time.perf_counter(), parent.served, []
         made = yield from STEPS[step.name].apply(self.work, step.options)
         yield Doing(step.name, "measures the candidate beside the original")
-        models = [self.candidates[0].served, parent.served, made][parent is self.candidates[0] :]
+        models = [self.candidates[0].served, parent.served, made][
+            parent.served is self.candidates[0].served :
+        ]
         rows = self._measure(models)
         verdict = judge_candidate(rows[-1], rows[-2], rows[0], self.floor, self.served_sizes)
         speedups = {size: rows[-1].speedup(rows[0], size)[0] for size in self.sizes}
@@ -126,6 +128,9 @@ class Compression(Begun):
         found = Candidate(
             made, rows[-1], (*parent.steps, str(step)), spent, verdict, tuple(self.work.notes), speedups
         )
+        first = self.candidates[0]  # shown with its times of the last turns, as those of the candidate
+        times = {**first.measurement.times, **rows[0].times}
+        self.candidates[0] = replace(first, measurement=replace(first.measurement, times=times))
         self.candidates.append(found)
         self.kept += [step] if verdict.kept else []
         yield Measured(found)

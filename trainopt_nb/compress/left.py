@@ -49,6 +49,6 @@ class Left:
             return smaller.nbytes / self.dense.nbytes
         with fixed_threads(self.work.threads):
             before, after = latencies(
-                [self.dense, smaller], {self.size: self.inputs}, min(0.5, self.work.seconds)
+                [self.dense, smaller], {self.size: self.inputs}, min(1.0, self.work.seconds)
             )
         return 1 / after[self.size].speedup(before[self.size])[0]

@@ -125,13 +125,23 @@ def _batches(inputs, judge, batch_sizes):
 
 def _notes(judge, row):
     "Say what the numbers mean"
+    busy = max(times.interrupted for times in row.times.values())
+    said = (
+        (
+            f"Other programs interrupted {busy:.0%} of the calls, of which only the time in the processor counts.",
+        )
+        if busy > 0.2
+        else ()
+    )
     if judge is None:
-        return ()
-    whole = row.judged.whole.samples
-    half = row.judged.judges.samples
+        return said
+    whole, half = row.judged.whole.samples, row.judged.judges.samples
     if half == whole:
-        return (f"{judge.name}: on all {whole} validation samples.",)
-    return (f"{judge.name}: on the {half} of {whole} validation samples that judge; the others choose.",)
+        return (*said, f"{judge.name}: on all {whole} validation samples.")
+    return (
+        *said,
+        f"{judge.name}: on the {half} of {whole} validation samples that judge; the others choose.",
+    )
 
 
 def measure(
