@@ -4,11 +4,13 @@ from copy import deepcopy
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from sklearn.datasets import load_diabetes, load_digits
 from torch import nn
 
 from trainopt_nb.api.fit import fit
 from trainopt_nb.base.errors import CompressError, OptionError
+from trainopt_nb.compress import sparse
 from trainopt_nb.compress.candidate import Floor, judge_candidate
 from trainopt_nb.compress.channels import find_channels, remove_channels
 from trainopt_nb.compress.compress import Compression, Measured, compress
@@ -21,6 +23,7 @@ from trainopt_nb.compress.measure import measure, measure_served
 from trainopt_nb.compress.measurement import Measurement
 from trainopt_nb.compress.recipe import Recipe
 from trainopt_nb.compress.served import TorchServed
+from trainopt_nb.compress.sparse import rows_of_layers, unpack, use_sparse
 from trainopt_nb.compress.teacher import Lessons
 from trainopt_nb.compress.timing import Times
 from trainopt_nb.runs.table import list_runs
@@ -64,7 +67,7 @@ class Encoder(nn.Module):
         self.place, self.head = nn.Parameter(torch.zeros(8, 32)), nn.Linear(32, 10)
 
     def forward(self, x):
-        return self.head(self.layers(self.words(x.flatten(0, 1)) + self.place).mean(1))
+        return self.head(self.layers(self.words(x.squeeze(1)) + self.place).mean(1))
 
 
 def mlp(width=128):
@@ -376,7 +379,9 @@ def test_the_teacher_teaches(digits, trained):
 
 def test_layers_become_thinner_where_it_costs_least(digits, trained, tmp_path):
     net = deepcopy(trained)
-    made = begun(net, digits, tmp_path, "3%", batch_sizes=(64,))  # alone, two small layers take longer than one
+    made = begun(
+        net, digits, tmp_path, "3%", batch_sizes=(64,)
+    )  # alone, two small layers take longer than one
     found = candidate_of(made, "lowrank 0.5 size epochs=1")
     assert (
         0.45 <= found.measurement.nbytes / made.candidates[0].measurement.nbytes <= 0.55
@@ -413,3 +418,34 @@ def test_a_recipe_reads_as_it_is_written(text, tmp_path):
         == Recipe.load(recipe.save(tmp_path / "recipe.json"))
         == Recipe.load(recipe.save(tmp_path / "recipe.txt"))
     )
+
+
+def test_most_weights_become_zero_and_the_file_is_really_smaller(digits, trained, tmp_path):
+    made = begun(trained, digits, tmp_path / "runs", "3%")
+    found = candidate_of(made, "sparsify 0.8 iterations=2 epochs=2")
+    (file,) = found.served.save(tmp_path / "shipped")
+    state = unpack(load_file(file))
+    zero = [float((state[name] == 0).float().mean()) for name in ("1.weight", "3.weight", "5.weight")]
+    assert (zero[0] * 64 + zero[1] * 128) / 192 == pytest.approx(0.8, abs=0.01) and zero[
+        2
+    ] == 0  # the head stays
+    assert file.stat().st_size == found.measurement.nbytes < 0.35 * TorchServed(trained).nbytes
+    again, (x, _) = deepcopy(trained), digits[1]
+    again.load_state_dict(state)
+    with torch.no_grad():
+        assert torch.allclose(again(x), found.served(x), atol=1e-4)
+
+
+def test_sparse_matrices_are_used_only_where_they_are_faster(monkeypatch):
+    net = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 8))
+    with torch.no_grad():
+        for layer in (net[0], net[1]):
+            layer.weight[torch.rand_like(layer.weight) < 0.95] = 0
+    monkeypatch.setattr(
+        sparse, "sparse_gain", lambda layer, rows: 2.0 if layer.weight[0, 0] == net[0].weight[0, 0] else 0.8
+    )
+    x = torch.randn(3, 64)
+    made, chosen = use_sparse(net, [rows_of_layers(net, x)])
+    zeros = int((net[0].weight == 0).sum())
+    assert chosen[0] == "0" and "2" not in chosen and torch.allclose(made(x), net(x), atol=1e-5)
+    assert count_macs(made, x[:1]) <= count_macs(net, x[:1]) - zeros

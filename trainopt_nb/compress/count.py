@@ -30,13 +30,23 @@ def count_macs(
 ) -> int:
     "Return the multiply-accumulate operations of a call: of convolutions, matrix products and attention"
     counter, fast = FlopCounterMode(display=False), torch.backends.mha.get_fastpath_enabled()
+    saved, hooks = [], []
+    for layer in module.modules():
+        if hasattr(layer, "zeros"):
+            hooks.append(
+                layer.register_forward_hook(
+                    lambda own, given, _: saved.append(own.zeros * (given[0].numel() // given[0].shape[-1]))
+                )
+            )
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad(), counter:
             call(module, inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    return counter.get_total_flops() // 2
+        for hook in hooks:
+            hook.remove()
+    return counter.get_total_flops() // 2 - sum(saved)
 
 # %% ../../nbs/compress/03_count.ipynb #7122a450
 def _held(row):

@@ -88,5 +88,6 @@ class Step(NamedTuple):
 
 STEPS: Registry[Step] = Registry("compression step")
 STEPS.register("prune", "trainopt_nb.compress.prune:STEP")
+STEPS.register("sparsify", "trainopt_nb.compress.sparsify:STEP")
 STEPS.register("lowrank", "trainopt_nb.compress.low_rank:STEP")
 EXPORTS: Registry[Callable] = Registry("export form")  # each takes a `Served`, a path and a `Judge`
