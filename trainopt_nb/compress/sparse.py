@@ -156,7 +156,7 @@ def unpack(
             state[name] = tensor
     return state
 
-
+# %% ../../nbs/compress/16_sparse.ipynb #1dc36bea
 class PackedServed(TorchServed):
     "A module whose zeros are not written; some of its layers may be sparse matrices"
 
