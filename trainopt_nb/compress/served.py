@@ -204,7 +204,9 @@ class OnnxServed(Served):
         self.structure = json.loads(noted) if noted else usual
 
     def _run(self, inputs, named):
-        found = run_session(self._session, dict(zip(self.inputs, inputs, strict=False)) | named)
+        values = dict(zip(self.inputs, inputs, strict=False)) | named
+        values = {name: values[name] for name in self.inputs if name in values}  # labels may come along
+        found = run_session(self._session, values)
         if self.structure == "tensor":
             return found[0]
         return tuple(found) if self.structure == "tuple" else dict(zip(self.structure, found, strict=True))
