@@ -126,7 +126,7 @@ def _write(served, folder, batches, facts):
     write_provenance(folder, files, **facts)
     return kind.reopen(folder)
 
-
+# %% ../../nbs/compress/51_export.ipynb #a68e01ce
 def export(
     model: nn.Module | Served,
     folder: str | Path,  # made, with all its files or none

@@ -79,7 +79,7 @@ def _chosen(kind, engine):
         raise OptionError(f"{engine} does not offer {kind}: choose another engine or kind.")
     return found
 
-
+# %% ../../nbs/compress/45_quantize.ipynb #d1a37ef6
 def _try(name, engine, wish, original):
     "Make one candidate and compare it"
     start = time.perf_counter()

@@ -90,7 +90,7 @@ def batch_axes(
     axes = tuple({0: batch} if t.dim() and len(t) == size else {} for t in tensors)
     return (axes,) if isinstance(module, _Plain) else axes  # the one parameter *inputs, or each its own
 
-
+# %% ../../nbs/compress/34_to_onnx.ipynb #47992f63
 MOST = 1_900_000_000  # bytes: a file of the format cannot be larger than 2 GB
 
 
