@@ -197,13 +197,13 @@ class OnnxServed(Served):
         self._open()
 
     def _open(self):
-        self._session = open_session(self.model, self.threads)
-        self.inputs = [each.name for each in self._session.get_inputs()]
-        noted = self._session.get_modelmeta().custom_metadata_map.get(STRUCTURE)
-        usual = "tuple" if len(self._session.get_outputs()) > 1 else "tensor"
-        self.structure = json.loads(noted) if noted else usual
+        self._session = session = open_session(self.model, self.threads)
+        self.inputs = [each.name for each in session.get_inputs()]
+        noted, several = session.get_modelmeta().custom_metadata_map.get(STRUCTURE), session.get_outputs()[1:]
+        self.structure = json.loads(noted) if noted else "tuple" if several else "tensor"
 
     def _run(self, inputs, named):
+        named = {name: named[name] for name in self.inputs if name in named}  # labels may come along
         found = run_session(self._session, dict(zip(self.inputs, inputs, strict=False)) | named)
         if self.structure == "tensor":
             return found[0]
