@@ -83,6 +83,7 @@ class Begun(Candidates):
         self.inputs = {size: self.judge.inputs(size) for size in self.sizes}
         (measured,) = self._measure([original])
         self.floor.check(measured.figure)
+        self.work.floor, self.work.measured = self.floor, measured
         first = Candidate(
             original,
             measured,

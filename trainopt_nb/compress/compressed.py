@@ -13,13 +13,13 @@ from pathlib import Path
 from torch import nn
 
 from .candidate import Candidate, Floor, describe_floor
-from .judge import Judge
 from .machine import Machine
 from .measurement import in_bytes, in_milliseconds, text_table
 from .recipe import Recipe
 from .served import Served, TorchServed
-from .steps import EXPORTS
+from .steps import EXPORTERS
 from ..runs.html_tables import table_html
+from ..task.task import Task
 
 # %% ../../nbs/compress/21_compressed.ipynb #413725c4
 class Candidates:
@@ -51,7 +51,7 @@ class Compressed(Candidates):
     recipe: Recipe  # the steps that were kept
     floor: Floor
     machine: Machine
-    judge: Judge = field(repr=False)
+    task: Task = field(repr=False)
     notes: tuple[str, ...] = ()
 
     @property
@@ -91,11 +91,12 @@ class Compressed(Candidates):
 
     def export(
         self,
-        path: str | Path,
-        form: str = "",  # a name in `EXPORTS`; the first that fits the runtime where it is empty
-    ) -> object:  # what the form gives back
-        "Write the model that is kept to files that run without this package. Raises `CompressError` or `OptionError`"
-        return EXPORTS[form or next(iter(EXPORTS), "onnx")](self.served, path, self.judge)
+        path: str | Path,  # a folder
+        form: str = "auto",  # as the exporter knows them
+        **more: object,  # passed on to the exporter
+    ) -> object:  # what was exported
+        "Write the model that is kept to files that run without this package. Raises `CompressError` or `CheckpointError`"
+        return EXPORTERS["folder"](self.served, path, self.task, form, recipe=str(self.recipe), **more)
 
 # %% ../../nbs/compress/21_compressed.ipynb #b5e6189c
 def _cells(candidate, first):

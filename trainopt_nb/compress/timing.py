@@ -12,6 +12,11 @@ from collections.abc import Callable
 from statistics import median
 from typing import NamedTuple
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 # %% ../../nbs/compress/02_timing.ipynb #7b96edc7
 class Times(NamedTuple):
     "How long the calls of one model took"
@@ -59,7 +64,6 @@ def quantile(
 
 # %% ../../nbs/compress/02_timing.ipynb #6ea27f4d
 _WARM_CALLS, _WARM_SECONDS = 3, 0.05
-_DISTURBED = 1.15  # of the time that the thread computed
 
 
 def _warm(call):
@@ -70,23 +74,31 @@ def _warm(call):
         call()
 
 
+def _switches():
+    "Return how often this thread waited, and how often it was interrupted; None where the system does not tell"
+    if not hasattr(resource, "RUSAGE_THREAD"):
+        return None
+    used = resource.getrusage(resource.RUSAGE_THREAD)
+    return used.ru_nvcsw, used.ru_nivcsw
+
+
 def _timed(call):
-    "Return the seconds that a call took, and those that its thread computed"
-    computed, began = time.thread_time(), time.perf_counter()
+    "Return the seconds that a call took, those that its thread computed, and whether it was only interrupted"
+    before, computed, began = _switches(), time.thread_time(), time.perf_counter()
     call()
-    return time.perf_counter() - began, time.thread_time() - computed
+    taken, computed, after = time.perf_counter() - began, time.thread_time() - computed, _switches()
+    return taken, computed, before is not None and after[0] == before[0] and after[1] > before[1]
 
 
 def without_interruptions(
-    rows: list[tuple[float, float]],  # for each call: seconds that it took, and that its thread computed
+    rows: list[
+        tuple[float, float, bool]
+    ],  # for each call: seconds that it took and that its thread computed, and whether it was interrupted
 ) -> Times:
     "Return the times of calls; one that was interrupted counts with the time that its thread computed"
-    interrupted = [taken > _DISTURBED * computed + 2e-5 for taken, computed in rows]
-    if sum(interrupted) > 0.9 * len(rows):  # another thread does the work
-        return Times(tuple(taken for taken, _ in rows))
-    pairs = zip(rows, interrupted, strict=True)
     return Times(
-        tuple(computed if late else taken for (taken, computed), late in pairs), sum(interrupted) / len(rows)
+        tuple(computed if late else taken for taken, computed, late in rows),
+        sum(late for *_, late in rows) / len(rows),
     )
 
 # %% ../../nbs/compress/02_timing.ipynb #12895b54
