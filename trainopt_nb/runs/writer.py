@@ -37,10 +37,8 @@ class LogWriter:
     ):
         "Raises `RunError` where another process writes it, or nothing can be written"
         self.path, self.lines = path, None
-        self._summarized, self._changed = (
-            0,
-            False,
-        )  # size of the log at the newest summary; whether more is known
+        self._summarized = 0  # size of the log at the newest summary
+        self._changed = False  # whether there is something new since then
         self._lock = lock_log(path / LOCK)
         try:
             with run_errors(path / LOG):
