@@ -291,60 +291,59 @@ def _turns(trials: int) -> dict[str, list[float]]:
         with open(plan.objective.path) as file:
             rows = [json.loads(line) for line in file]
     second = range(WARM, trials - 1, 2)  # the trial after it begins with the plain training
-    alone = [(rows[i + 1]["clock"], rows[i + 1]["processor"]) for i in second]
+    took = [ended[i] - ended[i - 1] for i in second]
+    alone, own = ([rows[i + 1][kind] for i in second] for kind in ("clock", "processor"))
+    worker = [rows[i + 1]["began"] - rows[i]["began"] for i in second]
+    quarter = lambda values: statistics.quantiles(values, n=4)[0]
     found = {
-        "clock": [ended[i] - ended[i - 1] - own for i, (own, _) in zip(second, alone, strict=True)],
-        "worker": [
-            rows[i + 1]["began"] - rows[i]["began"] - own for i, (_, own) in zip(second, alone, strict=True)
-        ],
+        "clock": [a - b for a, b in zip(took, alone, strict=True)],
+        "fast": [quarter(took) - quarter(alone)],
+        "worker": [a - b for a, b in zip(worker, own, strict=True)],
         "loop": [(spent[-1] - spent[WARM]) / (trials - 1 - WARM)],
-        "training": [own for own, _ in alone],
+        "training": alone,
     }
     return {name: [1e3 * each for each in values] for name, values in found.items()}
 
 
 SHOWN = {
     "clock": "clock",
+    "fast": "clock, difference of the lower quarters",
     "worker": "processors: of the worker",
     "loop": "processors: of the loop, beside the training too",
     "training": "the training itself, clock",
 }
 
 
+def _in_fresh_processes(trials: int) -> dict[str, list[float]]:
+    code = f"import bench_sweep as b, json\nwith b._quiet(): print(json.dumps(b._turns({trials})))"
+    here = os.path.dirname(os.path.abspath(__file__))
+    paths = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": paths}
+    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    if out.returncode:
+        raise SystemExit(out.stderr)
+    return json.loads(out.stdout.splitlines()[-1])
+
+
 def turns(trials: int, starts: int):
     "Print milliseconds of a trial beyond the same training in the same process, each start in fresh processes"
     each = []
     for start in range(starts):
-        code = f"import bench_sweep as b, json\nwith b._quiet(): print(json.dumps(b._turns({trials})))"
-        here = os.path.dirname(os.path.abspath(__file__))
-        paths = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
-        out = subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONPATH": paths},
-            capture_output=True,
-            text=True,
-        )
-        if out.returncode:
-            raise SystemExit(out.stderr)
-        each.append(json.loads(out.stdout.splitlines()[-1]))
+        each.append(_in_fresh_processes(trials))
         found = each[-1]["clock"]
-        low, middle, high = statistics.quantiles(found, n=4)
+        low, middle, high = (f"{value:.1f}" for value in statistics.quantiles(found, n=4))
+        mean = f"{statistics.mean(found):.1f}"
         print(
-            f"start {start + 1}: {len(found)} pairs, median {middle:.1f} ({low:.1f} to {high:.1f}), mean {statistics.mean(found):.1f}",
+            f"start {start + 1}: {len(found)} pairs, median {middle} ({low} to {high}), mean {mean}",
             flush=True,
         )
     print(
-        f"\nturns, {trials} trials, {starts} starts: ms of a trial beyond the same training, median of the starts (lowest to highest)"
+        f"\nturns, {trials} trials: ms of a trial beyond the same training, median of {starts} starts (lowest to highest)"
     )
     print(f"{'':50s} {'their medians':>26s} {'their means':>26s}")
     for name, title in SHOWN.items():
-        print(
-            f"{title:50s}",
-            *(
-                f"{_spread([of(one[name]) for one in each]):>26s}"
-                for of in (statistics.median, statistics.mean)
-            ),
-        )
+        ways = [[of(one[name]) for one in each] for of in (statistics.median, statistics.mean)]
+        print(f"{title:50s}", *(f"{_spread(values):>26s}" for values in ways))
 
 
 # ---------------------------------------------------------------- the race
