@@ -175,7 +175,35 @@ Mode = Callable[
 ]  # called with the trials that ended; yields events
 
 
-class SweepLoop(_TimedLoop):
+class _HearingLoop(_TimedLoop):
+    def _emit_done(self, events):
+        "Do all that events come from before the first of them is yielded; neither an error nor a stop loses one"
+        done = []
+        try:
+            for event in events:
+                done.append(event)
+        finally:
+            left = iter(done)
+            try:
+                yield from self._emit(left)
+            except _Stopped:
+                yield from left
+                raise
+
+    def _hear_and_begin(self, mode):
+        "Hear the workers, and give the next trial to those that have ended one; yields events"
+        yield from self._hear(mode, _NAP)
+        if self.newest and not self.shared:  # else it is looked first what other processes do
+            yield from self._hear(mode, 0.0)  # who has ended a trial asks for the next one at once
+            yield from self.begin_trials()
+
+    def _hear(self, mode, timeout):
+        self.newest = []
+        yield from self.hear(timeout)
+        yield from mode(self, self.newest)
+
+# %% ../../nbs/sweeps/27b_sweep_loop.ipynb #18a37a3a
+class SweepLoop(_HearingLoop):
     "A sweep from its first event to its last"
 
     def events(
@@ -210,29 +238,3 @@ class SweepLoop(_TimedLoop):
         yield from self._emit_done(self._hear_and_begin(mode))
         self.trials.leased.leases.renew()
         yield from self._emit([Heartbeat(self.ended)])
-
-    def _emit_done(self, events):
-        "Do all that events come from before the first of them is yielded; neither an error nor a stop loses one"
-        done = []
-        try:
-            for event in events:
-                done.append(event)
-        finally:
-            left = iter(done)
-            try:
-                yield from self._emit(left)
-            except _Stopped:
-                yield from left
-                raise
-
-    def _hear_and_begin(self, mode):
-        "Hear the workers, and give the next trial to those that have ended one; yields events"
-        yield from self._hear(mode, _NAP)
-        if self.newest and not self.shared:  # else it is looked first what other processes do
-            yield from self._hear(mode, 0.0)  # who has ended a trial asks for the next one at once
-            yield from self.begin_trials()
-
-    def _hear(self, mode, timeout):
-        self.newest = []
-        yield from self.hear(timeout)
-        yield from mode(self, self.newest)
