@@ -1,5 +1,6 @@
 "Augmentation: labels stay right, and one seed gives one result whatever the workers, the devices and the stops"
 
+import math
 import subprocess
 import threading
 from functools import partial
@@ -18,6 +19,7 @@ from trainopt_nb import OptionError, Task, TrainOptions, find_run, fit, resume
 from trainopt_nb.api.in_workers import pack_task
 from trainopt_nb.augment.augment import Augment, find_values
 from trainopt_nb.augment.mixing import class_shares
+from trainopt_nb.augment.pixels import blur
 from trainopt_nb.augment.policy import OPERATIONS, Operation, read_policy
 from trainopt_nb.augment.views import view_of
 from trainopt_nb.base.errors import DataError, RunError, TaskError
@@ -147,6 +149,31 @@ def test_flip_and_crop_move_whole_pixels():
         for n, row in enumerate(changed)
     ]
     assert found == [1] * 64
+
+
+@pytest.mark.parametrize("strength", [0.3, 1.0, 1.5, 1.6, 4.0])
+def test_blur_is_a_convolution_with_a_gaussian_of_each_image(strength):
+    "However many threads compute it, and whatever else is in the batch"
+    images, draws = torch.rand(9, 3, 13, 17), torch.linspace(0, 0.99, 9).unsqueeze(1)
+    reach = math.ceil(2 * strength)
+    changed = blur(images, draws, strength, (0.0, 1.0))
+    for image, draw, mine in zip(images, draws[:, 0], changed, strict=True):
+        weights = (
+            -(((torch.arange(2 * reach + 1) - reach) / (draw * strength).clamp(min=1e-3)) ** 2) / 2
+        ).exp()
+        kernel = (weights[:, None] * weights / weights.sum() ** 2).expand(3, 1, -1, -1)
+        wide = F.pad(image[None], [reach] * 4, mode="replicate")
+        assert torch.allclose(F.conv2d(wide, kernel, groups=3)[0], mine, atol=1e-6)
+    many = torch.rand(64, 3, 33, 31)
+    whole, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            whole.append(blur(many, torch.linspace(0, 1, 64)[:, None], strength, (0.0, 1.0)))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(whole[0], whole[1]) and torch.equal(whole[0], whole[2])
+    assert torch.equal(blur(many[5:6], torch.tensor([[5 / 63]]), strength, (0.0, 1.0)), whole[0][5:6])
 
 
 def test_masks_follow_images():
@@ -537,7 +564,7 @@ def test_an_operation_that_cannot_travel_is_named_before_the_run_begins():
     held = partial(lambda lock, images, *rest: images, threading.Lock())
     OPERATIONS.register("locked", Operation(held))
     try:
-        with pytest.raises(RunError, match="the augmentation 'locked'.*cannot pickle '_thread.lock'"):
+        with pytest.raises(RunError, match=r"the augmentation 'locked'.*cannot pickle '_thread\.lock'"):
             pack_task(Task(net(), TRAIN), TrainOptions(augment="locked"))
     finally:
         OPERATIONS.remove("locked")

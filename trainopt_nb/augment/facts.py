@@ -9,8 +9,9 @@ __all__ = ['OWN', 'key_of', 'augment_facts']
 import torch
 from torch import Tensor
 
-from .augment import Augment, is_mask, is_places
+from .augment import Augment
 from .kinds import first_of
+from .objects import is_mask, is_places
 from .policy import OPERATIONS, OURS, Operation, Step
 
 # %% ../../nbs/augment/10_facts.ipynb #dc661cbe

@@ -48,7 +48,7 @@ def colour(images: Tensor, draws: Tensor, strength: float, span: tuple[float, fl
     return tinted(images, bright, 1 + change[:, 1], 1 + change[:, 2])
 
 # %% ../../nbs/augment/05_pixels.ipynb #9792db24
-NARROW = 4  # pixels to each side up to which shifted images are added
+NARROW = 3  # pixels to each side up to which shifted images are added
 
 
 def _add_shifted(images, weights):

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..augment.augment import Augment, check_targets, find_values, is_places
-from ..augment.columns import Columns, find_columns
+from ..augment.augment import Augment, check_targets, find_values
+from ..augment.columns import find_columns
 from ..augment.kinds import find_kind, first_of, images_of, inputs_of, targets_of
 from ..augment.objects import find_padding
 from ..augment.policy import USUAL, kinds_of, policy_text, resolve_policy
@@ -23,6 +23,7 @@ from ..data.source import Data
 from ..data.tensors import Batch, WeightedBatch, leaves, split_batch, tree_map
 from ..events.assumptions import Assumption
 from ..tables.origins import categories_of
+from .augment_notes import augment_assumptions, augment_notes, place_assumptions
 from .infer import Inferred
 from .losses import IGNORE
 from .task import Task
@@ -67,14 +68,6 @@ def known_kind(task: Task) -> str:  # a key of `KINDS`; empty where nothing says
         return "spectrograms"
     return _READ.get(facts.get("kind"), "")
 
-
-def _said_kind(kind):
-    "State the kind of data where the shape alone says it"
-    if kind.certain:
-        return []
-    why = f"they could be {' or '.join(kind.others)} as well"
-    return [Assumption("inputs", f"taken for {kind.name}; {why}", "--augment-kind", False)]
-
 # %% ../../nbs/task/08c_augmentation.ipynb #4d83657a
 class Augmentation(NamedTuple):
     "What a policy became for a task"
@@ -102,65 +95,6 @@ def _try(transform, batch):
             continue
         shapes = f"{tuple(before.shape)} became {tuple(after.shape)}"
         raise TaskError(f"--augment {policy} must keep the shape of {transform.kind}, and {shapes}.")
-
-
-def _notes(policy, inferred, shard, apart, how):
-    "Return what the reader should know about labels, and about several devices"
-    notes, mixing = [], [step.name for step in policy if step.operation.mix]
-    moves, numbers = (
-        any(s.operation.warp for s in policy),
-        inferred is not None and inferred.figures == "regression",
-    )
-    if moves and numbers and how == "auto":
-        text = "The targets are numbers, which stay as they are when images are moved: for places in the image, add --augment-targets boxes or points; --augment-targets still says that they are none."
-        notes.append(("augment", text))
-    if mixing and shard[1] > 1 and apart % shard[1]:
-        text = f"{' and '.join(mixing)} mix{'es' * (len(mixing) == 1)} samples of the same device: with another number of devices they are other ones."
-        notes.append(("augment", text))
-    return notes
-
-
-_PLACES = {
-    "single": "one box for each image, which follows it; an image whose box would leave it is not moved",
-    "padded": "padded boxes that follow their images; those of which less than a tenth is left become zeros",
-    "lists": "boxes, masks and key points follow their images; objects of which less than a tenth is left are taken out",
-    "points": "points that follow their images, also beyond the border",
-}
-
-
-def _said_places(policy, targets, how, padding):
-    "State what becomes of targets that are places in the image"
-    if not (any(step.operation.warp for step in policy) and is_places(targets, how)):
-        return []
-    if how == "auto":
-        form = "lists" if isinstance(targets, (list, tuple)) else "padded"
-    else:
-        form = how if how == "points" else ("single" if targets.dim() == 2 else "padded")
-    label = f" with the label {padding}" if form == "padded" and how == "auto" and "labels" in targets else ""
-    first = targets[0] if isinstance(targets, (list, tuple)) else targets
-    named = not isinstance(first, Tensor) and "keypoints" in first
-    sides = (
-        "; left and right key points keep their numbers"
-        if named and any("flip" in s.name for s in policy)
-        else ""
-    )
-    return [Assumption("targets", f"{_PLACES[form]}{label}{sides}", "--augment-targets")]
-
-
-def _assumptions(options, policy, kind, samples, values):
-    "State the policy, the kind of data, and what values mean where an operation asks"
-    usual, of = options.augment.strip().lower() in USUAL, kind.name
-    of = f"{samples.shape[1]} channels" if of == "images" else of
-    why = f": the usual one for {of}" if usual else ""
-    rows = [Assumption("augment", f"{policy_text(policy)}{why}", "--augment"), *_said_kind(kind)]
-    if isinstance(values, Columns) and any(step.name == "noise" for step in policy):
-        still = int((values.spread == 0).sum())
-        text = f"of {len(values.spread) - still} of {len(values.spread)} columns; those of categories and of two values stay as they are"
-        rows.append(Assumption("noise", text, "--features"))
-    if kind.name == "images" and any(step.operation.change for step in policy):
-        sure = samples.dtype == torch.uint8 or options.augment_values != "auto"
-        rows.append(Assumption("values", f"of images: {values.text}", "--augment-values", sure))
-    return rows
 
 # %% ../../nbs/task/08c_augmentation.ipynb #45e58c53
 def _policy(options, kind, samples):
@@ -255,11 +189,10 @@ def choose_augmentation(
     padding = find_padding(targets) if hasattr(targets, "keys") else -1
     transform = Augment(policy, options.seed, values, classes, shard, apart, how, padding)
     _try(transform, batch)
-    notes, rows = (
-        _notes(policy, inferred, shard, apart, how),
-        _assumptions(options, policy, kind, samples, values),
-    )
-    return Augmentation(transform, notes, rows + _said_places(policy, targets, how, padding))
+    regression = inferred is not None and inferred.figures == "regression"
+    notes = augment_notes(policy, regression, shard, apart, how)
+    rows = augment_assumptions(options, policy, kind, samples, values)
+    return Augmentation(transform, notes, rows + place_assumptions(policy, targets, how, padding))
 
 # %% ../../nbs/task/08c_augmentation.ipynb #9a5a7aab
 def choose_views(
