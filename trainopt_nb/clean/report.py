@@ -20,7 +20,7 @@ from .out_of_sample import FoldProgress
 from .labels import finished, search_label_errors
 from .look import WHAT, Part, by_row, look_at, size_text
 from .outliers import drift, outliers
-from .values import class_counts, imbalance, missing_values, odd_columns
+from .values import class_counts, columns_of, fills, imbalance, missing_values, odd_columns
 from ..data.changed_data import ChangedData
 from ..data.changes import Change
 from ..data.changes_code import changes_cell, changes_code, form_of
@@ -64,6 +64,7 @@ class _Findings:
     ):
         self.task, self.options, self.train, self.valid = task, options, train, valid
         self.findings, self.log = findings, ChangeLog()
+        self._fills = {}
         self.chances = None  # out-of-sample probabilities, once label errors were searched
 
     def find_label_errors(
@@ -84,6 +85,12 @@ class _Findings:
         self.chances = chances
         self.findings = found + [finding for finding in self.findings if finding.kind != "labels"]
         return found[0] if found else None
+
+    def fills(self, column: object) -> dict[str, object]:  # by `median`, `mean` or `mode`
+        "Return the values that can stand for missing ones in a column of the training data"
+        if column not in self._fills:
+            self._fills[column] = fills(columns_of(self.train)[column])
+        return self._fills[column]
 
     def proposed(
         self,

@@ -20,6 +20,7 @@ from ..clean.out_of_sample import FoldProgress
 from ..clean.report import DataReport, inspect_data
 from ..data.changed_data import ChangedData
 from .kernel import has_frontend
+from .messages import cell_id
 from .verbs import Call, Verb
 from ..panels.data_panel import DataPanel
 from ..task.read_task import read_task
@@ -101,7 +102,7 @@ class UsedData:
 def show_data(
     report: DataReport,
     name: str = "train_data",  # variable that holds the training data
-    **offers: Callable | int | None,  # `use` and `rate` of the panel
+    **offers: Callable | int | str | None,  # `use`, `rate` and `home` of the panel
 ) -> DataPanel:
     "Show a report as a panel in the output of the cell"
     box = widgets.VBox()
@@ -129,7 +130,8 @@ def _data(call: Call) -> DataReport | None:  # None where a panel shows it
         return report
     use, variables = UsedData(names, call.options(TaskNames)), call.options(TaskNames)
     report.log.listeners.append(lambda: use.follow(report))
-    panel = show_data(report, variables.train_data, rate=report.options.sound_rate, use=use)
+    home = cell_id(call.shell.kernel.get_parent("shell")) or ""
+    panel = show_data(report, variables.train_data, rate=report.options.sound_rate, use=use, home=home)
     if call.options(DataView).labels:
         panel.search.start()
 

@@ -15,6 +15,7 @@ from .base import Panel, read_static
 from .data_clicks import DataClicks
 from .data_facts import data_facts, keyed
 from .data_samples import SamplePages, Shown
+from .fitted_table import FittedTable
 from .label_search import LabelSearch
 from .preview import Preview
 from ..runs.plain_text import plain
@@ -37,6 +38,7 @@ class _Told:
             return self._held | {
                 "live": not self.closed,
                 "name": plain(self.name),
+                "home": self.home,
                 "sound": clicked.sound,
                 "preview": preview,
                 "said": self._said(),
@@ -116,7 +118,7 @@ class DataPanel(_Told, _Heard, Panel):
 
     script = read_static("data_samples.js", "data_preview.js", "data_panel.js")
     styles = read_static("data.css")
-    words = ("data",)
+    words = ("findings", "data")
     driven = False
 
     def __init__(
@@ -127,11 +129,15 @@ class DataPanel(_Told, _Heard, Panel):
         rate: int | None = None,  # samples a second of sounds; None is a guess
         use: Callable[[DataReport], None] | None = None,  # lets the variable stand for the changed data
         close: Callable[[], None] | None = None,  # puts the printed report in the place of the panel
+        home: str = "",  # id of the cell whose output shows the panel, below which a new one is put
     ):
-        self.report, self.name, self.guessed = report, name, rate is None
+        read = report.task.read.facts.get("decoder", {}) if report.task.read is not None else {}
+        rate = rate or read.get("rate")  # sounds of files know theirs
+        self.report, self.name, self.home, self.guessed = report, name, home, rate is None
         self.rate = rate or USUAL_RATE
         self.search = LabelSearch(report, self._progressed)
-        self._clicked = DataClicks(report, self.search, Preview(report.train, report.options), self.rate)
+        preview = Preview(report.train, report.options, report.task, FittedTable(report))
+        self._clicked = DataClicks(report, self.search, preview, self.rate)
         self._pages, self._lock, self._seen, self._held = (
             SamplePages(report, self.rate),
             threading.RLock(),
