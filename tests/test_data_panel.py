@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 
 import numpy as np
 import pandas as pd
@@ -11,14 +12,16 @@ from helpers import Wire
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from trainopt_nb import fit, resume
+from trainopt_nb import features, fit, resume
 from trainopt_nb.base.errors import RunError
 from trainopt_nb.base.texts import said_in, wording
+from trainopt_nb.clean.file_texts import file_texts
 from trainopt_nb.clean.report import inspect_data
 from trainopt_nb.data.changed_data import ChangedData
 from trainopt_nb.data.changes import Change
 from trainopt_nb.panels.data_panel import DataPanel
 from trainopt_nb.runs.plain_text import plain
+from trainopt_nb.task.read_task import read_task
 from trainopt_nb.task.task import Task
 from trainopt_nb.task.train_options import TrainOptions
 
@@ -142,7 +145,17 @@ def test_every_sentence_about_data_is_said_in_chinese():
                 re.findall(r"[A-Za-z]{3,}", str(finding.column) + NASTY)
             )
             assert re.search(r"[\u4e00-\u9fff]", said), said
-            assert words <= {"NaN", "AUC", "class", "weights", "balanced", "empty", "one", "baker", "smith"}, (said, words)
+            assert words <= {
+                "NaN",
+                "AUC",
+                "class",
+                "weights",
+                "balanced",
+                "empty",
+                "one",
+                "baker",
+                "smith",
+            }, (said, words)
 
 
 @pytest.mark.parametrize("kind", ["text", "sound", "tokens", "dataset"])
@@ -363,6 +376,74 @@ def test_a_table_that_no_run_takes_gets_its_sentence():
     panel = opened(frame)
     shown(panel)
     assert "--target" in face(panel)["preview"]["why"]
+
+
+# columns
+
+
+def columns(panel):
+    "What the page is told of the columns, once their tab is open"
+    panel.widget.comm.click({"tab": "features"})
+    return face(panel)["features"]
+
+
+def test_each_column_says_what_becomes_of_it():
+    (frame, labels), _ = faulty()
+    frame["zip"], frame["name"], frame["planet"] = (
+        np.arange(120) % 30,
+        [f"u {i}" for i in range(120)],
+        "earth",
+    )
+    panel = opened((frame, labels), options=TrainOptions.of(features="ordinal:job robust"))
+    assert face(panel)["features"] is None
+    told = columns(panel)
+    rows = {row[0]: row[1:] for row in told["rows"]}
+    assert rows["a"] == ["numbers", "median 0, distance of the quartiles 1; 2 missing: the median, and a column that says so", 2, "--features bins:a"]  # fmt: skip
+    assert rows["job"][1].startswith("the number of the category, of 2") and rows["job"][3] == ""
+    assert rows["zip"][3] == "--features category:zip"
+    assert rows["name"] == ["left out", "nearly every row has another text", 0, "--features onehot:name"]
+    assert rows["planet"][0] == "left out" and "\x1b" not in panel.whole()
+    table = features((frame, labels), features="ordinal:job robust")
+    assert sum(row[2] for row in rows.values()) == table.width and f" {table.width} numbers" in told["said"]
+    for name in ("a", "zip", "name", "planet"):  # what is proposed is an option of a run
+        TrainOptions.of(features=shlex.split(rows[name][3])[1])
+    panel.widget.comm.click({"do": "settle", "problem": "missing/train/a", "how": "mean"})
+    assert {row[0]: row[3] for row in face(panel)["features"]["rows"]}["a"] == 1
+
+
+def test_columns_of_plain_numbers_stay_as_they_are():
+    x, y = table()
+    assert "as they are" in columns(opened((x, y)))["why"]
+    scaled = columns(opened((x, y), options=TrainOptions.of(features="pca:2")))
+    assert [row[3] for row in scaled["rows"]] == [None] * 3 and " 2 numbers" in scaled["said"]
+    x[3, 1] = np.nan
+    assert "--impute median" in columns(opened((x, y)))["why"]
+
+
+# texts of files
+
+
+def test_texts_of_files_are_seen_as_texts(tmp_path):
+    for kind, words in (
+        ("good", "a fine and happy day with friends"),
+        ("bad", "an awful day of rain and noise"),
+    ):
+        (tmp_path / kind).mkdir()
+        for i in range(20):
+            (tmp_path / kind / f"{i:02}.txt").write_text(f"{words} number {i}")
+    options = TrainOptions.of(valid_fraction=0.25, augment="delete:0.4")
+    given = Task(None, str(tmp_path))
+    report = inspect_data(read_task(given, options), options)
+    report.texts = file_texts(given, options, [report.train, report.valid])
+    panel = DataPanel(report)
+    panel.widget.comm = Wire()
+    panel.receive({"show": {"part": "valid"}})
+    page = face(panel)["page"]
+    assert page["kind"] == "text" and page["total"] == 10 and report.train.kind == "tokens"
+    assert all(("fine" in sample["text"]) == (sample["label"] == "1") for sample in page["samples"])
+    rows, told = shown(panel), face(panel)["preview"]
+    assert told["kind"] == "texts" and told["flags"] == '--augment "delete:0.4"'
+    assert any(mark == "-" for pieces in rows["delete"]["texts"] for _, mark in pieces)
 
 
 # runs

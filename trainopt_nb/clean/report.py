@@ -65,6 +65,7 @@ class _Findings:
         self.task, self.options, self.train, self.valid = task, options, train, valid
         self.findings, self.log = findings, ChangeLog()
         self._fills = {}
+        self.texts = {}  # by part, where a run reads texts as numbers: what a reader sees of them
         self.chances = None  # out-of-sample probabilities, once label errors were searched
 
     def find_label_errors(
@@ -85,6 +86,11 @@ class _Findings:
         self.chances = chances
         self.findings = found + [finding for finding in self.findings if finding.kind != "labels"]
         return found[0] if found else None
+
+    def seen(self, part: Part) -> Part:
+        "Return a part as a reader sees it: with its texts where a run reads these as numbers"
+        texts = self.texts.get(part.name)
+        return part if texts is None else part._replace(inputs=texts, kind="text")
 
     def fills(self, column: object) -> dict[str, object]:  # by `median`, `mean` or `mode`
         "Return the values that can stand for missing ones in a column of the training data"

@@ -16,6 +16,7 @@ from IPython.display import display
 from ..base.errors import TaskError
 from ..base.options import Options, option
 from ..clean.change_log import ChangeLog
+from ..clean.file_texts import file_texts
 from ..clean.out_of_sample import FoldProgress
 from ..clean.report import DataReport, inspect_data
 from ..data.changed_data import ChangedData
@@ -66,12 +67,16 @@ def _report(call):
     "The report on the data as they were given; changes that are in use already are its first ones"
     taken = loss_and_metrics(call.shell.user_ns, call.values)
     options = call.options(TrainOptions).replace(**taken)
-    task, made = read_task(_task(call), options), ()
+    given = _task(call)
+    task, made = read_task(given, options), ()
     if isinstance(task.train_data, ChangedData):
         made = task.train_data.changes
         task = dataclasses.replace(task, train_data=task.train_data.data)
     report = inspect_data(task, options, most=call.options(DataView).samples)
     report.log = ChangeLog(made)
+    if task.read is not None and task.read.facts.get("kind") == "text":
+        parts = [part for part in (report.train, report.valid) if part is not None]
+        report.texts = file_texts(given, options, parts)
     return report
 
 # %% ../../nbs/notebook/06h_data_verb.ipynb #e2707fb5

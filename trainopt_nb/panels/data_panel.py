@@ -15,6 +15,7 @@ from .base import Panel, read_static
 from .data_clicks import DataClicks
 from .data_facts import data_facts, keyed
 from .data_samples import SamplePages, Shown
+from .feature_rows import feature_facts
 from .fitted_table import FittedTable
 from .label_search import LabelSearch
 from .preview import Preview
@@ -41,6 +42,7 @@ class _Told:
                 "home": self.home,
                 "sound": clicked.sound,
                 "preview": preview,
+                "features": self._features(),
                 "said": self._said(),
                 "told": self._told,
                 "search": self._search(),
@@ -62,6 +64,13 @@ class _Told:
         page["problem"] = shown.problem if problem is not None else None
         cell = report.cell(self.name) if report.changes else ""
         self._held = data_facts(report, self.texts) | {"page": page, "cell": plain_code(cell)}
+
+    def _features(self):
+        "What becomes of the columns, computed anew while someone looks"
+        key = self.report.changes, id(self.texts)
+        if self._clicked.tab == "features" and self._columns[0] != key:
+            self._columns = key, feature_facts(self._table, self.texts)
+        return self._columns[1]
 
     def _said(self):
         key, values = self._clicked.said
@@ -136,7 +145,8 @@ class DataPanel(_Told, _Heard, Panel):
         self.report, self.name, self.home, self.guessed = report, name, home, rate is None
         self.rate = rate or USUAL_RATE
         self.search = LabelSearch(report, self._progressed)
-        preview = Preview(report.train, report.options, report.task, FittedTable(report))
+        self._table, self._columns = FittedTable(report), (None, None)
+        preview = Preview(report.seen(report.train), report.options, report.task, self._table)
         self._clicked = DataClicks(report, self.search, preview, self.rate)
         self._pages, self._lock, self._seen, self._held = (
             SamplePages(report, self.rate),

@@ -162,7 +162,7 @@ class SpectrogramRows(TensorRows):
         }
 
 # %% ../../nbs/panels/07c_preview_rows.ipynb #88ef1e6a
-SHOWN = 6  # columns
+SHOWN = 5  # columns
 
 
 def _short(number):

@@ -1,7 +1,7 @@
 // The data panel: problems, samples, classes, the preview of augmentation, and the changes that were made.
 
 const LINES = 12; // of the code that are shown
-const TABS = ["problems", "samples", "classes", "augment", "changes"];
+const TABS = ["problems", "samples", "classes", "features", "augment", "changes"];
 
 function DataControls(shared) {
   const { face, texts, live, send, gone } = shared, { search, changes, undone, offers } = face;
@@ -85,6 +85,14 @@ function Bars(shared) {
     ${more > 0 && html`<div class="tonb-soft">${fill(texts.more_classes, { n: more })}</div>`}</div>`;
 }
 
+function Features({ face: { features }, texts }) {
+  if (!features || features.why) return html`<div class="tonb-none">${features ? features.why : texts.features_waits}</div>`;
+  const heads = ["column", "taken", "how", "made", "option"].map((name) => texts[`features_head_${name}`]);
+  return html`<div class="tonb-features"><${Table} heads=${heads}>${features.rows.map(([name, taken, how, made, option]) => html`<tr key=${name} class=${classes("tonb-feature-row", made === 0 && "tonb-settled")}><td class="tonb-feature-name"><b title=${name}>${name}</b></td><td class="tonb-feature-taken">${taken}</td>
+      <td class="tonb-feature-how tonb-soft">${how}</td><td class="tonb-number tonb-feature-made">${made ?? "–"}</td><td class="tonb-feature-option"><code>${option}</code></td></tr>`)}<//>
+    <div class="tonb-none">${[features.more ? fill(texts.features_more, { n: features.more }) : "", features.said].filter(Boolean).join(" ")}</div></div>`;
+}
+
 // put code into a new cell below the one that shows the panel; false where the page does not let a panel do that
 function insertCell({ store, face }, source) {
   const notebook = store.model.widget_manager?.context?.model?.sharedModel; // of JupyterLab and Notebook
@@ -114,7 +122,7 @@ function Changes(shared) {
       <pre ref=${code} class=${classes(byHand && "tonb-whole")}>${byHand ? cell : lines.slice(0, LINES).map((line) => (line.length > 300 ? `${line.slice(0, 300)}…` : line)).join("\n")}${!byHand && lines.length > LINES ? "\n…" : ""}</pre></div>`;
 }
 
-const TAB_VIEWS = { problems: Problems, samples: Browse, classes: Bars, augment: Preview, changes: Changes };
+const TAB_VIEWS = { problems: Problems, samples: Browse, classes: Bars, features: Features, augment: Preview, changes: Changes };
 
 export default panel((shared) => {
   const { ui, store, face, texts, gone, send, refresh } = shared;
@@ -127,7 +135,7 @@ export default panel((shared) => {
   const show = (choice) => send({ show: Object.fromEntries(Object.entries(choice).filter(([key, value]) => ["part", "problem", "label", "change", "page"].includes(key) && value != null)) });
   const all = { ...shared, show }, count = face.changes.length;
   takeSound(all);
-  const titles = TABS.filter((name) => (name !== "classes" || face.classes.length) && (name !== "augment" || face.preview.why !== "none"));
+  const titles = TABS.filter((name) => (name !== "classes" || face.classes.length) && (name !== "features" || face.kind === "table") && (name !== "augment" || face.preview.why !== "none"));
   const tabs = titles.map((name) => [name, texts[`tab_${name}`] + (name === "changes" && count ? ` (${count})` : "")]);
   const choose = (name) => {
     ui.tab = name;

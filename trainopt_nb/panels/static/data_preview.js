@@ -61,7 +61,7 @@ function Words({ shared, row }) {
 
 function Rows({ shared, row, first }) {
   const { face: { preview }, texts } = shared, { labels, heads } = preview, named = labels.some(Boolean);
-  return html`<span class="tonb-previewed-rows" style=${{ "--columns": heads.length, "--label": named ? "minmax(0, 1.2fr)" : "0" }}>${first && html`<span class="tonb-soft">${named && texts.class_head}</span>${heads.map((head) => html`<b key=${head} class="tonb-soft" title=${head}>${head}</b>`)}`}
+  return html`<span class="tonb-previewed-rows" style=${{ "--columns": heads.length, "--label": named ? "minmax(0, 1fr)" : "0" }}>${first && html`<span class="tonb-soft">${named && texts.class_head}</span>${heads.map((head) => html`<b key=${head} class="tonb-soft" title=${head}>${head}</b>`)}`}
     ${row.cells.map((cells, i) => html`<span class="tonb-soft" title=${labels[i]}>${labels[i]}</span>${cells.map(([value, mark]) => html`<span class=${classes("tonb-number", mark && "tonb-changed-cell")} title=${value}>${value || texts.missing}</span>`)}`)}</span>`;
 }
 
