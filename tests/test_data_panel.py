@@ -420,6 +420,20 @@ def test_columns_of_plain_numbers_stay_as_they_are():
     assert "--impute median" in columns(opened((x, y)))["why"]
 
 
+def test_a_frame_with_its_target_is_taken_apart():
+    (frame, labels), _ = faulty()
+    whole = frame.assign(answer=labels)
+    panel = opened(whole, options=TrainOptions.of(target="answer"))
+    told = face(panel)
+    assert "4 columns · 2 classes" in told["headline"] and len(columns(panel)["rows"]) == 4
+    panel.widget.comm.click({"do": "settle", "problem": "missing/train/a"})
+    panel.widget.comm.click({"do": "relabel", "rows": [1], "label": "yes"})
+    exec(panel.report.cell(), held := {"train_data": whole})
+    made = panel.report.change().train_data.view()
+    pd.testing.assert_frame_equal(held["train_data"][0], made[0])
+    assert held["train_data"][1].tolist() == made[1].tolist() and whole["a"].isna().sum() == 2
+
+
 # texts of files
 
 

@@ -92,7 +92,7 @@ class UsedData:
 
     def __call__(self, report: DataReport):
         "Write the variable"
-        held = report.task.train_data
+        held = report.task.train_data if report.given is None else report.given
         self._written = report.change().train_data if report.changes else held
         self.names[self.variables.train_data] = self._written
         if self.names.get(self.variables.valid_data) is None:  # the validation data were held out
