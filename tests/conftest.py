@@ -1,6 +1,7 @@
 "What all tests share: which of them run, where and in which order, and the fixtures"
 
 import asyncio
+import atexit
 import fcntl
 import gc
 import json
@@ -39,16 +40,16 @@ def pytest_configure(config):
     if not hasattr(config, "workerinput"):  # not one of the processes of pytest-xdist
         folder = tempfile.TemporaryDirectory(prefix="trainopt-tests-", ignore_cleanup_errors=True)
         config.add_cleanup(folder.cleanup)
-        ipython = f"{folder.name}/ipython"
         if memory() and not config.option.basetemp:
             files = tempfile.TemporaryDirectory(
                 prefix="trainopt-tests-", dir=memory(), ignore_cleanup_errors=True
             )
             config.add_cleanup(files.cleanup)
             config.option.basetemp = f"{files.name}/files"
-            ipython = f"{files.name}/ipython"
         os.environ["TRAINOPT_TEST_RUN"] = folder.name
-        os.environ["IPYTHONDIR"] = ipython  # not the developer's; a shell waits until the disk has its history
+        # in memory, since each shell waits until the disk has its history; not the developer's
+        os.environ["IPYTHONDIR"] = ipython = tempfile.mkdtemp(prefix="trainopt-tests-", dir=memory())
+        atexit.register(shutil.rmtree, ipython, ignore_errors=True)  # after the shells of this process
         os.environ["XDG_STATE_HOME"] = folder.name  # the key that signs runs is not the developer's
 
 
