@@ -157,8 +157,8 @@ def _formed(changed, samples):
 SALT = 11  # keeps these draws apart from others that follow from the seed, such as the order of the data
 
 
-class Augment:
-    "Apply a policy to training batches"
+class _Policy:
+    "A policy with what it must know, and the batch that comes next"
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class Augment:
         self.exact = all(step.operation.exact for step in self.policy)  # whole pixels: values and type stay
         self.still = all(step.operation.exact for step in self.policy if step.operation.warp)
 
-    def with_seed(self, seed: int) -> "Augment":
+    def with_seed(self, seed: int) -> "_Policy":
         "Return the same policy with the draws of another seed"
         other = copy(self)
         other.seed, other.number = seed, mix(seed, 0, 0, SALT)
@@ -192,6 +192,10 @@ class Augment:
     ):
         "Say which batch comes next"
         self.number = mix(self.seed, epoch, batch, SALT)
+
+# %% ../../nbs/augment/09_augment.ipynb #07bf8c70
+class Augment(_Policy):
+    "Apply a policy to training batches"
 
     def __call__(self, batch: Batch, training: bool) -> Batch:
         "Return the batch with other samples, and with targets that fit them"

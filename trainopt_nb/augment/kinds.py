@@ -52,7 +52,7 @@ def _listed_images(batch):
     )
     return list(inputs) if fits else None
 
-
+# %% ../../nbs/augment/02b_kinds.ipynb #71730c1b
 def _check_channels(images, axis):
     "Raise `DataError` where the channels are not on their axis"
     if not 1 <= images.shape[axis] <= 4:

@@ -80,7 +80,7 @@ def _check_pixels(rows, height, width, what):
             f"--augment takes {what} in pixels, and none of these is above 1, in images of {height} x {width}: multiply x by the width and y by the height."
         )
 
-
+# %% ../../nbs/augment/08c_objects.ipynb #115b73c3
 def check_objects(
     targets: Tensor | Mapping | Sequence,  # of a batch
     height: int,  # of the images; of the smallest one in a list
@@ -150,7 +150,7 @@ def _follow_lists(targets, matrices, height, width):
         moved.append(new | {name: new[name][left] for name in own})
     return moved
 
-
+# %% ../../nbs/augment/08c_objects.ipynb #b9d82765
 def _follow_padded(targets, matrices, height, width, padding):
     "Move the objects of padded tensors, and make padding of those that left the image"
     names, new = _names(targets), {name: targets[name] for name in targets.keys()}

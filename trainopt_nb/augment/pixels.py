@@ -84,7 +84,7 @@ def blur(images: Tensor, draws: Tensor, strength: float, span: tuple[float, floa
     weights = (weights / weights.sum(1, keepdim=True)).to(images.dtype)
     return (_add_shifted if reach <= NARROW else _convolve)(images, weights)
 
-
+# %% ../../nbs/augment/05_pixels.ipynb #3acb39a6
 def noise(images: Tensor, draws: Tensor, strength: float, span: tuple[float, float]) -> Tensor:
     "Add normal noise, with a standard deviation of up to the strength as a share of the span"
     size = draws[:, 2].view(-1, 1, 1, 1) * (strength * (span[1] - span[0]))

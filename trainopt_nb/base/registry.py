@@ -45,8 +45,8 @@ _TRAVELLING: dict[
 ] = {}  # what -> module that makes the registry, and the registry
 
 
-class Registry(Generic[T]):
-    "Named things in the order in which they were registered"
+class _Entries(Generic[T]):
+    "Named things, and how they are added"
 
     def __init__(
         self,
@@ -82,6 +82,10 @@ class Registry(Generic[T]):
         "Return the entries that are not of this package"
         ours = lambda value: isinstance(value, str) and value.startswith("trainopt_nb.")
         return {name: value for name, value in self._declared.items() if not ours(value)}
+
+# %% ../../nbs/base/06_registry.ipynb #9bc57ba7
+class Registry(_Entries[T]):
+    "Named things in the order in which they were registered"
 
     def remove(self, name: str):
         "Remove an entry; does nothing where there is none"
@@ -147,7 +151,7 @@ def _open(entries, value):
     return value
 
 
-class _Entries:
+class _Arrival:
     "Entries that are added where they are unpickled"
 
     def __init__(self, entries: list[Entry]):
@@ -164,7 +168,7 @@ class Parcel:
         self.value, self.entries = value, entries
 
     def __reduce__(self):
-        return _open, (_Entries(self.entries), self.value)
+        return _open, (_Arrival(self.entries), self.value)
 
 
 def travelling() -> list[Entry]:
