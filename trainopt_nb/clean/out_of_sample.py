@@ -20,6 +20,7 @@ from ..data.changed_data import DatasetView
 from ..data.changes import take_rows
 from ..data.rows import is_pair
 from ..parallel.device import find_device
+from ..task.read_task import read_task
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..workers.submit import submit, wait_for
@@ -82,6 +83,7 @@ def out_of_sample(
         raise DataError(
             f"A cross-validation takes from 2 folds to one for each of the {len(labels):,} samples, and got {folds}."
         )
+    task = read_task(task, options)  # once, so that texts have one length in all folds
     keep = keeps_weights(task.model, options) if keep is None else keep
     workers = _workers(workers, folds * repeats, options)
     jobs = _jobs(labels, folds, repeats, options.seed)

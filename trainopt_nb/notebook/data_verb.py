@@ -18,7 +18,8 @@ from ..base.options import Options, option
 from ..clean.change_log import ChangeLog
 from ..clean.out_of_sample import FoldProgress
 from ..clean.report import DataReport, inspect_data
-from ..data.changed_data import ChangedData
+from ..data.changed_data import ChangedData, viewed
+from ..feed.held_texts import text_pair
 from .kernel import has_frontend
 from .verbs import Call, Verb
 from ..panels.data_panel import DataPanel
@@ -65,7 +66,9 @@ def _report(call):
     "The report on the data as they were given; changes that are in use already are its first ones"
     taken = loss_and_metrics(call.shell.user_ns, call.values)
     options = call.options(TrainOptions).replace(**taken)
-    task, made = read_task(_task(call), options), ()
+    task, made = _task(call), ()
+    if text_pair(viewed(task.train_data)) is None:  # texts in memory are shown as they are
+        task = read_task(task, options)
     if isinstance(task.train_data, ChangedData):
         made = task.train_data.changes
         task = dataclasses.replace(task, train_data=task.train_data.data)
