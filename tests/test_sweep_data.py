@@ -150,3 +150,18 @@ def test_a_wrong_word_in_a_space_is_said_before_the_first_trial(tmp_path):
         with pytest.raises(t.OptionError, match="Did you mean"):
             t.sweep(Task(net(3), train, valid), {name: ["none", word]}, trials=1, folder=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_trials_of_a_file_train_on_two_devices(tmp_path):
+    people().to_csv(tmp_path / "t.csv", index=False)
+    how = {"trials": 2, "sampler": "random", "repeats": 0, "folder": tmp_path, "devices": 2, "batch_size": 32}
+    found = t.sweep(
+        Task(net(3), str(tmp_path / "t.csv")),
+        {"lr": (0.001, 0.1)},
+        target="rich",
+        clean="duplicates",
+        **how,
+        **OPTIONS,
+    )
+    assert [row.state for row in found.trials] == ["done", "done"], [row.reason for row in found.trials]
+    assert found.run(1).predict(people(5).drop(columns="rich"), net(3)).classes == ("no", "yes")

@@ -141,7 +141,7 @@ def _check_lengths(value, name):
         f"{name} has arrays of {', '.join(f'{n:,}' for n in found)} rows, and each sample needs one of every array: leave out rows that others lack."
     )
 
-
+# %% ../../nbs/data/05_rows.ipynb #4bb58572
 def in_memory(
     value: object,  # a pair, a dict or tuple of arrays, an array, a TensorDataset, or anything else
     classes: tuple = (),  # class names that are known already
@@ -214,7 +214,7 @@ def hold_out(
         Subset(value, part.tolist()) for part in _split(torch.tensor(places), len(value), fraction, seed)
     )
 
-
+# %% ../../nbs/data/05_rows.ipynb #183e9614
 def _sizes(tree):
     "Lengths of arrays, in tuples and dicts of them"
     parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, tuple) else None

@@ -67,7 +67,7 @@ def _records(value, kind):
     listed = isinstance(value, list) and value and all(_is_path(each) for each in value)
     return Records(_files(value, kind), kind) if listed or _is_path(value) else None
 
-
+# %% ../../nbs/feed/32_new_samples.ipynb #354292a7
 class NewSamples(NamedTuple):
     "New samples, and how they are decoded"
 
@@ -105,7 +105,7 @@ class NewSamples(NamedTuple):
             return ""
         return f"new_data are the {len(rows):,} {kind}s in {rows.folder}, in the order of their names: {rows.names[0]} to {rows.names[-1]}."
 
-
+# %% ../../nbs/feed/32_new_samples.ipynb #a9b8ccc2
 def new_samples(
     value: object,  # a path, a list of paths, or texts
     facts: dict,  # how the samples of the run were decoded, as its run.json says

@@ -13,7 +13,6 @@ from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
-from ..base.errors import TrainoptError
 from ..base.options import declared
 from ..data.changed_data import ChangedData
 from ..data.snapshot import Snapshot
@@ -49,7 +48,7 @@ def _same(first, second):
     "Whether two values name the same data: other objects than paths must be the very same"
     return first is second if not (is_path(first) and is_path(second)) else str(first) == str(second)
 
-
+# %% ../../nbs/sweeps/22c_read_once.ipynb #1e0be1c3
 class _Entry(NamedTuple):
     "What was read"
 
@@ -71,9 +70,9 @@ class _Fitted(NamedTuple):
     table: Table
     snapshot: Snapshot
 
-
-class ReadOnce:
-    "Reads the data of tasks and fits their tables, and keeps what came of it last"
+# %% ../../nbs/sweeps/22c_read_once.ipynb #12ccbbd0
+class _Reading:
+    "Reads the data of tasks, and keeps what was read last"
 
     def __init__(
         self,
@@ -83,21 +82,6 @@ class ReadOnce:
         self._kept: deque[_Entry] = deque(maxlen=most)
         self._tables: deque[_Fitted] = deque(maxlen=most)
         self._room = room
-
-    def __call__(
-        self,
-        task: Task,
-        options: TrainOptions,
-    ) -> Task:  # the same where there is nothing to keep, or where something is wrong, which `prepare` says
-        "Return the task with its data read, and its table as numbers"
-        if task.read is not None or options.tune_loading:  # which reads in several ways
-            return task
-        try:
-            read = self._read(task, options)
-            changing = options.clean != "none" or isinstance(read.train_data, ChangedData)
-            return read if changing else self._fitted(read, options)
-        except (TrainoptError, OSError):
-            return task
 
     def _read(self, task, options):
         given = task.train_data, task.valid_data
@@ -119,6 +103,28 @@ class ReadOnce:
             task, train_data=read.train_data, valid_data=read.valid_data, read=read.read
         )
 
+    def _snapshot(self, *data):
+        return Snapshot(*data, room=self._room)
+
+# %% ../../nbs/sweeps/22c_read_once.ipynb #3d1c051a
+class ReadOnce(_Reading):
+    "Reads the data of tasks and fits their tables, and keeps what came of it last"
+
+    def __call__(
+        self,
+        task: Task,
+        options: TrainOptions,
+    ) -> Task:  # the same where there is nothing to keep, or where something is wrong, which `prepare` says
+        "Return the task with its data read, and its table as numbers"
+        if task.read is not None or options.tune_loading:  # which reads in several ways
+            return task
+        try:
+            read = self._read(task, options)
+            changing = options.clean != "none" or isinstance(read.train_data, ChangedData)
+            return read if changing else self._fitted(read, options)
+        except Exception:  # the run of the trial meets it again, and stores it
+            return task
+
     def _fitted(self, task, options):
         choices, data = TableChoices.of(options), (task.train_data, task.valid_data)
         if task.table is not None or not is_table_data(task.train_data, choices):
@@ -130,9 +136,6 @@ class ReadOnce:
             found = _Fitted(data, choices, table, self._snapshot(table.train, table.valid))
             self._tables.append(found)
         return dataclasses.replace(task, train_data=found.table, valid_data=None)
-
-    def _snapshot(self, *data):
-        return Snapshot(*data, room=self._room)
 
     def put_back(self) -> int:  # number of tensors that have changed and were too large to be copied
         "Put back what a trial has changed of the data"

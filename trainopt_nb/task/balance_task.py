@@ -86,7 +86,7 @@ def _groups(how, table):
         f"--balance {how} takes {count} as numbers, so a row that is made can lie between two categories: --balance smote leaves them whole."
     ]
 
-
+# %% ../../nbs/task/11_balance_task.ipynb #ac43b743
 def _made(data, labels, how, seed, table):
     "Return training batches with rows that were made, and sentences"
     batches = data.train
