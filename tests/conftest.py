@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from xdist.scheduler import LoadScopeScheduling
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads a process on busy cores wait for each other
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # its helpers would each import PyTorch
 os.environ["TRAINOPT_LANGUAGE"] = "en"  # whatever the developer speaks
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what runs in the background ignore it
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would each compile the whole package
 CHROMIUM = "/usr/bin/chromium"
 
