@@ -159,7 +159,6 @@ def test_trials_of_a_file_train_on_two_devices(tmp_path):
         Task(net(3), str(tmp_path / "t.csv")),
         {"lr": (0.001, 0.1)},
         target="rich",
-        clean="duplicates",
         **how,
         **OPTIONS,
     )

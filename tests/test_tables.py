@@ -307,6 +307,32 @@ def test_words_are_checked_with_the_other_options_and_in_the_form(name, text):
             form.options()
 
 
+@pytest.mark.parametrize("fraction", [0.0, 0.25])
+@pytest.mark.parametrize("kind", ["arrays", "frame", "several inputs"])
+def test_inputs_and_targets_of_different_length_are_refused_with_a_way_out(kind, fraction, tmp_path):
+    "Also before rows are held out, where the surplus would be left out in silence"
+    x, y = torch.rand(40, 3), torch.arange(30) % 2
+    inputs = {"arrays": x, "frame": pd.DataFrame(x.numpy()), "several inputs": (x, x[:, 0])}[kind]
+    with pytest.raises(DataError, match="train_data has 40 rows of inputs and 30 targets.*leave out") as caught:
+        t.fit(nn.Linear(3, 2), (inputs, y), folder=tmp_path, valid_fraction=fraction)
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_a_missing_target_is_said_in_one_way_for_files_frames_and_tables(tmp_path):
+    frame = people(20)
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    said = "nothing says which of its 6 columns is the target: name it by --target, such as --target 'rich'"
+    for data in (frame, tmp_path / "t.csv"):
+        with pytest.raises(DataError, match=said):
+            t.fit(nn.Linear(3, 2), data, folder=tmp_path)
+    with pytest.raises(DataError, match=said):
+        t.features(frame)
+    wrong = "has no column 'ritch', which --target names. Did you mean 'rich'. It has age, city"
+    for data in (frame, tmp_path / "t.csv"):
+        with pytest.raises(DataError, match=wrong):
+            t.fit(nn.Linear(3, 2), data, folder=tmp_path, target="ritch")
+
+
 def test_a_constant_target_and_a_class_with_one_row_are_said(tmp_path):
     said = []
     fit(tmp_path, people().assign(rich="no"), said=said)
