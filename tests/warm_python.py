@@ -111,11 +111,13 @@ def serve(folder):
     import importlib
     import shutil
 
+    gc.disable()  # nothing of what is imported is garbage
     for name in PRELOADED:
         importlib.import_module(name)
     package = import_package()
     find_backends()
     forget_ends()
+    gc.enable()
     gc.freeze()  # what is never looked at by the garbage collector stays shared with the children
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{folder}/socket")
