@@ -313,7 +313,9 @@ def test_inputs_and_targets_of_different_length_are_refused_with_a_way_out(kind,
     "Also before rows are held out, where the surplus would be left out in silence"
     x, y = torch.rand(40, 3), torch.arange(30) % 2
     inputs = {"arrays": x, "frame": pd.DataFrame(x.numpy()), "several inputs": (x, x[:, 0])}[kind]
-    with pytest.raises(DataError, match="train_data has 40 rows of inputs and 30 targets.*leave out") as caught:
+    with pytest.raises(
+        DataError, match=r"train_data has 40 rows of inputs and 30 targets.*leave out"
+    ) as caught:
         t.fit(nn.Linear(3, 2), (inputs, y), folder=tmp_path, valid_fraction=fraction)
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 
