@@ -20,6 +20,7 @@ from .folds import fresh_copy, keeps_weights, stratified, train_fold
 from ..data.changed_data import DatasetView
 from ..data.changes import is_polars_pair, take_rows
 from ..data.rows import is_pair
+from ..feed.held_texts import text_pair
 from ..parallel.device import find_device
 from ..task.read_task import read_task
 from ..task.task import Task
@@ -87,7 +88,8 @@ def out_of_sample(
         raise DataError(
             f"A cross-validation takes from 2 folds to one for each of the {len(labels):,} samples, and got {folds}."
         )
-    task = read_task(task, options)  # once, so that texts have one length in all folds
+    if text_pair(task.train_data) is not None:  # read once, so that texts have one length in all folds
+        task = read_task(task, options)
     keep = keeps_weights(task.model, options) if keep is None else keep
     columns = table_columns(task, options)
     workers = _workers(workers, folds * repeats, options)
