@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from copy import deepcopy
 from functools import cache
 
 import numpy as np
@@ -15,14 +16,19 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from trainopt_nb.base.errors import CompressError, OptionError
-from trainopt_nb.compress.agreement import agreement, compare
-from trainopt_nb.compress.engines import ENGINES, Engine
+from trainopt_nb.compress.agreement import agreement, compare, outputs_on
+from trainopt_nb.compress.compiled import CompiledServed, converted
+from trainopt_nb.compress.engines import ENGINES, Engine, Wish
 from trainopt_nb.compress.examples import examples
 from trainopt_nb.compress.export import export
 from trainopt_nb.compress.onnx_int8 import dynamic_int8, onnx_layers, static_int8
+from trainopt_nb.compress.openvino import openvino_int8
+from trainopt_nb.compress.program import to_program
 from trainopt_nb.compress.quantize import quantize
+from trainopt_nb.compress.sensitivity import layers_to_keep, sensitivity
 from trainopt_nb.compress.served import OnnxServed, TorchServed, require_engine
 from trainopt_nb.compress.to_onnx import to_onnx
+from trainopt_nb.compress.torchao import torchao_program
 from trainopt_nb.tables.features import Known, fit_features
 
 
@@ -192,12 +198,122 @@ def test_inputs_of_a_served_module_stay_as_they_are():
     assert x.eq(-1).all()
 
 
+def test_pt2e_agrees_and_keeps_no_float_copies():
+    model, batches = trained(resnet)
+    float_program = to_program(model, batches)
+    small = converted(float_program, batches)
+    assert agreement(small, TorchServed(model), batches).error < 0.05
+    kinds = {t.dtype for t in small.program.state_dict.values() if t.dim() > 1}
+    assert kinds == {torch.int8} and small.nbytes < float_program.nbytes
+    mixed = converted(float_program, batches, keep_float=("3.a",))
+    floats = [t for t in mixed.program.state_dict.values() if t.dim() > 1 and t.dtype == torch.float32]
+    assert [tuple(t.shape) for t in floats] == [(16, 16, 3, 3)]
+
+
+def test_other_batch_sizes_are_filled_up_or_cut_and_compiled_only_when_they_come_again(monkeypatch):
+    "Compiling is replaced by the program itself, which takes any size"
+    made = []
+
+    def compiled(program, tensors):
+        made.append(len(tensors[0]))
+        return program
+
+    monkeypatch.setattr("trainopt_nb.compress.compiled.compiled", compiled)
+    model, batches = trained(Encoder)
+    served, original = CompiledServed(to_program(model, batches), (1, 16)), TorchServed(model)
+    x = digits()[0]
+    for size in (1, 16, 5, 37, 5, 5, 37):
+        before = x[:size].clone()
+        out = served(x[:size])["logits"]
+        torch.testing.assert_close(out, original(before)["logits"], atol=1e-4, rtol=1e-4)
+        assert torch.equal(x[:size], before)
+    assert made == [1, 16, 5]
+
+
+def test_without_a_compiler_there_is_one_sentence(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    model, batches = trained(mlp)
+    found = quantize(model, batches, engine="pt2e")
+    assert [each.served for each in found] == [None] and "C++ compiler" in found[0].reason
+
+
+@pytest.mark.parametrize("config", ["Int8WeightOnlyConfig", "Int8DynamicActivationInt8WeightConfig"])
+def test_torchao_agrees_and_is_shipped_as_a_program(config):
+    model, batches = trained(mlp)
+    served = torchao_program(Wish(model, batches, bytes), config)
+    assert agreement(served, TorchServed(model), batches).error < 0.05
+    held = [t for t in served.program.state_dict.values() if t.numel() > 500]
+    assert all(t.dtype == torch.int8 for t in held)
+
+
+@pytest.mark.parametrize("make", [resnet, Encoder])
+def test_openvino_agrees_and_its_script_runs(make, tmp_path):
+    model, batches = trained(make)
+    served = openvino_int8(exported(make), batches).set_threads(1)
+    assert agreement(served, TorchServed(model), batches).error < 0.1
+    export(served, tmp_path / "model", batches)
+    run_script(tmp_path / "model", tmp_path)
+
+
+LIMITED = """
+import sys
+sys.path.insert(0, "tests")
+import torch
+from test_compress_engines import mlp, trained
+from trainopt_nb.compress.chip import this_chip
+from trainopt_nb.compress.compiled import Pt2eServed, converted
+from trainopt_nb.compress.agreement import agreement
+from trainopt_nb.compress.program import to_program
+from trainopt_nb.compress.quantize import quantize
+from trainopt_nb.compress.served import TorchServed
+assert this_chip().saturates and not this_chip().bf16
+model, batches = trained(mlp)
+(found,) = quantize(model, batches, engine="onnxruntime int8")
+served = converted(to_program(model, batches), batches)
+if COMPILE:
+    served = Pt2eServed(served, (64,))
+print(found.agreement.error, agreement(served, TorchServed(model), batches[:1]).error)
+"""
+
+
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_on_a_chip_without_vnni_no_logits_are_wrong(compile):
+    "PyTorch's kernels obey the variable, those of ONNX Runtime do not: of these only the range of weights is checked above"
+    env = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": os.getcwd()}
+    words = [sys.executable, "-W", "ignore", "-c", LIMITED.replace("COMPILE", str(compile))]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert all(float(error) < 0.05 for error in done.stdout.split()[-2:])
+
+
+def test_the_layer_that_int8_harms_is_found_and_can_stay_in_float():
+    model, batches = trained(mlp)
+    harmed = deepcopy(model)
+    with torch.no_grad():  # each unit gets one weight far larger than its others, as outliers are
+        harmed[1].weight[:, 0] = 300.0  # the first pixel is always black
+    before = harmed[1].weight.clone()
+    effects = sensitivity(harmed, batches)
+    assert torch.equal(harmed[1].weight, before)
+    assert effects[0].layer == "1" and effects[0].error > 2 * effects[1].error
+    assert layers_to_keep(effects, most=(effects[1].error + effects[0].error) / 2) == ["1"]
+    bad = compare(
+        outputs(static_int8(to_onnx(harmed, batches), batches), batches), outputs_on(harmed, batches)
+    )
+    data = static_int8(to_onnx(harmed, batches), batches, keep_float=["1"])
+    good = compare(outputs(data, batches), outputs_on(harmed, batches))
+    assert good.error < bad.error / 2
+
+
+def outputs(data, batches):
+    return outputs_on(OnnxServed(data, threads=1), batches)
+
+
 # exports
 
 
 def run_script(folder, tmp_path):
     "Run `run.py` in a process that cannot import this package; its outputs"
-    block = "import sys; sys.modules['trainopt_nb'] = None; sys.argv = sys.argv[1:]; import runpy; runpy.run_path(sys.argv[0])"
+    block = "import sys; sys.modules['trainopt_nb'] = None; sys.argv = sys.argv[1:]; import os, runpy; sys.path.insert(0, os.path.dirname(sys.argv[0])); runpy.run_path(sys.argv[0])"
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     words = [sys.executable, "-I", "-c", block, str(folder / "run.py"), str(folder / "example.npz")]
     done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
@@ -208,7 +324,7 @@ def run_script(folder, tmp_path):
         np.testing.assert_allclose(found[name], expected[name], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("form", ["onnx", "onnx int8", "torch.export"])
+@pytest.mark.parametrize("form", ["onnx", "onnx int8", "torch.export", "safetensors"])
 def test_the_script_of_an_export_runs_without_this_package(form, tmp_path):
     model, batches = trained(Encoder)
     found = export(model, tmp_path / "model", batches, form=form, metric={"accuracy": 0.9}, run="digits")

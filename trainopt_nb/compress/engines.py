@@ -35,5 +35,19 @@ class Engine(NamedTuple):
     make: Callable[[Wish], Served]  # raises `CompressError` with the reason
     when: Callable[[], str] = lambda: ""  # why `auto` leaves it out here, empty where it does not
 
+    def __repr__(self):
+        return f"{self.kind} by {self.library}"
 
-ENGINES = Registry("quantization engine")  # name -> Engine, the one that is tried first in front
+
+ENGINES = Registry("quantization engine")  # name -> Engine, in the order in which they are tried
+for _name, _place in {
+    "torch bf16": "compiled:BF16",
+    "onnxruntime int8": "onnx_engines:INT8",
+    "onnxruntime int8 products": "onnx_engines:INT8_PRODUCTS",
+    "onnxruntime int8 dynamic": "onnx_engines:INT8_DYNAMIC",
+    "openvino int8": "openvino:INT8",
+    "pt2e int8": "compiled:INT8",
+    "torchao int8 dynamic": "torchao:INT8_DYNAMIC",
+    "torchao int8 weights": "torchao:INT8_WEIGHTS",
+}.items():
+    ENGINES.register(_name, f"trainopt_nb.compress.{_place}")

@@ -14,10 +14,13 @@ from torch import nn
 from ..base.errors import CompressError
 from ..base.registry import Registry
 from .agreement import Agreement, agreement
+from .compiled import CompiledServed, Pt2eServed
 from .examples import Arguments, examples
 from .onnx_int8 import static_int8
+from .openvino import OpenVinoServed, read_openvino, to_openvino
 from .program import ProgramServed, read_program, to_program
 from .provenance import PROVENANCE, described, made_up, write_arrays, write_provenance
+from .rebuild import CodeServed, read_code
 from .served import OnnxServed, Served, TorchServed
 from .to_onnx import to_onnx
 from ..data.tensors import leaves
@@ -56,9 +59,39 @@ model = torch.export.load(here / "model.pt2").module()
 outputs = model(*(torch.from_numpy(inputs[name]) for name in NAMES))
 np.savez("outputs.npz", *(outputs if isinstance(outputs, tuple) else [outputs]))
 """
+_PT2E = _PROGRAM.replace(
+    "import torch\n", "import torch\nimport torchao.quantization.pt2e  # the operators of int8\n"
+)
+_CODE = f"""{_START}import torch
+from model import load
+
+here = Path(__file__).parent
+inputs = np.load(sys.argv[1] if sys.argv[1:] else here / "example.npz")
+outputs = load(here / "weights.safetensors")(ARGUMENTS)
+outputs = list(outputs.values()) if hasattr(outputs, "keys") else outputs if isinstance(outputs, tuple) else [outputs]
+np.savez("outputs.npz", *(each.numpy() for each in outputs))
+"""
+_OPENVINO = f"""{_START}import openvino
+
+here = Path(__file__).parent
+inputs = np.load(sys.argv[1] if sys.argv[1:] else here / "example.npz")
+model = openvino.Core().compile_model(here / "model.xml", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
+outputs = model({{each.any_name: inputs[each.any_name] for each in model.inputs}})
+np.savez("outputs.npz", *(outputs[each] for each in model.outputs))
+"""
+
+
+def _program(folder):
+    return read_program(folder / "model.pt2")
+
+
 SHIPPED = {
     OnnxServed: Shipped(_ONNX, lambda folder: OnnxServed(folder / "model.onnx"), "onnxruntime numpy"),
-    ProgramServed: Shipped(_PROGRAM, lambda folder: read_program(folder / "model.pt2"), "torch numpy"),
+    ProgramServed: Shipped(_PROGRAM, _program, "torch numpy"),
+    CompiledServed: Shipped(_PROGRAM, _program, "torch numpy"),
+    Pt2eServed: Shipped(_PT2E, _program, "torch torchao numpy"),
+    CodeServed: Shipped(_CODE, read_code, "torch safetensors numpy"),
+    OpenVinoServed: Shipped(_OPENVINO, read_openvino, "openvino numpy"),
 }
 
 # %% ../../nbs/compress/51_export.ipynb #da282515
@@ -71,6 +104,8 @@ EXPORT_FORMS.register(
     lambda module, batches: OnnxServed(static_int8(to_onnx(module, batches), batches), name="ONNX int8"),
 )
 EXPORT_FORMS.register("torch.export", to_program)
+EXPORT_FORMS.register("safetensors", lambda module, batches: CodeServed(module, "safetensors"))
+EXPORT_FORMS.register("openvino", lambda module, batches: to_openvino(to_onnx(module, batches)))
 
 
 class Exported(NamedTuple):
@@ -106,17 +141,28 @@ def _check_target(folder, overwrite):
             + (", or overwrite it by overwrite=True." if ours else ".")
         )
 
+# %% ../../nbs/compress/51_export.ipynb #c9860387
+def _script(text, names, positional):
+    "Fill in how the model is called"
+    taken = [f"torch.from_numpy(inputs[{name!r}])" for name in names]
+    rest = "".join(
+        f", {name}={each}" for name, each in zip(names[positional:], taken[positional:], strict=True)
+    )
+    return text.replace("ARGUMENTS", (", ".join(taken[:positional]) + rest).lstrip(", ")).replace(
+        "NAMES", repr(list(names))
+    )
+
 
 def _write(served, folder, batches, facts):
     "Write all files of a folder"
     kind = SHIPPED[type(served)]
     files, trial = served.save(folder), made_up(batches[0])
     tensors = (*trial.args, *trial.kwargs.values())
-    names = served.inputs if len(served.inputs) == len(tensors) else trial.names(nn.Identity())
+    names = getattr(served, "inputs", None) or trial.names(getattr(served, "module", nn.Identity()))
     write_arrays(folder / "example.npz", dict(zip(names, tensors, strict=True)))
     outputs = leaves(served(*trial.args, **trial.kwargs))
     write_arrays(folder / "expected.npz", {f"arr_{i}": each for i, each in enumerate(outputs)})
-    (folder / "run.py").write_text(kind.script.replace("NAMES", repr(list(names))))
+    (folder / "run.py").write_text(_script(kind.script, names, len(trial.args)))
     facts = {
         "model": served.name,
         "run it": f"pip install {kind.needs}; python run.py",

@@ -16,38 +16,9 @@ from ..base.errors import CompressError, OptionError
 from .agreement import Agreement, agreement
 from .engines import ENGINES, KINDS, Engine, Wish
 from .examples import Arguments, examples
-from .onnx_int8 import dynamic_int8, static_int8
-from .served import OnnxServed, Served, TorchServed, on_cpu
+from .served import Served, TorchServed, on_cpu
+from .sensitivity import layers_to_keep, sensitivity
 from .to_onnx import first_line, to_onnx
-
-# %% ../../nbs/compress/45_quantize.ipynb #19137aef
-def _static(wish, products_only, name):
-    data = static_int8(wish.onnx(), wish.batches, wish.keep_float, products_only=products_only)
-    if products_only or ((found := _quick_look(data, wish)).error < 0.1 and found.same in (None, 1)):
-        return OnnxServed(data, name=name)
-    other = static_int8(
-        wish.onnx(), wish.batches, wish.keep_float, method="percentile"
-    )  # outliers widen the extremes
-    return OnnxServed(other if _quick_look(other, wish).error < found.error else data, name=name)
-
-
-def _quick_look(data, wish):
-    return agreement(OnnxServed(data, threads=1), TorchServed(wish.module), wish.batches[:1])
-
-
-def _dynamic(wish):
-    return OnnxServed(dynamic_int8(wish.onnx(), wish.keep_float), name="int8 dynamic (ONNX Runtime)")
-
-
-ENGINES.register(
-    "onnxruntime int8",
-    Engine("int8", "onnxruntime", lambda wish: _static(wish, False, "int8 (ONNX Runtime)")),
-)
-ENGINES.register(
-    "onnxruntime int8 products",
-    Engine("int8", "onnxruntime", lambda wish: _static(wish, True, "int8 products (ONNX Runtime)")),
-)
-ENGINES.register("onnxruntime int8 dynamic", Engine("int8 dynamic", "onnxruntime", _dynamic))
 
 # %% ../../nbs/compress/45_quantize.ipynb #1a31b034
 class Quantized(NamedTuple):
@@ -101,12 +72,15 @@ def quantize(
     kind: str = "auto",  # of `KINDS`, or `auto` for all that suit this machine
     engine: str | None = None,  # a library such as `onnxruntime`, or the name of one engine; None for all
     batch_sizes: Sequence[int] = (1,),  # that are served, for which compiled models are made
-    keep_float: Sequence[str] = (),  # names of layers that stay as they are
+    keep_float: Sequence[str]
+    | str = (),  # names of layers that stay as they are; `auto` finds them by measuring
 ) -> list[Quantized]:  # candidates and refusals, in the order of `ENGINES`
     "Quantize a model with each engine, and compare each result with the original. Raises `CompressError` or `OptionError`"
     engines = _chosen(kind, engine)
     module = on_cpu(model.module if isinstance(model, TorchServed) else model)
     batches = data if isinstance(data, list) and data and isinstance(data[0], Arguments) else examples(data)
+    if keep_float == "auto":
+        keep_float = layers_to_keep(sensitivity(module, batches))
     wish = Wish(
         module, batches, cache(lambda: to_onnx(module, batches)), tuple(batch_sizes), tuple(keep_float)
     )

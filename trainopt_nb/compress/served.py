@@ -9,6 +9,7 @@ __all__ = ['STRUCTURE', 'require_engine', 'Served', 'check_values', 'on_cpu', 'w
 # %% ../../nbs/compress/00_served.ipynb #6a9edc1f
 import importlib
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ def require_engine(
     package: str = "",  # its name on PyPI, where that differs
 ) -> ModuleType:
     "Import a library of an engine. Raises `CompressError` with the line that installs it"
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # some warn of parts that they can do without
     try:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: a shared library of it is missing
@@ -36,6 +39,8 @@ def require_engine(
         raise CompressError(
             f"{purpose} needs {name}, which cannot be imported ({error}): pip install 'trainopt_nb[compress]', or pip install {name}."
         ) from error
+    finally:
+        logging.disable(before)
 
 # %% ../../nbs/compress/00_served.ipynb #6ec7520a
 class Served:
