@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from xdist.scheduler import LoadScopeScheduling
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads a process on busy cores wait for each other
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # its helpers would each import PyTorch
 os.environ["TRAINOPT_LANGUAGE"] = "en"  # whatever the developer speaks
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what runs in the background ignore it
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would each compile the whole package
 CHROMIUM = "/usr/bin/chromium"
 
@@ -37,13 +39,16 @@ def pytest_configure(config):
     if not hasattr(config, "workerinput"):  # not one of the processes of pytest-xdist
         folder = tempfile.TemporaryDirectory(prefix="trainopt-tests-", ignore_cleanup_errors=True)
         config.add_cleanup(folder.cleanup)
+        ipython = f"{folder.name}/ipython"
         if memory() and not config.option.basetemp:
             files = tempfile.TemporaryDirectory(
                 prefix="trainopt-tests-", dir=memory(), ignore_cleanup_errors=True
             )
             config.add_cleanup(files.cleanup)
             config.option.basetemp = f"{files.name}/files"
+            ipython = f"{files.name}/ipython"
         os.environ["TRAINOPT_TEST_RUN"] = folder.name
+        os.environ["IPYTHONDIR"] = ipython  # not the developer's; a shell waits until the disk has its history
         os.environ["XDG_STATE_HOME"] = folder.name  # the key that signs runs is not the developer's
 
 
@@ -95,6 +100,16 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 # garbage collection: each one would look through half a million objects of imported modules, and what earlier files keep
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    "Nothing of what is imported is garbage, and to look for it would take a quarter of the time"
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def freeze_objects():

@@ -75,7 +75,7 @@ def as_images(
     array = array[..., None] if array.ndim == 3 else array
     if array.shape[-1] not in (1, 3, 4) and array.shape[1] in (1, 2, 3, 4):
         array = array.transpose(0, 2, 3, 1)
-    array = array.astype(np.float32)
+    array = np.nan_to_num(array.astype(np.float32), copy=False, posinf=0, neginf=0)
     low, high = span or (float(array.min(initial=0)), float(array.max(initial=0)))
     if low >= 0 and high <= 1:
         return array

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from ..base.errors import DataError
+from .fold_table import judged_rows, table_columns
 from .folds import fresh_copy, keeps_weights, stratified, train_fold
 from ..data.changed_data import DatasetView
-from ..data.changes import take_rows
+from ..data.changes import is_polars_pair, take_rows
 from ..data.rows import is_pair
 from ..parallel.device import find_device
 from ..task.task import Task
@@ -36,7 +37,7 @@ class FoldProgress(NamedTuple):
 
 def _part(data, rows, labels):
     "Rows of data, with class numbers as labels"
-    if is_pair(data):
+    if is_pair(data) or is_polars_pair(data):
         return take_rows(data[0], rows), torch.as_tensor(labels[rows])
     return DatasetView(data, rows, dict(zip(rows.tolist(), labels[rows].tolist(), strict=True)))
 
@@ -49,12 +50,15 @@ def _fold_options(options, repeat, workers):
     )  # fmt: skip
 
 
-def _jobs(labels, folds, repeats, seed):
+def _jobs(labels, folds, repeats, seed, known):
     "Rows to judge and rows to train on, of each fold of each repeat"
     jobs = []
     for repeat in range(repeats):
         fold = stratified(labels, folds, seed + repeat)
-        jobs += [(np.flatnonzero(fold == i), np.flatnonzero(fold != i), repeat, i) for i in range(folds)]
+        jobs += [
+            (np.flatnonzero((fold == i) & known), np.flatnonzero((fold != i) & known), repeat, i)
+            for i in range(folds)
+        ]
     return jobs
 
 
@@ -83,8 +87,9 @@ def out_of_sample(
             f"A cross-validation takes from 2 folds to one for each of the {len(labels):,} samples, and got {folds}."
         )
     keep = keeps_weights(task.model, options) if keep is None else keep
+    columns = table_columns(task, options)
     workers = _workers(workers, folds * repeats, options)
-    jobs = _jobs(labels, folds, repeats, options.seed)
+    jobs = _jobs(labels, folds, repeats, options.seed, judged_rows(task, options, len(labels)))
     started = time.monotonic()
     total = np.zeros((len(labels), int(labels.max()) + 1))
     seen = np.zeros(len(labels), int)
@@ -93,7 +98,8 @@ def out_of_sample(
         held, rest, repeat, number = job
         o = _fold_options(options, repeat, workers)
         model = fresh_copy(task.model, 1000 * repeat + number + options.seed, keep)
-        return Task(model, _part(task.train_data, rest, labels), _part(task.train_data, held, labels)), o
+        parts = [_part(task.train_data, rows, labels) for rows in (rest, held)]
+        return Task(model, *parts), o, columns
 
     def add(job, found):
         columns = min(found.shape[1], total.shape[1])

@@ -20,13 +20,15 @@ from .out_of_sample import FoldProgress
 from .labels import finished, search_label_errors
 from .look import WHAT, Part, by_row, look_at, size_text
 from .outliers import drift, outliers
-from .values import class_counts, imbalance, missing_values, odd_columns
+from .values import class_counts, columns_of, fills, imbalance, missing_values, odd_columns
 from ..data.changed_data import ChangedData
 from ..data.changes import Change
 from ..data.changes_code import changes_cell, changes_code, form_of
 from ..data.rows import hold_out
 from ..data.tensors import is_frame
 from ..runs.plain_text import plain
+from ..tables.frames import is_table
+from ..tables.table import split_target
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 
@@ -64,6 +66,9 @@ class _Findings:
     ):
         self.task, self.options, self.train, self.valid = task, options, train, valid
         self.findings, self.log = findings, ChangeLog()
+        self._fills = {}
+        self.given = None  # the frame of which `train_data` are inputs and targets, where there was one
+        self.texts = {}  # by part, where a run reads texts as numbers: what a reader sees of them
         self.chances = None  # out-of-sample probabilities, once label errors were searched
 
     def find_label_errors(
@@ -84,6 +89,17 @@ class _Findings:
         self.chances = chances
         self.findings = found + [finding for finding in self.findings if finding.kind != "labels"]
         return found[0] if found else None
+
+    def seen(self, part: Part) -> Part:
+        "Return a part as a reader sees it: with its texts where a run reads these as numbers"
+        texts = self.texts.get(part.name)
+        return part if texts is None else part._replace(inputs=texts, kind="text")
+
+    def fills(self, column: object) -> dict[str, object]:  # by `median`, `mean` or `mode`
+        "Return the values that can stand for missing ones in a column of the training data"
+        if column not in self._fills:
+            self._fills[column] = fills(columns_of(self.train)[column])
+        return self._fills[column]
 
     def proposed(
         self,
@@ -156,7 +172,8 @@ class _Changed(_Findings):
         name: str = "train_data",  # variable that holds the training data
     ) -> str:
         "Return a cell that changes the variable in the same way"
-        return changes_cell(name, self.task.train_data, self.changes)
+        target = "" if self.given is None else self.options.target
+        return changes_cell(name, self.task.train_data, self.changes, target)
 
 # %% ../../nbs/clean/08_report.ipynb #4364d868
 class DataReport(_Changed):
@@ -212,13 +229,25 @@ def report_text(report: DataReport) -> str:
     return "\n".join(plain(line) for line in lines)
 
 # %% ../../nbs/clean/08_report.ipynb #e26c0b96
+def _apart(task, target):
+    "Take the inputs and the target of data frames apart"
+    parts = {
+        name: split_target(data, target, name)
+        for name in ("train_data", "valid_data")
+        if is_table(data := getattr(task, name))
+    }
+    return dataclasses.replace(task, **parts)
+
+
 def inspect_data(
     task: Task | object,  # a task, or training data alone
     options: TrainOptions = TrainOptions(),  # noqa: B008 a frozen value; by which label errors are searched, and what is held out
     most: int = 20_000,  # samples to load of a Dataset
 ) -> DataReport:
     "Look for what is wrong with the data of a task. Raises `DataError` where samples cannot be reached by row"
-    task = task if isinstance(task, Task) else Task(None, task)
+    task, given = task if isinstance(task, Task) else Task(None, task), None
+    if options.target and is_table(task.train_data):
+        given, task = task.train_data, _apart(task, options.target)
     train_data, valid_data = task.train_data, task.valid_data
     if valid_data is None and options.valid_fraction:
         train_data, valid_data = hold_out(by_row(train_data), options.valid_fraction, options.seed)
@@ -229,4 +258,6 @@ def inspect_data(
         raise DataError(
             f"train_data holds {WHAT[train.kind]} and valid_data {WHAT[valid.kind]}: they must be of one kind."
         )
-    return DataReport(task, options, train, valid, quick_findings(train, valid))
+    report = DataReport(task, options, train, valid, quick_findings(train, valid))
+    report.given = given
+    return report

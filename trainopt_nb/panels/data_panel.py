@@ -15,6 +15,8 @@ from .base import Panel, read_static
 from .data_clicks import DataClicks
 from .data_facts import data_facts, keyed
 from .data_samples import SamplePages, Shown
+from .feature_rows import feature_facts
+from .fitted_table import FittedTable
 from .label_search import LabelSearch
 from .preview import Preview
 from ..runs.plain_text import plain
@@ -37,8 +39,10 @@ class _Told:
             return self._held | {
                 "live": not self.closed,
                 "name": plain(self.name),
+                "home": self.home,
                 "sound": clicked.sound,
                 "preview": preview,
+                "features": self._features(),
                 "said": self._said(),
                 "told": self._told,
                 "search": self._search(),
@@ -60,6 +64,13 @@ class _Told:
         page["problem"] = shown.problem if problem is not None else None
         cell = report.cell(self.name) if report.changes else ""
         self._held = data_facts(report, self.texts) | {"page": page, "cell": plain_code(cell)}
+
+    def _features(self):
+        "What becomes of the columns, computed anew while someone looks"
+        key = self.report.changes, id(self.texts)
+        if self._clicked.tab == "features" and self._columns[0] != key:
+            self._columns = key, feature_facts(self._table, self.texts)
+        return self._columns[1]
 
     def _said(self):
         key, values = self._clicked.said
@@ -116,7 +127,7 @@ class DataPanel(_Told, _Heard, Panel):
 
     script = read_static("data_samples.js", "data_preview.js", "data_panel.js")
     styles = read_static("data.css")
-    words = ("data",)
+    words = ("findings", "data")
     driven = False
 
     def __init__(
@@ -127,11 +138,16 @@ class DataPanel(_Told, _Heard, Panel):
         rate: int | None = None,  # samples a second of sounds; None is a guess
         use: Callable[[DataReport], None] | None = None,  # lets the variable stand for the changed data
         close: Callable[[], None] | None = None,  # puts the printed report in the place of the panel
+        home: str = "",  # id of the cell whose output shows the panel, below which a new one is put
     ):
-        self.report, self.name, self.guessed = report, name, rate is None
+        read = report.task.read.facts.get("decoder", {}) if report.task.read is not None else {}
+        rate = rate or read.get("rate")  # sounds of files know theirs
+        self.report, self.name, self.home, self.guessed = report, name, home, rate is None
         self.rate = rate or USUAL_RATE
         self.search = LabelSearch(report, self._progressed)
-        self._clicked = DataClicks(report, self.search, Preview(report.train, report.options), self.rate)
+        self._table, self._columns = FittedTable(report), (None, None)
+        preview = Preview(report.seen(report.train), report.options, report.task, self._table)
+        self._clicked = DataClicks(report, self.search, preview, self.rate)
         self._pages, self._lock, self._seen, self._held = (
             SamplePages(report, self.rate),
             threading.RLock(),

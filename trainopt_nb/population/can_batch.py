@@ -12,6 +12,7 @@ from copy import deepcopy
 import torch
 from torch import nn
 
+from ..augment.augment import Augment
 from ..base.errors import TrainoptError
 from ..data.generators import preserve_rng
 from ..events.records import Step
@@ -55,7 +56,6 @@ def option_reason(
         "unfreeze changes during the training what is trained": bool(o.unfreeze),
         "several devices or a cluster share the training": o.devices not in (1, "1") or bool(o.cluster),
         "offload keeps weights elsewhere": o.offload,
-        "augment changes the samples of each training by draws of its own": o.augment != "none",
         "synthetic adds samples by draws of each training": o.synthetic != "none",
         "tta judges each model by several views of its images": o.tta > 1,
         "on_nonfinite skip restores running statistics": o.on_nonfinite == "skip",
@@ -83,6 +83,9 @@ def prepared_reason(
         return "the training data have no length, and BatchNorm may meet a batch of one sample."
     if "seed" in names and not hasattr(data, "seed"):
         return "the order of the training data does not follow from a seed, so that seeds cannot differ."
+    changed = any(isinstance(each, Augment) for each in prepared.device_transforms)
+    if prepared.strategy.options.augment.strip().lower() != "none" and not changed:
+        return "augment rewrites the texts of each training while they are read."
     if prepared.device.type == "cuda" and any(map(_drops_in_its_kernel, prepared.model.modules())):
         return "attention and recurrent layers draw their dropout within their kernels on a GPU."
     if "label_smoothing" in names and not TrialLosses(prepared).at_once:

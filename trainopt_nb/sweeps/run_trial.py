@@ -110,7 +110,7 @@ def options_of(
     "Return the options of a trial. Raises `OptionError` where it is to train on other devices than those of its sweep"
     given = {"seed": spec.seed, "epochs": place.epochs}
     own = {name: value for name, value in given.items() if value is not None}
-    chosen = trial_options(place.goals, options.replace(**{**spec.options, **own}))
+    chosen = trial_options(place.goals, options, **{**spec.options, **own})
     check_place(chosen, place.devices)
     return chosen
 
