@@ -48,7 +48,9 @@ def pytest_configure(config):
             config.option.basetemp = f"{files.name}/files"
             ipython = f"{files.name}/ipython"
         os.environ["TRAINOPT_TEST_RUN"] = folder.name
-        os.environ["IPYTHONDIR"] = ipython  # not the developer's; a shell waits until the disk has its history
+        os.environ["IPYTHONDIR"] = (
+            ipython  # not the developer's; a shell waits until the disk has its history
+        )
         os.environ["XDG_STATE_HOME"] = folder.name  # the key that signs runs is not the developer's
 
 
