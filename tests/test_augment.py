@@ -1,5 +1,10 @@
 "Augmentation: labels stay right, and one seed gives one result whatever the workers, the devices and the stops"
 
+import math
+import subprocess
+import threading
+from functools import partial
+
 import pytest
 import torch
 from helpers import follow, losses, quiet, run_until_killed, until, weights
@@ -8,13 +13,16 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
+from warm_python import python
 
 from trainopt_nb import OptionError, Task, TrainOptions, find_run, fit, resume
+from trainopt_nb.api.in_workers import pack_task
 from trainopt_nb.augment.augment import Augment, find_values
 from trainopt_nb.augment.mixing import class_shares
+from trainopt_nb.augment.pixels import blur
 from trainopt_nb.augment.policy import OPERATIONS, Operation, read_policy
 from trainopt_nb.augment.views import view_of
-from trainopt_nb.base.errors import DataError, TaskError
+from trainopt_nb.base.errors import DataError, RunError, TaskError
 from trainopt_nb.data.batches import mix, order
 from trainopt_nb.events.records import Epoch, Note, Step
 from trainopt_nb.population.can_batch import can_batch
@@ -141,6 +149,31 @@ def test_flip_and_crop_move_whole_pixels():
         for n, row in enumerate(changed)
     ]
     assert found == [1] * 64
+
+
+@pytest.mark.parametrize("strength", [0.3, 1.0, 1.5, 1.6, 4.0])
+def test_blur_is_a_convolution_with_a_gaussian_of_each_image(strength):
+    "However many threads compute it, and whatever else is in the batch"
+    images, draws = torch.rand(9, 3, 13, 17), torch.linspace(0, 0.99, 9).unsqueeze(1)
+    reach = math.ceil(2 * strength)
+    changed = blur(images, draws, strength, (0.0, 1.0))
+    for image, draw, mine in zip(images, draws[:, 0], changed, strict=True):
+        weights = (
+            -(((torch.arange(2 * reach + 1) - reach) / (draw * strength).clamp(min=1e-3)) ** 2) / 2
+        ).exp()
+        kernel = (weights[:, None] * weights / weights.sum() ** 2).expand(3, 1, -1, -1)
+        wide = F.pad(image[None], [reach] * 4, mode="replicate")
+        assert torch.allclose(F.conv2d(wide, kernel, groups=3)[0], mine, atol=1e-6)
+    many = torch.rand(64, 3, 33, 31)
+    whole, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            whole.append(blur(many, torch.linspace(0, 1, 64)[:, None], strength, (0.0, 1.0)))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(whole[0], whole[1]) and torch.equal(whole[0], whole[2])
+    assert torch.equal(blur(many[5:6], torch.tensor([[5 / 63]]), strength, (0.0, 1.0)), whole[0][5:6])
 
 
 def test_masks_follow_images():
@@ -396,7 +429,7 @@ def test_data_that_is_not_for_images_is_refused():
 def test_labels_that_would_not_stay_right_are_refused():
     boxes = torch.rand(160, 2, 4)
     model = nn.Sequential(nn.Flatten(), nn.Linear(432, 8), nn.Unflatten(1, (2, 4)))
-    refused(DataError, "boxes and key points do not", (X, boxes), model, augment="colour crop", loss="mse")
+    refused(DataError, "would stay where they are", (X, boxes), model, augment="colour crop", loss="mse")
     prepare(Task(model, (X, boxes), None), TrainOptions(device="cpu", augment="colour", loss="mse"))
     masks = (X[:, 0] > 0.5).long()
     refused(DataError, "mixes labels", (X, masks), nn.Conv2d(3, 2, 1), augment="cutmix")
@@ -471,12 +504,78 @@ def test_an_operation_of_the_users_own(tmp_path):
         OPERATIONS.remove("broken")
 
 
+def test_a_cell_that_runs_again_registers_its_operation_again():
+    "Its functions are other ones then; those of a module are not replaced"
+    made_in = lambda module: type(lambda: 0)((lambda images, *rest: images).__code__, {"__name__": module})
+    try:
+        for _ in range(2):
+            OPERATIONS.register("again", Operation(made_in("__main__"), default=0.5))
+        for name, function in (("again", made_in("elsewhere")), ("flip", made_in("__main__"))):
+            with pytest.raises(OptionError, match="registered already"):
+                OPERATIONS.register(name, Operation(function))
+    finally:
+        OPERATIONS.remove("again")
+
+
+OWN = """
+import sys
+import torch
+from torch import nn
+from trainopt_nb import Task, TrainOptions, fit, sweep
+from trainopt_nb.api.run_task import Where, run_task
+from trainopt_nb.augment.policy import OPERATIONS, Operation
+
+SHADE = 0.25
+OPERATIONS.register("shade", Operation(lambda images, draws, strength, span: images * 0 + SHADE))
+
+
+class Sees(nn.Module):
+    "Fails where an image in training is not of one shade"
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(3, 3)
+
+    def forward(self, x):
+        assert not self.training or bool((x == SHADE).all()) or len(x) < 16, "not shaded"
+        return self.last(x.mean((2, 3)))
+
+
+if __name__ == "__main__":
+    data, folder = (torch.rand(64, 3, 6, 6), torch.arange(64) % 3), sys.argv[1]
+    more = dict(epochs=1, batch_size=32, augment="flip shade", device="cpu")
+    run = fit(Sees(), data, data, folder=folder, devices=2, write=lambda line: None, **more)
+    handle = run_task(Task(Sees(), data), TrainOptions.of(**more), Where(folder, background=True))
+    for _ in handle.events():
+        pass
+    found = sweep(Task(Sees(), data, data), {"lr": (1e-3, 1e-1, "log"), "augment": ["shade", "flip shade"]}, folder=folder, trials=2, jobs=2, **more | {"augment": "none"})
+    print(run.state, handle.run.state, [trial.state for trial in found.trials])
+"""
+
+
+def test_an_operation_of_the_users_own_travels(tmp_path):
+    "To several devices, into the background, and to the workers of a sweep"
+    ended = subprocess.run(python("-c", OWN, tmp_path), capture_output=True, text=True, timeout=300)
+    said = ended.stdout + ended.stderr
+    assert ended.stdout.rstrip().endswith("finished finished ['done', 'done']"), said
+
+
+def test_an_operation_that_cannot_travel_is_named_before_the_run_begins():
+    held = partial(lambda lock, images, *rest: images, threading.Lock())
+    OPERATIONS.register("locked", Operation(held))
+    try:
+        with pytest.raises(RunError, match=r"the augmentation 'locked'.*cannot pickle '_thread\.lock'"):
+            pack_task(Task(net(), TRAIN), TrainOptions(augment="locked"))
+    finally:
+        OPERATIONS.remove("locked")
+
+
 def test_sweeps_search_policies_and_strengths_one_by_one():
     space = parse_space("augment=none|crop+flip|'crop colour:0.3' augment_strength=0.5..2")
     assert space["augment"].choices == ("none", "crop+flip", "crop colour:0.3")
     assert (space["augment_strength"].low, space["augment_strength"].high) == (0.5, 2.0)
     with pytest.raises(OptionError, match="Did you mean 'flip'"):
         parse_space("augment=none|flipp")
-    reason = can_batch(Task(net(), TRAIN), TrainOptions(device="cpu", augment="flip"), ["lr"])
-    assert reason.startswith("augment changes the samples of each training")
+    reason = can_batch(Task(net(), TRAIN), TrainOptions(device="cpu", augment="flip"), ["lr", "augment"])
+    assert reason.startswith("trials differ in augment")
     assert "tta" in can_batch(Task(net(), TRAIN), TrainOptions(device="cpu", tta=2), ["lr"])

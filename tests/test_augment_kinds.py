@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from trainopt_nb import OptionError, Task, TrainOptions, features, find_run, fit, resume
 from trainopt_nb.augment.augment import Augment
 from trainopt_nb.augment.columns import find_columns
+from trainopt_nb.augment.kinds import find_kind
 from trainopt_nb.augment.pitch import pitch, speed
 from trainopt_nb.augment.policy import KINDS, Operation, read_policy
 from trainopt_nb.augment.sounds import loudness, noise
@@ -306,7 +307,11 @@ def test_an_operation_of_another_kind_gets_one_sentence():
             TrainOptions(augment=text)
     assert TrainOptions(augment="noise:5").augment == "noise:5"  # right for sounds
     refused(OptionError, "noise is 0 to 1", "spectrograms", augment="noise:5")  # taken for images
-    refused(DataError, r"takes sounds .* found \(8, 1, 20, 30\)", "spectrograms", augment="pitch")
+    said = r"pitch is for sounds, and inputs of shape \(\d+, 1, 20, 30\) are taken for images, which have rotate, .*: choose of these, or say"
+    refused(OptionError, said, "spectrograms", augment="pitch")
+    pictures = torch.zeros(8, 3, 8, 8, dtype=torch.uint8), torch.arange(8)
+    with pytest.raises(OptionError, match=r"gain is for sounds, .* \(8, 3, 8, 8\) are taken for images"):
+        find_kind(pictures, "gain")
     refused(DataError, "it takes one input of shape", "sounds", augment="crop")
     refused(OptionError, "pitch is for sounds, and the data are tables, which have noise", "tables", augment="pitch", augment_kind="tables")  # fmt: skip
     refused(OptionError, "--augment pitch is for sounds: leave --tta out", "sounds", augment="pitch", tta=2)

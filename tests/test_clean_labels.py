@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from trainopt_nb import fit
-from trainopt_nb.base.errors import DataError
+from trainopt_nb.base.errors import DataError, TaskError
+from trainopt_nb.clean.fold_table import table_columns, with_fold_table
 from trainopt_nb.clean.labels import find_label_errors
 from trainopt_nb.clean.report import inspect_data
 from trainopt_nb.task.task import Task
@@ -120,3 +121,49 @@ def test_clean_labels_is_an_option_of_a_run(tmp_path):
     )
     kind, rows, *_ = run.facts["changes"]["cleaned"][0]
     assert kind == "relabel" and len(wrong & set(rows)) >= 0.8 * len(wrong)
+
+
+def people(rows=240, seed=0):
+    "A frame with text and gaps, whose rarest category only one row has, and two wrong labels"
+    pd = pytest.importorskip("pandas")
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        {"a": rng.normal(size=rows), "job": rng.choice(["smith", "baker", "clerk"], rows), "city": "Rome"}
+    )
+    right = np.where(frame["a"] + 2 * (frame["job"] == "smith") > 0.7, "yes", "no")
+    frame.loc[5, "city"], frame.loc[[6, 9], "a"] = "Oslo", np.nan
+    labels = right.copy()
+    for row in (10, 20):
+        labels[row] = "no" if right[row] == "yes" else "yes"
+    return frame, labels
+
+
+@pytest.mark.parametrize("impute", ["auto", "drop"])
+def test_labels_of_a_frame_with_text_are_checked_with_preprocessing_of_each_fold(impute):
+    frame, labels = people()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.LazyLinear(16), nn.ReLU(), nn.Linear(16, 2))
+    options = TrainOptions.of(epochs=15, lr=0.02, batch_size=16, impute=impute)
+    report = inspect_data(Task(model, (frame, labels)), options)
+    found = report.find_label_errors(workers=0)
+    assert {10, 20} <= set(found.rows) and len(found.rows) < 10
+    assert np.isnan(report.chances).any(1).nonzero()[0].tolist() == ([6, 9] if impute == "drop" else [])
+
+
+def test_a_model_of_another_width_than_the_table_is_told_before_folds_are_trained():
+    report = inspect_data(Task(nn.Linear(3, 2), people()))
+    with pytest.raises(TaskError, match=r"nn.Linear\(7, 2\)"):
+        report.find_label_errors(workers=0)
+
+
+def test_the_preprocessing_of_a_fold_knows_only_its_own_rows():
+    frame, labels = people()
+    task, options = Task(None, (frame, labels)), TrainOptions()
+    columns = table_columns(task, options)
+    rest, held = np.arange(5, 240), np.arange(5)
+    parts = [(frame.iloc[rows], torch.tensor(labels[rows] == "yes").long()) for rows in (rest, held)]
+    made = with_fold_table(Task(None, *parts), options, columns)
+    x = made.train_data[0][:, columns.index("a")]
+    assert abs(float(x.mean())) < 1e-5 and made.valid_data[0].shape == (5, len(columns))
+    swapped = with_fold_table(Task(None, *parts[::-1]), options, columns)
+    assert swapped.valid_data[0][:, columns.index("city=Oslo")].abs().sum() == 0

@@ -1,6 +1,8 @@
 "The data panel without a browser: what the page is told, what a click becomes, and what a run stores of it"
 
 import json
+import re
+import shlex
 
 import numpy as np
 import pandas as pd
@@ -10,13 +12,16 @@ from helpers import Wire
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from trainopt_nb import fit, resume
+from trainopt_nb import features, fit, resume
 from trainopt_nb.base.errors import RunError
-from trainopt_nb.base.texts import wording
+from trainopt_nb.base.texts import said_in, wording
+from trainopt_nb.clean.file_texts import file_texts
 from trainopt_nb.clean.report import inspect_data
 from trainopt_nb.data.changed_data import ChangedData
 from trainopt_nb.data.changes import Change
 from trainopt_nb.panels.data_panel import DataPanel
+from trainopt_nb.runs.plain_text import plain
+from trainopt_nb.task.read_task import read_task
 from trainopt_nb.task.task import Task
 from trainopt_nb.task.train_options import TrainOptions
 
@@ -106,7 +111,51 @@ def test_only_what_changed_travels():
 def test_the_panel_speaks_chinese(monkeypatch):
     monkeypatch.setenv("TRAINOPT_LANGUAGE", "zh")
     told = face(opened(*faulty()))
-    assert "验证集" in told["headline"] and told["problems"][0]["title"] in wording("data").values()
+    assert "验证集" in told["headline"] and told["problems"][0]["title"] in wording("findings").values()
+
+
+def findings():
+    "One finding of each sentence that the checks can say"
+    data, valid = faulty()
+    data[0]["empty"], data[0]["one"], data[0]["id"] = np.nan, 1, [f"u{i}" for i in range(120)]
+    valid = valid[0].assign(empty=np.nan, one=1, id="new"), valid[1]
+    drifted = table(400, 1)[0] + [3, 0, 0], np.arange(400) % 50 // 49
+    x, _ = table(400)
+    images = np.random.default_rng(0).random((60, 1, 8, 8)).astype(np.float32)
+    images[0], images[1, 0, 0, 0] = images[2] + 1e-3, np.nan
+    far = np.concatenate([x, [[99.0, 99, 99]]]), np.zeros(401, int)
+    reports = [
+        inspect_data(Task(None, *each))
+        for each in (faulty(), (data, valid), ((x, np.arange(400) % 50 // 49), drifted), ((images, np.arange(60) % 2), (images[:30] * 9, np.zeros(30, int))), (far,))
+    ]  # fmt: skip
+    twice = table()
+    twice[0][5], twice[1][5] = twice[0][6], 1 - twice[1][6]
+    return [f for report in (*reports, inspect_data(Task(None, twice))) for f in report.findings]
+
+
+def test_every_sentence_about_data_is_said_in_chinese():
+    chinese, found = wording("findings", code="zh-CN"), findings()
+    kinds = {f.kind for f in found}
+    assert kinds >= {"duplicates", "overlap", "conflicts", "missing", "constant", "identifier", "imbalance", "outliers", "drift"}  # fmt: skip
+    for finding in found:
+        for text in filter(None, (finding.text, finding.effect)):
+            assert said_in(text, wording("findings", code="en")) == text == str(text)
+            said = said_in(text, chinese)
+            words = set(re.findall(r"[A-Za-z]{3,}", said)) - set(
+                re.findall(r"[A-Za-z]{3,}", str(finding.column) + NASTY)
+            )
+            assert re.search(r"[\u4e00-\u9fff]", said), said
+            assert words <= {
+                "NaN",
+                "AUC",
+                "class",
+                "weights",
+                "balanced",
+                "empty",
+                "one",
+                "baker",
+                "smith",
+            }, (said, words)
 
 
 @pytest.mark.parametrize("kind", ["text", "sound", "tokens", "dataset"])
@@ -155,9 +204,34 @@ def test_clicks_change_undo_and_redo():
     pd.testing.assert_frame_equal(data[0], before)
 
 
+def test_a_column_is_filled_as_the_reader_chooses():
+    (frame, labels), _ = faulty()
+    frame["size"] = pd.Categorical(["small", "large", None, *["small"] * 117])
+    frame["count"] = pd.array([1, 2, None, *[8] * 117], dtype="Int64")
+    panel = opened((frame, labels))
+    rows = {row["column"]: row for row in face(panel)["problems"] if row["kind"] == "missing"}
+    assert [how for how, _ in rows["a"]["fills"]] == ["median", "mean", "mode"] and rows["size"]["fills"] == [
+        ["mode", "small"]
+    ]
+    click = panel.widget.comm.click
+    click({"do": "settle", "problem": "missing/train/a", "how": "mean"})
+    click({"do": "settle", "problem": "missing/train/count", "how": "mean"})
+    click({"do": "settle", "problem": "missing/train/size", "value": "huge"})
+    assert "size" in face(panel)["said"] and "huge" in face(panel)["said"]
+    click({"do": "settle", "problem": "missing/train/size", "how": "mode"})
+    made = panel.report.change().train_data.view()[0]
+    assert made["a"].iloc[3] == pytest.approx(frame["a"].mean()) and made["count"].iloc[2] == 8
+    assert made["size"].iloc[2] == "small" and face(panel)["said"] == ""
+    exec(panel.report.cell(), held := {"train_data": (frame, labels)})
+    pd.testing.assert_frame_equal(held["train_data"][0].reset_index(drop=True), made.reset_index(drop=True))
+
+
 @pytest.mark.parametrize(
     "content",
     [
+        {"do": "settle", "problem": "missing/train/a", "how": "drop it"},
+        {"tab": ["augment"]},
+        {"play": 99, "part": "preview", "row": "original"},
         {"do": "drop", "rows": [999]},
         {"do": "drop", "rows": "all"},
         {"do": "drop", "rows": [True]},
@@ -177,6 +251,7 @@ def test_a_wrong_message_changes_nothing(content):
     panel.widget.comm.click(content)
     assert panel.report.changes == ()
     said = face(panel)["said"]
+    assert face(panel)["sound"] is None
     assert bool(said) == ("label" in content or content.get("do") == "relabel" or "value" in content)
 
 
@@ -218,6 +293,171 @@ def test_the_preview_follows_strengths_and_says_the_option():
 def test_images_that_no_run_augments_get_its_sentence():
     panel = opened((torch.rand(40, 16, 16, 3), torch.arange(40) % 4))
     assert "x.permute(0, 3, 1, 2)" in face(panel)["preview"]["why"]
+
+
+def shown(panel):
+    "The rows of the preview, once its tab is open"
+    panel.widget.comm.click({"tab": "augment"})
+    return json.loads(panel.whole()).get("rows")
+
+
+def test_sounds_are_previewed_and_heard():
+    waves = np.sin(np.outer(np.arange(20) + 5, np.arange(2400)) / 40).astype(np.float32) * 0.4
+    panel = opened((waves, np.arange(20) % 2), rate=8000)
+    panel.widget.comm.click(
+        {"policy": [["gain", 12.0], ["time-mask", 0.5], ["mixup", 0.4]], "factor": 1, "turn": 1}
+    )
+    rows, told = shown(panel), face(panel)["preview"]
+    assert told["kind"] == "sounds" and [len(row["waves"]) for row in rows.values()] == [3] * 5
+    assert rows["gain"]["waves"] != rows["original"]["waves"] and len(rows["original"]["waves"][0]) == 90
+    heard = {}
+    for name in rows:
+        panel.widget.comm.click({"play": 1, "part": "preview", "row": name})
+        part, key, heard[name] = face(panel)["sound"]
+        assert (part, key) == ("preview", f"{told['made']}/{name}/1") and heard[name].startswith(
+            "data:audio/wav"
+        )
+    assert len(set(heard.values())) == 5
+    TrainOptions.of(augment="gain:12 time-mask:0.5 mixup:0.4")
+
+
+def test_sounds_of_whole_numbers_get_the_sentence_of_a_run():
+    waves = np.arange(20, dtype=np.int16)[:, None, None] + np.arange(2400, dtype=np.int16)
+    assert "x.float() / 32768" in face(opened((waves, np.arange(20) % 2)))["preview"]["why"]
+
+
+def test_spectrograms_are_pictures():
+    panel = opened(
+        (np.random.default_rng(0).normal(size=(20, 40, 300)).astype(np.float32), np.arange(20) % 2)
+    )
+    rows, told = shown(panel), face(panel)["preview"]
+    assert told["kind"] == "spectrograms" and rows["original"]["shape"] == [180, 40]
+    assert (
+        rows["original"]["url"] != rows["time-mask"]["url"] and "--augment-kind spectrograms" in told["flags"]
+    )
+
+
+def test_texts_are_previewed_with_marks():
+    texts = [
+        f"{NASTY} The good dog number {i} was happy and ran home to its big house. It slept."
+        for i in range(30)
+    ]
+    panel = opened((texts, np.arange(30) % 3))
+    panel.widget.comm.click(
+        {"policy": [["delete", 0.4], ["insert", 0.3], ["back-translate", 1.0]], "factor": 1, "turn": 1}
+    )
+    rows = shown(panel)
+    assert "--back-translation" in rows["back-translate"]["said"] and "\x1b" not in panel.whole()
+    for pieces in rows["delete"]["texts"]:
+        assert {mark for _, mark in pieces} == {"", "-"}
+        before = rows["original"]["texts"][rows["delete"]["texts"].index(pieces)][0][0]
+        assert "".join(f"{text.rstrip()} " for text, _ in pieces).split() == before.split()
+    assert any(mark == "+" for pieces in rows["insert"]["texts"] for _, mark in pieces)
+
+
+def test_a_table_is_previewed_as_the_model_gets_it():
+    data, valid = faulty()
+    panel = opened(data, valid)
+    assert face(panel)["preview"]["waits"] and "rows" not in json.loads(panel.whole())
+    rows, told = shown(panel), face(panel)["preview"]
+    assert told["fitted"] and told["heads"][:2] == ["a", plain(NASTY)] and set(told["labels"]) >= {"yes"}
+    marks = [[mark for _, mark in cells] for cells in rows["noise"]["cells"]]
+    assert all(row[:3] == [True] * 3 for row in marks) and not any(
+        m for cells in rows["original"]["cells"] for _, m in cells
+    )
+    panel.widget.comm.click({"do": "settle", "problem": "missing/train/job"})
+    assert (
+        "job=missing" not in str(panel._clicked.preview._held.names) and face(panel)["preview"]["why"] == ""
+    )
+
+
+def test_a_table_that_no_run_takes_gets_its_sentence():
+    frame = pd.DataFrame({"a": np.arange(30.0), "job": ["smith", "baker"] * 15})
+    panel = opened(frame)
+    shown(panel)
+    assert "--target" in face(panel)["preview"]["why"]
+
+
+# columns
+
+
+def columns(panel):
+    "What the page is told of the columns, once their tab is open"
+    panel.widget.comm.click({"tab": "features"})
+    return face(panel)["features"]
+
+
+def test_each_column_says_what_becomes_of_it():
+    (frame, labels), _ = faulty()
+    frame["zip"], frame["name"], frame["planet"] = (
+        np.arange(120) % 30,
+        [f"u {i}" for i in range(120)],
+        "earth",
+    )
+    panel = opened((frame, labels), options=TrainOptions.of(features="ordinal:job robust"))
+    assert face(panel)["features"] is None
+    told = columns(panel)
+    rows = {row[0]: row[1:] for row in told["rows"]}
+    assert rows["a"] == ["numbers", "median 0, distance of the quartiles 1; 2 missing: the median, and a column that says so", 2, "--features bins:a"]  # fmt: skip
+    assert rows["job"][1].startswith("the number of the category, of 2") and rows["job"][3] == ""
+    assert rows["zip"][3] == "--features category:zip"
+    assert rows["name"] == ["left out", "nearly every row has another text", 0, "--features onehot:name"]
+    assert rows["planet"][0] == "left out" and "\x1b" not in panel.whole()
+    table = features((frame, labels), features="ordinal:job robust")
+    assert sum(row[2] for row in rows.values()) == table.width and f" {table.width} numbers" in told["said"]
+    for name in ("a", "zip", "name", "planet"):  # what is proposed is an option of a run
+        TrainOptions.of(features=shlex.split(rows[name][3])[1])
+    panel.widget.comm.click({"do": "settle", "problem": "missing/train/a", "how": "mean"})
+    assert {row[0]: row[3] for row in face(panel)["features"]["rows"]}["a"] == 1
+
+
+def test_columns_of_plain_numbers_stay_as_they_are():
+    x, y = table()
+    assert "as they are" in columns(opened((x, y)))["why"]
+    scaled = columns(opened((x, y), options=TrainOptions.of(features="pca:2")))
+    assert [row[3] for row in scaled["rows"]] == [None] * 3 and " 2 numbers" in scaled["said"]
+    x[3, 1] = np.nan
+    assert "--impute median" in columns(opened((x, y)))["why"]
+
+
+def test_a_frame_with_its_target_is_taken_apart():
+    (frame, labels), _ = faulty()
+    whole = frame.assign(answer=labels)
+    panel = opened(whole, options=TrainOptions.of(target="answer"))
+    told = face(panel)
+    assert "4 columns · 2 classes" in told["headline"] and len(columns(panel)["rows"]) == 4
+    panel.widget.comm.click({"do": "settle", "problem": "missing/train/a"})
+    panel.widget.comm.click({"do": "relabel", "rows": [1], "label": "yes"})
+    exec(panel.report.cell(), held := {"train_data": whole})
+    made = panel.report.change().train_data.view()
+    pd.testing.assert_frame_equal(held["train_data"][0], made[0])
+    assert held["train_data"][1].tolist() == made[1].tolist() and whole["a"].isna().sum() == 2
+
+
+# texts of files
+
+
+def test_texts_of_files_are_seen_as_texts(tmp_path):
+    for kind, words in (
+        ("good", "a fine and happy day with friends"),
+        ("bad", "an awful day of rain and noise"),
+    ):
+        (tmp_path / kind).mkdir()
+        for i in range(20):
+            (tmp_path / kind / f"{i:02}.txt").write_text(f"{words} number {i}")
+    options = TrainOptions.of(valid_fraction=0.25, augment="delete:0.4")
+    given = Task(None, str(tmp_path))
+    report = inspect_data(read_task(given, options), options)
+    report.texts = file_texts(given, options, [report.train, report.valid])
+    panel = DataPanel(report)
+    panel.widget.comm = Wire()
+    panel.receive({"show": {"part": "valid"}})
+    page = face(panel)["page"]
+    assert page["kind"] == "text" and page["total"] == 10 and report.train.kind == "tokens"
+    assert all(("fine" in sample["text"]) == (sample["label"] == "1") for sample in page["samples"])
+    rows, told = shown(panel), face(panel)["preview"]
+    assert told["kind"] == "texts" and told["flags"] == '--augment "delete:0.4"'
+    assert any(mark == "-" for pieces in rows["delete"]["texts"] for _, mark in pieces)
 
 
 # runs

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import Dataset
+from warm_python import python
 
 import trainopt_nb
 from trainopt_nb.base.errors import DataError, OptionError
@@ -99,7 +100,7 @@ convert(Ends(), sys.argv[1], write=None)
 @pytest.mark.parametrize("form", ["lmdb", "tfrecord"])
 def test_a_killed_conversion_goes_on(form, disk_path):
     target = disk_path / f"a.{FORMS[form]}"
-    command = [sys.executable, "-c", KILLED, str(target)]
+    command = python("-c", KILLED, target)
     assert subprocess.run([*command, "2200"], check=False).returncode == -signal.SIGKILL
     assert target.with_name(target.name + ".unfinished").exists()
     subprocess.run([*command, "-1"], check=True)

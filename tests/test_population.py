@@ -140,6 +140,23 @@ def test_trials_of_one_other_seed_have_the_order_of_that_seed():
     )
 
 
+PICTURES = torch.rand(96, 3, 8, 8, generator=G)
+
+
+@pytest.mark.parametrize("policy", ["crop flip colour:0.3", "rotate noise mixup cutmix"])
+def test_trials_with_augmentation_see_what_they_see_alone(policy):
+    "Each by the draws of its seed, in each epoch and batch"
+    build = lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    task = Task(seeded(build), (PICTURES, (PICTURES.mean((1, 2, 3)) * 300).long() % 3))
+    options = TrainOptions(epochs=3, batch_size=40, augment=policy, device="cpu")
+    trials = [{"lr": 0.1}, {"lr": 0.01}, {"seed": 3}, {"seed": 5, "optimizer": "sgd"}]
+    assert can_batch(task, options, ["lr", "seed"]) == ""
+    assert_as_alone(task, options, trials, layout="channel", least=9)
+    assert_as_alone(task, options, trials[:2], layout="channel", least=9)  # they share their batches
+    said = can_batch(task, options, ["lr", "augment_strength"])
+    assert said.startswith("trials differ in augment_strength")
+
+
 def test_frozen_parts_stay_and_their_statistics_too():
     options = TrainOptions(epochs=3, batch_size=32, freeze=("0.*", "1.*"))
     assert_as_alone(task_of(valid=False), options, [{"lr": 0.1}, {"lr": 0.01}])

@@ -2,13 +2,14 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from trainopt_nb.events.curves import Curve
 from trainopt_nb.events.progress import Progress, event_line
 from trainopt_nb.events.records import Ended, Epoch, Started, State, Step, Unknown, from_lines, to_lines
-from trainopt_nb.runs import pictures
+from trainopt_nb.runs import pictures, writer
 from trainopt_nb.runs.run import Run
 from trainopt_nb.runs.summary import read_summary
 from trainopt_nb.runs.table import list_runs
@@ -35,9 +36,9 @@ def epoch(number, best=True):
     )
 
 
-def write(folder, state="finished", epochs=3):
+def write(folder, state="finished", epochs=3, late=False):
     run = Run.create(folder, "digits", {"epochs": 3})
-    run.start_writing()
+    run.start_writing(late=late)
     run.append([STARTED._replace(name=run.name)])
     for number in range(1, epochs + 1):
         run.append(steps(number * 10 - 9, number * 10))
@@ -235,6 +236,32 @@ def test_a_resumed_run_keeps_its_earlier_epochs_in_the_summary(tmp_path):
     run.stop_writing()
     assert run.summary.best_epoch == 2 and run.summary.seconds == run.progress.all_seconds
     assert run.summary == read_summary(run.path)
+
+
+def test_a_late_run_that_is_over_soon_has_one_summary(tmp_path, monkeypatch):
+    now, written, real = [100.0], [], writer.write_summary
+    monkeypatch.setattr(writer, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(writer, "write_summary", lambda *a: written.append(now[0]) or real(*a))
+    assert write(tmp_path).summary.state == "finished" and len(written) == 2
+    del written[0]
+    run = write(tmp_path, late=True)
+    assert len(written) == 2 and run.summary.state == "finished"
+    del written[0]
+    run.start_writing()
+    run.append([STARTED._replace(step=30, epoch=3)])
+    assert len(written) == 2 and run.summary.state == "training"
+    for seconds in (0.2, 0.4, 0.6, 0.8, 1.2):  # steps say that time has passed since an epoch
+        now[0] = 100.0 + seconds
+        run.append([epoch(4, best=False)] if seconds == 0.4 else steps(31, 32))
+    assert written[2:] == [100.6]
+    run.stop_writing()
+
+
+def test_small_files_have_a_line_for_each_value(tmp_path):
+    run = Run.create(tmp_path, "digits", {"epochs": 3, "lr": 1e-3, "betas": [0.9, 0.99]})
+    text = (run.path / "options.json").read_text()
+    assert [line.strip("{}, ") for line in text.splitlines()][:2] == ['"epochs": 3', '"lr": 0.001']
+    assert run.options == {"epochs": 3, "lr": 1e-3, "betas": [0.9, 0.99]}
 
 
 def test_a_run_has_a_type_and_a_parent(tmp_path):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from functools import cache, partial
+from html import unescape
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -55,7 +56,6 @@ def forget_pages():
     "Parsed pages are millions of objects, which each garbage collection of a later test would look through"
     yield
     soup.cache_clear()
-    anchors.cache_clear()
 
 
 @cache
@@ -64,12 +64,6 @@ def soup(path):
     page = path.read_text(encoding="utf-8")
     begin, end = page.index("<article"), page.rindex("</article>")
     return BeautifulSoup(page[begin:end], "html.parser")
-
-
-@cache
-def anchors(path):
-    "Id -> its tag in the text of a page"
-    return {tag["id"]: tag for tag in soup(path).find_all(id=True)}
 
 
 class Tag(HTMLParser):
@@ -86,6 +80,7 @@ class Tag(HTMLParser):
 
 tag_of = cache(Tag)  # most stand on hundreds of pages, such as those of the sidebar
 TAG = re.compile(r'<[a-zA-Z][^<>"]*(?:"[^"]*"[^<>"]*)*>')
+MARK = re.compile(rf"{TAG.pattern}|</\w+>")
 
 
 class References:
@@ -124,16 +119,34 @@ def inventory(site):
     return {kind: {name: item.uri for name, item in items.items()} for kind, items in found.items()}
 
 
+@cache
+def heads(path):
+    "The HTML of a page, and the place of each entry in it: id -> where its head begins and ends"
+    page = path.read_text(encoding="utf-8")
+    return page, {found[1]: found.span() for found in HEAD.finditer(page)}
+
+
+HEAD = re.compile(r'<dt [^>]*\bid="([^"]+)"[^>]*>.*?</dt>', re.DOTALL)
+DD = re.compile(r"<(/?)dd\b[^>]*>")
+
+
 def entry(site, uri):
-    "Signature and text of a documented name"
-    page, _, anchor = uri.partition("#")
-    head = anchors(site / page).get(anchor)
-    assert head is not None and head.name == "dt", uri
-    return head, head.find_next_sibling("dd")
+    "Signature and text of a documented name, as HTML: to parse each page as a whole would take much longer"
+    name, _, anchor = uri.partition("#")
+    page, places = heads(site / name)
+    assert anchor in places, uri
+    (begin, end), depth = places[anchor], 0
+    for tag in DD.finditer(page, end):
+        depth += -1 if tag[1] else 1
+        if not depth:
+            return page[begin:end], page[end : tag.end()]
+    raise AssertionError(f"{uri} does not end")
 
 
-def words(tag):
-    return " ".join(tag.get_text(" ").split())
+def words(part):
+    "The text of HTML, or of a parsed tag"
+    text = unescape(MARK.sub(" ", part)) if isinstance(part, str) else part.get_text(" ")
+    return " ".join(text.split())
 
 
 # complete
@@ -167,6 +180,9 @@ def plain(text):
     return re.sub(r"[\s`'\"’‘“”]|noqa: \w+", "", text.replace("…", "..."))
 
 
+SOURCE = re.compile(r'<a [^>]*\bhref="[^"]+"[^>]*><span class="viewcode-link">')
+
+
 def test_every_parameter_is_in_its_signature_and_every_comment_on_the_page(site):
     places, seen = documented(site), 0
     for name, value in public().items():
@@ -174,14 +190,14 @@ def test_every_parameter_is_in_its_signature_and_every_comment_on_the_page(site)
         if not made_here or not value.__module__.startswith("trainopt_nb"):
             continue
         head, text = entry(site, places[name])
-        assert head.select_one(".viewcode-link"), f"{name} has no link to its source"
+        assert SOURCE.search(head), f"{name} has no link to its source"
         said = plain(words(text))
         if value.__doc__ and not value.__doc__.startswith(f"{value.__name__}("):
             first = plain(value.__doc__.strip().split("\n")[0])
             assert first in said, name
         if inspect.isfunction(value):
             for parameter, comment in docments(value).items():
-                assert parameter == "return" or parameter in head.get_text(), (name, parameter)
+                assert parameter == "return" or parameter in words(head), (name, parameter)
                 if comment:
                     seen += 1
                     assert plain(str(comment)) in said, (name, parameter, comment)
@@ -197,7 +213,7 @@ def test_errors_are_named(site):
         ("Run", "RunError"),
     ):
         _, text = entry(site, places[f"trainopt_nb.{name}"])
-        raised = text.find("p", class_="raises", recursive=False)
+        raised = BeautifulSoup(text, "html.parser").dd.find("p", class_="raises", recursive=False)
         assert error in words(raised) and raised.find("a", href=True), name
 
 

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import until
 from torch import nn
 
 from trainopt_nb import Task, TrainOptions
 from trainopt_nb.api import log as logging
 from trainopt_nb.api import rescue as rescuing
 from trainopt_nb.api.in_workers import Where
-from trainopt_nb.base.errors import DataError
+from trainopt_nb.base.errors import DataError, RunError
 from trainopt_nb.events.progress import Progress
 from trainopt_nb.events.records import Epoch, Note, Step, Stop
 from trainopt_nb.runs.run import Run
@@ -25,7 +26,7 @@ from trainopt_nb.store.checkpoint import load_checkpoint
 from trainopt_nb.sweeps.line import Line, WorkerLine
 from trainopt_nb.sweeps.messages import Answer, EndTrial, Ready, Reports, TrialSpec
 from trainopt_nb.sweeps.objective import TaskObjective
-from trainopt_nb.sweeps.records import TrialEnded, TrialReport
+from trainopt_nb.sweeps.records import TrialEnded, TrialReport, TrialStarted
 from trainopt_nb.sweeps.run_sweep import plan_sweep, start_sweep
 from trainopt_nb.sweeps.run_trial import Place, run_trial
 from trainopt_nb.train import prepare as preparing
@@ -199,6 +200,56 @@ def test_a_report_that_no_pruner_waits_for_is_in_the_study_within_a_second(tmp_p
     finally:
         handle.close()
     assert trials[0].intermediate_values == {1: 0.5}
+
+
+def short_sweep(folder, objective, trials=3):
+    how = SweepOptions.of(trials=trials, sampler="random", pruner="none", goal=("value:max",))
+    return start_sweep(plan_sweep(objective, None, how=how, options=TrainOptions()), Where(folder))
+
+
+def test_the_next_trial_does_not_wait_for_what_the_consumer_does_at_the_end_of_one(tmp_path):
+    def objective(trial):
+        (tmp_path / f"began-{trial.number}").touch()
+        return trial.suggest_float("x", 0, 1)
+
+    handle, ended = short_sweep(tmp_path / "runs", objective), 0
+    try:
+        for new in handle.events():
+            for _ in (event for event in new if isinstance(event, TrialEnded)):
+                ended += 1
+                if ended < 3:  # while nobody asks for the next event
+                    until((tmp_path / f"began-{ended}").exists, "the next trial", 20)
+    finally:
+        handle.close()
+    kinds = [type(e) for e in handle.run.events() if isinstance(e, (TrialStarted, TrialEnded))]
+    assert kinds == 3 * [TrialStarted, TrialEnded]
+
+
+def test_a_stop_at_the_end_of_a_trial_loses_no_event_of_the_next_one(tmp_path):
+    handle, stopped = short_sweep(tmp_path, lambda trial: trial.suggest_float("x", 0, 1), 50), False
+    try:
+        for new in handle.events():
+            if not stopped and any(isinstance(event, TrialEnded) for event in new):
+                handle.send(Stop())
+                stopped = True
+    finally:
+        handle.close()
+    events = handle.run.events()
+    begun = [event.number for event in events if isinstance(event, TrialStarted)]
+    assert sorted(begun) == sorted(event.number for event in events if isinstance(event, TrialEnded))
+    assert begun == [trial.number for trial in join_study(handle.run.path).trials] and len(begun) < 10
+
+
+def test_trials_that_have_ended_are_in_the_log_where_the_sweep_then_fails(tmp_path):
+    handle = short_sweep(tmp_path, lambda trial: 1 / 0, 20)
+    try:
+        with pytest.raises(RunError, match="all failed with the same error"):
+            for _ in handle.events():
+                pass
+    finally:
+        handle.close()
+    ends = [event.number for event in handle.run.events() if isinstance(event, TrialEnded)]
+    assert ends == [0, 1, 2, 3, 4]
 
 
 def test_a_trial_without_a_cell_has_no_signature_to_read(tmp_path, monkeypatch):

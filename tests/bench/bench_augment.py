@@ -1,4 +1,4 @@
-"""What augmentation costs, against kornia's own container, and what it gains on CIFAR-10
+"""What augmentation costs, against kornia's own container and torchvision's transforms of one sample after the other, and what it gains on CIFAR-10
 
     python tests/bench/bench_augment.py                      # the cost, on one thread
     python tests/bench/bench_augment.py cifar10_18k.npz      # and the gain: test accuracy with and without, three seeds
@@ -21,7 +21,7 @@ from trainopt_nb import fit
 from trainopt_nb.augment.augment import Augment, find_values
 from trainopt_nb.augment.policy import read_policy
 
-POLICIES = {  # ours -> the same operations of kornia
+KORNIA = {  # ours -> the same operations of kornia
     "crop flip rotate:10 colour:0.3": lambda K: [
         K.RandomCrop((32, 32), padding=4),
         K.RandomHorizontalFlip(),
@@ -37,6 +37,22 @@ POLICIES = {  # ours -> the same operations of kornia
 }
 
 
+TORCHVISION = {  # ours -> the same operations of torchvision, for one sample
+    "crop flip rotate:10 colour:0.3": lambda v2: [
+        v2.RandomCrop(32, padding=4),
+        v2.RandomHorizontalFlip(),
+        v2.RandomRotation(10.0),
+        v2.ColorJitter(0.3, 0.3, 0.3),
+    ],
+    "crop flip blur:1 erase:0.2": lambda v2: [
+        v2.RandomCrop(32, padding=4),
+        v2.RandomHorizontalFlip(),
+        v2.GaussianBlur(5, (0.1, 1.0)),
+        v2.RandomErasing(p=1.0),
+    ],
+}
+
+
 def cost(function):
     "Seconds of processor time of one call"
     began = time.process_time()
@@ -44,26 +60,35 @@ def cost(function):
     return time.process_time() - began
 
 
-def compare(rounds=15):
+def compare(policy, name, theirs, rounds):
     "Print what 256 images of 3x32x32 cost by each, in turn"
+    images, labels = torch.rand(256, 3, 32, 32), torch.zeros(256, dtype=torch.long)
+    ours = Augment(read_policy(policy), 0, find_values(images))
+    ways = {name: lambda: theirs(images), "ours": lambda: ours((images, labels), training=True)}
+    with torch.no_grad():
+        times = [{each: cost(way) for each, way in ways.items()} for _ in range(rounds + 2)][2:]
+    ratios = sorted(row["ours"] / row[name] for row in times)
+    middle = {each: 1e3 * statistics.median(row[each] for row in times) for each in ways}
+    print(
+        f"{policy}: {name} {middle[name]:.1f} ms, ours {middle['ours']:.1f} ms, "
+        f"ratio {statistics.median(ratios):.2f} ({ratios[2]:.2f} to {ratios[-3]:.2f})"
+    )
+
+
+def compare_all():
+    "Print the cost against each library that is installed"
     import kornia.augmentation as K
 
-    images, labels = torch.rand(256, 3, 32, 32), torch.zeros(256, dtype=torch.long)
-    for policy, theirs in POLICIES.items():
-        container = K.AugmentationSequential(*theirs(K), data_keys=["input"])
-        ours = Augment(read_policy(policy), 0, find_values(images))
-        ways = {
-            "kornia": lambda c=container: c(images),
-            "ours": lambda o=ours: o((images, labels), training=True),
-        }
-        with torch.no_grad():
-            times = [{name: cost(way) for name, way in ways.items()} for _ in range(rounds + 2)][2:]
-        ratios = sorted(row["ours"] / row["kornia"] for row in times)
-        middle = {name: 1e3 * statistics.median(row[name] for row in times) for name in ways}
-        print(
-            f"{policy}: kornia {middle['kornia']:.1f} ms, ours {middle['ours']:.1f} ms, "
-            f"ratio {statistics.median(ratios):.2f} ({ratios[2]:.2f} to {ratios[-3]:.2f})"
-        )
+    for policy, theirs in KORNIA.items():
+        compare(policy, "kornia", K.AugmentationSequential(*theirs(K), data_keys=["input"]), 15)
+    try:
+        from torchvision.transforms import v2
+    except Exception as error:  # it is not installed, or not built for this version of torch
+        print(f"no comparison with torchvision: {type(error).__name__}: {error}")
+        return
+    for policy, theirs in TORCHVISION.items():
+        one = v2.Compose(theirs(v2))
+        compare(policy, "torchvision", lambda images, one=one: torch.stack([one(x) for x in images]), 5)
 
 
 def decoded(archive, part):
@@ -118,6 +143,6 @@ if __name__ == "__main__":
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    compare()
+    compare_all()
     if given.data:
         gain(given.data, given.epochs, given.seeds, given.policies, given.rows, given.width)

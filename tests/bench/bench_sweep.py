@@ -1,8 +1,9 @@
 """
-What a sweep costs, and what it gains: `python tests/bench/bench_sweep.py [turns function training race] [--quick] [--seeds 10] [--from 0]`
+What a sweep costs, and what it gains: `python tests/bench/bench_sweep.py [turns function training race] [--quick] [--seeds 10] [--from 0] [--starts 5]`
 
-`turns`: the small training, 200 trials. A trial of a sweep, then the same values by `train(task, options)` while the sweep stands still, and so on:
-what one takes beyond the other, whatever else the machine does. All processes have one thread.
+`turns`: the small training, 200 trials. Each second trial of a sweep beside a plain `train(task, options)` of the same values, which the same
+worker process does at the beginning of the next trial: two processes that train the same differ by milliseconds, one does not. A trial takes the
+time from the end of the trial before, as the loop of the sweep hears of it, to its own end, so that all is counted that the sweep does in between.
 `function`: a function of three numbers, TPE, 200 trials, one worker: what a trial takes where training takes nothing.
 `training`: a small training. `plain` calls `train(task, options)` in a loop with values drawn beforehand; a trial of each way of searching
 costs what it takes beyond that. Both take the seconds on the clock and those of the processors, of all processes together.
@@ -12,17 +13,20 @@ ours begins with the call, which starts its workers.
 """
 
 import argparse
+import json
 import logging
 import math
 import multiprocessing
 import os
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from copy import deepcopy
 
 import optuna
@@ -35,10 +39,12 @@ from trainopt_nb import Task, TrainOptions
 from trainopt_nb.api.in_workers import Where
 from trainopt_nb.events.records import Epoch
 from trainopt_nb.search.options import SweepOptions
+from trainopt_nb.sweeps.objective import TaskObjective
 from trainopt_nb.sweeps.records import TrialEnded, TrialReport, TrialStarted
 from trainopt_nb.sweeps.run_sweep import plan_sweep, start_sweep
 from trainopt_nb.train.loop import train
 
+WARM = 4  # trials that are not counted: the process is not warm before
 RAY_SHARE = 10  # Ray gets one of so many trials
 
 
@@ -101,8 +107,8 @@ SMALL = {"lr": (1e-4, 1e-2, "log"), "weight_decay": (1e-4, 1e-1, "log"), "dropou
 class Training:
     "The same training as an objective of Optuna"
 
-    def __init__(self):
-        self.task, self.options = small()
+    def __init__(self, given: tuple[Task, TrainOptions] | None = None):
+        self.task, self.options = given or small()
 
     def __call__(self, trial) -> float:
         return self.accuracy({name: _suggest(trial, name, *given) for name, given in SMALL.items()})
@@ -247,53 +253,97 @@ def cost(kind: str, trials: int, rounds: int, ways: list[str]):
         print(f"{title:30s} {_spread([a for a, _ in pairs]):>30s} {_spread([b for _, b in pairs]):>30s}")
 
 
-def _processors() -> tuple[float, float]:
-    "Seconds of the processors so far: of this process, and of all below it"
-    below = 0.0
-    for each in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):  # it has just ended
-            below += sum(each.cpu_times()[:2])
-    return time.process_time(), below
+class Beside(TaskObjective):
+    "The same task; before each second trial its process trains the values of the trial before by a plain call"
+
+    def __init__(self, task: Task, options: TrainOptions, path: str):
+        super().__init__(task, options)
+        self.path, self.values = path, {}
+
+    def __call__(self, trial):
+        began = time.perf_counter(), time.process_time()
+        if trial.number % 2:
+            Training((self.task, self.options)).accuracy(self.values)
+        now = time.perf_counter(), time.process_time()
+        self.values = trial.spec.options
+        row = {"began": began[1], "clock": now[0] - began[0], "processor": now[1] - began[1]}
+        with open(self.path, "a", buffering=1) as file:
+            file.write(json.dumps(row) + "\n")
+        return super().__call__(trial)
 
 
-def _turns(trials: int) -> Iterator[tuple[float, ...]]:
-    "Yield for each trial the seconds of: its clock, this process, its worker; then of the plain training: its clock, its processor"
+def _turns(trials: int) -> dict[str, list[float]]:
+    "Return milliseconds of each second trial beyond the same training in the same process, and of that training"
     how = SweepOptions.of(trials=trials, sampler="tpe", pruner="none", batch_trials="off")
     task, options = small()
-    training, values, began, before = Training(), {}, None, (0.0, 0.0)
+    ended, spent = [], []
     with tempfile.TemporaryDirectory() as folder:
-        handle = start_sweep(plan_sweep(task, SMALL, how=how, options=options), Where(folder))
+        plan = plan_sweep(task, SMALL, how=how, options=options)
+        plan.objective = Beside(task, options, f"{folder}/plain.jsonl")
+        handle = start_sweep(plan, Where(folder))
         try:
             for event in (event for new in handle.events() for event in new):
-                if isinstance(event, TrialStarted):
-                    values = event.values
-                elif isinstance(event, TrialEnded):
-                    ended, spent = time.perf_counter(), _processors()
-                    training.accuracy(values)
-                    after, again = time.perf_counter(), _processors()
-                    if began is not None:
-                        own = (ended - began, *(b - a for a, b in zip(before, spent, strict=True)))
-                        yield *own, after - ended, again[0] - spent[0]
-                    began, before = time.perf_counter(), _processors()
+                if isinstance(event, TrialEnded):
+                    ended.append(event.time)  # when the loop of the sweep heard of it
+                    spent.append(time.process_time())
         finally:
             handle.close()
-
-
-def turns(trials: int):
-    "Print milliseconds of a trial beyond the same training by a plain call"
-    torch.set_num_threads(1)
-    rows = [[1e3 * each for each in row] for row in _turns(trials)]
-    shown = {
-        "clock": [ours - alone for ours, _, _, alone, _ in rows],
-        "processors": [kernel + worker - alone for _, kernel, worker, _, alone in rows],
-        "of these, this process": [kernel for _, kernel, *_ in rows],
-        "training itself, clock": [alone for *_, alone, _ in rows],
-        "training itself, processor": [alone for *_, alone in rows],
+        with open(plan.objective.path) as file:
+            rows = [json.loads(line) for line in file]
+    second = range(WARM, trials - 1, 2)  # the trial after it begins with the plain training
+    took = [ended[i] - ended[i - 1] for i in second]
+    alone, own = ([rows[i + 1][kind] for i in second] for kind in ("clock", "processor"))
+    worker = [rows[i + 1]["began"] - rows[i]["began"] for i in second]
+    quarter = lambda values: statistics.quantiles(values, n=4)[0]
+    found = {
+        "clock": [a - b for a, b in zip(took, alone, strict=True)],
+        "fast": [quarter(took) - quarter(alone)],
+        "worker": [a - b for a, b in zip(worker, own, strict=True)],
+        "loop": [(spent[-1] - spent[WARM]) / (trials - 1 - WARM)],
+        "training": alone,
     }
-    print(f"\nturns, {len(rows)} trials: ms of a trial beyond the same training, median (quarters), mean")
-    for name, found in shown.items():
-        low, middle, high = statistics.quantiles(found, n=4)
-        print(f"{name:30s} {middle:8.2f} ({low:.2f} to {high:.2f}) {statistics.mean(found):8.2f}")
+    return {name: [1e3 * each for each in values] for name, values in found.items()}
+
+
+SHOWN = {
+    "clock": "clock",
+    "fast": "clock, difference of the lower quarters",
+    "worker": "processors: of the worker",
+    "loop": "processors: of the loop, beside the training too",
+    "training": "the training itself, clock",
+}
+
+
+def _in_fresh_processes(trials: int) -> dict[str, list[float]]:
+    code = f"import bench_sweep as b, json\nwith b._quiet(): print(json.dumps(b._turns({trials})))"
+    here = os.path.dirname(os.path.abspath(__file__))
+    paths = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": paths}
+    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    if out.returncode:
+        raise SystemExit(out.stderr)
+    return json.loads(out.stdout.splitlines()[-1])
+
+
+def turns(trials: int, starts: int):
+    "Print milliseconds of a trial beyond the same training in the same process, each start in fresh processes"
+    each = []
+    for start in range(starts):
+        each.append(_in_fresh_processes(trials))
+        found = each[-1]["clock"]
+        low, middle, high = (f"{value:.1f}" for value in statistics.quantiles(found, n=4))
+        mean = f"{statistics.mean(found):.1f}"
+        print(
+            f"start {start + 1}: {len(found)} pairs, median {middle} ({low} to {high}), mean {mean}",
+            flush=True,
+        )
+    print(
+        f"\nturns, {trials} trials: ms of a trial beyond the same training, median of {starts} starts (lowest to highest)"
+    )
+    print(f"{'':50s} {'their medians':>26s} {'their means':>26s}")
+    for name, title in SHOWN.items():
+        ways = [[of(one[name]) for one in each] for of in (statistics.median, statistics.mean)]
+        print(f"{title:50s}", *(f"{_spread(values):>26s}" for values in ways))
 
 
 # ---------------------------------------------------------------- the race
@@ -444,6 +494,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="few trials and seeds, without Ray")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--from", type=int, default=0, dest="first", help="first seed")
+    parser.add_argument("--starts", type=int, default=5, help="of fresh processes, for turns")
     parser.add_argument("--target", type=float, default=TARGET, help="accuracy that ends a race")
     parser.add_argument("--ways", help="some of the ways to search, by comma")
     given = parser.parse_args()
@@ -453,9 +504,7 @@ def main():
     print(machine())
     with _quiet():
         if "turns" in what:
-            threads = torch.get_num_threads()
-            turns(20 if given.quick else 200)
-            torch.set_num_threads(threads)
+            turns(*((30, 1) if given.quick else (200, given.starts)))
         if "function" in what:
             cost("function", *((40, 1) if given.quick else (200, 5)), ways)
         if "training" in what:

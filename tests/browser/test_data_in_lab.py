@@ -35,6 +35,10 @@ CELLS = (
     "%trainopt data --sound-rate 8000",
 )
 
+SOURCES = (
+    "() => window.jupyterapp.shell.currentWidget.content.model.sharedModel.cells.map((cell) => cell.source)"
+)
+
 
 def strips(panel):
     "The pictures of the preview by the name of their row"
@@ -83,6 +87,14 @@ def test_data_are_seen_cleaned_undone_and_trained_on(lab, server):
     lab.wait_for(lambda: changes(panel) == 0, "no change")
     panel.get_by_role("button", name="Redo").click()
     panel.get_by_role("tab", name="Changes").click()
+    cells = lab.page.evaluate(SOURCES)
+    panel.get_by_role("button", name="Insert as a cell").click()
+    panel.locator(".tonb-inserted").get_by_text("new cell below").wait_for()
+    more = lab.page.evaluate(SOURCES)
+    assert more[:2] + more[3:] == cells and more[2].startswith(
+        "import torch\n\ninputs, targets = train_data\n"
+    )
+    lab.page.evaluate("() => window.jupyterapp.shell.currentWidget.content.model.sharedModel.deleteCell(2)")
     panel.get_by_role("button", name="Use as train_data").click()
     panel.locator(".tonb-told").get_by_text("stores the changes").wait_for()
     for i in (3, 4):
@@ -103,6 +115,9 @@ def test_data_are_seen_cleaned_undone_and_trained_on(lab, server):
     lab.page.wait_for_function(heard, timeout=20_000)
     lab.screenshot("data-sound")
     sounds.get_by_role("button", name="Play row 0").wait_for()  # at its end
+    sounds.get_by_role("tab", name="Augment").click()
+    sounds.get_by_role("button", name="Play sample 2 of speed").click()
+    lab.page.wait_for_function(heard, timeout=20_000)
     sounds.get_by_role("button", name="Close").click()
     lab.wait_for(lambda: sounds.count() == 0 and "training samples" in lab.text(6), "the printed report")
     assert not lab.errors

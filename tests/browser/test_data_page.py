@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from test_panel_page import BLANK, CONTRAST, OPEN
 
@@ -12,6 +13,7 @@ from trainopt_nb.panels.data_panel import DataPanel
 from trainopt_nb.task.task import Task
 
 pytestmark = pytest.mark.browser
+KINDS = ("sounds", "spectrograms", "texts", "tables")
 TABS = ("Problems", "Samples", "Classes", "Augment", "Changes")
 
 
@@ -21,6 +23,20 @@ def images():
     y = np.array(["first", "second", "third"])[np.arange(60) % 3]
     x[5], y[5] = x[8], y[8]
     return Task(None, (x, y), (x[:10], y[:10]))
+
+
+def other(kind):
+    "Samples of a kind that are no images"
+    rng, labels = np.random.default_rng(0), np.arange(40) % 2
+    frame = pd.DataFrame({"age": rng.normal(40, 9, 40), "job": rng.choice(["smith", "baker"], 40)})
+    frame.loc[3, "age"] = np.nan
+    inputs = {
+        "sounds": np.sin(np.outer(np.arange(40) + 5, np.arange(2400)) / 40).astype(np.float32),
+        "spectrograms": rng.normal(size=(40, 40, 90)).astype(np.float32),
+        "texts": [f"The good dog number {i} was happy and ran home to its big house" for i in range(40)],
+        "tables": frame,
+    }[kind]
+    return Task(None, (inputs, labels))
 
 
 class Page:
@@ -143,3 +159,87 @@ def test_a_slider_that_is_dragged_ends_where_it_was_left(open_page):
     page.root.get_by_role("button", name="mixup").click()
     page.settle()
     assert page.root.locator("[data-operation=mixup]").count() == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("width", "dark"), [(360, True), (1200, False)])
+def test_the_preview_of_other_samples_is_readable_and_whole(open_page, kind, width, dark):
+    page = open_page(width, dark, other(kind))
+    page.tab("Augment")
+    assert page.root.locator(".tonb-preview").get_attribute("data-kind") == kind
+    assert page.page.evaluate(CONTRAST) == []
+    if kind == "tables":
+        page.tab("Features")
+        assert page.root.locator(".tonb-feature-row").count() == 2 and page.page.evaluate(CONTRAST) == []
+        page.tab("Augment")
+    assert (
+        page.page.evaluate(
+            """() => [...document.querySelectorAll(".tonb-preview *, .tonb-data > *")].filter((node) => node.getBoundingClientRect().right > innerWidth + 1).length"""
+        )
+        == 0
+    )
+
+
+def test_sliders_change_words_and_cells(open_page):
+    page = open_page(task=other("texts"))
+    page.tab("Augment")
+    gone = page.root.locator("[data-operation=delete] + * del")
+    page.root.locator("input[data-name=delete]").fill("0")
+    page.settle()
+    assert gone.count() == 0
+    page.root.locator("input[data-name=delete]").fill("0.6")
+    page.settle()
+    assert gone.count() > 2
+    page = open_page(task=other("tables"))
+    page.tab("Augment")
+    page.root.locator("input[data-name=feature-dropout]").fill("1")
+    page.settle()
+    assert page.root.locator("[data-operation=feature-dropout] + * .tonb-changed-cell").count() >= 8
+    assert page.root.locator(".tonb-flags code").inner_text() == '--augment "noise:0.1 feature-dropout:1"'
+
+
+def test_a_sound_of_the_preview_is_played_anew_after_a_change(open_page):
+    page = open_page(task=other("sounds"))
+    page.page.evaluate(
+        "() => { HTMLMediaElement.prototype.play = function () { window.heard = this.src; return Promise.resolve(); }; }"
+    )
+    page.tab("Augment")
+    heard = []
+    for strength in ("0.3", "0.8"):
+        page.root.locator("input[data-name=noise]").fill(strength)
+        page.settle()
+        page.root.get_by_role("button", name="Play sample 1 of noise").click()
+        page.settle()
+        heard.append(page.page.evaluate("window.heard"))
+        page.root.get_by_role("button", name="Stop sample 1 of noise").click()
+    assert heard[0] != heard[1] and all(url.startswith("data:audio/wav") for url in heard)
+
+
+def test_a_click_on_a_missing_value_leads_to_its_column(open_page):
+    page = open_page(task=other("tables"))
+    page.tab("Samples")
+    page.root.locator(".tonb-gap").click()
+    page.settle()
+    row = page.root.locator("tr[data-problem='missing/train/age']")
+    row.get_by_label("what is written into Missing values: age").select_option("mean")
+    row.get_by_role("button", name="Fill").click()
+    page.settle()
+    (change,) = page.report.changes
+    assert change.values[0] == pytest.approx(page.report.train.inputs["age"].mean())
+    page.root.get_by_role("button", name="Undo").click()
+    page.settle()
+    row.get_by_label("what is written into Missing values: age").select_option("constant")
+    row.locator(".tonb-entry").fill("many")
+    row.get_by_role("button", name="Fill").click()
+    page.settle()
+    assert page.root.locator(".tonb-say").inner_text() == "Column age holds numbers, and many is none."
+
+
+def test_code_is_selected_where_the_page_adds_no_cells(open_page):
+    page = open_page()
+    for row in range(12, 40):
+        page.report.change(Change("relabel", (row,), ("first",)))
+    page.tab("Changes")
+    page.root.get_by_role("button", name="Insert as a cell").click()
+    assert "copy it into a new cell" in page.root.locator(".tonb-inserted").inner_text()
+    assert page.page.evaluate("getSelection().toString()").strip() == page.report.cell("train_data").strip()

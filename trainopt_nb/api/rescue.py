@@ -15,7 +15,7 @@ from pathlib import Path
 from ..base.errors import CheckpointError
 from ..base.guarded_files import is_regular, open_regular
 from ..events.records import to_lines
-from ..runs.files import LOCK, LOG
+from ..runs.files import CELL, LOCK, LOG
 from ..runs.run import INBOX, Run
 from ..runs.signature import is_signed, sign
 from ..runs.summary import SUMMARY
@@ -114,7 +114,9 @@ class Rescue(_Watched):
         if self._in_place():
             with contextlib.suppress(OSError):  # they are only needed where the place is lost
                 if not self._small:
-                    self._small, self._cell = _small_files(self.path), _own_cell(self.path)
+                    small = _small_files(self.path)
+                    self._cell = _own_cell(self.path) if CELL in small else ""
+                    self._small = small
                 self._open_kept()
             return
         name = self.path.name

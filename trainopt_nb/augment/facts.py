@@ -9,8 +9,10 @@ __all__ = ['OWN', 'key_of', 'augment_facts']
 import torch
 from torch import Tensor
 
-from .augment import Augment, is_mask
-from .policy import KINDS, OPERATIONS, Operation, Step
+from .augment import Augment
+from .kinds import first_of
+from .objects import is_mask, is_places
+from .policy import OPERATIONS, OURS, Operation, Step
 
 # %% ../../nbs/augment/10_facts.ipynb #dc661cbe
 def key_of(step: Step) -> str:
@@ -19,7 +21,7 @@ def key_of(step: Step) -> str:
 
 
 OWN = tuple(
-    key_of(Step(name, 0.0, kind)) for kind, known in KINDS.items() for name in known
+    key_of(Step(name, 0.0, kind)) for kind, known in OURS.items() for name in known
 )  # of this package
 
 
@@ -36,11 +38,12 @@ def _rows(transform, part):
 
 def augment_facts(
     transform: Augment,
-    images: Tensor,  # of the first batch, or other samples
+    images: Tensor | list[Tensor],  # of the first batch, or other samples
     targets: object,  # of the first batch
 ) -> dict:  # plain values
     "Return what a script must know of a policy"
     mixes = _rows(transform, "mix")
+    images, warps = first_of(images), _rows(transform, "warp")
     several, kind = len(mixes) > 1, images.dtype
     columns = sum(step.operation.draws for step in transform.policy) + several
     labels = isinstance(targets, Tensor) and not targets.dtype.is_floating_point
@@ -49,12 +52,13 @@ def augment_facts(
     if kind not in (torch.uint8, torch.float32, torch.float64):
         strange.append(str(kind).removeprefix("torch."))
     return {
-        "warps": _rows(transform, "warp"),
+        "warps": warps,
         "changes": _rows(transform, "change"),
         "mixes": [[place, *row] for place, row in enumerate(mixes)],
         "several": several,
         "columns": columns,
-        "masks": transform.kind == "images" and is_mask(targets, images),
+        "masks": transform.kind == "images" and transform.how == "auto" and is_mask(targets, images),
+        "places": bool(warps) and is_places(targets, transform.how),  # whether boxes or points follow
         "still": transform.still,
         "bytes": kind == torch.uint8 and not transform.exact,
         "span": list(transform.span) if transform.kind == "images" else None,

@@ -11,7 +11,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from .finding import Finding, rows_text
+from .finding import Finding, said_part, say, say_count
 from .numbers import small_grey
 from .look import Part, as_images
 from ..data.changes import Change
@@ -56,22 +56,14 @@ def exact_duplicates(
             again += group[1:]
     if differ:
         rows = tuple(part.looked[differ].tolist())
-        text = f"{rows_text(len(rows), 'sample')} of {part.name} equal others with another label: some of these labels are wrong."
-        found.append(
-            Finding(
-                "conflicts", part.name, text, rows, effect="Look at them and relabel: nothing is proposed."
-            )
-        )
+        text = say_count("conflicts", len(rows), part=said_part(part.name))
+        found.append(Finding("conflicts", part.name, text, rows, effect=say("look_relabel")))
     if again:
         rows = tuple(part.looked[sorted(again)].tolist())
-        verb = "s" * (len(rows) == 1)
-        text = f"{rows_text(len(rows), 'sample')} of {part.name} repeat{verb} an earlier one."
+        text = say_count("duplicates", len(rows), part=said_part(part.name))
         change = Change("drop", rows, why="duplicates") if part.name == "train" else None
-        effect = (
-            f"Leaves {part.rows - len(rows):,} of {part.rows:,} samples."
-            if change
-            else "Figures count these samples twice."
-        )
+        leaves = say("leaves", left=f"{part.rows - len(rows):,}", all=f"{part.rows:,}")
+        effect = leaves if change else say("twice")
         found.append(Finding("duplicates", part.name, text, rows, effect=effect, change=change))
     return found
 
@@ -91,8 +83,8 @@ def overlaps(
         return []
     rows, seen = tuple(train.looked[places].tolist()), set(train_marks)
     held = sum(mark in seen for mark in valid_marks)
-    text = f"{rows_text(held, 'validation sample')} of {len(valid_marks):,} {'is' if held == 1 else 'are'} among the training data: validation metrics look better than they are."
-    effect = f"Drops {rows_text(len(rows), 'training sample')}."
+    text = say_count("overlap", held, all=f"{len(valid_marks):,}")
+    effect = say_count("drop_overlap", len(rows))
     return [
         Finding("overlap", "train", text, rows, effect=effect, change=Change("drop", rows, why="overlap"))
     ]
@@ -179,7 +171,7 @@ def near_duplicates(
         return []
     places = sorted(again, key=lambda place: -again[place])
     rows, sure = tuple(part.looked[places].tolist()), float(np.mean([again[p] for p in places]))
-    text = f"{rows_text(len(rows), 'sample')} of {part.name} {'is' if len(rows) == 1 else 'are'} nearly equal to an earlier one."
+    text = say_count("near_duplicates", len(rows), part=said_part(part.name))
     change = Change("drop", rows, why="near duplicates") if part.name == "train" else None
-    effect = f"Leaves {part.rows - len(rows):,} of {part.rows:,} samples." if change else ""
+    effect = say("leaves", left=f"{part.rows - len(rows):,}", all=f"{part.rows:,}") if change else ""
     return [Finding("near duplicates", part.name, text, rows, min(0.9, sure), effect, change)]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base.errors import TaskError
+from .fold_table import with_fold_table
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..train.loop import Loop
@@ -80,10 +81,11 @@ def probabilities(
 def train_fold(
     task: Task,  # whose validation data are the fold
     options: TrainOptions,
+    columns: list[str] | None = None,  # that a table becomes, as from `table_columns`
 ) -> Generator:  # yields the number of each epoch that is done, and returns the probabilities of the fold
     "Train on all folds but one, and judge that one"
     torch.set_num_threads(options.threads or 1)
-    loop = Loop(prepare(task, options), options)
+    loop = Loop(prepare(with_fold_table(task, options, columns), options), options)
     for event in loop.events():
         if type(event).__name__ == "Epoch":
             yield loop.state.epoch

@@ -7,13 +7,14 @@ __all__ = ['LabelErrors', 'find_label_errors', 'class_numbers', 'label_finding',
 
 # %% ../../nbs/clean/07_labels.ipynb #1f64a837
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Generator
 from typing import NamedTuple
 
 import numpy as np
 
 from ..base.errors import DataError
-from .finding import Finding, few, rows_text
+from .finding import Finding, few, say, say_count
 from .out_of_sample import FoldProgress, out_of_sample
 from .look import Part, by_row
 from ..data.changes import Change
@@ -75,17 +76,26 @@ def label_finding(
     rows = tuple(part.looked[errors.places].tolist())
     better = tuple(names[number] for number in errors.better.tolist())
     given = [str(label) for label in part.labels[errors.places].tolist()]
-    pairs, counts = np.unique(
-        [f"{a} is rather {b}" for a, b in zip(given, better, strict=True)], return_counts=True
-    )
-    common = few([f"{pairs[i]} ({counts[i]})" for i in np.argsort(-counts, kind="stable")], 3)
-    seen = "" if judged > 0.999 else f", of {judged:.0%} of the samples that were judged"
-    text = f"{rows_text(len(rows), 'label')} of {part.rows:,} {'is' if len(rows) == 1 else 'are'} likely wrong{seen}: {common}."
+    pairs = Counter(sorted(zip(given, map(str, better), strict=True))).most_common()
+    values = {
+        "all": f"{part.rows:,}",
+        "pairs": few((say("rather", given=a, better=b, times=str(count)) for (a, b), count in pairs), 3),
+    }
+    if judged > 0.999:
+        text = say_count("labels", len(rows), **values)
+    else:
+        text = say_count("labels_judged", len(rows), **values, share=f"{judged:.0%}")
     change = Change("relabel", rows, better, why="labels")
     sure = float(np.mean(errors.sure))
     return [
         Finding(
-            "labels", "train", text, rows, sure, f"Relabels {len(rows):,} of {part.rows:,} samples.", change
+            "labels",
+            "train",
+            text,
+            rows,
+            sure,
+            say("relabels", n=f"{len(rows):,}", all=f"{part.rows:,}"),
+            change,
         )
     ]
 

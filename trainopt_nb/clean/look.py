@@ -15,7 +15,8 @@ from ..base.errors import DataError
 from ..data.changed_data import ChangedData
 from ..data.changes import is_polars, row_count
 from ..data.generators import preserve_rng
-from ..data.rows import describe, is_columns, is_pair
+from ..data.labels import uneven
+from ..data.rows import is_columns, is_pair
 from ..data.tensors import LABELS, is_frame, split_batch
 
 # %% ../../nbs/clean/01_look.ipynb #4737c82e
@@ -75,7 +76,7 @@ def as_images(
     array = array[..., None] if array.ndim == 3 else array
     if array.shape[-1] not in (1, 3, 4) and array.shape[1] in (1, 2, 3, 4):
         array = array.transpose(0, 2, 3, 1)
-    array = array.astype(np.float32)
+    array = np.nan_to_num(array.astype(np.float32), copy=False, posinf=0, neginf=0)
     low, high = span or (float(array.min(initial=0)), float(array.max(initial=0)))
     if low >= 0 and high <= 1:
         return array
@@ -216,7 +217,5 @@ def look_at(
         inputs, targets = _loaded(data, rows)
     inputs, labels = _inputs(inputs), _labels(targets)
     if len(inputs) != len(rows) or (labels is not None and len(labels) != len(rows)):
-        raise DataError(
-            f"Inputs and targets must have one row a sample each: {describe(inputs)} and {describe(labels)} do not."
-        )
+        raise DataError(uneven(f"{name}_data", len(inputs), len(labels) if labels is not None else len(rows)))
     return Part(name, count, rows if kept is None else kept[rows], inputs, labels, kind_of(inputs))

@@ -15,11 +15,14 @@ import numpy as np
 import torch
 
 from ..base.errors import DataError
+from .fold_table import judged_rows, table_columns
 from .folds import fresh_copy, keeps_weights, stratified, train_fold
 from ..data.changed_data import DatasetView
-from ..data.changes import take_rows
+from ..data.changes import is_polars_pair, take_rows
 from ..data.rows import is_pair
+from ..feed.held_texts import text_pair
 from ..parallel.device import find_device
+from ..task.read_task import read_task
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..workers.submit import submit, wait_for
@@ -36,7 +39,7 @@ class FoldProgress(NamedTuple):
 
 def _part(data, rows, labels):
     "Rows of data, with class numbers as labels"
-    if is_pair(data):
+    if is_pair(data) or is_polars_pair(data):
         return take_rows(data[0], rows), torch.as_tensor(labels[rows])
     return DatasetView(data, rows, dict(zip(rows.tolist(), labels[rows].tolist(), strict=True)))
 
@@ -49,13 +52,24 @@ def _fold_options(options, repeat, workers):
     )  # fmt: skip
 
 
-def _jobs(labels, folds, repeats, seed):
+def _jobs(labels, folds, repeats, seed, known):
     "Rows to judge and rows to train on, of each fold of each repeat"
     jobs = []
     for repeat in range(repeats):
         fold = stratified(labels, folds, seed + repeat)
-        jobs += [(np.flatnonzero(fold == i), np.flatnonzero(fold != i), repeat, i) for i in range(folds)]
+        jobs += [
+            (np.flatnonzero((fold == i) & known), np.flatnonzero((fold != i) & known), repeat, i)
+            for i in range(folds)
+        ]
     return jobs
+
+
+def _check_folds(folds, samples):
+    "Raise `DataError` for folds that cannot be made"
+    if folds < 2 or folds > samples:
+        raise DataError(
+            f"A cross-validation takes from 2 folds to one for each of the {samples:,} samples, and got {folds}."
+        )
 
 
 def _workers(asked, jobs, options):
@@ -78,13 +92,13 @@ def out_of_sample(
     Generator
 ):  # yields `FoldProgress`, and returns probabilities, shape (samples, classes), NaN where there are none
     "Judge each sample by models that did not train on it"
-    if folds < 2 or folds > len(labels):
-        raise DataError(
-            f"A cross-validation takes from 2 folds to one for each of the {len(labels):,} samples, and got {folds}."
-        )
+    _check_folds(folds, len(labels))
+    if text_pair(task.train_data) is not None:  # read once, so that texts have one length in all folds
+        task = read_task(task, options)
     keep = keeps_weights(task.model, options) if keep is None else keep
+    columns = table_columns(task, options)
     workers = _workers(workers, folds * repeats, options)
-    jobs = _jobs(labels, folds, repeats, options.seed)
+    jobs = _jobs(labels, folds, repeats, options.seed, judged_rows(task, options, len(labels)))
     started = time.monotonic()
     total = np.zeros((len(labels), int(labels.max()) + 1))
     seen = np.zeros(len(labels), int)
@@ -93,7 +107,8 @@ def out_of_sample(
         held, rest, repeat, number = job
         o = _fold_options(options, repeat, workers)
         model = fresh_copy(task.model, 1000 * repeat + number + options.seed, keep)
-        return Task(model, _part(task.train_data, rest, labels), _part(task.train_data, held, labels)), o
+        parts = [_part(task.train_data, rows, labels) for rows in (rest, held)]
+        return Task(model, *parts), o, columns
 
     def add(job, found):
         columns = min(found.shape[1], total.shape[1])

@@ -9,7 +9,7 @@ __all__ = ['need_sklearn', 'outlier_scores', 'outliers', 'drift']
 import numpy as np
 
 from ..base.errors import TrainoptError
-from .finding import Finding, few, rows_text
+from .finding import Finding, few, said_part, say, say_count
 from .numbers import numbers_of
 from .look import Part
 from .values import columns_of, missing_in
@@ -75,11 +75,9 @@ def outliers(
         return []
     rows = tuple(part.looked[chosen].tolist())
     sure = float(np.mean([(_apart(forest) > 4)[chosen], (_apart(near) > 6)[chosen]])) * 0.9
-    text = f"{rows_text(len(rows), 'sample')} of {part.name} {'is' if len(rows) == 1 else 'are'} far from all others."
+    text = say_count("outliers", len(rows), part=said_part(part.name))
     change = Change("drop", rows, why="outliers") if part.name == "train" else None
-    effect = (
-        f"Leaves {part.rows - len(rows):,} of {part.rows:,} samples. Rare is not wrong: look at them first."
-    )
+    effect = say("leaves_rare", left=f"{part.rows - len(rows):,}", all=f"{part.rows:,}")
     return [Finding("outliers", part.name, text, rows, sure, effect, change)]
 
 
@@ -114,8 +112,8 @@ def drift(
         if size >= least:
             clear.append((name, size))
     for name, size in sorted(clear, key=lambda row: -row[1])[:20]:
-        text = f"Column {name!r} is distributed differently in training and validation (difference {size:.2f} of 1)."
-        effect = "Check how the data were split: a random split has no drift."
+        text = say("drift_column", name=repr(name), size=f"{size:.2f}")
+        effect = say("check_random_split")
         found.append(Finding("drift", "valid", text, sure=1 - level, effect=effect, column=name))
     return found
 
@@ -152,14 +150,14 @@ def _label_drift(train, valid, level, least):
         return []
     first = {name: np.mean(train.labels.astype(str) == name) for name in np.unique(train.labels.astype(str))}
     moved = sorted(first, key=lambda name: -abs(first[name] - np.mean(valid.labels.astype(str) == name)))
-    text = f"Classes are distributed differently in training and validation, most of all {few(moved, 3)}."
+    text = say("drift_classes", names=few(moved, 3))
     return [
         Finding(
             "drift",
             "valid",
             text,
             sure=1 - level,
-            effect="Split by class, so that both parts have the same shares.",
+            effect=say("split_by_class"),
         )
     ]
 
@@ -174,8 +172,8 @@ def _classifier_drift(train, valid, most=3000, least=0.65):
 
     parts = [numbers_of(part) for part in (train, valid)]
     if parts[0].shape[1] != parts[1].shape[1]:
-        text = "Samples of training and validation have different shapes."
-        return [Finding("drift", "valid", text, effect="A model may take only one of them.")]
+        text = say("drift_shapes")
+        return [Finding("drift", "valid", text, effect=say("one_shape"))]
     rng = np.random.default_rng(0)
     few_rows = [p if len(p) <= most else p[rng.choice(len(p), most, replace=False)] for p in parts]
     numbers, side = np.concatenate(few_rows), np.repeat([0, 1], [len(p) for p in few_rows])
@@ -184,9 +182,5 @@ def _classifier_drift(train, valid, most=3000, least=0.65):
     auc = float(roc_auc_score(side, scores))
     if auc < least:
         return []
-    text = f"A small classifier tells validation from training samples (AUC {auc:.2f}; 0.5 is no difference)."
-    return [
-        Finding(
-            "drift", "valid", text, sure=min(0.99, 2 * (auc - 0.5)), effect="Check how the data were split."
-        )
-    ]
+    text = say("drift_classifier", auc=f"{auc:.2f}")
+    return [Finding("drift", "valid", text, sure=min(0.99, 2 * (auc - 0.5)), effect=say("check_split"))]

@@ -8,6 +8,7 @@ __all__ = ['samples_html', 'classes_html', 'findings_html', 'report_html']
 # %% ../../nbs/clean/07b_report_html.ipynb #3a417d0c
 import numpy as np
 
+from ..base.texts import said_in, wording
 from .finding import Finding
 from .look import Part, as_images, size_text
 from trainopt_nb.clean.sample_views import (
@@ -60,7 +61,12 @@ def _names(part, places, finding):
     if finding.change and finding.kind == "labels":
         better = dict(zip(finding.rows, finding.change.values, strict=True))
     names = [(int(part.looked[p]), label_text(part, p)) for p in places]
-    return [f"row {row}: {label}" + (f" → {better[row]}" if row in better else "") for row, label in names]
+    texts = wording("data")
+    named = [f"{texts['row'].format(n=row)}: {label}" for row, label in names]
+    return [
+        name + (f" → {better[row]}" if row in better else "")
+        for name, (row, _) in zip(named, names, strict=True)
+    ]
 
 
 def _image_html(name, image):
@@ -88,6 +94,7 @@ def classes_html(
 ) -> str:  # empty where labels are no classes
     "A bar for each class"
     counts, beside = class_counts(part), class_counts(valid) if valid is not None else {}
+    texts = wording("data")
     if not counts:
         return ""
     largest = max([*counts.values(), *beside.values()])
@@ -102,8 +109,9 @@ def classes_html(
         f'{bar(count, TRAIN)}{held(name)}</td><td style="{cell}">{count:,}{also(name)}</td></tr>'
         for name, count in list(counts.items())[:most]
     )
-    more = f'<div style="{SOFT}">and {len(counts) - most:,} more classes</div>' if len(counts) > most else ""
-    key = f'<div style="font-size:12px;{SOFT}">samples of training · of validation</div>' if beside else ""
+    rest = texts["report_more_classes"].format(n=f"{len(counts) - most:,}")
+    more = f'<div style="{SOFT}">{rest}</div>' if len(counts) > most else ""
+    key = f'<div style="font-size:12px;{SOFT}">{texts["report_counts"]}</div>' if beside else ""
     table = f'<table style="border-collapse:collapse;width:100%;max-width:520px;font-size:12px;font-variant-numeric:tabular-nums">{rows}</table>'
     return f'<div style="padding:8px 14px">{key}{table}{more}</div>'
 
@@ -112,19 +120,19 @@ def findings_html(
     report: object,  # a `DataReport`
 ) -> str:
     "Each finding with its certainty, what a change would do, and its samples"
-    parts = {"train": report.train, "valid": report.valid}
-    blocks = []
+    parts, texts, blocks = {"train": report.train, "valid": report.valid}, wording("findings", "data"), []
     for finding in report.findings:
         samples = samples_html(parts[finding.part], finding)
         done = len(finding.rows) - len(report.left(finding))
-        said = f"{finding.effect} {done:,} rows are settled by changes." if done else finding.effect
+        said = said_in(finding.effect, texts)
+        said = f"{said} {texts['report_settled'].format(n=f'{done:,}')}" if done else said
         effect = f' <span style="{SOFT}">{escape(said)}</span>' if said else ""
         how = (
             f'<code style="font-size:11px">report.apply({escape(repr(finding.kind))})</code>'
             if finding.change
             else ""
         )
-        head = f"<b>{escape(finding.kind)}</b> · {escape(finding.certainty)} · {escape(finding.text)}{effect} {how}"
+        head = f"<b>{escape(finding.kind)}</b> · {escape(texts[finding.certainty])} · {escape(said_in(finding.text, texts))}{effect} {how}"
         style = f'style="padding:6px 14px;border-top:{LINE};overflow-wrap:anywhere"'
         if samples:
             blocks.append(
@@ -132,7 +140,7 @@ def findings_html(
             )
         else:
             blocks.append(f"<div {style}>{head}</div>")
-    nothing = f'<div style="padding:8px 14px;border-top:{LINE}">Nothing was found.</div>'
+    nothing = f'<div style="padding:8px 14px;border-top:{LINE}">{texts["report_nothing"]}</div>'
     return "".join(blocks) or nothing
 
 # %% ../../nbs/clean/07b_report_html.ipynb #e8255d21
@@ -140,26 +148,24 @@ def report_html(
     report: object,  # a `DataReport`
 ) -> str:
     "Return a report as HTML"
-    train, valid, counts = report.train, report.valid, class_counts(report.train)
+    train, valid, counts, texts = report.train, report.valid, class_counts(report.train), wording("data")
     figures = [
-        Figure(f"{train.rows:,}", "training samples"),
-        Figure(f"{valid.rows:,}" if valid else "none", "validation samples"),
-        Figure(f"{len(counts):,}" if counts else "–", "classes"),
-        Figure(f"{len(report.findings):,}", "findings"),
-        Figure(f"{len(report.changes):,}", "changes"),
+        Figure(f"{train.rows:,}", texts["train_samples"]),
+        Figure(f"{valid.rows:,}" if valid else texts["report_none"], texts["valid_samples"]),
+        Figure(f"{len(counts):,}" if counts else "–", texts["classes"]),
+        Figure(f"{len(report.findings):,}", texts["report_findings"]),
+        Figure(f"{len(report.changes):,}", texts["changes"]),
     ]
     sizes = " · ".join(size_text(part) for part in (train, valid) if part is not None)
     changes = "".join(
         f'<div style="padding:4px 14px;border-top:{LINE}">{escape(change)}</div>'
         for change in map(str, report.changes)
     )
-    head = f'<div style="padding:10px 14px"><b>Data</b> <span style="{SOFT}">{escape(sizes)}</span></div>'
+    head = f'<div style="padding:10px 14px"><b>{texts["name"]}</b> <span style="{SOFT}">{escape(sizes)}</span></div>'
     labels = (
         ""
         if report.chances is not None or not train.classes
-        else (
-            f'<div style="padding:6px 14px;border-top:{LINE};{SOFT}">Label errors were not searched: report.find_label_errors() trains models for that.</div>'
-        )
+        else (f'<div style="padding:6px 14px;border-top:{LINE};{SOFT}">{texts["report_unsearched"]}</div>')
     )
     return frame_html(
         "data report",

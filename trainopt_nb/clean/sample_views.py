@@ -45,11 +45,10 @@ def picture_url(
 
 def image_span(part: Part) -> tuple[float, float] | None:
     "Return the lowest and highest value of all images, by which each is shown"
-    return (
-        (float(part.inputs.min()), float(part.inputs.max()))
-        if part.kind == "images" and len(part.looked)
-        else None
-    )
+    if part.kind != "images" or not len(part.looked):
+        return None
+    known = part.inputs[np.isfinite(part.inputs)] if part.inputs.dtype.kind == "f" else part.inputs
+    return (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
 
 
 def places_of_rows(

@@ -84,6 +84,7 @@ def changes_cell(
     name: str,  # of the variable
     data: object,  # what it holds
     changes: Iterable[Change],
+    target: str = "",  # column of a frame that the variable holds, of which the data are inputs and targets
 ) -> str:
     "Return a cell that changes a variable as the changes do"
     changes, form = list(changes), form_of(data)
@@ -93,6 +94,8 @@ def changes_cell(
         imports = sorted({*imports, *["import torch"] * tensors})
         last = "torch.utils.data.TensorDataset(inputs, targets)" if tensors else "inputs, targets"
         first = f"inputs, targets = {name}{'.tensors' if tensors else ''}"
+        if target:
+            first = f"inputs, targets = {name}.drop(columns=[{target!r}]), {name}[{target!r}]"
         return "\n".join([*imports, *[""] * bool(imports), first, *lines, f"{name} = {last}"])
     rows = [f"    Change(*{tuple(Change.of(change.plain()))!r})," for change in changes]
     return "\n".join(

@@ -16,10 +16,13 @@ from IPython.display import display
 from ..base.errors import TaskError
 from ..base.options import Options, option
 from ..clean.change_log import ChangeLog
+from ..clean.file_texts import file_texts
 from ..clean.out_of_sample import FoldProgress
 from ..clean.report import DataReport, inspect_data
-from ..data.changed_data import ChangedData
+from ..data.changed_data import ChangedData, viewed
+from ..feed.held_texts import text_pair
 from .kernel import has_frontend
+from .messages import cell_id
 from .verbs import Call, Verb
 from ..panels.data_panel import DataPanel
 from ..task.read_task import read_task
@@ -65,12 +68,17 @@ def _report(call):
     "The report on the data as they were given; changes that are in use already are its first ones"
     taken = loss_and_metrics(call.shell.user_ns, call.values)
     options = call.options(TrainOptions).replace(**taken)
-    task, made = read_task(_task(call), options), ()
+    given = _task(call)
+    held = text_pair(viewed(given.train_data)) is not None  # texts in memory are shown as they are
+    task, made = given if held else read_task(given, options), ()
     if isinstance(task.train_data, ChangedData):
         made = task.train_data.changes
         task = dataclasses.replace(task, train_data=task.train_data.data)
     report = inspect_data(task, options, most=call.options(DataView).samples)
     report.log = ChangeLog(made)
+    if task.read is not None and task.read.facts.get("kind") == "text":
+        parts = [part for part in (report.train, report.valid) if part is not None]
+        report.texts = file_texts(given, options, parts)
     return report
 
 # %% ../../nbs/notebook/06h_data_verb.ipynb #e2707fb5
@@ -86,7 +94,7 @@ class UsedData:
 
     def __call__(self, report: DataReport):
         "Write the variable"
-        held = report.task.train_data
+        held = report.task.train_data if report.given is None else report.given
         self._written = report.change().train_data if report.changes else held
         self.names[self.variables.train_data] = self._written
         if self.names.get(self.variables.valid_data) is None:  # the validation data were held out
@@ -101,7 +109,7 @@ class UsedData:
 def show_data(
     report: DataReport,
     name: str = "train_data",  # variable that holds the training data
-    **offers: Callable | int | None,  # `use` and `rate` of the panel
+    **offers: Callable | int | str | None,  # `use`, `rate` and `home` of the panel
 ) -> DataPanel:
     "Show a report as a panel in the output of the cell"
     box = widgets.VBox()
@@ -129,7 +137,8 @@ def _data(call: Call) -> DataReport | None:  # None where a panel shows it
         return report
     use, variables = UsedData(names, call.options(TaskNames)), call.options(TaskNames)
     report.log.listeners.append(lambda: use.follow(report))
-    panel = show_data(report, variables.train_data, rate=report.options.sound_rate, use=use)
+    home = cell_id(call.shell.kernel.get_parent("shell")) or ""
+    panel = show_data(report, variables.train_data, rate=report.options.sound_rate, use=use, home=home)
     if call.options(DataView).labels:
         panel.search.start()
 

@@ -15,6 +15,8 @@ from .base import Panel, read_static
 from .data_clicks import DataClicks
 from .data_facts import data_facts, keyed
 from .data_samples import SamplePages, Shown
+from .feature_rows import feature_facts
+from .fitted_table import FittedTable
 from .label_search import LabelSearch
 from .preview import Preview
 from ..runs.plain_text import plain
@@ -25,7 +27,24 @@ def plain_code(text: str) -> str:
     return "\n".join(map(plain, text.split("\n")))
 
 # %% ../../nbs/panels/09_data_panel.ipynb #d13ff084
-class _Told:
+class _Words:
+    "Sentences that the page is told"
+
+    def _said(self):
+        key, values = self._clicked.said
+        return plain(self.texts[key].format(**values) if key in self.texts else key)
+
+    def _search(self):
+        search, step = self.search, self.search.progress
+        said = {"state": search.state, "refusal": search.refusal, "said": plain(search.said), "found": 0}
+        if step is not None:
+            said["step"] = [step.done, step.folds, step.epochs, round(step.seconds)]
+        if search.state == "done":
+            said["found"] = sum(len(f.rows) for f in self.report.findings if f.kind == "labels")
+        return said
+
+# %% ../../nbs/panels/09_data_panel.ipynb #a0a87936
+class _Told(_Words):
     "What the page is told"
 
     def facts(self) -> dict[str, object]:
@@ -37,8 +56,10 @@ class _Told:
             return self._held | {
                 "live": not self.closed,
                 "name": plain(self.name),
+                "home": self.home,
                 "sound": clicked.sound,
                 "preview": preview,
+                "features": self._features(),
                 "said": self._said(),
                 "told": self._told,
                 "search": self._search(),
@@ -61,18 +82,12 @@ class _Told:
         cell = report.cell(self.name) if report.changes else ""
         self._held = data_facts(report, self.texts) | {"page": page, "cell": plain_code(cell)}
 
-    def _said(self):
-        key, values = self._clicked.said
-        return plain(self.texts[key].format(**values) if key in self.texts else key)
-
-    def _search(self):
-        search, step = self.search, self.search.progress
-        said = {"state": search.state, "refusal": search.refusal, "said": plain(search.said), "found": 0}
-        if step is not None:
-            said["step"] = [step.done, step.folds, step.epochs, round(step.seconds)]
-        if search.state == "done":
-            said["found"] = sum(len(f.rows) for f in self.report.findings if f.kind == "labels")
-        return said
+    def _features(self):
+        "What becomes of the columns, computed anew while someone looks"
+        key = self.report.changes, id(self.texts)
+        if self._clicked.tab == "features" and self._columns[0] != key:
+            self._columns = key, feature_facts(self._table, self.texts)
+        return self._columns[1]
 
     def rows(self) -> dict[str, object]:
         "Return the rows of the preview that changed"
@@ -116,7 +131,7 @@ class DataPanel(_Told, _Heard, Panel):
 
     script = read_static("data_samples.js", "data_preview.js", "data_panel.js")
     styles = read_static("data.css")
-    words = ("data",)
+    words = ("findings", "data")
     driven = False
 
     def __init__(
@@ -127,11 +142,16 @@ class DataPanel(_Told, _Heard, Panel):
         rate: int | None = None,  # samples a second of sounds; None is a guess
         use: Callable[[DataReport], None] | None = None,  # lets the variable stand for the changed data
         close: Callable[[], None] | None = None,  # puts the printed report in the place of the panel
+        home: str = "",  # id of the cell whose output shows the panel, below which a new one is put
     ):
-        self.report, self.name, self.guessed = report, name, rate is None
+        read = report.task.read.facts.get("decoder", {}) if report.task.read is not None else {}
+        rate = rate or read.get("rate")  # sounds of files know theirs
+        self.report, self.name, self.home, self.guessed = report, name, home, rate is None
         self.rate = rate or USUAL_RATE
         self.search = LabelSearch(report, self._progressed)
-        self._clicked = DataClicks(report, self.search, Preview(report.train, report.options), self.rate)
+        self._table, self._columns = FittedTable(report), (None, None)
+        preview = Preview(report.seen(report.train), report.options, report.task, self._table)
+        self._clicked = DataClicks(report, self.search, preview, self.rate)
         self._pages, self._lock, self._seen, self._held = (
             SamplePages(report, self.rate),
             threading.RLock(),

@@ -190,7 +190,7 @@ class SamplePages:
         report, standing = self.report, Standing(self.report)
         finding = None if shown.problem is None else report.findings[shown.problem]
         name = finding.part if finding else "train" if shown.change is not None else shown.part
-        part = report.valid if name == "valid" and report.valid is not None else report.train
+        part = report.seen(report.valid if name == "valid" and report.valid is not None else report.train)
         rows, size = shown_rows(report, shown, standing), PAGE[part.kind]
         pages = max(1, -(-len(rows) // size))
         page = min(max(0, shown.page), pages - 1)

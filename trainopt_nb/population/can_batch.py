@@ -6,12 +6,14 @@
 __all__ = ['MAY_DIFFER', 'MIXES', 'option_reason', 'prepared_reason', 'find_layout', 'batch_layout', 'can_batch']
 
 # %% ../../nbs/population/09b_can_batch.ipynb #8bfdf029
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 
 import torch
 from torch import nn
 
+from ..augment.augment import Augment
 from ..base.errors import TrainoptError
 from ..data.generators import preserve_rng
 from ..events.records import Step
@@ -55,7 +57,7 @@ def option_reason(
         "unfreeze changes during the training what is trained": bool(o.unfreeze),
         "several devices or a cluster share the training": o.devices not in (1, "1") or bool(o.cluster),
         "offload keeps weights elsewhere": o.offload,
-        "augment changes the samples of each training by draws of its own": o.augment != "none",
+        "clean looks at the training data of each trial by itself": o.clean != "none",
         "synthetic adds samples by draws of each training": o.synthetic != "none",
         "teacher adds to the loss what another model says": not (
             isinstance(o.teacher, str) and o.teacher == "none"
@@ -86,6 +88,9 @@ def prepared_reason(
         return "the training data have no length, and BatchNorm may meet a batch of one sample."
     if "seed" in names and not hasattr(data, "seed"):
         return "the order of the training data does not follow from a seed, so that seeds cannot differ."
+    changed = any(isinstance(each, Augment) for each in prepared.device_transforms)
+    if prepared.strategy.options.augment.strip().lower() != "none" and not changed:
+        return "augment rewrites the texts of each training while they are read."
     if prepared.device.type == "cuda" and any(map(_drops_in_its_kernel, prepared.model.modules())):
         return "attention and recurrent layers draw their dropout within their kernels on a GPU."
     if "label_smoothing" in names and not TrialLosses(prepared).at_once:
@@ -109,7 +114,9 @@ def _three_steps(prepared, made, models, layout):
 def _alone(task, options, model):
     "Losses and weights of a trial that the engine trains"
     model = deepcopy(model)
-    losses = [float(e.loss) for e in train(Task(model, task.train_data), options) if isinstance(e, Step)]
+    losses = [
+        float(e.loss) for e in train(dataclasses.replace(task, model=model), options) if isinstance(e, Step)
+    ]
     return losses, model.state_dict()
 
 
@@ -137,7 +144,7 @@ def _compare(task, options, trials, layout, dtype, plain):
         for t in (trials[0], trials[-1])
     ]
     made, models = [_short(o) for o in trial_options(short, values)], [model, other]
-    small = Task(model, task.train_data)
+    small = dataclasses.replace(task, model=model, valid_data=None)
     alone = [_alone(small, o, m) for o, m in zip(made, models, strict=True)]
     losses, weights = _three_steps(prepare_trials(small, short), made, models, layout)
     near = dict(rtol=1e-6, atol=1e-7) if exact else dict(rtol=2e-2, atol=2e-3)

@@ -27,11 +27,19 @@ def _with_seed(data, seed):
     return other
 
 
+def _stream(prepared, seed, epoch):
+    "Return the batches of an epoch on the device, in the order and with the draws of a seed"
+    data, seeded = prepared.data.train, prepared
+    if seed != prepared.strategy.options.seed:
+        data, seeded = _with_seed(data, seed), copy(prepared)
+        drawing = lambda each: each.with_seed(seed) if hasattr(each, "with_seed") else each
+        seeded.device_transforms = [drawing(each) for each in prepared.device_transforms]
+    return seeded.device_batches(iter(data.epoch(epoch)), epoch)
+
+
 def _own_batches(population, epoch, seeds):
     "Yield a batch for each row of the stacks, on the first axis"
-    prepared = population.prepared
-    orders = {seed: _with_seed(prepared.data.train, seed).epoch(epoch) for seed in seeds}
-    streams = {seed: prepared.device_batches(iter(order)) for seed, order in orders.items()}
+    streams = {seed: _stream(population.prepared, seed, epoch) for seed in seeds}
     while True:
         found = {seed: next(stream, None) for seed, stream in streams.items()}
         if any(batch is None for batch in found.values()):
@@ -55,6 +63,5 @@ def epoch_batches(
     seeds, prepared = {state.options.seed for state in population.states}, population.prepared
     if len(seeds) > 1:
         return ((batch, True) for batch in _own_batches(population, epoch, seeds))
-    data, (seed,) = prepared.data.train, seeds
-    data = data if seed == prepared.strategy.options.seed else _with_seed(data, seed)
-    return ((batch, False) for batch in prepared.device_batches(iter(data.epoch(epoch))))
+    (seed,) = seeds
+    return ((batch, False) for batch in _stream(prepared, seed, epoch))

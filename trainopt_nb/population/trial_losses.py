@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..augment.policy import mixes
 from ..data.tensors import Batch, size_of, split_batch, tree_map
 from .fold_sequences import softmax
 from ..train.prepared import Prepared
@@ -74,8 +75,9 @@ class TrialLosses:
         )
         targets = split_batch(batch)[1] if form else None
         labels = isinstance(targets, Tensor) and targets.dim() == 1 and targets.dtype == torch.int64
-        # all labels are known, and none is ignored
-        self.at_once = plain and form and labels and prepared.sample_weight is size_of
+        # all labels are known, none is ignored, and none is mixed with another
+        sure = prepared.sample_weight is size_of and not mixes(o.augment)
+        self.at_once = plain and form and labels and sure
 
     def __call__(
         self,

@@ -26,7 +26,8 @@ def write_json(
     value: object,  # what JSON can hold; anything else becomes its `str`
 ):
     "Write a small file atomically"
-    replace_private(path, json.dumps(value, indent=1, default=str))
+    lines = (",\n ", ": ")  # `indent` would have each value written by Python rather than C
+    replace_private(path, json.dumps(value, separators=lines, default=str) + "\n")
 
 
 def read_json(

@@ -7,6 +7,7 @@ __all__ = ['EVERY', 'BEHIND', 'LogWriter', 'HeldRun', 'RunWriter']
 
 # %% ../../nbs/runs/06b_writer.ipynb #68421763
 import contextlib
+import math
 import os
 import time
 from collections.abc import Iterable
@@ -33,10 +34,13 @@ class LogWriter:
     def __init__(
         self,
         path: Path,  # the run's directory
+        late: bool = False,  # whether the first summary is written after `EVERY` seconds, or at the end
     ):
         "Raises `RunError` where another process writes it, or nothing can be written"
-        self.path, self._written, self.lines = path, 0.0, None
+        self.path, self.lines = path, None
+        self._written = time.monotonic() if late else -math.inf  # when there was a summary
         self._summarized = 0  # size of the log at the newest summary
+        self._changed = False  # whether there is something new since then
         self._lock = lock_log(path / LOCK)
         try:
             with run_errors(path / LOG):
@@ -69,12 +73,12 @@ class LogWriter:
     def _summarize(self, events):
         kinds = {type(e) for e in events}
         changed = kinds if self.progress.overall else kinds & {Started, Epoch, State, Ended}
-        now = time.monotonic()
-        if changed & {Started, Ended} or self.progress.state == "paused":
-            self._written = 0.0
-        size = self.lines.size
-        if (changed and now - self._written > EVERY) or size - self._summarized > BEHIND:
-            self._written, self._summarized = now, size
+        self._changed = self._changed or bool(changed)
+        now, size = time.monotonic(), self.lines.size
+        at_once = changed and (Ended in kinds or self.progress.state == "paused")
+        due = self._changed and now - self._written > EVERY
+        if at_once or due or size - self._summarized > BEHIND:
+            self._written, self._summarized, self._changed = now, size, False
             with contextlib.suppress(OSError):  # it is made anew from the log
                 write_summary(self.path, summarize(self.progress, size))
 
@@ -124,13 +128,14 @@ class RunWriter(HeldRun):
     def start_writing(
         self,
         token: str | None = "",  # as given to `claim`; None where another process holds the lock for this one
+        late: bool = False,  # as for `LogWriter`
     ):
         "Become the only writer; raises `RunError` where another process is"
         if token is not None:
             self.hold(token)
         self._owns_lock, self._pid = token is not None, os.getpid()
         try:
-            self._log = LogWriter(self.path)
+            self._log = LogWriter(self.path, late)
         except BaseException:
             if self._owns_lock:
                 self.release()

@@ -57,7 +57,7 @@ WRITTEN = (
     "epochs max_steps batch_size shuffle drop_last workers valid_fraction loss label_smoothing class_weights focal_gamma "
     "task_type class_axis scores huber_delta metrics optimizer lr lr_for weight_decay weight_decay_for freeze unfreeze decay_all momentum l1 schedule warmup final_lr step_every milestones gamma "
     "plateau_patience clip clip_value dropout ema precision accumulate compile channels_last device threads monitor monitor_mode patience "
-    "min_delta restore_best seed deterministic augment augment_strength augment_values augment_kind tta "
+    "min_delta restore_best seed deterministic augment augment_strength augment_values augment_kind augment_targets tta "
     "teacher distill distill_weight"
 ).split()
 
@@ -143,6 +143,8 @@ def _no_augmentation(seen: dict) -> str:  # empty where a script can repeat it
     augment = seen.get("augment") or {}
     if strange := augment.get("strange"):
         return f"The run augments by {', '.join(strange)}, which is not of this package, so that no script repeats it: leave it out to have a script."
+    if augment.get("places"):
+        return "The run moves boxes or points with its images, which no script repeats: leave the operations that move pixels out to have a script."
     if fitted := augment.get("fitted"):
         return f"The run augments rows by {' and '.join(fitted)}, which need the means and standard deviations of the columns, and no script computes them: leave it out to have a script."
     if (augment or seen.get("views")) and (

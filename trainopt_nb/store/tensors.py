@@ -195,7 +195,7 @@ def write_manifest(
     files: dict,  # name -> {"bytes": size, "sha256": hexadecimal}
 ):
     "Write the manifest of a folder, after all its files. Raises OSError"
-    text = json.dumps({"files": files}, indent=1)
+    text = json.dumps({"files": files}, separators=(",\n ", ": "))
     write_hashed(Path(folder, MANIFEST), [memoryview(text.encode())])
 
 

@@ -100,12 +100,14 @@ def _is_metric(goal: Goal) -> bool:
 def trial_options(
     goals: Sequence[Goal],  # may be empty
     options: TrainOptions,
+    **own: object,  # of the trial, in place of those of all trials
 ) -> TrainOptions:
     "Return the options of a trial: its first metric decides which epoch is best"
     first = next((goal for goal in goals if _is_metric(goal)), None)
-    if first is None:
-        return options
-    return options.replace(monitor=first.name, monitor_mode=first.direction or options.monitor_mode)
+    if first is not None:
+        mode = first.direction or own.get("monitor_mode", options.monitor_mode)
+        own = {**own, "monitor": first.name, "monitor_mode": mode}
+    return options.replace(**own) if own else options
 
 
 def resolve_goals(

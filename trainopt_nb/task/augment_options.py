@@ -47,6 +47,12 @@ class PolicyOptions(Options):
         choices=("auto", *SHAPES),
         group="Augmentation",
     )
+    augment_targets: str = option(
+        "auto",
+        "what targets in one tensor are: boxes or points, which follow the images, or still, which do not; auto knows masks, and dicts with boxes, masks or keypoints",
+        choices=("auto", "boxes", "points", "still"),
+        group="Augmentation",
+    )
 
 # %% ../../nbs/task/00e_augment_options.ipynb #cacb839b
 @dataclass(frozen=True, repr=False)

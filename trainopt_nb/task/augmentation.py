@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..augment.augment import Augment, check_targets, find_values
-from ..augment.columns import Columns, find_columns
-from ..augment.kinds import find_kind, images_of, inputs_of
+from ..augment.columns import find_columns
+from ..augment.kinds import find_kind, first_of, images_of, inputs_of, targets_of
+from ..augment.objects import find_padding
 from ..augment.policy import USUAL, kinds_of, policy_text, resolve_policy
 from ..augment.views import views_of
 from ..base.errors import DataError, OptionError, TaskError
@@ -22,6 +23,7 @@ from ..data.source import Data
 from ..data.tensors import Batch, WeightedBatch, leaves, split_batch, tree_map
 from ..events.assumptions import Assumption
 from ..tables.origins import categories_of
+from .augment_notes import augment_assumptions, augment_notes, place_assumptions
 from .infer import Inferred
 from .losses import IGNORE
 from .task import Task
@@ -66,14 +68,6 @@ def known_kind(task: Task) -> str:  # a key of `KINDS`; empty where nothing says
         return "spectrograms"
     return _READ.get(facts.get("kind"), "")
 
-
-def _said_kind(kind):
-    "State the kind of data where the shape alone says it"
-    if kind.certain:
-        return []
-    why = f"they could be {' or '.join(kind.others)} as well"
-    return [Assumption("inputs", f"taken for {kind.name}; {why}", "--augment-kind", False)]
-
 # %% ../../nbs/task/08c_augmentation.ipynb #4d83657a
 class Augmentation(NamedTuple):
     "What a policy became for a task"
@@ -85,47 +79,22 @@ class Augmentation(NamedTuple):
 
 def _try(transform, batch):
     "Try a policy on a copy of the first batch. Raises `TaskError` where an operation fails"
-    samples, copy = inputs_of(batch, transform.kind), tree_map(torch.clone, batch)
-    policy = policy_text(transform.policy)
+    listed = lambda samples: samples if isinstance(samples, list) else [samples]
+    samples, policy = listed(inputs_of(batch, transform.kind)), policy_text(transform.policy)
     try:
         with torch.no_grad():
-            changed = transform.changed(inputs_of(copy, transform.kind), split_batch(copy)[1])[0]
+            copy = transform(tree_map(torch.clone, batch), training=True)
+            changed = listed(inputs_of(copy, transform.kind))
     except Exception as error:  # an operation may be the user's
         text = " ".join(str(error).split())
         raise TaskError(
             f"--augment {policy} fails on the first batch: {type(error).__name__}: {text}"
         ) from error
-    if changed.shape != samples.shape:
-        shapes = f"{tuple(samples.shape)} became {tuple(changed.shape)}"
+    for before, after in zip(samples, changed, strict=True):
+        if after.shape == before.shape:
+            continue
+        shapes = f"{tuple(before.shape)} became {tuple(after.shape)}"
         raise TaskError(f"--augment {policy} must keep the shape of {transform.kind}, and {shapes}.")
-
-
-def _notes(policy, inferred, shard, apart):
-    "Return what the reader should know about labels, and about several devices"
-    notes, mixing = [], [step.name for step in policy if step.operation.mix]
-    if inferred is not None and inferred.figures == "regression" and any(s.operation.warp for s in policy):
-        text = "The targets are numbers, which stay as they are when images are moved: for places in the image, such as corners of a box, leave out what moves pixels."
-        notes.append(("augment", text))
-    if mixing and shard[1] > 1 and apart % shard[1]:
-        text = f"{' and '.join(mixing)} mix{'es' * (len(mixing) == 1)} samples of the same device: with another number of devices they are other ones."
-        notes.append(("augment", text))
-    return notes
-
-
-def _assumptions(options, policy, kind, samples, values):
-    "State the policy, the kind of data, and what values mean where an operation asks"
-    usual, of = options.augment.strip().lower() in USUAL, kind.name
-    of = f"{samples.shape[1]} channels" if of == "images" else of
-    why = f": the usual one for {of}" if usual else ""
-    rows = [Assumption("augment", f"{policy_text(policy)}{why}", "--augment"), *_said_kind(kind)]
-    if isinstance(values, Columns) and any(step.name == "noise" for step in policy):
-        still = int((values.spread == 0).sum())
-        text = f"of {len(values.spread) - still} of {len(values.spread)} columns; those of categories and of two values stay as they are"
-        rows.append(Assumption("noise", text, "--features"))
-    if kind.name == "images" and any(step.operation.change for step in policy):
-        sure = samples.dtype == torch.uint8 or options.augment_values != "auto"
-        rows.append(Assumption("values", f"of images: {values.text}", "--augment-values", sure))
-    return rows
 
 # %% ../../nbs/task/08c_augmentation.ipynb #45e58c53
 def _policy(options, kind, samples):
@@ -137,6 +106,20 @@ def _lengths(batch, samples):
     "Return whether a batch holds the lengths of its sounds"
     whole = (leaf for leaf in leaves(split_batch(batch)[0]) if not leaf.dtype.is_floating_point)
     return any(leaf.shape == samples.shape[:1] for leaf in whole)
+
+
+def _check_others(policy, batch, samples, targets):
+    "Raise `DataError` for further inputs that have the size of the images, and would not move with them"
+    moves, size = [step.name for step in policy if step.operation.warp], first_of(samples).shape[-2:]
+    known = {id(leaf) for leaf in leaves([samples, targets])}
+    others = [
+        leaf for leaf in leaves(batch) if id(leaf) not in known and leaf.dim() > 2 and leaf.shape[-2:] == size
+    ]
+    if moves and others:
+        raise DataError(
+            f"--augment {' '.join(moves)} moves pixels, and an input of shape {tuple(others[0].shape)}, which has the size of the images, would stay as it is: make "
+            "it a channel of the images or the target, or leave these operations out."
+        )
 
 
 def _apart(data, options):
@@ -193,18 +176,23 @@ def choose_augmentation(
     if known == "texts":
         return _of_texts(options)
     kind = find_kind(batch, options.augment, options.augment_kind, known)
-    samples, targets = inputs_of(batch, kind.name), split_batch(batch)[1]
+    held, how = inputs_of(batch, kind.name), options.augment_targets
+    samples, targets = first_of(held), targets_of(batch, held)
     policy = _policy(options, kind, samples)
-    check_targets(policy, samples, targets, _lengths(batch, samples))
+    check_targets(policy, samples, targets, _lengths(batch, samples), how)
+    _check_others(policy, batch, held, targets)
     if names := [step.name for step in policy if step.operation.mix]:
         _check_mixing(names, batch, inferred)
     values = _values(options, data, policy, samples, task)
     classes = inferred.columns if inferred is not None and inferred.task_type == "classification" else 0
     apart = _apart(data, options)
-    transform = Augment(policy, options.seed, values, classes, shard, apart)
+    padding = find_padding(targets) if hasattr(targets, "keys") else -1
+    transform = Augment(policy, options.seed, values, classes, shard, apart, how, padding)
     _try(transform, batch)
-    notes = _notes(policy, inferred, shard, apart)
-    return Augmentation(transform, notes, _assumptions(options, policy, kind, samples, values))
+    regression = inferred is not None and inferred.figures == "regression"
+    notes = augment_notes(policy, regression, shard, apart, how)
+    rows = augment_assumptions(options, policy, kind, samples, values)
+    return Augmentation(transform, notes, rows + place_assumptions(policy, targets, how, padding))
 
 # %% ../../nbs/task/08c_augmentation.ipynb #9a5a7aab
 def choose_views(
@@ -221,6 +209,10 @@ def choose_views(
             f"--tta averages over flipped and cropped views of images, and --augment {options.augment} is for {kinds}: leave --tta out."
         )
     images = images_of(batch)
+    if isinstance(images, list):
+        raise OptionError(
+            "--tta takes the mean of scores for whole images, and the batches hold boxes: leave it out."
+        )
     if options.pipeline_plan != "none":
         raise OptionError("--tta needs the whole model, and --pipeline-plan cuts it: leave one of them out.")
     if scores is not None and scores.dim() > 2:

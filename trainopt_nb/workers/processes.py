@@ -27,6 +27,7 @@ from typing import NoReturn
 import cloudpickle
 
 from ..base.errors import RunError, TrainoptError
+from ..base.registry import Parcel, travelling
 from .inner_parts import inner_parts
 
 # modules that the forkserver imports; rooms above add theirs
@@ -203,8 +204,12 @@ def pickle_parts(
     value: object,  # to be sent
     parts: dict[str, object],  # name that the user knows -> what `value` consists of
     advice: str = "make it inside the function that uses it",  # the way out
+    registered: bool = True,  # whether what was registered here goes along, as a result does not need it
 ) -> bytes:
     "Pickle a value; raises `RunError` naming the part that cannot be pickled"
+    if registered and (entries := travelling()):
+        parts = parts | {f"the {entry.what} {entry.name!r}": entry.value for entry in entries}
+        value = Parcel(value, entries)
     try:
         return cloudpickle.dumps(value)
     except Exception as failed:  # whatever a foreign __reduce__ raises

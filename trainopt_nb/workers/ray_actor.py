@@ -48,9 +48,8 @@ class RayActor:
             self._sent.put(("error", cloudpickle.dumps(describe_error(error)), traceback.format_exc()))
 
     def _send(self, kind, value):
-        self._sent.put(
-            (kind, pickle_parts(value, {kind: value}, "return numbers, tensors or other plain values"))
-        )
+        advice = "return numbers, tensors or other plain values"
+        self._sent.put((kind, pickle_parts(value, {kind: value}, advice, registered=False)))
 
     def take(self) -> list[tuple]:  # kind and pickled value; an error has its traceback as well
         "Return what the function has sent since the last call; wait where that is nothing"

@@ -17,6 +17,7 @@ import cloudpickle
 import numpy as np
 import torch
 
+from ..base.registry import Parcel, travelling
 from .processes import pickle_parts
 
 LARGE = 2**20  # bytes from which on an array is shared
@@ -168,9 +169,9 @@ def pickle_shared(
     advice: str = "make it inside the function that uses it",  # the way out
 ) -> bytes:  # for `cloudpickle.loads`, while `shared` is open
     "Pickle a value with its large arrays in shared memory; raises `RunError` naming the part that cannot be pickled"
-    file = io.BytesIO()
+    file, entries = io.BytesIO(), travelling()
     try:
-        _Pickler(file, shared).dump(value)
+        _Pickler(file, shared).dump(Parcel(value, entries) if entries else value)
     except Exception:  # whatever a foreign __reduce__ raises
         return pickle_parts(value, parts, advice)
     return file.getvalue()

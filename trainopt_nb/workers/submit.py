@@ -63,7 +63,8 @@ def _serve(payload, pipe):
         commands.put((STOP if message == STOP else message[0],))
 
     def send(kind, value, *more):
-        data = pickle_parts(value, {kind: value}, "return numbers, tensors or other plain values")
+        advice = "return numbers, tensors or other plain values"
+        data = pickle_parts(value, {kind: value}, advice, registered=False)
         with sending:
             pipe.send((kind, data, *more))
 

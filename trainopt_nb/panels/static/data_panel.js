@@ -1,7 +1,7 @@
 // The data panel: problems, samples, classes, the preview of augmentation, and the changes that were made.
 
 const LINES = 12; // of the code that are shown
-const TABS = ["problems", "samples", "classes", "augment", "changes"];
+const TABS = ["problems", "samples", "classes", "features", "augment", "changes"];
 
 function DataControls(shared) {
   const { face, texts, live, send, gone } = shared, { search, changes, undone, offers } = face;
@@ -30,8 +30,10 @@ function searchWords({ search }, texts) {
 function Problem(shared) {
   const { ui, row, face, texts, live, send, show, refresh } = shared, here = face.page.problem === row.key;
   const settle = (more = {}) => () => send({ do: "settle", problem: row.key, ...more });
-  const value = ui.values.get(row.key) ?? row.value;
-  const act = row.act === "impute" ? { value } : {};
+  const how = ui.fills.get(row.key) ?? row.fills[0]?.[0], value = ui.values.get(row.key) ?? row.value;
+  const act = row.act !== "impute" ? {} : how === "constant" ? { value } : { how };
+  const fills = () => html`<select class="tonb-to tonb-fill-how" aria-label=${fill(texts.impute_how, { name: row.title })} disabled=${!live} value=${how} onChange=${(event) => refresh(ui.fills.set(row.key, event.target.value))}>${
+    [...row.fills, ["constant", ""]].map(([name, what]) => html`<option key=${name} value=${name} selected=${name === how}>${texts[`fill_${name}`]} ${what}</option>`)}</select>`;
   const tip = fill(texts.apply_tip, { n: row.left });
   const look = (event) => !event.target.closest("button, input") && row.left && show({ problem: row.key });
   return html`<tr class=${classes(here && "tonb-chosen", row.count && !row.left && "tonb-settled")} data-problem=${row.key} onClick=${look}>
@@ -40,7 +42,7 @@ function Problem(shared) {
     <td class="tonb-cell-sure"><span>${texts[row.sure]}</span><div class="tonb-soft">${row.how}</div></td>
     <td class="tonb-cell-acts"><span class="tonb-acts">${row.left > 0 && html`<button type="button" class="tonb-button tonb-small tonb-look" disabled=${!live} aria-pressed=${String(here)}
         onClick=${() => show({ problem: row.key })}>${texts.look}</button>`}
-      ${row.act === "impute" && html`<input class="tonb-lr tonb-entry" aria-label=${fill(texts.impute_value, { name: row.title })} disabled=${!live} value=${value}
+      ${row.act === "impute" && fills()}${row.act === "impute" && how === "constant" && html`<input class="tonb-lr tonb-entry" aria-label=${fill(texts.impute_value, { name: row.title })} disabled=${!live} value=${value}
         onInput=${(event) => refresh(ui.values.set(row.key, event.target.value))} />`}
       ${row.act && html`<button type="button" class="tonb-button tonb-small tonb-settle" title=${tip} disabled=${!live} onClick=${settle(act)}>${texts[`act_${row.act}`]}</button>`}
       ${["relabel", "impute"].includes(row.act) && html`<button type="button" class="tonb-button tonb-small tonb-settle-drop" title=${tip} disabled=${!live}
@@ -83,34 +85,61 @@ function Bars(shared) {
     ${more > 0 && html`<div class="tonb-soft">${fill(texts.more_classes, { n: more })}</div>`}</div>`;
 }
 
+function Features({ face: { features }, texts }) {
+  if (!features || features.why) return html`<div class="tonb-none">${features ? features.why : texts.features_waits}</div>`;
+  const heads = ["column", "taken", "how", "made", "option"].map((name) => texts[`features_head_${name}`]);
+  return html`<div class="tonb-features"><${Table} heads=${heads}>${features.rows.map(([name, taken, how, made, option]) => html`<tr key=${name} class=${classes("tonb-feature-row", made === 0 && "tonb-settled")}><td class="tonb-feature-name"><b title=${name}>${name}</b></td><td class="tonb-feature-taken">${taken}</td>
+      <td class="tonb-feature-how tonb-soft">${how}</td><td class="tonb-number tonb-feature-made">${made ?? "–"}</td><td class="tonb-feature-option"><code>${option}</code></td></tr>`)}<//>
+    <div class="tonb-none">${[features.more ? fill(texts.features_more, { n: features.more }) : "", features.said].filter(Boolean).join(" ")}</div></div>`;
+}
+
+// put code into a new cell below the one that shows the panel; false where the page does not let a panel do that
+function insertCell({ store, face }, source) {
+  const notebook = store.model.widget_manager?.context?.model?.sharedModel; // of JupyterLab and Notebook
+  const at = [...(notebook?.cells ?? [])].findIndex((cell) => face.home && cell.id === face.home);
+  if (at < 0) return false;
+  notebook.insertCell(at + 1, { cell_type: "code", source, metadata: {}, outputs: [], execution_count: null });
+  return true;
+}
+
 function Changes(shared) {
-  const { face, texts, live, send, show } = shared, { changes, cell, page, offers, name } = face, lines = cell.split("\n");
+  const { ui, face, texts, live, send, show, refresh } = shared, { changes, cell, page, offers, name } = face, lines = cell.split("\n");
+  const code = useRef(null), byHand = ui.inserted === false && ui.insertedOf === cell;
+  useLayoutEffect(() => {
+    if (byHand && code.current) getSelection().selectAllChildren(code.current); // so that one key copies it
+  }, [byHand]);
   if (!changes.length) return html`<div class="tonb-none">${texts.no_changes}</div>`;
-  const long = lines.length > LINES || cell.length > 1500;
+  const long = !byHand && (lines.length > LINES || cell.length > 1500);
+  const insert = () => refresh((ui.inserted = insertCell(shared, cell)), (ui.insertedOf = cell));
+  const told = ui.insertedOf === cell ? (ui.inserted ? fill(texts.inserted, { name }) : texts.not_inserted) : "";
   return html`<${Table}>${changes.map(([words, why], i) => html`<tr key=${i} class=${classes("tonb-change-row", page.change === i && "tonb-chosen")}><td>${words}</td><td class="tonb-soft tonb-why">${why}</td>
       <td class="tonb-cell-acts"><button type="button" class="tonb-button tonb-small" disabled=${!live} onClick=${() => show({ change: i })}>${texts.look}</button></td></tr>`)}<//>
     ${page.change !== null && html`<${Samples} shared=${shared} title=${html`<b class="tonb-title">${changes[page.change]?.[0]}</b>`} />`}
     <div class="tonb-code"><div class="tonb-samples-head"><b class="tonb-title">${texts.code}</b><span class="tonb-soft" hidden=${!long}>${texts.code_long}</span><span class="tonb-grow"></span><${Copy} text=${cell} texts=${texts} />
+      <button type="button" class="tonb-button tonb-small tonb-insert" title=${texts.insert_tip} onClick=${insert}>${texts.insert}</button>
       <button type="button" class="tonb-button tonb-small tonb-use" hidden=${!offers.includes("use")} disabled=${!live} title=${fill(texts.use_tip, { name })} onClick=${() => send({ do: "use" })}>${fill(texts.use, { name })}</button></div>
-      <pre>${lines.slice(0, LINES).map((line) => (line.length > 300 ? `${line.slice(0, 300)}…` : line)).join("\n")}${lines.length > LINES ? "\n…" : ""}</pre></div>`;
+      <div class="tonb-none tonb-inserted" role="status" hidden=${!told}>${told}</div>
+      <pre ref=${code} class=${classes(byHand && "tonb-whole")}>${byHand ? cell : lines.slice(0, LINES).map((line) => (line.length > 300 ? `${line.slice(0, 300)}…` : line)).join("\n")}${!byHand && lines.length > LINES ? "\n…" : ""}</pre></div>`;
 }
 
-const TAB_VIEWS = { problems: Problems, samples: Browse, classes: Bars, augment: Preview, changes: Changes };
+const TAB_VIEWS = { problems: Problems, samples: Browse, classes: Bars, features: Features, augment: Preview, changes: Changes };
 
 export default panel((shared) => {
   const { ui, store, face, texts, gone, send, refresh } = shared;
   if (!face) return null;
   ui.picked ??= new Set();
   ui.values ??= new Map();
+  ui.fills ??= new Map();
   ui.sounds ??= new Map();
   ui.tab ??= "problems";
   const show = (choice) => send({ show: Object.fromEntries(Object.entries(choice).filter(([key, value]) => ["part", "problem", "label", "change", "page"].includes(key) && value != null)) });
   const all = { ...shared, show }, count = face.changes.length;
   takeSound(all);
-  const titles = TABS.filter((name) => (name !== "classes" || face.classes.length) && (name !== "augment" || face.preview.why !== "none"));
+  const titles = TABS.filter((name) => (name !== "classes" || face.classes.length) && (name !== "features" || face.kind === "table") && (name !== "augment" || face.preview.why !== "none"));
   const tabs = titles.map((name) => [name, texts[`tab_${name}`] + (name === "changes" && count ? ` (${count})` : "")]);
   const choose = (name) => {
     ui.tab = name;
+    send({ tab: name });
     if (name === "samples" && (face.page.problem !== null || face.page.change !== null)) show({ part: "train" });
     if (name === "problems" && face.page.problem === null && face.problems.some((row) => row.left)) show({ problem: face.problems.find((row) => row.left).key });
     refresh();
@@ -124,5 +153,6 @@ export default panel((shared) => {
     <div class="tonb-note tonb-told" role="status" hidden=${!face.told}>${face.told}</div>
     <${Figures} figures=${face.figures} />
     <${Tabs} tabs=${tabs} chosen=${ui.tab} choose=${choose} /><${View} ...${all} />
+    ${face.kind === "sound" && html`<audio class="tonb-audio" ref=${(node) => { ui.audio = node ?? ui.audio; }}></audio>`}
     <${Foot}><span>${count === 0 ? texts.foot_none : count === 1 ? texts.foot_one : fill(texts.foot_changed, { n: count })}</span><//><//>`;
 });

@@ -50,13 +50,18 @@ function stopSound(ui) {
 }
 
 function play(shared, row) {
-  const { ui, face, send, refresh } = shared, name = `${face.page.part}/${row}`;
-  const again = ui.playing === name;
+  const { part } = shared.face.page;
+  playNamed(shared, `${part}/${row}`, { play: row, part });
+}
+
+// `message` asks the kernel for the sound
+function playNamed(shared, name, message) {
+  const { ui, send, refresh } = shared, again = ui.playing === name;
   stopSound(ui);
   if (again) return refresh();
   ui.playing = name;
   if (ui.sounds.has(name)) begin(shared, name);
-  else send({ play: row, part: face.page.part });
+  else send(message);
   refresh();
 }
 
@@ -78,6 +83,11 @@ function takeSound(shared) {
   if (ui.playing === name && ui.heard !== name) begin(shared, name);
 }
 
+// how much of a sound was played
+function playedShare({ audio, playing, heard }, name) {
+  return playing === name && heard === name && audio.duration ? audio.currentTime / audio.duration : 0;
+}
+
 function Wave({ heights, done }) {
   const bars = (from, to) => heights.slice(from, to).map((top, i) => `M${from + i + 0.5} ${(16 - 15 * Math.max(top, 0.03)).toFixed(1)}V${(16 + 15 * Math.max(top, 0.03)).toFixed(1)}`).join("");
   const here = Math.round(done * heights.length);
@@ -87,8 +97,7 @@ function Wave({ heights, done }) {
 function Sounds({ shared, samples }) {
   const { ui, face, texts, live } = shared;
   return html`<div class="tonb-grid-sounds">${samples.map((sample) => {
-    const name = `${face.page.part}/${sample.row}`, on = ui.playing === name;
-    const done = on && ui.heard === name && ui.audio.duration ? ui.audio.currentTime / ui.audio.duration : 0;
+    const name = `${face.page.part}/${sample.row}`, on = ui.playing === name, done = playedShare(ui, name);
     return html`<div ...${tile(shared, sample, "tonb-sound")}><div class="tonb-sound-line"><button type="button" class="tonb-button tonb-play" disabled=${!live} aria-pressed=${String(on)}
       aria-label=${fill(on ? texts.stop_sound : texts.play, { n: sample.row })} onClick=${() => play(shared, sample.row)}>${on ? "■" : "▶"}</button><${Wave} heights=${sample.heights} done=${done} /></div>
       <div class="tonb-sound-line">${shared.editable && html`<${Pick} ...${{ shared, sample }} />`}<${Caption} sample=${sample} texts=${texts} /><span class="tonb-soft">${fill(texts.seconds, { n: sample.seconds })}</span></div></div>`;
@@ -101,9 +110,12 @@ function Texts({ shared, samples }) {
 }
 
 function Cells({ shared, samples }) {
-  const { texts, face: { page } } = shared;
-  const cell = (value, i, filled) => html`<td class=${classes(value === null && "tonb-missing")} title=${value}>${
-    filled[i] !== undefined ? html`<span class="tonb-now">${filled[i]}</span>` : value ?? texts.missing}</td>`;
+  const { texts, face: { page, problems }, live, show, ui } = shared;
+  const gaps = page.heads.map((head) => problems.find((row) => row.kind === "missing" && row.part === page.part && row.column === head && row.count));
+  const open = (problem) => () => show({ problem }, (ui.tab = "problems"));
+  const gap = (i) => (gaps[i] && gaps[i].key !== page.problem ? html`<button type="button" class="tonb-gap" disabled=${!live} title=${texts.open_missing} onClick=${open(gaps[i].key)}>${texts.missing}</button>` : texts.missing);
+  const cell = (value, i, filled) => html`<td class=${classes(value === null && filled[i] === undefined && "tonb-missing")} title=${value}>${
+    filled[i] !== undefined ? html`<span class="tonb-now">${filled[i]}</span>` : value ?? gap(i)}</td>`;
   return html`<${Table} heads=${[shared.editable ? "" : null, texts.class_head, ...page.heads].filter((head) => head !== null)}>${samples.map((sample) => html`<tr ...${tile(shared, sample)}>
     ${shared.editable && html`<td class="tonb-cell-pick"><${Pick} ...${{ shared, sample }} /></td>`}
     <td><${Caption} sample=${sample} texts=${texts} /></td>${sample.cells.map((value, i) => cell(value, i, sample.filled))}</tr>`)}<//>`;
@@ -153,6 +165,6 @@ function Samples({ shared, title }) {
       <span class="tonb-soft" hidden=${page.part === "train"}>${texts.only_train}</span><span class="tonb-grow"></span><${Pager} shared=${shared} /></div>
     ${here.length ? html`<${View} shared=${inner} samples=${page.samples} />` : html`<div class="tonb-none">${texts.none_left}</div>`}
     ${page.kind === "table" && page.columns > page.heads.length && html`<div class="tonb-none">${fill(texts.more_columns, { n: page.columns - page.heads.length })}</div>`}
-    ${page.kind === "sound" && html`<audio class="tonb-audio" ref=${(node) => { ui.audio = node ?? ui.audio; }}></audio><div class="tonb-none">${fill(rate[1] ? texts.rate_guessed : texts.rate, { rate: rate[0] })}</div>`}
+    ${page.kind === "sound" && html`<div class="tonb-none">${fill(rate[1] ? texts.rate_guessed : texts.rate, { rate: rate[0] })}</div>`}
     ${ui.picked.size > 0 && editable && html`<${Actions} shared=${shared} />`}</div>`;
 }
