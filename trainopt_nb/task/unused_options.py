@@ -43,7 +43,14 @@ def _of_the_data(o, train_data, data, held_out):
         yield ("valid_fraction",), "there is valid_data"
     if o.augment == "none":
         yield (
-            ("augment_strength", "augment_values", "augment_kind", "synonyms", "back_translation"),
+            (
+                "augment_strength",
+                "augment_values",
+                "augment_kind",
+                "augment_targets",
+                "synonyms",
+                "back_translation",
+            ),
             "there is no --augment",
         )
     if o.synthetic == "none":

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ..augment.augment import Augment
 from ..augment.facts import augment_facts
-from ..augment.kinds import inputs_of
+from ..augment.kinds import inputs_of, targets_of
 from ..task.augmentation import choose_views
 from ..base.patterns import pattern_of, split_rates
 from ..data.batches import MemoryBatches
@@ -177,7 +177,8 @@ def _augment_facts(prepared, options):
     "What a script must know of a policy, and of the views of the validation"
     batch, transforms = prepared.sample[0], prepared.device_transforms
     found = next((each for each in transforms if isinstance(each, Augment)), None)
-    facts = augment_facts(found, inputs_of(batch, found.kind), split_batch(batch)[1]) if found else {}
+    samples = inputs_of(batch, found.kind) if found else None
+    facts = augment_facts(found, samples, targets_of(batch, samples)) if found else {}
     views = choose_views(options, batch, None) if prepared.runner is None else []
     return {"augment": facts, "views": [list(view) for view in views]}
 
