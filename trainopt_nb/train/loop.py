@@ -89,7 +89,11 @@ class _Run:
         for event in self.loop.told:
             yield from commands.emit(event)
         for topic, text in self.prepared.notes:
-            level = "info" if topic in ("data", "table", "task", "devices", "frozen") else "warning"
+            level = (
+                "info"
+                if topic in ("data", "table", "task", "devices", "frozen", "teacher", "unlabelled")
+                else "warning"
+            )
             yield from commands.emit(Note(level, text, self.state.step, topic))
         while not (reason := reason_to_end(self.state, self.loop.monitor)):
             yield from self.epochs.run()
