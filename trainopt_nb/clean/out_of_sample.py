@@ -62,6 +62,14 @@ def _jobs(labels, folds, repeats, seed, known):
     return jobs
 
 
+def _check_folds(folds, samples):
+    "Raise `DataError` for folds that cannot be made"
+    if folds < 2 or folds > samples:
+        raise DataError(
+            f"A cross-validation takes from 2 folds to one for each of the {samples:,} samples, and got {folds}."
+        )
+
+
 def _workers(asked, jobs, options):
     "How many processes train; one where they would share a device"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -82,10 +90,7 @@ def out_of_sample(
     Generator
 ):  # yields `FoldProgress`, and returns probabilities, shape (samples, classes), NaN where there are none
     "Judge each sample by models that did not train on it"
-    if folds < 2 or folds > len(labels):
-        raise DataError(
-            f"A cross-validation takes from 2 folds to one for each of the {len(labels):,} samples, and got {folds}."
-        )
+    _check_folds(folds, len(labels))
     keep = keeps_weights(task.model, options) if keep is None else keep
     columns = table_columns(task, options)
     workers = _workers(workers, folds * repeats, options)
