@@ -20,7 +20,9 @@ from .folds import fresh_copy, keeps_weights, stratified, train_fold
 from ..data.changed_data import DatasetView
 from ..data.changes import is_polars_pair, take_rows
 from ..data.rows import is_pair
+from ..feed.held_texts import text_pair
 from ..parallel.device import find_device
+from ..task.read_task import read_task
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..workers.submit import submit, wait_for
@@ -91,6 +93,8 @@ def out_of_sample(
 ):  # yields `FoldProgress`, and returns probabilities, shape (samples, classes), NaN where there are none
     "Judge each sample by models that did not train on it"
     _check_folds(folds, len(labels))
+    if text_pair(task.train_data) is not None:  # read once, so that texts have one length in all folds
+        task = read_task(task, options)
     keep = keeps_weights(task.model, options) if keep is None else keep
     columns = table_columns(task, options)
     workers = _workers(workers, folds * repeats, options)
