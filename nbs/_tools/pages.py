@@ -10,10 +10,10 @@ from convert import cells_of, convert_text, directives, pictures
 from trainopt_nb.base.flags import rows
 from trainopt_nb.base.options import combine, declared
 from trainopt_nb.base.texts import wording
+from trainopt_nb.compress.steps import STEPS
 from trainopt_nb.events.records import COMMANDS, EVENTS, Step
 from trainopt_nb.notebook.convert_verb import ConvertArguments
 from trainopt_nb.notebook.data_verb import DataView
-from trainopt_nb.compress.steps import STEPS
 from trainopt_nb.notebook.new import NewOptions
 from trainopt_nb.notebook.predict_verb import PredictOptions
 from trainopt_nb.notebook.sweep_verbs import SpaceWords
