@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from trainopt_nb import fit, resume
+from trainopt_nb.api.run_task import Where, print_lines, run_task
 from trainopt_nb.base.errors import DataError, OptionError, RunError
 from trainopt_nb.clean.report import inspect_data
 from trainopt_nb.clean.report_html import report_html
@@ -217,6 +218,25 @@ def test_clean_is_applied_to_the_training_fold_and_said(tmp_path):
     assert run.progress.started.samples == 185
     with pytest.raises(Exception, match="changed"):
         run.eject()
+
+
+@pytest.mark.parametrize(
+    ("where", "words"), [("background", "mislabelled"), ("two devices", "duplicates outliers:0.05")]
+)
+def test_clean_does_the_same_in_other_processes(where, words, tmp_path):
+    x, y = table()
+    x[20], y[20] = x[21], y[21]
+    options = {"epochs": 2, "threads": 1, "clean": words, "valid_fraction": 0.2, "folder": tmp_path, **quiet}
+    alone = fit(small(), (x, y), **options)
+    how = {**options, "devices": 2, "batch_size": 32} if where == "two devices" else options
+    folder, chosen = how.pop("folder"), TrainOptions.of(**{k: v for k, v in how.items() if k not in quiet})
+    place = Where(folder, background=where == "background")
+    handle = run_task(Task(small(), (x, y)), chosen, place)
+    run = print_lines(handle, lambda line: None)
+    assert run.state == "finished" and run.facts["changes"] == alone.facts["changes"]
+    assert run.progress.started.samples == alone.progress.started.samples < 160
+    notes = [[n.text for n in each.progress.notes if "cleaned" in n.text] for each in (run, alone)]
+    assert notes[0] == notes[1] and len(notes[0]) == 1
 
 
 def test_what_is_held_out_is_not_cleaned(tmp_path):

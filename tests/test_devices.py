@@ -390,7 +390,7 @@ def test_words_before_anything_starts(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(RunError, match=r"pairs of nn\.Linear"):
         fit(nn.Linear(6, 3), TRAIN, folder=tmp_path, tensor_plan="auto", devices=2, write=quiet)
-    with pytest.raises(RunError, match="one row a sample each"):
+    with pytest.raises(RunError, match=f"{len(X)} rows of inputs and 5 targets"):
         fit(net(), (X, Y[:5]), folder=tmp_path, devices=2, write=quiet)
 
 

@@ -198,7 +198,7 @@ BAD = {
     "label out of range in validation": ((X, Y), (X[:5], Y[:5] + 2), "valid_data holds"),
     "no rows": ((X[:0], Y[:0]), None, "holds no samples"),
     "no rows to validate": ((X, Y), (X[:0], Y[:0]), "valid_data holds no samples"),
-    "different lengths": ((X, Y[:5]), None, "5 and 160 rows"),
+    "different lengths": ((X, Y[:5]), None, "160 rows of inputs and 5 targets"),
     "a column of NaN": (
         (pd.DataFrame({"age": [1.0, 2], "income": [float("nan")] * 2, "a": [0.0, 1], "b": [0.0, 1]}), Y[:2]),
         None,

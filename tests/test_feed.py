@@ -408,7 +408,10 @@ WRONG = {
     "ragged row": (table("a,b,label\n1,2,0\n1,2\n"), "Line 3 of .* has 2 fields, and the first line has 3"),
     "long row": (table("a,b,label\n1,2,0\n1,2,3,4\n"), "Line 3 of .* has 4 fields"),
     "no rows": (table("a,b,label\n"), "holds names of columns and no rows"),
-    "no target": (table("a,b\n1,2\n"), "nothing says which is the target: name it by --target"),
+    "no target": (
+        table("a,b\n1,2\n"),
+        "nothing says which of its 2 columns is the target: name it by --target",
+    ),
     "not UTF-8": (file("a.csv", b"a,label\n\xff,1\n"), "is no UTF-8 at byte"),
     "no JSON": (file("a.jsonl", b'{"a": 1}\n{"a"\n'), "Line 2 of .* is no JSON"),
     "cut Parquet": (file("a.parquet", b"PAR1abc"), "is no whole Parquet file"),

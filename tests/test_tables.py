@@ -1,6 +1,8 @@
 "Tables: what is fitted, on which rows, what is stored, and what a prediction makes of it"
 
 import json
+import queue
+import re
 import sys
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch import nn
 import trainopt_nb as t
 from trainopt_nb.base.errors import DataError, OptionError, RunError, TaskError
 from trainopt_nb.data.batches import order
+from trainopt_nb.panels.form import OptionsForm
 from trainopt_nb.tables.categories import encode, fit_target
 from trainopt_nb.tables.feature_words import Impute, read_words
 from trainopt_nb.tables.features import Known, fit_features
@@ -22,6 +25,7 @@ from trainopt_nb.tables.make_table import make_table
 from trainopt_nb.tables.numbers import fill, fit_fill, fit_scale, scale
 from trainopt_nb.tables.stored import stored_features
 from trainopt_nb.tables.table import TableChoices
+from trainopt_nb.task.train_options import TrainOptions
 
 
 def people(rows=400, seed=0):
@@ -269,6 +273,66 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(tmp_path, name):
     with pytest.raises((DataError, OptionError, TaskError), match=said) as caught:
         fit(tmp_path, change(people()), **options)
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+WRONG_WORDS = {  # option and text -> a part of the sentence
+    ("features", "onehit"): "Did you mean 'onehot'",
+    ("features", "robust power"): "two scalings",
+    ("features", "'a"): "open quote",
+    ("features", "pca"): "needs a number",
+    ("features", "pca:inf"): "whole number of at least 1",
+    ("features", "select:nan"): "whole number of at least 1",
+    ("features", "drop:a:b"): "at most 1 part behind",
+    ("features", "dates:since:minute"): "not 'minute'",
+    ("impute", "meen"): "Did you mean 'mean'",
+    ("impute", "knn:inf"): "knn:5",
+    ("impute", "constant:nan"): "constant:0",
+    ("clean", "duplicate"): "Did you mean 'duplicates'",
+    ("clean", "outliers:2"): "share of samples",
+    ("balance", "smot"): "Did you mean 'smote'",
+}
+
+
+@pytest.mark.parametrize(("name", "text"), WRONG_WORDS)
+def test_words_are_checked_with_the_other_options_and_in_the_form(name, text):
+    said = re.escape(WRONG_WORDS[name, text])
+    form = OptionsForm(TrainOptions(), queue.SimpleQueue())
+    with pytest.raises(OptionError, match=said) as caught:
+        TrainOptions(**{name: text})
+    assert f"--{name}" in str(caught.value) and "--" not in caught.value.page
+    control = form.controls[name]
+    if name != "balance":  # which is chosen from a list
+        control.value = text
+        with pytest.raises(OptionError, match=said):
+            form.options()
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.25])
+@pytest.mark.parametrize("kind", ["arrays", "frame", "several inputs"])
+def test_inputs_and_targets_of_different_length_are_refused_with_a_way_out(kind, fraction, tmp_path):
+    "Also before rows are held out, where the surplus would be left out in silence"
+    x, y = torch.rand(40, 3), torch.arange(30) % 2
+    inputs = {"arrays": x, "frame": pd.DataFrame(x.numpy()), "several inputs": (x, x[:, 0])}[kind]
+    with pytest.raises(
+        DataError, match=r"train_data has 40 rows of inputs and 30 targets.*leave out"
+    ) as caught:
+        t.fit(nn.Linear(3, 2), (inputs, y), folder=tmp_path, valid_fraction=fraction)
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_a_missing_target_is_said_in_one_way_for_files_frames_and_tables(tmp_path):
+    frame = people(20)
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    said = "nothing says which of its 6 columns is the target: name it by --target, such as --target 'rich'"
+    for data in (frame, tmp_path / "t.csv"):
+        with pytest.raises(DataError, match=said):
+            t.fit(nn.Linear(3, 2), data, folder=tmp_path)
+    with pytest.raises(DataError, match=said):
+        t.features(frame)
+    wrong = "has no column 'ritch', which --target names. Did you mean 'rich'. It has age, city"
+    for data in (frame, tmp_path / "t.csv"):
+        with pytest.raises(DataError, match=wrong):
+            t.fit(nn.Linear(3, 2), data, folder=tmp_path, target="ritch")
 
 
 def test_a_constant_target_and_a_class_with_one_row_are_said(tmp_path):

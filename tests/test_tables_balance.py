@@ -12,6 +12,8 @@ import trainopt_nb as t
 from trainopt_nb.base.errors import DataError, OptionError
 from trainopt_nb.data.balance import Balance
 from trainopt_nb.data.source import open_data
+from trainopt_nb.tables.category_groups import category_groups
+from trainopt_nb.tables.make_table import features
 from trainopt_nb.task.balance_task import balance_data
 from trainopt_nb.task.train_options import TrainOptions
 
@@ -177,3 +179,57 @@ def test_three_rows_get_fewer_neighbours_and_two_ways_at_once_are_refused():
     assert any("uses 2 neighbours in place of 5" in note for note in notes)
     with pytest.raises(OptionError, match="choose one"):
         balance_data(open_data((x, y)), TrainOptions(balance="over", class_weights="balanced"))
+
+
+def mixed(rows=603, share=1 / 20):
+    "A table of numbers, categories, gaps and a date, whose rare class lives in one city"
+    x, y = rare(rows, share)
+    rng = np.random.default_rng(1)
+    x["city"] = np.where(
+        (y == 1) & (rng.random(rows) < 0.9), "Oslo", rng.choice(["Rome", "Bonn", "Graz"], rows)
+    )
+    x.loc[::9, "b"] = np.nan
+    return x, y
+
+
+@pytest.mark.parametrize("words", ["auto", "ordinal", "onehot:city select:6"])
+def test_smote_leaves_categories_whole_and_says_so(words, tmp_path):
+    x, y = mixed()
+    run = fit(tmp_path, (x, y), lazy(), balance="smote", features=words, valid_fraction=0.2, batch_size=64)
+    said = next(n.text for n in run.progress.notes if "SMOTENC" in n.text)
+    assert "the table has" in said and "of categories" in said
+    table = features((x, y), features=words, valid_fraction=0.2)
+    data = balance_data(open_data(table.train, table.valid), TrainOptions(balance="smote"), table)
+    made = torch.cat([inputs for inputs, _ in data.train.epoch(0)])
+    for group in category_groups(table.features):
+        known = {tuple(row) for row in table.train[0][:, group].tolist()}
+        assert {tuple(row) for row in made[:, group].tolist()} <= known
+    assert len(made) == 2 * int((table.train[1] == 0).sum()) == data.train.samples
+    held = {tuple(row) for inputs, _ in data.valid.epoch(0) for row in inputs.tolist()}
+    assert not held & {tuple(row) for row in made.tolist()}
+
+
+def test_rows_of_categories_alone_are_made_too():
+    x, y = mixed()
+    city = pd.DataFrame({"city": x["city"], "job": x["city"].str[:1]})
+    table = features((city, y))
+    data = balance_data(open_data(table.train), TrainOptions(balance="smote"), table)
+    made = torch.cat([inputs for inputs, _ in data.train.epoch(0)])
+    assert set(made.unique().tolist()) == {0.0, 1.0} and len(made) > len(city)
+
+
+def test_other_ways_to_make_rows_say_that_categories_are_numbers_to_them():
+    table = features(mixed())
+    notes = balance_data(open_data(table.train), TrainOptions(balance="borderline-smote"), table).notes
+    assert any("can lie between two categories" in note for note in notes)
+    mixed_up = features(mixed(), features="pca:4")
+    notes = balance_data(open_data(mixed_up.train), TrainOptions(balance="smote"), mixed_up).notes
+    assert not any("categor" in note for note in notes)
+
+
+def test_a_run_with_made_categories_is_resumed_exactly(tmp_path):
+    whole, model, options = lazy(), lazy(), {"balance": "smote", "valid_fraction": 0.2, "batch_size": 64}
+    fit(tmp_path, mixed(), whole, epochs=4, **options)
+    run = fit(tmp_path, mixed(), model, epochs=2, **options)
+    t.resume(run, model, mixed(), epochs=4, write=lambda line: None)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), model.parameters(), strict=True))

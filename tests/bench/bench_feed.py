@@ -1,8 +1,11 @@
 """How much of a step goes to data in memory, and how fast LMDB and TFRecord are read beside their own libraries
 
 python tests/bench/bench_feed.py [rounds]: ratios of CPU times that are measured in turn, median of the rounds
+python tests/bench/bench_feed.py memory [turns]: what the engine's feed costs beside tensors that a loop by hand indexes
 """
 
+import itertools
+import math
 import statistics
 import sys
 import tempfile
@@ -14,8 +17,8 @@ import numpy as np
 import tfrecord.torch
 import torch
 import torch.nn.functional as F
-from common import BATCH, adamw, cnn, digits
-from torch.utils.data import DataLoader, Dataset
+from common import BATCH, MODELS, adamw, shuffled
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from trainopt_nb.data.source import open_data
 from trainopt_nb.feed.convert import convert
@@ -39,13 +42,31 @@ def in_turn(ways, rounds):
     return {name: statistics.median(values) for name, values in ratios.items()}
 
 
-def steps(batches):
-    "Train on batches, as a loop by hand does"
-    model = cnn()
+def endless(epochs):
+    "Batches of one epoch after the other"
+    for number in itertools.count():
+        yield from epochs(number)
+
+
+def by_hand(x, y):
+    "Batches of a permutation of tensors, as one writes it; the last short one is left out, as of the others"
+    orders = shuffled(len(x))
+
+    def epoch(number):
+        for rows in next(orders).split(BATCH):
+            if len(rows) == BATCH:
+                yield x[rows], y[rows]
+
+    return endless(epoch)
+
+
+def training(make, batches):
+    "Return a function that does some steps"
+    model = make()
     optimizer = adamw(model)
 
-    def run():
-        for inputs, targets in batches():
+    def run(count):
+        for inputs, targets in itertools.islice(batches, count):
             optimizer.zero_grad()
             F.cross_entropy(model(inputs), targets).backward()
             optimizer.step()
@@ -53,13 +74,58 @@ def steps(batches):
     return run
 
 
-def memory(rounds):
-    "A step with data in memory over a step on one batch that is always there"
-    x, y = digits(images=True)
-    batches = open_data((x, y), batch_size=BATCH, drop_last=True).train
-    batch = next(batches.epoch(0))
-    ways = {"data": steps(lambda: batches.epoch(0)), "one batch": steps(lambda: [batch] * batches.steps)}
-    return in_turn(ways, rounds)["data"]
+def paired(ours, theirs, turns, steps):
+    "Median ratio of the CPU times of two ways in short turns, and its 95% interval by order statistics"
+    ratios = []
+    for way in (ours, theirs):
+        way(20)
+    for number in range(turns):
+        took = {}
+        for way in (ours, theirs) if number % 2 else (theirs, ours):
+            begun = time.process_time()
+            way(steps)
+            took[way] = time.process_time() - begun
+        ratios.append(took[ours] / took[theirs])
+    ratios.sort()
+    half = 0.98 * math.sqrt(turns)
+    low, high = max(0, int(turns / 2 - half)), min(turns - 1, math.ceil(turns / 2 + half))
+    return statistics.median(ratios), ratios[low], ratios[high]
+
+
+class Samples(Dataset):
+    "A Dataset in memory that gives one sample at a time"
+
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, place):
+        return self.x[place], self.y[place]
+
+
+def memory(turns, only=""):
+    "Steps that the engine feeds over steps on tensors that are indexed by a permutation by hand"
+    for kind, steps in (("mlp", 30), ("cnn", 5)):
+        make, data = MODELS[kind]
+        x, y = data()
+        forms = {
+            "by hand, again": None,
+            "tensors": (x, y),
+            "NumPy": (x.numpy(), y.numpy()),
+            "TensorDataset": TensorDataset(x, y),
+            "Dataset": Samples(x, y),
+        }
+        for name, given in forms.items():
+            if only and only not in name:
+                continue
+            if given is None:
+                ours = by_hand(x, y)
+            else:
+                ours = endless(open_data(given, batch_size=BATCH, drop_last=True).train.epoch)
+            found = paired(training(make, ours), training(make, by_hand(x, y)), turns, steps)
+            print(f"| {kind} | {name} | {found[0]:.3f} | {found[1]:.3f} to {found[2]:.3f} |", flush=True)
 
 
 class ByHand(Dataset):
@@ -104,7 +170,6 @@ def ours(path):
 
 
 def main(rounds):
-    torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp())
     x = np.random.default_rng(0).normal(size=(SAMPLES, *SHAPE)).astype("float32")
     y = np.arange(SAMPLES) % 10
@@ -115,7 +180,6 @@ def main(rounds):
     described = {"input": "float", "label": "int"}
     theirs = tfrecord.torch.TFRecordDataset(str(folder / "a.tfrecord"), None, described)
     library = DataLoader(theirs, batch_size=BATCH)
-    print(f"in memory: a step costs {memory(rounds):.3f} of a step without loading")
     found = in_turn({"ours": ours(folder / "a.lmdb"), "lmdb": through(lambda: by_hand)}, rounds)
     print(f"LMDB: {1 / found['ours']:.2f} of what the library delivers")
     found = in_turn({"ours": ours(folder / "a.tfrecord"), "tfrecord": through(lambda: library)}, rounds)
@@ -123,4 +187,8 @@ def main(rounds):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 7)
+    torch.set_num_threads(1)
+    if sys.argv[1:2] == ["memory"]:
+        memory(int(sys.argv[2]) if len(sys.argv) > 2 else 400, *sys.argv[3:])
+    else:
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else 7)

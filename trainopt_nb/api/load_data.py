@@ -12,7 +12,7 @@ from ..feed.read import ReadData, read_data
 
 # %% ../../nbs/api/08_load_data.ipynb #c00f2abd
 def load_data(
-    train_data: object,  # a path, a table, a Hugging Face dataset
+    train_data: object,  # a path, a table, texts and labels, a Hugging Face dataset
     valid_data: object = None,  # the same, or None
     **options: object,  # any of `FeedOptions`, such as image_size
 ) -> ReadData:  # `train`, `valid`, `classes`, and what there is to say in `notes` and `assumptions`

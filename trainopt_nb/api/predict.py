@@ -6,6 +6,7 @@
 __all__ = ['trained_model', 'predict']
 
 # %% ../../nbs/api/09_predict.ipynb #1ee64542
+import os
 import sys
 from copy import deepcopy
 
@@ -18,6 +19,9 @@ from ..data.batches import MemoryBatches
 from ..data.rows import are_samples, describe, is_pair
 from ..data.source import SOURCES, Opening
 from ..data.tensors import input_tensor, is_array, split_batch, to_device
+from ..feed.new_samples import new_samples
+from ..feed.paths import existing
+from ..feed.tables import read_table
 from ..runs.run import Run
 from ..tables.columns import listed
 from ..tables.frames import as_frame, is_table
@@ -119,23 +123,32 @@ def _scores(model, batches):
     return torch.cat(found)
 
 
+def _inputs(run, data, dtype):
+    "Return an iterator over the inputs of batches, and sentences"
+    features, read = stored_features(run.path), run.facts.get("read", {})
+    if features is not None:
+        data = read_table(existing(data, "new_data"))[0] if isinstance(data, str | os.PathLike) else data
+        table, notes = _table_inputs(run, features, data)
+        return (inputs.to(dtype) for inputs in table.epoch(0)), notes
+    new = new_samples(data, read, bool(run.options.get("with_lengths")))
+    if new is None:
+        return _batches(run, data, dtype), ()
+    return (input_tensor(inputs, dtype) for inputs in new.batches()), (new.note,) * bool(new.note)
+
+
 def predict(
     run: Run,
-    data: object,  # a table, arrays, a Dataset or a DataLoader, with targets or without
+    data: object,  # a table, arrays, a Dataset, a DataLoader, texts, or paths of files as those of the training
     model: nn.Module | None = None,  # of the same class and size, which stays as it is; None looks for one
 ) -> Predictions:
     "Predict with the weights of a run. Raises `DataError` or `RunError` with the reason"
-    facts, features, notes = run.facts, stored_features(run.path), ()
+    facts = run.facts
     if "seen" not in facts:
         raise RunError(
             f"The run {run.name} holds no facts about its task, because it never began or is older than they are: train it again."
         )
     model = trained_model(run, model)
-    if features is None:
-        batches = _batches(run, data, weights_dtype(model))
-    else:
-        table, notes = _table_inputs(run, features, data)
-        batches = (inputs.to(weights_dtype(model)) for inputs in table.epoch(0))
+    batches, notes = _inputs(run, data, weights_dtype(model))
     seen = facts["seen"]
     kind = (
         facts["kind"]

@@ -15,7 +15,8 @@ from ..base.errors import DataError
 from ..data.changed_data import ChangedData
 from ..data.changes import is_polars, row_count
 from ..data.generators import preserve_rng
-from ..data.rows import describe, is_columns, is_pair
+from ..data.labels import uneven
+from ..data.rows import is_columns, is_pair
 from ..data.tensors import LABELS, is_frame, split_batch
 
 # %% ../../nbs/clean/01_look.ipynb #4737c82e
@@ -216,7 +217,5 @@ def look_at(
         inputs, targets = _loaded(data, rows)
     inputs, labels = _inputs(inputs), _labels(targets)
     if len(inputs) != len(rows) or (labels is not None and len(labels) != len(rows)):
-        raise DataError(
-            f"Inputs and targets must have one row a sample each: {describe(inputs)} and {describe(labels)} do not."
-        )
+        raise DataError(uneven(f"{name}_data", len(inputs), len(labels) if labels is not None else len(rows)))
     return Part(name, count, rows if kept is None else kept[rows], inputs, labels, kind_of(inputs))

@@ -20,7 +20,9 @@ from .folds import fresh_copy, keeps_weights, stratified, train_fold
 from ..data.changed_data import DatasetView
 from ..data.changes import is_polars_pair, take_rows
 from ..data.rows import is_pair
+from ..feed.held_texts import text_pair
 from ..parallel.device import find_device
+from ..task.read_task import read_task
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..workers.submit import submit, wait_for
@@ -62,6 +64,14 @@ def _jobs(labels, folds, repeats, seed, known):
     return jobs
 
 
+def _check_folds(folds, samples):
+    "Raise `DataError` for folds that cannot be made"
+    if folds < 2 or folds > samples:
+        raise DataError(
+            f"A cross-validation takes from 2 folds to one for each of the {samples:,} samples, and got {folds}."
+        )
+
+
 def _workers(asked, jobs, options):
     "How many processes train; one where they would share a device"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -82,10 +92,9 @@ def out_of_sample(
     Generator
 ):  # yields `FoldProgress`, and returns probabilities, shape (samples, classes), NaN where there are none
     "Judge each sample by models that did not train on it"
-    if folds < 2 or folds > len(labels):
-        raise DataError(
-            f"A cross-validation takes from 2 folds to one for each of the {len(labels):,} samples, and got {folds}."
-        )
+    _check_folds(folds, len(labels))
+    if text_pair(task.train_data) is not None:  # read once, so that texts have one length in all folds
+        task = read_task(task, options)
     keep = keeps_weights(task.model, options) if keep is None else keep
     columns = table_columns(task, options)
     workers = _workers(workers, folds * repeats, options)

@@ -80,7 +80,7 @@ outputs = model({{each.any_name: inputs[each.any_name] for each in model.inputs}
 np.savez("outputs.npz", *(outputs[each] for each in model.outputs))
 """
 
-
+# %% ../../nbs/compress/51_export.ipynb #07b86172
 def _program(folder):
     return read_program(folder / "model.pt2")
 

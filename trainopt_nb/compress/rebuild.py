@@ -40,6 +40,13 @@ def source_of(
     )
 
 # %% ../../nbs/compress/42_rebuild.ipynb #936820cd
+def _globals(code):
+    "Return the names of global variables that code reads, with those of the functions inside it"
+    inner = [_globals(const) for const in code.co_consts if isinstance(const, types.CodeType)]
+    own = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    return sorted(own.union(*inner))
+
+
 def plain_code(
     value: object,  # of an attribute
     name: Callable[[object], str],  # of a class or function in the code
@@ -65,13 +72,6 @@ def plain_code(
 
 # %% ../../nbs/compress/42_rebuild.ipynb #be86ed79
 _OWN = frozenset(vars(nn.Module()))  # attributes that every module has
-
-
-def _globals(code):
-    "Return the names of global variables that code reads, with those of the functions inside it"
-    inner = [_globals(const) for const in code.co_consts if isinstance(const, types.CodeType)]
-    own = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
-    return sorted(own.union(*inner))
 
 
 class _Code:

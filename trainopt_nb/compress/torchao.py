@@ -39,7 +39,8 @@ def quantized_linear(
 # %% ../../nbs/compress/38_torchao.ipynb #ecfb6cd8
 def torchao_program(wish: Wish, config: str) -> ProgramServed:
     "Return a program of a model with torchao's weights, not compiled. Raises `CompressError`"
-    return to_program(quantized_linear(wish.module, config, wish.keep_float), wish.batches, most=0.05)
+    plain = require_engine("torchao.utils", "torchao's int8").unwrap_tensor_subclass
+    return to_program(plain(quantized_linear(wish.module, config, wish.keep_float)), wish.batches, most=0.05)
 
 
 def _engine(kind, config, name):

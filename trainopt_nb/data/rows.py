@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from .batches import order
 from ..base.errors import DataError
-from .labels import target_tensor
+from .labels import no_target, target_tensor, uneven
 from .tensors import LABELS, Batch, WeightedBatch, input_tensor, is_array, leaves, split_batch
 
 # %% ../../nbs/data/05_rows.ipynb #b959c3a3
@@ -96,12 +96,7 @@ def check_dense(
 def _no_pair(value, name):
     "The sentence for what was meant as a pair"
     if type(value).__name__ == "DataFrame" and is_array(value):
-        columns = list(map(str, value.columns))
-        target = next((c for c in columns if c.lower() in LABELS), columns[-1] if columns else "")
-        return (
-            f"{name} is a data frame, and nothing says which of its {len(columns)} columns is the target: "
-            f"pass (frame.drop(columns={target!r}), frame[{target!r}]) if it is {target!r}."
-        )
+        return no_target(list(map(str, value.columns)), "", name, held=True)
     if isinstance(value, list) and len(value) == 2 and all(is_array(item) for item in value):
         inputs, targets = ((str(getattr(item, "dtype", "")), np.shape(item)) for item in value)
         if inputs != targets:
@@ -134,6 +129,19 @@ def _column_tensors(columns, classes, dtype):
     return tensors, classes
 
 # %% ../../nbs/data/05_rows.ipynb #b4225011
+def _check_lengths(value, name):
+    "Raise `DataError` where arrays have different lengths"
+    rows = lambda tree: sorted({len(leaf) if leaf.dim() else 0 for leaf in leaves(tree)})
+    if len(found := rows(value)) < 2:
+        return
+    inputs, targets = map(rows, split_batch(value)) if isinstance(value, tuple) else (found, [])
+    if len(inputs) == len(targets) == 1:
+        raise DataError(uneven(name, inputs[0], targets[0]))
+    raise DataError(
+        f"{name} has arrays of {', '.join(f'{n:,}' for n in found)} rows, and each sample needs one of every array: leave out rows that others lack."
+    )
+
+# %% ../../nbs/data/05_rows.ipynb #4bb58572
 def in_memory(
     value: object,  # a pair, a dict or tuple of arrays, an array, a TensorDataset, or anything else
     classes: tuple = (),  # class names that are known already
@@ -161,11 +169,7 @@ def in_memory(
         return None
     if weight is not None:
         value = WeightedBatch(*value, input_tensor(weight, dtype))
-    lengths = {len(leaf) if leaf.dim() else 0 for leaf in leaves(value)}
-    if len(lengths) > 1:
-        raise DataError(
-            f"Inputs and targets must have one row a sample each, and have {' and '.join(map(str, sorted(lengths)))} rows."
-        )
+    _check_lengths(value, name)
     return value, classes
 
 # %% ../../nbs/data/05_rows.ipynb #e955bab2
@@ -210,8 +214,16 @@ def hold_out(
         Subset(value, part.tolist()) for part in _split(torch.tensor(places), len(value), fraction, seed)
     )
 
+# %% ../../nbs/data/05_rows.ipynb #183e9614
+def _sizes(tree):
+    "Lengths of arrays, in tuples and dicts of them"
+    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, tuple) else None
+    return {len(tree)} if parts is None else set().union(*map(_sizes, parts))
+
 
 def _split(tree, rows, fraction, seed):
+    if others := _sizes(tree) - {rows}:
+        raise DataError(uneven("train_data", others.pop(), rows))
     places = order(rows, seed, 0)
     cut = max(1, round(rows * fraction))
     return _take(tree, places[cut:].sort().values), _take(tree, places[:cut].sort().values)

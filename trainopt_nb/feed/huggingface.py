@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..base.errors import DataError
+from ..data.labels import target_tensor
 from ..data.tensors import LABELS
 from .readers import Found, Reader, Reading
 from .records import Records, require
@@ -22,8 +23,16 @@ _KINDS = {"Image": "image", "Audio": "sound"}
 class HuggingFaceRows:
     "Samples of a dataset of Hugging Face"
 
-    def __init__(self, dataset: object, input: str, target: str | None, kind: str):
-        self.dataset, self.input, self.target, self.kind = dataset, input, target, kind
+    def __init__(
+        self,
+        dataset: object,
+        input: str,  # column
+        target: str | None,  # column
+        kind: str,  # of the inputs
+        labels: np.ndarray
+        | None = None,  # of all samples, in place of the texts that the target column holds
+    ):
+        self.dataset, self.input, self.target, self.kind, self.labels = dataset, input, target, kind, labels
 
     def __len__(self):
         return len(self.dataset)
@@ -38,6 +47,8 @@ class HuggingFaceRows:
         else:
             value = np.asarray(value)
             value = value.astype("float32") if value.dtype == np.float64 else value
+        if self.labels is not None:
+            return value, self.labels[place]
         return value, None if self.target is None else row[self.target]
 
     def name(self, place: int) -> str:
@@ -94,7 +105,12 @@ def _records(dataset, how):
         raise DataError(
             f"{how.name} has {int((labels < 0).sum())} samples without a label (-1): leave them out, by dataset.filter(lambda row: row[{target!r}] >= 0)."
         )
-    return Records(HuggingFaceRows(dataset, name, target, kind), kind, classes, labels), said if other else []
+    numbers = None
+    if target and _kind(features[target]) == "text":
+        targets, classes = target_tensor(list(dataset[target]), how.classes)
+        labels = numbers = targets.numpy()
+    rows = HuggingFaceRows(dataset, name, target, kind, numbers)
+    return Records(rows, kind, classes, labels), said if other else []
 
 # %% ../../nbs/feed/16_huggingface.ipynb #a896d4f7
 _VALID = ("validation", "valid", "val", "dev", "test")
@@ -124,7 +140,8 @@ def read_huggingface(value: object, how: Reading) -> Found:
     if held is None:
         return Found(data, said=said)
     said = [*said, f"The split {held!r} is used for validation."]
-    return Found(data, _records(value[held], how._replace(name="valid_data"))[0], said)
+    how = how._replace(name="valid_data", classes=getattr(data, "classes", ()))
+    return Found(data, _records(value[held], how)[0], said)
 
 
 READER = Reader(is_huggingface, read_huggingface)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ..augment.texts import TextAugment
 from ..base.errors import DataError
+from ..data.rows import describe
 from ..events.assumptions import Assumption
 from .look import Plan, decode, look, plan_decoding
 from . import packed_batches as _packed_batches  # noqa: F401 opens samples on demand
@@ -129,6 +130,10 @@ def read_data(
         own = None if valid is None else find(valid, how._replace(name="valid_data"))
         if own is None:
             return None
+        if isinstance(own.data, Records) and own.data.kind == "text":
+            raise DataError(
+                f"valid_data holds texts, and train_data is {describe(train)}: pass both as texts, or both as the numbers that your own tokenizer gives."
+            )
         data, plan, more = _decoded(own.data, options, "valid_data")
         assumed = () if plan is None or plan.assumption is None else (plan.assumption,)
         return ReadData(train, data, notes=(*own.said, *more), assumptions=assumed)

@@ -55,6 +55,7 @@ for _name in (
     READERS.register(_name, f"trainopt_nb.feed.{_name}:READER")
 READERS.register("frame", "trainopt_nb.feed.tables:FRAME_READER")
 READERS.register("polars", "trainopt_nb.feed.tables:POLARS_READER")
+READERS.register("texts", "trainopt_nb.feed.held_texts:READER")
 
 
 def find_reader(

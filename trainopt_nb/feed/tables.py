@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import DataError
-from ..base.options import nearest
+from ..data.labels import no_target
 from ..data.tensors import LABELS
 from .readers import Found, Reader, Reading
 from .records import require
@@ -153,16 +153,10 @@ def target_column(
     columns = {str(column): column for column in frame.columns}
     if target in columns:
         return columns[target]
-    if target:
-        raise DataError(
-            f"{name} has no column {target!r}, which --target names.{nearest(target, columns)} It has {', '.join(list(columns)[:8])}{', …' if len(columns) > 8 else ''}."
-        )
     usual = [columns[column] for wanted in LABELS for column in columns if column.lower() == wanted]
-    if usual:
-        return usual[0]
-    raise DataError(
-        f"{name} is a table of {len(columns)} columns, and nothing says which is the target: name it by --target, such as --target {list(columns)[-1]!r}."
-    )
+    if target or not usual:
+        raise DataError(no_target(list(columns), target, name))
+    return usual[0]
 
 
 def frame_pair(

@@ -49,7 +49,7 @@ class TextDecoder(NamedTuple):
         text = as_text(data)
         if self.tokens == "words":
             return torch.tensor(word_numbers(text, self.vocabulary)[: self.length], dtype=torch.int64)
-        return torch.frombuffer(bytearray(text.encode()[: self.length]), dtype=torch.uint8).long() + 1
+        return torch.from_numpy(np.frombuffer(text.encode()[: self.length], np.uint8).astype(np.int64)) + 1
 
     @property
     def steps(self) -> int:  # tokens

@@ -19,7 +19,8 @@ from ..clean.change_log import ChangeLog
 from ..clean.file_texts import file_texts
 from ..clean.out_of_sample import FoldProgress
 from ..clean.report import DataReport, inspect_data
-from ..data.changed_data import ChangedData
+from ..data.changed_data import ChangedData, viewed
+from ..feed.held_texts import text_pair
 from .kernel import has_frontend
 from .messages import cell_id
 from .verbs import Call, Verb
@@ -68,7 +69,8 @@ def _report(call):
     taken = loss_and_metrics(call.shell.user_ns, call.values)
     options = call.options(TrainOptions).replace(**taken)
     given = _task(call)
-    task, made = read_task(given, options), ()
+    held = text_pair(viewed(given.train_data)) is not None  # texts in memory are shown as they are
+    task, made = given if held else read_task(given, options), ()
     if isinstance(task.train_data, ChangedData):
         made = task.train_data.changes
         task = dataclasses.replace(task, train_data=task.train_data.data)

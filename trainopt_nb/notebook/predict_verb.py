@@ -14,6 +14,7 @@ from torch import nn
 
 from ..base.errors import DataError
 from ..base.options import Options, option
+from ..feed.folder import SUFFIXES
 from .execute_cell import execute_cell
 from .stored_cell import stored_cell, stored_names
 from .verbs import Call, RunArgument, RunFolder, Trust, Verb
@@ -29,7 +30,11 @@ class PredictOptions(Options):
     "What is predicted, and where the predictions go"
 
     file: str = option(
-        None, "a CSV or Parquet file with new rows", type="text", optional=True, argument="FILE"
+        None,
+        "a CSV or Parquet file with new rows; for a run on images, sounds or texts, one of them or a folder",
+        type="text",
+        optional=True,
+        argument="FILE",
     )
     out: str = option(
         "", "CSV or Parquet file for the predictions; they are shown when omitted", group="Cell"
@@ -72,7 +77,8 @@ def _predict(call: Call) -> "DataFrame | None":
         find_run(call.options(RunArgument).run, call.options(RunFolder).runs),
         call.options(PredictOptions),
     )
-    rows = read_rows(Path(asked.file))
+    alone = run.facts.get("read", {}).get("kind") in SUFFIXES  # files that hold one sample each
+    rows = Path(asked.file) if alone else read_rows(Path(asked.file))
     found = run.predict(rows, _model(call, run))
     for note in found.notes:
         print(note)
@@ -89,7 +95,7 @@ def _predict(call: Call) -> "DataFrame | None":
 
 PREDICT = Verb(
     "predict",
-    "predict the rows of a CSV or Parquet file with the weights of a run",
+    "predict the rows of a CSV or Parquet file, or images, sounds and texts, with the weights of a run",
     _predict,
     (RunArgument, PredictOptions, RunFolder, Trust),
 )

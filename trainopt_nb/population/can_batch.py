@@ -6,6 +6,7 @@
 __all__ = ['MAY_DIFFER', 'MIXES', 'option_reason', 'prepared_reason', 'find_layout', 'batch_layout', 'can_batch']
 
 # %% ../../nbs/population/09b_can_batch.ipynb #8bfdf029
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 
@@ -56,7 +57,11 @@ def option_reason(
         "unfreeze changes during the training what is trained": bool(o.unfreeze),
         "several devices or a cluster share the training": o.devices not in (1, "1") or bool(o.cluster),
         "offload keeps weights elsewhere": o.offload,
+        "clean looks at the training data of each trial by itself": o.clean != "none",
         "synthetic adds samples by draws of each training": o.synthetic != "none",
+        "teacher adds to the loss what another model says": not (
+            isinstance(o.teacher, str) and o.teacher == "none"
+        ),
         "tta judges each model by several views of its images": o.tta > 1,
         "on_nonfinite skip restores running statistics": o.on_nonfinite == "skip",
         "optimizer names one for each part of the model": isinstance(o.optimizer, Mapping),
@@ -109,7 +114,9 @@ def _three_steps(prepared, made, models, layout):
 def _alone(task, options, model):
     "Losses and weights of a trial that the engine trains"
     model = deepcopy(model)
-    losses = [float(e.loss) for e in train(Task(model, task.train_data), options) if isinstance(e, Step)]
+    losses = [
+        float(e.loss) for e in train(dataclasses.replace(task, model=model), options) if isinstance(e, Step)
+    ]
     return losses, model.state_dict()
 
 
@@ -137,7 +144,7 @@ def _compare(task, options, trials, layout, dtype, plain):
         for t in (trials[0], trials[-1])
     ]
     made, models = [_short(o) for o in trial_options(short, values)], [model, other]
-    small = Task(model, task.train_data)
+    small = dataclasses.replace(task, model=model, valid_data=None)
     alone = [_alone(small, o, m) for o, m in zip(made, models, strict=True)]
     losses, weights = _three_steps(prepare_trials(small, short), made, models, layout)
     near = dict(rtol=1e-6, atol=1e-7) if exact else dict(rtol=2e-2, atol=2e-3)

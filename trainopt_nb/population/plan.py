@@ -6,6 +6,7 @@
 __all__ = ['SIZES', 'LEAST', 'BatchPlan', 'cheapest', 'measure', 'Ahead', 'training_time', 'plan_batch']
 
 # %% ../../nbs/population/10_plan.ipynb #bf2f9bd2
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -85,7 +86,7 @@ def _timed(step: Callable, seconds: float, now: Callable):
 
 def _alone_step(task, options):
     "Return what is prepared, and a function that does one step of one trial by the engine"
-    prepared = prepare(Task(deepcopy(task.model), task.train_data, task.valid_data), options)
+    prepared = prepare(dataclasses.replace(task, model=deepcopy(task.model)), options)
     state = TrainingState(prepared, options)
     batch = next(iter(prepared.device_batches(iter(prepared.data.train.epoch(0)))))
     return prepared, lambda: state.stepper([batch])

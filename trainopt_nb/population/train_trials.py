@@ -6,6 +6,7 @@
 __all__ = ['Drop', 'TrialEnd', 'Figures', 'trial_options', 'prepare_trials', 'train_trials']
 
 # %% ../../nbs/population/09_train_trials.ipynb #4fc368bb
+import dataclasses
 import math
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -171,9 +172,7 @@ def trial_options(
 
 def prepare_trials(task: Task, options: TrainOptions) -> Prepared:
     "Put a task together for trials; its model stays as it is, and its layers keep their own dropout"
-    return prepare(
-        Task(deepcopy(task.model), task.train_data, task.valid_data), options.replace(dropout=None)
-    )
+    return prepare(dataclasses.replace(task, model=deepcopy(task.model)), options.replace(dropout=None))
 
 
 def train_trials(

@@ -6,6 +6,7 @@
 __all__ = ['plan_trials', 'run_batch']
 
 # %% ../../nbs/sweeps/24b_run_batch.ipynb #f1ef46bd
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -19,6 +20,8 @@ from ..population.train_trials import Drop, TrialEnd, train_trials
 from ..runs.run import Run
 from ..store.checkpoint import save_checkpoint
 from ..store.synced import without_sync
+from ..tables.stored import store_features
+from ..task.table_task import with_table
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..train.loop import Loop, started_record
@@ -28,6 +31,7 @@ from ..train.task_record import task_record
 from .goals import trial_options
 from .messages import Outcome, Report, Reports, TrialBatch, TrialSpec
 from .objective import TaskObjective
+from .read_once import ReadOnce
 from .run_trial import UNMEASURED, Place, final_values, goal_values, options_of
 from .line import Line
 
@@ -37,11 +41,17 @@ def plan_trials(
     place: Place,
     values: list[dict[str, object]],  # training options of some trials
     ahead: Ahead = Ahead(),  # noqa: B008 a constant
+    read: ReadOnce | None = None,  # as for `run_trial`
 ) -> BatchPlan:
     "Find out whether the trials of a sweep can be trained as one program, and how much faster that is"
     options = trial_options(place.goals, objective.options)
     options = options if place.epochs is None else options.replace(epochs=place.epochs)
-    return plan_batch(objective.task, options, values, ahead=ahead)
+    return plan_batch(_prepared(objective.task, options, read), options, values, ahead=ahead)
+
+
+def _prepared(task: Task, options: TrainOptions, read: ReadOnce | None) -> Task:
+    "Return the task of all trials with its data read and its table fitted, which none of their own options changes"
+    return with_table((read or ReadOnce())(task, options), options)
 
 
 def _own(spec: TrialSpec) -> dict[str, object]:
@@ -66,23 +76,28 @@ class _Trial:
 class _Batch:
     "Trials that are trained together"
 
-    def __init__(self, batch: TrialBatch, objective: TaskObjective, place: Place, line: Line):
+    def __init__(
+        self, batch: TrialBatch, objective: TaskObjective, place: Place, line: Line, read: ReadOnce | None
+    ):
         self.objective, self.place, self.line, self.batch = objective, place, line, batch
         self.trials = [_Trial(spec, options_of(spec, objective.options, place)) for spec in batch.specs]
         self._began = time.perf_counter()
+        self.task = _prepared(objective.task, self.shared, read)
 
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self._began
 
+    @property
+    def shared(self) -> TrainOptions:
+        "Return the options of all trials"
+        options = trial_options(self.place.goals, self.objective.options)
+        return options if self.place.epochs is None else options.replace(epochs=self.place.epochs)
+
     def run(self) -> Iterator[Outcome]:
         "Train all trials; yields how each ended"
-        shared = trial_options(self.place.goals, self.objective.options)
-        shared = shared if self.place.epochs is None else shared.replace(epochs=self.place.epochs)
         own = [_own(trial.spec) for trial in self.trials]
-        training = train_trials(
-            self.objective.task, shared, own, layout=self.batch.layout, chunk=self.batch.chunk
-        )
+        training = train_trials(self.task, self.shared, own, layout=self.batch.layout, chunk=self.batch.chunk)
         command, told = None, set()
         while True:
             try:
@@ -119,9 +134,9 @@ class _BatchRuns(_Batch):
     def _known(self) -> tuple[Loop, dict]:
         "Return what one trial alone would know of the task"
         if not hasattr(self, "_loop"):
-            task, options = self.objective.task, self.trials[0].options
+            task, options = self.task, self.trials[0].options
             with preserve_rng():
-                own = Task(deepcopy(task.model), task.train_data, task.valid_data)
+                own = dataclasses.replace(task, model=deepcopy(task.model))
                 self._loop = Loop(prepare(own, options), options)
                 self._record = task_record(task, self._loop)
         return self._loop, self._record
@@ -137,6 +152,8 @@ class _BatchRuns(_Batch):
             "together": True,  # with others as one program
         }
         run = Run.create(path.parent, path.name, options.plain(), dated=False, **facts)
+        if self.task.table is not None:
+            store_features(run.path, self.task.table.features)
         run.start_writing("")
         try:
             last, best = trial.epochs[-1:], trial.best
@@ -162,7 +179,7 @@ class _StoredBatch(_BatchRuns):
         trial, state = self.trials[k], _ENDS[end.state]
         reason = "" if state == "done" else trial.reason or end.reason
         self._store(trial, end, _RUN[state], reason or end.reason)
-        task, options = self.objective.task, trial.options
+        task, options = self.task, trial.options
         values = final_values(self.place.goals, trial.best, lambda: self._model(end), task, options)
         if state == "done" and values is None:
             state, reason = "failed", UNMEASURED
@@ -171,7 +188,7 @@ class _StoredBatch(_BatchRuns):
 
     def _model(self, end: TrialEnd) -> nn.Module:
         "Return the model with the weights of a trial"
-        model = deepcopy(self.objective.task.model)
+        model = deepcopy(self.task.model)
         model.load_state_dict(end.weights)
         return model
 
@@ -181,7 +198,8 @@ def run_batch(
     objective: TaskObjective,
     place: Place,
     line: Line,  # to the loop of the sweep
+    read: ReadOnce | None = None,  # as for `run_trial`
 ) -> Iterator[Outcome]:  # in the order in which they end
     "Train trials as one program"
     with without_sync():
-        yield from _StoredBatch(batch, objective, place, line).run()
+        yield from _StoredBatch(batch, objective, place, line, read).run()

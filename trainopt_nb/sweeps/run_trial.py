@@ -7,6 +7,7 @@ __all__ = ['UNMEASURED', 'Place', 'options_of', 'goal_values', 'final_values', '
 
 # %% ../../nbs/sweeps/24_run_trial.ipynb #d0aa4e92
 import contextlib
+import dataclasses
 import math
 import shutil
 import traceback
@@ -36,6 +37,7 @@ from .messages import Outcome, TrialSpec
 from .objective import check_place, numbers_need_no_devices
 from ..search.options import Goal
 from .line import Line
+from .read_once import ReadOnce
 from .trial_ranks import trained_model, trial_handle
 from .worker_trial import WorkerTrial
 
@@ -152,7 +154,7 @@ def final_values(
         return None
     figures = {goal.name: FIGURES[goal.name] for goal in goals if goal.name in FIGURES}
     if figures:
-        prepared = prepare(Task(model(), task.train_data, task.valid_data), options)
+        prepared = prepare(dataclasses.replace(task, model=model()), options)
         figures = {name: figure.measure(prepared) for name, figure in figures.items()}
     values = [figures.get(goal.name, epoch.values.get(goal.name)) for goal in goals]
     return None if any(value is None or not math.isfinite(value) for value in values) else values
@@ -175,10 +177,11 @@ def _train_trial(
     place: Place,
     known: KnownTask | None,  # what earlier trials of the same task have found
     warm: WarmRanks | None,  # the ranks of this worker
+    read: ReadOnce,
 ) -> Outcome:
     "Train a task as the run of a trial. Raises what `prepare` raises"
-    task, goals = made[0], place.goals
-    options = options_of(trial.spec, made[1], place)
+    goals, options = place.goals, options_of(trial.spec, made[1], place)
+    task = read(made[0], options)
     with without_sync():
         with _handle_of(trial, (task, options), place, known, warm) as handle:
             _train(handle, trial, options, goals)
@@ -199,6 +202,7 @@ def run_trial(
     line: Line,  # to the loop of the sweep
     warm: WarmRanks
     | None = None,  # the ranks of this worker, which is the first of them; None trains here alone
+    read: ReadOnce | None = None,  # keeps data that are read from files; None reads them for this trial alone
 ) -> Outcome:
     "Run one trial; an error of the objective is part of the outcome"
     trial = WorkerTrial(spec, line)
@@ -209,7 +213,7 @@ def run_trial(
         seed_everything(objective.options.seed if spec.seed is None else spec.seed)
         made = objective(trial)
         if isinstance(made[0], Task):
-            return _train_trial(trial, made, place, objective.known, warm)
+            return _train_trial(trial, made, place, objective.known, warm, read or ReadOnce())
         if place.devices != 1:
             raise numbers_need_no_devices(place.devices)
         if len(made) != len(place.goals):

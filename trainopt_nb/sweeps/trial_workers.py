@@ -33,6 +33,7 @@ from trainopt_nb.sweeps.messages import (
     TrialBatch,
     TrialSpec,
 )
+from .read_once import ReadOnce
 from .run_batch import plan_trials, run_batch
 from .run_trial import Place, run_trial
 from .line import Line, WorkerLine
@@ -46,14 +47,15 @@ def _work(
     place: Place,
     line: Line,
     warm: WarmRanks | None,  # the ranks of this worker
+    read: ReadOnce,
 ) -> Iterator[tuple]:
     "Yield what comes of a piece of work"
     if isinstance(given, TrialBatch):
-        yield from run_batch(given, objective, place, line)
+        yield from run_batch(given, objective, place, line, read)
     elif isinstance(given, PlanTrials):
-        yield plan_trials(objective, place, given.values, given.ahead)
+        yield plan_trials(objective, place, given.values, given.ahead, read)
     else:
-        yield run_trial(given, objective, place, line, warm)
+        yield run_trial(given, objective, place, line, warm, read)
 
 
 def _warm_ranks(devices: int, seat: Seat) -> WarmRanks | None:
@@ -86,15 +88,15 @@ def serve_trials(
     warm = _warm_ranks(place.devices, seat)  # before anything is computed here
     torch.set_num_threads(seat.threads)
     line, called = line or WorkerLine(parent_channel()), cloudpickle.loads(objective)
-    kept, process = Snapshot(*called.kept, room=_ROOM), ProcessState()
+    kept, process, read = Snapshot(*called.kept, room=_ROOM), ProcessState(), ReadOnce()
     line.ask_ahead(Ready())
     while (given := line.answer()) is not None:
-        for outcome in _work(given, called, place, line, warm):
+        for outcome in _work(given, called, place, line, warm, read):
             line.tell(outcome)
         if warm is not None and not warm.whole:
             raise RunError("The ranks of a trial did not end with it, so others train the next one.")
         line.ask_ahead(Ready())
-        for text in _left(kept.put_back(), process.put_back() if called.alone else []):
+        for text in _left(kept.put_back() + read.put_back(), process.put_back() if called.alone else []):
             line.tell(Said(text))
 
 

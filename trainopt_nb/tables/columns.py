@@ -53,6 +53,12 @@ def _is_name(values):
     return distinct > _MANY and distinct > _SHARE * len(known)
 
 
+def _is_constant(values):
+    "Whether every row has the same value"
+    plain = values if values.dtype.kind in "biuf" else values.astype(str)  # objects may have no hash
+    return not values.isna().any() and plain.nunique() == 1
+
+
 def _one_column(frame, name, own):
     "Return what one column is; None where it is left out"
     if "drop" in own:
@@ -68,10 +74,6 @@ def _one_column(frame, name, own):
         column["parts"] = list(PARTS)
         if chosen := own.get("dates"):
             column["parts"] = chosen.split(",")
-            if wrong := [part for part in column["parts"] if part not in PARTS]:
-                raise OptionError(
-                    f"Dates have the parts {', '.join(PARTS)}, and --features names {wrong[0]!r}."
-                )
     if getattr(values.dtype, "ordered", False):
         column["order"] = [str(each) for each in values.dtype.categories]
     return column
@@ -92,13 +94,16 @@ def plan_columns(
         encoded = any(each in own for each in (*ENCODERS, "bins"))
         if column["kind"] == "category" and not own and _is_name(frame[name]):
             left.append(name)
-        elif frame[name].astype(str).nunique() == 1 and not encoded and not frame[name].isna().any():
+        elif not encoded and _is_constant(frame[name]):
             constant.append(name)
         else:
             columns.append(column)
     if not columns:
+        texts = (
+            f" To learn from the texts of {left[0]!r}, pass (frame[{left[0]!r}], targets)." if left else ""
+        )
         raise DataError(
-            f"No column of the table is left to learn from: it has {listed(list(frame.columns))}."
+            f"No column of the table is left to learn from: it has {listed(list(frame.columns))}.{texts}"
         )
     return columns, _assumed(columns, left, constant)
 

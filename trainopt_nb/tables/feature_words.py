@@ -6,11 +6,13 @@
 __all__ = ['SCALES', 'ENCODERS', 'REDUCERS', 'WORDS', 'IMPUTATIONS', 'Word', 'read_words', 'Impute', 'read_impute']
 
 # %% ../../nbs/tables/02_feature_words.ipynb #72db6d29
+import math
 import shlex
 from typing import NamedTuple
 
 from ..base.errors import OptionError
 from ..base.options import nearest
+from .frames import PARTS
 
 # %% ../../nbs/tables/02_feature_words.ipynb #c39ec544
 SCALES = ("standard", "robust", "minmax", "power", "quantile", "noscale")
@@ -50,18 +52,21 @@ class Word(NamedTuple):
     value: object = None  # number or text behind it
 
 # %% ../../nbs/tables/02_feature_words.ipynb #a7b79132
+def _wrong(said, name="features"):
+    "Return the error for an option; a form has no flags"
+    return OptionError(f"--{name} (keyword {name}) {said}", f"{name} {said}")
+
+
 def _refuse(word, why):
-    raise OptionError(
-        f"--features (keyword features) holds {word!r}, {why}. The words are {', '.join(WORDS)}."
-    )
+    raise _wrong(f"holds {word!r}, {why}. The words are {', '.join(WORDS)}.")
 
 
 def _number(word, text, low, whole=True):
     try:
         value = float(text)
     except ValueError:
-        value = low - 1
-    if value < low or (whole and value != int(value)):
+        value = math.nan
+    if not low <= value < math.inf or (whole and value != int(value)):
         _refuse(
             word,
             f"which needs a {'whole ' * whole}number of at least {low:g}, such as {word.partition(':')[0]}:{max(int(low), 2)}",
@@ -71,6 +76,12 @@ def _number(word, text, low, whole=True):
 # %% ../../nbs/tables/02_feature_words.ipynb #a631a19b
 _ON_COLUMNS = ("category", "number", "drop")
 _USUAL = {"bins": 5, "poly": 2, "variance": 0.0}
+_MOST = {
+    "bins": 2,
+    "poly": 2,
+    "cross": 2,
+    **dict.fromkeys((*ENCODERS, "dates"), 2),
+}  # parts behind a word; of others 1
 
 
 def _read_word(word):
@@ -81,6 +92,8 @@ def _read_word(word):
         _refuse(word, f"which is none of its words.{nearest(name, WORDS)}")
     if name in (*SCALES, "auto"):
         return Word(name) if not rest else _refuse(word, "and this word stands alone")
+    if len(rest) > _MOST.get(name, 1):
+        _refuse(word, f"and {name} takes at most {_MOST.get(name, 1)} part{'s' * (name in _MOST)} behind it")
     if name in REDUCERS:
         if not rest and name not in _USUAL:
             _refuse(word, f"and {name} needs a number, such as {name}:20")
@@ -109,7 +122,11 @@ def _read_word(word):
 def _of_encoder(word, name, rest):
     if not rest[1:]:
         return None
-    return rest[1] if name == "dates" else _number(word, rest[1], 1)
+    if name != "dates":
+        return _number(word, rest[1], 1)
+    if unknown := [part for part in rest[1].split(",") if part not in PARTS]:
+        _refuse(word, f"and dates have the parts {', '.join(PARTS)}, not {unknown[0]!r}")
+    return rest[1]
 
 # %% ../../nbs/tables/02_feature_words.ipynb #bd0aaa3e
 def read_words(
@@ -119,13 +136,11 @@ def read_words(
     try:
         words = shlex.split(text)
     except ValueError:
-        raise OptionError(f"--features (keyword features) has an open quote: {text!r}.") from None
+        raise _wrong(f"has an open quote: {text!r}.") from None
     found = [_read_word(word) for word in words if word != "auto"]
     scales = [word.name for word in found if word.name in SCALES]
     if len(scales) > 1:
-        raise OptionError(
-            f"--features (keyword features) names two scalings, {scales[0]} and {scales[1]}: keep one."
-        )
+        raise _wrong(f"names two scalings, {scales[0]} and {scales[1]}: keep one.")
     return found
 
 # %% ../../nbs/tables/02_feature_words.ipynb #a1a98ceb
@@ -147,11 +162,12 @@ def read_impute(
     try:
         number = float(value) if value else {"constant": 0.0, "knn": 5.0}.get(name)
         fits = name in IMPUTATIONS and (not value or name in ("constant", "knn"))
+        fits = fits and (number is None or math.isfinite(number))
         if fits and not (name == "knn" and (number < 1 or number != int(number))):
             return Impute(name, number)
     except ValueError:
         pass
     hint = nearest(name, IMPUTATIONS) if name not in IMPUTATIONS else ""
-    raise OptionError(
-        f"--impute (keyword impute) takes auto, drop, mean, median, mode, constant:0, knn:5 or none, and got {text!r}.{hint}"
+    raise _wrong(
+        f"takes auto, drop, mean, median, mode, constant:0, knn:5 or none, and got {text!r}.{hint}", "impute"
     )

@@ -11,8 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..base.errors import DataError
-from ..base.options import nearest
-from ..data.labels import target_tensor
+from ..data.labels import no_target, target_tensor, uneven
 from ..data.rows import is_pair
 from .columns import listed
 from .features import Features, Known
@@ -100,13 +99,11 @@ def split_target(
     else:
         frame = as_frame(value, name)
         if not target or target not in frame.columns:
-            raise DataError(_no_target(frame, target, name))
+            raise DataError(no_target(list(frame.columns), target, name, held=True))
         frame, targets = frame.drop(columns=[target]), frame[target]
     targets = _series(targets)
     if len(frame) != len(targets):
-        raise DataError(
-            f"{name} has {len(frame)} rows of inputs and {len(targets)} targets: each row needs one."
-        )
+        raise DataError(uneven(name, len(frame), len(targets)))
     if not len(frame):
         raise DataError(f"{name} holds no rows: at least one is needed.")
     if gaps := _gaps(targets):
@@ -115,13 +112,6 @@ def split_target(
             f"{what} has no value in {len(gaps)} row{'s' * (len(gaps) > 1)} of {name}, first in row {gaps[0]}: drop these rows, for instance by frame.dropna(subset=[...])."
         )
     return frame, targets
-
-# %% ../../nbs/tables/09_table.ipynb #3333fb79
-def _no_target(frame, target, name):
-    columns = list(frame.columns)
-    if target:
-        return f"{name} has no column {target!r}, which --target names.{nearest(target, columns)} It has {listed(columns)}."
-    return f"{name} is a data frame, and nothing says which of its {len(columns)} columns is the target: name it by --target, such as --target {columns[-1]!r}."
 
 # %% ../../nbs/tables/09_table.ipynb #1cc5a9b7
 def known_target(

@@ -17,6 +17,9 @@ from ..data.batches import MemoryBatches
 from ..data.dataset_batches import DatasetBatches
 from ..data.source import Data
 from ..data.targets import known_targets
+from ..tables.category_groups import category_groups
+from ..tables.table import Table
+from .mixed_rows import make_mixed
 from .train_options import TrainOptions
 
 _MAKERS = {
@@ -70,7 +73,21 @@ def _maker(how, count, seed):
     return getattr(over_sampling, _MAKERS[how])(random_state=seed, **{name: near}), [said] if near < 5 else []
 
 # %% ../../nbs/task/11_balance_task.ipynb #80cb9d9b
-def _made(data, labels, how, seed):
+def _groups(how, table):
+    "Return the columns of each category of a table, empty where rows are made without them, and a sentence"
+    groups = (category_groups(table.features) if table is not None else None) or []
+    if not groups:
+        return [], []
+    count = f"{len(groups)} column{'s' * (len(groups) > 1)} of categories"
+    if how == "smote":
+        said = f"--balance smote is SMOTENC here, because the table has {count}: a row that is made gets the category that most of its neighbours have."
+        return groups, [said]
+    return [], [
+        f"--balance {how} takes {count} as numbers, so a row that is made can lie between two categories: --balance smote leaves them whole."
+    ]
+
+# %% ../../nbs/task/11_balance_task.ipynb #ac43b743
+def _made(data, labels, how, seed, table):
     "Return training batches with rows that were made, and sentences"
     batches = data.train
     pair = batches.data if isinstance(batches, MemoryBatches) and isinstance(batches.data, tuple) else ()
@@ -85,22 +102,27 @@ def _made(data, labels, how, seed):
             f"--balance {how} needs values in all places, and {rows} training rows hold NaN or infinity: fill them, for instance by --impute median."
         )
     maker, said = _maker(how, torch.bincount(labels), seed)
+    groups, more_said = _groups(how, table)
+    rows = x.cpu().double().numpy(), labels.cpu().numpy()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            more, new = maker.fit_resample(x.cpu().double().numpy(), labels.cpu().numpy())
+            more, new = (
+                make_mixed(*rows, groups, maker.k_neighbors, seed) if groups else maker.fit_resample(*rows)
+            )
     except (ValueError, RuntimeError) as error:
         raise DataError(
             f"--balance {how} can make no rows here: {' '.join(str(error).split())} --balance over repeats rows instead."
         ) from error
     new = torch.from_numpy(new).to(pair[1]).reshape(-1, *pair[1].shape[1:])
     batches.replace_data((torch.from_numpy(more).to(x), new))
-    return said
+    return [*more_said, *said]
 
 
 def balance_data(
     data: Data,  # opened, with validation rows held out
     options: TrainOptions,
+    table: Table | None = None,  # what the rows are, where they are those of a table
 ) -> Data:
     "Balance the classes of the training data. Raises `DataError` or `OptionError` with the reason"
     how = options.balance
@@ -114,7 +136,7 @@ def balance_data(
     if how in RESAMPLED:
         data.train.balance_by(Balance(labels, how))
     else:
-        said = _made(data, labels, how, options.seed)
+        said = _made(data, labels, how, options.seed, table)
     count = torch.bincount(labels)
     least, most = int(count[count > 0].min()), int(count.max())
     text = f"--balance {how}: the rarest class has {least} of {len(labels)} training rows and the most frequent {most}; an epoch has {data.train.samples} rows."

@@ -22,6 +22,11 @@ CLEANING = {  # word -> (default number, smallest, largest, what the number is);
 }
 
 
+def _wrong(said):
+    "Return the error for the option; a form has no flags"
+    return OptionError(f"--clean {said}", f"clean {said}")
+
+
 def parse_clean(
     text: str,  # as `--clean` takes it
 ) -> dict[str, float | None]:  # word -> number, in the order in which they are applied
@@ -33,14 +38,14 @@ def parse_clean(
     for word in words:
         name, _, number = word.partition(":")
         if name not in CLEANING:
-            raise OptionError(
-                f"--clean takes words from {', '.join(CLEANING)}, or none, and got {name!r}.{nearest(name, CLEANING)}"
+            raise _wrong(
+                f"takes words from {', '.join(CLEANING)}, or none, and got {name!r}.{nearest(name, CLEANING)}"
             )
         if name in found:
-            raise OptionError(f"--clean names {name!r} twice.")
+            raise _wrong(f"names {name!r} twice: name it once.")
         found[name] = _number(name, number)
     if "labels" in found and "mislabelled" in found:
-        raise OptionError("--clean takes labels, which relabels, or mislabelled, which drops: choose one.")
+        raise _wrong("takes labels, which relabels, or mislabelled, which drops: choose one.")
     return {name: found[name] for name in CLEANING if name in found}
 
 
@@ -50,14 +55,14 @@ def _number(name, text):
     if not text:
         return None if limits is None else limits[0]
     if limits is None:
-        raise OptionError(f"--clean {name} takes no number, and got {text!r}.")
+        raise _wrong(f"{name} takes no number, and got {text!r}.")
     default, low, high, what = limits
     try:
         number = type(default)(text)
     except ValueError:
         number = float("nan")
     if not low <= number <= high:
-        raise OptionError(f"--clean {name}: takes {what}, from {low:g} to {high:g}, and got {text!r}.")
+        raise _wrong(f"{name} takes {what}, from {low:g} to {high:g}, and got {text!r}.")
     return number
 
 # %% ../../nbs/task/00h_clean_options.ipynb #20cd12cf
@@ -70,10 +75,7 @@ class CleanOptions(Options):
         "what to mend in the training data before the run, such as 'duplicates overlap labels outliers:0.01'",
         type="text",
         search=("none", "duplicates overlap", "duplicates overlap outliers:0.01"),
+        checked=parse_clean,
         group="Data",
         aliases=("cleaning", "clean_data", "drop_duplicates", "deduplicate"),
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        parse_clean(self.clean)

@@ -9,6 +9,9 @@ __all__ = ['read_task']
 import dataclasses
 
 from ..augment.texts import make_text_augment
+from ..base.errors import DataError
+from ..data.changed_data import ChangedData
+from ..data.changes import row_count
 from ..feed.options import FeedOptions
 from ..feed.read import read_data
 from .task import Task
@@ -22,6 +25,19 @@ def _rewriting(options):
     return lambda: make_text_augment(o.augment, o.augment_strength, o.seed, o.synonyms, o.back_translation)
 
 
+def _changed_again(read, held, classes):
+    "Make the changes of data in what was read of them"
+    if not isinstance(held, ChangedData) or read is held.data:
+        return held if isinstance(held, ChangedData) else read
+    number = lambda value: classes.index(value) if value in classes else value
+    changes = [each._replace(values=tuple(map(number, each.values))) for each in held.changes]
+    if row_count(read) != row_count(held.data):
+        raise DataError(
+            "The data were changed by row, and --on-broken skip has left rows out: drop those by a change, or leave --on-broken out."
+        )
+    return ChangedData(read, changes)
+
+
 def read_task(
     task: Task,
     options: FeedOptions,
@@ -29,7 +45,14 @@ def read_task(
     "Return the task with its data read. Raises `DataError` with the reason"
     if task.read is not None:
         return task
-    read = read_data(task.train_data, task.valid_data, options, _rewriting(options))
+    given = [
+        each.data if isinstance(each, ChangedData) else each for each in (task.train_data, task.valid_data)
+    ]
+    read = read_data(*given, options, _rewriting(options))
     if read is None:
         return task
-    return dataclasses.replace(task, train_data=read.train, valid_data=read.valid, read=read)
+    train, valid = (
+        _changed_again(new, held, read.classes)
+        for new, held in ((read.train, task.train_data), (read.valid, task.valid_data))
+    )
+    return dataclasses.replace(task, train_data=train, valid_data=valid, read=read)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ..base.options import option
 from ..feed.options import TargetColumn
+from ..tables.feature_words import read_impute, read_words
 
 # %% ../../nbs/task/00f_table_options.ipynb #042de940
 @dataclass(frozen=True, repr=False)
@@ -21,6 +22,7 @@ class TableOptions(TargetColumn):
         "what becomes of the columns of a table, as a list of words, such as 'robust target:city pca:10 select:20'",
         type="text",
         search=("auto", "robust", "quantile"),
+        checked=read_words,
         group="Table",
         aliases=("preprocessing", "transformers", "normalize"),
     )
@@ -29,6 +31,7 @@ class TableOptions(TargetColumn):
         "missing values of a table: auto, drop, mean, median, mode, constant:0, knn:5 or none",
         type="text",
         search=("auto", "mean", "knn"),
+        checked=read_impute,
         group="Table",
         aliases=("missing", "fillna", "imputation"),
     )

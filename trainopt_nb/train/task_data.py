@@ -51,7 +51,7 @@ def open_task_data(
         layout=None if o.batch_layout == "auto" else parse_layout(o.batch_layout),
         classes=() if task.read is None else task.read.classes, prefetch=o.prefetch,
     )  # fmt: skip
-    return balance_data(data, o)
+    return balance_data(data, o, task.table)
 
 # %% ../../nbs/train/03j_task_data.ipynb #de32f771
 def _with(options, setting, read):
