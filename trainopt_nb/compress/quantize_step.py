@@ -53,7 +53,7 @@ def fastest(
     ]
     return max(kept, key=lambda place: rows[place].speedup(rows[0], batch_size)[0], default=None)
 
-
+# %% ../../nbs/compress/60_quantize_step.ipynb #9d96ff1f
 def quantize_step(
     work: Work,
     options: QuantizeOptions,
