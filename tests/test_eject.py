@@ -102,6 +102,18 @@ CASES = {  # name -> (cell, flags); all of them in memory, on the CPU, in fp32
     "frozen by name": (PLAIN, "--freeze 0"),
     "groups": (NORMED, "--lr-for 0=0.1x,*.bias=2e-3 --weight-decay-for 4=0.1 --schedule cosine"),
     "stages": (NORMED, "--freeze 0,1 --unfreeze 2 --lr-for 0=1e-4 --epochs 5 --clip 1"),
+    "teacher": (
+        PLAIN + "teacher = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3))\n",
+        "--teacher teacher --distill logits:3 --distill-weight 0.6",
+    ),
+    "teacher of numbers": (
+        DATA + "y = x.square().sum(1)\n" + SPLIT + MODEL.format(outputs=1) + "big = nn.Linear(4, 1)\n",
+        "--teacher big --accumulate 2",
+    ),
+    "teacher of answers": (
+        DATA + "y = (x[:, :2] > 0).float()\n" + SPLIT + MODEL.format(outputs=2) + "big = nn.Linear(4, 2)\n",
+        "--teacher big",
+    ),
     "ignored": (DATA + "y[::7] = -100\n" + SPLIT + MODEL.format(outputs=3), "--accumulate 2 --batch-size 4"),
     "binary": (DATA + "y = (y > 0).long()\n" + SPLIT + MODEL.format(outputs=1), "--class-weights balanced"),
     "regression": (

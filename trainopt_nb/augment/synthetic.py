@@ -86,7 +86,7 @@ def own_rows(
         return []
     return [row for row in range(synthetic_rows(share, before, count)) if (count + row) % ranks == rank]
 
-
+# %% ../../nbs/augment/14_synthetic.ipynb #1b26a06d
 class Synthetic:
     "Add synthetic samples to training batches"
 

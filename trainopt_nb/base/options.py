@@ -126,17 +126,13 @@ def _check(option, value):
     return found
 
 
-def _is_known(option, value):
-    "Whether a value has a member of the objects that the option takes"
-    return any(hasattr(value, name) for name in option.protocol.split())
-
-
 def _check_object(option, value):
     "Accept a callable, a dict of objects, or a list of names and callables, or of dicts, in place of a name"
-    if callable(value) or _is_known(option, value) or (isinstance(value, dict) and value):
+    known = lambda v: callable(v) or any(hasattr(v, name) for name in option.protocol.split())
+    if known(value) or (isinstance(value, dict) and value):
         return value
     several = isinstance(value, (list, tuple)) and value
-    if several and all(isinstance(v, str) or callable(v) or _is_known(option, v) for v in value):
+    if several and all(isinstance(v, str) or known(v) for v in value):
         return tuple(value)
     if (
         several
@@ -146,7 +142,7 @@ def _check_object(option, value):
         return tuple(value)
     raise _refusal(option, value)
 
-
+# %% ../../nbs/base/02_options.ipynb #eb304d7b
 def _parse(option, text, names):
     if option.objects and names and text in names and text not in option.choices:
         return option.check(names[text])

@@ -174,6 +174,11 @@ class RunDirectory(RunFacts):
     "The small files of a run"
 
     @property
+    def stored_as(self) -> str:
+        "Return what an option of another run stores of this one"
+        return str(self.path)
+
+    @property
     def alive(self) -> bool:
         "Whether a process writes the run"
         return lock_owner(self.path / LOCK) is not None

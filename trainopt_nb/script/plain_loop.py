@@ -31,8 +31,7 @@ from trainopt_nb.script.plain_update import (
     keep_rates,
     make_optimizer,
     moves,
-    prepare_model,
-    prepare_teacher,
+    prepare_models,
     seed_everything,
     set_torch,
     update,
@@ -143,55 +142,34 @@ def finish(o: Namespace, seen: Namespace, model: nn.Module, average: nn.Module):
         torch.save(model.state_dict(), seen.weights)
     model.eval()
 
-
+# %% ../../nbs/script/06_plain_loop.ipynb #f49bfcf3
 def train_model(
-    o: Namespace,
-    seen: Namespace,
-    model: nn.Module,
-    train_data: Data,
-    valid_data: Data | None,
-    teacher: nn.Module | None,
+    o: Namespace, seen: Namespace, model: nn.Module, train_data: Data, valid_data: Data, teacher: nn.Module
 ):
     "Train the model, and save its weights"
     set_torch(o)
     device = find_device(o)
     train, valid = prepare_data(o, seen, train_data, valid_data)
-    prepare_model(o, model, device)
-    if seen.distill:
-        prepare_teacher(o, teacher, device)
+    prepare_models(o, seen, model, teacher, device)
     weight = loss_weight(o, seen, train, device) if weighted(o, seen) else None
     metrics = make_metrics(o, seen, device) if uses_torchmetrics(o, seen) else {}
     seed_everything(o.seed)
     optimizer = make_optimizer(o, seen, model)
     keep_rates(o, optimizer)
     scaler = torch.amp.GradScaler(device.type) if o.precision == "fp16" else None
-    average = copy.deepcopy(model) if o.ema else model
+    ema = copy.deepcopy(model) if o.ema else model
     runner = torch.compile(model) if o.compile else model
-    history = []
-    step = drops = 0
+    history, step, drops = [], 0, 0
     model.train()
     for epoch in range(o.epochs):
         if o.freeze:
             freeze_parts(o, seen, model, epoch)
         loss, step = train_epoch(
-            o,
-            seen,
-            model,
-            runner,
-            average,
-            train,
-            optimizer,
-            weight,
-            scaler,
-            device,
-            epoch,
-            step,
-            drops,
-            teacher,
+            o, seen, model, runner, ema, train, optimizer, weight, scaler, device, epoch, step, drops, teacher
         )
         figures = {"train_loss": loss}
         if seen.valid:
-            figures |= validate(o, seen, average if o.ema else runner, valid, weight, metrics, device)
+            figures |= validate(o, seen, ema if o.ema else runner, valid, weight, metrics, device)
         text = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
         print(f"epoch {epoch + 1}/{o.epochs}  step {step}  {text}")
         if _looks_back(o, seen):
@@ -199,12 +177,12 @@ def train_model(
         if o.schedule == "plateau":
             drops = count_drops(o, seen, history)
         if _restores(o, seen) and epochs_since_best(o, seen, history) == 0:
-            torch.save(average.state_dict(), seen.weights)
+            torch.save(ema.state_dict(), seen.weights)
         if o.max_steps and step == o.max_steps:
             break
         if o.patience and epochs_since_best(o, seen, history) >= o.patience:
             break
-    finish(o, seen, model, average)
+    finish(o, seen, model, ema)
 
 # %% ../../nbs/script/06_plain_loop.ipynb #ef017928
 USUAL = {

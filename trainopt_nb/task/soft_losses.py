@@ -23,7 +23,8 @@ def soft_class_loss(
     "Return the divergence of the softened classes, mean over samples and places (Hinton, Vinyals and Dean, 2015)"
     logs = (scores / temperature).log_softmax(axis)
     wanted = (teacher / temperature).log_softmax(axis)
-    return F.kl_div(logs, wanted, reduction="none", log_target=True).sum(axis).mean() * temperature**2
+    each = F.kl_div(logs, wanted, reduction="none", log_target=True).sum(axis)
+    return each.mean() * temperature**2
 
 
 def soft_answer_loss(

@@ -62,7 +62,7 @@ def _of_the_data(o, train_data, data, held_out):
             not_validated(data),
         )
 
-
+# %% ../../nbs/task/05_unused_options.ipynb #9d0a2bd9
 def _of_the_teacher(o):
     "(options, reason) for those about a teacher"
     imitated = read_distill(o.distill)

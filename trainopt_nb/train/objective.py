@@ -64,7 +64,7 @@ class Loss(NamedTuple):
     parts: LossParts | None = None  # of a loss that is a dict
     module: nn.Module | None = None  # of a loss that has parameters or buffers
 
-
+# %% ../../nbs/train/03f_objective.ipynb #d639abf1
 def _named_loss(o, device, sample, inferred):
     "Return the loss that the options name, for samples with weights too, and the weights of classes"
     weighted = isinstance(sample.batch, WeightedBatch)
@@ -112,7 +112,7 @@ def _checked(loss, to_device, check, data, device, inferred, mixed):
     answers = inferred.task_type in ("binary", "multilabel")
     return check_in_loss(loss, check) if answers and unknown else loss, to_device
 
-# %% ../../nbs/train/03f_objective.ipynb #d639abf1
+# %% ../../nbs/train/03f_objective.ipynb #d6766f19
 def _steps(views, *how):
     "Return the function from a model to (loss_step, eval_step); the validation takes the mean over views"
 
@@ -156,15 +156,13 @@ def choose_loss(
         parts.check_weights()
     notes = _training_notes(model, functions(model)[0], sample) if training is None else list(training)
     if parts is not None:
-        notes += own_loss_notes(o, parts, module) + _stranger_notes(
-            model, module, functions(model)[0], sample
-        )
-        parts = parts if parts.recorded else None
+        notes += own_loss_notes(o, parts, module)
+        notes += _stranger_notes(model, module, functions(model)[0], sample)
     if distillation is not None:
         functions = distillation.around(functions, make_judge(loss, own, task_type, parts))
         module = distillation.module or module
     compiled = lambda runner: functions(torch.compile(runner) if o.compile else runner)
-    return Loss(compiled, to_device, weight, notes, parts, module)
+    return Loss(compiled, to_device, weight, notes, parts if parts and parts.recorded else None, module)
 
 # %% ../../nbs/train/03f_objective.ipynb #3b896f16
 def _stranger_notes(model, module, loss_step, sample):

@@ -146,7 +146,7 @@ def _try(place, sources, freezing, known):
         more, rows = [*taught.notes, *more], [*rows, *taught.assumptions]
     return _Tried(place, sample, inferred, loss, metrics, [*notes, *said, *more], rows, learned)
 
-
+# %% ../../nbs/train/04_prepare.ipynb #ddc42261
 def _with_unlabelled(place, sample, inferred):
     "Join samples without labels to the training batches"
     if place.task.unlabelled is not None and inferred.task_type in ("model", "custom"):

@@ -73,7 +73,7 @@ def read_pairs(
         found.append(pair)
     return found
 
-
+# %% ../../nbs/train/03l_taps.ipynb #f6605206
 def _comparable(output, places):
     "Whether the output of a layer can be compared; attention maps need several places"
     if not (isinstance(output, Tensor) and output.dtype.is_floating_point and output.dim() > 1):
@@ -96,7 +96,7 @@ def usual_pairs(
         )
     return [Pair(found[-1], found[-1])]
 
-
+# %% ../../nbs/train/03l_taps.ipynb #c047fa9f
 def _heard(model, names, run):
     "Return the outputs of layers for the first batch, on which `run` calls the model"
     with torch.no_grad(), preserve_rng(), Tap(model, names) as tap:
@@ -122,7 +122,7 @@ def find_pairs(
         pairs = usual_pairs(mine, theirs, places)
     return [_checked(pair, mine, theirs, student, places) for pair in pairs]
 
-
+# %% ../../nbs/train/03l_taps.ipynb #265f90eb
 def _checked(pair, mine, theirs, student, places):
     "Return a pair with its shapes. Raises `TaskError` where the outputs cannot be compared"
     for name, outputs, whose in ((pair.student, mine, "model"), (pair.teacher, theirs, "teacher")):
@@ -173,7 +173,7 @@ def make_adapter(
         return nn.Linear(width, wanted)
     return {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[len(student)](width, wanted, 1)
 
-
+# %% ../../nbs/train/03l_taps.ipynb #803a2042
 class LayerLosses:
     "Compares inner layers of a student with those of its teacher"
 

@@ -210,9 +210,8 @@ def task_record(
         "total": s.total,
         "device": p.device.type,
         "changed": sorted(loop.options.changed()),
-        "distill": p.distilled,
-        "unlabelled": task.unlabelled is not None,
     }
+    facts |= {"distill": p.distilled, "unlabelled": task.unlabelled is not None}
     facts |= _loss_facts(p, loop.options.loss) | _augment_facts(p, loop.options)
     facts |= _batch_facts(batch, p.model) | _output_facts(outputs, targets)
     facts |= _layout_facts(p.data.train.layout, loop.options.batch_layout != "auto")
