@@ -37,6 +37,11 @@ class FoldProgress(NamedTuple):
     seconds: float
 
 
+def _read(task, options):
+    "Return the task with its texts as numbers, so that they have one length in all folds"
+    return task if text_pair(task.train_data) is None else read_task(task, options)
+
+
 def _part(data, rows, labels):
     "Rows of data, with class numbers as labels"
     if is_pair(data) or is_polars_pair(data):
@@ -88,15 +93,12 @@ def out_of_sample(
         raise DataError(
             f"A cross-validation takes from 2 folds to one for each of the {len(labels):,} samples, and got {folds}."
         )
-    if text_pair(task.train_data) is not None:  # read once, so that texts have one length in all folds
-        task = read_task(task, options)
-    keep = keeps_weights(task.model, options) if keep is None else keep
+    task, keep = _read(task, options), keeps_weights(task.model, options) if keep is None else keep
     columns = table_columns(task, options)
     workers = _workers(workers, folds * repeats, options)
     jobs = _jobs(labels, folds, repeats, options.seed, judged_rows(task, options, len(labels)))
     started = time.monotonic()
-    total = np.zeros((len(labels), int(labels.max()) + 1))
-    seen = np.zeros(len(labels), int)
+    total, seen = np.zeros((len(labels), int(labels.max()) + 1)), np.zeros(len(labels), int)
 
     def made(job):
         held, rest, repeat, number = job
