@@ -1,6 +1,7 @@
 "What all tests share: which of them run, where and in which order, and the fixtures"
 
 import asyncio
+import atexit
 import fcntl
 import gc
 import json
@@ -46,6 +47,9 @@ def pytest_configure(config):
             config.add_cleanup(files.cleanup)
             config.option.basetemp = f"{files.name}/files"
         os.environ["TRAINOPT_TEST_RUN"] = folder.name
+        # in memory, since each shell waits until the disk has its history; not the developer's
+        os.environ["IPYTHONDIR"] = ipython = tempfile.mkdtemp(prefix="trainopt-tests-", dir=memory())
+        atexit.register(shutil.rmtree, ipython, ignore_errors=True)  # after the shells of this process
         os.environ["XDG_STATE_HOME"] = folder.name  # the key that signs runs is not the developer's
 
 

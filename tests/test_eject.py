@@ -202,7 +202,7 @@ CASES = {  # name -> (cell, flags); all of them in memory, on the CPU, in fp32
         PLAIN + "model = nn.Sequential(model, nn.Softmax(1))\n",
         "--scores probabilities --metrics accuracy,auroc",
     ),
-    "augment": (IMAGES, "--augment default --augment-values 1 --tta 2"),
+    "augment": (IMAGES, "--augment default --augment-values 1 --augment-targets still --tta 2"),
     "augment, mixing": (
         IMAGES,
         "--augment 'rotate crop flip noise erase mixup cutmix' --class-weights balanced --label-smoothing 0.1 --accumulate 2 --batch-size 16",

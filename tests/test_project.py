@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from warm_python import python
+from warm_python import python, run_warm
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "trainopt_nb"
@@ -160,7 +160,8 @@ def test_notebook_runs(copy, notebook, warm_kernel, warm_commands, tmp_path):
         "OMP_NUM_THREADS": "1",
         "TMPDIR": str(tmp_path),  # in memory
     }
-    call(*python("-c", code), cwd=copy / "nbs", **own)
+    done = run_warm(["-c", code], copy / "nbs", {**os.environ, "NO_COLOR": "1", **own})
+    assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
 
 
 def test_stored_outputs_name_no_place_of_a_machine():

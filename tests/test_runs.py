@@ -36,9 +36,9 @@ def epoch(number, best=True):
     )
 
 
-def write(folder, state="finished", epochs=3):
+def write(folder, state="finished", epochs=3, late=False):
     run = Run.create(folder, "digits", {"epochs": 3})
-    run.start_writing()
+    run.start_writing(late=late)
     run.append([STARTED._replace(name=run.name)])
     for number in range(1, epochs + 1):
         run.append(steps(number * 10 - 9, number * 10))
@@ -238,13 +238,16 @@ def test_a_resumed_run_keeps_its_earlier_epochs_in_the_summary(tmp_path):
     assert run.summary == read_summary(run.path)
 
 
-def test_a_run_that_is_over_soon_has_one_summary(tmp_path, monkeypatch):
+def test_a_late_run_that_is_over_soon_has_one_summary(tmp_path, monkeypatch):
     now, written, real = [100.0], [], writer.write_summary
     monkeypatch.setattr(writer, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(writer, "write_summary", lambda *a: written.append(now[0]) or real(*a))
-    run = write(tmp_path)
-    assert len(written) == 1 and run.summary.state == "finished"
-    run.start_writing()  # what is known of it is out of date
+    assert write(tmp_path).summary.state == "finished" and len(written) == 2
+    del written[0]
+    run = write(tmp_path, late=True)
+    assert len(written) == 2 and run.summary.state == "finished"
+    del written[0]
+    run.start_writing()
     run.append([STARTED._replace(step=30, epoch=3)])
     assert len(written) == 2 and run.summary.state == "training"
     for seconds in (0.2, 0.4, 0.6, 0.8, 1.2):  # steps say that time has passed since an epoch

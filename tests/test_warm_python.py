@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from warm_python import PLACE, python
+from helpers import alive, until
+from warm_python import PLACE, python, run_warm
 
 COMMAND = json.dumps(
     {"words": ["-c", "import time; time.sleep(60)"], "cwd": "/", "env": {}, "files": []}
@@ -48,6 +49,19 @@ def test_a_program_has_its_own_folder_for_temporary_files(tmp_path):
     command = python("-c", "import tempfile; print(tempfile.gettempdir())")
     own = {**os.environ, "TMPDIR": str(tmp_path)}
     assert subprocess.run(command, env=own, capture_output=True, text=True).stdout == f"{tmp_path}\n"
+
+
+def test_a_program_that_no_process_stands_for_has_its_own_texts_and_end(tmp_path):
+    code = "import os, sys; print(os.getcwd(), os.environ['A'], 'HOME' in os.environ, sys.stdin.read()); sys.exit('failed')"
+    done = run_warm(["-c", code], tmp_path, {"A": "b"})
+    assert done.returncode == 1 and done.stderr == "failed\n"
+    assert done.stdout == f"{tmp_path} b False \n"
+    done = run_warm(["-c", "import os; os.kill(os.getpid(), 9)"], tmp_path, {})
+    assert done.returncode == -9
+    code = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    with pytest.raises(TimeoutError):
+        run_warm(["-c", code], tmp_path, {}, timeout=2)
+    until(lambda: not alive(int((tmp_path / "pid").read_text())), "the end of the program")
 
 
 def test_what_a_program_leaves_for_its_end_is_done_and_nothing_of_pytorch(tmp_path):

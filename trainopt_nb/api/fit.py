@@ -27,13 +27,14 @@ def fit(
     train_data: object,  # a pair `(inputs, targets)` of arrays, a path, a Dataset, a DataLoader, an iterable of batches
     valid_data: object = None,  # the same, or None
     *,
+    unlabelled: object = None,  # inputs without targets, of which a model with a teacher= learns too
     folder: str | Path = "runs",  # where runs are kept
     name: str = "",  # what the run is about
     write: Callable[[str], object] = print,  # called with one line for each epoch
     **options: object,  # any of `TrainOptions`
 ) -> Run:
     "Train a model. Raises `OptionError`, `DataError` or `TaskError` before the first step, `RunError` where training failed"
-    task, chosen = Task(model, train_data, valid_data), TrainOptions.of(**options)
+    task, chosen = Task(model, train_data, valid_data, unlabelled=unlabelled), TrainOptions.of(**options)
     run = print_lines(run_task(task, chosen, Where(folder, name)), write)
     return _with_all(run, model, chosen)
 
@@ -44,6 +45,7 @@ def resume(
     train_data: object,  # as in `fit`
     valid_data: object = None,  # as in `fit`
     *,
+    unlabelled: object = None,  # as in `fit`
     folder: str | Path = "runs",  # where runs are kept
     write: Callable[[str], object] = print,  # called with one line for each epoch
     **changes: object,  # options that change from now on, such as `epochs`
@@ -51,7 +53,8 @@ def resume(
     "Resume a run from its newest whole checkpoint. Raises `RunError` where there is nothing to resume, and the errors of `fit`"
     run = run if isinstance(run, Run) else find_run(run, folder) if run else newest_run(folder, write)
     chosen = stored_options(run, changes)
-    run = print_lines(run_task(Task(model, train_data, valid_data), chosen, resume=run), write)
+    task = Task(model, train_data, valid_data, unlabelled=unlabelled)
+    run = print_lines(run_task(task, chosen, resume=run), write)
     return _with_all(run, model, chosen)
 
 

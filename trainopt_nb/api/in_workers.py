@@ -28,6 +28,7 @@ from ..base.forks import close_in_forks
 from ..runs.run import Run
 from ..task.task import Task
 from ..task.train_options import TrainOptions
+from ..train.teachers import find_teachers
 from ..workers.group import Group, print_into
 from trainopt_nb.workers.processes import (
     PRELOAD,
@@ -62,8 +63,10 @@ def pack_task(
     task: Task,  # what is to be learned
     options: TrainOptions,  # how
 ) -> bytes:
-    "Pickle a task; raises `RunError` naming what cannot be pickled"
+    "Pickle a task; raises `RunError` naming what cannot be pickled, `OptionError` for a teacher that is not found"
     parts = {"model": task.model, "train_data": task.train_data, "valid_data": task.valid_data}
+    parts["unlabelled"] = task.unlabelled
+    options = find_teachers(options, task.model)  # other processes have none of the user's models
     return pickle_parts(
         (task, options, torch.get_num_threads()),
         {**parts, **vars(options)},

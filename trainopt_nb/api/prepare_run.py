@@ -51,7 +51,7 @@ def _handle(run, loop, token="", every=0.1, late=False, prompt=()):
     if not loop.prepared.ranks.first:
         events = synced_events(loop.events(run.path, run.name, late=late), loop)
         return LocalRun(run, Progress(run.name), ([] for _ in events), loop.prepared.model)
-    run.start_writing(token)
+    run.start_writing(token, late)
     tail = run.tail()  # of our own: the progress of `run` would count each event twice
     if loop.resumed:
         tail.update()
@@ -98,7 +98,7 @@ def new_run(
 def start(
     task: Task,  # what is being learned
     options: TrainOptions,  # how
-    late: bool = False,  # whether the first checkpoint is written after `save_seconds`, or at the end
+    late: bool = False,  # whether the first checkpoint and the first summary are written after a while, or at the end
     prompt: tuple[type, ...] = (),  # as for `follow`
     known: KnownTask | None = None,  # as in `prepare`
     **place: object,  # `folder`, `name`, `cell` and facts, as for `new_run`

@@ -82,7 +82,9 @@ def blur(images: Tensor, draws: Tensor, strength: float, span: tuple[float, floa
     offsets = torch.arange(-reach, reach + 1, device=images.device)
     weights = (-(offsets / (draws * strength).clamp(min=1e-3)).square() / 2).exp()
     weights = (weights / weights.sum(1, keepdim=True)).to(images.dtype)
-    return (_add_shifted if reach <= NARROW else _convolve)(images, weights)
+    if reach <= NARROW:
+        return _add_shifted(images, weights)
+    return _convolve(images, weights)
 
 # %% ../../nbs/augment/05_pixels.ipynb #3acb39a6
 def noise(images: Tensor, draws: Tensor, strength: float, span: tuple[float, float]) -> Tensor:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TrainoptError', 'OptionError', 'PlanError', 'DataError', 'TaskError', 'WeightsError', 'RunError', 'WorkerError',
-           'CheckpointError', 'DiskFullError', 'NonFinite', 'MemoryRanOut', 'run_errors']
+           'CheckpointError', 'CompressError', 'DiskFullError', 'NonFinite', 'MemoryRanOut', 'run_errors']
 
 # %% ../../nbs/base/01_errors.ipynb #13760c0e
 import contextlib
@@ -65,6 +65,10 @@ class WorkerError(RunError):
 
 class CheckpointError(TrainoptError, RuntimeError):
     "A checkpoint cannot be written or read"
+
+
+class CompressError(TrainoptError, RuntimeError):
+    "A model cannot be measured, compressed or exported"
 
 # %% ../../nbs/base/01_errors.ipynb #32412395
 class DiskFullError(CheckpointError):

@@ -209,5 +209,7 @@ def plain_value(
         return {str(k): item if isinstance(item, plain) else type(item).__name__ for k, item in value.items()}
     if value is None or isinstance(value, (bool, int, float, str, list)):
         return value
+    if isinstance(name := getattr(value, "stored_as", None), str):  # what finds the object again
+        return name
     owner = value if hasattr(value, "__qualname__") else type(value)
     return f"{owner.__module__}.{owner.__qualname__}"

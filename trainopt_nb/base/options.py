@@ -126,13 +126,17 @@ def _check(option, value):
     return found
 
 
+def _is_known(option, value):
+    "Whether a value has a member of the objects that the option takes"
+    return any(hasattr(value, name) for name in option.protocol.split())
+
+
 def _check_object(option, value):
     "Accept a callable, a dict of objects, or a list of names and callables, or of dicts, in place of a name"
-    known = any(hasattr(value, name) for name in option.protocol.split())
-    if callable(value) or known or (isinstance(value, dict) and value):
+    if callable(value) or _is_known(option, value) or (isinstance(value, dict) and value):
         return value
     several = isinstance(value, (list, tuple)) and value
-    if several and all(isinstance(v, str) or callable(v) for v in value):
+    if several and all(isinstance(v, str) or callable(v) or _is_known(option, v) for v in value):
         return tuple(value)
     if (
         several

@@ -37,11 +37,6 @@ class FoldProgress(NamedTuple):
     seconds: float
 
 
-def _read(task, options):
-    "Return the task with its texts as numbers, so that they have one length in all folds"
-    return task if text_pair(task.train_data) is None else read_task(task, options)
-
-
 def _part(data, rows, labels):
     "Rows of data, with class numbers as labels"
     if is_pair(data) or is_polars_pair(data):
@@ -69,6 +64,14 @@ def _jobs(labels, folds, repeats, seed, known):
     return jobs
 
 
+def _check_folds(folds, samples):
+    "Raise `DataError` for folds that cannot be made"
+    if folds < 2 or folds > samples:
+        raise DataError(
+            f"A cross-validation takes from 2 folds to one for each of the {samples:,} samples, and got {folds}."
+        )
+
+
 def _workers(asked, jobs, options):
     "How many processes train; one where they would share a device"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -89,16 +92,16 @@ def out_of_sample(
     Generator
 ):  # yields `FoldProgress`, and returns probabilities, shape (samples, classes), NaN where there are none
     "Judge each sample by models that did not train on it"
-    if folds < 2 or folds > len(labels):
-        raise DataError(
-            f"A cross-validation takes from 2 folds to one for each of the {len(labels):,} samples, and got {folds}."
-        )
-    task, keep = _read(task, options), keeps_weights(task.model, options) if keep is None else keep
+    _check_folds(folds, len(labels))
+    if text_pair(task.train_data) is not None:  # read once, so that texts have one length in all folds
+        task = read_task(task, options)
+    keep = keeps_weights(task.model, options) if keep is None else keep
     columns = table_columns(task, options)
     workers = _workers(workers, folds * repeats, options)
     jobs = _jobs(labels, folds, repeats, options.seed, judged_rows(task, options, len(labels)))
     started = time.monotonic()
-    total, seen = np.zeros((len(labels), int(labels.max()) + 1)), np.zeros(len(labels), int)
+    total = np.zeros((len(labels), int(labels.max()) + 1))
+    seen = np.zeros(len(labels), int)
 
     def made(job):
         held, rest, repeat, number = job

@@ -24,6 +24,7 @@ from .verbs import Call, CellOptions, RunFolder, Verb
 from ..task.train_options import TrainOptions
 from ..task.task import Task
 from ..train.task_record import named
+from ..train.teachers import named_teachers
 
 # %% ../../nbs/notebook/06b_fit_verbs.ipynb #0ca9945c
 def read_task(call: Call) -> tuple[Task, TrainOptions]:
@@ -38,7 +39,7 @@ def read_task(call: Call) -> tuple[Task, TrainOptions]:
     variables = call.options(TaskNames)
     task = find_task(names, variables)
     taken = loss_and_metrics(names, call.values)
-    options = call.options(TrainOptions).replace(**taken)
+    options = named_teachers(call.options(TrainOptions).replace(**taken), names)
     task.notes = (*earlier_variables_note(taken, variables, task, own), *moved)
     return task, options
 
@@ -66,7 +67,7 @@ def _stay(call: Call, before: Path) -> tuple[str, ...]:
 def run_facts(call: Call, options: TrainOptions, added: dict[str, Options]) -> dict[str, object]:
     "Return what the run stores of its cell besides the source: names, and the cells that it needs"
     variables, known = call.options(TaskNames), call.shell.user_ns
-    own = ("loss", "metrics", "optimizer", "training_step", "eval_step")
+    own = ("loss", "metrics", "optimizer", "training_step", "eval_step", "teacher")
     objects = {name: getattr(options, name) for name in own}
     names = {part: name for part, name in vars(variables).items() if name in known} | named(known, objects)
     history = getattr(call.shell.history_manager, "input_hist_raw", [])

@@ -24,6 +24,7 @@ from ..runs.run import Run
 from ..runs.table import RunTable, find_run, list_runs
 from ..search.options import SweepOptions
 from ..task.train_options import TrainOptions
+from ..train.teachers import named_teachers
 from ..task.task import Task
 
 # %% ../../nbs/notebook/06c_run_verbs.ipynb #3ce7fe8d
@@ -68,7 +69,7 @@ def _resume(call: Call) -> Coroutine | None:
         return go_on(call, run)
     variables, names = call.options(TaskNames), call.shell.user_ns
     changes = {name: call.values[name] for name in declared(TrainOptions) if name in call.values}
-    options = stored_options(run, changes)
+    options = named_teachers(stored_options(run, changes), names)
     if not {variables.model, variables.train_data} <= names.keys() and run.cell:
         cell = stored_cell(run, call.options(Trust).trust, show=print)
         with stored_names(run, names):

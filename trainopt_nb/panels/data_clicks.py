@@ -78,10 +78,12 @@ def filling(
     change: Change,  # that imputes a column
     how: str = "",  # `median`, `mean` or `mode`; empty takes the value that was proposed
     value: str | None = None,  # to be written in place of it, as text
-) -> Change | str:  # or the key of the text that says why not
+) -> Change | str | None:  # or the key of the text that says why not; None for a way that does not exist
     "Return the change that writes a value of the reader's choice"
     if how in (known := report.fills(change.column)):
         return _tried(report, change._replace(values=(known[how],)))
+    if how:
+        return None
     if value is None:
         return _tried(report, change)
     kind = getattr(columns_of(report.train)[change.column].dtype, "kind", "O")

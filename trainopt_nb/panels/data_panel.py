@@ -27,7 +27,24 @@ def plain_code(text: str) -> str:
     return "\n".join(map(plain, text.split("\n")))
 
 # %% ../../nbs/panels/09_data_panel.ipynb #d13ff084
-class _Told:
+class _Words:
+    "Sentences that the page is told"
+
+    def _said(self):
+        key, values = self._clicked.said
+        return plain(self.texts[key].format(**values) if key in self.texts else key)
+
+    def _search(self):
+        search, step = self.search, self.search.progress
+        said = {"state": search.state, "refusal": search.refusal, "said": plain(search.said), "found": 0}
+        if step is not None:
+            said["step"] = [step.done, step.folds, step.epochs, round(step.seconds)]
+        if search.state == "done":
+            said["found"] = sum(len(f.rows) for f in self.report.findings if f.kind == "labels")
+        return said
+
+# %% ../../nbs/panels/09_data_panel.ipynb #a0a87936
+class _Told(_Words):
     "What the page is told"
 
     def facts(self) -> dict[str, object]:
@@ -71,19 +88,6 @@ class _Told:
         if self._clicked.tab == "features" and self._columns[0] != key:
             self._columns = key, feature_facts(self._table, self.texts)
         return self._columns[1]
-
-    def _said(self):
-        key, values = self._clicked.said
-        return plain(self.texts[key].format(**values) if key in self.texts else key)
-
-    def _search(self):
-        search, step = self.search, self.search.progress
-        said = {"state": search.state, "refusal": search.refusal, "said": plain(search.said), "found": 0}
-        if step is not None:
-            said["step"] = [step.done, step.folds, step.epochs, round(step.seconds)]
-        if search.state == "done":
-            said["found"] = sum(len(f.rows) for f in self.report.findings if f.kind == "labels")
-        return said
 
     def rows(self) -> dict[str, object]:
         "Return the rows of the preview that changed"

@@ -112,7 +112,7 @@ def feature_rows(table: Table, frame: object, texts: Mapping[str, str] = TEXTS) 
         )
     return rows
 
-
+# %% ../../nbs/panels/08f_feature_rows.ipynb #7a09fb32
 def feature_facts(fitted: FittedTable, texts: Mapping[str, str] = TEXTS) -> dict[str, object]:  # plain data
     "Return what the page shows of the columns"
     table, report = fitted.get(), fitted.report

@@ -28,7 +28,7 @@ ROWS: dict[str, Callable] = {
 
 
 class _Grid:
-    "The rows of a policy"
+    "The samples of a preview, opened when someone looks"
 
     def __init__(
         self,
@@ -78,6 +78,10 @@ class _Grid:
             except TrainoptError as error:
                 self.why = str(error)
 
+# %% ../../nbs/panels/08_preview.ipynb #8e28be7f
+class _Rows(_Grid):
+    "What each row shows"
+
     def scaled(self, step: Step) -> Step:
         "Return an operation with the strength that the factor makes of it"
         op = step.operation
@@ -111,8 +115,8 @@ class _Grid:
         except (DataError, OptionError, TaskError) as error:
             return {"said": plain(error)}
 
-# %% ../../nbs/panels/08_preview.ipynb #8e28be7f
-class Preview(_Grid):
+# %% ../../nbs/panels/08_preview.ipynb #af7ceb53
+class Preview(_Rows):
     "A grid of augmented samples, and what the page says of it"
 
     def take(self, content: dict[str, object]) -> bool:  # whether the message was for the preview

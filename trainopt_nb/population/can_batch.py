@@ -59,6 +59,9 @@ def option_reason(
         "offload keeps weights elsewhere": o.offload,
         "clean looks at the training data of each trial by itself": o.clean != "none",
         "synthetic adds samples by draws of each training": o.synthetic != "none",
+        "teacher adds to the loss what another model says": not (
+            isinstance(o.teacher, str) and o.teacher == "none"
+        ),
         "tta judges each model by several views of its images": o.tta > 1,
         "on_nonfinite skip restores running statistics": o.on_nonfinite == "skip",
         "optimizer names one for each part of the model": isinstance(o.optimizer, Mapping),

@@ -123,6 +123,11 @@ class Run(RunWriter):
         "Make the directory of a new run; raises `RunError` where that is not possible"
         return cls(make_directory(folder, name, options, cell, dated, type=type, parent=parent, **more))
 
+    @property
+    def stored_as(self) -> str:
+        "Return what an option of another run stores of this one: its directory"
+        return str(self.path)
+
     def eject(
         self,
         path: str | Path | None = None,  # of the script; `train.py` in the run's directory where None

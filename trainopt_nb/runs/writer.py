@@ -34,9 +34,11 @@ class LogWriter:
     def __init__(
         self,
         path: Path,  # the run's directory
+        late: bool = False,  # whether the first summary is written after `EVERY` seconds, or at the end
     ):
         "Raises `RunError` where another process writes it, or nothing can be written"
         self.path, self.lines = path, None
+        self._written = time.monotonic() if late else -math.inf  # when there was a summary
         self._summarized = 0  # size of the log at the newest summary
         self._changed = False  # whether there is something new since then
         self._lock = lock_log(path / LOCK)
@@ -44,9 +46,7 @@ class LogWriter:
             with run_errors(path / LOG):
                 self.lines = LineFile(path / LOG)
             self.file = self.lines.file
-            known = read_summary(path)  # of a run that goes on: it is replaced at once
-            self._written = time.monotonic() if known is None else -math.inf  # when there was a summary
-            earlier = follow_summary(path, known)  # a summary needs no curves
+            earlier = follow_summary(path, read_summary(path))  # a summary needs no curves
             earlier.update()
             self.progress: Progress = earlier.progress
             self.progress.state, self.progress.reason = earlier.logged
@@ -128,13 +128,14 @@ class RunWriter(HeldRun):
     def start_writing(
         self,
         token: str | None = "",  # as given to `claim`; None where another process holds the lock for this one
+        late: bool = False,  # as for `LogWriter`
     ):
         "Become the only writer; raises `RunError` where another process is"
         if token is not None:
             self.hold(token)
         self._owns_lock, self._pid = token is not None, os.getpid()
         try:
-            self._log = LogWriter(self.path)
+            self._log = LogWriter(self.path, late)
         except BaseException:
             if self._owns_lock:
                 self.release()

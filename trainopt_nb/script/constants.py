@@ -22,6 +22,7 @@ NAMED = {  # expression -> name of its constant
     "seen.epoch_steps": "EPOCH_STEPS",
     "seen.classes": "CLASSES",
     "seen.weights": "WEIGHTS",
+    "seen.distill['temperature']": "TEMPERATURE",
     "o.milestones": "MILESTONES",
     "o.freeze": "FREEZE",
     "seen.lr_rates": "LR_FOR",

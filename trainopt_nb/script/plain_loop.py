@@ -32,6 +32,7 @@ from trainopt_nb.script.plain_update import (
     make_optimizer,
     moves,
     prepare_model,
+    prepare_teacher,
     seed_everything,
     set_torch,
     update,
@@ -105,6 +106,7 @@ def train_epoch(
     epoch: int,
     step: int,
     drops: int,
+    teacher: nn.Module | None,
 ) -> tuple[float, int]:
     "Train for one epoch; return the mean loss and the number of updates so far"
     total, count = 0.0, 0
@@ -118,9 +120,9 @@ def train_epoch(
         if o.accumulate == 1:
             inputs, targets = place_batch(o, seen, batch, device)
             mass = mass_of(o, seen, inputs, targets, weight)
-            loss = add_gradients(o, seen, runner, inputs, targets, weight, scaler, device, 1.0)
+            loss = add_gradients(o, seen, runner, inputs, targets, weight, scaler, device, 1.0, teacher)
         else:
-            loss, mass = add_all_gradients(o, seen, runner, batch, weight, scaler, device)
+            loss, mass = add_all_gradients(o, seen, runner, batch, weight, scaler, device, teacher)
         if o.on_nonfinite == "skip" and not math.isfinite(loss):
             continue  # the loss is not finite
         update(o, seen, model, optimizer, scaler)
@@ -142,12 +144,21 @@ def finish(o: Namespace, seen: Namespace, model: nn.Module, average: nn.Module):
     model.eval()
 
 
-def train_model(o: Namespace, seen: Namespace, model: nn.Module, train_data: Data, valid_data: Data | None):
+def train_model(
+    o: Namespace,
+    seen: Namespace,
+    model: nn.Module,
+    train_data: Data,
+    valid_data: Data | None,
+    teacher: nn.Module | None,
+):
     "Train the model, and save its weights"
     set_torch(o)
     device = find_device(o)
     train, valid = prepare_data(o, seen, train_data, valid_data)
     prepare_model(o, model, device)
+    if seen.distill:
+        prepare_teacher(o, teacher, device)
     weight = loss_weight(o, seen, train, device) if weighted(o, seen) else None
     metrics = make_metrics(o, seen, device) if uses_torchmetrics(o, seen) else {}
     seed_everything(o.seed)
@@ -163,7 +174,20 @@ def train_model(o: Namespace, seen: Namespace, model: nn.Module, train_data: Dat
         if o.freeze:
             freeze_parts(o, seen, model, epoch)
         loss, step = train_epoch(
-            o, seen, model, runner, average, train, optimizer, weight, scaler, device, epoch, step, drops
+            o,
+            seen,
+            model,
+            runner,
+            average,
+            train,
+            optimizer,
+            weight,
+            scaler,
+            device,
+            epoch,
+            step,
+            drops,
+            teacher,
         )
         figures = {"train_loss": loss}
         if seen.valid:
@@ -185,6 +209,7 @@ def train_model(o: Namespace, seen: Namespace, model: nn.Module, train_data: Dat
 # %% ../../nbs/script/06_plain_loop.ipynb #ef017928
 USUAL = {
     "augment": {},
+    "distill": {},
     "views": [],
     "images": False,
     "target_key": None,

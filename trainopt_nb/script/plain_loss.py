@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['weighted', 'loss_weight', 'is_half', 'autocast', 'odd_labels', 'class_loss', 'answer_loss', 'value_loss', 'loss_of',
-           'mass_of']
+           'taught_loss', 'mass_of']
 
 # %% ../../nbs/script/03_plain_loss.ipynb #f137ea28
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +17,7 @@ from .plain_batches import has_targets, pick
 from .plain_data import Data, Namespace, Tensors
 from ..task.losses import IGNORE, class_numbers, focal_loss, log_of, soft_focal_loss
 from ..task.loss_step import class_weight
+from ..task.soft_losses import soft_answer_loss, soft_class_loss, soft_value_loss
 
 # %% ../../nbs/script/03_plain_loss.ipynb #d175f77a
 def weighted(o: Namespace, seen: Namespace) -> bool:
@@ -177,6 +178,19 @@ def loss_of(
     if seen.kind == "regression":
         return value_loss(o, seen, pick(seen.scores, outputs), targets)
     return answer_loss(o, seen, pick(seen.scores, outputs), targets, weight)
+
+# %% ../../nbs/script/03_plain_loss.ipynb #ffd48fdd
+def taught_loss(o: Namespace, seen: Namespace, loss: Tensor, scores: Tensor, teacher: Tensor) -> Tensor:
+    "Return the loss of the labels and of the teacher's scores"
+    if is_half(o):
+        scores, teacher = scores.float(), teacher.float()
+    if seen.distill["kind"] == "classification":
+        soft = soft_class_loss(scores, teacher, seen.distill["temperature"], seen.distill["axis"])
+    elif seen.distill["kind"] == "regression":
+        soft = soft_value_loss(scores, teacher)
+    else:
+        soft = soft_answer_loss(scores, teacher, seen.distill["temperature"])
+    return (1 - o.distill_weight) * loss + o.distill_weight * soft
 
 # %% ../../nbs/script/03_plain_loss.ipynb #b3f5a6ff
 def _batch_size_of(seen: Namespace, inputs: Tensors, targets: Tensor | None) -> int:

@@ -48,6 +48,8 @@ REFUSED = (
     "back_translation",
     "synthetic",
     "synthetic_share",
+    "distill_layers",
+    "unlabelled_share",
 )
 # of a trial that was trained in one program with others
 TOGETHER = "The trial was trained together with others as one program, which adds in another order: the weights will be near, not equal."
@@ -55,7 +57,8 @@ WRITTEN = (
     "epochs max_steps batch_size shuffle drop_last workers valid_fraction loss label_smoothing class_weights focal_gamma "
     "task_type class_axis scores huber_delta metrics optimizer lr lr_for weight_decay weight_decay_for freeze unfreeze decay_all momentum l1 schedule warmup final_lr step_every milestones gamma "
     "plateau_patience clip clip_value dropout ema precision accumulate compile channels_last device threads monitor monitor_mode patience "
-    "min_delta restore_best seed deterministic augment augment_strength augment_values augment_kind augment_targets tta"
+    "min_delta restore_best seed deterministic augment augment_strength augment_values augment_kind augment_targets tta "
+    "teacher distill distill_weight"
 ).split()
 
 # %% ../../nbs/script/16_reasons.ipynb #7241342f
@@ -153,6 +156,21 @@ def _no_augmentation(seen: dict) -> str:  # empty where a script can repeat it
     return ""
 
 # %% ../../nbs/script/16_reasons.ipynb #c517b6a5
+def _no_teacher(seen: dict) -> str:  # empty where a script can repeat it
+    "Say what about a teacher no script repeats"
+    if seen.get("unlabelled"):
+        return "The run learns from samples without labels, which no script repeats: leave --unlabelled out to have a script."
+    taught = seen.get("distill") or {}
+    if taught.get("layers"):
+        return "The run compares inner layers with those of a teacher, which no script repeats: imitate logits alone, --distill logits, to have a script."
+    if taught and (taught["teachers"] > 1 or taught["stored"]):
+        whom = "several teachers" if taught["teachers"] > 1 else "a stored run"
+        return f"The run learns from {whom}, which no script asks: name one variable of the cell by --teacher to have a script."
+    if taught and not (taught["plain"] and taught["form"] == taught["teacher_form"] == "logits"):
+        return "The teacher or the model of the run gives more than a tensor of logits, which no script compares: let both return logits to have a script."
+    return ""
+
+# %% ../../nbs/script/16_reasons.ipynb #64e88cbb
 def no_script(
     facts: dict,  # what stands in run.json
 ) -> str:  # empty where a script can be written
@@ -185,7 +203,7 @@ def no_script(
             "The loss of the run compares the scores at each place with the next target, whose figures no script computes: give inputs "
             "without the last place and targets without the first to have a script."
         )
-    if why := _no_augmentation(seen):
+    if why := _no_augmentation(seen) or _no_teacher(seen):
         return why
     if parts := seen.get("loss_parts"):
         return f"The loss of the run is a dict of parts ({', '.join(parts)}), which no script adds up: let it return their sum to have a script."

@@ -29,6 +29,7 @@ from .cell_runner import CellRunner
 from .contents import is_comparable
 from ..task.task import Task
 from ..task.train_options import TrainOptions
+from ..train.teachers import named_teachers
 from ..task.variables import TaskNames, earlier_variables_note, find_task, loss_and_metrics, resolve
 from ..train.torch_settings import seed_everything
 from ..workers.shared_arrays import SharedArrays, can_travel, pickle_shared
@@ -219,6 +220,6 @@ class CellObjective(_PackedCell):
         given = resolve(self.given, names) | drawn
         task = find_task(names, self.variables)
         taken = loss_and_metrics(names, given)
-        options = TrainOptions.of(**given).replace(**taken)
+        options = named_teachers(TrainOptions.of(**given).replace(**taken), names)
         task.notes = earlier_variables_note(taken, self.variables, task, bound_names(self.source))
         return task, options

@@ -7,6 +7,7 @@ __all__ = ['Trainable', 'Objective', 'TaskObjective', 'FunctionObjective', 'as_v
            'split_cluster', 'Described', 'describe']
 
 # %% ../../nbs/sweeps/23_objective.ipynb #05ce33d8
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -23,6 +24,7 @@ from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..train.known_task import KnownTask
 from ..train.prepare import prepare
+from ..train.teachers import find_teachers
 from ..workers.processes import pickle_parts
 from ..workers.ray_connection import check_cluster
 from ..workers.shared_arrays import SharedArrays
@@ -59,7 +61,7 @@ class TaskObjective(Objective):
         task: Task,
         options: TrainOptions,  # of all trials; those that are searched are replaced
     ):
-        self.task, self.options, self.known = task, options, KnownTask()
+        self.task, self.options, self.known = task, find_teachers(options, task.model), KnownTask()
 
     @property
     def kept(self) -> tuple[object, ...]:
@@ -88,7 +90,7 @@ class TaskObjective(Objective):
     def __call__(self, trial: BaseTrial) -> Trainable:
         "Return the task with a copy of its model"
         t = self.task
-        return Task(deepcopy(t.model), t.train_data, t.valid_data, t.notes), self.options
+        return dataclasses.replace(t, model=deepcopy(t.model)), self.options
 
 # %% ../../nbs/sweeps/23_objective.ipynb #c074c273
 class FunctionObjective(Objective):
@@ -210,7 +212,7 @@ def describe(
     devices = check_place(options)
     check_plan(task.model, options, needs_of(options))
     with preserve_rng():
-        own = Task(_copied(task.model), task.train_data, task.valid_data, task.notes)
+        own = dataclasses.replace(task, model=_copied(task.model))
         prepared = prepare(own, trial_options([], options))
     notes = searched_in_vain(space or {}, options, prepared, task)
     found = resolve_goals(goals, options, prepared)

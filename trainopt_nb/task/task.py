@@ -25,3 +25,6 @@ class Task:
     notes: Sequence[str] = ()  # sentences on where it comes from, which a run shows to its reader
     read: ReadData | None = None  # what there is to say about data that were read from files
     table: Table | None = None  # what a table became, where the data were one
+    unlabelled: object = (
+        None  # inputs without targets, as arrays or a Dataset, of which training batches get a share
+    )

@@ -13,6 +13,7 @@ from ..base.patterns import scale_rates
 from ..feed.options import FeedOptions
 from .augment_options import AugmentOptions
 from .clean_options import CleanOptions
+from .distill_options import DistillOptions
 from .learning_options import LOSSES  # noqa: F401 names of options belong to them
 from .optimizer_options import OPTIMIZERS, OTHERS, SCHEDULES  # noqa: F401
 from .running_options import PRECISIONS, FaultOptions  # noqa: F401
@@ -20,7 +21,7 @@ from .table_options import TableOptions
 
 # %% ../../nbs/task/01_train_options.ipynb #94f1eae1
 @dataclass(frozen=True, repr=False)
-class TrainOptions(CleanOptions, TableOptions, FeedOptions, AugmentOptions, FaultOptions):
+class TrainOptions(CleanOptions, DistillOptions, TableOptions, FeedOptions, AugmentOptions, FaultOptions):
     "How a model is trained"
 
     @property

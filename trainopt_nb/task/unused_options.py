@@ -13,6 +13,7 @@ from ..data.dataset_batches import DatasetBatches
 from ..data.stream_batches import StreamBatches
 from ..data.source import Data
 from ..base.options import Options, declared
+from .distill_options import Imitated, read_distill
 from .train_options import TrainOptions
 
 # %% ../../nbs/task/05_unused_options.ipynb #86a535b1
@@ -54,11 +55,26 @@ def _of_the_data(o, train_data, data, held_out):
         )
     if o.synthetic == "none":
         yield ("synthetic_share",), "there is no --synthetic"
+    yield from _of_the_teacher(o)
     if data.valid is None:
         yield (
             ("tta", "metrics", "monitor", "monitor_mode", "restore_best", "eval_step"),
             not_validated(data),
         )
+
+
+def _of_the_teacher(o):
+    "(options, reason) for those about a teacher"
+    imitated = read_distill(o.distill)
+    if isinstance(o.teacher, str) and o.teacher == "none":
+        yield ("distill", "distill_weight", "distill_layers", "unlabelled_share"), "there is no --teacher"
+    elif imitated == Imitated():
+        yield ("teacher", "distill_weight", "distill_layers"), "--distill is none"
+    else:
+        if imitated.temperature is None:
+            yield ("distill_weight",), "--distill compares no logits"
+        if not imitated.layers:
+            yield ("distill_layers",), "--distill compares no layers"
 
 
 def _of_the_loss(o, task_type):

@@ -25,6 +25,11 @@ class TaskNames(Options):
     model: str = option("model", "variable that holds the model", group="Cell")
     train_data: str = option("train_data", "variable that holds the training data", group="Cell")
     valid_data: str = option("valid_data", "variable that holds the validation data", group="Cell")
+    unlabelled: str = option(
+        "",
+        "variable that holds inputs without labels, of which a model with a --teacher learns too",
+        group="Cell",
+    )
 
 # %% ../../nbs/task/09_variables.ipynb #a1887d88
 _VALID = r"(^|_)(val|test|dev|eval|holdout)"
@@ -54,6 +59,14 @@ def _is_data(value: object) -> bool:
     ) or isinstance(value, (torch.utils.data.Dataset, torch.utils.data.DataLoader))
 
 
+def _unlabelled(names, wanted):
+    "Return the samples without labels, where a flag names them"
+    if not wanted:
+        return None
+    fits = lambda value: hasattr(value, "__getitem__") and hasattr(value, "shape")
+    return _find_variable(names, wanted, "--unlabelled", fits, "samples without labels", "unlab|pool")
+
+
 def find_task(
     names: dict[str, object],  # the user's variables
     cell: TaskNames,  # which of them
@@ -63,11 +76,14 @@ def find_task(
         names, cell.model, "--model", lambda v: isinstance(v, nn.Module), "the model", "model|net"
     )
     train = _find_variable(names, cell.train_data, "--train-data", _is_data, "the training data", "train")
+    task = Task(model, train, names.get(cell.valid_data), unlabelled=_unlabelled(names, cell.unlabelled))
     if cell.valid_data == declared(TaskNames)["valid_data"].default:
-        return Task(model, train, names.get(cell.valid_data))
+        return task
     other = lambda value: value is not train and _is_data(value)
-    valid = _find_variable(names, cell.valid_data, "--valid-data", other, "the validation data", _VALID)
-    return Task(model, train, valid)
+    task.valid_data = _find_variable(
+        names, cell.valid_data, "--valid-data", other, "the validation data", _VALID
+    )
+    return task
 
 # %% ../../nbs/task/09_variables.ipynb #d5558472
 def _is_metrics(value: object) -> bool:

@@ -15,6 +15,7 @@ def own_states(
 ) -> dict[str, Stateful]:  # key in a checkpoint -> what is kept
     "Return what the loss or the step of a task keeps"
     kept = {"loss_module": prepared.loss_module, "loss_parts": prepared.parts, "own_step": prepared.runner}
+    kept["teachers"] = prepared.record
     return {name: part for name, part in kept.items() if part is not None}
 
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from torch import nn
 
+from ..augment.unlabelled import Unlabelled
+from ..base.errors import TaskError
 from ..data.batches import MemoryBatches
 from ..data.device_transforms import DeviceTransform
 from ..data.snapshot import preserve_state
@@ -29,16 +31,20 @@ from ..task.read_task import read_task
 from ..task.table_task import with_table
 from ..task.task import Task
 from ..task.train_options import TrainOptions
+from ..task.unlabelled_task import choose_unlabelled
 from ..task.unused_options import unused_options
 from .assume import assume
 from .first_batch import Sample, batch_mover, move_transforms, try_task
 from ..optim.freeze import Freezing, frozen_note
+from .distill import Distillation, choose_distillation
 from .known_task import KnownTask, Seen
 from .objective import Loss, choose_loss, choose_metrics, choose_sample_weight
 from .prepare_step import own_step, prepare_step, with_augmentation, with_own_figures
 from .prepared import Prepared
 from .strategy import make_strategy
+from .taps import adapter_exchange
 from .task_data import open_task_data
+from .teachers import TeacherRecord
 from .torch_settings import torch_settings
 
 # %% ../../nbs/train/04_prepare.ipynb #67a1ed34
@@ -98,7 +104,8 @@ class _Tried(NamedTuple):
     loss: Loss
     metrics: Metrics
     notes: list[tuple[str, str]]  # (topic, sentence)
-    assumptions: list  # about augmentation
+    assumptions: list  # about augmentation, and about what is learned from a teacher
+    distillation: Distillation | None = None  # what is learned from a teacher
 
 
 def _moved(place):
@@ -125,31 +132,66 @@ def _try(place, sources, freezing, known):
         notes = [("frozen", text)] if (text := frozen_note(freezing)) else []
         sample, checked, inferred, training = _look(place, tried_on, seen)
         place = place if tried_on == place.device else _moved(place)
-        loss = choose_loss(model, o, data, place.device, place.to_device, sample, inferred, training)
+        taught = choose_distillation(place, sample, inferred)
+        learned = None if taught is None else taught.distillation
+        loss = choose_loss(model, o, data, place.device, place.to_device, sample, inferred, training, learned)
         metrics = choose_metrics(o, data, sample, inferred)
         place, said, rows = with_augmentation(place, sample.batch, inferred)
+        place, more = _with_unlabelled(place, sample, inferred)
     if seen is None:
         known.add(Seen(sample, checked, inferred, loss.notes))
     notes += [("task", note) for note in task.notes] + checked
     notes += _notes(task, o, model, data, sample, inferred) + loss.notes + strategy.notes(model, place.device)
-    return _Tried(place, sample, inferred, loss, metrics, [*notes, *said], rows)
+    if taught is not None:
+        more, rows = [*taught.notes, *more], [*rows, *taught.assumptions]
+    return _Tried(place, sample, inferred, loss, metrics, [*notes, *said, *more], rows, learned)
+
+
+def _with_unlabelled(place, sample, inferred):
+    "Join samples without labels to the training batches"
+    if place.task.unlabelled is not None and inferred.task_type in ("model", "custom"):
+        raise TaskError(
+            "--unlabelled needs a loss of PyTorch, which is computed for the samples with labels alone: name one, such as --loss cross-entropy."
+        )
+    mover, shard = (
+        batch_mover(place.device, place.options.channels_last, place.task.model),
+        place.strategy.ranks.data_shard,
+    )
+    found, notes = choose_unlabelled(
+        place.options, place.task, place.data, sample.first, mover, place.transforms, shard
+    )
+    return place if found is None else place._replace(transforms=(*place.transforms, found)), notes
 
 # %% ../../nbs/train/04_prepare.ipynb #889214d7
+def _record(taught, transforms):
+    "Return what checkpoints say of the teachers and of the samples without labels"
+    if taught is None:
+        return None
+    found = next((each for each in transforms if isinstance(each, Unlabelled)), None)
+    return TeacherRecord(taught.teachers.models, 0 if found is None else found.count)
+
+
 def _put_together(tried, sources, freezing, notes):
     "Distribute the model, and put together what was found"
     (task, o, strategy, device, data, _, transforms, hooks), sample, inferred, loss, metrics, found, rows = (
-        tried
+        tried[:7]
     )
+    taught, unlabelled = tried.distillation, task.unlabelled is not None
+    if taught is not None and taught.module is not None and strategy.ranks.world > 1:
+        hooks = (adapter_exchange(taught.module, strategy.ranks), *hooks)
     seen = sample.batch, sample.outputs
     with freezing.for_good():
         steps = strategy.distribute(task.model, device, seen, inferred.task_type, loss.step_functions)
-    strategy.sample_weight, more = choose_sample_weight(o, strategy.ranks, sample, inferred, loss.weight)
+    strategy.sample_weight, more = choose_sample_weight(
+        o, strategy.ranks, sample, inferred, loss.weight, unlabelled
+    )
     shapes = tree_map(lambda tensor: tensor.detach().to("meta"), seen)
     prepared = Prepared(
         task.model, data, device, inferred.task_type, inferred.columns, inferred.scoring, loss.to_device, *steps,
         strategy.sample_weight, metrics, strategy, [*notes, *found, *more], shapes, hooks, transforms,
         assume(task.model, o, sample, inferred, metrics, data) + rows, inferred.own,
         shift=inferred.shift, parts=loss.parts, loss_module=loss.module, freezing=freezing,
+        record=_record(taught, transforms), distilled={} if taught is None else taught.facts,
     )  # fmt: skip
     return with_own_figures(prepared, tried.place, sources)
 

@@ -20,6 +20,7 @@ from ..data.tensors import Batch, leaves, size_of, tree_map
 from ..events.assumptions import Assumption
 from ..task.loss_parts import LossParts, parse_weights
 from ..task.losses import Given
+from ..steps.imitated import check_step_teacher
 from ..steps.loss_module import loss_module_of
 from ..steps.model_losses import step_options
 from ..steps.own_step import StepRunner, in_turns, next_turn
@@ -133,6 +134,7 @@ def prepare_step(
     "Put a step of the user's own together. Raises `TaskError`, `DataError` or `OptionError` with the reason"
     o, model, strategy, turns = place.options, place.task.model, place.strategy, in_turns(place.step)
     check_step(place, turns)
+    check_step_teacher(o, place.task)
     place = place._replace(to_device=_moves_objects(place.to_device, place.device))
     parts, figures = LossParts(parse_weights(o.loss_weights), "training_step"), LossParts()
     module = loss_module_of(o)

@@ -76,6 +76,8 @@ class PreparedParts:
     runner: StepRunner | None = None  # a step of the user's own
     turns: bool = False  # whether that step trains the parts of the model in turn
     freezing: Freezing | None = None  # what is frozen in the model; None makes it from the options
+    record: object = None  # the `TeacherRecord` of a model that learns from a teacher
+    distilled: dict = field(default_factory=dict)  # what a script must know of the teachers; plain values
 
     def __post_init__(self):
         self.freezing = self.freezing or Freezing(self.model, self.strategy.options)

@@ -104,6 +104,8 @@ def _state_dict(state):
 
 
 def _load_state_dict(state, model_state, training):
+    if (record := state.prepared.record) is not None and training.get("teachers"):
+        record.load_state_dict(training["teachers"])  # before anything is changed
     try:
         load_model(state.prepared.model, training.get("weights") or model_state)
         copy_to_host(state.optimizer)

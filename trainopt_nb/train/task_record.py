@@ -210,6 +210,8 @@ def task_record(
         "total": s.total,
         "device": p.device.type,
         "changed": sorted(loop.options.changed()),
+        "distill": p.distilled,
+        "unlabelled": task.unlabelled is not None,
     }
     facts |= _loss_facts(p, loop.options.loss) | _augment_facts(p, loop.options)
     facts |= _batch_facts(batch, p.model) | _output_facts(outputs, targets)

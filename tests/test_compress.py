@@ -1,0 +1,451 @@
+"Models are measured beside each other, pruned, made thinner, and kept only where they are smaller, faster and above the floor"
+
+from copy import deepcopy
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.datasets import load_diabetes, load_digits
+from torch import nn
+
+from trainopt_nb.api.fit import fit
+from trainopt_nb.base.errors import CompressError, OptionError
+from trainopt_nb.compress import sparse
+from trainopt_nb.compress.candidate import Floor, judge_candidate
+from trainopt_nb.compress.channels import find_channels, remove_channels
+from trainopt_nb.compress.compress import Compression, Measured, compress
+from trainopt_nb.compress.count import count_macs
+from trainopt_nb.compress.figure import Figure, wilson
+from trainopt_nb.compress.heads import attention_layers
+from trainopt_nb.compress.importance import IMPORTANCE, Importance
+from trainopt_nb.compress.judge import Judge, Judged, halves
+from trainopt_nb.compress.measure import measure, measure_served
+from trainopt_nb.compress.measurement import Measurement
+from trainopt_nb.compress.recipe import Recipe
+from trainopt_nb.compress.served import TorchServed
+from trainopt_nb.compress.sparse import rows_of_layers, unpack, use_sparse
+from trainopt_nb.compress.teacher import Lessons
+from trainopt_nb.compress.timing import Times
+from trainopt_nb.runs.table import list_runs
+from trainopt_nb.task.task import Task
+from trainopt_nb.task.train_options import TrainOptions
+
+CPU = TrainOptions(device="cpu")
+
+
+class Block(nn.Module):
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(outputs), nn.BatchNorm2d(outputs)])
+        self.beside = nn.Conv2d(inputs, outputs, 1, stride) if stride > 1 else nn.Identity()
+
+    def forward(self, x):
+        hidden = self.norms[0](self.first(x)).relu()
+        return (self.norms[1](self.second(hidden)) + self.beside(x)).relu()
+
+
+def resnet(width=16):
+    torch.manual_seed(0)
+    stem = nn.Conv2d(1, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+    blocks = Block(width, width, 1), Block(width, 2 * width, 2)
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * width, 10))
+
+
+class Encoder(nn.Module):
+    "Eight rows of an image are eight words"
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        layer = nn.TransformerEncoderLayer(32, 4, 64, 0.0, batch_first=True)
+        self.words, self.layers = (
+            nn.Linear(8, 32),
+            nn.TransformerEncoder(layer, 2, enable_nested_tensor=False),
+        )
+        self.place, self.head = nn.Parameter(torch.zeros(8, 32)), nn.Linear(32, 10)
+
+    def forward(self, x):
+        return self.head(self.layers(self.words(x.squeeze(1)) + self.place).mean(1))
+
+
+def mlp(width=128):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(64, width),
+        nn.ReLU(),
+        nn.Linear(width, width),
+        nn.ReLU(),
+        nn.Linear(width, 10),
+    )
+
+
+@pytest.fixture(scope="module")
+def digits():
+    images, labels = load_digits(return_X_y=True)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    x = torch.tensor(images / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)[order]
+    y = torch.tensor(labels)[order]
+    return (x[:1300], y[:1300]), (x[1300:], y[1300:])
+
+
+@pytest.fixture(scope="module")
+def trained(digits, tmp_path_factory):
+    net = mlp()
+    fit(
+        net,
+        *digits,
+        epochs=4,
+        lr=3e-3,
+        device="cpu",
+        folder=tmp_path_factory.mktemp("runs"),
+        write=lambda line: None,
+    )
+    return net
+
+
+def candidate_of(made, recipe):
+    "The candidate that a recipe of one step makes"
+    return next(event.candidate for event in made.events(Recipe.of(recipe)) if isinstance(event, Measured))
+
+
+def begun(net, data, folder, floor="2%", **more):
+    return Compression(net, data, floor, seconds=0.1, options=CPU.replace(lr=3e-3), folder=folder, **more)
+
+
+# --- measuring
+
+
+def test_a_model_is_measured_beside_others(digits, trained):
+    rows = measure(trained, Task(trained, *digits), (1, 32), beside=[mlp(16)], seconds=0.1, options=CPU)
+    first, second = rows
+    assert first.macs == 64 * 128 + 128 * 128 + 128 * 10 and first.parameters == sum(
+        p.numel() for p in trained.parameters()
+    )
+    assert first.nbytes == TorchServed(trained).nbytes and second.nbytes < first.nbytes / 5
+    assert all(
+        len(row.times[size].calls) >= 11 and row.times[size].p10 <= row.latency(size)
+        for row in rows
+        for size in (1, 32)
+    )
+    assert second.speedup(first, 32)[0] > 1.1
+    assert first.figure.name == "accuracy" and first.figure.low < first.figure.value < first.figure.high
+    text = repr(rows)
+    assert "248 of 497" in text or "249 of 497" in text
+    assert "1 thread of" in text and "torch" in text and "<td" in rows._repr_html_()
+
+
+def test_the_metric_is_the_engines_own(digits, trained):
+    x, y = digits[1]
+    with torch.no_grad():
+        right = (trained(x).argmax(1) == y).float()
+    judged = Judge(Task(trained, *digits), CPU)(TorchServed(trained))
+    first, second = halves(len(y))
+    assert judged.whole.value == pytest.approx(float(right.mean()))
+    assert judged.chooses.value == pytest.approx(float(right[first].mean()))
+    assert judged.judges.value == pytest.approx(float(right[second].mean()))
+    assert (judged.judges.low, judged.judges.high) == wilson(int(right[second].sum()), len(second))
+
+
+def test_an_error_is_better_when_it_is_smaller():
+    x, y = load_diabetes(return_X_y=True)
+    x, y = torch.tensor(x, dtype=torch.float32) * 20, torch.tensor(y, dtype=torch.float32)
+    net = nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 1))
+    figure = Judge(Task(net, (x, y), (x, y)), CPU)(TorchServed(net)).judges
+    assert (figure.name, figure.mode, figure.method) == (
+        "mae",
+        "min",
+        "bootstrap",
+    ) and figure.low < figure.value < figure.high
+    worse = figure._replace(value=figure.value * 1.02)
+    assert (
+        worse.lost(figure) == pytest.approx(0.02)
+        and not Floor.of("1%").holds(worse, figure)
+        and Floor.of("3%").holds(worse, figure)
+    )
+
+
+def test_a_loss_and_an_evaluation_of_the_users_own_judge(digits, trained):
+    def own(model, batch):
+        return {"wrong": (model(batch[0]).argmax(1) != batch[1]).float().mean()}
+
+    step = lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1])
+    options = CPU.replace(training_step=step, eval_step=own, monitor="wrong", monitor_mode="min")
+    judged = Judge(Task(trained, *digits), options)(TorchServed(trained))
+    x, y = digits[1]
+    assert judged.whole.value == pytest.approx(float((trained(x).argmax(1) != y).float().mean()), abs=1e-3)
+
+    parts = options.replace(eval_step=lambda model, batch: {"wrong": (model[1](model[0](batch[0]))).mean()})
+    with pytest.raises(CompressError, match=r"without calling model\(...\)"):
+        Judge(Task(trained, *digits), parts)(TorchServed(mlp(16)))
+
+
+def test_inputs_that_are_overwritten_are_found():
+    class Overwrites(TorchServed):
+        def _run(self, inputs, named):
+            return inputs[0].add_(1)
+
+    with pytest.raises(CompressError, match="changes its inputs"):
+        measure_served([Overwrites(nn.Linear(1, 1), "net")], {1: torch.zeros(1, 4)})
+
+
+# --- what is kept
+
+
+def measured(name, value, seconds, nbytes):
+    times = {1: Times(tuple(seconds * (1 + 0.01 * (i % 3)) for i in range(30)))}
+    return Measurement(name, nbytes, times, judged=Judged(*[Figure("accuracy", value, None, None, 225)] * 3))
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds", "nbytes", "said"),
+    [
+        (0.979, 0.001, 100, "under the floor: accuracy 97.9%"),
+        (0.985, 0.0054, 100, "kept fp32: new is 0.74x here at batch 1"),
+        (0.985, 0.001, 1100, "kept fp32: new takes 1.10 times the bytes"),
+        (0.985, 0.004, 1000, "neither faster nor smaller"),
+        (0.981, 0.002, 400, "2.00x at batch 1, 0.40 of the bytes of fp32"),
+    ],
+)
+def test_a_candidate_is_kept_or_refused_with_the_reason(value, seconds, nbytes, said):
+    dense = measured("fp32", 0.985, 0.004, 1000)
+    verdict = judge_candidate(measured("new", value, seconds, nbytes), dense, dense, Floor.of("0.5%"), [1])
+    assert said in str(verdict) and verdict.kept == said.startswith("2.00x")
+
+
+@pytest.mark.parametrize("wrong", ["half", "0.5", True, "5%%", ""])
+def test_a_floor_that_says_nothing_is_refused(wrong):
+    with pytest.raises(CompressError, match="floor takes"):
+        Floor.of(wrong)
+
+
+def test_what_is_refused_is_never_returned(digits, trained, tmp_path):
+    made = begun(trained, digits, tmp_path, "0%")
+    found = candidate_of(made, "prune 0.9 macs epochs=0 random")
+    assert not found.verdict.kept and "under the floor" in str(found.verdict)
+    result = made.result
+    assert result.best is made.candidates[0] and torch.equal(result.model[1].weight, trained[1].weight)
+    assert "under the floor" in repr(result) and not result.recipe
+
+
+def test_bad_input_is_one_sentence_before_anything_starts(digits, trained, tmp_path):
+    train = digits[0]
+    for arguments, match in (
+        ((trained, train), "judged on validation data"),
+        ((trained, "digits"), "takes a model and its Task"),
+        ((trained, (train, None)), "judged on validation data"),
+        ((nn.Linear(4, 2, device="meta"), digits), "meta device"),
+    ):
+        with pytest.raises(CompressError, match=match):
+            compress(*arguments, "prune 0.5", folder=tmp_path, device="cpu", valid_fraction=0.0)
+    with pytest.raises(CompressError, match="below the floor min"):
+        compress(trained, digits, "prune 0.5", floor="min 99.9%", folder=tmp_path, device="cpu", seconds=0.05)
+    for recipe, match in (
+        ("shrink 0.5", "no compression step 'shrink'"),
+        ("", "needs a step"),
+        ("prune 0.5 epochs=-1", "epochs"),
+    ):
+        with pytest.raises(OptionError, match=match):
+            compress(trained, digits, recipe, folder=tmp_path)
+    assert not list_runs(tmp_path)
+
+
+# --- pruning
+
+
+def widths_of(net):
+    return [layer.out_channels for layer in net.modules() if isinstance(layer, nn.Conv2d)]
+
+
+@pytest.mark.parametrize("by", IMPORTANCE)
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_channels_are_removed_by_each_importance(digits, by, scope):
+    net = resnet().eval()
+    judge = Judge(Task(net, *digits), CPU.replace(batch_size=16))
+    x = judge.inputs(2)
+    before = deepcopy(net.state_dict())
+    channels = find_channels(net, x)
+    importance = Importance(by, deepcopy(net).requires_grad_(True), judge, batches=2)
+    pruned = remove_channels(net, x, 0.5, importance, channels, scope, 2)
+    assert count_macs(pruned, x) < 0.6 * count_macs(net, x) and pruned(x).shape == (2, 10)
+    widths = widths_of(pruned)
+    assert all(width % 2 == 0 for width in widths) and sum(widths) < sum(widths_of(net))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_gradients_choose_channels_that_matter():
+    net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+    with torch.no_grad():
+        net[0].weight[:8] *= 30  # large, and without any effect
+        net[2].weight[:, :8] = 0
+    x = torch.randn(600, 4)
+    task = Task(net, (x, (x.sum(1) > 0).long()), (x, (x.sum(1) > 0).long()))
+    for by, same in (("taylor", True), ("hessian", True), ("magnitude", False)):
+        importance = Importance(by, deepcopy(net).requires_grad_(True), Judge(task, CPU), batches=2)
+        pruned = remove_channels(net, x[:2], 0.5, importance, find_channels(net, x[:2]), "local")
+        with torch.no_grad():
+            assert torch.allclose(pruned(x), net(x), atol=1e-5) == same, by
+
+
+def test_a_transformer_loses_heads_and_feed_forward_parts(digits, tmp_path):
+    net = Encoder()
+    made = begun(net, digits, tmp_path, None)
+    found = candidate_of(made, "prune 0.5 macs epochs=1 round_to=4")
+    module, (x, _) = found.served.module, digits[1]
+    assert 0.45 <= found.measurement.macs / made.candidates[0].measurement.macs <= 0.55
+    assert all(layer.num_heads < 4 for layer in attention_layers(module).values())
+    assert (
+        all(layer.linear1.out_features < 64 for layer in module.layers.layers)
+        and module.words.out_features == 32
+    )
+    with torch.no_grad():
+        alone, together = module(x[:1]), module(x[:9])
+    assert torch.allclose(alone, together[:1], atol=1e-4)
+
+
+def test_what_cannot_be_pruned_is_named_and_the_rest_goes_on():
+    class Views(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.free, self.fixed, self.head = nn.Linear(16, 32), nn.Linear(32, 12), nn.Linear(12, 3)
+
+        def forward(self, x):
+            return self.head(self.fixed(self.free(x).relu()).view(len(x), 3, 4).relu().view(len(x), 12))
+
+    net, x = Views(), torch.randn(2, 16)
+    channels = find_channels(net, x)
+    pruned = remove_channels(net, x, 0.5, Importance("magnitude", net), channels, "local")
+    assert channels.fixed["fixed"] and "fixed (" in channels.sentence()
+    assert pruned.free.out_features == 16 and pruned.fixed.out_features == 12
+
+
+def test_a_model_without_layers_to_prune_is_refused(digits, tmp_path):
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with pytest.raises(CompressError, match="cannot be pruned"):
+        list(begun(linear, digits, tmp_path, None).events(Recipe.of("prune 0.5 macs")))
+
+
+@pytest.mark.parametrize("target", ["macs", "size"])
+def test_half_is_half_within_a_tenth(digits, trained, tmp_path, target):
+    made = begun(trained, digits, tmp_path, None)
+    list(made.events(Recipe.of(f"prune 0.5 {target} epochs=0")))
+    first, last = made.candidates[0].measurement, made.candidates[-1].measurement
+    left = {"macs": last.macs / first.macs, "size": last.nbytes / first.nbytes}[target]
+    assert 0.45 <= left <= 0.55 and f"leaves {left:.2f} of the" in " ".join(made.candidates[-1].notes)
+
+
+def test_the_target_is_met_in_several_rounds_with_training_between(digits, trained, tmp_path):
+    made = begun(trained, digits, tmp_path, None)
+    list(made.events(Recipe.of("prune 0.75 macs iterations=2 epochs=2")))
+    first, last = made.candidates[0].measurement, made.candidates[-1].measurement
+    assert 0.225 <= last.macs / first.macs <= 0.275
+    assert (
+        sorted(run.name.rpartition("-")[0][-7:] for run in list_runs(tmp_path))
+        and len(list_runs(tmp_path)) == 2
+    )
+
+
+def test_training_recovers_and_a_stop_keeps_what_was_measured(digits, trained, tmp_path):
+    made = begun(trained, digits, tmp_path, "3%")
+    kept = candidate_of(made, "prune 0.7 macs epochs=3")
+    assert kept.verdict.kept and kept.measurement.figure.lost(made.candidates[0].measurement.figure) <= 0.03
+    going = made.events(Recipe.of("prune 0.5 macs epochs=50"))
+    for event in going:
+        if type(event).__name__ == "Epoch":
+            break
+    going.close()
+    assert len(made.candidates) == 2 and made.result.best is kept
+    assert {run.state for run in list_runs(tmp_path)} <= {"finished", "stopped"}
+
+
+def test_the_teacher_teaches(digits, trained):
+    lessons = Lessons(Task(trained, *digits), CPU, trained, weight=1.0)
+    student, (x, y) = mlp(32), digits[0]
+    optimizer, losses = torch.optim.Adam(student.parameters(), 0.01), []
+    for _ in range(40):
+        optimizer.zero_grad()
+        losses.append(lessons.training_step(student, (x[:200], (y[:200] + 1) % 10)))  # the labels are wrong
+        losses[-1].backward()
+        optimizer.step()
+    with torch.no_grad():
+        same = (student(x[:200]).argmax(1) == trained(x[:200]).argmax(1)).float().mean()
+    assert losses[-1] < losses[0] / 2 and same > 0.8
+
+
+# --- low rank, recipes
+
+
+def test_layers_become_thinner_where_it_costs_least(digits, trained, tmp_path):
+    net = deepcopy(trained)
+    made = begun(
+        net, digits, tmp_path, "3%", batch_sizes=(64,)
+    )  # alone, two small layers take longer than one
+    found = candidate_of(made, "lowrank 0.5 size epochs=1")
+    assert (
+        0.45 <= found.measurement.nbytes / made.candidates[0].measurement.nbytes <= 0.55
+        and found.verdict.kept
+    )
+    assert isinstance(found.served.module[5], nn.Linear)  # the head stays
+    assert any(isinstance(layer, nn.Sequential) for layer in found.served.module)
+
+
+def test_steps_stack_and_each_is_compared_with_what_it_came_from(digits, trained, tmp_path):
+    compressed = compress(
+        trained, digits, "prune 0.4 macs epochs=1, lowrank 0.3 size epochs=1", floor="4%", seconds=0.1,
+        folder=tmp_path, device="cpu", lr=3e-3, write=lambda line: None,
+    )  # fmt: skip
+    assert len(compressed.candidates) == 3
+    assert compressed.candidates[2].steps[-1].startswith("lowrank 0.3 size")
+    sizes = [each.measurement.nbytes for each in compressed.candidates]
+    assert sizes[0] > sizes[1] > sizes[2]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "prune 0.5 taylor, lowrank 0.25",
+        "lowrank 0.9 size epochs=0",
+        "prune 0.3 macs hessian local iterations=3 round_to=1 teacher=no",
+    ],
+)
+def test_a_recipe_reads_as_it_is_written(text, tmp_path):
+    recipe = Recipe.of(text)
+    assert (
+        Recipe.of(str(recipe))
+        == recipe
+        == Recipe.load(recipe.save(tmp_path / "recipe.json"))
+        == Recipe.load(recipe.save(tmp_path / "recipe.txt"))
+    )
+
+
+def test_most_weights_become_zero_and_the_file_is_really_smaller(digits, trained, tmp_path):
+    made = begun(trained, digits, tmp_path / "runs", "3%")
+    found = candidate_of(made, "sparsify 0.8 iterations=2 epochs=2")
+    (file,) = found.served.save(tmp_path / "shipped")
+    state = unpack(load_file(file))
+    zero = [float((state[name] == 0).float().mean()) for name in ("1.weight", "3.weight", "5.weight")]
+    assert (zero[0] * 64 + zero[1] * 128) / 192 == pytest.approx(0.8, abs=0.01) and zero[
+        2
+    ] == 0  # the head stays
+    assert file.stat().st_size == found.measurement.nbytes < 0.35 * TorchServed(trained).nbytes
+    again, (x, _) = deepcopy(trained), digits[1]
+    again.load_state_dict(state)
+    with torch.no_grad():
+        assert torch.allclose(again(x), found.served(x), atol=1e-4)
+
+
+def test_sparse_matrices_are_used_only_where_they_are_faster(monkeypatch):
+    net = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 8))
+    with torch.no_grad():
+        for layer in (net[0], net[1]):
+            layer.weight[torch.rand_like(layer.weight) < 0.95] = 0
+    monkeypatch.setattr(
+        sparse, "sparse_gain", lambda layer, rows: 2.0 if layer.weight[0, 0] == net[0].weight[0, 0] else 0.8
+    )
+    x = torch.randn(3, 64)
+    made, chosen = use_sparse(net, [rows_of_layers(net, x)])
+    zeros = int((net[0].weight == 0).sum())
+    assert chosen[0] == "0" and "2" not in chosen and torch.allclose(made(x), net(x), atol=1e-5)
+    assert count_macs(made, x[:1]) <= count_macs(net, x[:1]) - zeros
