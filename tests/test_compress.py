@@ -449,3 +449,19 @@ def test_sparse_matrices_are_used_only_where_they_are_faster(monkeypatch):
     zeros = int((net[0].weight == 0).sum())
     assert chosen[0] == "0" and "2" not in chosen and torch.allclose(made(x), net(x), atol=1e-5)
     assert count_macs(made, x[:1]) <= count_macs(net, x[:1]) - zeros
+
+
+def test_a_recipe_prunes_and_quantizes_and_exports(digits, trained, tmp_path):
+    pytest.importorskip("onnxruntime")
+    compressed = compress(
+        trained, digits, "prune 0.4 macs epochs=1, quantize int8 engine=onnxruntime", floor="4%", seconds=0.1,
+        folder=tmp_path / "runs", device="cpu", lr=3e-3, write=lambda line: None,
+    )  # fmt: skip
+    last = compressed.candidates[-1]
+    assert (
+        last.steps[-1].startswith("quantize int8")
+        and last.measurement.nbytes < 0.4 * TorchServed(trained).nbytes
+    )
+    assert any("chosen" in note for note in last.notes)
+    exported = compressed.export(tmp_path / "shipped")
+    assert exported.folder == tmp_path / "shipped" and any(exported.folder.iterdir())

@@ -230,6 +230,17 @@ def test_other_batch_sizes_are_filled_up_or_cut_and_compiled_only_when_they_come
     assert made == [1, 16, 5]
 
 
+@pytest.mark.parametrize("make", [resnet, Encoder])
+def test_bf16_agrees_at_any_batch_size_and_takes_half_the_bytes(make, monkeypatch):
+    "Compiling is replaced by the program itself"
+    monkeypatch.setattr("trainopt_nb.compress.compiled.compiled", lambda program, tensors: program)
+    model, batches = trained(make)
+    (found,) = quantize(model, batches, "bf16", batch_sizes=(1, 16))
+    assert found.served is not None, found.reason
+    assert found.agreement.error < 0.05
+    assert all(t.dtype == torch.bfloat16 for t in found.served.program.state_dict.values() if t.dim() > 1)
+
+
 def test_without_a_compiler_there_is_one_sentence(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     model, batches = trained(mlp)

@@ -26,6 +26,7 @@ from warm_python import python
 import trainopt_nb
 from trainopt_nb.base.flags import rows
 from trainopt_nb.base.options import Options, declared
+from trainopt_nb.compress.steps import STEPS
 from trainopt_nb.notebook.new import NewOptions
 from trainopt_nb.notebook.verb_help import verb_rows
 from trainopt_nb.notebook.verbs import VERBS
@@ -218,12 +219,13 @@ def test_errors_are_named(site):
 
 
 def option_sets():
-    "Every class that declares options, and the command that its flags belong to where it is not the magic"
+    "Every class that declares options, and the command or step that its flags belong to where it is not the magic"
     found = [
         v for v in public().values() if inspect.isclass(v) and issubclass(v, Options) and v is not Options
     ]
     found = [cls for cls in found if any(not o.argument for o in declared(cls).values())]
-    return {cls: "trainopt-new" if cls is NewOptions else "" for cls in found}
+    programs = {step.options: f"recipe-{name}" for name, step in STEPS.items()} | {NewOptions: "trainopt-new"}
+    return {cls: programs.get(cls, "") for cls in found}
 
 
 @pytest.mark.parametrize("cls", option_sets())

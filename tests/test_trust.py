@@ -280,8 +280,8 @@ def test_every_free_text_says_whether_it_is_a_place():
     places = {name for name, o in declared(TrainOptions).items() if o.place}
     assert places == {"cluster"}
     assert free - places == {
-        "augment", "batch_layout", "clean", "device", "features", "image_size", "impute", "loss_weights", "metrics",
-        "monitor", "pipeline_plan", "synonyms", "target",
+        "augment", "batch_layout", "clean", "device", "distill", "features", "image_size", "impute", "loss_weights",
+        "metrics", "monitor", "pipeline_plan", "synonyms", "target", "teacher",
     }  # fmt: skip
 
 

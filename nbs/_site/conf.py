@@ -104,7 +104,7 @@ def import_package(app, env, docnames):
 
 @cache
 def find_source(app, name):
-    "Return the source of a module, and where it defines classes and functions: Sphinx's own parser takes ten times as long"
+    "Return the source of a module, and where it defines classes and functions: Sphinx's own parser takes five times as long"
     source = Path(importlib.import_module(name).__file__).read_text(encoding="utf-8")
     places, nodes = {}, [("", ast.parse(source))]
     for inside, node in nodes:

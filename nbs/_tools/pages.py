@@ -10,6 +10,7 @@ from convert import cells_of, convert_text, directives, pictures
 from trainopt_nb.base.flags import rows
 from trainopt_nb.base.options import combine, declared
 from trainopt_nb.base.texts import wording
+from trainopt_nb.compress.steps import STEPS
 from trainopt_nb.events.records import COMMANDS, EVENTS, Step
 from trainopt_nb.notebook.convert_verb import ConvertArguments
 from trainopt_nb.notebook.data_verb import DataView
@@ -124,6 +125,7 @@ def write_reference(
         "data options": _plain_options(DataView),
         "convert options": _plain_options(ConvertArguments),
         "new options": _options(NewOptions, "trainopt new"),
+        "recipe steps": _recipe_steps(),
         "front options": _front(),
         "verbs": _verbs(),
         "usage": terminal_usage().strip(),
@@ -189,6 +191,15 @@ def _plain_options(cls):
     known = declared(cls)
     options = [row for row in rows(cls) if not known[row["keyword"]].argument]
     return "\n\n".join(_option(known[row["keyword"]], row) for row in options)
+
+
+def _recipe_steps():
+    "Document the steps of a recipe"
+    parts = [
+        f"## {name}\n\n{step.help[:1].upper()}{step.help[1:]}.\n\n{_options(step.options, f'recipe {name}')}"
+        for name, step in STEPS.items()
+    ]
+    return "\n\n".join(parts)
 
 
 def _front():

@@ -101,7 +101,7 @@ class Begun(Candidates):
     def result(self) -> Compressed:
         "What was measured until now"
         return Compressed(
-            tuple(self.candidates), Recipe(self.kept), self.floor, this_machine(self.work.threads), self.judge
+            tuple(self.candidates), Recipe(self.kept), self.floor, this_machine(self.work.threads), self.task
         )
 
 # %% ../../nbs/compress/22_compress.ipynb #174fcbd3

@@ -7,6 +7,7 @@ __all__ = ['MOST', 'quiet_tracing', 'first_line', 'plain_form', 'batch_axes', 't
 
 # %% ../../nbs/compress/34_to_onnx.ipynb #d45582e5
 import contextlib
+import inspect
 import io
 import json
 import logging
@@ -88,7 +89,10 @@ def batch_axes(
     batch, size = torch.export.Dim("batch", min=1, max=1 << 20), arguments.size
     tensors = (*arguments.args, *arguments.kwargs.values())
     axes = tuple({0: batch} if t.dim() and len(t) == size else {} for t in tensors)
-    return (axes,) if isinstance(module, _Plain) else axes  # the one parameter *inputs, or each its own
+    kinds = [each.kind for each in inspect.signature(module.forward).parameters.values()]
+    return (
+        (axes,) if inspect.Parameter.VAR_POSITIONAL in kinds[:1] else axes
+    )  # for one parameter *inputs, or for each
 
 # %% ../../nbs/compress/34_to_onnx.ipynb #47992f63
 MOST = 1_900_000_000  # bytes: a file of the format cannot be larger than 2 GB
