@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import until
 from torch import nn
 
 from trainopt_nb import Task, TrainOptions
@@ -205,24 +204,6 @@ def test_a_report_that_no_pruner_waits_for_is_in_the_study_within_a_second(tmp_p
 def short_sweep(folder, objective, trials=3):
     how = SweepOptions.of(trials=trials, sampler="random", pruner="none", goal=("value:max",))
     return start_sweep(plan_sweep(objective, None, how=how, options=TrainOptions()), Where(folder))
-
-
-def test_the_next_trial_does_not_wait_for_what_the_consumer_does_at_the_end_of_one(tmp_path):
-    def objective(trial):
-        (tmp_path / f"began-{trial.number}").touch()
-        return trial.suggest_float("x", 0, 1)
-
-    handle, ended = short_sweep(tmp_path / "runs", objective), 0
-    try:
-        for new in handle.events():
-            for _ in (event for event in new if isinstance(event, TrialEnded)):
-                ended += 1
-                if ended < 3:  # while nobody asks for the next event
-                    until((tmp_path / f"began-{ended}").exists, "the next trial", 20)
-    finally:
-        handle.close()
-    kinds = [type(e) for e in handle.run.events() if isinstance(e, (TrialStarted, TrialEnded))]
-    assert kinds == 3 * [TrialStarted, TrialEnded]
 
 
 def test_a_stop_at_the_end_of_a_trial_loses_no_event_of_the_next_one(tmp_path):

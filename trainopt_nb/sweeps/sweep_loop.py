@@ -174,36 +174,8 @@ Mode = Callable[
     [TrialLoop, list[Ending]], Iterable[tuple]
 ]  # called with the trials that ended; yields events
 
-
-class _HearingLoop(_TimedLoop):
-    def _emit_done(self, events):
-        "Do all that events come from before the first of them is yielded; neither an error nor a stop loses one"
-        done = []
-        try:
-            for event in events:
-                done.append(event)
-        finally:
-            left = iter(done)
-            try:
-                yield from self._emit(left)
-            except _Stopped:
-                yield from left
-                raise
-
-    def _hear_and_begin(self, mode):
-        "Hear the workers, and give the next trial to those that have ended one; yields events"
-        yield from self._hear(mode, _NAP)
-        if self.newest and not self.shared:  # else it is looked first what other processes do
-            yield from self._hear(mode, 0.0)  # who has ended a trial asks for the next one at once
-            yield from self.begin_trials()
-
-    def _hear(self, mode, timeout):
-        self.newest = []
-        yield from self.hear(timeout)
-        yield from mode(self, self.newest)
-
 # %% ../../nbs/sweeps/27b_sweep_loop.ipynb #18a37a3a
-class SweepLoop(_HearingLoop):
+class SweepLoop(_TimedLoop):
     "A sweep from its first event to its last"
 
     def events(
@@ -234,7 +206,9 @@ class SweepLoop(_HearingLoop):
         yield from self._emit(self.say_notes())
         yield from self._emit(self.begin_trials())
         settle(self.trials.study)  # while the workers train
+        self.newest = []
         self.end_deaf()
-        yield from self._emit_done(self._hear_and_begin(mode))
+        yield from self._emit(self.hear(_NAP))
+        yield from self._emit(mode(self, self.newest))
         self.trials.leased.leases.renew()
         yield from self._emit([Heartbeat(self.ended)])

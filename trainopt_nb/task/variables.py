@@ -27,7 +27,7 @@ class TaskNames(Options):
     valid_data: str = option("valid_data", "variable that holds the validation data", group="Cell")
     unlabelled: str = option(
         "",
-        "variable that holds inputs without labels, of which a model with a --teacher learns too",
+        "variable that holds inputs without labels, from which a model with a teacher learns too",
         group="Cell",
     )
 
