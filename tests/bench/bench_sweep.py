@@ -274,7 +274,7 @@ class Beside(TaskObjective):
 
 def _turns(trials: int) -> dict[str, list[float]]:
     "Return milliseconds of each second trial beyond the same training in the same process, and of that training"
-    how = SweepOptions.of(trials=trials, sampler="tpe", pruner="none", batch_trials="off")
+    how = SweepOptions.of(trials=trials, sampler="tpe", pruner="none", repeats=0, batch_trials="off")
     task, options = small()
     ended, spent = [], []
     with tempfile.TemporaryDirectory() as folder:
