@@ -15,7 +15,7 @@ from ..base.errors import CompressError
 from .chip import this_chip
 from .engines import Engine, Wish
 from .examples import Arguments, examples
-from .onnx_int8 import onnx_layers
+from .onnx_int8 import nodes_of
 from .served import OnnxServed, Served, TorchServed, require_engine
 from .to_onnx import first_line, quiet_tracing, to_onnx
 
@@ -139,8 +139,7 @@ def openvino_int8(
         how["model_type"] = nncf.ModelType.TRANSFORMER
         how["advanced_parameters"] = nncf.AdvancedQuantizationParameters(smooth_quant_alphas=off)
     if keep_float:
-        nodes = [node for name, own in onnx_layers(data).items() if name in keep_float for node in own]
-        how["ignored_scope"] = nncf.IgnoredScope(names=nodes, validate=False)
+        how["ignored_scope"] = nncf.IgnoredScope(names=nodes_of(data, keep_float), validate=False)
     try:
         with quiet_tracing():
             found = nncf.quantize(model, nncf.Dataset(feeds), **how)

@@ -9,7 +9,7 @@ __all__ = ['INT8_DYNAMIC', 'INT8_WEIGHTS', 'quantized_linear', 'torchao_program'
 from torch import nn
 from ..base.errors import CompressError
 from .compiled import CompiledServed, require_compiler
-from .engines import Engine, Wish
+from .engines import Engine, Wish, check_layers
 from .examples import examples
 from .program import ProgramServed, to_program
 from .served import on_cpu, require_engine
@@ -27,6 +27,7 @@ def quantized_linear(
         raise CompressError(
             "torchao's int8 is for Linear layers, and the model has none: use int8 of another engine."
         )
+    check_layers(keep_float, [name for name, _ in module.named_modules() if name])
     copied = on_cpu(module)
     chosen = lambda each, name: isinstance(each, nn.Linear) and name not in keep_float
     try:
