@@ -12,13 +12,13 @@ from functools import cache
 from typing import NamedTuple
 
 from torch import nn
-from ..base.errors import CompressError, OptionError
+from ..base.errors import CompressError, OptionError, first_line
 from .agreement import Agreement, agreement
 from .engines import ENGINES, KINDS, Engine, Wish, check_layers
 from .examples import Arguments, examples
 from .served import Served, TorchServed, on_cpu
 from .sensitivity import layers_to_keep, sensitivity
-from .to_onnx import first_line, to_onnx
+from .to_onnx import to_onnx
 
 # %% ../../nbs/compress/45_quantize.ipynb #1a31b034
 class Quantized(NamedTuple):

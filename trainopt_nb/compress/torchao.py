@@ -7,13 +7,13 @@ __all__ = ['INT8_DYNAMIC', 'INT8_WEIGHTS', 'quantized_linear', 'torchao_program'
 
 # %% ../../nbs/compress/38_torchao.ipynb #d2267c4b
 from torch import nn
-from ..base.errors import CompressError
+from ..base.errors import CompressError, first_line
 from .compiled import CompiledServed, require_compiler
 from .engines import Engine, Wish, check_layers
 from .examples import examples
 from .program import ProgramServed, to_program
 from .served import on_cpu, require_engine
-from .to_onnx import first_line, quiet_tracing
+from .to_onnx import quiet_tracing
 
 # %% ../../nbs/compress/38_torchao.ipynb #166bb406
 def quantized_linear(
