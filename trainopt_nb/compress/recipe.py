@@ -9,6 +9,7 @@ __all__ = ['RecipeStep', 'read_step', 'Recipe']
 import json
 import re
 from collections.abc import Iterable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,15 +48,30 @@ def _choice(known: dict[str, Option], word):
     )
 
 # %% ../../nbs/compress/20_recipe.ipynb #68c72e68
+@contextmanager
+def _of_step(step: str, option: Option):
+    "Name step and option in an error as a recipe writes them"
+    try:
+        yield
+    except OptionError as error:
+        flag, text = f"{option.flag} (keyword {option.name}) ", str(error)
+        said = f", {option.name} {text.removeprefix(flag)}" if text.startswith(flag) else f": {text}"
+        raise OptionError(f"In the step {step}{said}") from error
+
+
+def _unknown(step, name, known):
+    return OptionError(
+        f"The step {step} has no option {name!r}.{nearest(name, known)} Known: {', '.join(known)}."
+    )
+
+
 def _of_word(step, known, word, given):
     "Return the option that a word belongs to, and its value"
     name, sign, value = word.partition("=")
     name = name.replace("-", "_").lstrip("_")
     if sign:
         if name not in known:
-            raise OptionError(
-                f"The step {step} has no option {name!r}.{nearest(name, known)} Known: {', '.join(known)}."
-            )
+            raise _unknown(step, name, known)
         return name, value
     if re.fullmatch(r"[\d.]+%?", word):
         free = [name for name, each in known.items() if each.type in ("int", "float") and name not in given]
@@ -68,7 +84,7 @@ def _of_word(step, known, word, given):
         f"The step {step} does not know {word!r}.{nearest(word, words)} Words: {', '.join(words)}. Others are written as name=value: {', '.join(known)}."
     )
 
-
+# %% ../../nbs/compress/20_recipe.ipynb #0cd0433c
 def read_step(text: str) -> RecipeStep:
     "Read one step. Raises `OptionError`"
     name, *words = text.split()
@@ -78,8 +94,21 @@ def read_step(text: str) -> RecipeStep:
         option, value = _of_word(name, known, word, given)
         if option in given:
             raise OptionError(f"The step {text.strip()!r} gives {option} twice.")
-        given[option] = known[option].parse(value)
+        with _of_step(name, known[option]):
+            given[option] = known[option].parse(value)
     return RecipeStep(name.lower(), step.options.of(**given))
+
+
+def _named_step(name, given):
+    "Return a step of a JSON file, with its options by name"
+    step = STEPS[name]
+    known = declared(step.options)
+    for option, value in given.items():
+        if option not in known:
+            raise _unknown(name, option, known)
+        with _of_step(name, known[option]):
+            known[option].check(value)
+    return RecipeStep(name, step.options.of(**given))
 
 # %% ../../nbs/compress/20_recipe.ipynb #47330a02
 class Recipe(tuple):
@@ -132,9 +161,7 @@ class Recipe(tuple):
             if Path(path).suffix != ".json":
                 return cls.of(text)
             rows = json.loads(text)["recipe"]
-            return cls(
-                RecipeStep(row["step"], STEPS[row.pop("step")].options.of(**row)) for row in map(dict, rows)
-            )
+            return cls(_named_step(row.pop("step"), row) for row in map(dict, rows))
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, OptionError):
                 raise
