@@ -6,7 +6,7 @@
 __all__ = ['recalibrate', 'soft_loss', 'Lessons', 'fine_tune']
 
 # %% ../../nbs/compress/10_teacher.ipynb #9678e912
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -128,6 +128,7 @@ def fine_tune(
     epochs: int,
     teacher: bool = True,  # whether the original teaches
     name: str = "fine-tune",  # of the run
+    lessons: Mapping[str, object] | None = None,  # options of the run that say how the teacher is asked
 ) -> Generator:  # yields the records of the run; returns the module in evaluation mode
     "Train a compressed model further, as a run. Raises the errors of a run"
     if epochs == 0:
@@ -136,14 +137,16 @@ def fine_tune(
     options = work.options.replace(epochs=epochs, max_steps=None, schedule="cosine", warmup=0.0, **ALONE)
     if not divided:
         options = options.replace(restore_best=False, patience=None)
-    original = getattr(work.original, "module", None)
-    if teacher and original is not None:
-        lessons = Lessons(Task(original, train, valid), options, original)
-        if lessons.possible:
-            options = options.replace(**lessons.as_options)
+    original, pool = getattr(work.original, "module", None), None
+    if lessons is not None:
+        options, pool = options.replace(**lessons), work.task.unlabelled
+    elif teacher and original is not None:
+        usual = Lessons(Task(original, train, valid), options, original)
+        if usual.possible:
+            options = options.replace(**usual.as_options)
         else:
             work.notes.append("Fine-tuning has no teacher, because the loss of this task is its own.")
-    handle = run_task(Task(module, train, valid), options, Where(work.folder, name))
+    handle = run_task(Task(module, train, valid, unlabelled=pool), options, Where(work.folder, name))
     try:
         for new in handle.events():
             yield from new
