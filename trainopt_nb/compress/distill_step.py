@@ -28,7 +28,7 @@ def check_style(text: str):
     "Raise `OptionError` for a text that names no student"
     if text not in STYLES and not (text.startswith("timm:") and text[5:]):
         raise OptionError(
-            f"student takes {', '.join(STYLES)} or timm:NAME, and got {text!r}.{nearest(text, STYLES)} A network of your own is passed as a variable."
+            f"student takes {', '.join(STYLES)} or timm:NAME, and got {text!r}.{nearest(text, STYLES)} Pass a network of your own as a variable."
         )
 
 

@@ -37,7 +37,14 @@ class RecipeStep(NamedTuple):
 def _text(value):
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(_plain(value))
+
+
+def _plain(value):
+    "Return a value of an option, and of a network of the user's own the name of its class"
+    if value is None or isinstance(value, (bool, int, float, str, tuple)):
+        return value
+    return getattr(value, "__name__", type(value).__name__)
 
 
 def _choice(known: dict[str, Option], word):
@@ -69,7 +76,10 @@ def _of_word(step, known, word, given):
     )
 
 
-def read_step(text: str) -> RecipeStep:
+def read_step(
+    text: str,
+    names: dict | None = None,  # the user's variables, where one may stand in for a word
+) -> RecipeStep:
     "Read one step. Raises `OptionError`"
     name, *words = text.split()
     step, given = STEPS[name.lower()], {}
@@ -78,7 +88,7 @@ def read_step(text: str) -> RecipeStep:
         option, value = _of_word(name, known, word, given)
         if option in given:
             raise OptionError(f"The step {text.strip()!r} gives {option} twice.")
-        given[option] = known[option].parse(value)
+        given[option] = known[option].parse(value, names)
     return RecipeStep(name.lower(), step.options.of(**given))
 
 # %% ../../nbs/compress/20_recipe.ipynb #47330a02
@@ -89,6 +99,7 @@ class Recipe(tuple):
     def of(
         cls,
         value: "str | Path | Recipe | Iterable[str | RecipeStep]",  # text with commas, a file, or a list of steps
+        names: dict | None = None,  # the user's variables, where one may stand in for a word
     ) -> "Recipe":
         "Read a recipe. Raises `OptionError`"
         if isinstance(value, Path):
@@ -98,7 +109,7 @@ class Recipe(tuple):
                 line for part in value.splitlines() for line in re.split(r"[,;]", part.partition("#")[0])
             ]
         steps = [
-            each if isinstance(each, RecipeStep) else read_step(each)
+            each if isinstance(each, RecipeStep) else read_step(each, names)
             for each in value
             if not isinstance(each, str) or each.strip()
         ]
@@ -118,7 +129,11 @@ class Recipe(tuple):
     ) -> Path:
         "Write the recipe to a file that can be read and edited"
         path = Path(path)
-        plain = {"recipe": [{"step": step.name, **step.options.changed()} for step in self]}
+        changed = [(step.name, step.options.changed()) for step in self]
+        rows = [
+            {"step": name} | {key: _plain(value) for key, value in given.items()} for name, given in changed
+        ]
+        plain = {"recipe": rows}
         path.write_text(
             json.dumps(plain, indent=2) + "\n" if path.suffix == ".json" else "\n".join(map(str, self)) + "\n"
         )
