@@ -19,6 +19,7 @@ from torch import nn
 
 from trainopt_nb import fit
 from trainopt_nb.compress.compress import compress
+from trainopt_nb.compress.distill_step import UPDATES
 from trainopt_nb.compress.student import student
 from trainopt_nb.compress.zoo import bytes_of
 
@@ -51,10 +52,10 @@ def accuracy(model, judged):
         return 100 * float((model.eval()(judged[0]).argmax(1) == judged[1]).float().mean())
 
 
-def trained(model, train, updates, seed, folder, **how):
-    "Train a model for a number of updates"
+def trained(model, train, seed, folder, **how):
+    "Train a model for as many updates as the step has"
     quiet = {"folder": folder, "write": lambda line: None}
-    fit(model, train, epochs=10_000, max_steps=updates, seed=seed, schedule="cosine", **quiet, **HOW, **how)
+    fit(model, train, epochs=10_000, max_steps=UPDATES, seed=seed, schedule="cosine", **quiet, **HOW, **how)
     return model
 
 
@@ -86,10 +87,10 @@ def step(teacher, few, judged, recipe, seed, folder):
     return found.candidates[-1].served.module
 
 
-def run(seed, updates, width, folder, found):
+def run(seed, width, folder, found):
     few, many, judged = data(seed)
     note = lambda name, model: found.setdefault(name, []).append(accuracy(model, judged))
-    learn = lambda model, data=few, **how: trained(model, data, updates, seed, folder, **how)
+    learn = lambda model, data=few, **how: trained(model, data, seed, folder, **how)
     big = learn(network(width, 100 + seed), many)
     same = learn(network(width, 200 + seed), few, **USUAL)
     note("the teacher of 1137 images", big)
@@ -118,31 +119,22 @@ def run(seed, updates, width, folder, found):
 def main():
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--seeds", type=int, default=3)
-    options.add_argument("--updates", type=int, default=1000)
     options.add_argument("--width", type=int, default=24)
     given = options.parse_args()
     torch.set_num_threads(1)
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(given.seeds):
-            sizes = run(seed, given.updates, given.width, folder, found)
+            sizes = run(seed, given.width, folder, found)
     print("bytes of teacher, student, mobile:", *sizes)
-    print(f"accuracy on 660 images, {given.seeds} seeds, {given.updates} updates\n")
+    print(f"accuracy on 660 images, {given.seeds} seeds, {UPDATES} updates\n")
     print("| what the student learns from | accuracy by seed | mean | gain |\n| --- | --- | ---: | ---: |")
-    alone = {
-        False: statistics.mean(found["new weights: labels alone"]),
-        True: statistics.mean(found["mobile: labels alone"]),
-    }
     for name, values in found.items():
-        mean = statistics.mean(values)
-        gain = (
-            ""
-            if name.startswith("the teacher of")
-            or name.endswith("labels alone")
-            and not name.startswith("the")
-            else f"{mean - alone[name.startswith('mobile')]:+.1f}"
-        )
-        print(f"| {name} | {' / '.join(f'{value:.1f}' for value in values)} | {mean:.1f} | {gain} |")
+        alone = "mobile: labels alone" if name.startswith("mobile") else "new weights: labels alone"
+        gain = statistics.mean(values) - statistics.mean(found[alone])
+        said = "" if name.startswith("the teacher of") else f"{gain:+.1f}"
+        seeds = " / ".join(f"{value:.1f}" for value in values)
+        print(f"| {name} | {seeds} | {statistics.mean(values):.1f} | {said} |")
 
 
 if __name__ == "__main__":

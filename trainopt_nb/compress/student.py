@@ -52,11 +52,11 @@ def narrow(
         raise CompressError(
             f"This model has no copy with {shrink:g} times fewer bytes, because none of its layers can be narrower. Name another student, such as student=mobile for images, or pass your own."
         )
-    missed = (
-        "" if abs(left * shrink - 1) <= _NEAR else f" No narrower copy is nearer to {shrink:g} times fewer."
-    )
+    far = "" if abs(left * shrink - 1) <= _NEAR else f", and no narrower copy is nearer to {shrink:g}"
     kept = f" {text}" if (text := channels.sentence()) else ""
-    return made[share], f"The student is a copy with {1 - share:.0%} of the channels.{missed}{kept}"
+    return made[
+        share
+    ], f"The student is a copy with narrower layers and {1 / left:.1f} times fewer bytes{far}.{kept}"
 
 # %% ../../nbs/compress/62_student.ipynb #195092da
 def _image_shape(inputs, outputs, style):
