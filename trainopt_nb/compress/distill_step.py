@@ -20,7 +20,7 @@ from .recipe import RecipeStep
 from .served import TorchServed
 from .steps import Doing, Step, Work
 from .student import STYLES, answer, student
-from .teacher import fine_tune
+from .teacher import check_teacher, fine_tune
 from ..data.tensors import leaves
 
 # %% ../../nbs/compress/63_distill_step.ipynb #c8eba535
@@ -140,34 +140,36 @@ def lessons(
     work: Work,
     options: DistillStepOptions,
 ) -> dict:  # options of a run
-    "Return how a student learns from the original"
+    "Return how a student learns: as the step says, else as the options of training say, else from the original"
+    said, own = work.options.changed(), options.changed()
     beside = {"logits": "", "features": " features:1", "attention": " attention:10"}[options.what]
-    return {
-        "teacher": work.original.module,
-        "distill": f"logits:{options.temperature:g}{beside}",
-        "distill_weight": options.weight,
-        "distill_layers": tuple(filter(None, options.layers.split("+"))),
-        "augment": policy_of(work, options),
-    }
+    found = {"augment": policy_of(work, options)}
+    if "teacher" not in said:
+        found["teacher"] = work.original.module
+    if said.get("distill", "none") == "none" or {"temperature", "what"} & own.keys():
+        found["distill"] = f"logits:{options.temperature:g}{beside}"
+    if "distill_weight" not in said or "weight" in own:
+        found["distill_weight"] = options.weight
+    return found | ({"distill_layers": tuple(options.layers.split("+"))} if options.layers else {})
 
 # %% ../../nbs/compress/63_distill_step.ipynb #83932bde
 def distill_step(
     work: Work,
     options: DistillStepOptions,
 ) -> Generator:  # yields events; returns the student
-    "Make a student and train it with the original as teacher. Raises `CompressError` and the errors of a run"
-    module = work.module("distill")
+    "Make a student and train it with a teacher. Raises `CompressError` and the errors of a run"
+    module, taught = work.module("distill"), lessons(work, options)
+    check_teacher(work.task, work.options.replace(**taught | {"distill": "logits", "distill_layers": ()}))
     yield Doing("distill", f"makes a student with {options.shrink:g} times fewer bytes")
     importance = Importance("taylor", module, work.judge) if options.student == "narrow" else None
     made, sentence = yield from student(module, work.inputs(), options.shrink, options.student, importance)
     work.notes.append(sentence)
     yield Doing("distill", sentence)
-    taught = lessons(work, options)
-    if taught["augment"] != work.options.augment and options.augment == "auto":
+    if options.augment == "auto" and taught["augment"] != work.options.augment:
         work.notes.append(
             f"Images are changed at random ({taught['augment']}), and the teacher answers for what the student sees: augment=none leaves them as they are."
         )
-    made = yield from fine_tune(work, made, epochs_of(work, options), name="distill", lessons=taught)
+    made = yield from fine_tune(work, made, epochs_of(work, options), name="distill", more=taught)
     return TorchServed(made, f"{work.served.name} distilled")
 
 
