@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UPDATES', 'EPOCHS', 'STEP', 'check_style', 'DistillStepOptions', 'distill', 'epochs_of', 'policy_of', 'lessons',
-           'distill_step']
+           'check', 'distill_step']
 
 # %% ../../nbs/compress/63_distill_step.ipynb #5f677644
 from collections.abc import Generator
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..augment.policy import check_policy, policy_text, resolve_policy
-from ..base.errors import OptionError
+from ..base.errors import CompressError, OptionError, TaskError
 from ..base.options import Options, nearest, option
 from .importance import Importance
 from .recipe import RecipeStep
@@ -153,13 +153,26 @@ def lessons(
     return found | ({"distill_layers": tuple(options.layers.split("+"))} if options.layers else {})
 
 # %% ../../nbs/compress/63_distill_step.ipynb #83932bde
+def check(
+    work: Work,
+    taught: dict,  # options of a run, as from `lessons`
+):
+    "Raise `CompressError` for a task that cannot have a teacher, before a student is made"
+    try:  # layers are those of the student, which is not there yet
+        check_teacher(work.task, work.options.replace(**taught | {"distill": "logits", "distill_layers": ()}))
+    except (OptionError, TaskError) as error:
+        raise CompressError(
+            f"The step distill needs a teacher, and this task cannot have one. {error}"
+        ) from error
+
+
 def distill_step(
     work: Work,
     options: DistillStepOptions,
 ) -> Generator:  # yields events; returns the student
     "Make a student and train it with a teacher. Raises `CompressError` and the errors of a run"
     module, taught = work.module("distill"), lessons(work, options)
-    check_teacher(work.task, work.options.replace(**taught | {"distill": "logits", "distill_layers": ()}))
+    check(work, taught)
     yield Doing("distill", f"makes a student with {options.shrink:g} times fewer bytes")
     importance = Importance("taylor", module, work.judge) if options.student == "narrow" else None
     made, sentence = yield from student(module, work.inputs(), options.shrink, options.student, importance)
