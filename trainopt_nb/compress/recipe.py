@@ -47,6 +47,11 @@ def _plain(value):
     return getattr(value, "__name__", type(value).__name__)
 
 
+def _row(step):
+    "Return a step as plain values"
+    return {"step": step.name} | {name: _plain(value) for name, value in step.options.changed().items()}
+
+
 def _choice(known: dict[str, Option], word):
     "Return the first option that has a word as a choice"
     return next(
@@ -129,11 +134,7 @@ class Recipe(tuple):
     ) -> Path:
         "Write the recipe to a file that can be read and edited"
         path = Path(path)
-        changed = [(step.name, step.options.changed()) for step in self]
-        rows = [
-            {"step": name} | {key: _plain(value) for key, value in given.items()} for name, given in changed
-        ]
-        plain = {"recipe": rows}
+        plain = {"recipe": list(map(_row, self))}
         path.write_text(
             json.dumps(plain, indent=2) + "\n" if path.suffix == ".json" else "\n".join(map(str, self)) + "\n"
         )
