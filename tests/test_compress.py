@@ -1,5 +1,6 @@
 "Models are measured beside each other, pruned, made thinner, and kept only where they are smaller, faster and above the floor"
 
+import json
 from copy import deepcopy
 
 import pytest
@@ -554,6 +555,40 @@ def test_a_recipe_reads_as_it_is_written(text, tmp_path):
         == Recipe.load(recipe.save(tmp_path / "recipe.json"))
         == Recipe.load(recipe.save(tmp_path / "recipe.txt"))
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "row", "said"),
+    [
+        (
+            "prune 1.5",
+            {"step": "prune", "amount": 1.5},
+            "In the step prune, amount takes 0.01 to 0.98, and got ",
+        ),
+        (
+            "lowrank epochs=-1",
+            {"step": "lowrank", "epochs": -1},
+            "In the step lowrank, epochs takes 0 to 10000 epochs",
+        ),
+        (
+            "sparsify by=tailor",
+            {"step": "sparsify", "by": "tailor"},
+            "In the step sparsify, by takes magnitude, ",
+        ),
+        (
+            "prune amout=1",
+            {"step": "prune", "amout": 1},
+            "The step prune has no option 'amout'. Did you mean 'amount'?",
+        ),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_step_and_option(text, row, said, tmp_path):
+    stored = tmp_path / "recipe.json"
+    stored.write_text(json.dumps({"recipe": [row]}))
+    for recipe in (text, stored):
+        with pytest.raises(OptionError) as raised:
+            Recipe.of(recipe)
+        assert str(raised.value).startswith(said) and "--" not in str(raised.value)
 
 
 def test_most_weights_become_zero_and_the_file_is_really_smaller(digits, trained, tmp_path):

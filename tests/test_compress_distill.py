@@ -154,7 +154,7 @@ def test_students_that_cannot_be_are_refused_in_one_sentence():
 def test_a_recipe_names_a_student_and_takes_one_of_the_users_own(tmp_path):
     mine = nn.Linear(2, 2)
     assert str(Recipe.of("distill 8 student=shuffle 20 features")) == (
-        "distill 8 epochs=20 student=shuffle features"
+        "distill 8 student=shuffle epochs=20 features"
     )
     assert Recipe.of("distill")[0].options == DistillStepOptions() == STEP.options()
     for recipe in (Recipe.of("distill 4 student=mine", {"mine": mine}), Recipe.of([distill(student=mine)])):
@@ -230,7 +230,7 @@ def test_a_network_of_the_users_own_learns_and_stays_as_it_is(digits, teacher, t
     found = run(teacher, digits, [distill(student=mine, epochs=1)], tmp_path)
     learned = found.candidates[-1].served.module
     assert torch.equal(before, mine[1].weight) and not torch.equal(before, learned[1].weight)
-    assert found.candidates[-1].name == "distill 4 epochs=1 student=Sequential"
+    assert found.candidates[-1].name == "distill 4 student=Sequential epochs=1"
 
 
 def test_training_options_say_who_teaches(digits, teacher, tmp_path):

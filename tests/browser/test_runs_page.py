@@ -342,10 +342,11 @@ def test_runs_are_stopped_resumed_compared_and_deleted_in_a_notebook(lab, server
     table = lab.output(3).locator(".tonb-runs")
     table.wait_for()
     row = lambda name: table.locator("tr", has_text=f"-{name}-")
-    state = lambda name: row(name).locator(".tonb-state").inner_text()
+    state = lambda name: lab.read(row(name).locator(".tonb-state"))
     lab.wait_for(lambda: {state("one"), state("two")} <= {"training", "validating"}, "both training")
-    done = row("one").locator(".tonb-cell-done").inner_text()
-    lab.wait_for(lambda: row("one").locator(".tonb-cell-done").inner_text() != done, "a row that moves")
+    done = lambda: lab.read(row("one").locator(".tonb-cell-done"))
+    before = done()
+    lab.wait_for(lambda: done() != before, "a row that moves")
 
     row("one").locator(".tonb-pick").check()
     row("two").locator(".tonb-pick").check()
@@ -404,13 +405,13 @@ def test_a_run_in_a_cell_is_seen_and_stopped_from_the_table(lab, server, kernel)
     trains_in.wait_for(timeout=60_000)
     table = lab.output(1).locator(".tonb-runs")
     named = trains_in.locator(".tonb-name")  # a run that an earlier cell left behind may be training too
-    lab.wait_for(named.inner_text, "the name of the run", 30)
-    row = table.locator(f"tr[data-name='{named.inner_text()}']")
-    lab.wait_for(lambda: row.count() and "training" in row.inner_text(), "the row of the run", 30)
+    name = lab.wait_for(lambda: lab.read(named), "the name of the run", 30)
+    row = table.locator(f"tr[data-name='{name}']")
+    lab.wait_for(lambda: row.count() and "training" in lab.read(row), "the row of the run", 30)
     row.locator(".tonb-pick").check()
     table.locator(".tonb-stop").click()
     lab.wait_text(3, "after stopped")
-    lab.wait_for(lambda: "stopped" in row.inner_text(), "the row saying so")
+    lab.wait_for(lambda: "stopped" in lab.read(row), "the row saying so")
     assert not lab.errors
 
 

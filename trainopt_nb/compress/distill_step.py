@@ -16,7 +16,7 @@ from ..augment.policy import check_policy, policy_text, resolve_policy
 from ..base.errors import CompressError, OptionError, TaskError
 from ..base.options import Options, nearest, option
 from .importance import Importance
-from .recipe import RecipeStep
+from .recipe import RecipeStep, named_step
 from .served import TorchServed
 from .steps import Doing, Step, Work
 from .student import STYLES, answer, student
@@ -30,6 +30,14 @@ def _check_style(text: str):
         raise OptionError(
             f"student takes {', '.join(STYLES)} or timm:NAME, and got {text!r}.{nearest(text, STYLES)} Pass a network of your own as a variable."
         )
+
+
+def _check_changes(text):
+    "Raise `OptionError` for a text that is no policy"
+    try:
+        check_policy(text)
+    except OptionError as error:
+        raise OptionError(str(error).removeprefix("--augment: ")) from error
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,7 +109,7 @@ class DistillStepOptions(StudentOptions):
         "auto",
         "random changes of the samples, with + between them; auto is that of the training, and for images the usual one where it has none",
         type="text",
-        checked=check_policy,
+        checked=_check_changes,
         group="Distill",
     )
 
@@ -110,7 +118,7 @@ def distill(
     **options: object,  # any of `DistillStepOptions`
 ) -> RecipeStep:
     "Return the step for a recipe, such as `[distill(student=my_network)]`. Raises `OptionError`"
-    return RecipeStep("distill", DistillStepOptions.of(**options))
+    return named_step("distill", options)
 
 # %% ../../nbs/compress/63_distill_step.ipynb #808b1e62
 UPDATES, EPOCHS = 1000, 10  # at least, where no epochs are given
