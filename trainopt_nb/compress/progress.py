@@ -34,7 +34,7 @@ class _Candidates:
         self.started: CompressStarted | None = None
         self.candidates: dict[int, CandidateMeasured] = {}  # by number, the original first
         self.taken = 0  # number of the candidate that the next step starts from
-        self.undo: list[int]  # candidates that undo would take again, the newest last
+        self.undo: list[int] = []  # candidates that undo would take again, the newest last
         self.working: Working | None = None  # None while it waits for a command
         self.refused: list[StepRefused] = []  # steps that made no candidate
         self.costs: LayerCost | None = None  # newest
