@@ -109,6 +109,10 @@ class CompressedRun(_CompressionFiles):
         served = self.served
         return served.module if type(served) is TorchServed else served
 
+    def send(self, command: str | tuple):
+        "Send `stop`, `undo`, `finish` or a command such as `AddStep('prune 0.5')`. Raises `RunError` where no process takes it"
+        self.run.send(command)
+
     def take(self, number: int):
         "Take a candidate that was kept. Raises `RunError`"
         self._kept(number)

@@ -17,7 +17,7 @@ from ..base.errors import CompressError, OptionError
 from ..base.options import Options, nearest, option
 from .candidate import Floor
 from .recipe import Recipe, read_step
-from .records import AddStep, FindBest
+from .records import AddStep, ExportTo, FindBest
 from .served import check_values
 from .steps import STEPS
 from ..task.task import Task
@@ -136,8 +136,10 @@ class CompressPlan:
     task: Task
     how: CompressOptions = field(default_factory=CompressOptions)
     options: TrainOptions = field(default_factory=TrainOptions)  # of fine-tuning
-    orders: list = field(default_factory=list)  # `AddStep` and `FindBest`, in their order
+    orders: list = field(default_factory=list)  # `AddStep`, `FindBest` and `ExportTo`, in their order
     home: str = ""  # folder in which relative paths of exports begin
+    notes: tuple[str, ...] = ()  # sentences for the user
+    alone: bool = False  # whether it ends after the original was measured, where nothing is ordered
 
     @property
     def floor(self) -> Floor:
@@ -152,8 +154,8 @@ class CompressPlan:
     @property
     def planned(self) -> int | None:
         "Steps that are known before; None where the user clicks them, or a search finds them"
-        steps = [each for each in self.orders if isinstance(each, AddStep)]
-        return len(steps) if self.orders and len(steps) == len(self.orders) else None
+        steps = sum(isinstance(each, AddStep) for each in self.orders)
+        return None if any(isinstance(each, FindBest) for each in self.orders) else steps or None
 
     @property
     def stored(self) -> dict:
@@ -162,9 +164,11 @@ class CompressPlan:
 
 
 def describe_order(
-    order: tuple,  # `AddStep` or `FindBest`
+    order: tuple,  # `AddStep`, `FindBest` or `ExportTo`
 ) -> str:
     "Return an order in words"
+    if isinstance(order, ExportTo):
+        return f"export to {order.path}"
     return f"best {order.aim} in {order.minutes:g} min" if isinstance(order, FindBest) else order.steps
 
 
@@ -185,3 +189,6 @@ def check_plan(plan: CompressPlan):
             "The accuracy of a compressed model is judged on validation data, and there is none: define valid_data, or hold out a part of the "
             "training data by --valid-fraction 0.2."
         )
+    for order in plan.orders:
+        if isinstance(order, ExportTo) and Path(plan.home, order.path).exists():
+            raise CompressError(f"{order.path} exists already: export to another folder.")
