@@ -40,7 +40,7 @@ class _Candidates:
         self.costs: LayerCost | None = None  # newest
         self.searches: list[SearchEnded] = []
         self.exported: list[Exported] = []
-        self.told: list[StepRefused | SearchEnded | Exported] = []  # all of these in their order
+        self.told: list[CandidateMeasured | StepRefused | SearchEnded | Exported] = []  # in their order
         self.seconds = 0.0  # of all processes that worked on it
 
     @property
@@ -137,6 +137,7 @@ def _add_working(p, e):
 def _add_candidate(p, e):
     c = _own(p)
     c.candidates[e.number] = e
+    c.told.append(e)
     if c.started:
         c.seconds = c.started.seconds + max(0.0, e.time - c.started.time)
 
