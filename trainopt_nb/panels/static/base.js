@@ -226,6 +226,21 @@ function Button({ name, children, waits, ...rest }) {
   return html`<button type="button" class=${classes("tonb-button", `tonb-${name}`, waits && "tonb-pending")} ...${rest}>${children}</button>`;
 }
 
+// a button that reads as a word of the text
+function Link({ name, children, ...rest }) {
+  return html`<button type="button" class=${`tonb-more tonb-${name}`} ...${rest}>${children}</button>`;
+}
+
+// a button that copies a text; where the page has no clipboard the text can still be marked
+function Copy({ text, texts }) {
+  const [done, tell] = useState(false);
+  const copy = () => navigator.clipboard?.writeText(text).then(() => {
+    tell(true);
+    setTimeout(() => tell(false), 2000);
+  }, () => {});
+  return html`<button type="button" class="tonb-button tonb-small tonb-copy" onClick=${copy}>${done ? texts.copied : texts.copy}</button>`;
+}
+
 function Bar({ fraction, label }) {
   return html`<div class="tonb-bar" role="progressbar" aria-label=${label} aria-valuemin="0" aria-valuemax="100"
     aria-valuenow=${fraction == null ? undefined : String(Math.floor(fraction * 100))}><i class="tonb-fill"

@@ -116,10 +116,6 @@ function Parallel(shared) {
       ${all.map((axis, i) => html`<${Axis} key=${axis.name} axis=${axis} x=${x(i)} apart=${all.length > 1 ? x(1) - x(0) : width} range=${axis.result === undefined ? face.ranges[axis.name] : null} ...${shared} />`)}</svg></div></div>`;
 }
 
-function Link({ name, children, ...rest }) {
-  return html`<button type="button" class=${`tonb-more tonb-${name}`} ...${rest}>${children}</button>`;
-}
-
 // ---- ranges
 
 // a number as it is typed; NaN for anything else
