@@ -214,7 +214,11 @@ class CompressLoop(_Stepping):
             store_features(self.run.path, self.session.task.table.features)
         first, kind = self.session.candidates[0], type(plan.model).__name__
         yield from self._say(
-            [started_record(self.run.name, kind, first, plan.floor, plan.batch_sizes, how.threads, plan.planned, began)]
+            [
+                started_record(
+                    self.run.name, kind, first, plan.floor, plan.batch_sizes, how.threads, plan.planned, began
+                )
+            ]
         )
         yield from self._say(self._candidates())
         yield from self._say([self._taken()])
@@ -231,7 +235,7 @@ class CompressLoop(_Stepping):
 
     def events(self) -> Generator:
         "Run to the end; yields records and takes commands"
-        waits = not self.orders
+        waits = not (self.orders or self.plan.alone)
         yield from self._begin()
         while self.ending is None:
             if self.orders:

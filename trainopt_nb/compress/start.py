@@ -172,7 +172,9 @@ def plan_compression(
     how, train = declared(CompressOptions), declared(TrainOptions)
     for name in options:
         if name not in how and name not in train:
-            raise OptionError(f"There is no option (keyword) {name!r}.{nearest_option(name, {**train, **how})}")
+            raise OptionError(
+                f"There is no option (keyword) {name!r}.{nearest_option(name, {**train, **how})}"
+            )
     if isinstance(options.get("batch"), int):
         options["batch"] = (options["batch"],)
     steps = () if recipe is None else read_recipe(recipe) if isinstance(recipe, str) else Recipe.of(recipe)
@@ -187,7 +189,10 @@ def plan_compression(
 def start_compress(
     model: nn.Module,  # stays as it is
     task: Task | tuple,  # or a tuple of training and validation data
-    recipe: str | Path | Recipe | None = None,  # None waits for commands, until `Finish` or the end of this process
+    recipe: str
+    | Path
+    | Recipe
+    | None = None,  # None waits for commands, until `Finish` or the end of this process
     *,
     where: Where = Where(),  # noqa: B008 a constant; where the run is kept
     **more: object,  # as for `plan_compression`
