@@ -50,6 +50,7 @@ class CompressOptions(Options):
         group="Compress",
         low=1,
         high=1_000_000,
+        explain=lambda value: "Batch sizes are whole numbers above 0.",
     )
     threads: int = option(1, "threads that the server gives the model", low=1, high=4096, group="Compress")
     seconds: float = option(
@@ -160,7 +161,11 @@ class CompressPlan:
     @property
     def stored(self) -> dict:
         "Return the options as they are written into a run directory"
-        return self.how.plain() | {"steps": list(map(describe_order, self.orders))} | self.options.plain()
+        return (
+            self.how.plain()
+            | {"batch": list(self.batch_sizes), "steps": list(map(describe_order, self.orders))}
+            | self.options.plain()
+        )
 
 
 def describe_order(
