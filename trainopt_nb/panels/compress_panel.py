@@ -56,7 +56,7 @@ class CompressPanel(Panel):
         self.progress, self.run_path = progress, run_path
         self.commands: queue.SimpleQueue[tuple] = queue.SimpleQueue()  # what was clicked, oldest first
         self.notice = ""  # one sentence for the reader that is not the run's own; set it at any time
-        self._live, self._rows, self._said = live, CandidateRows(), ""
+        self._live, self._rows, self._said, self._refusals = live, CandidateRows(), "", 0
         self._forms = {"forms": step_forms(), "formats": list(FORMS), "aims": list(AIMS), "minutes": MINUTES}
         super().__init__()
 
@@ -67,6 +67,7 @@ class CompressPanel(Panel):
             **compress_facts(self.progress, self.texts),
             **self._forms,
             "said": card.plain(self._said),
+            "refusals": self._refusals,  # so that the page sees the same sentence again
             "notice": "" if self.closed else card.plain(self.notice),
             "live": self._live and not over,
             "controls": self._live,
@@ -87,7 +88,7 @@ class CompressPanel(Panel):
             if command is not None:  # a command without values is an empty tuple
                 self.commands.put(command)
         except OptionError as error:
-            self._said = error.page
+            self._said, self._refusals = error.page, self._refusals + 1
 
     def still(self) -> dict[str, str]:
         "Return the candidates as text"

@@ -23,13 +23,14 @@ function startOf({ ui, face, rows }) {
   return row ?? rows[0];
 }
 
-// send a command, and let its button wait until something happens
+// send a command, and let its button wait until something happens; a second click waits too, unless the first has had no effect for long
 function request({ ui, face, send, refresh }, name, message) {
-  if (ui.pending) return;
-  const before = JSON.stringify(face.notes.at(-1)) + face.notes.length + face.taken;
+  if (ui.pending && Date.now() - ui.pending.since < SLOW) return;
+  const mark = (now) => JSON.stringify([Boolean(now.working), now.taken, now.refusals, now.notes.length, now.notes.at(-1)]), before = mark(face);
   ui.refused = "";
+  ui.asked = face.refusals;
   send(message);
-  click(ui, name, (now) => !now.live || Boolean(now.working) !== Boolean(face.working) || Boolean(now.said) || JSON.stringify(now.notes.at(-1)) + now.notes.length + now.taken !== before);
+  click(ui, name, (now) => !now.live || mark(now) !== before);
   refresh();
 }
 

@@ -114,7 +114,7 @@ export default panel((shared) => {
   if (ui.seen !== rows) [ui.seen, ui.order] = [rows, Object.values(rows).sort((a, b) => a.number - b.number)];
   if (!rows[ui.candidate]) ui.candidate = null;
   const sent = ui.pending?.name, lost = face.live && gone, { name: waits, slow } = pending(ui, face, live);
-  if (sent && !waits && !face.said) [ui.form, ui.exporting] = [sent === "form" ? null : ui.form, sent === "export" ? null : ui.exporting]; // what was filled in was accepted
+  if (sent && !waits && face.refusals === ui.asked) [ui.form, ui.exporting] = [sent === "form" ? null : ui.form, sent === "export" ? null : ui.exporting]; // what was filled in was accepted
   if (!live) ui.form = ui.exporting = null;
   const choose = (number) => {
     if (number !== ui.exporting) ui.exporting = null;
