@@ -231,14 +231,31 @@ function Link({ name, children, ...rest }) {
   return html`<button type="button" class=${`tonb-more tonb-${name}`} ...${rest}>${children}</button>`;
 }
 
-// a button that copies a text; where the page has no clipboard the text can still be marked
-function Copy({ text, texts }) {
+// whether a text reached the clipboard, which a page that is not secure may not write to by the newer way
+async function copied(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const area = Object.assign(document.createElement("textarea"), { value: text, readOnly: true });
+    area.style.cssText = "position: fixed; opacity: 0";
+    document.body.append(area);
+    area.select();
+    const done = document.execCommand("copy");
+    area.remove();
+    return done;
+  }
+}
+
+// a button that copies a text; where that is not possible the text can still be marked
+function Copy({ text, texts, words = texts.copy, ...rest }) {
   const [done, tell] = useState(false);
-  const copy = () => navigator.clipboard?.writeText(text).then(() => {
+  const copy = async () => {
+    if (!(await copied(text))) return;
     tell(true);
     setTimeout(() => tell(false), 2000);
-  }, () => {});
-  return html`<button type="button" class="tonb-button tonb-small tonb-copy" onClick=${copy}>${done ? texts.copied : texts.copy}</button>`;
+  };
+  return html`<button type="button" class="tonb-button tonb-small tonb-copy" onClick=${copy} ...${rest}>${done ? texts.copied : words}</button>`;
 }
 
 function Bar({ fraction, label }) {

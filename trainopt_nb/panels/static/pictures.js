@@ -41,14 +41,14 @@ const line = (points) => points.map(({ x, y }, i) => `${i ? "L" : "M"}${x.toFixe
 
 // ---- the frame of a picture
 
-// `x` and `y` hold {range, write, name}, and {log, numbers} where factors matter; `children` draws with the two scales, `over` stands above
+// `x` and `y` hold {range, write, name}, and maybe {log, numbers}; `children` draws with the two scales, `over` stands above
 function Picture({ name, title, legend, said, width, node, x, y, tall = TALL, over, children, ...events }) {
   const right = width - SPARE.right, bottom = tall - SPARE.bottom;
   const sx = (x.log ? logarithmic : linear)(x.range, SPARE.left, right), sy = linear(y.range, bottom, SPARE.top);
   const numbers = x.numbers ?? places(...x.range, Math.max(2, Math.floor(width / 80)));
   return html`<div class=${classes("tonb-chart", name)}><div class="tonb-chart-head">${typeof title === "string" ? html`<b class="tonb-title">${title}</b>` : title}<span class="tonb-legend">${legend}</span></div>
     <div class="tonb-svg" ref=${node}><svg width=${width} height=${tall} role="img" tabindex="0" aria-label=${said} ...${events}>
-      ${places(...y.range).map((at) => html`<g key=${at}><line class="tonb-grid" x1=${SPARE.left} x2=${right} y1=${sy(at)} y2=${sy(at)} />
+      ${(y.numbers ?? places(...y.range)).map((at) => html`<g key=${at}><line class="tonb-grid" x1=${SPARE.left} x2=${right} y1=${sy(at)} y2=${sy(at)} />
         <text class="tonb-tick" x=${SPARE.left - 7} y=${sy(at) + 4} text-anchor="end">${y.write(at)}</text></g>`)}
       ${numbers.map((at) => html`<text class="tonb-tick" key=${`x${at}`} x=${sx(at)} y=${tall - 6} text-anchor=${sx(at) > right - 12 ? "end" : "middle"}>${x.write(at)}</text>`)}
       <text class="tonb-tick" x=${SPARE.left - 7} y=${tall - 6} text-anchor="end">${x.name}</text>

@@ -86,8 +86,6 @@ function Axis({ axis, x, range, ui, refresh, apart }) {
     <rect class="tonb-hit" x=${x - 14} width="28" y=${top - 6} height=${down - top + 12} onPointerDown=${press} onPointerMove=${move} onPointerUp=${leave} /></g>`;
 }
 
-const shortened = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
-
 function Parallel(shared) {
   const { ui, face, texts, order, live, send, refresh } = shared, [node, wide] = useWidth();
   const all = columns(shared), { side, top, bottom, tall, apart } = AXES, down = tall - bottom;
@@ -117,9 +115,6 @@ function Parallel(shared) {
 }
 
 // ---- ranges
-
-// a number as it is typed; NaN for anything else
-const typed = (text) => (/^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(text.trim()) ? Number(text) : NaN);
 
 // what was sent stays until the kernel sends another range
 function ownRange({ ui, face }, name) {
