@@ -3,7 +3,9 @@
 `--hypothesis-profile random` draws others, and 15 times as many: run it by hand, so that what it finds becomes an example.
 """
 
-from hypothesis import HealthCheck, settings
+import sys
+
+from hypothesis import HealthCheck, register_random, settings
 from hypothesis.internal.conjecture import providers
 
 BUSY = [HealthCheck.too_slow, HealthCheck.data_too_large]  # a busy machine is no fault
@@ -23,10 +25,28 @@ providers._get_local_constants = lambda: (
 )
 
 
+class TorchNumbers:
+    "PyTorch's random numbers: the same for an example whenever it is tried"
+
+    def seed(self, number):
+        sys.modules["torch"].manual_seed(number)
+
+    def getstate(self):
+        return sys.modules["torch"].get_rng_state()
+
+    def setstate(self, state):
+        sys.modules["torch"].set_rng_state(state)
+
+
+torch_numbers = TorchNumbers()
+
+
 def examples(
     count: int,  # in the profile `same`
     fixtures: bool = False,  # whether all examples may share what a fixture of the test made
 ):
     "Settings of a property test"
+    if "torch" in sys.modules:
+        register_random(torch_numbers)
     checks = [*BUSY, HealthCheck.function_scoped_fixture] if fixtures else BUSY
     return settings(max_examples=count * settings().max_examples // 100, suppress_health_check=checks)
