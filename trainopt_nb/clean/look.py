@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..base.errors import DataError
-from ..data.changed_data import ChangedData
+from ..data.changed_data import ChangedData, DatasetView
 from ..data.changes import is_polars, row_count
 from ..data.generators import preserve_rng
 from ..data.labels import uneven
@@ -29,6 +29,9 @@ class Part(NamedTuple):
     inputs: object  # a data frame of a table, a list of texts, an array of numbers
     labels: np.ndarray | None  # one a sample: class numbers, text or numbers
     kind: str  # `table`, `images`, `text`, `tokens`, `sound` or `numbers`
+    names: tuple = ()  # of the classes by number, where the data say them
+    called: str = ""  # what a reader calls the samples, where that is another word: `spectrograms`
+    boxes: tuple = ()  # of each image the corners of its objects in pixels, shape (objects, 4)
 
     @property
     def share(self) -> float:
@@ -45,6 +48,14 @@ class Part(NamedTuple):
             return False
         few = min(1000, max(20, len(labels) // 2))
         return len(set(labels.tolist())) <= few
+
+    def class_name(
+        self,
+        label: object,
+    ) -> object:
+        "Return the name of a class; the label itself where it has none"
+        numbered = isinstance(label, (int, np.integer)) and not isinstance(label, bool)
+        return self.names[label] if numbered and 0 <= label < len(self.names) else label
 
 # %% ../../nbs/clean/01_look.ipynb #840308e1
 def kind_of(
@@ -88,6 +99,7 @@ def as_images(
 WHAT = {
     "table": "table",
     "images": "images",
+    "spectrograms": "spectrograms",
     "text": "texts",
     "tokens": "sequences of tokens",
     "sound": "sounds",
@@ -102,7 +114,7 @@ def size_text(part: Part) -> str:
         "" if part.share > 0.999 else f", of which {part.share:.1%} ({len(part.looked):,}) were looked at"
     )
     shape = f" of {shape}" if shape else ""
-    return f"{part.name}: {part.rows:,} {'rows' if part.kind == 'table' else 'samples'} ({WHAT[part.kind]}{shape}){looked}"
+    return f"{part.name}: {part.rows:,} {'rows' if part.kind == 'table' else 'samples'} ({WHAT[part.called or part.kind]}{shape}){looked}"
 
 # %% ../../nbs/clean/01_look.ipynb #fcecdd9d
 def _frame(inputs):
@@ -155,27 +167,41 @@ def _inputs(inputs):
         ) from error
 
 # %% ../../nbs/clean/01_look.ipynb #fbe9c49a
+def _label(target):
+    "The label that a target is; None where it is several, or boxes"
+    if target is None or isinstance(target, str):
+        return target
+    array = None if hasattr(target, "keys") else _array(target)
+    return array.reshape(-1)[0] if array is not None and array.size == 1 else None
+
+
+def _boxes(target):
+    "The corners of the objects of an image, shape (objects, 4); None where a target has none"
+    boxes = target["boxes"] if hasattr(target, "keys") and "boxes" in target.keys() else None
+    corners = getattr(getattr(boxes, "format", None), "name", "XYXY") == "XYXY"
+    if boxes is None or not corners or np.shape(boxes)[-1:] not in ((4,), (0,)):
+        return None
+    return _array(boxes).astype(np.float32).reshape(-1, 4)
+
+
 def _loaded(data, rows):
-    "Return inputs and targets of some rows of a dataset"
-    inputs, targets = [], []
+    "Return inputs, targets and boxes of some rows of a dataset"
+    inputs, targets, boxes = [], [], []
     with preserve_rng(data):
         for row in rows.tolist():
             x, y = split_batch(data[row])
             inputs.append(x if isinstance(x, str) else _array(x))
-            targets.append(
-                y
-                if y is None or isinstance(y, str)
-                else _array(y).reshape(-1)[0]
-                if np.size(_array(y)) == 1
-                else None
-            )
+            targets.append(_label(y))
+            boxes.append(_boxes(y))
     if len({np.shape(item) for item in inputs}) > 1:
         shapes = sorted({np.shape(item) for item in inputs})
         raise DataError(
             f"Samples have shapes {shapes[0]}, {shapes[1]} and others, and cannot be compared with each other."
         )
     texts = isinstance(inputs[0], str)
-    return inputs if texts else np.stack(inputs), None if targets[0] is None else np.array(targets)
+    known = not any(each is None for each in boxes)
+    labels = None if targets[0] is None else np.array(targets)
+    return inputs if texts else np.stack(inputs), labels, tuple(boxes) if known else ()
 
 
 def by_row(data: object) -> object:
@@ -189,6 +215,14 @@ def by_row(data: object) -> object:
     )
 
 # %% ../../nbs/clean/01_look.ipynb #b574d6d1
+def _class_names(data):
+    "The names of classes that a dataset tells, as those of torchvision do"
+    data = data.dataset if isinstance(data, DatasetView) else data
+    names = getattr(data, "classes", None)
+    known = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+    return tuple(names) if known and len(set(names)) == len(names) else ()
+
+
 def look_at(
     data: object,  # a pair, a dict of columns, a Dataset, a DataLoader, `ChangedData`
     name: str,  # `train` or `valid`
@@ -203,7 +237,7 @@ def look_at(
     if not count:
         raise DataError(f"{name}_data holds no samples: at least one is needed.")
     data = by_row(data)
-    rows = np.arange(count)
+    rows, boxes = np.arange(count), ()
     if is_pair(data) or (isinstance(data, tuple) and len(data) == 2 and is_polars(data[0])):
         inputs, targets = data
     elif is_columns(data):
@@ -214,8 +248,9 @@ def look_at(
     else:
         if count > most:
             rows = np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
-        inputs, targets = _loaded(data, rows)
+        inputs, targets, boxes = _loaded(data, rows)
     inputs, labels = _inputs(inputs), _labels(targets)
     if len(inputs) != len(rows) or (labels is not None and len(labels) != len(rows)):
         raise DataError(uneven(f"{name}_data", len(inputs), len(labels) if labels is not None else len(rows)))
-    return Part(name, count, rows if kept is None else kept[rows], inputs, labels, kind_of(inputs))
+    rows = rows if kept is None else kept[rows]
+    return Part(name, count, rows, inputs, labels, kind_of(inputs), _class_names(data), boxes=boxes)

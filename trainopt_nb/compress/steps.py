@@ -102,6 +102,7 @@ STEPS.register("prune", "trainopt_nb.compress.prune:STEP")
 STEPS.register("quantize", "trainopt_nb.compress.quantize_step:STEP")
 STEPS.register("sparsify", "trainopt_nb.compress.sparsify:STEP")
 STEPS.register("lowrank", "trainopt_nb.compress.low_rank:STEP")
+STEPS.register("distill", "trainopt_nb.compress.distill_step:STEP")
 EXPORTERS: Registry[Callable] = Registry(
     "exporter"
 )  # each takes a `Served`, a path, a `Task`, and the name of a form

@@ -72,6 +72,11 @@ def _relabelled(data, labels):
     return data[0], with_values(data[1], rows, values)
 
 # %% ../../nbs/data/12b_changed_data.ipynb #c75490b4
+def _joined(made, changes):
+    "Return changes one after the other; those that repeat all that were made, as a cell does that runs again, are made once"
+    return changes if changes[: len(made)] == made else (*made, *changes)
+
+
 class ChangedData:
     "Data and a list of changes; the data stay as they are"
 
@@ -81,7 +86,7 @@ class ChangedData:
         changes: Iterable[Change] = (),
     ):
         if isinstance(data, ChangedData):
-            data, changes = data.data, (*data.changes, *changes)
+            data, changes = data.data, _joined(data.changes, tuple(changes))
         self.data, self.changes, count = data, tuple(changes), row_count(data)
         for change in self.changes:
             check_change(change, count)
@@ -111,6 +116,14 @@ class ChangedData:
 
     def __len__(self):
         return len(self.rows)
+
+    def __iter__(self):
+        yield from self._parts()
+
+    def _parts(self):
+        raise DataError(
+            "These data were changed already, and are a view: take the inputs and targets apart as `inputs, targets = data.view()`, or change `data.data`, which holds them as they were."
+        )
 
     def __repr__(self):
         return f"ChangedData({describe(self.data)}: {'; '.join(map(str, self.changes)) or 'no change'})"

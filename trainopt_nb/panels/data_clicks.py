@@ -35,7 +35,8 @@ def label_value(report: DataReport, text: str) -> object | None:  # None where t
     "Return the label that a text stands for"
     if not report.train.classes:
         return None
-    return next((v for v in np.unique(report.train.labels).tolist() if plain(cell_text(v)) == text), None)
+    said = lambda label: plain(cell_text(report.train.class_name(label)))
+    return next((label for label in np.unique(report.train.labels).tolist() if said(label) == text), None)
 
 
 def relabelling(
@@ -67,7 +68,10 @@ def _tried(report, change):
                 "error", FutureWarning
             )  # pandas warns before it stores a value of another type
             try:
-                imputed(take_rows(data[0], np.array(change.rows[:1])), change._replace(rows=(0,)))
+                imputed(
+                    take_rows(data[0], np.array(change.rows[:1])),
+                    change._replace(rows=(0,), values=change.values[:1]),
+                )
             except (TypeError, ValueError, FutureWarning):
                 return "refused_fit"
     return change
@@ -76,10 +80,13 @@ def _tried(report, change):
 def filling(
     report: DataReport,
     change: Change,  # that imputes a column
-    how: str = "",  # `median`, `mean` or `mode`; empty takes the value that was proposed
+    how: str = "",  # `median`, `mean`, `mode` or `nearest`; empty takes the value that was proposed
     value: str | None = None,  # to be written in place of it, as text
 ) -> Change | str | None:  # or the key of the text that says why not; None for a way that does not exist
     "Return the change that writes a value of the reader's choice"
+    if how == "nearest":
+        found = report.nearest(change.column)
+        return _tried(report, change._replace(values=tuple(found[row] for row in change.rows)))
     if how in (known := report.fills(change.column)):
         return _tried(report, change._replace(values=(known[how],)))
     if how:
@@ -98,7 +105,7 @@ def filling(
 def settling(
     report: DataReport,
     key: str,  # of a finding
-    how: str = "",  # `drop` drops the rows whatever was proposed; `median`, `mean` and `mode` fill in
+    how: str = "",  # `drop` drops the rows whatever was proposed; `median`, `mean`, `mode` and `nearest` fill in
     value: str | None = None,  # that is imputed in place of the proposed one, as text
 ) -> Change | str | None:  # or the key of the text that says why not; None where nothing is left to do
     "Return the change that settles what is left of a problem"
