@@ -13,6 +13,7 @@ from ..compress.progress import CompressProgress, compression_of
 from ..compress.records import CandidateMeasured, Exported, SearchEnded, StepRefused
 from ..events.format import duration
 from ..events.progress import LIVE, Progress
+from ..events.records import Note
 from trainopt_nb.panels.compress_rows import (
     candidate_label,
     candidate_row,
@@ -56,6 +57,8 @@ def told_sentence(
         case SearchEnded():
             time = duration(told.seconds)
             return "info", texts["note_search"].format(n=told.tried, time=time, said=told.said)
+        case Note():
+            return told.level, told.text
         case Exported(number, form, path, nbytes, said):
             name, path = _name(compression, number, texts), card.short_path(path)
             return "info", texts["note_export"].format(
@@ -69,9 +72,12 @@ def compress_notes(
 ) -> list[list[str]]:  # level and text, the newest last
     "Return what happened, and what the run says of itself"
     compression = compression_of(progress)
-    told = [told_sentence(each, compression, texts) for each in compression.told[-_NOTES:]]
-    notes = [*told, *card.messages(progress, texts)][-_NOTES:]
-    return [[level, card.plain(text)[:_LONGEST]] for level, text in notes]
+    own = {(note.level, card.plain(note.text)) for note in progress.notes}
+    told = [told_sentence(each, compression, texts) for each in compression.told]
+    told = [(level, card.plain(text)) for level, text in told]
+    more = [message for message in card.messages(progress, texts) if message not in told]
+    notes = [*filter(own.__contains__, more), *told, *(each for each in more if each not in own)]
+    return [[level, text[:_LONGEST]] for level, text in notes[-_NOTES:]]
 
 
 def compress_state(progress: Progress) -> str:  # a word of the texts
