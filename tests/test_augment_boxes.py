@@ -304,8 +304,11 @@ def test_places_in_another_form_get_one_sentence():
 
     centres = torch.ones(1, 4)
     centres.format = SimpleNamespace(name="CXCYWH")  # as of torchvision's tv_tensors
-    with pytest.raises(DataError, match="these have the format CXCYWH: pass corners"):
+    with pytest.raises(DataError, match="these have the format CXCYWH: pass corners") as refusal:
         check_objects([{"boxes": centres}], 24, 32)
+    names = {"torch": torch, "boxes": torch.tensor([[10.0, 6, 8, 4]])}
+    exec(str(refusal.value).partition("for instance by ")[2].rstrip("."), names)  # the sentence has the code
+    assert names["boxes"].tolist() == [[6, 4, 14, 8]]
     x = torch.rand(40, 3, 24, 32)
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 32, 3))
     for how, shape in (("points", (40, 3)), ("boxes", (40, 3))):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..base.errors import DataError
+from .targets import as_array, boxes_of, class_names, label_of
 from ..data.changed_data import ChangedData
 from ..data.changes import is_polars, row_count
 from ..data.generators import preserve_rng
@@ -29,6 +30,9 @@ class Part(NamedTuple):
     inputs: object  # a data frame of a table, a list of texts, an array of numbers
     labels: np.ndarray | None  # one a sample: class numbers, text or numbers
     kind: str  # `table`, `images`, `text`, `tokens`, `sound` or `numbers`
+    names: tuple = ()  # of the classes by number, where the data say them
+    called: str = ""  # what a reader calls the samples, where that is another word: `spectrograms`
+    boxes: tuple = ()  # of each image the corners of its objects in pixels, shape (objects, 4)
 
     @property
     def share(self) -> float:
@@ -45,6 +49,14 @@ class Part(NamedTuple):
             return False
         few = min(1000, max(20, len(labels) // 2))
         return len(set(labels.tolist())) <= few
+
+    def class_name(
+        self,
+        label: object,
+    ) -> object:
+        "Return the name of a class; the label itself where it has none"
+        numbered = isinstance(label, (int, np.integer)) and not isinstance(label, bool)
+        return self.names[label] if numbered and 0 <= label < len(self.names) else label
 
 # %% ../../nbs/clean/01_look.ipynb #840308e1
 def kind_of(
@@ -88,6 +100,7 @@ def as_images(
 WHAT = {
     "table": "table",
     "images": "images",
+    "spectrograms": "spectrograms",
     "text": "texts",
     "tokens": "sequences of tokens",
     "sound": "sounds",
@@ -102,7 +115,7 @@ def size_text(part: Part) -> str:
         "" if part.share > 0.999 else f", of which {part.share:.1%} ({len(part.looked):,}) were looked at"
     )
     shape = f" of {shape}" if shape else ""
-    return f"{part.name}: {part.rows:,} {'rows' if part.kind == 'table' else 'samples'} ({WHAT[part.kind]}{shape}){looked}"
+    return f"{part.name}: {part.rows:,} {'rows' if part.kind == 'table' else 'samples'} ({WHAT[part.called or part.kind]}{shape}){looked}"
 
 # %% ../../nbs/clean/01_look.ipynb #fcecdd9d
 def _frame(inputs):
@@ -116,22 +129,11 @@ def _frame(inputs):
     return inputs
 
 
-def _array(value):
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        return (value.float() if value.dtype in (torch.bfloat16, torch.float16) else value).numpy()
-    if is_frame(value):
-        return value.to_numpy()
-    if is_polars(value):
-        return value.to_numpy()
-    return value if isinstance(value, np.ndarray) else np.asarray(value)
-
-
 def _labels(targets):
     "Return targets as an array with one label a row, where there is one"
     if targets is None:
         return None
-    array = _array(targets)
+    array = as_array(targets)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     return array.astype(str) if array.dtype.kind == "O" and array.ndim == 1 else array
@@ -141,14 +143,14 @@ def _inputs(inputs):
     if is_columns(inputs) and all(np.ndim(item) == 1 for item in inputs.values()):
         import pandas as pd
 
-        return pd.DataFrame({name: _array(item) for name, item in inputs.items()})
+        return pd.DataFrame({name: as_array(item) for name, item in inputs.items()})
     if isinstance(inputs, dict):
         inputs = max(inputs.values(), key=lambda item: np.asarray(item).size)
     inputs = _frame(inputs[0] if isinstance(inputs, tuple) else inputs)
     if is_frame(inputs) or (isinstance(inputs, list) and all(isinstance(item, str) for item in inputs)):
         return inputs
     try:
-        return _array(inputs)
+        return as_array(inputs)
     except ValueError as error:
         raise DataError(
             "The samples have different shapes, and cannot be compared with each other."
@@ -156,26 +158,23 @@ def _inputs(inputs):
 
 # %% ../../nbs/clean/01_look.ipynb #fbe9c49a
 def _loaded(data, rows):
-    "Return inputs and targets of some rows of a dataset"
-    inputs, targets = [], []
+    "Return inputs, targets and boxes of some rows of a dataset"
+    inputs, targets, boxes = [], [], []
     with preserve_rng(data):
         for row in rows.tolist():
             x, y = split_batch(data[row])
-            inputs.append(x if isinstance(x, str) else _array(x))
-            targets.append(
-                y
-                if y is None or isinstance(y, str)
-                else _array(y).reshape(-1)[0]
-                if np.size(_array(y)) == 1
-                else None
-            )
+            inputs.append(x if isinstance(x, str) else as_array(x))
+            targets.append(label_of(y))
+            boxes.append(boxes_of(y))
     if len({np.shape(item) for item in inputs}) > 1:
         shapes = sorted({np.shape(item) for item in inputs})
         raise DataError(
             f"Samples have shapes {shapes[0]}, {shapes[1]} and others, and cannot be compared with each other."
         )
     texts = isinstance(inputs[0], str)
-    return inputs if texts else np.stack(inputs), None if targets[0] is None else np.array(targets)
+    known = not any(each is None for each in boxes)
+    labels = None if targets[0] is None else np.array(targets)
+    return inputs if texts else np.stack(inputs), labels, tuple(boxes) if known else ()
 
 
 def by_row(data: object) -> object:
@@ -203,7 +202,7 @@ def look_at(
     if not count:
         raise DataError(f"{name}_data holds no samples: at least one is needed.")
     data = by_row(data)
-    rows = np.arange(count)
+    rows, boxes = np.arange(count), ()
     if is_pair(data) or (isinstance(data, tuple) and len(data) == 2 and is_polars(data[0])):
         inputs, targets = data
     elif is_columns(data):
@@ -214,8 +213,9 @@ def look_at(
     else:
         if count > most:
             rows = np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
-        inputs, targets = _loaded(data, rows)
+        inputs, targets, boxes = _loaded(data, rows)
     inputs, labels = _inputs(inputs), _labels(targets)
     if len(inputs) != len(rows) or (labels is not None and len(labels) != len(rows)):
         raise DataError(uneven(f"{name}_data", len(inputs), len(labels) if labels is not None else len(rows)))
-    return Part(name, count, rows if kept is None else kept[rows], inputs, labels, kind_of(inputs))
+    rows = rows if kept is None else kept[rows]
+    return Part(name, count, rows, inputs, labels, kind_of(inputs), class_names(data), boxes=boxes)

@@ -34,12 +34,13 @@ class _Candidates:
         self.started: CompressStarted | None = None
         self.candidates: dict[int, CandidateMeasured] = {}  # by number, the original first
         self.taken = 0  # number of the candidate that the next step starts from
-        self.undo: list[int]  # candidates that undo would take again, the newest last
+        self.undo: list[int] = []  # candidates that undo would take again, the newest last
         self.working: Working | None = None  # None while it waits for a command
         self.refused: list[StepRefused] = []  # steps that made no candidate
         self.costs: LayerCost | None = None  # newest
         self.searches: list[SearchEnded] = []
         self.exported: list[Exported] = []
+        self.told: list[CandidateMeasured | StepRefused | SearchEnded | Exported] = []  # in their order
         self.seconds = 0.0  # of all processes that worked on it
 
     @property
@@ -136,6 +137,7 @@ def _add_working(p, e):
 def _add_candidate(p, e):
     c = _own(p)
     c.candidates[e.number] = e
+    c.told.append(e)
     if c.started:
         c.seconds = c.started.seconds + max(0.0, e.time - c.started.time)
 
@@ -144,6 +146,17 @@ def _add_taken(p, e):
     c = _own(p)
     c.taken, c.undo = e.number, list(e.undo)
 
+# %% ../../nbs/compress/71_progress.ipynb #c7e932e1
+def _tell(of):
+    "Return the fold that adds an event to a list, and to all that was told"
+
+    def add(p, e):
+        c = _own(p)
+        of(c).append(e)
+        c.told.append(e)
+
+    return add
+
 
 FOLDS.update(
     {
@@ -151,9 +164,9 @@ FOLDS.update(
         Working: _add_working,
         CandidateMeasured: _add_candidate,
         Taken: _add_taken,
-        StepRefused: lambda p, e: _own(p).refused.append(e),
+        StepRefused: _tell(lambda c: c.refused),
         LayerCost: lambda p, e: setattr(_own(p), "costs", e),
-        SearchEnded: lambda p, e: _own(p).searches.append(e),
-        Exported: lambda p, e: _own(p).exported.append(e),
+        SearchEnded: _tell(lambda c: c.searches),
+        Exported: _tell(lambda c: c.exported),
     }
 )

@@ -6,7 +6,7 @@
 __all__ = ['recalibrate', 'taught', 'check_teacher', 'fine_tune']
 
 # %% ../../nbs/compress/10_teacher.ipynb #9678e912
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 
 import torch
 from torch import nn
@@ -115,6 +115,7 @@ def fine_tune(
     epochs: int,
     teacher: bool = True,  # whether there is one: the original, or the one that the options of training name
     name: str = "fine-tune",  # of the run
+    more: Mapping[str, object] | None = None,  # options of training that the step sets
 ) -> Generator:  # yields the records of the run; returns the module in evaluation mode
     "Train a compressed model further, as a run. Raises the errors of a run"
     if epochs == 0:
@@ -123,6 +124,7 @@ def fine_tune(
     options = work.options.replace(epochs=epochs, max_steps=None, schedule="cosine", warmup=0.0, **ALONE)
     if not divided:
         options = options.replace(restore_best=False, patience=None)
+    options = options.replace(**(more or {}))
     options = options if teacher else _without_teacher(work, options)
     handle = _start(work, module, options, train, valid, name)
     try:

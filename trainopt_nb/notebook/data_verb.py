@@ -75,7 +75,8 @@ def _report(call):
         made = task.train_data.changes
         task = dataclasses.replace(task, train_data=task.train_data.data)
     report = inspect_data(task, options, most=call.options(DataView).samples)
-    report.log = ChangeLog(made)
+    report.log, report.used = ChangeLog(made), bool(made)
+    report.valid_name = call.options(TaskNames).valid_data if given.valid_data is not None else ""
     if task.read is not None and task.read.facts.get("kind") == "text":
         parts = [part for part in (report.train, report.valid) if part is not None]
         report.texts = file_texts(given, options, parts)
@@ -96,8 +97,10 @@ class UsedData:
         "Write the variable"
         held = report.task.train_data if report.given is None else report.given
         self._written = report.change().train_data if report.changes else held
+        report.used = bool(report.changes)
         self.names[self.variables.train_data] = self._written
-        if self.names.get(self.variables.valid_data) is None:  # the validation data were held out
+        read = report.task.read is not None  # by the sizes and classes of the training data
+        if read or self.names.get(self.variables.valid_data) is None:  # the validation data were held out
             self.names[self.variables.valid_data] = report.task.valid_data
 
     def follow(self, report: DataReport):
