@@ -6,8 +6,9 @@ from random import Random
 import pytest
 import torch
 from helpers import follow, quiet, run_until_killed, until, weights
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from torch import nn
 
 from trainopt_nb import OptionError, Task, TrainOptions, find_run, fit, resume
@@ -56,7 +57,7 @@ def flags(**more):
 # --- the effects
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(st.sampled_from(NAMES), st.text(max_size=60), st.floats(0, 1), st.integers(0, 2**32 - 1))
 def test_any_text_and_strength(name, text, strength, seed):
     change = TextAugment(read_policy(f"{name}:{strength}", kind="texts"), seed, MEANS)

@@ -44,7 +44,7 @@ def strips(panel):
     "The pictures of the preview by the name of their row"
     return panel.locator(".tonb-strips").evaluate(
         """(grid) => Object.fromEntries([...grid.querySelectorAll(".tonb-strip-name")].map((name) =>
-        [name.querySelector("b").innerText, name.nextElementSibling.querySelector("i").style.backgroundImage]))"""
+        [name.querySelector("b").textContent, name.nextElementSibling.querySelector("i").style.backgroundImage]))"""
     )
 
 
@@ -71,7 +71,7 @@ def test_data_are_seen_cleaned_undone_and_trained_on(lab, server):
     lab.wait_for(lambda: strips(panel)["rotate"] != before["rotate"], "another picture")
     after = strips(panel)
     assert after["original"] == before["original"] and after["whole policy"] != before["whole policy"]
-    assert panel.locator(".tonb-flags code").inner_text() == '--augment "crop:0.1 rotate:90"'
+    assert lab.read(panel.locator(".tonb-flags code")) == '--augment "crop:0.1 rotate:90"'
 
     panel.get_by_role("tab", name="Problems").click()
     lab.wait_for(lambda: panel.get_attribute("data-search") == "done", "the end of the search", 120)

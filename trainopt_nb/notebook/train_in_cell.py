@@ -38,6 +38,7 @@ for _type, _panel in {
     "train": "train_panel:TrainPanel",
     "trial": "train_panel:TrainPanel",
     "sweep": "sweep_panel:SweepPanel",
+    "compress": "compress_panel:CompressPanel",
 }.items():
     PANELS.register(_type, f"trainopt_nb.panels.{_panel}")
 
