@@ -42,10 +42,10 @@ def _text(value):
 
 
 def _plain(value):
-    "Return a value of an option, and of a network of the user's own the name of its class"
+    "Return a value of an option; an object of the user's own has the name of its class behind `own:`"
     if value is None or isinstance(value, (bool, int, float, str, tuple)):
         return value
-    return getattr(value, "__name__", type(value).__name__)
+    return f"own:{getattr(value, '__name__', type(value).__name__)}"
 
 
 def _row(step):
