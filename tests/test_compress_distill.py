@@ -14,6 +14,7 @@ from trainopt_nb.base.errors import CompressError, OptionError
 from trainopt_nb.compress.compress import compress
 from trainopt_nb.compress.distill_step import STEP, DistillStepOptions, distill
 from trainopt_nb.compress.recipe import Recipe
+from trainopt_nb.compress.start import plan_compression
 from trainopt_nb.compress.student import student
 from trainopt_nb.compress.zoo import ZOO, bytes_of, light_network, sized_network
 from trainopt_nb.runs.table import list_runs
@@ -256,3 +257,10 @@ def test_a_task_without_a_teacher_is_refused_before_a_student_is_made(digits, te
     with pytest.raises(CompressError, match=r"distill needs a teacher.*computes its own"):
         run(teacher, digits, "distill 4", tmp_path, training_step=own)
     assert not list_runs(tmp_path)
+
+
+def test_a_run_in_another_process_takes_the_students_along(digits, teacher):
+    mine = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    plan = plan_compression(teacher, tuple(digits[:2]), [distill(student=mine), "quantize int8"])
+    assert [order.steps for order in plan.orders] == ["distill 4 student=own:Sequential", "quantize int8"]
+    assert Recipe.of(plan.orders[0].steps, plan.names)[0].options.student is mine
