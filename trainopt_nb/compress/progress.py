@@ -146,7 +146,7 @@ def _add_taken(p, e):
     c = _own(p)
     c.taken, c.undo = e.number, list(e.undo)
 
-
+# %% ../../nbs/compress/71_progress.ipynb #c7e932e1
 def _tell(of):
     "Return the fold that adds an event to a list, and to all that was told"
 
