@@ -34,6 +34,7 @@ class Measured(NamedTuple):
     "An event: a candidate was measured"
 
     candidate: Candidate
+    again: bool = False  # whether it was measured before
 
 
 def _read(model, task, options):
