@@ -20,6 +20,7 @@ from trainopt_nb.compress.progress import compression_of
 from trainopt_nb.compress.records import (
     AddStep,
     ExportTo,
+    FindBest,
     Finish,
     StepRefused,
     StopStep,
@@ -186,6 +187,24 @@ def test_stop_step_and_stop(digits, tmp_path, steps):
     records = drive(plan, tmp_path, once((first, Stop("interrupted"))))
     c = compression_of(Progress().add(records))
     assert len(c.candidates) == 2 and records[-1][:1] == ("stopped",) and records[-1].reason == "interrupted"
+
+
+def test_a_search_is_part_of_a_compression(digits, tmp_path):
+    plan = plan_compression(mlp(128), digits, best=FindBest(0.05), **HOW)
+    records = drive(plan, tmp_path, lambda records: None)
+    c = compression_of(Progress().add(records))
+    assert len(c.searches) == 1 and c.searches[0].tried >= 1 and "Tried" in c.searches[0].said
+    assert c.taken == (c.searches[0].best or 0) and records[-1].state == "finished"
+    measured = lambda e: isinstance(e, Working) and e.step == "search" and len(kept) > 1
+    kept = []
+
+    def stop(records):
+        kept[:] = compression_of(Progress().add(records)).candidates
+        return StopStep() if measured(records[-1]) else None
+
+    records = drive(plan_compression(mlp(128), digits, best=FindBest(5.0), **HOW), tmp_path, stop)
+    c = compression_of(Progress().add(records))
+    assert "ended early" in c.searches[0].said or c.refused[-1].step == "search"
 
 
 # in a process of its own
