@@ -261,6 +261,8 @@ def test_dropping_everything_is_refused_with_a_sentence():
     panel = opened((np.zeros((30, 3), np.float32), np.arange(30) % 2))
     panel.widget.comm.click({"do": "drop", "rows": list(range(30))})
     assert "undo one of them" in face(panel)["said"] and panel.report.changes == ()
+    panel.texts = wording("findings", "data", code="zh-CN")
+    assert "撤销" in face(panel)["said"]
 
 
 def test_changes_of_a_cell_reach_the_panel():
@@ -616,14 +618,14 @@ def test_the_cell_works_before_and_after_the_variable_is_used(form):
         assert len(made[1] if isinstance(made, tuple) else made) == 18
         exec(cell, names := {"train_data": report.change().train_data})
     with pytest.raises(DataError, match="changed already"):
-        inputs, targets = report.change().train_data
+        list(report.change().train_data)
 
 
 def test_classes_have_the_names_of_their_folders(tmp_path):
     from PIL import Image
 
     rng = np.random.default_rng(0)
-    for number, name in enumerate(["cat", "dog"]):
+    for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         for i in range(20):
             pixels = rng.integers(0, 255, (12, 12, 3), dtype=np.uint8)

@@ -97,6 +97,20 @@ def test_data_are_seen_cleaned_undone_and_trained_on(lab, server):
     lab.page.evaluate("() => window.jupyterapp.shell.currentWidget.content.model.sharedModel.deleteCell(2)")
     panel.get_by_role("button", name="Use as train_data").click()
     panel.locator(".tonb-told").get_by_text("stores the changes").wait_for()
+    panel.get_by_role("button", name="Insert as a cell").click()  # of what is in use already
+    lab.wait_for(lambda: "isinstance(train_data, ChangedData)" in lab.page.evaluate(SOURCES)[2], "the cell")
+    lab.run(2)
+    lab.wait_done(2)
+    assert not lab.text(2)
+    lab.page.evaluate("() => window.jupyterapp.shell.currentWidget.content.model.sharedModel.deleteCell(2)")
+    panel.get_by_role("button", name="Use as train_data").click()
+
+    panel.get_by_role("tab", name="Loading").click()
+    panel.get_by_role("button", name="Measure").click()
+    lab.wait_for(lambda: panel.locator("[data-loading=done]").count(), "a measurement", 120)
+    assert "in memory" in panel.locator(".tonb-loading-said").inner_text()
+    assert panel.locator(".tonb-loading tbody tr").count() == 1 and panel.locator(".tonb-step-parts").count()
+    lab.screenshot("data-loading")
     for i in (3, 4):
         lab.run(i)
         lab.wait_done(i)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from ..base.errors import DataError
-from ..data.changed_data import ChangedData, DatasetView
+from .targets import as_array, boxes_of, class_names, label_of
+from ..data.changed_data import ChangedData
 from ..data.changes import is_polars, row_count
 from ..data.generators import preserve_rng
 from ..data.labels import uneven
@@ -128,22 +129,11 @@ def _frame(inputs):
     return inputs
 
 
-def _array(value):
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        return (value.float() if value.dtype in (torch.bfloat16, torch.float16) else value).numpy()
-    if is_frame(value):
-        return value.to_numpy()
-    if is_polars(value):
-        return value.to_numpy()
-    return value if isinstance(value, np.ndarray) else np.asarray(value)
-
-
 def _labels(targets):
     "Return targets as an array with one label a row, where there is one"
     if targets is None:
         return None
-    array = _array(targets)
+    array = as_array(targets)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     return array.astype(str) if array.dtype.kind == "O" and array.ndim == 1 else array
@@ -153,46 +143,29 @@ def _inputs(inputs):
     if is_columns(inputs) and all(np.ndim(item) == 1 for item in inputs.values()):
         import pandas as pd
 
-        return pd.DataFrame({name: _array(item) for name, item in inputs.items()})
+        return pd.DataFrame({name: as_array(item) for name, item in inputs.items()})
     if isinstance(inputs, dict):
         inputs = max(inputs.values(), key=lambda item: np.asarray(item).size)
     inputs = _frame(inputs[0] if isinstance(inputs, tuple) else inputs)
     if is_frame(inputs) or (isinstance(inputs, list) and all(isinstance(item, str) for item in inputs)):
         return inputs
     try:
-        return _array(inputs)
+        return as_array(inputs)
     except ValueError as error:
         raise DataError(
             "The samples have different shapes, and cannot be compared with each other."
         ) from error
 
 # %% ../../nbs/clean/01_look.ipynb #fbe9c49a
-def _label(target):
-    "The label that a target is; None where it is several, or boxes"
-    if target is None or isinstance(target, str):
-        return target
-    array = None if hasattr(target, "keys") else _array(target)
-    return array.reshape(-1)[0] if array is not None and array.size == 1 else None
-
-
-def _boxes(target):
-    "The corners of the objects of an image, shape (objects, 4); None where a target has none"
-    boxes = target["boxes"] if hasattr(target, "keys") and "boxes" in target.keys() else None
-    corners = getattr(getattr(boxes, "format", None), "name", "XYXY") == "XYXY"
-    if boxes is None or not corners or np.shape(boxes)[-1:] not in ((4,), (0,)):
-        return None
-    return _array(boxes).astype(np.float32).reshape(-1, 4)
-
-
 def _loaded(data, rows):
     "Return inputs, targets and boxes of some rows of a dataset"
     inputs, targets, boxes = [], [], []
     with preserve_rng(data):
         for row in rows.tolist():
             x, y = split_batch(data[row])
-            inputs.append(x if isinstance(x, str) else _array(x))
-            targets.append(_label(y))
-            boxes.append(_boxes(y))
+            inputs.append(x if isinstance(x, str) else as_array(x))
+            targets.append(label_of(y))
+            boxes.append(boxes_of(y))
     if len({np.shape(item) for item in inputs}) > 1:
         shapes = sorted({np.shape(item) for item in inputs})
         raise DataError(
@@ -215,14 +188,6 @@ def by_row(data: object) -> object:
     )
 
 # %% ../../nbs/clean/01_look.ipynb #b574d6d1
-def _class_names(data):
-    "The names of classes that a dataset tells, as those of torchvision do"
-    data = data.dataset if isinstance(data, DatasetView) else data
-    names = getattr(data, "classes", None)
-    known = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
-    return tuple(names) if known and len(set(names)) == len(names) else ()
-
-
 def look_at(
     data: object,  # a pair, a dict of columns, a Dataset, a DataLoader, `ChangedData`
     name: str,  # `train` or `valid`
@@ -253,4 +218,4 @@ def look_at(
     if len(inputs) != len(rows) or (labels is not None and len(labels) != len(rows)):
         raise DataError(uneven(f"{name}_data", len(inputs), len(labels) if labels is not None else len(rows)))
     rows = rows if kept is None else kept[rows]
-    return Part(name, count, rows, inputs, labels, kind_of(inputs), _class_names(data), boxes=boxes)
+    return Part(name, count, rows, inputs, labels, kind_of(inputs), class_names(data), boxes=boxes)

@@ -20,6 +20,7 @@ from .out_of_sample import FoldProgress
 from .labels import finished, search_label_errors
 from .look import WHAT, Part, by_row, look_at
 from .outliers import drift, outliers
+from .report_cell import report_cell
 from .report_text import report_text
 from trainopt_nb.clean.values import (
     columns_of,
@@ -30,11 +31,10 @@ from trainopt_nb.clean.values import (
     odd_columns,
 )
 from ..data.changed_data import ChangedData
-from ..data.changes import Change, is_polars
-from ..data.changes_code import changes_cell, changes_code, form_of
+from ..data.changes import Change
+from ..data.changes_code import changes_code, form_of
 from ..data.rows import hold_out
 from ..data.tensors import is_frame
-from ..feed.options import FeedOptions
 from ..tables.frames import is_table
 from ..tables.table import split_target
 from ..task.augmentation import known_kind
@@ -195,28 +195,7 @@ class _Changed(_Findings):
         name: str = "train_data",  # variable that holds the training data
     ) -> str:
         "Return a cell that changes the variable in the same way"
-        more = self._before(name)
-        return changes_cell(
-            name, self.task.train_data, self.changes, self.given, self.options.target, self.used, more
-        )
-
-    def _before(self, name):
-        "The imports and lines of a cell that make the data of this report of what the variables hold"
-        o, imports, lines = self.options, [], []
-        if self.task.read is not None:
-            known = FeedOptions().plain()
-            given = [name, self.valid_name] if self.valid_name else [name]
-            asked = [f"{key}={value!r}" for key, value in o.changed().items() if key in known]
-            imports.append("from trainopt_nb import load_data")
-            lines.append(f"read = load_data({', '.join(given + asked)})")
-            lines.append(f"{name}, {self.valid_name or 'valid_data'} = read.train, read.valid")
-        elif self.given is not None and (self.held_out or is_polars(self.given)):
-            imports.append("from trainopt_nb.tables.table import split_target")
-            lines.append(f"{name} = split_target({name}, {o.target!r}, {name!r})")
-        if self.held_out:
-            imports.append("from trainopt_nb.data.rows import hold_out")
-            lines.append(f"{name}, valid_data = hold_out({name}, {o.valid_fraction}, {o.seed})")
-        return imports, lines
+        return report_cell(self, name)
 
 # %% ../../nbs/clean/08_report.ipynb #4364d868
 class DataReport(_Changed):

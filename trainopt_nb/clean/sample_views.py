@@ -45,7 +45,7 @@ def picture_url(
     image.save(file, "JPEG", quality=88)
     return data_url(file.getvalue(), "image/jpeg")
 
-
+# %% ../../nbs/clean/03b_sample_views.ipynb #bd97cfe3
 def with_boxes(
     pixels: np.ndarray,  # shape (height, width, channels), from 0 to 1
     boxes: np.ndarray,  # corners in pixels, shape (objects, 4)

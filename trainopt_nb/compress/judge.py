@@ -65,11 +65,10 @@ def rows_of(
     inputs: Batch,  # tensors with one row a sample
     count: int,
 ) -> Batch:
-    "Return inputs with this many rows, repeated where there are too few"
+    "Return inputs with this many rows, repeated where there are too few; what has no row for each sample stays as it is"
     have = size_of(inputs)
-    return tree_map(
-        lambda tensor: tensor[torch.arange(count) % have].contiguous() if tensor.dim() else tensor, inputs
-    )
+    places = torch.arange(count) % max(1, have)
+    return tree_map(lambda t: t[places] if t.dim() and len(t) == have else t.clone(), inputs)
 
 # %% ../../nbs/compress/05_judge.ipynb #b89b56a1
 def halves(

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset, default_collate
 
 from ..base.errors import DataError
+from ..base.texts import Sentence
 from trainopt_nb.data.changes import (
     Change,
     check_change,
@@ -91,7 +92,7 @@ class ChangedData:
         for change in self.changes:
             check_change(change, count)
         if not len(self.rows):
-            raise DataError(f"The changes drop all {count:,} rows: undo one of them.")
+            raise DataError(Sentence("data", "refused_all", n=f"{count:,}"))
 
     @property
     def rows(self) -> np.ndarray:

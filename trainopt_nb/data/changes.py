@@ -100,7 +100,7 @@ def row_count(data: object) -> int:
     if is_array(data) or are_samples(data) or (reachable and not isinstance(data, (list, tuple, dict, str))):
         return len(data)
     raise DataError(
-        f"Changes are made by row, and {describe(data)} gives no rows by number: pass arrays or a Dataset with __len__ and __getitem__."
+        f"Samples are looked at and changed by row, and {describe(data)} gives no rows by number: pass arrays or a Dataset with __len__ and __getitem__."
     )
 
 # %% ../../nbs/data/12_changes.ipynb #353182b4

@@ -85,7 +85,7 @@ def form_of(
     kinds = {torch.Tensor: "torch", np.ndarray: "numpy"}
     return next((form for kind, form in kinds.items() if all(type(part) is kind for part in pair)), None)
 
-
+# %% ../../nbs/data/12c_changes_code.ipynb #d14007a0
 def _taken_apart(name, data, whole, target, used):
     "The imports and the first lines of a cell, after which there are `inputs` and `targets`"
     if whole is not None:

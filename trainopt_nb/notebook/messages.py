@@ -112,11 +112,12 @@ def _answer(kernel: Any, replies: Any, frames: list):
 _TASKS = set()  # asyncio itself keeps no reference to a cell that waits
 
 
-def _keep(waits: Awaitable):
-    "Schedule what the kernel's reader returned on ipykernel 7"
-    task = asyncio.ensure_future(waits)
-    _TASKS.add(task)
-    task.add_done_callback(_TASKS.discard)
+def _keep(waits: Awaitable | None):
+    "Schedule what the kernel's reader returned, which is awaited on ipykernel 7"
+    if inspect.isawaitable(waits):
+        task = asyncio.ensure_future(waits)
+        _TASKS.add(task)
+        task.add_done_callback(_TASKS.discard)
 
 # %% ../../nbs/notebook/00_messages.ipynb #feb9e14d
 class MessagePump:
@@ -128,8 +129,7 @@ class MessagePump:
         self.stream, self.replies = _streams(kernel)
         self.wake_reader = _wake_reader(kernel)
         self.deliver = self.stream._recv_callback  # how the kernel itself takes a message
-        self.now, self.later = deque(), deque()
-        self.again = None  # the request that waits to run this cell once more
+        self.now, self.later, self.again = deque(), deque(), None  # `again` waits to run this cell once more
         if not callable(self.deliver):
             raise AttributeError("the kernel's stream has no reader")
 
@@ -159,8 +159,7 @@ class MessagePump:
             while kept:
                 waits = self.deliver(kept[0])
                 kept.popleft()
-                if inspect.isawaitable(waits):  # ipykernel 7
-                    _keep(waits)
+                _keep(waits)
 
     def turn(self):
         "Answer what has arrived"

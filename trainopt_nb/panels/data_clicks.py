@@ -11,6 +11,7 @@ import warnings
 import numpy as np
 
 from ..base.errors import TrainoptError
+from ..base.texts import Sentence
 from ..clean.look import by_row
 from ..clean.report import DataReport
 from ..clean.sample_views import cell_text, places_of_rows, sound_url, sounding, wave_of
@@ -101,7 +102,7 @@ def filling(
         return "refused_value"
     return _tried(report, change._replace(values=(number,)))
 
-
+# %% ../../nbs/panels/08e_data_clicks.ipynb #cecc04e2
 def settling(
     report: DataReport,
     key: str,  # of a finding
@@ -197,7 +198,8 @@ class DataClicks(_Changing):
             try:
                 act(content)
             except TrainoptError as error:
-                self.said = str(error), {}
+                first = error.args[0] if error.args else ""
+                self.said = first if isinstance(first, Sentence) else str(error), {}
 
     def _show(self, wanted):
         texts = {name: v for name in ("problem", "label") if isinstance(v := wanted.get(name), str)}

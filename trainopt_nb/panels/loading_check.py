@@ -60,7 +60,7 @@ def _sentences(found, texts, model):
     slow = found.step is not None and 1000 * found.batch / found.better.rate > found.step
     return [*said, texts["loading_slow"]] if slow else said
 
-
+# %% ../../nbs/panels/08g_loading_check.ipynb #7171fd6d
 def loading_facts(
     found: Loading,
     texts: Mapping[str, str] = TEXTS,
@@ -87,7 +87,28 @@ def loading_facts(
 OFTEN = 0.5  # seconds between two looks at a measurement
 
 
-class LoadingCheck:
+class _Following:
+    "The thread that waits for the result of a measurement"
+
+    def _follow(self, handle):
+        "Wait for the result, and tell the page how long it takes"
+        try:
+            while self.state == "running":
+                try:
+                    self.found, self.state = handle.result(OFTEN), "done"
+                except TimeoutError:
+                    self.state = "stopped" if self._stop.is_set() else "running"
+                    self._changed()
+        except TrainoptError as error:
+            self.state, self.why = "failed", str(error).removeprefix(f"{handle.name}: ")
+        except Exception as error:  # what the thread fails with would be lost
+            self.state, self.why = "failed", f"{type(error).__name__}: {error}"
+        finally:
+            handle.close()
+        self._changed()
+
+# %% ../../nbs/panels/08g_loading_check.ipynb #3eaf6c73
+class LoadingCheck(_Following):
     "One measurement of loading after the other"
 
     def __init__(
@@ -115,23 +136,6 @@ class LoadingCheck:
         work = contextvars.copy_context().run  # so that what the thread sends lands in the right cell
         self._thread = threading.Thread(target=work, args=(self._follow, handle), daemon=True)
         self._thread.start()
-
-    def _follow(self, handle):
-        "Wait for the result, and tell the page how long it takes"
-        try:
-            while self.state == "running":
-                try:
-                    self.found, self.state = handle.result(OFTEN), "done"
-                except TimeoutError:
-                    self.state = "stopped" if self._stop.is_set() else "running"
-                    self._changed()
-        except TrainoptError as error:
-            self.state, self.why = "failed", str(error).removeprefix(f"{handle.name}: ")
-        except Exception as error:  # what the thread fails with would be lost
-            self.state, self.why = "failed", f"{type(error).__name__}: {error}"
-        finally:
-            handle.close()
-        self._changed()
 
     def stop(self):
         "End the measurement"

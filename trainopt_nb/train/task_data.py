@@ -90,7 +90,7 @@ def _measured(task, ways, seconds):
     with preserve_state(task.train_data, room=2**26):
         return measure(ways.settings, ways.open, seconds)
 
-
+# %% ../../nbs/train/03j_task_data.ipynb #c21a9bf7
 def try_loading(
     task: Task,
     options: TrainOptions,

@@ -105,7 +105,7 @@ function StepBar({ bar, bar_words: words, texts }) {
 function Loading({ face: { loading }, texts, live, send }) {
   const { state, said, rows, bar } = loading, running = state === "running";
   const heads = ["way", "rate", "batch", "gain", "option"].map((name) => texts[`loading_head_${name}`]);
-  return html`<div class="tonb-loading" data-loading=${state}><div class="tonb-samples-head"><span class="tonb-loading-said" role="status">${said || texts.loading_idle}</span><span class="tonb-grow"></span>
+  return html`<div class="tonb-loading" data-loading=${state}><div class="tonb-samples-head"><span class="tonb-loading-said" role="status">${said || texts.loading_idle}</span>
       ${running ? html`<button type="button" class="tonb-button tonb-small" disabled=${!live} onClick=${() => send({ do: "measure-stop" })}>${texts.search_stop}</button>`
         : html`<button type="button" class="tonb-button tonb-small tonb-measure" title=${texts.loading_tip} disabled=${!live} onClick=${() => send({ do: "measure" })}>${rows.length ? texts.loading_again : texts.loading_measure}</button>`}</div>
     ${bar && html`<${StepBar} ...${loading} texts=${texts} />`}
