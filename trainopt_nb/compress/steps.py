@@ -108,7 +108,7 @@ class Step(NamedTuple):
     help: str  # one phrase
 
 
-STEPS: Registry[Step] = Registry("compression step")
+STEPS: Registry[Step] = Registry("compression step", "trainopt_nb.compress.steps")
 STEPS.register("prune", "trainopt_nb.compress.prune:STEP")
 STEPS.register("quantize", "trainopt_nb.compress.quantize_step:STEP")
 STEPS.register("sparsify", "trainopt_nb.compress.sparsify:STEP")
