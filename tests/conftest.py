@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+import properties  # noqa: F401 its profiles are there before a test or an option asks for one
 import pytest
 from warm_python import python
 from xdist.scheduler import LoadScopeScheduling

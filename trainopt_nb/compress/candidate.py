@@ -99,6 +99,7 @@ class Verdict:
 
     kept: bool
     reason: str  # one sentence
+    under_floor: bool = False  # whether that is why it is refused
 
     def __str__(self):
         return self.reason
@@ -117,6 +118,8 @@ class Candidate:
     speedups: dict[int, float] = field(
         default_factory=dict
     )  # batch size -> how many times faster than the original, in the same turns
+    number: int = 0  # its place among the candidates; the original is 0
+    parent: int = -1  # number of what it came from; -1 for the original
 
     @property
     def name(self) -> str:
@@ -139,6 +142,7 @@ def judge_candidate(
         return Verdict(
             False,
             f"under the floor: {new.figure.name} {new.figure}, original {original.figure}, floor {floor}",
+            True,
         )
     for size in batch_sizes:
         ratio, _, high = new.speedup(parent, size)

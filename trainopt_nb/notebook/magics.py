@@ -21,7 +21,14 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 from ..workers.processes import warm
 from ..base.cells import bound_names
-from ..base.errors import CheckpointError, DataError, OptionError, RunError, TaskError
+from trainopt_nb.base.errors import (
+    CheckpointError,
+    CompressError,
+    DataError,
+    OptionError,
+    RunError,
+    TaskError,
+)
 from ..base.flags import parse_flags, split
 from ..base.options import declared
 from ..task.variables import typed_names
@@ -34,7 +41,7 @@ from .verbs import VERBS, Call, Verb, find_verb
 from ..runs.plain_text import plain
 
 # %% ../../nbs/notebook/07_magics.ipynb #73e3dd45
-FAILURES = (OptionError, DataError, TaskError, RunError, CheckpointError)
+FAILURES = (OptionError, DataError, TaskError, RunError, CheckpointError, CompressError)
 FLAGS = "TRAINOPT_FLAGS"  # variable of the environment, with flags that win over those of a cell
 FLAGS_VERB = "TRAINOPT_FLAGS_VERB"  # another one, with the verb for which they were typed
 

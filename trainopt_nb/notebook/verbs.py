@@ -145,6 +145,7 @@ for _name, _place in {
     "freeze": "freeze_verb:FREEZE",
     "lr-find": "fit_verbs:LR_FIND",
     "data": "data_verb:DATA",
+    "compress": "compress_verb:COMPRESS",
     "runs": "run_verbs:RUNS",
     "attach": "run_verbs:ATTACH",
     "resume": "run_verbs:RESUME",

@@ -122,8 +122,8 @@ class _Clicked:
 class SweepPanel(Panel):
     "A live view of a sweep"
 
-    script = read_static("sweep_pictures.js", "sweep_space.js", "sweep_panel.js")
-    styles = read_static("sweep.css")
+    script = read_static("pictures.js", "sweep_pictures.js", "sweep_space.js", "sweep_panel.js")
+    styles = read_static("pictures.css", "sweep.css")
     words = ("sweep",)
 
     def __init__(

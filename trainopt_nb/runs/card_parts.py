@@ -80,12 +80,13 @@ def figures_html(
 def pictures_html(
     pictures: Iterable[
         tuple[str, str, list, bytes]
-    ],  # title, alternative text, legend of (text, colour), PNG
+    ],  # title, alternative text, legend of (text, colour), PNG or SVG
     widest: int = 480,  # pixels of each
 ) -> str:  # empty without pictures
     "The pictures side by side where there is room"
     cells = []
-    for title, alt, legend, png in pictures:
+    for title, alt, legend, picture in pictures:
+        kind = "svg+xml" if picture.startswith(b"<svg") else "png"
         words = " &nbsp; ".join(
             f'<span style="{f"color:{colour}" if colour else SOFT}">{escape(text)}</span>'
             for text, colour in legend
@@ -95,7 +96,7 @@ def pictures_html(
             f'<div style="display:flex;justify-content:space-between;gap:12px;font-size:12px;padding-bottom:4px">'
             f'<b style="font-weight:600;overflow-wrap:anywhere">{escape(title)}</b> <span>{words}</span></div>'
             f'<img alt="{escape(alt)}" style="display:block;width:100%;height:auto;background:none" '
-            f'src="data:image/png;base64,{base64.b64encode(png).decode()}"></div>'
+            f'src="data:image/{kind};base64,{base64.b64encode(picture).decode()}"></div>'
         )
     return f'<div style="display:flex;flex-wrap:wrap">{"".join(cells)}</div>' if cells else ""
 

@@ -6,7 +6,7 @@
 __all__ = ['LINE', 'SOFT', 'table_html', 'devices_html', 'assumptions_html']
 
 # %% ../../nbs/runs/01c_html_tables.ipynb #57d736c5
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from ..events.progress import Progress
 from .card import PARTS, assumed, devices, escape
@@ -20,13 +20,17 @@ def table_html(
     head: list[str],  # names of the columns
     rows: list[list[str]],  # text of the cells
     notes: Iterable[str] = (),  # sentences below it
+    soft: Collection[int] = (),  # numbers of rows that matter less
 ) -> str:
     "A table that is readable in light and dark, every text escaped"
     cell = f"padding:3px 14px 3px 0;text-align:left;vertical-align:top;border-bottom:{LINE}"
     line = lambda tag, texts, more="": "".join(
         f'<{tag} style="{cell};{more}">{escape(text)}</{tag}>' for text in texts
     )
-    body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
+    body = "".join(
+        f"<tr>{line('td', row, 'opacity:.55' if place in soft else '')}</tr>"
+        for place, row in enumerate(rows)
+    )
     below = "".join(f'<div style="padding-top:6px;font-size:12px">{escape(note)}</div>' for note in notes)
     return (
         f'<div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums">'

@@ -28,6 +28,7 @@ def is_gone(
 
 _GOES_ON = {  # type of a run -> what is true of one whose process is gone; else it has checkpoints
     "sweep": "the trials that ended are kept, and %trainopt resume goes on with the others",
+    "compress": "the candidates that were kept are still in its directory",
 }
 
 

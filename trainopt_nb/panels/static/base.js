@@ -226,6 +226,38 @@ function Button({ name, children, waits, ...rest }) {
   return html`<button type="button" class=${classes("tonb-button", `tonb-${name}`, waits && "tonb-pending")} ...${rest}>${children}</button>`;
 }
 
+// a button that reads as a word of the text
+function Link({ name, children, ...rest }) {
+  return html`<button type="button" class=${`tonb-more tonb-${name}`} ...${rest}>${children}</button>`;
+}
+
+// whether a text reached the clipboard, which a page that is not secure may not write to by the newer way
+async function copied(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const area = Object.assign(document.createElement("textarea"), { value: text, readOnly: true });
+    area.style.cssText = "position: fixed; opacity: 0";
+    document.body.append(area);
+    area.select();
+    const done = document.execCommand("copy");
+    area.remove();
+    return done;
+  }
+}
+
+// a button that copies a text; where that is not possible the text can still be marked
+function Copy({ text, texts, words = texts.copy, ...rest }) {
+  const [done, tell] = useState(false);
+  const copy = async () => {
+    if (!(await copied(text))) return;
+    tell(true);
+    setTimeout(() => tell(false), 2000);
+  };
+  return html`<button type="button" class="tonb-button tonb-small tonb-copy" onClick=${copy} ...${rest}>${done ? texts.copied : words}</button>`;
+}
+
 function Bar({ fraction, label }) {
   return html`<div class="tonb-bar" role="progressbar" aria-label=${label} aria-valuemin="0" aria-valuemax="100"
     aria-valuenow=${fraction == null ? undefined : String(Math.floor(fraction * 100))}><i class="tonb-fill"

@@ -34,6 +34,18 @@ const tabled = (value, share) => (share && value != null ? `${(value * 100).toFi
 const withUnit = (text, unit) => (unit && text !== "–" ? `${text} ${unit}` : text);
 const unitName = ([name, , , unit]) => (unit ? `${name}, ${unit}` : name);
 
+const shortened = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+
+// a number as it is typed; NaN for anything else
+const typed = (text) => (/^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(text.trim()) ? Number(text) : NaN);
+
+// a length of time
+function spell(seconds) {
+  if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
+  const minutes = Math.floor(Math.round(seconds) / 60);
+  return minutes < 60 ? `${minutes} min ${String(Math.round(seconds) % 60).padStart(2, "0")} s` : `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")} min`;
+}
+
 // ---- curves: {stride, x, y}, where a gap is null
 
 const means = new WeakMap();

@@ -109,13 +109,3 @@ function Preview(shared) {
     ${notes && html`<div class="tonb-none">${notes}</div>`}
     <div class="tonb-flags"><code>${preview.flags}</code><${Copy} text=${preview.flags} texts=${texts} /></div></div>`;
 }
-
-// a button that copies a text; where the page has no clipboard the text can still be marked
-function Copy({ text, texts }) {
-  const [done, tell] = useState(false);
-  const copy = () => navigator.clipboard?.writeText(text).then(() => {
-    tell(true);
-    setTimeout(() => tell(false), 2000);
-  }, () => {});
-  return html`<button type="button" class="tonb-button tonb-small tonb-copy" onClick=${copy}>${done ? texts.copied : texts.copy}</button>`;
-}

@@ -4,12 +4,6 @@ const MANY = 60; // rows of the table before the others are asked for
 const LEFT = ["done", "pruned", "failed", "stopped", "lost"]; // states of a trial that ended; a lost one comes again
 const CUT = ["pruned", "stopped"]; // of those whose training can go on
 
-function spell(seconds) {
-  if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
-  const minutes = Math.floor(Math.round(seconds) / 60);
-  return minutes < 60 ? `${minutes} min ${String(Math.round(seconds) % 60).padStart(2, "0")} s` : `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")} min`;
-}
-
 // ---- controls
 
 // the field of the workers: `ui.workers` holds what is typed, then `from`, the number shown when it was sent

@@ -1,34 +1,6 @@
-// The pictures of a sweep, drawn as SVG: its colours are CSS variables, and many dots or lines of one kind are one path.
-
-const TALL = 172; // height of a picture, pixels
-const SPARE = { left: 46, right: 14, top: 8, bottom: 24 }; // room around it, for the numbers
-const NEAR = 26; // pixels within which the pointer finds a trial
-
-// the width of a node, which follows the panel's
-function useWidth() {
-  const node = useRef(), [width, set] = useState(480);
-  useLayoutEffect(() => {
-    const measure = () => node.current.clientWidth && set(Math.max(200, Math.floor(node.current.clientWidth)));
-    const sizes = new ResizeObserver(measure);
-    measure();
-    sizes.observe(node.current);
-    return () => sizes.disconnect();
-  }, []);
-  return [node, width];
-}
+// The pictures of a sweep; their frame and scales are in pictures.js.
 
 // ---- scales
-
-// neighbouring numbers on an axis: 1, 2 or 5 times a power of ten
-function stepOf(span, count) {
-  const raw = span / count, unit = 10 ** Math.floor(Math.log10(raw));
-  return [1, 2, 5, 10].find((n) => n * unit >= raw * 0.999) * unit;
-}
-
-function places(low, high, count = 4) {
-  const step = stepOf(high - low, count), first = Math.ceil(low / step - 1e-6);
-  return Array.from({ length: Math.floor(high / step + 1e-6) - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)));
-}
 
 // the part of a scale that is drawn: trials far worse than most stand at its edge
 function fence(values, way, share) {
@@ -49,9 +21,6 @@ function room(count, planned) {
   return planned && planned >= count && planned <= end * 1.25 ? planned : end;
 }
 
-const straight = ([low, high], from, to) => (value) => from + ((value - low) / (high - low)) * (to - from);
-const linear = (range, from, to) => (value) => straight(range, from, to)(Math.min(range[1], Math.max(range[0], value)));
-
 // ---- rows
 
 const valueOf = (row, which = 0) => (row.result ? row.result[which] : which ? null : row.reports.at(-1)?.[1]) ?? null;
@@ -61,37 +30,7 @@ function measured(rows, which = 0) {
   return done.length >= 5 ? done : of(rows);
 }
 
-const dots = (points, r) => points.map(({ x, y }) => `M${(x - r).toFixed(1)},${y.toFixed(1)}a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0`).join("");
 const arrows = (points, down) => points.map(({ x, y }) => `M${(x - 3).toFixed(1)},${(down ? y - 2 : y + 2).toFixed(1)}h6l-3,${down ? 4.5 : -4.5}z`).join("");
-const line = (points) => points.map(({ x, y }, i) => `${i ? "L" : "M"}${x.toFixed(1)},${y.toFixed(1)}`).join("");
-
-// ---- the frame of a picture
-
-// `axes` holds {range, count, write, name} for x and y; `children` draws with the two scales
-function Picture({ name, title, legend, said, width, node, x, y, children, ...events }) {
-  const right = width - SPARE.right, bottom = TALL - SPARE.bottom;
-  const sx = linear(x.range, SPARE.left, right), sy = linear(y.range, bottom, SPARE.top);
-  const numbers = places(...x.range, Math.max(2, Math.floor(width / 80)));
-  return html`<div class=${classes("tonb-chart", name)}><div class="tonb-chart-head"><b class="tonb-title">${title}</b><span class="tonb-legend">${legend}</span></div>
-    <div class="tonb-svg" ref=${node}><svg width=${width} height=${TALL} role="img" tabindex="0" aria-label=${said} ...${events}>
-      ${places(...y.range).map((at) => html`<g key=${at}><line class="tonb-grid" x1=${SPARE.left} x2=${right} y1=${sy(at)} y2=${sy(at)} />
-        <text class="tonb-tick" x=${SPARE.left - 7} y=${sy(at) + 4} text-anchor="end">${y.write(at)}</text></g>`)}
-      ${numbers.map((at) => html`<text class="tonb-tick" key=${`x${at}`} x=${sx(at)} y=${TALL - 6} text-anchor=${sx(at) > right - 12 ? "end" : "middle"}>${x.write(at)}</text>`)}
-      <text class="tonb-tick" x=${SPARE.left - 7} y=${TALL - 6} text-anchor="end">${x.name}</text>
-      ${children(sx, sy)}</svg></div></div>`;
-}
-
-// the trial that is nearest to the pointer
-function nearestTo(event, points) {
-  const box = event.currentTarget.getBoundingClientRect(), x = event.clientX - box.left, y = event.clientY - box.top;
-  let found = null, least = NEAR ** 2;
-  for (const point of points) {
-    const away = (point.x - x) ** 2 + (point.y - y) ** 2;
-    if (away < least) [found, least] = [point, away];
-  }
-  return found;
-}
-
 // what follows the pointer and the arrow keys in a picture whose dots are trials
 function pointing({ ui, refresh, choose }, points) {
   const at = (row) => refresh((ui.hover = row?.number ?? null));

@@ -86,8 +86,6 @@ function Axis({ axis, x, range, ui, refresh, apart }) {
     <rect class="tonb-hit" x=${x - 14} width="28" y=${top - 6} height=${down - top + 12} onPointerDown=${press} onPointerMove=${move} onPointerUp=${leave} /></g>`;
 }
 
-const shortened = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
-
 function Parallel(shared) {
   const { ui, face, texts, order, live, send, refresh } = shared, [node, wide] = useWidth();
   const all = columns(shared), { side, top, bottom, tall, apart } = AXES, down = tall - bottom;
@@ -116,14 +114,7 @@ function Parallel(shared) {
       ${all.map((axis, i) => html`<${Axis} key=${axis.name} axis=${axis} x=${x(i)} apart=${all.length > 1 ? x(1) - x(0) : width} range=${axis.result === undefined ? face.ranges[axis.name] : null} ...${shared} />`)}</svg></div></div>`;
 }
 
-function Link({ name, children, ...rest }) {
-  return html`<button type="button" class=${`tonb-more tonb-${name}`} ...${rest}>${children}</button>`;
-}
-
 // ---- ranges
-
-// a number as it is typed; NaN for anything else
-const typed = (text) => (/^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(text.trim()) ? Number(text) : NaN);
 
 // what was sent stays until the kernel sends another range
 function ownRange({ ui, face }, name) {
