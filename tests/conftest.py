@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+import properties  # noqa: F401 its profiles are there before a test or an option asks for one
 import pytest
 from warm_python import python
 from xdist.scheduler import LoadScopeScheduling
@@ -50,6 +51,8 @@ def pytest_configure(config):
         # in memory, since each shell waits until the disk has its history; not the developer's
         os.environ["IPYTHONDIR"] = ipython = tempfile.mkdtemp(prefix="trainopt-tests-", dir=memory())
         atexit.register(shutil.rmtree, ipython, ignore_errors=True)  # after the shells of this process
+        # PyTorch's compiler prepares the headers of C++ once, and no program is compiled twice
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder.name}/inductor"
         os.environ["XDG_STATE_HOME"] = folder.name  # the key that signs runs is not the developer's
 
 

@@ -8,8 +8,9 @@ from functools import partial
 import pytest
 import torch
 from helpers import follow, losses, quiet, run_until_killed, until, weights
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -79,7 +80,7 @@ def test_images_keep_shape_type_and_range(name, kind):
         assert change((images, labels), training=False)[0] is images
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(
     st.sampled_from(NAMES),
     st.integers(1, 20),

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from helpers import follow, losses, quiet, run_until_killed, until, weights
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -74,7 +75,7 @@ def test_samples_keep_shape_and_type(kind, name, dtype):
     assert torch.equal(inputs, before) and change((inputs, labels), training=False)[0] is inputs
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(st.sampled_from(NAMES), st.integers(1, 9), st.integers(1, 3), st.integers(1, 40), st.integers(0, 2**32 - 1))  # fmt: skip
 def test_any_size_and_seed(named, count, channels, length, seed):
     kind, name = named

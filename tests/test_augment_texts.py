@@ -1,16 +1,18 @@
 "Augmentation of texts: rates are those that were asked for, and one seed gives one result whatever the workers and the stops"
 
+import pickle
 from random import Random
 
 import pytest
 import torch
 from helpers import follow, quiet, run_until_killed, until, weights
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from torch import nn
 
 from trainopt_nb import OptionError, Task, TrainOptions, find_run, fit, resume
-from trainopt_nb.augment.policy import KINDS, read_policy
+from trainopt_nb.augment.policy import KINDS, Operation, read_policy
 from trainopt_nb.augment.synonyms import find_synonyms, usual_synonyms
 from trainopt_nb.augment.texts import TextAugment, make_text_augment
 from trainopt_nb.augment.words import Means
@@ -55,7 +57,7 @@ def flags(**more):
 # --- the effects
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(st.sampled_from(NAMES), st.text(max_size=60), st.floats(0, 1), st.integers(0, 2**32 - 1))
 def test_any_text_and_strength(name, text, strength, seed):
     change = TextAugment(read_policy(f"{name}:{strength}", kind="texts"), seed, MEANS)
@@ -226,3 +228,16 @@ def test_wrong_input_gets_one_sentence(tmp_path):
         back_translation=str.split,
     )
     refused(OptionError, "crop for images, swap for texts", folder, augment="crop swap")
+
+
+def shout(text, draw, strength, means):
+    return text.upper()
+
+
+def test_an_own_operation_reaches_worker_processes_that_are_not_forked():
+    KINDS["texts"].register("shout", Operation(draws=0, rewrite=shout))
+    try:
+        sent = pickle.dumps(make_text_augment("shout"))
+    finally:
+        KINDS["texts"].remove("shout")
+    assert pickle.loads(sent)("a word", 0, 0) == "A WORD"  # where the operation was never registered

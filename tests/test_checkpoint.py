@@ -20,9 +20,10 @@ import pytest
 import safetensors.torch
 import torch
 from helpers import alive, until
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from properties import examples
 from warm_python import python
 
 from trainopt_nb.base.errors import CheckpointError, DiskFullError, WeightsError
@@ -115,13 +116,13 @@ trees = st.recursive(
 
 
 @given(trees)
-@settings(deadline=None, database=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@examples(150)
 def test_any_tree_comes_back(tree):
     assert same(there_and_back(tree), tree)
 
 
 @given(st.dictionaries(st.text(), tensors_, max_size=5))
-@settings(deadline=None, database=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@examples(40)
 def test_any_tensors_come_back_and_anybody_reads_them(tmp_path_factory, tensors):
     tensors.pop("__metadata__", None)
     path = tmp_path_factory.mktemp("any") / "any.safetensors"
@@ -951,7 +952,7 @@ def test_a_flipped_byte_in_a_file_of_torch_save(tmp_path):
 
 
 @given(st.data())
-@settings(deadline=None, database=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@examples(150)
 def test_no_bytes_whatsoever_raise_anything_else(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp() / "fuzz"
     if not folder.exists():

@@ -1,5 +1,6 @@
 "Models are measured beside each other, pruned, made thinner, and kept only where they are smaller, faster and above the floor"
 
+import json
 from copy import deepcopy
 
 import pytest
@@ -7,9 +8,11 @@ import torch
 from safetensors.torch import load_file
 from sklearn.datasets import load_diabetes, load_digits
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from trainopt_nb.api.fit import fit
-from trainopt_nb.base.errors import CompressError, OptionError
+from trainopt_nb.api.prepare_run import stored_options
+from trainopt_nb.base.errors import CompressError, OptionError, TaskError
 from trainopt_nb.compress import sparse
 from trainopt_nb.compress.candidate import Floor, judge_candidate
 from trainopt_nb.compress.channels import find_channels, remove_channels
@@ -24,7 +27,8 @@ from trainopt_nb.compress.measurement import Measurement
 from trainopt_nb.compress.recipe import Recipe
 from trainopt_nb.compress.served import TorchServed
 from trainopt_nb.compress.sparse import rows_of_layers, unpack, use_sparse
-from trainopt_nb.compress.teacher import Lessons
+from trainopt_nb.compress.steps import Work
+from trainopt_nb.compress.teacher import fine_tune
 from trainopt_nb.compress.timing import Times
 from trainopt_nb.runs.table import list_runs
 from trainopt_nb.task.task import Task
@@ -118,8 +122,9 @@ def begun(net, data, folder, floor="2%", **more):
 # --- measuring
 
 
-def test_a_model_is_measured_beside_others(digits, trained):
-    rows = measure(trained, Task(trained, *digits), (1, 32), beside=[mlp(16)], seconds=0.1, options=CPU)
+def test_a_model_is_measured_beside_others(digits, trained, undisturbed):
+    with undisturbed():
+        rows = measure(trained, Task(trained, *digits), (1, 32), beside=[mlp(16)], seconds=0.1, options=CPU)
     first, second = rows
     assert first.macs == 64 * 128 + 128 * 128 + 128 * 10 and first.parameters == sum(
         p.numel() for p in trained.parameters()
@@ -361,18 +366,151 @@ def test_training_recovers_and_a_stop_keeps_what_was_measured(digits, trained, t
     assert {run.state for run in list_runs(tmp_path)} <= {"finished", "stopped"}
 
 
-def test_the_teacher_teaches(digits, trained):
-    lessons = Lessons(Task(trained, *digits), CPU, trained, weight=1.0)
-    student, (x, y) = mlp(32), digits[0]
-    optimizer, losses = torch.optim.Adam(student.parameters(), 0.01), []
-    for _ in range(40):
-        optimizer.zero_grad()
-        losses.append(lessons.training_step(student, (x[:200], (y[:200] + 1) % 10)))  # the labels are wrong
-        losses[-1].backward()
-        optimizer.step()
+class Shifted(nn.Module):
+    "Answers one class further than another network"
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x).roll(1, 1)
+
+
+def tuned(net, data, folder, student, epochs=1, step_teacher=True, unlabelled=None, **options):
+    "Fine-tune a student of a trained network; returns the work, and the run"
+    options = CPU.replace(lr=0.01, batch_size=50, **options)
+    task, original = Task(net, *data, unlabelled=unlabelled), TorchServed(net, "fp32")
+    work = Work(original, original, task, options, Judge(task, options), seconds=0.1, folder=folder)
+    list(fine_tune(work, student, epochs, step_teacher))
+    (run,) = list_runs(folder)
+    return work, run
+
+
+def agreement(first, second, x):
     with torch.no_grad():
-        same = (student(x[:200]).argmax(1) == trained(x[:200]).argmax(1)).float().mean()
+        return float((first(x).argmax(1) == second(x).argmax(1)).float().mean())
+
+
+def few(digits):
+    "Two hundred samples, whose labels are wrong"
+    (x, y), valid = digits
+    return (x[:200], (y[:200] + 2) % 10), valid
+
+
+def test_the_teacher_teaches(digits, trained, tmp_path):
+    student, (x, _) = mlp(32), digits[0]
+    _, run = tuned(trained, few(digits), tmp_path, student, 20, distill_weight=1.0)
+    losses = run.progress.curves["train loss"].y
+    same = agreement(student, trained, x[:200])
     assert losses[-1] < losses[0] / 2 and same > 0.8
+
+
+def test_another_teacher_than_the_original(digits, trained, tmp_path):
+    student, x, other = mlp(32), digits[0][0][:200], Shifted(trained)
+    work, run = tuned(
+        trained, few(digits), tmp_path, student, 20, teacher=other, distill_weight=1.0, restore_best=False
+    )
+    assert agreement(student, other, x) > 0.8 and "Shifted" in run.options["teacher"] and not work.notes
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({}, {"distill": "logits:2", "distill_weight": 0.5}),
+        ({"distill": "logits:8"}, {"distill": "logits:8", "distill_weight": 0.5}),
+        ({"distill": "features:0.5", "distill_layers": "1"}, {"distill": "features:0.5"}),
+        ({"distill_weight": 0.9}, {"distill": "logits:2", "distill_weight": 0.9}),
+        ({"distill": "none", "distill_weight": 0.9}, {"distill": "auto"}),
+    ],
+)
+def test_options_say_what_is_imitated_of_the_original(digits, trained, tmp_path, said, expected):
+    work, run = tuned(trained, digits, tmp_path, mlp(32), **said)
+    assert expected.items() <= run.options.items() and not work.notes
+    assert (run.options["teacher"] == "none") == (said.get("distill") == "none")
+
+
+def test_a_step_without_a_teacher_says_what_it_leaves_out(digits, trained, tmp_path):
+    work, run = tuned(trained, digits, tmp_path, mlp(32), step_teacher=False, distill="logits:2")
+    assert run.options["teacher"] == "none" and "teacher=no" in work.notes[0]
+
+
+def own_loss(scores, targets):
+    return nn.functional.multi_margin_loss(scores, targets)
+
+
+def own_step(model, batch):
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def own_eval(model, batch):
+    scores = model(batch[0])
+    return {"loss": nn.functional.cross_entropy(scores, batch[1]), "scores": scores, "targets": batch[1]}
+
+
+UNTEACHABLE = {
+    "loss": ({"loss": own_loss}, "the loss is your own"),
+    "step": ({"training_step": own_step, "eval_step": own_eval}, "training_step"),
+    "weights": ({"batch_layout": "x, y, weight"}, "weights of samples"),
+}
+
+
+def unteachable(name, digits):
+    "Data and options of a task that can have no teacher"
+    options, sentence = UNTEACHABLE[name]
+    if name == "weights":
+        sets = (TensorDataset(*pair, torch.ones(len(pair[1]))) for pair in digits)
+        digits = tuple(DataLoader(each, 100) for each in sets)
+    return digits, options, sentence
+
+
+@pytest.mark.parametrize("name", UNTEACHABLE)
+def test_a_task_that_cannot_have_a_teacher_is_trained_without_one(digits, trained, tmp_path, name):
+    data, options, sentence = unteachable(name, digits)
+    compressed = compress(
+        trained, data, "prune 0.4 macs magnitude iterations=2 epochs=2", floor=None, seconds=0.05, folder=tmp_path,
+        device="cpu", lr=3e-3, write=lambda line: None, **options,
+    )  # fmt: skip
+    (text,) = (
+        note for note in compressed.candidates[1].notes if note.startswith("Fine-tuning has no teacher.")
+    )
+    assert sentence in text
+    assert [run.options["teacher"] for run in list_runs(tmp_path)] == ["none"] * 2
+
+
+@pytest.mark.parametrize("name", UNTEACHABLE)
+@pytest.mark.parametrize("asked", ["teacher", "distill"])
+def test_a_teacher_that_was_asked_for_is_refused_before_anything_starts(
+    digits, trained, tmp_path, name, asked
+):
+    data, options, sentence = unteachable(name, digits)
+    options = options | ({"teacher": trained} if asked == "teacher" else {"distill": "logits:2"})
+    with pytest.raises((OptionError, TaskError), match=sentence):
+        compress(trained, data, "prune 0.4 macs", folder=tmp_path, device="cpu", write=pytest.fail, **options)
+    assert not list_runs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"distill": "logits:2"}, {"distill": "features:0.1", "distill_layers": "1"}, {"unlabelled": True}],
+)
+def test_a_recipe_takes_the_options_that_the_model_was_distilled_with(digits, trained, tmp_path, more):
+    (x, y), valid = digits
+    student, options = mlp(64), {"teacher": trained, "device": "cpu", "lr": 3e-3, **more}
+    pool = x[600:] if options.pop("unlabelled", False) else None
+    data, quiet = ((x[:600], y[:600]), valid), {"folder": tmp_path, "write": lambda line: None}
+    run = fit(student, *data, unlabelled=pool, epochs=5, batch_size=32, **options, **quiet)
+    options = stored_options(run, {"teacher": trained}).changed()
+    task = Task(student, *data, unlabelled=pool)
+    compressed = compress(
+        student, task, "prune 0.4 macs taylor epochs=3", floor=None, seconds=0.05, **options, **quiet
+    )
+    (tuned,) = [each for each in list_runs(tmp_path) if each.name != run.name]
+    assert compressed.candidates[1].measurement.figure.value > 0.7
+    assert {"teacher", "distill"} <= tuned.options.keys() and tuned.options["distill"] == run.options[
+        "distill"
+    ]
+    assert any("unlabelled" in note.text for note in tuned.progress.notes) == (pool is not None)
 
 
 # --- low rank, recipes
@@ -419,6 +557,40 @@ def test_a_recipe_reads_as_it_is_written(text, tmp_path):
         == Recipe.load(recipe.save(tmp_path / "recipe.json"))
         == Recipe.load(recipe.save(tmp_path / "recipe.txt"))
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "row", "said"),
+    [
+        (
+            "prune 1.5",
+            {"step": "prune", "amount": 1.5},
+            "In the step prune, amount takes 0.01 to 0.98, and got ",
+        ),
+        (
+            "lowrank epochs=-1",
+            {"step": "lowrank", "epochs": -1},
+            "In the step lowrank, epochs takes 0 to 10000 epochs",
+        ),
+        (
+            "sparsify by=tailor",
+            {"step": "sparsify", "by": "tailor"},
+            "In the step sparsify, by takes magnitude, ",
+        ),
+        (
+            "prune amout=1",
+            {"step": "prune", "amout": 1},
+            "The step prune has no option 'amout'. Did you mean 'amount'?",
+        ),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_step_and_option(text, row, said, tmp_path):
+    stored = tmp_path / "recipe.json"
+    stored.write_text(json.dumps({"recipe": [row]}))
+    for recipe in (text, stored):
+        with pytest.raises(OptionError) as raised:
+            Recipe.of(recipe)
+        assert str(raised.value).startswith(said) and "--" not in str(raised.value)
 
 
 def test_most_weights_become_zero_and_the_file_is_really_smaller(digits, trained, tmp_path):

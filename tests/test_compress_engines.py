@@ -28,7 +28,7 @@ from trainopt_nb.compress.quantize import quantize
 from trainopt_nb.compress.sensitivity import layers_to_keep, sensitivity
 from trainopt_nb.compress.served import OnnxServed, TorchServed, require_engine
 from trainopt_nb.compress.to_onnx import to_onnx
-from trainopt_nb.compress.torchao import torchao_program
+from trainopt_nb.compress.torchao import quantized_linear, torchao_program
 from trainopt_nb.tables.features import Known, fit_features
 
 
@@ -158,6 +158,24 @@ def test_layers_that_are_named_stay_in_float():
     assert (16, 16, 3, 3) in floats and len(floats) == 1
     with pytest.raises(CompressError, match="no layer 'head' that int8 could leave"):
         static_int8(exported(resnet), batches, keep_float=["head"])
+
+
+def test_a_layer_that_is_not_there_is_named_with_the_nearest_one():
+    model, batches = trained(mlp)
+    said = "no layer 'hidden' that int8 could leave as it is"
+    with pytest.raises(CompressError, match=said):
+        quantize(model, batches, keep_float=["hidden"])
+    with pytest.raises(CompressError, match=said):
+        quantized_linear(model, "Int8WeightOnlyConfig", ("hidden",))
+    with pytest.raises(CompressError, match=r"Did you mean '3\.b'"):
+        quantize(trained(resnet)[0], batches, keep_float=["3.bb"])
+
+
+def test_openvino_names_a_layer_that_is_not_there():
+    pytest.importorskip("nncf")
+    _, batches = trained(resnet)
+    with pytest.raises(CompressError, match=r"Did you mean '3\.b'"):
+        openvino_int8(exported(resnet), batches, ("3.bb",))
 
 
 def test_wrong_numerics_are_refused_with_the_reason(monkeypatch):

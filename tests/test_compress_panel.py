@@ -28,7 +28,7 @@ from trainopt_nb.compress.records import (
     Working,
 )
 from trainopt_nb.events.progress import Progress
-from trainopt_nb.events.records import Ended
+from trainopt_nb.events.records import Ended, Note
 from trainopt_nb.panels.base import read_static
 from trainopt_nb.panels.compress_panel import CompressPanel
 
@@ -330,3 +330,14 @@ def test_every_step_of_the_registry_has_a_form_whose_defaults_can_be_sent(wired,
         values = {field["name"]: str(field["value"]) for field in form["fields"]}
         wire.click({"command": "step", "step": form["name"], "values": values, "start": 0})
         assert commands(panel) == [AddStep(form["text"], 0)]
+
+
+def test_a_note_stands_where_it_was_told(wired, progress):
+    panel, _ = wired(CompressPanel, Progress("x").add([Note("info", "first", 0, "a"), *recorded()]))
+    panel.progress.add(
+        [Note("warning", "Not exported: no room.", 10, "compress"), StepRefused("prune 0.5", "no")]
+    )
+    told = [text for _, text in panel.facts()["notes"]]
+    assert told[0] == "first" and told[-2:] == ["Not exported: no room.", "prune 0.5: no"]
+    panel.progress.add([Ended("failed", 9, 0, "The disk is full.", 9.0)])
+    assert panel.facts()["notes"][-1] == ["error", "The disk is full."]

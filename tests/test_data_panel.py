@@ -3,27 +3,32 @@
 import json
 import re
 import shlex
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from helpers import Wire
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from trainopt_nb import features, fit, resume
-from trainopt_nb.base.errors import RunError
+from trainopt_nb.base.errors import DataError, RunError
 from trainopt_nb.base.texts import said_in, wording
 from trainopt_nb.clean.file_texts import file_texts
 from trainopt_nb.clean.report import inspect_data
 from trainopt_nb.data.changed_data import ChangedData
 from trainopt_nb.data.changes import Change
+from trainopt_nb.notebook.data_verb import UsedData
 from trainopt_nb.panels.data_panel import DataPanel
 from trainopt_nb.runs.plain_text import plain
 from trainopt_nb.task.read_task import read_task
 from trainopt_nb.task.task import Task
 from trainopt_nb.task.train_options import TrainOptions
+from trainopt_nb.task.variables import TaskNames
 
 quiet = {"write": lambda line: None}
 NASTY = "<script>alert(1)</script>\x1b[31m{n}"
@@ -210,9 +215,8 @@ def test_a_column_is_filled_as_the_reader_chooses():
     frame["count"] = pd.array([1, 2, None, *[8] * 117], dtype="Int64")
     panel = opened((frame, labels))
     rows = {row["column"]: row for row in face(panel)["problems"] if row["kind"] == "missing"}
-    assert [how for how, _ in rows["a"]["fills"]] == ["median", "mean", "mode"] and rows["size"]["fills"] == [
-        ["mode", "small"]
-    ]
+    assert [how for how, _ in rows["a"]["fills"]] == ["median", "mean", "mode", "nearest"]
+    assert rows["size"]["fills"] == [["mode", "small"], ["nearest", ""]]
     click = panel.widget.comm.click
     click({"do": "settle", "problem": "missing/train/a", "how": "mean"})
     click({"do": "settle", "problem": "missing/train/count", "how": "mean"})
@@ -255,10 +259,13 @@ def test_a_wrong_message_changes_nothing(content):
     assert bool(said) == ("label" in content or content.get("do") == "relabel" or "value" in content)
 
 
-def test_dropping_everything_is_refused_with_a_sentence():
+def test_dropping_everything_is_refused_with_a_sentence(monkeypatch):
     panel = opened((np.zeros((30, 3), np.float32), np.arange(30) % 2))
     panel.widget.comm.click({"do": "drop", "rows": list(range(30))})
     assert "undo one of them" in face(panel)["said"] and panel.report.changes == ()
+    monkeypatch.setenv("TRAINOPT_LANGUAGE", "zh")
+    panel.widget.comm.click({"show": {}})
+    assert "撤销" in face(panel)["said"]
 
 
 def test_changes_of_a_cell_reach_the_panel():
@@ -454,7 +461,7 @@ def test_texts_of_files_are_seen_as_texts(tmp_path):
     panel.receive({"show": {"part": "valid"}})
     page = face(panel)["page"]
     assert page["kind"] == "text" and page["total"] == 10 and report.train.kind == "tokens"
-    assert all(("fine" in sample["text"]) == (sample["label"] == "1") for sample in page["samples"])
+    assert all(("fine" in sample["text"]) == (sample["label"] == "good") for sample in page["samples"])
     rows, told = shown(panel), face(panel)["preview"]
     assert told["kind"] == "texts" and told["flags"] == '--augment "delete:0.4"'
     assert any(mark == "-" for pieces in rows["delete"]["texts"] for _, mark in pieces)
@@ -554,3 +561,195 @@ def test_the_cell_does_what_the_panel_did(form):
         for each in (want, made)
     ]
     assert both[0] == both[1]
+
+
+def test_each_gap_of_a_column_is_filled_from_the_nearest_rows():
+    rng = np.random.default_rng(0)
+    group = np.arange(120) % 3
+    frame = pd.DataFrame(
+        {"x": group * 10 + rng.normal(size=120), "y": group * 5.0, "word": np.array(list("abc"))[group]}
+    )
+    frame.loc[[1, 2], "y"], frame.loc[3, "word"] = np.nan, None
+    panel = opened((frame, pd.Series(group % 2)))
+    rows = {row["column"]: row for row in face(panel)["problems"] if row["kind"] == "missing"}
+    assert rows["y"]["fills"][-1] == ["nearest", ""]
+    click = panel.widget.comm.click
+    click({"do": "settle", "problem": "missing/train/y", "how": "nearest"})
+    click({"do": "settle", "problem": "missing/train/word", "how": "nearest"})
+    made = panel.report.change().train_data.view()[0]
+    assert made["y"].iloc[[1, 2]].tolist() == [5, 10] and made["word"].iloc[3] == "a"
+    assert "→ 5, 10" in face(panel)["changes"][0][0]
+    exec(panel.report.cell(), held := {"train_data": (frame, pd.Series(group % 2))})
+    pd.testing.assert_frame_equal(held["train_data"][0], made)
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars"])
+def test_a_frame_without_a_header_is_taken_apart_by_its_cell(kind):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(60, 3)))
+    frame[3] = (frame[0] > 0).astype(int)
+    frame.iloc[::9, 1] = np.nan
+    if kind == "polars":
+        polars = pytest.importorskip("polars")
+        frame = polars.DataFrame({f"column_{i}": frame[i].tolist() for i in frame})
+    target, gaps = ("3", "1") if kind == "pandas" else ("column_3", "column_1")
+    panel = opened(frame, options=TrainOptions.of(target=target))
+    panel.widget.comm.click({"do": "settle", "problem": f"missing/train/{gaps}"})
+    made = panel.report.change().train_data.view()
+    result = lambda names: names["train_data"].view() if kind == "polars" else names["train_data"]
+    exec(panel.report.cell(), held := {"train_data": frame})
+    pd.testing.assert_frame_equal(result(held)[0], made[0])
+    panel.report.used = True  # the variable stands for the changed data
+    for variable in (frame, panel.report.change().train_data):
+        exec(panel.report.cell(), held := {"train_data": variable})
+        pd.testing.assert_frame_equal(result(held)[0], made[0])
+
+
+@pytest.mark.parametrize("form", ["pair", "tensors", "dataset"])
+def test_the_cell_works_before_and_after_the_variable_is_used(form):
+    x, y = torch.arange(40.0).reshape(20, 2), torch.arange(20) % 2
+    data = {"pair": (x, y), "tensors": TensorDataset(x, y), "dataset": Rows((x.numpy(), y.numpy()))}[form]
+    report = inspect_data(Task(None, data))
+    report.change(Change("drop", (0, 5)), Change("relabel", (7,), (0,)))
+    names = {"train_data": data}
+    UsedData(names, TaskNames())(report)
+    cell = report.cell()
+    for held in ({"train_data": data}, names):
+        exec(cell, held)
+        made = held["train_data"]
+        made = made.view() if isinstance(made, ChangedData) else made
+        assert len(made[1] if isinstance(made, tuple) else made) == 18
+        exec(cell, names := {"train_data": report.change().train_data})
+    with pytest.raises(DataError, match="changed already"):
+        list(report.change().train_data)
+
+
+def test_classes_have_the_names_of_their_folders(tmp_path):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(20):
+            pixels = rng.integers(0, 255, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    options = TrainOptions()
+    report = inspect_data(read_task(Task(None, str(tmp_path)), options), options)
+    assert "2 classes: cat 20, dog 20" in str(report) and "cat" in report._repr_mimebundle_()["text/html"]
+    panel = DataPanel(report)
+    panel.widget.comm = Wire()
+    assert [row[0] for row in face(panel)["classes"]] == ["cat", "dog"]
+    click = panel.widget.comm.click
+    click({"show": {"label": "dog"}})
+    page = face(panel)["page"]
+    assert page["total"] == 20 and {sample["label"] for sample in page["samples"]} == {"dog"}
+    click({"do": "relabel", "rows": [page["samples"][0]["row"]], "label": "cat"})
+    (change,) = report.changes
+    assert change.values == (0,) and "→ cat" in face(panel)["changes"][0][0]
+    assert face(panel)["classes"] == [["cat", 21, None], ["dog", 19, None]]
+    click({"tab": "augment"})
+    assert set(face(panel)["preview"]["labels"]) <= {"cat", "dog"}
+    names = {"train_data": str(tmp_path)}
+    exec(report.cell(), names)
+    assert len(names["train_data"]) == 40
+
+
+def test_spectrograms_are_called_so():
+    data = np.random.default_rng(0).random((30, 20, 40), dtype=np.float32), np.arange(30) % 2
+    assert "30 images of 20×40" in face(opened(data))["headline"]
+    told = opened(data, options=TrainOptions.of(augment_kind="spectrograms"))
+    assert "30 spectrograms of 20×40" in face(told)["headline"] and "spectrograms" in str(told.report)
+
+
+def test_a_cell_of_held_out_data_changes_the_rows_that_are_kept():
+    x, y = table()
+    report = inspect_data(Task(None, (x, y)), TrainOptions.of(valid_fraction=0.25))
+    want = report.change(Change("drop", (0, 1))).train_data.view()
+    exec(report.cell(), held := {"train_data": (x, y)})
+    assert np.array_equal(held["train_data"].view()[0], want[0]) and len(held["valid_data"][1]) == 30
+
+
+# loading
+
+
+class Slow(Dataset):
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, place):
+        time.sleep(0.003)
+        return torch.zeros(3), place % 2
+
+
+def measured(panel):
+    panel.widget.comm.click({"do": "measure"})
+    panel.loading.wait(120)
+    return face(panel)["loading"]
+
+
+def test_loading_is_measured_beside_the_notebook():
+    panel = opened(Slow(), model=small(), options=TrainOptions.of(batch_size=16))
+    assert face(panel)["loading"]["state"] == ""
+    told = measured(panel)
+    assert told["state"] == "done" and "The model waits" in told["said"] and told["rows"][0][4] == ""
+    assert told["bar"][0] > told["bar"][1] and len(told["rows"]) > 1
+    assert any("--workers" in row[4] for row in told["rows"])
+
+
+def test_loading_of_data_in_memory_has_nothing_to_choose(monkeypatch):
+    monkeypatch.setenv("TRAINOPT_LANGUAGE", "zh")
+    told = measured(opened(table()))
+    assert (
+        told["state"] == "done" and len(told["rows"]) == 1 and told["bar"] is None and "内存" in told["said"]
+    )
+
+
+def test_loading_that_fails_says_why():
+    told = measured(opened(table(), model=nn.Linear(4, 2)))
+    assert told["state"] == "failed" and "4" in told["said"]
+
+
+# boxes
+
+
+class Boxes(Dataset):
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, place):
+        image = torch.zeros(3, 40, 40)
+        image[:, 10:20, place : place + 12] = 0.5
+        boxes = torch.tensor([[place, 10.0, place + 12, 20]])
+        return image, {"boxes": boxes, "labels": torch.tensor([1])}
+
+
+def test_boxes_are_drawn_and_follow_their_images(monkeypatch):
+    drawn = []
+    module = __import__("trainopt_nb.panels.preview_rows", fromlist=["with_boxes"])
+    real = module.with_boxes
+    monkeypatch.setattr(
+        module, "with_boxes", lambda pixels, boxes: drawn.append(boxes) or real(pixels, boxes)
+    )
+    panel = opened(Boxes(), options=TrainOptions.of(augment="flip:1"))
+    page = face(panel)["page"]
+    panel.widget.comm.click({"show": {}})
+    page = face(panel)["page"]
+    assert all(sample["label"] == "" and sample["url"] for sample in page["samples"])
+    rows = shown(panel)
+    assert rows["original"]["url"] != rows["flip"]["url"] and len(drawn) == 16
+    before, after = np.concatenate(drawn[:8]), np.concatenate(drawn[8:])
+    assert np.allclose(after[:, [2, 0]], 40 - before[:, [0, 2]])
+
+
+def test_gaps_in_texts_and_a_missing_variable_are_one_sentence():
+    shell = InteractiveShell.instance()
+    shell.run_line_magic("load_ext", "trainopt_nb")
+    for code, match in (
+        ("train_data = (['a text', None, 'another'], [0, 1, 0])", "has no text in 1 row"),
+        ("train_data = None", "no variable 'train_data'"),
+        ("train_data = {'a': 1}", "looked at and changed by row"),
+    ):
+        shell.user_ns.pop("model", None)
+        shell.run_cell(code)
+        with pytest.raises(UsageError, match=match):
+            shell.run_line_magic("trainopt", "data")

@@ -16,8 +16,10 @@ from trainopt_nb.data.batches import order
 from trainopt_nb.events.records import Epoch, Note, Step
 from trainopt_nb.population.can_batch import can_batch
 from trainopt_nb.store.checkpoint import load_checkpoint
+from trainopt_nb.task.distill_options import Imitated
 from trainopt_nb.train.loop import train
 from trainopt_nb.train.prepare import prepare
+from trainopt_nb.train.taps import LayerLosses, find_pairs
 
 X = torch.randn(150, 6, generator=torch.Generator().manual_seed(1))
 Y = (X[:, 0] > 0).long() + (X[:, 1] > 0).long()
@@ -197,6 +199,58 @@ def test_features_come_near():
         events = follow(train(Task(Pixels(3), PIXELS), options))
         far.append([e.loss for e in events if type(e) is Step][-1])
     assert far[1] < far[0]
+
+
+class Last(nn.Sequential):
+    "A network for images that has its channels on the last axis"
+
+    def __init__(self, width, seed=0):
+        torch.manual_seed(seed)
+        super().__init__()
+        self.stem = Moved()
+        self.stage = nn.Sequential(nn.Linear(1, width), nn.ReLU())
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(64 * width, 3))
+
+
+class Moved(nn.Module):
+    def forward(self, x):
+        return x.movedim(1, -1)
+
+
+@pytest.mark.parametrize("widths", [(4, 4), (4, 6)])
+def test_attention_maps_are_means_over_channels_wherever_these_are(widths):
+    student, teacher = (Last(width, seed) for seed, width in enumerate(widths))
+    run = lambda model: model(IMAGES)
+    pairs = find_pairs(("stage",), student, teacher, run, places=True)
+    losses = LayerLosses(Imitated(attention=1.0), pairs, student, teacher, 0)
+    with losses.student, losses.teacher:
+        student(IMAGES), teacher(IMAGES)
+    maps = [
+        F.normalize(m.stage(m.stem(IMAGES)).square().mean(-1).flatten(1), dim=1) for m in (student, teacher)
+    ]
+    assert torch.allclose(losses.total(), (maps[0] - maps[1]).square().sum(1).mean())
+
+
+def test_attention_maps_of_activations_after_a_convolution():
+    first, second = (nn.Sequential(nn.Conv1d(1, 5, 3), nn.ReLU(), nn.Flatten()) for _ in range(2))
+    x = torch.rand(4, 1, 9)
+    ((pair, *_),) = find_pairs(("1",), first, second, lambda model: model(x), places=True)
+    assert not pair.last
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ((64,), r"shape \(2, 64\), and --distill attention needs a tensor with 3 to 5 axes"),
+        ((1, 2, 2, 2, 8), r"\(2, 1, 2, 2, 2, 8\), and --distill attention needs a tensor with 3 to 5 axes"),
+        ((64, 1, 1), "has one place, and --distill attention compares several"),
+    ],
+)
+def test_attention_of_a_layer_without_places_is_one_sentence(shape, said):
+    model = nn.Sequential(nn.Unflatten(1, shape), nn.Flatten(), nn.Linear(64, 3))
+    x = torch.rand(2, 64)
+    with pytest.raises(TaskError, match=said):
+        find_pairs(("0",), model, model, lambda each: each(x), places=True)
 
 
 # --- unlabelled samples
@@ -447,6 +501,10 @@ def test_what_changes_nothing_is_said():
     assert "there is no --teacher" in said(distill_weight=0.5)[0]
     assert "compares no logits" in said(teacher=big(), distill="features", distill_weight=0.5)[0]
     assert "--distill is none" in said(teacher=big(), distill="none")[0]
+    assert (
+        "--unlabelled-share 0.2 (because there is no --unlabelled)"
+        in said(teacher=big(), unlabelled_share=0.2)[0]
+    )
 
 
 def test_what_no_script_repeats(tmp_path):

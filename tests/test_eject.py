@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +17,11 @@ from IPython.core.interactiveshell import InteractiveShell
 from trainopt_nb import RunError, TrainOptions, find_run, fit, resume
 from trainopt_nb.base.cells import earlier_cells, missing_names, plain_source
 from trainopt_nb.base.options import declared
+from trainopt_nb.script.constants import write_functions
+from trainopt_nb.script.parts import Part
 from trainopt_nb.script.pieces import loop_imports
 from trainopt_nb.script.reasons import OF_DEVICES, REFUSED, SILENT, UNWRITTEN, WRITTEN
+from trainopt_nb.script.source import Known
 from trainopt_nb.script.write import script_text
 
 DATA = """
@@ -414,6 +418,14 @@ def test_cases_cover_the_options():
     quick = " ".join(said for name, said in flags.items() if name not in SLOW)
     assert unsaid(quick) - missing == {"compile"}
     assert {*WRITTEN, *SILENT, *OF_DEVICES, *UNWRITTEN, *REFUSED} <= set(declared(TrainOptions))
+
+
+def test_constants_have_the_same_order_in_every_process():
+    "Where they stood in the order of a set, a script that was written again was another one"
+    names = {letter * 3: place for place, letter in enumerate("ABCDEFGH")}
+    part = Part(f"def total():\n    return {' + '.join(reversed(names))}\n", names)
+    cut = SimpleNamespace(parts={"total": part}, known=lambda part: Known({}, part.names))
+    assert [*write_functions(cut, {}).constants] == [*names]
 
 
 def test_an_option_that_no_script_knows_is_said(tmp_path):

@@ -51,6 +51,21 @@ def test_modules_and_functions_are_short(path):
     assert [f.name for f in functions if f.end_lineno - f.lineno + 1 > 40] == []
 
 
+def test_what_a_cell_shows_is_read_where_it_is_out_of_view_too():
+    "JupyterLab leaves out what is not in view, and `inner_text` is empty there: `lab.read` is not"
+    hasty = []
+    for path in (ROOT / "tests/browser").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and "lab" in [each.arg for each in node.args.args]:
+                hasty += [
+                    f"{path.name}:{each.lineno}"
+                    for each in ast.walk(node)
+                    if getattr(each, "attr", "") in ("inner_text", "all_inner_texts")
+                    or "innerText" in str(getattr(each, "value", ""))
+                ]
+    assert hasty == []
+
+
 def used_names(source):
     "Names that a cell reads, in its code, its magics and the programs that it holds as text"
     found = set()

@@ -173,14 +173,17 @@ def test_fifty_kills(number, tmp_path):
 # ranks and their supervisor
 
 
-def test_ranks_end_within_a_second_of_their_supervisor(tmp_path):
+def test_ranks_end_within_a_second_of_their_supervisor(tmp_path, undisturbed):
     script, run, processes = begin("devices", tmp_path)
-    os.kill(processes["supervisor"], signal.SIGKILL)
-    until(
-        lambda: not alive(processes["rank 0"]) and not alive(processes["rank 1"]), "the end of the ranks", 1
-    )
-    # the first thread of a rank may be gone while the others, which have its open files, still end
-    until(lambda: not run.alive, "the end of the last thread of a rank", 1)
+    with undisturbed():
+        os.kill(processes["supervisor"], signal.SIGKILL)
+        until(
+            lambda: not alive(processes["rank 0"]) and not alive(processes["rank 1"]),
+            "the end of the ranks",
+            1,
+        )
+        # the first thread of a rank may be gone while the others, which have its open files, still end
+        until(lambda: not run.alive, "the end of the last thread of a rank", 1)
     assert run.state == "dead"
     said = assert_ended_and_resume("devices", ("supervisor",), script, run, processes)
     assert "RunError: its process is gone" in said

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from helpers import options
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -210,7 +211,7 @@ any_task = given(
 
 
 @pytest.mark.parametrize("lazy", [False, True])
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(12)
 @any_task
 def test_the_check_before_the_first_step_leaves_no_trace(lazy, parts, form, valid, own_loss):
     check_leaves_no_trace(lazy, parts, form, valid, own_loss)
@@ -218,7 +219,7 @@ def test_the_check_before_the_first_step_leaves_no_trace(lazy, parts, form, vali
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lazy", [False, True])
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(100)
 @any_task
 def test_the_check_before_the_first_step_leaves_no_trace_in_many_tasks(lazy, parts, form, valid, own_loss):
     check_leaves_no_trace(lazy, parts, form, valid, own_loss)

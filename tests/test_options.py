@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 
@@ -151,7 +151,6 @@ def test_lines_are_split_as_a_shell_does():
 
 
 @given(st.text())
-@settings(deadline=None)  # a busy machine is no fault
 def test_no_line_gives_a_raw_error(line):
     "Whatever is typed is read or refused in one sentence"
     try:
@@ -161,7 +160,6 @@ def test_no_line_gives_a_raw_error(line):
 
 
 @given(st.floats() | st.integers() | st.text() | st.none() | st.booleans() | st.binary())
-@settings(deadline=None)
 def test_no_keyword_gives_a_raw_error(value):
     for name in OPTIONS:
         try:

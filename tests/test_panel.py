@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 
 import ipywidgets.embed
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from properties import examples
 
 from trainopt_nb.events.curves import Curve
 from trainopt_nb.events.progress import Progress
@@ -120,7 +121,7 @@ def other_words(*words):
     }
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(40)
 @given(name=texts, metric=texts, note=texts, reason=texts, place=texts, path=texts)
 def test_no_text_changes_the_report(name, metric, note, reason, place, path):
     assume(metric.strip() and reason and place and path and other_words(metric, note, reason))
@@ -142,11 +143,7 @@ def test_escaped_text_is_inert_everywhere(text):
     assert json.loads(json_text([text])) == [text] and not set(json_text([text])) & set("<>&")
 
 
-@settings(
-    max_examples=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@examples(40, fixtures=True)
 @given(name=texts, metric=texts, note=texts, reason=texts, place=texts, path=texts)
 def test_no_text_breaks_a_page_that_holds_the_widget(wired, name, metric, note, reason, place, path):
     progress, place, path = told_by(name, metric, note, reason, place, path)
@@ -540,11 +537,7 @@ def test_clicks_on_runs_call_the_plain_functions(tabled, tmp_path):
     running.stop_writing()
 
 
-@settings(
-    max_examples=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@examples(25, fixtures=True)
 @given(metric=texts, option=texts, reason=texts)
 def test_no_text_breaks_a_page_that_holds_the_table(tmp_path_factory, metric, option, reason):
     folder = tmp_path_factory.mktemp("runs")

@@ -303,11 +303,13 @@ def test_commands_reach_all_stages(tmp_path):
     )  # the first one sleeps, the second waits
 
 
-def test_a_killed_stage_is_named(tmp_path):
+def test_a_killed_stage_is_named(tmp_path, undisturbed):
     run = begun(tmp_path, nn.Sequential(Slow(), *net()))
-    pid, began = ranks_of(run)[1], time.monotonic()
-    os.kill(pid, signal.SIGKILL)
-    assert over(run).state == "failed" and time.monotonic() - began < 3
+    pid = ranks_of(run)[1]
+    with undisturbed():
+        began = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        assert over(run).state == "failed" and time.monotonic() - began < 3
     assert run.progress.reason.startswith(f"Rank 1 (process {pid}) was ended by SIGKILL")
 
 

@@ -349,13 +349,13 @@ MEASURE = """
 import resource, sys, time
 from trainopt_nb import list_runs
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-began = time.perf_counter()
+began = time.process_time()
 run = list_runs(sys.argv[1])[0]
 said = repr(list_runs(sys.argv[1]))
-first = time.perf_counter() - began
-began = time.perf_counter()
+first = time.process_time() - began
+began = time.process_time()
 repr(list_runs(sys.argv[1]))
-second = time.perf_counter() - began
+second = time.process_time() - began
 step = run.progress.step
 print(step, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, first, second, "dead" in said)
 """

@@ -232,15 +232,18 @@ def option_sets():
 def test_every_option_is_documented(site, cls):
     places, program = inventory(site)["std:cmdoption"], option_sets()[cls]
     for row in (row for row in rows(cls) if not declared(cls)[row["keyword"]].argument):
-        name = f"{program}.{row['flag']}".lstrip(".")
+        typed = row["keyword"] if program.startswith("recipe-") else row["flag"]  # as in `prune epochs=3`
+        name = f"{program}.{typed}".lstrip(".")
         assert name in places
         head, text = entry(site, places[name])
         said = plain(words(text)).lower()
         for what in ("help", "default", "values", "unit"):
             assert plain(str(row[what])).lower() in said, (name, what)
         assert f"keyword{row['keyword']}".lower() in said
-        assert row["flag"] in words(head)
-        if declared(cls)[row["keyword"]].type == "bool":
+        assert typed in words(head)
+        if program.startswith("recipe-"):
+            assert f"{typed}=" in words(head) and "--" not in words(head)
+        elif declared(cls)[row["keyword"]].type == "bool":
             assert name.replace("--", "--no-") in places
 
 

@@ -591,11 +591,11 @@ while sys.stdin.readline():
     pid, leased = int(other.stdout.readline()), LeasedStudy(study, folder)
     for _ in range(4):
         time.sleep(0.2)
+        began = time.monotonic()
         other.stdin.write("\n"), other.stdin.flush()
         assert other.stdout.readline() == "beaten\n"
         assert leased.recover() == []
     os.kill(pid, signal.SIGSTOP)  # as a laptop that sleeps
-    began = time.monotonic()
     [lost] = until(leased.recover, "the silent process is given up")
     assert lost.number == 0 and time.monotonic() - began > 0.4
     os.kill(pid, signal.SIGKILL), other.communicate()

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import execute, losses, magic, quiet, weights
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from IPython.core.error import UsageError
+from properties import examples
 from torch import nn
 
 from trainopt_nb.api.run_task import Where, print_lines, run_task
@@ -210,7 +211,7 @@ VALUES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(25, fixtures=True)
 @given(
     st.lists(st.sampled_from(STATEMENTS), min_size=3, max_size=14), st.lists(VALUES, min_size=2, max_size=5)
 )

@@ -16,10 +16,11 @@ import mistune
 import pytest
 import torch
 from helpers import execute, magic, quiet, until
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from IPython.core.error import UsageError
 from markdown_it import MarkdownIt
+from properties import examples
 from starts import leave
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -493,11 +494,10 @@ foreign_text = st.one_of(
     st.sampled_from(HOSTILE),
     st.lists(st.sampled_from([*"`~#-+*_<>[]()!|&:$\\ \n\r\t\"'=.1a", "```", "<b>", "http://"])).map("".join),
 )
-calm = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.mark.parametrize("render", RENDERERS.values(), ids=RENDERERS)
-@calm
+@examples(60)
 @given(code=foreign_text, note=foreign_text)
 @example(
     code="x = '''\n```\n<img src=x onerror=alert(1)>\n'''", note="The option <b>`x`</b>=1 is not written."
@@ -512,7 +512,7 @@ def test_a_script_on_a_page_is_only_code_and_text(render, code, note):
 
 
 @pytest.mark.parametrize("render", RENDERERS.values(), ids=RENDERERS)
-@calm
+@examples(60)
 @given(text=foreign_text)
 def test_text_stays_text_and_code_stays_code(render, text):
     heading = Tags(render(f"# {markdown(text)}\n\nbelow"))

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 from typing import Literal, get_args, get_origin
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from properties import examples
 
 from trainopt_nb.events.fields import fits
 from trainopt_nb.events.progress import Progress, epoch_line, event_line
@@ -98,9 +99,6 @@ def described(progress):
     return report_text(progress)
 
 
-QUICK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-
-
 def check(events, view):
     progress = Progress("digits")
     for event in events:  # as the log brings them, one after the other
@@ -114,7 +112,7 @@ def check(events, view):
     return progress
 
 
-@settings(QUICK, max_examples=150)
+@examples(150)
 @given(HISTORIES)
 @example(
     [Step(1, 0, 1.0, 1e-3, 64, 0.1, 0.0), Epoch(1, 1, 1.0, 0.5, {"accuracy": 0.5}, 1e-3, 0.1, 64.0, True)]
@@ -123,7 +121,7 @@ def test_every_view_of_any_history_is_drawn(events):
     check(events, described)
 
 
-@settings(QUICK, max_examples=100)
+@examples(100)
 @given(trainings())
 def test_every_view_of_every_training_is_drawn(events):
     progress = check(events, described)
@@ -133,7 +131,7 @@ def test_every_view_of_every_training_is_drawn(events):
     )
 
 
-@settings(QUICK, max_examples=15)
+@examples(15)
 @given(HISTORIES | trainings())
 @example(
     [
@@ -162,13 +160,13 @@ JSON = st.recursive(
 KINDS = st.sampled_from(["steps", *EVENTS, "Finding"]) | JSON
 
 
-@settings(QUICK, max_examples=300)
+@examples(300)
 @given(st.lists(JSON.map(json.dumps) | st.binary(max_size=20), max_size=5))
 def test_lines_of_anything_are_read(lines):
     assert len(list(from_lines(lines))) == len(lines)
 
 
-@settings(QUICK, max_examples=300)
+@examples(300)
 @given(st.sampled_from([Step, *OWN]), st.data())
 def test_a_value_of_another_type_is_damage_and_nothing_else(cls, data):
     "One field of a whole line is replaced"

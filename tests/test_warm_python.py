@@ -59,9 +59,12 @@ def test_a_program_that_no_process_stands_for_has_its_own_texts_and_end(tmp_path
     done = run_warm(["-c", "import os; os.kill(os.getpid(), 9)"], tmp_path, {})
     assert done.returncode == -9
     code = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    with pytest.raises(TimeoutError):
-        run_warm(["-c", code], tmp_path, {}, timeout=2)
-    until(lambda: not alive(int((tmp_path / "pid").read_text())), "the end of the program")
+    begun = tmp_path / "pid"
+    for seconds in (2, 20):
+        if not (begun.exists() and begun.read_text()):  # a busy machine may take longer until it begins
+            with pytest.raises(TimeoutError):
+                run_warm(["-c", code], tmp_path, {}, timeout=seconds)
+    until(lambda: not alive(int(begun.read_text())), "the end of the program")
 
 
 def test_what_a_program_leaves_for_its_end_is_done_and_nothing_of_pytorch(tmp_path):

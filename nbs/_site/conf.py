@@ -96,10 +96,9 @@ class CellLexer(PythonLexer):
 
 
 def import_package(app, env, docnames):
-    "Import what `viewcode` looks at before Sphinx forks: each of its processes would import PyTorch anew"
-    if app.parallel > 1:
-        for module in pkgutil.walk_packages(importlib.import_module(project).__path__, f"{project}."):
-            importlib.import_module(module.name)
+    "Import what `viewcode` looks at before Sphinx may fork: each of its processes would import PyTorch anew"
+    for module in pkgutil.walk_packages(importlib.import_module(project).__path__, f"{project}."):
+        importlib.import_module(module.name)
 
 
 @cache

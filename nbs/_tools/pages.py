@@ -151,10 +151,19 @@ def _plain(row):
     return f"{default} {row['unit']}".strip() if row["default"] not in ("none", "") else default
 
 
-def _option(o, row):
-    "Document one option"
+def _head(o):
+    "Write an option as it is typed behind a command"
     letter = f"-{o.short}, " if o.short else ""
-    head = letter + (f"{o.flag}, --no-{o.flag[2:]}" if o.type == "bool" else f"{o.flag} {_METAVAR[o.type]}")
+    return letter + (f"{o.flag}, --no-{o.flag[2:]}" if o.type == "bool" else f"{o.flag} {_METAVAR[o.type]}")
+
+
+def _word(o):
+    "Write an option as it is typed in a recipe"
+    return f"{o.name}={'yes|no' if o.type == 'bool' else _METAVAR[o.type]}"
+
+
+def _option(o, row, head=_head):
+    "Document one option"
     said = [f"Default **{_plain(row)}**", f"takes {str(row['values']).replace('*', chr(92) + '*')}"]
     if o.dimension is not None and o.dimension.choices:
         said.append(f"sensible: {', '.join(map(str, o.dimension.choices))}")
@@ -166,7 +175,7 @@ def _option(o, row):
     if o.aliases:
         said.append(f"also known as {', '.join(f'`{alias}`' for alias in o.aliases)}")
     help = (row["help"][:1].upper() + row["help"][1:]).replace("*", r"\*")
-    return f":::{{option}} {head}\n{help}.\n\n{{.facts}}\n{' · '.join(said)}\n:::"
+    return f":::{{option}} {head(o)}\n{help}.\n\n{{.facts}}\n{' · '.join(said)}\n:::"
 
 
 _METAVAR = {
@@ -175,14 +184,14 @@ _METAVAR = {
 }  # fmt: skip
 
 
-def _options(cls, program=""):
+def _options(cls, program="", head=_head):
     "Document all options of a class by group; `program` separates the flags of another command"
     known, parts, group = declared(cls), [f"```{{program}} {program}\n```"] if program else [], None
     for row in rows(cls):
         if row["group"] != group:
             group = row["group"]
             parts += [f"## {GROUPS.get(group, group)}"] if group and not program else []
-        parts.append(_option(known[row["keyword"]], row))
+        parts.append(_option(known[row["keyword"]], row, head))
     return "\n\n".join(parts)
 
 
@@ -196,7 +205,7 @@ def _plain_options(cls):
 def _recipe_steps():
     "Document the steps of a recipe"
     parts = [
-        f"## {name}\n\n{step.help[:1].upper()}{step.help[1:]}.\n\n{_options(step.options, f'recipe {name}')}"
+        f"## {name}\n\n{step.help[:1].upper()}{step.help[1:]}.\n\n{_options(step.options, f'recipe {name}', _word)}"
         for name, step in STEPS.items()
     ]
     return "\n\n".join(parts)

@@ -68,6 +68,15 @@ CONNECTION = """
 }
 """
 CELL = ".jp-Notebook .jp-CodeCell"
+READ = """
+(node) => {
+  const { style } = node.closest(".jp-Cell"), before = style.contentVisibility;
+  style.contentVisibility = "visible";
+  const text = node.innerText;
+  style.contentVisibility = before;
+  return text;
+}
+"""
 OPEN_ANOTHER = """
 async (path) => {
   const app = window.jupyterapp;
@@ -322,14 +331,21 @@ class Lab:
         "Locator of the output area of code cell `i`"
         return self.cell(i).locator(".jp-Cell-outputArea")
 
+    def read(
+        self,
+        part,  # locator of one element within a cell
+    ):
+        "The text of a part of a cell; that of Playwright's `inner_text` is empty while the cell is scrolled out of view"
+        return part.evaluate(READ)
+
     def text(self, i):
         "What code cell `i` shows"
         area = self.output(i)
-        return area.inner_text() if area.count() else ""
+        return self.read(area) if area.count() else ""
 
     def prompt(self, i):
         "`[*]` while code cell `i` runs or waits, `[3]` after it was the third to run"
-        return self.cell(i).locator(".jp-InputPrompt").inner_text().strip().rstrip(":")
+        return self.read(self.cell(i).locator(".jp-InputPrompt")).strip().rstrip(":")
 
     def run(self, i):
         "Run code cell `i`; does not wait for its end"

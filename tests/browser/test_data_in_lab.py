@@ -44,7 +44,7 @@ def strips(panel):
     "The pictures of the preview by the name of their row"
     return panel.locator(".tonb-strips").evaluate(
         """(grid) => Object.fromEntries([...grid.querySelectorAll(".tonb-strip-name")].map((name) =>
-        [name.querySelector("b").innerText, name.nextElementSibling.querySelector("i").style.backgroundImage]))"""
+        [name.querySelector("b").textContent, name.nextElementSibling.querySelector("i").style.backgroundImage]))"""
     )
 
 
@@ -71,7 +71,7 @@ def test_data_are_seen_cleaned_undone_and_trained_on(lab, server):
     lab.wait_for(lambda: strips(panel)["rotate"] != before["rotate"], "another picture")
     after = strips(panel)
     assert after["original"] == before["original"] and after["whole policy"] != before["whole policy"]
-    assert panel.locator(".tonb-flags code").inner_text() == '--augment "crop:0.1 rotate:90"'
+    assert lab.read(panel.locator(".tonb-flags code")) == '--augment "crop:0.1 rotate:90"'
 
     panel.get_by_role("tab", name="Problems").click()
     lab.wait_for(lambda: panel.get_attribute("data-search") == "done", "the end of the search", 120)
@@ -97,6 +97,20 @@ def test_data_are_seen_cleaned_undone_and_trained_on(lab, server):
     lab.page.evaluate("() => window.jupyterapp.shell.currentWidget.content.model.sharedModel.deleteCell(2)")
     panel.get_by_role("button", name="Use as train_data").click()
     panel.locator(".tonb-told").get_by_text("stores the changes").wait_for()
+    panel.get_by_role("button", name="Insert as a cell").click()  # of what is in use already
+    lab.wait_for(lambda: "isinstance(train_data, ChangedData)" in lab.page.evaluate(SOURCES)[2], "the cell")
+    lab.run(2)
+    lab.wait_done(2)
+    assert not lab.text(2)
+    lab.page.evaluate("() => window.jupyterapp.shell.currentWidget.content.model.sharedModel.deleteCell(2)")
+    panel.get_by_role("button", name="Use as train_data").click()
+
+    panel.get_by_role("tab", name="Loading").click()
+    panel.get_by_role("button", name="Measure").click()
+    lab.wait_for(lambda: panel.locator("[data-loading=done]").count(), "a measurement", 120)
+    assert "in memory" in panel.locator(".tonb-loading-said").inner_text()
+    assert panel.locator(".tonb-loading tbody tr").count() == 1 and panel.locator(".tonb-step-parts").count()
+    lab.screenshot("data-loading")
     for i in (3, 4):
         lab.run(i)
         lab.wait_done(i)

@@ -13,9 +13,9 @@ LIMIT = 300 + 20 + 20  # ms: what is promised, the step under way, and the one t
 DO = """
 ([selector, value, word]) => new Promise((resolve, reject) => {
   const line = document.querySelector('.toy-line'), part = document.querySelector(selector), start = performance.now();
-  const look = () => line.innerText.includes(word) && resolve(performance.now() - start);
+  const look = () => line.textContent.includes(word) && resolve(performance.now() - start);
   new MutationObserver(look).observe(line, {childList: true, subtree: true, characterData: true});
-  setTimeout(() => reject(new Error(`${selector}: no "${word}" within 30 s, but ${line.innerText}`)), 30000);
+  setTimeout(() => reject(new Error(`${selector}: no "${word}" within 30 s, but ${line.textContent}`)), 30000);
   if (value === null) part.click();
   else { part.value = value; part.dispatchEvent(new Event('change', {bubbles: true})); }
 })
@@ -34,7 +34,7 @@ def enter(lab, value):
 
 def count(lab):
     "The step that the panel shows"
-    found = re.search(r"step (\d+)", lab.page.locator(".toy-line").first.inner_text())
+    found = re.search(r"step (\d+)", lab.read(lab.page.locator(".toy-line").first))
     return int(found[1]) if found else 0
 
 
@@ -229,5 +229,36 @@ def test_without_the_pump_interrupt_twice(lab):
     interrupt_twice(lab, 1)
     lab.wait_text(1, "KeyboardInterrupt|CancelledError")
     lab.wait_for(lambda: lab.prompt(2) == "[ ]", "the cell behind is dropped")
+    lab.run(3)
+    lab.wait_text(3, "5")
+
+
+IN_A_SEND = """
+import signal
+from jupyter_client.session import Session
+serialize = Session.serialize
+def interrupted(self, message, ident=None):
+    parts = serialize(self, message, ident)
+    if message["msg_type"] == "comm_msg" and "interrupt" in str(message["content"]):
+        Session.serialize = serialize
+        signal.raise_signal(signal.SIGINT)
+    return parts
+Session.serialize = interrupted
+"""
+
+
+def test_without_the_pump_interrupt_while_a_message_is_sent(lab):
+    "The second interrupt in the middle of a send: its long traceback moves the cell behind out of view, which is dropped"
+    cells = ["%%toy 60 stubborn\nname = 5", "print('never')", "print(name)"]
+    lab.open(WITHOUT_PUMP + IN_A_SEND, *cells, kernel="ipykernel7")
+    lab.run_all()
+    lab.output(1).locator(".toy-line").wait_for()
+    lab.interrupt()
+    lab.wait_text(1, "KeyboardInterrupt")
+    lab.wait_for(lambda: lab.prompt(2) == "[ ]", "the cell behind is dropped")
+    assert not lab.cell(2).evaluate(
+        "(cell) => cell.querySelector('.jp-InputPrompt').checkVisibility({contentVisibilityAuto: true})"
+    )
+    assert not lab.text(2)
     lab.run(3)
     lab.wait_text(3, "5")

@@ -146,6 +146,38 @@ async def drive(page, seconds, fail=False):
     assert replies(client, last)[-1]["content"]["status"] == "ok"
 
 
+WHILE_READING = """
+import signal, zmq
+from trainopt_nb.base.interrupts import interrupts
+recv = zmq.Socket.recv
+def interrupted(self, *args, **kwargs):
+    frame = recv(self, *args, **kwargs)
+    if self is source:
+        zmq.Socket.recv = recv
+        signal.raise_signal(signal.SIGINT)
+    return frame
+async def drive(page, seconds, fail=False):
+    global source
+    source = page.pump.stream.socket
+    with interrupts():
+        signal.raise_signal(signal.SIGINT)
+        zmq.Socket.recv = interrupted
+        for _ in steps(seconds):
+            await page.turn()
+"""
+
+
+def test_an_interrupt_while_a_message_is_read(client):
+    "The second interrupt after the first frame of the next cell: all of it is read, and the cell is dropped rather than lost"
+    client.execute_interactive(SOURCE + WHILE_READING, timeout=60)
+    begins(client, run(client, "train(60)"))
+    last = run(client, "1")
+    states = [reply["content"].get("ename", reply["content"]["status"]) for reply in replies(client, last)]
+    assert states == ["KeyboardInterrupt", "aborted"]
+    last = run(client, "2")
+    assert replies(client, last)[-1]["content"]["status"] == "ok"
+
+
 def test_a_request_that_comes_with_a_reply_is_read(client):
     "A page that is loaded again asks while the kernel still answers the server; ipykernel 7.0 to 7.3 can miss such a request"
     client.execute_interactive(SOURCE, timeout=60)

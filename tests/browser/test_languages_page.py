@@ -38,9 +38,7 @@ def test_a_chinese_page_has_a_chinese_panel_and_card(lab, speak):
     panel.get_by_text("训练中").wait_for(timeout=60_000)
     for word in ("暂停", "保存", "停止"):
         assert panel.get_by_role("button", name=word).is_enabled()
-    lab.wait_for(
-        lambda: "验证损失" in panel.inner_text() and "轮" in panel.inner_text(), "figures in Chinese"
-    )
+    lab.wait_for(lambda: "验证损失" in lab.read(panel) and "轮" in lab.read(panel), "figures in Chinese")
     lab.wait_for(lambda: int(panel.get_attribute("data-step") or 0) > 500, "500 steps")
     lab.screenshot("panel-chinese")
     panel.get_by_role("button", name="暂停").click()
@@ -59,7 +57,7 @@ def test_an_english_page_has_an_english_panel_whatever_the_system_speaks(lab):
     lab.run_all()
     panel = lab.page.locator(".tonb-panel").first
     panel.get_by_role("button", name="Stop").wait_for(timeout=60_000)
-    lab.wait_for(lambda: "valid loss" in panel.inner_text(), "figures in English")
+    lab.wait_for(lambda: "valid loss" in lab.read(panel), "figures in English")
     panel.get_by_role("button", name="Stop").click()
     lab.wait_done(1)
     assert "停" not in lab.text(1)
@@ -82,9 +80,7 @@ def test_table_and_form_speak_it_too(lab, speak):
         lab.wait_done(i)
     table = lab.page.locator(".tonb-runs")
     table.get_by_role("button", name="比较").wait_for(timeout=60_000)
-    lab.wait_for(
-        lambda: "已完成" in table.inner_text() and "运行总数" in table.inner_text(), "rows in Chinese"
-    )
+    lab.wait_for(lambda: "已完成" in lab.read(table) and "运行总数" in lab.read(table), "rows in Chinese")
     for box in table.locator("tbody input[type=checkbox]").all()[:2]:
         box.click()
     table.get_by_role("button", name="比较").click()

@@ -156,11 +156,11 @@ def test_a_cell_that_is_run_again_while_it_trains(lab, server, kernel):
     waits.wait_for()
     trains(lab)
     assert act(lab, "pause", "paused") and act(lab, "pause", "training")
-    first = panel(lab).locator(".tonb-name").inner_text()
+    first = lab.read(panel(lab).locator(".tonb-name"))
     panel(lab).locator(".tonb-stop").click()
     lab.wait_text(1, f"Run {first}: stopped")
     trains(lab)
-    second = panel(lab).locator(".tonb-name").inner_text()
+    second = lab.read(panel(lab).locator(".tonb-name"))
     assert second != first and waits.count() == 0 and panel(lab).count() == 1
     assert act(lab, "stop", "stopped")
     lab.output(1).locator("img").first.wait_for()
@@ -202,8 +202,8 @@ def test_a_panel_without_its_kernel_says_so(lab, how):
         process = next(p for p in psutil.process_iter(["cmdline"]) if kernel in words(p))
         process.kill()
     alert = panel(lab).get_by_role("alert")
-    lab.wait_for(lambda: "%trainopt attach" in alert.inner_text(), "the sentence")
-    assert panel(lab).locator(".tonb-state").inner_text() == "disconnected"
+    lab.wait_for(lambda: "%trainopt attach" in lab.read(alert), "the sentence")
+    assert lab.read(panel(lab).locator(".tonb-state")) == "disconnected"
     for name in ("lr", "pause", "save", "stop"):
         assert panel(lab).locator(f".tonb-{name}").is_disabled()
     lab.screenshot(f"panel-{how}")
@@ -237,7 +237,7 @@ def test_form_starts_the_run(lab):
     rate.press("Tab")
     form.locator(".tonb-start").click()
     lab.wait_for(
-        lambda: form.locator(".tonb-say").inner_text().startswith("lr takes 1e-12 to 1000"), "the refusal"
+        lambda: lab.read(form.locator(".tonb-say")).startswith("lr takes 1e-12 to 1000"), "the refusal"
     )
     rate.fill("0.002")
     rate.press("Tab")

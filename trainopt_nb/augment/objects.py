@@ -52,14 +52,19 @@ def _names(row):
 
 # %% ../../nbs/augment/08c_objects.ipynb #e56522d4
 _CORNERS = "pass corners (x1, y1, x2, y2) in pixels"
+_CONVERT = {
+    "CXCYWH": "boxes = torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1)",
+    "XYWH": "boxes = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)",
+}  # to corners, as a line of code
 
 
 def _check_boxes(boxes, height, width):
     "Raise `DataError` for boxes that are no corners in pixels"
     form = getattr(getattr(boxes, "format", None), "name", "XYXY")
     if form != "XYXY":
+        how = f", for instance by {_CONVERT[form]}" if form in _CONVERT else ""
         raise DataError(
-            f"--augment moves boxes by their corners, and these have the format {form}: {_CORNERS}."
+            f"--augment moves boxes by their corners, and these have the format {form}: {_CORNERS}{how}."
         )
     if boxes.shape[-1] != 4:
         raise DataError(
@@ -69,7 +74,9 @@ def _check_boxes(boxes, height, width):
     if bool((rows[:, 2:] < rows[:, :2]).any()):
         row = rows[(rows[:, 2:] < rows[:, :2]).any(1)][0]
         said = ", ".join(f"{value:g}" for value in row.tolist())
-        raise DataError(f"--augment takes boxes as corners, and ({said}) ends before it begins: {_CORNERS}.")
+        raise DataError(
+            f"--augment takes boxes as corners, and ({said}) ends before it begins: {_CORNERS}. Centres and sizes become corners by {_CONVERT['CXCYWH']}."
+        )
     _check_pixels(rows, height, width, "boxes")
 
 

@@ -29,6 +29,7 @@ class TextAugment:
         means: Means = Means(),  # noqa: B008 a frozen value
     ):
         self.policy, self.seed, self.means = tuple(policy), seed, means
+        self.operations = [step.operation for step in policy]  # those of the user's own are known here alone
 
     def __call__(
         self,
@@ -38,9 +39,9 @@ class TextAugment:
     ) -> str:
         "Return another text. Raises `TaskError` where an operation fails"
         draw = Random(mix(self.seed, epoch, place, TEXT_SALT))
-        for name, strength, _ in self.policy:
+        for (name, strength, _), operation in zip(self.policy, self.operations, strict=True):
             try:
-                changed = Step(name, strength, "texts").operation.rewrite(text, draw, strength, self.means)
+                changed = operation.rewrite(text, draw, strength, self.means)
             except Exception as error:  # a function of the user's own can raise anything
                 said = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 raise TaskError(

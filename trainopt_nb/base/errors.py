@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TrainoptError', 'OptionError', 'PlanError', 'DataError', 'TaskError', 'WeightsError', 'RunError', 'WorkerError',
-           'CheckpointError', 'CompressError', 'DiskFullError', 'NonFinite', 'MemoryRanOut', 'run_errors']
+           'CheckpointError', 'CompressError', 'DiskFullError', 'NonFinite', 'MemoryRanOut', 'run_errors', 'first_line']
 
 # %% ../../nbs/base/01_errors.ipynb #13760c0e
 import contextlib
@@ -132,3 +132,11 @@ def run_errors(
             raise RunError(f"{path.parent} is not there any more: it was moved or removed.") from error
         out = _WAY_OUT.get(error.errno, "look at its disk")
         raise RunError(f"{path} cannot be written: {error.strerror or error}; {out}.") from error
+
+# %% ../../nbs/base/01_errors.ipynb #4909c6b8
+def first_line(error: BaseException) -> str:
+    "Return the class of an error of another library, and the first line of what it says"
+    while error.__cause__ is not None and "torch.onnx" in type(error).__module__:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

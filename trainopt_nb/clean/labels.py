@@ -75,8 +75,9 @@ def label_finding(
         return []
     rows = tuple(part.looked[errors.places].tolist())
     better = tuple(names[number] for number in errors.better.tolist())
-    given = [str(label) for label in part.labels[errors.places].tolist()]
-    pairs = Counter(sorted(zip(given, map(str, better), strict=True))).most_common()
+    said = lambda labels: [str(part.class_name(label)) for label in labels]
+    given = said(part.labels[errors.places].tolist())
+    pairs = Counter(sorted(zip(given, said(better), strict=True))).most_common()
     values = {
         "all": f"{part.rows:,}",
         "pairs": few((say("rather", given=a, better=b, times=str(count)) for (a, b), count in pairs), 3),

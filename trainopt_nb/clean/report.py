@@ -18,17 +18,24 @@ from .duplicates import exact_duplicates, hashes, near_duplicates, overlaps
 from .finding import KIND_NAMES, Finding, few
 from .out_of_sample import FoldProgress
 from .labels import finished, search_label_errors
-from .look import WHAT, Part, by_row, look_at
+from .look import WHAT, Part, by_row, in_words, look_at
 from .outliers import drift, outliers
+from .report_cell import report_cell, taken_apart
 from .report_text import report_text
-from .values import columns_of, fills, imbalance, missing_values, odd_columns
+from trainopt_nb.clean.values import (
+    columns_of,
+    fills,
+    imbalance,
+    missing_values,
+    nearest_fills,
+    odd_columns,
+)
 from ..data.changed_data import ChangedData
 from ..data.changes import Change
-from ..data.changes_code import changes_cell, changes_code, form_of
+from ..data.changes_code import changes_code, form_of
 from ..data.rows import hold_out
 from ..data.tensors import is_frame
 from ..tables.frames import is_table
-from ..tables.table import split_target
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 
@@ -69,6 +76,9 @@ class _Found:
         self._fills = {}
         self.given = None  # the frame of which `train_data` are inputs and targets, where there was one
         self.texts = {}  # by part, where a run reads texts as numbers: what a reader sees of them
+        self.held_out = False  # whether the validation data are rows of the training data that were given
+        self.valid_name = ""  # variable that holds the validation data, where there is one
+        self.used = False  # whether the variable of the training data stands for the changed data
         self.chances = None  # out-of-sample probabilities, once label errors were searched
 
     def fills(self, column: object) -> dict[str, object]:  # by `median`, `mean` or `mode`
@@ -76,6 +86,10 @@ class _Found:
         if column not in self._fills:
             self._fills[column] = fills(columns_of(self.train)[column])
         return self._fills[column]
+
+    def nearest(self, column: object) -> dict[int, object]:  # by row
+        "Return what the nearest rows hold in a column of the training data, for each row that holds nothing there"
+        return nearest_fills(self.train, column)
 
 # %% ../../nbs/clean/08_report.ipynb #c80ebe8a
 class _Findings(_Found):
@@ -101,8 +115,11 @@ class _Findings(_Found):
         return found[0] if found else None
 
     def seen(self, part: Part) -> Part:
-        "Return a part as a reader sees it: with its texts where a run reads these as numbers"
+        "Return a part as a reader sees it: with the names of its classes, and with its texts where a run reads these as numbers"
         texts = self.texts.get(part.name)
+        if part.names and part.classes:
+            named = [str(part.class_name(label)) for label in part.labels.tolist()]
+            part = part._replace(labels=np.array(named), names=())
         return part if texts is None else part._replace(inputs=texts, kind="text")
 
     def proposed(
@@ -176,8 +193,7 @@ class _Changed(_Findings):
         name: str = "train_data",  # variable that holds the training data
     ) -> str:
         "Return a cell that changes the variable in the same way"
-        target = "" if self.given is None else self.options.target
-        return changes_cell(name, self.task.train_data, self.changes, target)
+        return report_cell(self, name)
 
 # %% ../../nbs/clean/08_report.ipynb #4364d868
 class DataReport(_Changed):
@@ -202,16 +218,6 @@ class DataReport(_Changed):
         return {"text/plain": report_text(self), "text/html": report_html(self)}
 
 # %% ../../nbs/clean/08_report.ipynb #e26c0b96
-def _apart(task, target):
-    "Take the inputs and the target of data frames apart"
-    parts = {
-        name: split_target(data, target, name)
-        for name in ("train_data", "valid_data")
-        if is_table(data := getattr(task, name))
-    }
-    return dataclasses.replace(task, **parts)
-
-
 def inspect_data(
     task: Task | object,  # a task, or training data alone
     options: TrainOptions = TrainOptions(),  # noqa: B008 a frozen value; by which label errors are searched, and what is held out
@@ -220,17 +226,17 @@ def inspect_data(
     "Look for what is wrong with the data of a task. Raises `DataError` where samples cannot be reached by row"
     task, given = task if isinstance(task, Task) else Task(None, task), None
     if options.target and is_table(task.train_data):
-        given, task = task.train_data, _apart(task, options.target)
-    train_data, valid_data = task.train_data, task.valid_data
+        given, task = task.train_data, taken_apart(task, options.target)
+    train_data, valid_data, held_out = task.train_data, task.valid_data, False
     if valid_data is None and options.valid_fraction:
         train_data, valid_data = hold_out(by_row(train_data), options.valid_fraction, options.seed)
-        task = dataclasses.replace(task, train_data=train_data, valid_data=valid_data)
-    train = look_at(train_data, "train", most)
-    valid = None if valid_data is None else look_at(valid_data, "valid", most)
+        task, held_out = dataclasses.replace(task, train_data=train_data, valid_data=valid_data), True
+    train = in_words(look_at(train_data, "train", most), task, options)
+    valid = None if valid_data is None else in_words(look_at(valid_data, "valid", most), task, options)
     if valid is not None and valid.kind != train.kind:
         raise DataError(
             f"train_data holds {WHAT[train.kind]} and valid_data {WHAT[valid.kind]}: they must be of one kind."
         )
     report = DataReport(task, options, train, valid, quick_findings(train, valid))
-    report.given = given
+    report.given, report.held_out = given, held_out
     return report

@@ -12,13 +12,13 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from ..base.errors import CompressError
+from ..base.errors import CompressError, first_line
 from .chip import this_chip
 from .engines import Engine, Wish
 from .examples import examples
 from .program import ProgramServed, to_program
 from .served import on_cpu, require_engine
-from .to_onnx import batch_axes, first_line, quiet_tracing
+from .to_onnx import batch_axes, quiet_tracing
 from ..data.tensors import size_of, tree_map
 
 # %% ../../nbs/compress/37_compiled.ipynb #7f83ca8d

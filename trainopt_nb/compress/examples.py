@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from ..base.errors import CompressError
+from .judge import rows_of
 from ..data.rows import describe, is_pair
 from trainopt_nb.data.tensors import (
     LABELS,
@@ -54,11 +55,8 @@ class Arguments(NamedTuple):
         ]
 
     def rows(self, count: int) -> "Arguments":
-        "Return as many samples; the last one is repeated where there are not enough"
-        size = self.size
-        places = torch.arange(count).clamp(max=size - 1)
-        cut = lambda t: t[places].clone() if t.dim() and len(t) == size else t.clone()
-        return Arguments(*tree_map(cut, tuple(self)))
+        "Return as many samples, repeated where there are too few"
+        return Arguments(*rows_of(tuple(self), count))
 
 
 def as_arguments(

@@ -110,7 +110,7 @@ class _Stepping(Commanded):
     def _steps(self, order):
         "Run steps as a recipe has them"
         try:
-            recipe = Recipe.of(order.steps)
+            recipe = Recipe.of(order.steps, self.plan.names)
             start = None if order.start is None else self.session.candidate(order.start).number
         except (OptionError, CompressError) as error:
             yield from self.say([StepRefused(order.steps, str(error))])

@@ -19,6 +19,7 @@ from .channels import output_layers
 from .factor import can_factor, factor, full_rank
 from .left import OF, Left
 from .served import TorchServed
+from .step_options import amount_option, epochs_option, teacher_option
 from .steps import Doing, Step, Work, trainable
 from .strength import find_strength
 from .teacher import fine_tune
@@ -28,21 +29,12 @@ from .teacher import fine_tune
 class LowRankOptions(Options):
     "How layers are made thinner"
 
-    amount: float = option(
-        0.5,
-        "share that goes: 0.5 halves what `target` names",
-        low=0.01,
-        high=0.98,
-        search=(0.2, 0.9),
-        group="Low rank",
-    )
+    amount: float = amount_option("Low rank", search=(0.2, 0.9))
     target: str = option(
         "latency", "what the amount is of", choices=("latency", "macs", "size"), group="Low rank"
     )
-    epochs: int = option(
-        4, "training after layers were replaced", low=0, high=10**4, unit="epochs", group="Low rank"
-    )
-    teacher: bool = option(True, "train with the answers of the original beside the labels", group="Low rank")
+    epochs: int = epochs_option("Low rank", 4, "after layers were replaced")
+    teacher: bool = teacher_option("Low rank")
 
 
 class Replacement(NamedTuple):

@@ -11,13 +11,13 @@ import tempfile
 from pathlib import Path
 
 import torch
-from ..base.errors import CompressError
+from ..base.errors import CompressError, first_line
 from .chip import this_chip
 from .engines import Engine, Wish
 from .examples import Arguments, examples
-from .onnx_int8 import onnx_layers
-from .served import OnnxServed, Served, TorchServed, require_engine
-from .to_onnx import first_line, quiet_tracing, to_onnx
+from .onnx_int8 import nodes_of
+from .served import OnnxServed, Served, TorchServed, by_name, require_engine, structured
+from .to_onnx import quiet_tracing, to_onnx
 
 # %% ../../nbs/compress/39_openvino.ipynb #c9c044e3
 class OpenVinoServed(Served):
@@ -47,9 +47,7 @@ class OpenVinoServed(Served):
         self.inputs = [each.any_name for each in self._compiled.inputs]
 
     def _run(self, inputs, named):
-        values = dict(zip(self.inputs, inputs, strict=False)) | {
-            n: named[n] for n in self.inputs if n in named
-        }
+        values = by_name(self.inputs, inputs, named)
         try:
             found = self._compiled(
                 {name: tensor.detach().contiguous().numpy() for name, tensor in values.items()}
@@ -57,16 +55,7 @@ class OpenVinoServed(Served):
         except Exception as error:  # classes of the runtime's own
             raise CompressError(f"OpenVINO cannot take these inputs ({first_line(error)}).") from error
         found = [torch.from_numpy(found[each].copy()) for each in self._compiled.outputs]
-        if self.outputs == "tensor":
-            return found[0]
-        return tuple(found) if self.outputs == "tuple" else dict(zip(self.outputs, found, strict=True))
-
-    def set_threads(self, threads: int) -> "OpenVinoServed":
-        "Use this many threads from now on"
-        if threads != self.threads:
-            self.threads = threads
-            self._open()
-        return self
+        return structured(found, self.outputs)
 
     @property
     def nbytes(self) -> int:
@@ -139,8 +128,7 @@ def openvino_int8(
         how["model_type"] = nncf.ModelType.TRANSFORMER
         how["advanced_parameters"] = nncf.AdvancedQuantizationParameters(smooth_quant_alphas=off)
     if keep_float:
-        nodes = [node for name, own in onnx_layers(data).items() if name in keep_float for node in own]
-        how["ignored_scope"] = nncf.IgnoredScope(names=nodes, validate=False)
+        how["ignored_scope"] = nncf.IgnoredScope(names=nodes_of(data, keep_float), validate=False)
     try:
         with quiet_tracing():
             found = nncf.quantize(model, nncf.Dataset(feeds), **how)

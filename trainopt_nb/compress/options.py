@@ -141,6 +141,7 @@ class CompressPlan:
     how: CompressOptions = field(default_factory=CompressOptions)
     options: TrainOptions = field(default_factory=TrainOptions)  # of fine-tuning
     orders: list = field(default_factory=list)  # `AddStep`, `FindBest` and `ExportTo`, in their order
+    names: dict = field(default_factory=dict)  # objects that stand for words of steps, such as a student
     home: str = ""  # folder in which relative paths of exports begin
     notes: tuple[str, ...] = ()  # sentences for the user
     alone: bool = False  # whether it ends after the original was measured, where nothing is ordered

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.export import ExportedProgram
-from ..base.errors import CompressError
+from ..base.errors import CompressError, first_line
 from .agreement import compare, outputs_on
 from .examples import Arguments, examples
 from .served import Served, TorchServed, on_cpu
-from .to_onnx import batch_axes, first_line, plain_form, quiet_tracing
+from .to_onnx import batch_axes, plain_form, quiet_tracing
 
 # %% ../../nbs/compress/36_program.ipynb #8d990a9d
 _NOTE = "trainopt_nb.json"  # inside a .pt2 file: names of inputs and outputs

@@ -18,7 +18,9 @@ from .shortlist import Shortlist
 from ..search.quiet_optuna import quiet_optuna
 
 _AMOUNTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-_THEN = (("prune", 0.5), ("lowrank", 0.5), ("prune", 0.7), ("prune", 0.3), ("lowrank", 0.7), ("prune", 0.8))
+_THEN = (
+    ("prune", 0.5), ("lowrank", 0.5), ("prune", 0.7), ("prune", 0.3), ("lowrank", 0.7), ("distill", 0.7), ("prune", 0.8)
+)  # fmt: skip
 
 
 class Proposal(NamedTuple):
@@ -66,6 +68,8 @@ class _Space:
     def _steps(self, body, amount, finish):
         "Return the steps of a recipe as it writes them"
         first = (f"{body} {amount:g} macs epochs={self.epochs}",) if amount else ()
+        if body == "distill":  # a student starts from nothing, and its size is said as times smaller
+            first = (f"distill {1 / (1 - amount):.3g} epochs={3 * self.epochs}",)
         return tuple(map(str, Recipe.of((*first, finish))))
 
     def _drawn(self, trial):

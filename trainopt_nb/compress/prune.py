@@ -15,6 +15,7 @@ from .channels import find_channels, remove_channels
 from .importance import IMPORTANCE, Importance
 from .left import OF, Left
 from .served import TorchServed
+from .step_options import amount_option, epochs_option, iterations_option, teacher_option
 from .steps import Doing, Step, Work
 from .strength import find_strength
 from .teacher import fine_tune, recalibrate
@@ -24,14 +25,7 @@ from .teacher import fine_tune, recalibrate
 class PruneOptions(Options):
     "How a network is pruned"
 
-    amount: float = option(
-        0.5,
-        "share that goes: 0.5 halves what `target` names",
-        low=0.01,
-        high=0.98,
-        search=(0.2, 0.8),
-        group="Prune",
-    )
+    amount: float = amount_option("Prune")
     target: str = option(
         "latency",
         "what the amount is of; `channels` removes this share of the channels",
@@ -45,16 +39,12 @@ class PruneOptions(Options):
         choices=("global", "local"),
         group="Prune",
     )
-    iterations: int = option(
-        1, "times that channels are removed, with training after each", low=1, high=20, group="Prune"
-    )
+    iterations: int = iterations_option("Prune", 1, "channels are removed")
     round_to: int = option(
         8, "what is left of a layer is a multiple of this", low=1, high=256, unit="channels", group="Prune"
     )
-    epochs: int = option(
-        6, "training in all after channels were removed", low=0, high=10**4, unit="epochs", group="Prune"
-    )
-    teacher: bool = option(True, "train with the answers of the original beside the labels", group="Prune")
+    epochs: int = epochs_option("Prune", 6, "in all after channels were removed")
+    teacher: bool = teacher_option("Prune")
 
 # %% ../../nbs/compress/15_prune.ipynb #14730ee3
 def _find_share(work, module, importance, channels, options, left, target):

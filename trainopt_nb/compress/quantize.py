@@ -12,13 +12,13 @@ from functools import cache
 from typing import NamedTuple
 
 from torch import nn
-from ..base.errors import CompressError, OptionError
+from ..base.errors import CompressError, OptionError, first_line
 from .agreement import Agreement, agreement
-from .engines import ENGINES, KINDS, Engine, Wish
+from .engines import ENGINES, KINDS, Engine, Wish, check_layers
 from .examples import Arguments, examples
 from .served import Served, TorchServed, on_cpu
 from .sensitivity import layers_to_keep, sensitivity
-from .to_onnx import first_line, to_onnx
+from .to_onnx import to_onnx
 
 # %% ../../nbs/compress/45_quantize.ipynb #1a31b034
 class Quantized(NamedTuple):
@@ -81,6 +81,7 @@ def quantize(
     batches = data if isinstance(data, list) and data and isinstance(data[0], Arguments) else examples(data)
     if keep_float == "auto":
         keep_float = layers_to_keep(sensitivity(module, batches))
+    check_layers(keep_float, [name for name, _ in module.named_modules() if name])
     wish = Wish(
         module, batches, cache(lambda: to_onnx(module, batches)), tuple(batch_sizes), tuple(keep_float)
     )

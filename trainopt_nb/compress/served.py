@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STRUCTURE', 'require_engine', 'Served', 'check_values', 'on_cpu', 'write_weights', 'TorchServed', 'open_session',
-           'run_session', 'onnx_files', 'OnnxServed']
+           'run_session', 'onnx_files', 'by_name', 'structured', 'OnnxServed']
 
 # %% ../../nbs/compress/00_served.ipynb #6a9edc1f
 import importlib
@@ -12,15 +12,15 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
-from ..base.errors import CompressError
-from ..data.tensors import tree_map
+from ..base.errors import CompressError, first_line
+from ..data.tensors import leaves, tree_map
 from ..store.tensors import lay_out, write_safetensors
 
 # %% ../../nbs/compress/00_served.ipynb #5db5b6c2
@@ -42,11 +42,14 @@ def require_engine(
     finally:
         logging.disable(before)
 
-# %% ../../nbs/compress/00_served.ipynb #6ec7520a
+# %% ../../nbs/compress/00_served.ipynb #fc7c1c58
 class Served:
     "A model with its runtime; subclasses define `_run`, `save` and, where it is cheaper, `nbytes`"
 
     name = "model"
+    threads: int | None = (
+        None  # of a runtime that does not follow `torch.set_num_threads`, which `_open` opens
+    )
 
     def __call__(self, *inputs: Tensor, **named: Tensor) -> object:
         "Return the outputs for inputs on the CPU, which stay as they are"
@@ -57,7 +60,10 @@ class Served:
         raise NotImplementedError
 
     def set_threads(self, threads: int) -> "Served":
-        "Use this many threads from now on, where the runtime does not follow `torch.set_num_threads`"
+        "Use this many threads from now on"
+        if self.threads not in (None, threads):
+            self.threads = threads
+            self._open()
         return self
 
     @property
@@ -92,12 +98,6 @@ def on_cpu(module: nn.Module) -> nn.Module:
     return copied.to("cpu").eval().requires_grad_(False)
 
 # %% ../../nbs/compress/00_served.ipynb #50a5cb50
-def _flat(tree):
-    found = []
-    tree_map(found.append, tree)
-    return found
-
-
 def write_weights(
     path: Path,  # replaced if it exists
     tensors: Mapping[str, Tensor],
@@ -132,7 +132,7 @@ class TorchServed(Served):
         own = tree_map(torch.clone, (inputs, named))
         with torch.inference_mode():
             outputs = self.module(*own[0], **own[1])
-        pairs = zip(_flat((inputs, named)), _flat(own), strict=True)
+        pairs = zip(leaves((inputs, named)), leaves(own), strict=True)
         self._copies = not all(bool(((a == b) | (a != a)).all()) for a, b in pairs)
         return outputs
 
@@ -162,7 +162,7 @@ def open_session(
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # classes of the runtime's own
-        raise CompressError(f"ONNX Runtime cannot open the model: {_line(error)}") from error
+        raise CompressError(f"ONNX Runtime cannot open the model ({first_line(error)}).") from error
 
 
 def run_session(
@@ -174,7 +174,7 @@ def run_session(
     try:
         return [torch.from_numpy(each) for each in session.run(None, feeds)]
     except Exception as error:  # classes of the runtime's own
-        raise CompressError(f"ONNX Runtime cannot take these inputs: {_line(error)}") from error
+        raise CompressError(f"ONNX Runtime cannot take these inputs ({first_line(error)}).") from error
 
 
 def onnx_files(
@@ -183,11 +183,22 @@ def onnx_files(
     "Return the file, and that of weights which the format keeps beside it"
     return [each for each in (path, path.with_name(f"{path.name}.data")) if each == path or each.exists()]
 
-
-def _line(error):
-    return " ".join(str(error).split())[:300]
-
 # %% ../../nbs/compress/00_served.ipynb #855817cf
+def by_name(names: Sequence[str], inputs: Sequence[Tensor], named: Mapping[str, Tensor]) -> dict:
+    "Return the inputs of a call by the names that a file gives them; labels that come along are left out"
+    return dict(zip(names, inputs, strict=False)) | {name: named[name] for name in names if name in named}
+
+
+def structured(
+    outputs: list[Tensor],
+    structure: str | list[str],  # `tensor`, `tuple`, or the keys of the dict that the model returns
+) -> object:
+    "Return the outputs of a file as the model returns them"
+    if structure == "tensor":
+        return outputs[0]
+    return tuple(outputs) if structure == "tuple" else dict(zip(structure, outputs, strict=True))
+
+# %% ../../nbs/compress/00_served.ipynb #115111a3
 class OnnxServed(Served):
     "An ONNX model, executed by ONNX Runtime on the CPU"
 
@@ -208,18 +219,7 @@ class OnnxServed(Served):
         self.structure = json.loads(noted) if noted else "tuple" if several else "tensor"
 
     def _run(self, inputs, named):
-        named = {name: named[name] for name in self.inputs if name in named}  # labels may come along
-        found = run_session(self._session, dict(zip(self.inputs, inputs, strict=False)) | named)
-        if self.structure == "tensor":
-            return found[0]
-        return tuple(found) if self.structure == "tuple" else dict(zip(self.structure, found, strict=True))
-
-    def set_threads(self, threads: int) -> "OnnxServed":
-        "Use this many threads from now on"
-        if threads != self.threads:
-            self.threads = threads
-            self._open()
-        return self
+        return structured(run_session(self._session, by_name(self.inputs, inputs, named)), self.structure)
 
     @property
     def nbytes(self) -> int:

@@ -23,11 +23,13 @@ from .measure import measure_served
 from .recipe import Recipe, RecipeStep
 from .served import Served, TorchServed
 from .steps import STEPS, Doing, Refused, Work
+from .teacher import check_teacher
 from ..data.tensors import is_array
 from ..task.read_task import read_task
 from ..task.table_task import with_table
 from ..task.task import Task
 from ..task.train_options import TrainOptions
+from ..train.teachers import find_teachers
 
 # %% ../../nbs/compress/21b_session.ipynb #ee921d83
 class Measured(NamedTuple):
@@ -76,6 +78,8 @@ class Begun(Candidates):
         self.floor, self.served_sizes = Floor.of(floor), tuple(batch_sizes)
         self.sizes = tuple(dict.fromkeys((*batch_sizes, *also)))
         self.task = _read(model, task, options)
+        self.options, options = options, find_teachers(options, self.task.model)
+        check_teacher(self.task, options)
         self.judge, original = Judge(self.task, options), TorchServed(self.task.model, "fp32")
         self.work = Work(
             original, original, self.task, options, self.judge, self.served_sizes, threads, seconds, folder
@@ -102,7 +106,7 @@ class Begun(Candidates):
         machine = this_machine(self.work.threads)
         said = tuple(self.notes), tuple(self.refused)
         return Compressed(
-            tuple(self.candidates), self.taken, self.floor, machine, self.task, *said, self.served_sizes, self.work.options
+            tuple(self.candidates), self.taken, self.floor, machine, self.task, *said, self.served_sizes, self.options
         )  # fmt: skip
 
 # %% ../../nbs/compress/21b_session.ipynb #667b8b0f

@@ -17,6 +17,7 @@ from ..base.options import Options, option
 from .channels import output_layers
 from .importance import gradients
 from .sparse import PackedServed, rows_of_layers, use_sparse
+from .step_options import amount_option, epochs_option, iterations_option, teacher_option
 from .steps import Doing, Step, Work
 from .teacher import fine_tune, recalibrate
 
@@ -25,13 +26,8 @@ from .teacher import fine_tune, recalibrate
 class SparsifyOptions(Options):
     "How single weights become zero"
 
-    amount: float = option(
-        0.9,
-        "share of the weights that become zero",
-        low=0.01,
-        high=0.999,
-        search=(0.5, 0.98),
-        group="Sparsify",
+    amount: float = amount_option(
+        "Sparsify", 0.9, "share of the weights that become zero", 0.999, (0.5, 0.98)
     )
     by: str = option(
         "magnitude",
@@ -39,11 +35,9 @@ class SparsifyOptions(Options):
         choices=("magnitude", "gradient"),
         group="Sparsify",
     )
-    iterations: int = option(
-        3, "times that weights become zero, with training after each", low=1, high=50, group="Sparsify"
-    )
-    epochs: int = option(6, "training in all", low=0, high=10**4, unit="epochs", group="Sparsify")
-    teacher: bool = option(True, "train with the answers of the original beside the labels", group="Sparsify")
+    iterations: int = iterations_option("Sparsify", 3, "weights become zero")
+    epochs: int = epochs_option("Sparsify", 6, "in all")
+    teacher: bool = teacher_option("Sparsify")
 
 # %% ../../nbs/compress/16b_sparsify.ipynb #b872f5f7
 def choose_masks(

@@ -31,7 +31,7 @@ from .compressed_run import CompressedRun
 from .guard import GuardedRun
 from .loop import CompressLoop
 from .options import CompressOptions, CompressPlan, check_plan, read_recipe
-from .recipe import Recipe
+from .recipe import Recipe, objects_of
 from .records import AddStep, FindBest
 from ..parallel.ranks import SINGLE, Ranks
 from ..runs.run import Run
@@ -189,7 +189,7 @@ def plan_compression(
     task = task if isinstance(task, Task) else Task(model, *task)
     return CompressPlan(
         model, task, CompressOptions.of(**given(how)), TrainOptions.of(**given(train)),
-        [*(AddStep(str(step)) for step in steps), *([best] if best else [])],
+        [*(AddStep(str(step)) for step in steps), *([best] if best else [])], names=objects_of(steps),
     )  # fmt: skip
 
 

@@ -113,6 +113,7 @@ STEPS.register("prune", "trainopt_nb.compress.prune:STEP")
 STEPS.register("quantize", "trainopt_nb.compress.quantize_step:STEP")
 STEPS.register("sparsify", "trainopt_nb.compress.sparsify:STEP")
 STEPS.register("lowrank", "trainopt_nb.compress.low_rank:STEP")
+STEPS.register("distill", "trainopt_nb.compress.distill_step:STEP")
 STEPS.register("serve", "trainopt_nb.compress.serve_step:STEP")
 EXPORTERS: Registry[Callable] = Registry(
     "exporter"

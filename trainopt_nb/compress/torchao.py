@@ -7,13 +7,13 @@ __all__ = ['INT8_DYNAMIC', 'INT8_WEIGHTS', 'quantized_linear', 'torchao_program'
 
 # %% ../../nbs/compress/38_torchao.ipynb #d2267c4b
 from torch import nn
-from ..base.errors import CompressError
+from ..base.errors import CompressError, first_line
 from .compiled import CompiledServed, require_compiler
-from .engines import Engine, Wish
+from .engines import Engine, Wish, check_layers
 from .examples import examples
 from .program import ProgramServed, to_program
 from .served import on_cpu, require_engine
-from .to_onnx import first_line, quiet_tracing
+from .to_onnx import quiet_tracing
 
 # %% ../../nbs/compress/38_torchao.ipynb #166bb406
 def quantized_linear(
@@ -27,6 +27,7 @@ def quantized_linear(
         raise CompressError(
             "torchao's int8 is for Linear layers, and the model has none: use int8 of another engine."
         )
+    check_layers(keep_float, [name for name, _ in module.named_modules() if name])
     copied = on_cpu(module)
     chosen = lambda each, name: isinstance(each, nn.Linear) and name not in keep_float
     try:

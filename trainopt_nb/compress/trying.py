@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator
 
 from .budget import Budget
+from .costs import epochs_of
 from .front import merits
 from .hopes import Hopes, least_of
 from .proposals import Proposal
@@ -24,9 +25,7 @@ class _Steps(Budget):
     def _step(self, step, start):
         "Run a step, and give it up where it is hopeless or too late; returns the number of its candidate"
         session, began, reason = self.session, time.perf_counter(), ""
-        hopes = Hopes(
-            session.floor, self.first.measurement.judged.chooses, getattr(step.options, "epochs", 0)
-        )
+        hopes = Hopes(session.floor, self.first.measurement.judged.chooses, epochs_of(step))
         count, going = len(session.candidates), session.step(step, start, take=False)
         try:
             for event in going:

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset, default_collate
 
 from ..base.errors import DataError
+from ..base.texts import Sentence
 from trainopt_nb.data.changes import (
     Change,
     check_change,
@@ -72,6 +73,11 @@ def _relabelled(data, labels):
     return data[0], with_values(data[1], rows, values)
 
 # %% ../../nbs/data/12b_changed_data.ipynb #c75490b4
+def _joined(made, changes):
+    "Return changes one after the other; those that repeat all that were made, as a cell does that runs again, are made once"
+    return changes if changes[: len(made)] == made else (*made, *changes)
+
+
 class ChangedData:
     "Data and a list of changes; the data stay as they are"
 
@@ -81,12 +87,12 @@ class ChangedData:
         changes: Iterable[Change] = (),
     ):
         if isinstance(data, ChangedData):
-            data, changes = data.data, (*data.changes, *changes)
+            data, changes = data.data, _joined(data.changes, tuple(changes))
         self.data, self.changes, count = data, tuple(changes), row_count(data)
         for change in self.changes:
             check_change(change, count)
         if not len(self.rows):
-            raise DataError(f"The changes drop all {count:,} rows: undo one of them.")
+            raise DataError(Sentence("data", "refused_all", n=f"{count:,}"))
 
     @property
     def rows(self) -> np.ndarray:
@@ -111,6 +117,14 @@ class ChangedData:
 
     def __len__(self):
         return len(self.rows)
+
+    def __iter__(self):
+        yield from self._parts()
+
+    def _parts(self):
+        raise DataError(
+            "These data were changed already, and are a view: take the inputs and targets apart as `inputs, targets = data.view()`, or change `data.data`, which holds them as they were."
+        )
 
     def __repr__(self):
         return f"ChangedData({describe(self.data)}: {'; '.join(map(str, self.changes)) or 'no change'})"

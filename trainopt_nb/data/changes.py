@@ -26,7 +26,7 @@ class Change(NamedTuple):
 
     kind: str  # one of `KINDS`; a mark changes nothing, and is kept for the reader
     rows: tuple[int, ...]  # in the original data
-    values: tuple = ()  # relabel: the new label of each row; impute: the value that all of them get
+    values: tuple = ()  # relabel: the new label of each row; impute: one value for all of them, or one for each
     column: str | int | None = None  # impute: of the inputs
     why: str = ""  # the finding that proposed it
 
@@ -74,8 +74,10 @@ def check_change(
         raise DataError(
             f"A relabelling needs a label for each of its {len(change.rows)} rows, and has {len(change.values)}."
         )
-    if change.kind == "impute" and (change.column is None or len(change.values) != 1):
-        raise DataError("An imputation needs the column and one value.")
+    if change.kind == "impute" and (change.column is None or len(change.values) not in (1, len(change.rows))):
+        raise DataError(
+            f"An imputation needs the column, and one value or one for each of its {len(change.rows)} rows. It has {len(change.values)}."
+        )
 
 
 def is_polars(value: object) -> bool:
@@ -98,7 +100,7 @@ def row_count(data: object) -> int:
     if is_array(data) or are_samples(data) or (reachable and not isinstance(data, (list, tuple, dict, str))):
         return len(data)
     raise DataError(
-        f"Changes are made by row, and {describe(data)} gives no rows by number: pass arrays or a Dataset with __len__ and __getitem__."
+        f"Samples are looked at and changed by row, and {describe(data)} gives no rows by number: pass arrays or a Dataset with __len__ and __getitem__."
     )
 
 # %% ../../nbs/data/12_changes.ipynb #353182b4
@@ -171,18 +173,23 @@ def imputed(
     inputs: object,  # a table
     change: Change,
 ) -> object:
-    "Return a copy of a table in which a column has a value in some rows"
-    rows, value = list(change.rows), change.values[0]
+    "Return a copy of a table in which a column has other values in some rows"
+    rows, values = list(change.rows), list(change.values)
+    each = values * len(rows) if len(values) == 1 else values
     if isinstance(inputs, dict):
-        return {**inputs, change.column: with_values(inputs[change.column], rows, [value] * len(rows))}
+        return {**inputs, change.column: with_values(inputs[change.column], rows, each)}
     if is_frame(inputs):
         inputs = inputs.copy()
-        inputs.iloc[rows, inputs.columns.get_loc(change.column)] = value
+        given = values[0] if len(values) == 1 else values
+        inputs.iloc[rows, inputs.columns.get_loc(change.column)] = given
         return inputs
     if not is_array(inputs) or inputs.ndim != 2:
         raise DataError(
             f"A value is imputed into a column of a table, and the inputs are {describe(inputs)}."
         )
-    inputs = inputs.clone() if isinstance(inputs, torch.Tensor) else inputs.copy()
-    inputs[rows, change.column] = value
+    if isinstance(inputs, torch.Tensor):
+        inputs, each = inputs.clone(), torch.as_tensor(each).to(inputs)
+    else:
+        inputs = inputs.copy()
+    inputs[rows, change.column] = each
     return inputs

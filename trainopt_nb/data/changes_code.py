@@ -32,8 +32,11 @@ def _relabel(change, rows, form, at, comment):
 def _impute(change, rows, form, at, comment):
     column = f"inputs.columns.get_loc({change.column!r})" if form == "pandas" else repr(change.column)
     copy = "clone" if form == "torch" else "copy"
-    value = repr(plain_value(change.values[0]))
-    return [f"inputs = inputs.{copy}()", f"inputs{at}[{rows}, {column}] = {value}{comment}"]
+    values = [plain_value(value) for value in change.values]
+    given = repr(values[0] if len(values) == 1 else values)
+    if form == "torch" and len(values) > 1:
+        given = f"torch.tensor({values}, dtype=inputs.dtype)"
+    return [f"inputs = inputs.{copy}()", f"inputs{at}[{rows}, {column}] = {given}{comment}"]
 
 
 def _lines(changes, form):
@@ -67,6 +70,9 @@ def changes_code(
     return "\n".join([*imports, *[""] * bool(imports), *lines])
 
 # %% ../../nbs/data/12c_changes_code.ipynb #e4f08402
+_IMPORT = "from trainopt_nb.data.changed_data import ChangedData"
+
+
 def form_of(
     data: object,  # a pair in memory, or a dataset of tensors
 ) -> str | None:  # `torch`, `numpy` or `pandas`; None for what is not a pair of one kind
@@ -79,30 +85,62 @@ def form_of(
     kinds = {torch.Tensor: "torch", np.ndarray: "numpy"}
     return next((form for kind, form in kinds.items() if all(type(part) is kind for part in pair)), None)
 
+# %% ../../nbs/data/12c_changes_code.ipynb #d14007a0
+def _taken_apart(name, data, whole, target, used):
+    "The imports and the first lines of a cell, after which there are `inputs` and `targets`"
+    if whole is not None:
+        named = {str(column): column for column in whole.columns}
+        parts = f"inputs, targets = {name}.drop(columns=[{named[target]!r}]), {name}[{named[target]!r}]"
+        first = [parts]
+        if used:  # where the variable stands for changed data, it holds the two parts
+            first = [
+                f"if isinstance({name}, ChangedData):",
+                f"    inputs, targets = {name}.data",
+                "else:",
+                f"    {parts}",
+            ]
+        if any(type(column) is not str for column in named.values()):
+            first.append("inputs.columns = inputs.columns.astype(str)")
+        return [], first
+    held = f"{name}.data if isinstance({name}, ChangedData) else {name}" if used else name
+    tensors = isinstance(data, TensorDataset)
+    end = f"({held}).tensors" if tensors and used else f"{held}.tensors" if tensors else held
+    return ["import torch"] * tensors, [f"inputs, targets = {end}"]
 
+# %% ../../nbs/data/12c_changes_code.ipynb #0bab007c
 def changes_cell(
     name: str,  # of the variable
     data: object,  # what it holds
     changes: Iterable[Change],
-    target: str = "",  # column of a frame that the variable holds, of which the data are inputs and targets
+    whole: object = None,  # the frame that the variable holds, of which the data are inputs and targets
+    target: str = "",  # its column
+    used: bool = False,  # whether the variable may stand for changed data already
+    before: tuple[list[str], list[str]] = (
+        [],
+        [],
+    ),  # imports and lines that make the data of what the variable holds
 ) -> str:
     "Return a cell that changes a variable as the changes do"
     changes, form = list(changes), form_of(data)
-    if form:
-        tensors = isinstance(data, TensorDataset)
+    if form and not before[1]:
+        more, first = _taken_apart(name, data, whole, target, used)
         imports, lines = _lines(changes, form)
-        imports = sorted({*imports, *["import torch"] * tensors})
-        last = "torch.utils.data.TensorDataset(inputs, targets)" if tensors else "inputs, targets"
-        first = f"inputs, targets = {name}{'.tensors' if tensors else ''}"
-        if target:
-            first = f"inputs, targets = {name}.drop(columns=[{target!r}]), {name}[{target!r}]"
-        return "\n".join([*imports, *[""] * bool(imports), first, *lines, f"{name} = {last}"])
+        imports = sorted({*imports, *more}) + [_IMPORT] * used
+        last = (
+            "torch.utils.data.TensorDataset(inputs, targets)"
+            if isinstance(data, TensorDataset)
+            else "inputs, targets"
+        )
+        return "\n".join([*imports, *[""] * bool(imports), *first, *lines, f"{name} = {last}"])
     rows = [f"    Change(*{tuple(Change.of(change.plain()))!r})," for change in changes]
     return "\n".join(
         [
-            "from trainopt_nb.data.changed_data import ChangedData",
+            _IMPORT,
             "from trainopt_nb.data.changes import Change",
+            *before[0],
             "",
+            *([f"if not isinstance({name}, ChangedData):"] if before[1] and used else []),
+            *(f"    {line}" if used else line for line in before[1]),
             "changes = [",
             *rows,
             "]",

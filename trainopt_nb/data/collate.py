@@ -25,6 +25,12 @@ def _listed(value):
     return array if array.dtype.kind in "biuf" else value
 
 
+def _has_list(sample):
+    "Whether a part of a sample is a list"
+    parts = sample.values() if isinstance(sample, dict) else sample if type(sample) in (tuple, list) else ()
+    return any(isinstance(part, list) for part in parts)
+
+
 def _inner(sample, function):
     "A function applied to the parts of a sample"
     if isinstance(sample, dict):
@@ -46,7 +52,9 @@ class Collate:
 
     def __call__(self, samples: list) -> Batch:
         try:
-            batch = default_collate([_inner(sample, _listed) for sample in samples])
+            if _has_list(samples[0]):  # a look at each part of each sample takes a tenth of the time
+                samples = [_inner(sample, _listed) for sample in samples]
+            batch = default_collate(samples)
         except (RuntimeError, TypeError, KeyError, ValueError) as error:
             raise DataError(self._problem(samples, error)) from error
         return tree_map(lambda t: t.to(self.dtype) if t.dtype.is_floating_point else t, batch)

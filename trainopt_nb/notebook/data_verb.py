@@ -20,7 +20,7 @@ from ..clean.file_texts import file_texts
 from ..clean.out_of_sample import FoldProgress
 from ..clean.report import DataReport, inspect_data
 from ..data.changed_data import ChangedData, viewed
-from ..feed.held_texts import text_pair
+from ..feed.held_texts import text_pair, text_records
 from .kernel import has_frontend
 from .messages import cell_id
 from .verbs import Call, Verb
@@ -47,7 +47,11 @@ def _task(call):
     try:
         return find_task(names, cell)
     except TaskError:
-        if call.options(DataView).labels or cell.train_data not in names:
+        if names.get(cell.train_data) is None:
+            raise TaskError(
+                f"There is no variable {cell.train_data!r} that holds the training data: define it in a cell, or name yours by --train-data."
+            ) from None
+        if call.options(DataView).labels:
             raise
         return Task(None, names[cell.train_data], names.get(cell.valid_data))
 
@@ -64,18 +68,30 @@ class ShowFolds:
             print(f"{step.done} of {step.folds} folds are trained.")
 
 
+def _held_texts(task):
+    "Whether the training data are texts in memory. Raises `DataError` where a run would refuse them"
+    for name in ("train_data", "valid_data"):
+        pair = text_pair(viewed(getattr(task, name)))
+        if pair is not None:
+            text_records(*pair, name)
+        elif name == "train_data":
+            return False
+    return True
+
+# %% ../../nbs/notebook/06h_data_verb.ipynb #36dab5b3
 def _report(call):
     "The report on the data as they were given; changes that are in use already are its first ones"
     taken = loss_and_metrics(call.shell.user_ns, call.values)
     options = call.options(TrainOptions).replace(**taken)
     given = _task(call)
-    held = text_pair(viewed(given.train_data)) is not None  # texts in memory are shown as they are
+    held = _held_texts(given)  # texts in memory are shown as they are
     task, made = given if held else read_task(given, options), ()
     if isinstance(task.train_data, ChangedData):
         made = task.train_data.changes
         task = dataclasses.replace(task, train_data=task.train_data.data)
     report = inspect_data(task, options, most=call.options(DataView).samples)
-    report.log = ChangeLog(made)
+    report.log, report.used = ChangeLog(made), bool(made)
+    report.valid_name = call.options(TaskNames).valid_data if given.valid_data is not None else ""
     if task.read is not None and task.read.facts.get("kind") == "text":
         parts = [part for part in (report.train, report.valid) if part is not None]
         report.texts = file_texts(given, options, parts)
@@ -96,8 +112,10 @@ class UsedData:
         "Write the variable"
         held = report.task.train_data if report.given is None else report.given
         self._written = report.change().train_data if report.changes else held
+        report.used = bool(report.changes)
         self.names[self.variables.train_data] = self._written
-        if self.names.get(self.variables.valid_data) is None:  # the validation data were held out
+        read = report.task.read is not None  # by the sizes and classes of the training data
+        if read or self.names.get(self.variables.valid_data) is None:  # the validation data were held out
             self.names[self.variables.valid_data] = report.task.valid_data
 
     def follow(self, report: DataReport):

@@ -7,12 +7,15 @@ __all__ = ['NOW', 'cell_id', 'finish', 'MessagePump']
 
 # %% ../../nbs/notebook/00_messages.ipynb #cdce590d
 import asyncio
+import contextlib
 import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar
+
+from ..base.interrupts import defer_interrupt
 
 # %% ../../nbs/notebook/00_messages.ipynb #1874a0df
 NOW = ("comm_open", "comm_msg", "comm_close", "comm_info_request", "kernel_info_request")
@@ -89,27 +92,32 @@ def finish(
 def _answer(kernel: Any, replies: Any, frames: list):
     "Handle one message of the page, between `busy` and `idle`"
     cell_ident, cell = kernel._parent_ident["shell"], kernel.get_parent("shell")
-    ident, parts = kernel.session.feed_identities(frames, copy=False)
-    message = kernel.session.deserialize(parts, content=True, copy=False)
-    kernel.set_parent(ident, message, channel="shell")
-    kernel._publish_status("busy", "shell")
     try:
-        answer = kernel.shell_handlers[message["header"]["msg_type"]](replies, ident, message)
-        if inspect.isawaitable(answer):
-            finish(answer)
+        with defer_interrupt():
+            ident, parts = kernel.session.feed_identities(frames, copy=False)
+            message = kernel.session.deserialize(parts, content=True, copy=False)
+            kernel.set_parent(ident, message, channel="shell")
+            kernel._publish_status("busy", "shell")
+        kind = message["header"]["msg_type"]
+        with defer_interrupt() if kind.endswith("_request") else contextlib.nullcontext():
+            answer = kernel.shell_handlers[kind](replies, ident, message)
+            if inspect.isawaitable(answer):
+                finish(answer)
     finally:
-        kernel._publish_status("idle", "shell")
-        kernel.set_parent(cell_ident, cell, channel="shell")
+        with defer_interrupt():
+            kernel._publish_status("idle", "shell")
+            kernel.set_parent(cell_ident, cell, channel="shell")
 
 
 _TASKS = set()  # asyncio itself keeps no reference to a cell that waits
 
 
-def _keep(waits: Awaitable):
-    "Schedule what the kernel's reader returned on ipykernel 7"
-    task = asyncio.ensure_future(waits)
-    _TASKS.add(task)
-    task.add_done_callback(_TASKS.discard)
+def _keep(waits: Awaitable | None):
+    "Schedule what the kernel's reader returned, which is awaited on ipykernel 7"
+    if inspect.isawaitable(waits):
+        task = asyncio.ensure_future(waits)
+        _TASKS.add(task)
+        task.add_done_callback(_TASKS.discard)
 
 # %% ../../nbs/notebook/00_messages.ipynb #feb9e14d
 class MessagePump:
@@ -121,8 +129,7 @@ class MessagePump:
         self.stream, self.replies = _streams(kernel)
         self.wake_reader = _wake_reader(kernel)
         self.deliver = self.stream._recv_callback  # how the kernel itself takes a message
-        self.now, self.later = deque(), deque()
-        self.again = None  # the request that waits to run this cell once more
+        self.now, self.later, self.again = deque(), deque(), None  # `again` waits to run this cell once more
         if not callable(self.deliver):
             raise AttributeError("the kernel's stream has no reader")
 
@@ -137,10 +144,11 @@ class MessagePump:
         return self
 
     def __exit__(self, *error: object):
-        self.depth -= 1
-        if self.depth == 0:
-            self.kernel.shell_handlers["comm_msg"] = self.comm_msg
-            self.release()
+        with defer_interrupt():  # a cell would be handed on twice
+            self.depth -= 1
+            if self.depth == 0:
+                self.kernel.shell_handlers["comm_msg"] = self.comm_msg
+                self.release()
 
     def release(self):
         "Hand the kept messages to the kernel, in their order, and let it read again"
@@ -151,13 +159,13 @@ class MessagePump:
             while kept:
                 waits = self.deliver(kept[0])
                 kept.popleft()
-                if inspect.isawaitable(waits):  # ipykernel 7
-                    _keep(waits)
+                _keep(waits)
 
     def turn(self):
         "Answer what has arrived"
-        self.wake_reader()
-        self.stream.flush()
+        with defer_interrupt():
+            self.wake_reader()
+            self.stream.flush()
         while self.now:
             _answer(self.kernel, self.replies, self.now.popleft())
 

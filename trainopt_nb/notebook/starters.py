@@ -35,33 +35,16 @@ list(zip(texts, labels))[:3]
 
 # %% ../../nbs/notebook/07c_starters.ipynb #7a4fd54f
 _TEXT_MODEL = """
-from collections import Counter
-
-import numpy as np
 import torch
 from torch import nn
 
-length = 12
-order = np.random.permutation(len(texts))
-train, valid = order[len(order) // 5 :], order[: len(order) // 5]
-counts = Counter(word for i in train for word in texts[i].lower().split())
-number = {word: n for n, (word, _) in enumerate(counts.most_common(20_000), 2)}  # 0 pads, 1 is any other word
-
-
-def encode(text):
-    "Numbers of the words, padded to the same length"
-    known = [number.get(word, 1) for word in text.lower().split()][:length]
-    return known + [0] * (length - len(known))
-
-
-words, names = np.array([encode(text) for text in texts]), np.array(labels)
-train_data, valid_data = (words[train], names[train]), (words[valid], names[valid])
+train_data = texts, labels
 
 
 class Reader(nn.Module):
     "Reads three words at a time and gives a score for each label"
 
-    def __init__(self, words, labels, width=64):
+    def __init__(self, labels, words=4000, width=64):  # as many words as --vocabulary below
         super().__init__()
         self.embed = nn.Embedding(words, width, padding_idx=0)
         self.read = nn.Conv1d(width, width, 3, padding=1)  # three words at a time
@@ -72,7 +55,7 @@ class Reader(nn.Module):
         return self.score(seen.amax(2))
 
 
-model = Reader(len(number) + 2, len(set(labels)))
+model = Reader(len(set(labels)))
 """
 
 # %% ../../nbs/notebook/07c_starters.ipynb #d9d43339
@@ -80,13 +63,14 @@ TEXT = Starter(
     "A small convolutional network learns whether a sentence praises or blames. The sentences are made here, with words such as `not` and "
     "`never` that turn the meaning round, so that the order of words matters. It takes some seconds on two cores and ends with an "
     "accuracy of more than 95%.",
-    "`load` returns a list of texts and one label a text, as numbers or as text. Everything below follows from them: the vocabulary is "
-    "counted from the training texts, and longer texts are cut at `length` words.",
+    "`load` returns a list of texts and one label a text, as numbers or as text. Each word becomes a number "
+    "below `--vocabulary`, so the embedding has as many rows. A fifth of the texts is held out for validation. Long texts are cut: "
+    "`--text-length` says where.",
     _TEXT_DATA,
-    "--epochs 5 --lr 1e-2 --schedule onecycle",
+    "--epochs 5 --lr 1e-2 --schedule onecycle --valid-fraction 0.2 --vocabulary 4000",
     _TEXT_MODEL,
     """
-guess = run.predict(np.array([encode("my soup was hardly bad last night")]))
+guess = run.predict(["my soup was hardly bad last night"])
 print(f"That is {guess.labels[0]}.")
 """,
 )

@@ -38,7 +38,7 @@ def _still_text(progress, texts):
     table = text_table([*names, card.plain(c.monitor), texts["verdict"]], cells)
     return "\n".join(["  ".join(filter(None, head)), *table])
 
-
+# %% ../../nbs/panels/11_compress_panel.ipynb #2d14db0e
 class CompressPanel(Panel):
     "A live view of a compression"
 

@@ -150,11 +150,11 @@ class CandidateRows:
 # %% ../../nbs/panels/10_compress_rows.ipynb #4d4374eb
 def _field(option):
     "Return an option as the page takes it"
-    kind = "slider" if option.type == "float" and None not in (option.low, option.high) else option.type
+    share = option.type == "float" and None not in (option.low, option.high) and option.high <= 1
     suggested = sorted({ENGINES[each].library for each in ENGINES}) if option.name == "engine" else []
     return {
         "name": option.name,
-        "kind": kind,
+        "kind": "slider" if share else option.type,
         "value": "yes" if option.default is True else "no" if option.default is False else option.default,
         "help": plain(option.help),
         "low": option.low,

@@ -11,6 +11,7 @@ import warnings
 import numpy as np
 
 from ..base.errors import TrainoptError
+from ..base.texts import Sentence
 from ..clean.look import by_row
 from ..clean.report import DataReport
 from ..clean.sample_views import cell_text, places_of_rows, sound_url, sounding, wave_of
@@ -35,7 +36,8 @@ def label_value(report: DataReport, text: str) -> object | None:  # None where t
     "Return the label that a text stands for"
     if not report.train.classes:
         return None
-    return next((v for v in np.unique(report.train.labels).tolist() if plain(cell_text(v)) == text), None)
+    said = lambda label: plain(cell_text(report.train.class_name(label)))
+    return next((label for label in np.unique(report.train.labels).tolist() if said(label) == text), None)
 
 
 def relabelling(
@@ -67,7 +69,10 @@ def _tried(report, change):
                 "error", FutureWarning
             )  # pandas warns before it stores a value of another type
             try:
-                imputed(take_rows(data[0], np.array(change.rows[:1])), change._replace(rows=(0,)))
+                imputed(
+                    take_rows(data[0], np.array(change.rows[:1])),
+                    change._replace(rows=(0,), values=change.values[:1]),
+                )
             except (TypeError, ValueError, FutureWarning):
                 return "refused_fit"
     return change
@@ -76,10 +81,13 @@ def _tried(report, change):
 def filling(
     report: DataReport,
     change: Change,  # that imputes a column
-    how: str = "",  # `median`, `mean` or `mode`; empty takes the value that was proposed
+    how: str = "",  # `median`, `mean`, `mode` or `nearest`; empty takes the value that was proposed
     value: str | None = None,  # to be written in place of it, as text
 ) -> Change | str | None:  # or the key of the text that says why not; None for a way that does not exist
     "Return the change that writes a value of the reader's choice"
+    if how == "nearest":
+        found = report.nearest(change.column)
+        return _tried(report, change._replace(values=tuple(found[row] for row in change.rows)))
     if how in (known := report.fills(change.column)):
         return _tried(report, change._replace(values=(known[how],)))
     if how:
@@ -94,11 +102,11 @@ def filling(
         return "refused_value"
     return _tried(report, change._replace(values=(number,)))
 
-
+# %% ../../nbs/panels/08e_data_clicks.ipynb #cecc04e2
 def settling(
     report: DataReport,
     key: str,  # of a finding
-    how: str = "",  # `drop` drops the rows whatever was proposed; `median`, `mean` and `mode` fill in
+    how: str = "",  # `drop` drops the rows whatever was proposed; `median`, `mean`, `mode` and `nearest` fill in
     value: str | None = None,  # that is imputed in place of the proposed one, as text
 ) -> Change | str | None:  # or the key of the text that says why not; None where nothing is left to do
     "Return the change that settles what is left of a problem"
@@ -190,7 +198,8 @@ class DataClicks(_Changing):
             try:
                 act(content)
             except TrainoptError as error:
-                self.said = str(error), {}
+                first = error.args[0] if error.args else ""
+                self.said = first if isinstance(first, Sentence) else str(error), {}
 
     def _show(self, wanted):
         texts = {name: v for name in ("problem", "label") if isinstance(v := wanted.get(name), str)}

@@ -9,10 +9,12 @@ __all__ = ['TEXTS', 'MOST', 'keyed', 'size_words', 'headline', 'problem_row', 'f
 # %% ../../nbs/panels/08d_data_facts.ipynb #80919a2a
 from collections.abc import Mapping
 
-from ..clean.finding import KIND_NAMES, Finding
+from ..clean.finding import KIND_NAMES, Finding, few
 from ..clean.look import Part
 from ..clean.report import DataReport
 from ..clean.sample_views import cell_text
+from ..clean.values import columns_of
+from ..data.changes import Change
 from .data_samples import Standing
 from ..base.texts import said_in, wording
 from ..runs.plain_text import plain
@@ -37,7 +39,7 @@ def size_words(part: Part, texts: Mapping[str, str] = TEXTS) -> str:
     "Return what samples are and how large each is"
     shape = () if part.kind == "text" else part.inputs.shape[1:]
     size = "×".join(map(str, shape))
-    words = texts[f"of_{part.kind}"].format(n=f"{part.rows:,}", size=size)
+    words = texts[f"of_{part.called or part.kind}"].format(n=f"{part.rows:,}", size=size)
     return words if part.share > 0.999 else f"{words} {texts['looked'].format(n=f'{len(part.looked):,}')}"
 
 
@@ -82,18 +84,25 @@ def problem_row(
 
 def fill_choices(finding: Finding, report: DataReport) -> list[list[str]]:  # of [how, value as text]
     "Return what can be written into the missing values of a column, the proposed value first"
-    return [[how, plain(cell_text(value))] for how, value in report.fills(finding.column).items()]
+    found = [[how, plain(cell_text(value))] for how, value in report.fills(finding.column).items()]
+    return found + [["nearest", ""]] * (len(columns_of(report.train)) > 1)
 
 
-def change_words(change: object, texts: Mapping[str, str] = TEXTS) -> str:  # of a `Change`
+def change_words(
+    change: Change,
+    texts: Mapping[str, str] = TEXTS,
+    part: Part | None = None,  # of training data, which knows the names of classes
+) -> str:
     "Return a change in words"
     words = texts[f"did_{change.kind}"].format(
         n=f"{len(change.rows):,}", column=plain(cell_text(change.column))
     )
+    said = list(dict.fromkeys(map(cell_text, change.values)))
     if change.kind == "impute":
-        words = f"{words} → {plain(cell_text(change.values[0]))}"
-    elif change.kind == "relabel" and len(set(change.values)) == 1:
-        words = f"{words} → {plain(cell_text(change.values[0]))}"
+        return f"{words} → {plain(few(said, 3))}"
+    if change.kind == "relabel" and len(said) == 1:
+        label = change.values[0] if part is None else part.class_name(change.values[0])
+        return f"{words} → {plain(cell_text(label))}"
     return words
 
 # %% ../../nbs/panels/08d_data_facts.ipynb #64377e2f
@@ -141,7 +150,7 @@ def data_facts(report: DataReport, texts: Mapping[str, str] = TEXTS) -> dict[str
         "classes": classes[:MOST],
         "more_classes": max(0, len(classes) - MOST),
         "changes": [
-            [change_words(change, texts), plain(texts.get(f"kind_{change.why}", change.why))]
+            [change_words(change, texts, report.train), plain(texts.get(f"kind_{change.why}", change.why))]
             for change in report.changes[:MOST]
         ],
         "undone": len(report.log.undone),

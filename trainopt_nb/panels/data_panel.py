@@ -9,6 +9,7 @@ __all__ = ['plain_code', 'DataPanel']
 import threading
 from collections.abc import Callable
 
+from ..base.texts import said_in
 from ..clean.report import DataReport
 from ..clean.sample_views import USUAL_RATE
 from .base import Panel, read_static
@@ -18,6 +19,7 @@ from .data_samples import SamplePages, Shown
 from .feature_rows import feature_facts
 from .fitted_table import FittedTable
 from .label_search import LabelSearch
+from .loading_check import LoadingCheck
 from .preview import Preview
 from ..runs.plain_text import plain
 
@@ -32,7 +34,7 @@ class _Words:
 
     def _said(self):
         key, values = self._clicked.said
-        return plain(self.texts[key].format(**values) if key in self.texts else key)
+        return plain(self.texts[key].format(**values) if key in self.texts else said_in(key, self.texts))
 
     def _search(self):
         search, step = self.search, self.search.progress
@@ -63,6 +65,7 @@ class _Told(_Words):
                 "said": self._said(),
                 "told": self._told,
                 "search": self._search(),
+                "loading": self.loading.facts(self.texts),
                 "offers": [name for name, offer in (("use", self._use), ("close", self._leave)) if offer],
                 "rate": [f"{self.rate:,}", self.guessed] if self.report.train.kind == "sound" else None,
             }
@@ -106,8 +109,13 @@ class _Heard:
                 return self._leave()
             if "do" in content:
                 self._told = ""
+            if content.get("do") == "measure":
+                self.loading.start()
+            if content.get("do") == "measure-stop":
+                self.loading.stop()
             if content.get("do") == "use" and self._use:
                 self._use(self.report)
+                self._seen = None  # the cell reads another variable now
                 self._told = self.texts["used" if self.report.changes else "used_original"].format(
                     name=self.name
                 )
@@ -148,7 +156,7 @@ class DataPanel(_Told, _Heard, Panel):
         rate = rate or read.get("rate")  # sounds of files know theirs
         self.report, self.name, self.home, self.guessed = report, name, home, rate is None
         self.rate = rate or USUAL_RATE
-        self.search = LabelSearch(report, self._progressed)
+        self.search, self.loading = LabelSearch(report, self._progressed), LoadingCheck(report, self._changed)
         self._table, self._columns = FittedTable(report), (None, None)
         preview = Preview(report.seen(report.train), report.options, report.task, self._table)
         self._clicked = DataClicks(report, self.search, preview, self.rate)
@@ -163,8 +171,9 @@ class DataPanel(_Told, _Heard, Panel):
         super().__init__()
 
     def close(self):
-        "End the search, and show the end"
+        "End the search and the measurement, and show the end"
         self.search.stop()
+        self.loading.stop()
         if self._changed in self.report.log.listeners:
             self.report.log.listeners.remove(self._changed)
         super().close()

@@ -22,6 +22,7 @@ from trainopt_nb.clean.sample_views import (
     sounding,
     table_rows,
     wave_of,
+    with_boxes,
 )
 from ..clean.values import columns_of
 from ..runs.plain_text import plain
@@ -57,7 +58,9 @@ class Standing:
             elif change.kind == "mark":
                 self.marked.update(rows)
             else:
-                self.filled |= {(row, str(change.column)): cell_text(change.values[0]) for row in rows}
+                values = change.values * len(rows) if len(change.values) == 1 else change.values
+                pairs = zip(rows, values, strict=True)
+                self.filled |= {(row, str(change.column)): cell_text(value) for row, value in pairs}
 
     def word(self, row: int) -> str:
         "Return what was done with a row; empty where nothing was"
@@ -83,7 +86,8 @@ class Standing:
         if part.name == "train" and self.dropped:
             keep = ~np.isin(part.looked, list(self.dropped))
         names, counts = np.unique(labels[keep], return_counts=True)
-        return {cell_text(name): count for name, count in zip(names.tolist(), counts.tolist(), strict=True)}
+        named = (cell_text(part.class_name(name)) for name in names.tolist())
+        return dict(zip(named, counts.tolist(), strict=True))
 
     def labels_of(self, part: Part) -> np.ndarray:
         "Return the present labels of a part"
@@ -110,7 +114,7 @@ def shown_rows(
     part = report.valid if shown.part == "valid" else report.train
     rows = part.looked
     if shown.label is not None and part.classes:
-        labels = [cell_text(label) for label in standing.labels_of(part).tolist()]
+        labels = [cell_text(part.class_name(label)) for label in standing.labels_of(part).tolist()]
         rows = rows[np.array([label == shown.label for label in labels])]
     if part.name == "train" and standing.dropped:
         rows = rows[~np.isin(rows, list(standing.dropped))]
@@ -127,7 +131,7 @@ def suggested(report: DataReport) -> dict[int, tuple[str, float | None]]:  # row
         sure = None
         if chances is not None and row < len(chances) and not np.isnan(chances[row]).any():
             sure = round(float(chances[row].max()), 2)
-        found[int(row)] = (cell_text(label), sure)
+        found[int(row)] = (cell_text(report.train.class_name(label)), sure)
     return found
 
 # %% ../../nbs/panels/08b_data_samples.ipynb #4175cfae
@@ -157,9 +161,12 @@ def media_of(
 ) -> tuple[list[str], list[dict]]:  # heads of a table, and what stands for each sample
     "Return samples as a page shows them"
     if part.kind == "images":
-        return [], [
-            {"url": picture_url(each)} for each in (as_images(part.inputs[places], span) if places else [])
-        ]
+        images = as_images(part.inputs[places], span) if places else []
+        if part.called == "spectrograms":
+            images = [each[::-1] for each in images]  # low pitches at the foot
+        if part.boxes:
+            images = [with_boxes(each, part.boxes[at]) for each, at in zip(images, places, strict=True)]
+        return [], [{"url": picture_url(each)} for each in images]
     if part.kind == "sound":
         waves = [wave_of(part.inputs[place]) for place in places]
         ends = [sounding(wave) for wave in waves]
@@ -214,7 +221,7 @@ class SamplePages:
         if part.name != "train":
             return known
         if row in standing.labels:
-            known["now"] = plain(cell_text(standing.labels[row]))
+            known["now"] = plain(cell_text(self.report.train.class_name(standing.labels[row])))
         elif row in better:
             known["better"], known["sure"] = plain(better[row][0]), better[row][1]
         return known | {"state": standing.word(row)}

@@ -20,7 +20,7 @@ from ..augment.kinds import inputs_of
 from ..augment.policy import Step
 from ..base.errors import DataError
 from ..clean.look import Part, as_images
-from ..clean.sample_views import cell_text, image_span, picture_url, wave_of
+from ..clean.sample_views import cell_text, image_span, picture_url, wave_of, with_boxes
 from .preview_kinds import COUNTS, chosen_places
 from ..tables.origins import categories_of
 from ..tables.table import Table
@@ -62,12 +62,16 @@ class TensorRows:
 
     def changed(self, policy: Sequence[Step], seed: int) -> Tensor:
         "Return the samples under a policy. Raises `DataError` where a run would"
+        return self.changed_pair(policy, seed)[0]
+
+    def changed_pair(self, policy: Sequence[Step], seed: int) -> tuple:  # samples and targets
+        "Return the samples under a policy and their targets. Raises `DataError` where a run would"
         if not policy:
-            return self.samples
+            return self.samples, self.targets
         check_targets(policy, self.samples, self.targets)
-        classes = 0 if self.targets is None else int(self.targets.max()) + 1
+        classes = int(self.targets.max()) + 1 if isinstance(self.targets, Tensor) else 0
         augment = Augment(policy, seed, self.values, classes, apart=1)
-        return augment.changed(self.samples, self.targets)[0]
+        return augment.changed(self.samples, self.targets)
 
     def label_texts(self) -> list[str]:
         "Return the label of each sample; empty where there is none"
@@ -75,7 +79,8 @@ class TensorRows:
 
     def batch(self) -> tuple:
         "Return the samples with their targets"
-        return self.samples, torch.zeros(len(self.samples)) if self.targets is None else self.targets
+        known = isinstance(self.targets, Tensor)
+        return self.samples, self.targets if known else torch.zeros(len(self.samples))
 
 # %% ../../nbs/panels/07c_preview_rows.ipynb #5bb7617d
 SIDE = 96  # pixels of an image, at most
@@ -87,11 +92,20 @@ class ImageRows(TensorRows):
     def __init__(self, part: Part, options: TrainOptions):
         images = torch.from_numpy(np.ascontiguousarray(part.inputs))
         super().__init__(images, part.labels, part.classes, find_values(images[:256], options.augment_values))
-        self.span = image_span(part)
+        self.span, self.boxes = image_span(part), part.boxes
+
+    def choose(self, seed: int):
+        "Choose the samples of the rows"
+        super().choose(seed)
+        if self.boxes:
+            self.targets = [{"boxes": torch.from_numpy(self.boxes[place])} for place in self.places]
 
     def row(self, policy: Sequence[Step], seed: int) -> dict:
         "Return what stands for the samples under a policy"
-        pixels = as_images(self.changed(policy, seed).float().numpy(), self.span)
+        images, targets = self.changed_pair(policy, seed)
+        pixels = as_images(images.float().numpy(), self.span)
+        if self.boxes:
+            pixels = [with_boxes(each, of["boxes"].numpy()) for each, of in zip(pixels, targets, strict=True)]
         return {"url": picture_url(np.concatenate(list(pixels), 1), SIDE * len(pixels))}
 
 # %% ../../nbs/panels/07c_preview_rows.ipynb #e5fabd0e

@@ -116,7 +116,7 @@ def _write_function(
             nodes.extend(reversed(list(ast.iter_child_nodes(node))))
         else:
             edits.append(part.source.replace(node, text))
-    for name in free_names(part.node):
+    for name in sorted(free_names(part.node)):  # the order of a set differs from process to process
         value = part.names.get(name)
         if name.isupper() and isinstance(value, (int, float, str, tuple)):
             constants[name] = value

@@ -10,8 +10,9 @@ import ast
 import inspect
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import lru_cache
 
-from .source import Edit, Known, Source, Unknown, apply_edits, arguments_of
+from .source import Edit, Known, Source, Unknown, apply_edits, arguments_of, parsed
 from .source import dedented, literal, without
 from .unroll import unroll_comprehension, unroll_loop
 
@@ -171,25 +172,56 @@ RULES = {
 }
 
 
-def _find_edits(
+@lru_cache(1024)
+def _foldable(
+    source: Source,
+) -> list[tuple[ast.AST, int]]:  # node, and the place of the next one that is not within it
+    "List the nodes that a rule may change, the outermost first"
+    found = []
+
+    def visit(node: ast.AST):
+        if isinstance(node, ast.JoinedStr):
+            return
+        place = len(found)
+        if listed := type(node) in RULES or isinstance(getattr(node, "body", None), list):
+            found.append(node)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+        if listed:
+            found[place] = node, len(found)
+
+    visit(source.tree)
+    return found
+
+
+def _find_edit(
     source: Source,
     node: ast.AST,
     known: Known,
-) -> Iterator[Edit]:
-    "Yield the edits of all rules, the outermost first"
-    if isinstance(node, ast.JoinedStr):
-        return
+) -> Edit | None:
+    "Return the edit of the first rule that changes a node"
     for rule in RULES.get(type(node), []):
         if edit := rule(source, node, known):
-            yield edit
-            return
+            return edit
     for field in ("body", "orelse"):
         block = getattr(node, field, None)
         if isinstance(block, list) and (edit := _fold_block(source, block)):
+            return edit
+    return None
+
+
+def _find_edits(
+    source: Source,
+    known: Known,
+) -> Iterator[Edit]:
+    "Yield the edits of all rules, the outermost first"
+    nodes, place = _foldable(source), 0
+    while place < len(nodes):
+        node, after = nodes[place]
+        edit = _find_edit(source, node, known)
+        if edit:
             yield edit
-            return
-    for child in ast.iter_child_nodes(node):
-        yield from _find_edits(source, child, known)
+        place = after if edit else place + 1
 
 
 def fold(
@@ -198,8 +230,7 @@ def fold(
 ) -> str:
     "Fold until all rules are done"
     while True:
-        source = Source(text)
-        edits = list(_find_edits(source, source.tree, known))
+        edits = list(_find_edits(parsed(text), known))
         if not edits:
             return text
         text = apply_edits(text, edits)

@@ -11,11 +11,11 @@ import inspect
 import textwrap
 from collections import Counter
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from types import FunctionType
 
 from ..base.cells import Import, split_imports
-from .source import Source, apply_edits
+from .source import Source, apply_edits, parsed
 
 # %% ../../nbs/script/09_parts.ipynb #828b652c
 def _signature_text(
@@ -76,14 +76,6 @@ def split_inner(
     return text.replace('"\n\n', '"\n', 1), split_imports(lines)[0]
 
 # %% ../../nbs/script/09_parts.ipynb #751a48df
-@cache
-def _parsed(
-    text: str,  # Python
-) -> Source:
-    "Return a text with its syntax tree, which must not be changed"
-    return Source(text)
-
-
 class Part:
     "One function of a script: its text and the global names that it may use"
 
@@ -97,7 +89,7 @@ class Part:
     @property
     def source(self) -> Source:
         "The text with its syntax tree"
-        return _parsed(self.text)
+        return parsed(self.text)
 
     @property
     def node(self) -> ast.FunctionDef:
@@ -132,12 +124,12 @@ def loads(
     return [n for n in names if n.id == name and isinstance(n.ctx, ast.Load)]
 
 # %% ../../nbs/script/09_parts.ipynb #3c62e307
-@cache
+@lru_cache(1024)
 def _names_in_text(
     text: str,  # of a function
 ) -> tuple[dict[str, int], dict[str, int]]:  # how often each name is read, and how often it gets a value
     "Count the uses of each name"
-    names = [n for n in _parsed(text).nodes if isinstance(n, ast.Name)]
+    names = [n for n in parsed(text).nodes if isinstance(n, ast.Name)]
     read = Counter(n.id for n in names if isinstance(n.ctx, ast.Load))
     return read, Counter(n.id for n in names if isinstance(n.ctx, ast.Store))
 
@@ -158,13 +150,8 @@ def writes(
     return _names_in_text(part.text)[1][name]
 
 
-@cache
 def calls_in(
     text: str,  # of a function
 ) -> dict[str, list[ast.Call]]:  # name of a function -> calls of it
     "Return the calls of plain names in a function"
-    found = {}
-    for each in _parsed(text).nodes:
-        if isinstance(each, ast.Call) and isinstance(each.func, ast.Name):
-            found.setdefault(each.func.id, []).append(each)
-    return found
+    return parsed(text).calls

@@ -8,16 +8,23 @@ __all__ = ['Cut', 'functions_called', 'reached', 'move_parameters', 'move_calls'
 # %% ../../nbs/script/13_specialise.ipynb #b814f66b
 import ast
 import inspect
+from functools import cache
 from types import FunctionType
 
 from .arguments import argument, default_of, lose_parameter, shorten_calls
-from .calls import Call, as_expression, as_lines, parents
+from .calls import Call, as_expression, as_lines
 from .fold import fold
 from .parts import Part, calls_in, function_text, reads, split_inner, writes
 from .source import Known, Unknown, apply_edits, free_names, is_ours
 from .tidy import unpacked, without_copies, without_unread
 
 # %% ../../nbs/script/13_specialise.ipynb #52a63fda
+@cache
+def _text_of(function: FunctionType) -> str:
+    "Return the source of a function without its imports"
+    return split_inner(function_text(function))[0]
+
+
 class Cut:
     "Functions that are being cut to a script"
 
@@ -47,8 +54,7 @@ class Cut:
         "Add a function, if it is not there yet"
         name = function.__name__.lstrip("_")
         if name not in self.parts:
-            text, _ = split_inner(function_text(function))
-            self.parts[name] = Part(text, dict(inspect.unwrap(function).__globals__))
+            self.parts[name] = Part(_text_of(function), dict(inspect.unwrap(function).__globals__))
         return name
 
     def fold(
@@ -181,14 +187,14 @@ def _without_call(
     state = (caller.text, decided, *called)
     if state in cut.stuck:
         return None
-    above = parents(caller.source.tree)
+    source = caller.source
     for name, part in cut.parts.items():
         if part is caller or part.node.args.vararg or name in cut.kept:
             continue
-        for node in calls_in(caller.text).get(name, []):
+        for node in source.calls.get(name, []):
             if any(isinstance(each, ast.Starred) for each in node.args):
                 continue
-            call = Call(cut.parts, cut.values, cut.fold, caller, node, above)
+            call = Call(cut.parts, cut.values, cut.fold, caller, node, source)
             text = as_expression(call, decided) if call.is_special or not decided else None
             if text is None and not decided:
                 text = as_lines(call)

@@ -26,10 +26,10 @@ def _is_pure(
 
 def _first_change(
     part: Part,
-    rule: Callable[[Part, ast.AST], list[Edit]],  # returns the edits for a node, if any
+    rule: Callable[[Part, ast.stmt], list[Edit]],  # returns the edits for a statement, if any
 ) -> str:
     "Return the text of a function after the first change that a rule makes"
-    for node in part.source.nodes:
+    for node in part.source.statements:
         if edits := rule(part, node):
             return apply_edits(part.text, edits)
     return part.text
@@ -42,7 +42,7 @@ def without_copies(
     return _first_change(part, _copy)
 
 
-def _copy(part: Part, node: ast.AST) -> list[Edit]:
+def _copy(part: Part, node: ast.stmt) -> list[Edit]:
     if not (
         isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and len(node.targets) == 1
     ):
@@ -63,7 +63,7 @@ def without_unread(
     return text if text != part.text else _first_change(part, _unread_pair)
 
 
-def _unread(part: Part, node: ast.AST) -> list[Edit]:
+def _unread(part: Part, node: ast.stmt) -> list[Edit]:
     if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
         names = [node.target.id]
     elif isinstance(node, ast.Assign):
@@ -79,7 +79,7 @@ def _unread(part: Part, node: ast.AST) -> list[Edit]:
     return [part.source.replace(node, f"{kept} = {part.source.of(node.value)}")]
 
 
-def _unread_pair(part: Part, node: ast.AST) -> list[Edit]:
+def _unread_pair(part: Part, node: ast.stmt) -> list[Edit]:
     "Remove the parts of `a, b = 1, 2` that are never read"
     if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)):
         return []
@@ -103,7 +103,7 @@ def unpacked(
     return _first_change(part, _unpacking)
 
 
-def _unpacking(part: Part, node: ast.AST) -> list[Edit]:
+def _unpacking(part: Part, node: ast.stmt) -> list[Edit]:
     if not (isinstance(node, ast.For) and isinstance(node.target, ast.Name)) or len(node.body) == 1:
         return []
     name, source = node.target.id, part.source

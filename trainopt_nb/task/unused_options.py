@@ -55,7 +55,6 @@ def _of_the_data(o, train_data, data, held_out):
         )
     if o.synthetic == "none":
         yield ("synthetic_share",), "there is no --synthetic"
-    yield from _of_the_teacher(o)
     if data.valid is None:
         yield (
             ("tta", "metrics", "monitor", "monitor_mode", "restore_best", "eval_step"),
@@ -63,11 +62,13 @@ def _of_the_data(o, train_data, data, held_out):
         )
 
 # %% ../../nbs/task/05_unused_options.ipynb #9d0a2bd9
-def _of_the_teacher(o):
+def _of_the_teacher(o, unlabelled):
     "(options, reason) for those about a teacher"
     imitated = read_distill(o.distill)
+    if not unlabelled:
+        yield ("unlabelled_share",), "there is no --unlabelled"
     if isinstance(o.teacher, str) and o.teacher == "none":
-        yield ("distill", "distill_weight", "distill_layers", "unlabelled_share"), "there is no --teacher"
+        yield ("distill", "distill_weight", "distill_layers"), "there is no --teacher"
     elif imitated == Imitated():
         yield ("teacher", "distill_weight", "distill_layers"), "--distill is none"
     else:
@@ -153,10 +154,12 @@ def unused_names(
     train_data: object,  # as the user passed it
     data: Data,  # as it was opened
     held_out: bool = False,  # whether the validation data were held out of the training data
+    unlabelled: bool = False,  # whether there are samples without labels
 ) -> dict[str, str]:  # name of an option -> why
     "Return the options that change nothing beside these, whatever their own values"
     rules = (
         *_of_the_data(options, train_data, data, held_out),
+        *_of_the_teacher(options, unlabelled),
         *_of_the_loss(options, task_type),
         *_of_the_optimizer(options),
         *_of_the_devices(options),
@@ -174,10 +177,11 @@ def unused_options(
     train_data: object,
     data: Data,
     held_out: bool = False,
+    unlabelled: bool = False,
 ) -> str:  # empty if every option has an effect
     "Return a sentence about the options that differ from their defaults and change nothing"
     changed, reasons = _typed(options), {}
-    for name, why in unused_names(options, task_type, train_data, data, held_out).items():
+    for name, why in unused_names(options, task_type, train_data, data, held_out, unlabelled).items():
         if name in changed:
             reasons.setdefault(why, []).append(changed[name])
     parts = [f"{', '.join(flags)} (because {why})" for why, flags in reasons.items()]

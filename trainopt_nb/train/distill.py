@@ -174,6 +174,11 @@ class Chosen(NamedTuple):
     notes: list[tuple[str, str]]  # (topic, sentence)
 
 
+def _channels(pairs):
+    last = [str(pair) for pair in pairs if pair.last]
+    return "" if not last else f"; the channels of {', '.join(last)} are on the last axis"
+
+
 def _layers(o, imitated, place, sample, teachers):
     "Pair the layers of student and teacher"
     model, inputs = place.task.model, split_batch(sample.batch)[0]
@@ -189,7 +194,7 @@ def _layers(o, imitated, place, sample, teachers):
     rows = [
         Assumption(
             "layers",
-            f"{', '.join(map(str, losses.pairs))}: {why}",
+            f"{', '.join(map(str, losses.pairs))}: {why}{_channels(losses.pairs)}",
             "--distill-layers",
             bool(o.distill_layers),
         )

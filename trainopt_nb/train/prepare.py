@@ -76,7 +76,8 @@ def _held_out(task):
 def _notes(task, options, model, data, sample, inferred):
     "Sentences about the loss and the options, as (topic, sentence)"
     o, notes = options, loss_notes(inferred, sample.observed, sample.out.scores)
-    if text := unused_options(o, inferred.task_type, task.train_data, data, held_out=_held_out(task)):
+    known = {"held_out": _held_out(task), "unlabelled": task.unlabelled is not None}
+    if text := unused_options(o, inferred.task_type, task.train_data, data, **known):
         notes.append(("options", text))
     return notes + _dropout_notes(o, model)
 

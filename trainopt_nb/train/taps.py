@@ -6,6 +6,7 @@
 __all__ = ['Tap', 'Pair', 'read_pairs', 'usual_pairs', 'find_pairs', 'make_adapter', 'LayerLosses', 'adapter_exchange']
 
 # %% ../../nbs/train/03l_taps.ipynb #bb9261af
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from ..base.errors import OptionError, TaskError
 from ..base.options import nearest
 from ..data.generators import preserve_rng
 from ..parallel.ranks import Ranks
+from ..steps.channel_axis import channels_last
 from ..task.distill_options import Imitated
 from ..task.soft_losses import attention_loss, feature_loss
 
@@ -73,12 +75,12 @@ def read_pairs(
         found.append(pair)
     return found
 
-# %% ../../nbs/train/03l_taps.ipynb #f6605206
+# %% ../../nbs/train/03l_taps.ipynb #3cc440a5
 def _comparable(output, places):
-    "Whether the output of a layer can be compared; attention maps need several places"
-    if not (isinstance(output, Tensor) and output.dtype.is_floating_point and output.dim() > 1):
+    "Whether the output of a layer can be compared; attention maps need axes of places"
+    if not (isinstance(output, Tensor) and output.dtype.is_floating_point):
         return False
-    return output.dim() < 6 and (not places or (output.dim() > 2 and output[0, 0].numel() > 1))
+    return (2 if places else 1) < output.dim() < 6
 
 
 def usual_pairs(
@@ -87,7 +89,8 @@ def usual_pairs(
     places: bool,  # whether attention maps are compared
 ) -> list[Pair]:
     "Choose the last layer that both call by the same name and whose outputs can be compared. Raises `OptionError`"
-    fits = lambda a, b: _comparable(a, places) and _comparable(b, places) and a.dim() == b.dim()
+    several = lambda output: _comparable(output, places) and (not places or output[0, 0].numel() > 1)
+    fits = lambda a, b: several(a) and several(b) and a.dim() == b.dim()
     found = [name for name in student if name in teacher and fits(student[name], teacher[name])]
     if not found:
         raise OptionError(
@@ -120,10 +123,21 @@ def find_pairs(
         tops = [[name for name, _ in model.named_children()][:-1] for model in (student, teacher)]
         mine, theirs = (_heard(model, top, run) for model, top in zip((student, teacher), tops, strict=True))
         pairs = usual_pairs(mine, theirs, places)
-    return [_checked(pair, mine, theirs, student, places) for pair in pairs]
+    return [_checked(pair, mine, theirs, (student, teacher), places) for pair in pairs]
 
 # %% ../../nbs/train/03l_taps.ipynb #265f90eb
-def _checked(pair, mine, theirs, student, places):
+def _is_last(models, pair, first, second):
+    "Whether the channels are on the last axis; by the shapes where no layer of either model tells"
+    told = {
+        channels_last(model, name, shape)
+        for model, name, shape in zip(models, pair[:2], (first, second), strict=True)
+    }
+    if len(told := told - {None}) == 1:
+        return told.pop() and len(first) > 2
+    return first[1:-1] == second[1:-1] and (len(first) == 3 or (len(first) > 3 and first[2:] != second[2:]))
+
+
+def _checked(pair, mine, theirs, models, places):
     "Return a pair with its shapes. Raises `TaskError` where the outputs cannot be compared"
     for name, outputs, whose in ((pair.student, mine, "model"), (pair.teacher, theirs, "teacher")):
         if not _comparable(outputs.get(name), places):
@@ -134,12 +148,12 @@ def _checked(pair, mine, theirs, student, places):
                 else f"a {type(found).__name__}"
             )
             need = (
-                "a tensor with several places, such as (samples, channels, height, width)"
+                "attention needs a tensor with 3 to 5 axes, such as (samples, channels, height, width)"
                 if places
-                else "a tensor of numbers"
+                else "features needs a tensor of numbers with 2 to 5 axes"
             )
             raise TaskError(
-                f"The layer {name} of the {whose} gives {what}, and --distill needs {need}: name another by --distill-layers."
+                f"The layer {name} of the {whose} gives {what}, and --distill {need}: name another by --distill-layers."
             )
     first, second = (
         tuple(outputs[name].shape) for outputs, name in ((mine, pair.student), (theirs, pair.teacher))
@@ -148,14 +162,12 @@ def _checked(pair, mine, theirs, student, places):
         raise TaskError(
             f"The layers {pair} give shapes {first} and {second}, which cannot be compared: name layers of as many axes by --distill-layers."
         )
-    convolved = any(
-        isinstance(m, (nn.Conv1d, nn.BatchNorm1d)) for m in student.get_submodule(pair.student).modules()
-    )
-    last = (
-        len(first) > 2
-        and first[1:-1] == second[1:-1]
-        and not (convolved or (first[2:] == second[2:] and len(first) > 3))
-    )
+    last = _is_last(models, pair, first, second)
+    for shape, name, whose in ((first, pair.student, "model"), (second, pair.teacher, "teacher")):
+        if places and math.prod(shape[1:-1] if last else shape[2:]) == 1:
+            raise TaskError(
+                f"The layer {name} of the {whose} gives a tensor of shape {shape}, which has one place, and --distill attention compares several: name another by --distill-layers."
+            )
     return pair._replace(last=last), first, second
 
 # %% ../../nbs/train/03l_taps.ipynb #87b48f32

@@ -111,7 +111,7 @@ function StepForm(shared) {
   const { ui, face, texts, rows, refresh, form } = shared, [id] = useState(() => `tonb-suggested-${++forms}`);
   const [held, hold] = useState(() => Object.fromEntries(form.fields.map(({ name, value }) => [name, String(value)]))), [from, begin] = useState(startOf(shared)?.number ?? 0);
   const go = () => request(shared, "form", { command: "step", step: form.name, values: held, start: startNumber(shared, from) });
-  return html`<${FormFrame} title=${fill(texts.title, { name: stepTitle(form.name, texts), help: form.help })} close=${() => refresh((ui.form = null))} go=${go} off=${blocked(shared)} texts=${texts}>
+  return html`<${FormFrame} title=${`${stepTitle(form.name, texts)}: ${form.help}`} close=${() => refresh((ui.form = null))} go=${go} off=${blocked(shared)} texts=${texts}>
     ${form.fields.map((field) => html`<${Field} key=${field.name} field=${field} value=${held[field.name]} set=${(value) => hold({ ...held, [field.name]: value })} texts=${texts} id=${`${id}-${field.name}`} />`)}
     <${Start} from=${from} set=${begin} rows=${rows} texts=${texts} /><//>`;
 }

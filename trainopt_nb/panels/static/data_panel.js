@@ -1,7 +1,7 @@
 // The data panel: problems, samples, classes, the preview of augmentation, and the changes that were made.
 
 const LINES = 12; // of the code that are shown
-const TABS = ["problems", "samples", "classes", "features", "augment", "changes"];
+const TABS = ["problems", "samples", "classes", "features", "augment", "loading", "changes"];
 
 function DataControls(shared) {
   const { face, texts, live, send, gone } = shared, { search, changes, undone, offers } = face;
@@ -93,6 +93,26 @@ function Features({ face: { features }, texts }) {
     <div class="tonb-none">${[features.more ? fill(texts.features_more, { n: features.more }) : "", features.said].filter(Boolean).join(" ")}</div></div>`;
 }
 
+// ---- loading
+
+// one step of training: what it waits, and what it computes
+function StepBar({ bar, bar_words: words, texts }) {
+  const whole = bar[0] + bar[1] || 1;
+  return html`<div class="tonb-step-bar"><div class="tonb-step-parts">${["wait", "step"].map((name, i) => html`<i key=${name} class=${`tonb-of-${name}`} style=${{ width: `${(100 * bar[i]) / whole}%` }}></i>`)}</div>
+    <div class="tonb-legend">${["wait", "step"].map((name, i) => html`<span key=${name}><b class=${`tonb-key-${name}`}>■</b> ${texts[`loading_${name}`]} <span class="tonb-number">${words[i]}</span></span>`)}</div></div>`;
+}
+
+function Loading({ face: { loading }, texts, live, send }) {
+  const { state, said, rows, bar } = loading, running = state === "running";
+  const heads = ["way", "rate", "batch", "gain", "option"].map((name) => texts[`loading_head_${name}`]);
+  return html`<div class="tonb-loading" data-loading=${state}><div class="tonb-samples-head"><span class="tonb-loading-said" role="status">${said || texts.loading_idle}</span>
+      ${running ? html`<button type="button" class="tonb-button tonb-small" disabled=${!live} onClick=${() => send({ do: "measure-stop" })}>${texts.search_stop}</button>`
+        : html`<button type="button" class="tonb-button tonb-small tonb-measure" title=${texts.loading_tip} disabled=${!live} onClick=${() => send({ do: "measure" })}>${rows.length ? texts.loading_again : texts.loading_measure}</button>`}</div>
+    ${bar && html`<${StepBar} ...${loading} texts=${texts} />`}
+    ${rows.length > 0 && html`<${Table} heads=${heads}>${rows.map(([way, rate, batch, gain, option, best]) => html`<tr key=${way} class=${classes(best && "tonb-best")}><td>${best ? html`<b>${way}</b>` : way}</td>
+      <td class="tonb-number">${rate}</td><td class="tonb-number">${batch}</td><td class="tonb-number">${gain}</td><td>${option && html`<span class="tonb-option"><code>${option}</code>${best && html`<${Copy} text=${option} texts=${texts} />`}</span>`}</td></tr>`)}<//>`}</div>`;
+}
+
 // put code into a new cell below the one that shows the panel; false where the page does not let a panel do that
 function insertCell({ store, face }, source) {
   const notebook = store.model.widget_manager?.context?.model?.sharedModel; // of JupyterLab and Notebook
@@ -122,7 +142,7 @@ function Changes(shared) {
       <pre ref=${code} class=${classes(byHand && "tonb-whole")}>${byHand ? cell : lines.slice(0, LINES).map((line) => (line.length > 300 ? `${line.slice(0, 300)}…` : line)).join("\n")}${!byHand && lines.length > LINES ? "\n…" : ""}</pre></div>`;
 }
 
-const TAB_VIEWS = { problems: Problems, samples: Browse, classes: Bars, features: Features, augment: Preview, changes: Changes };
+const TAB_VIEWS = { problems: Problems, samples: Browse, classes: Bars, features: Features, augment: Preview, loading: Loading, changes: Changes };
 
 export default panel((shared) => {
   const { ui, store, face, texts, gone, send, refresh } = shared;
