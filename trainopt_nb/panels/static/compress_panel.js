@@ -93,7 +93,7 @@ function CandidateRow(shared) {
     ${face.sizes.map((size) => cell(`batch${size}`, fill(texts.batch_n, { n: size }), row.times[size] ?? "–", more(ratio(row.speedup[size])), tips[size]))}
     ${cell("size", texts.size, row.size, more(ratio(row.smaller)))}${cell("metric", face.metric.replaceAll("_", " "), figure, interval && html` <small>± ${interval}</small>`)}
     ${cell("seconds", texts.seconds, row.cost ? spell(row.cost) : row.seconds ? spell(row.seconds) : "")}
-    <td class="tonb-cell-why"><span title=${row.reason}>${row.number ? row.reason : ""}</span></td><td class="tonb-cell-acts"><${Acts} ...${shared} row=${row} /></td></tr>`;
+    <td class="tonb-cell-why"><span title=${row.reason}>${row.number ? row.reason : ""}</span></td><td class="tonb-cell-acts"><${Acts} ...${shared} row=${row} />${row.steps.length > 0 && html`<${Copy} text=${row.steps.join(", ")} texts=${texts} words=${texts.copy_recipe} />`}</td></tr>`;
 }
 
 function Candidates(shared) {
