@@ -14,6 +14,7 @@ from trainopt_nb.base.errors import CompressError, OptionError
 from trainopt_nb.compress.compress import compress
 from trainopt_nb.compress.distill_step import STEP, DistillStepOptions, distill
 from trainopt_nb.compress.recipe import Recipe
+from trainopt_nb.compress.start import plan_compression
 from trainopt_nb.compress.student import student
 from trainopt_nb.compress.zoo import ZOO, bytes_of, light_network, sized_network
 from trainopt_nb.runs.table import list_runs
@@ -158,10 +159,12 @@ def test_a_recipe_names_a_student_and_takes_one_of_the_users_own(tmp_path):
     )
     assert Recipe.of("distill")[0].options == DistillStepOptions() == STEP.options()
     for recipe in (Recipe.of("distill 4 student=mine", {"mine": mine}), Recipe.of([distill(student=mine)])):
-        assert recipe[0].options.student is mine and str(recipe) == "distill 4 student=Linear"
+        assert recipe[0].options.student is mine and str(recipe) == "distill 4 student=own:Linear"
     for name in ("recipe.json", "recipe.txt"):
-        with pytest.raises(OptionError, match=r"got 'Linear'.*as a variable"):
-            Recipe.load(recipe.save(tmp_path / name))
+        again = Recipe.load(recipe.save(tmp_path / name))
+        assert str(again) == str(recipe)
+    with pytest.raises(CompressError, match=r"student of your own, Linear, and holds no network"):
+        made(convolutional(), IMAGES, 4, again[0].options.student)
 
 
 @pytest.mark.parametrize(
@@ -229,8 +232,9 @@ def test_a_network_of_the_users_own_learns_and_stays_as_it_is(digits, teacher, t
     before = mine[1].weight.clone()
     found = run(teacher, digits, [distill(student=mine, epochs=1)], tmp_path)
     learned = found.candidates[-1].served.module
+    assert str(found.recipe) == ("distill 4 student=own:Sequential epochs=1" if found.taken else "")
     assert torch.equal(before, mine[1].weight) and not torch.equal(before, learned[1].weight)
-    assert found.candidates[-1].name == "distill 4 student=Sequential epochs=1"
+    assert found.candidates[-1].name == "distill 4 student=own:Sequential epochs=1"
 
 
 def test_training_options_say_who_teaches(digits, teacher, tmp_path):
@@ -253,3 +257,10 @@ def test_a_task_without_a_teacher_is_refused_before_a_student_is_made(digits, te
     with pytest.raises(CompressError, match=r"distill needs a teacher.*computes its own"):
         run(teacher, digits, "distill 4", tmp_path, training_step=own)
     assert not list_runs(tmp_path)
+
+
+def test_a_run_in_another_process_takes_the_students_along(digits, teacher):
+    mine = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    plan = plan_compression(teacher, tuple(digits[:2]), [distill(student=mine), "quantize int8"])
+    assert [order.steps for order in plan.orders] == ["distill 4 student=own:Sequential", "quantize int8"]
+    assert Recipe.of(plan.orders[0].steps, plan.names)[0].options.student is mine

@@ -97,25 +97,24 @@ def run(seed, width, folder, found):
 
     learn = lambda model, data=few, **how: trained(model, data, seed, folder, **how)
     big = learn(network(width, 100 + seed), many)
-    same = learn(network(width, 200 + seed), few, **USUAL)
-    note("the teacher of 1137 images", big)
-    note("the teacher of 300 images", same)
-    cut, cut_same, mobile = small(big, few[0]), small(same, few[0]), small(big, few[0], "mobile")
+    cut, mobile = small(big, few[0]), small(big, few[0], "mobile")
     new, taught = anew(cut, seed), {"teacher": big, "distill": "logits:2", "distill_weight": 0.9}
+    note("the teacher of 1137 images", big)
     note("new weights: labels alone", learn(deepcopy(new)))
+    note("distill 4", step(big, few, judged, "distill 4", seed, folder))
     note("new weights: labels alone, changed at random", learn(deepcopy(new), **USUAL))
     note("new weights: teacher, changed at random", learn(deepcopy(new), **taught, **USUAL))
-    note(
-        "new weights: teacher, 837 images without labels",
-        learn(deepcopy(new), unlabelled=many[0][FEW:], **taught),
-    )
     note("the teacher's weights: labels alone", learn(deepcopy(cut)))
-    note("the teacher's weights: labels alone, changed at random", learn(deepcopy(cut), **USUAL))
-    note("distill 4", step(big, few, judged, "distill 4", seed, folder))
-    note("weights of the teacher of 300: labels alone, changed at random", learn(deepcopy(cut_same), **USUAL))
-    note("distill 4, of the teacher of 300", step(same, few, judged, "distill 4", seed, folder))
+    pool = many[0][FEW:]
+    note("new weights: teacher, 837 images without labels", learn(deepcopy(new), unlabelled=pool, **taught))
     note("mobile: labels alone", learn(anew(mobile, seed)))
     note("mobile: distill 4 student=mobile", step(big, few, judged, "distill 4 student=mobile", seed, folder))
+    same = learn(network(width, 200 + seed), few, **USUAL)
+    note("the teacher of 300 images", same)
+    note("distill 4, of the teacher of 300", step(same, few, judged, "distill 4", seed, folder))
+    note("the teacher's weights: labels alone, changed at random", learn(deepcopy(cut), **USUAL))
+    cut = small(same, few[0])
+    note("weights of the teacher of 300: labels alone, changed at random", learn(cut, **USUAL))
     return [bytes_of(model) for model in (big, cut, mobile)]
 
 

@@ -26,7 +26,8 @@ from ..data.tensors import leaves
 # %% ../../nbs/compress/63_distill_step.ipynb #c8eba535
 def _check_style(text: str):
     "Raise `OptionError` for a text that names no student"
-    if text not in STYLES and not (text.startswith("timm:") and text[5:]):
+    kind, _, name = text.partition(":")
+    if text not in STYLES and not (kind in ("timm", "own") and name):
         raise OptionError(
             f"student takes {', '.join(STYLES)} or timm:NAME, and got {text!r}.{nearest(text, STYLES)} Pass a network of your own as a variable."
         )

@@ -77,6 +77,9 @@ class StepOptions(Options):
     sparsify: tuple = option(
         (), "set single weights to zero: their share, such as 0.8", type="words", group="Steps"
     )
+    serve: tuple = option(
+        (), "let another runtime execute the model, such as onnxruntime", type="words", group="Steps"
+    )
     recipe: str = option(
         "", "several steps, such as 'prune 0.5, quantize int8', or a file that holds them", group="Steps"
     )
@@ -90,7 +93,7 @@ class StepOptions(Options):
     )
 
 # %% ../../nbs/compress/73_options.ipynb #38d5108c
-FLAGS = {f"--{name}": name for name in ("prune", "quantize", "lowrank", "sparsify")}
+FLAGS = {f"--{name}": name for name in ("prune", "quantize", "lowrank", "sparsify", "serve")}
 
 
 def typed_steps(
@@ -138,6 +141,7 @@ class CompressPlan:
     how: CompressOptions = field(default_factory=CompressOptions)
     options: TrainOptions = field(default_factory=TrainOptions)  # of fine-tuning
     orders: list = field(default_factory=list)  # `AddStep`, `FindBest` and `ExportTo`, in their order
+    names: dict = field(default_factory=dict)  # objects that stand for words of steps, such as a student
     home: str = ""  # folder in which relative paths of exports begin
     notes: tuple[str, ...] = ()  # sentences for the user
     alone: bool = False  # whether it ends after the original was measured, where nothing is ordered

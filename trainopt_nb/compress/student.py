@@ -125,6 +125,10 @@ def student(
         )
     if isinstance(style, str) and style == "narrow":
         return (yield from narrow(model, inputs, shrink, importance))
+    if isinstance(style, str) and style.startswith("own:"):
+        raise CompressError(
+            f"The recipe names a student of your own, {style[4:]}, and holds no network: pass it again, as distill(student=...)."
+        )
     wanted, whole = answer(trainable(model), inputs), bytes_of(model)
     if not isinstance(style, str):
         found = trainable(style if isinstance(style, nn.Module) else style())
