@@ -81,7 +81,7 @@ def test_a_model_is_compressed_by_clicks(lab, server):
     press(lab, "Find the best")
     lab.wait_for(lambda: state(lab) == "searches", "the search")
     waits(lab, "the end of the search", 120)
-    assert "Searched" in lab.read(panel(lab).locator(".tonb-now-text"))
+    assert "Tried" in lab.read(panel(lab).locator(".tonb-now-text"))
     count, before = candidates(lab), used(lab)
     assert count > 3
     lab.screenshot("compress-searched")

@@ -60,7 +60,7 @@ function Side(shared) {
 // a column: its key, its title, what it is sorted by, and which way first
 function columnsOf({ face, texts }) {
   const better = face.mode === "max" ? -1 : 1;
-  return [["number", texts.number, (row) => row.number, 1], ["candidate", texts.candidate, null, 1], ...face.sizes.map((size) => [`batch${size}`, fill(texts.batch_n, { n: size }), (row) => row.latency[size], 1]),
+  return [["number", texts.number, (row) => row.number, 1], ["candidate", texts.candidate, null, 1], ...face.sizes.map((size) => [`batch${size}`, fill(texts.batch_n, { n: size }), (row) => row.speedup[size], -1]),
     ["size", texts.size, (row) => row.bytes, 1], ["metric", face.metric.replaceAll("_", " "), (row) => row.metric, better], ["seconds", texts.seconds, (row) => row.cost, 1], ["verdict", texts.verdict, null, 1]];
 }
 
