@@ -122,8 +122,9 @@ def begun(net, data, folder, floor="2%", **more):
 # --- measuring
 
 
-def test_a_model_is_measured_beside_others(digits, trained):
-    rows = measure(trained, Task(trained, *digits), (1, 32), beside=[mlp(16)], seconds=0.1, options=CPU)
+def test_a_model_is_measured_beside_others(digits, trained, undisturbed):
+    with undisturbed():
+        rows = measure(trained, Task(trained, *digits), (1, 32), beside=[mlp(16)], seconds=0.1, options=CPU)
     first, second = rows
     assert first.macs == 64 * 128 + 128 * 128 + 128 * 10 and first.parameters == sum(
         p.numel() for p in trained.parameters()

@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 import torch
 from helpers import Wire
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -257,11 +259,12 @@ def test_a_wrong_message_changes_nothing(content):
     assert bool(said) == ("label" in content or content.get("do") == "relabel" or "value" in content)
 
 
-def test_dropping_everything_is_refused_with_a_sentence():
+def test_dropping_everything_is_refused_with_a_sentence(monkeypatch):
     panel = opened((np.zeros((30, 3), np.float32), np.arange(30) % 2))
     panel.widget.comm.click({"do": "drop", "rows": list(range(30))})
     assert "undo one of them" in face(panel)["said"] and panel.report.changes == ()
-    panel.texts = wording("findings", "data", code="zh-CN")
+    monkeypatch.setenv("TRAINOPT_LANGUAGE", "zh")
+    panel.widget.comm.click({"show": {}})
     assert "撤销" in face(panel)["said"]
 
 
@@ -736,3 +739,17 @@ def test_boxes_are_drawn_and_follow_their_images(monkeypatch):
     assert rows["original"]["url"] != rows["flip"]["url"] and len(drawn) == 16
     before, after = np.concatenate(drawn[:8]), np.concatenate(drawn[8:])
     assert np.allclose(after[:, [2, 0]], 40 - before[:, [0, 2]])
+
+
+def test_gaps_in_texts_and_a_missing_variable_are_one_sentence():
+    shell = InteractiveShell.instance()
+    shell.run_line_magic("load_ext", "trainopt_nb")
+    for code, match in (
+        ("train_data = (['a text', None, 'another'], [0, 1, 0])", "has no text in 1 row"),
+        ("train_data = None", "no variable 'train_data'"),
+        ("train_data = {'a': 1}", "looked at and changed by row"),
+    ):
+        shell.user_ns.pop("model", None)
+        shell.run_cell(code)
+        with pytest.raises(UsageError, match=match):
+            shell.run_line_magic("trainopt", "data")

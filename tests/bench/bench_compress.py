@@ -1,15 +1,25 @@
-"""Compress small models and print what it gained here: `python tests/bench/bench_compress.py [recipe ...]`
+"""Compress small models and print what it gained here
 
-Each model is trained on the digits of scikit-learn and compressed by each recipe, one thread, in turns with the original.
+    python tests/bench/bench_compress.py                       # each model by recipes of its own
+    python tests/bench/bench_compress.py "prune 0.5"           # by these recipes
+    python tests/bench/bench_compress.py --find 2              # by the search, with a budget of two minutes
+    python tests/bench/bench_compress.py --find 15 --cifar cifar10_18k.npz --weights weights.pt
+
+Each model is trained on the digits of scikit-learn and compressed by each recipe, one thread, in turns with the original. With `--cifar` it is a small
+ResNet on CIFAR-10; `--weights` keeps it after it was trained, and reads it the next time. The file of images holds `train_jpeg`, `train_length` and
+`train_label` and the same for `test`.
 """
 
 import argparse
+import io
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
@@ -41,10 +51,10 @@ class Block(nn.Module):
         return (self.body(x) + self.beside(x)).relu()
 
 
-def resnet(width=48):
+def resnet(width=48, channels=1):
     "0.7 million parameters"
     blocks = Block(width, width, 1), Block(width, 2 * width, 2), Block(2 * width, 4 * width, 2)
-    stem = nn.Conv2d(1, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+    stem = nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, 10))
 
 
@@ -78,6 +88,53 @@ def digits():
     return (x[:1300], y[:1300]), (x[1300:], y[1300:])
 
 
+def cifar(path):
+    archive, parts = np.load(path), []
+    for part in ("train", "test"):
+        packed, lengths = archive[f"{part}_jpeg"].tobytes(), archive[f"{part}_length"]
+        ends = np.cumsum(lengths)
+        images = [
+            np.asarray(Image.open(io.BytesIO(packed[end - n : end])).convert("RGB"))
+            for end, n in zip(ends, lengths, strict=True)
+        ]
+        x = torch.tensor(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+        parts.append(((x - 0.45) / 0.25, torch.tensor(archive[f"{part}_label"]).long()))
+    return tuple(parts)
+
+
+def small_resnet(data, weights, epochs, folder):
+    "A ResNet with 0.18 million parameters on CIFAR-10, trained once"
+    torch.manual_seed(0)
+    net = resnet(24, 3)
+    if weights and Path(weights).exists():
+        net.load_state_dict(torch.load(weights, weights_only=True))
+        return net
+    how = {"epochs": epochs, "batch_size": 128, "lr": 5e-3, "schedule": "onecycle", "device": "cpu"}
+    fit(net, *data, folder=folder, write=lambda line: print(line, flush=True), **how)
+    if weights:
+        torch.save(net.state_dict(), weights)
+    return net
+
+
+def find_best(name, net, data, chosen, folder):
+    "Search, and print the table and the code"
+    began, write = (
+        time.perf_counter(),
+        lambda line: print(f"{time.perf_counter() - began:6.1f} s  {line}", flush=True),
+    )
+    more = {
+        "floor": chosen.floor,
+        "device": "cpu",
+        "folder": folder,
+        "batch_size": 128 if chosen.cifar else 32,
+    }
+    found = compress(net, data, "best", minutes=chosen.find, aim=chosen.aim, write=write, **more)
+    print(
+        f"\n{name}, {chosen.find:g} minutes, {time.perf_counter() - began:.0f} s\n{found}\n{found.code}",
+        flush=True,
+    )
+
+
 def main():
     reader = argparse.ArgumentParser(description=__doc__)
     reader.add_argument(
@@ -85,7 +142,20 @@ def main():
     )
     reader.add_argument("--models", nargs="*", default=list(RECIPES), choices=list(RECIPES))
     reader.add_argument("--floor", default="1%")
-    chosen, data = reader.parse_args(), digits()
+    reader.add_argument("--find", type=float, help="minutes of a search in place of recipes")
+    reader.add_argument("--aim", default="fastest", choices=("fastest", "smallest", "accurate"))
+    reader.add_argument("--cifar", help="file of images, for a small ResNet in place of the models")
+    reader.add_argument("--weights", help="file that keeps the ResNet after it was trained")
+    reader.add_argument("--epochs", type=int, default=8, help="of the ResNet's training")
+    chosen = reader.parse_args()
+    if chosen.cifar:
+        with tempfile.TemporaryDirectory() as folder:
+            data = cifar(chosen.cifar)
+            net = small_resnet(data, chosen.weights, chosen.epochs, folder)
+            if chosen.find:
+                find_best("small ResNet on CIFAR-10", net, data, chosen, folder)
+        return
+    data = digits()
     for name in chosen.models:
         torch.manual_seed(0)
         net = {"resnet": resnet, "mlp": mlp, "encoder": encoder}[name]()
@@ -100,6 +170,9 @@ def main():
                 folder=folder,
                 write=lambda line: None,
             )
+            if chosen.find:
+                find_best(name, net, data, chosen, folder)
+                continue
             for recipe in chosen.recipes or RECIPES[name]:
                 began = time.perf_counter()
                 try:

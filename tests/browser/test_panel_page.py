@@ -246,7 +246,7 @@ def test_charts_follow_a_theme_that_is_switched(open_panel):
     page.tell(*run_events(200))
     for theme in ("light", "dark", "light"):
         page.page.emulate_media(color_scheme=theme)
-        page.page.wait_for_selector(f".tonb-panel[data-theme={theme}]", timeout=2000)
+        page.page.wait_for_selector(f".tonb-panel[data-theme={theme}]")
         other = "light" if theme == "dark" else "dark"
         assert drawn(page, ".tonb-loss", BLUE[theme]) > 100 and drawn(page, ".tonb-loss", BLUE[other]) < 20
         assert drawn(page, ".tonb-other", ORANGE[theme]) > 100
@@ -255,7 +255,7 @@ def test_charts_follow_a_theme_that_is_switched(open_panel):
         "() => { document.body.style.setProperty('--jp-layout-color0', '#111');"
         " document.body.style.setProperty('--jp-ui-font-color1', '#eee') }"
     )
-    page.page.wait_for_selector(".tonb-panel[data-theme=dark]", timeout=2000)
+    page.page.wait_for_selector(".tonb-panel[data-theme=dark]")
     assert drawn(page, ".tonb-loss", BLUE["dark"]) > 100
 
 

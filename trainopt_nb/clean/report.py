@@ -18,9 +18,9 @@ from .duplicates import exact_duplicates, hashes, near_duplicates, overlaps
 from .finding import KIND_NAMES, Finding, few
 from .out_of_sample import FoldProgress
 from .labels import finished, search_label_errors
-from .look import WHAT, Part, by_row, look_at
+from .look import WHAT, Part, by_row, in_words, look_at
 from .outliers import drift, outliers
-from .report_cell import report_cell
+from .report_cell import report_cell, taken_apart
 from .report_text import report_text
 from trainopt_nb.clean.values import (
     columns_of,
@@ -36,8 +36,6 @@ from ..data.changes_code import changes_code, form_of
 from ..data.rows import hold_out
 from ..data.tensors import is_frame
 from ..tables.frames import is_table
-from ..tables.table import split_target
-from ..task.augmentation import known_kind
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 
@@ -220,24 +218,6 @@ class DataReport(_Changed):
         return {"text/plain": report_text(self), "text/html": report_html(self)}
 
 # %% ../../nbs/clean/08_report.ipynb #e26c0b96
-def _apart(task, target):
-    "Take the inputs and the target of data frames apart"
-    parts = {
-        name: split_target(data, target, name)
-        for name in ("train_data", "valid_data")
-        if is_table(data := getattr(task, name))
-    }
-    return dataclasses.replace(task, **parts)
-
-
-def _named(part, task, options):
-    "Give a part the words that the reading of files and the options know"
-    known, asked = known_kind(task), options.augment_kind
-    spectra = part.kind == "images" and "spectrograms" in (known, "" if known else asked)
-    names = part.names if task.read is None else tuple(map(str, task.read.classes))
-    return part._replace(names=names, called="spectrograms" if spectra else "")
-
-
 def inspect_data(
     task: Task | object,  # a task, or training data alone
     options: TrainOptions = TrainOptions(),  # noqa: B008 a frozen value; by which label errors are searched, and what is held out
@@ -246,13 +226,13 @@ def inspect_data(
     "Look for what is wrong with the data of a task. Raises `DataError` where samples cannot be reached by row"
     task, given = task if isinstance(task, Task) else Task(None, task), None
     if options.target and is_table(task.train_data):
-        given, task = task.train_data, _apart(task, options.target)
+        given, task = task.train_data, taken_apart(task, options.target)
     train_data, valid_data, held_out = task.train_data, task.valid_data, False
     if valid_data is None and options.valid_fraction:
         train_data, valid_data = hold_out(by_row(train_data), options.valid_fraction, options.seed)
         task, held_out = dataclasses.replace(task, train_data=train_data, valid_data=valid_data), True
-    train = _named(look_at(train_data, "train", most), task, options)
-    valid = None if valid_data is None else _named(look_at(valid_data, "valid", most), task, options)
+    train = in_words(look_at(train_data, "train", most), task, options)
+    valid = None if valid_data is None else in_words(look_at(valid_data, "valid", most), task, options)
     if valid is not None and valid.kind != train.kind:
         raise DataError(
             f"train_data holds {WHAT[train.kind]} and valid_data {WHAT[valid.kind]}: they must be of one kind."

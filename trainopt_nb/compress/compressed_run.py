@@ -118,7 +118,7 @@ class CompressedRun(_CompressionFiles):
         self._kept(number)
         if self.run.alive:
             self.run.send(Take(number))
-        else:
+        elif number != self.taken.number:
             self._write(number, [*self.progress.undo, self.taken.number])
 
     def undo(self):

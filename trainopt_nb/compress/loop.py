@@ -7,105 +7,33 @@ __all__ = ['NAP', 'CompressLoop']
 
 # %% ../../nbs/compress/76_loop.ipynb #fad20565
 import time
-from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from pathlib import Path
 
 from ..base.errors import CompressError, OptionError, TrainoptError
+from .commanded import Commanded
+from .find import find
 from .guard import StepStopped, guarded
 from .kept import keep_model
-from .options import CompressPlan
 from .recipe import Recipe
 from trainopt_nb.compress.records import (
     AddStep,
     Exported,
     ExportTo,
     FindBest,
-    Finish,
+    SearchEnded,
     StepRefused,
-    StopStep,
-    Take,
-    Taken,
-    Undo,
     Working,
 )
-from .session import Compression
-from .steps import EXPORTERS, Refused
+from .session import Compression, Measured
+from .steps import EXPORTERS, Refused, Searched
 from .translate import Told, candidate_record, started_record
-from ..events.received_commands import Refused as Unread
-from ..events.records import Ended, Heartbeat, Note, Stop
-from ..runs.run import Run
+from ..events.records import Ended, Heartbeat
 from ..tables.stored import store_features
-
-# %% ../../nbs/compress/76_loop.ipynb #5d8f0914
-class _Commanded:
-    "Records that are yielded one by one, and what is sent in for them"
-
-    session: Compression
-
-    def __init__(
-        self,
-        plan: CompressPlan,
-        run: Run,  # its directory, which this process writes
-    ):
-        self.plan, self.run = plan, run
-        self.orders: deque = deque(plan.orders)  # steps, searches and exports that wait
-        self.ending: tuple[str, str] | None = None  # state and reason, once the compression is to end
-        self._end_step = self._chosen = self._searching = False
-        self._told = 0  # candidates that have a record
-
-    def _say(self, records: Iterable) -> Generator:
-        "Yield records, and obey what is sent in"
-        for record in records:
-            command = yield record
-            if command is not None:
-                yield from self._say(self._obey(command))
-
-    def _obey(self, command):
-        match command:
-            case StopStep():
-                self._end_step = True
-                self.orders.clear()
-            case Stop(reason):
-                self._end_step = self._searching or self.ending is not None
-                self._finish("stopped", reason)
-            case Finish():
-                self._end_step = self._searching
-                self._finish("finished", "ended by hand")
-            case Take() | Undo():
-                return self._choose(command)
-            case AddStep() | FindBest() | ExportTo():
-                self.orders.append(command)
-            case Unread(reason):
-                return [self.note(f"A command was not understood: {reason}.")]
-            case _:
-                return [self.note(f"A compression does not take the command {type(command).__name__}.")]
-        return []
-
-    def _finish(self, state, reason):
-        self.ending = self.ending or (state, reason)
-        self.orders.clear()
-
-    def _choose(self, command):
-        "Take another candidate"
-        if not hasattr(self, "session"):
-            return [self.note("Nothing is measured yet, so there is nothing to take.")]
-        try:
-            self.session.undo() if isinstance(command, Undo) else self.session.take(command.number)
-        except CompressError as error:
-            return [self.note(str(error))]
-        self._chosen = True
-        return [self._taken()]
-
-    def _taken(self):
-        return Taken(self.session.taken, list(self.session.earlier))
-
-    def note(self, text: str, level: str = "warning") -> Note:
-        "Return a message to the user"
-        return Note(level, text, self._told, "compress")
+from ..workers.processes import describe_error
 
 # %% ../../nbs/compress/76_loop.ipynb #03c244a5
-class _Stepping(_Commanded):
+class _Stepping(Commanded):
     "Runs steps and exports"
 
     def _candidates(self) -> Generator:
@@ -119,7 +47,7 @@ class _Stepping(_Commanded):
                 yield self.note(problem)
             if each.number and each.verdict.kept and not (self._chosen or self._searching):
                 self.session.take(each.number)
-                yield self._taken()
+                yield self.taken_record()
 
     def follow(
         self,
@@ -131,17 +59,29 @@ class _Stepping(_Commanded):
         self._end_step = self._chosen = False
         try:
             for event in guarded(self.run, events):
-                yield from self._say(self.records(step, event, told))
+                yield from self.say(self.records(step, event, told))
                 if self._end_step:
                     why = "you stopped it"
                     break
         except StepStopped:
             why = "you stopped it"
+        except Exception as error:  # of a library, whose classes are many
+            why = describe_error(error)
         finally:
             events.close()
-        yield from self._say(self._candidates())
+        yield from self.say(self._candidates())
         if why:
-            yield from self._say([StepRefused(step, why)])
+            yield from self.say([self._cut(step, why)])
+
+    def _cut(self, step, why):
+        "Return the record of a step or a search that ended before its time"
+        taken, order = self.session.taken, self._order
+        if not self._searching or self._told == self._before:
+            return StepRefused(step, why)
+        tried, spent = self._told - self._before, time.monotonic() - self._began
+        return SearchEnded(
+            order.aim, tried, taken, [], spent, f"It ended early ({why}), and the best until then is taken."
+        )
 
     def records(
         self,
@@ -155,6 +95,13 @@ class _Stepping(_Commanded):
             yield StepRefused(event.step, event.reason)
             return
         yield from self._candidates()
+        if isinstance(event, Measured) and event.again:
+            each = self.session.candidates[event.candidate.number]
+            yield candidate_record(each, each.number, each.parent)
+            return
+        if isinstance(event, Searched):
+            yield SearchEnded(*event[:3], list(event[3]), *event[4:])
+            return
         said = told(event)
         yield from said
         if not said and before == self._told:
@@ -166,13 +113,13 @@ class _Stepping(_Commanded):
             recipe = Recipe.of(order.steps, self.plan.names)
             start = None if order.start is None else self.session.candidate(order.start).number
         except (OptionError, CompressError) as error:
-            yield from self._say([StepRefused(order.steps, str(error))])
+            yield from self.say([StepRefused(order.steps, str(error))])
             return
         self._end_step = False
         for step in recipe:
             if self._end_step or self.ending:
                 return
-            yield from self._say([Working(str(step), "begins")])
+            yield from self.say([Working(str(step), "begins")])
             yield from self.follow(str(step), self.session.step(step, start, take=False))
             start = None
 
@@ -181,7 +128,7 @@ class _Stepping(_Commanded):
         try:
             found = self.session.candidate(self.session.taken if order.number is None else order.number)
             folder = Path(self.plan.home, order.path).absolute()
-            yield from self._say([Working("export", f"writes {found.name} to {folder}")])
+            yield from self.say([Working("export", f"writes {found.name} to {folder}")])
             table = self.session.task.table
             facts = {"features": table.features} if table is not None else {}
             shown = found.measurement.figure
@@ -193,7 +140,7 @@ class _Stepping(_Commanded):
             done = Exported(found.number, order.form, str(folder), size, f"{written!r}.")
         except (TrainoptError, OSError) as error:
             done = self.note(f"Not exported: {error}")
-        yield from self._say([done])
+        yield from self.say([done])
 
 # %% ../../nbs/compress/76_loop.ipynb #a7e105d8
 NAP = 0.05  # seconds between two looks at the commands while nothing is to be done
@@ -205,7 +152,7 @@ class CompressLoop(_Stepping):
     def _begin(self):
         "Measure the original; yields the first records"
         began, plan, how = time.time(), self.plan, self.plan.how
-        yield from self._say([Working("measure", "reads the data and measures the original")])
+        yield from self.say([Working("measure", "reads the data and measures the original")])
         folder = self.run.path / "fine-tuning"
         self.session = Compression(
             plan.model, plan.task, plan.floor, plan.batch_sizes, (64,), how.threads, how.seconds, plan.options, folder
@@ -213,16 +160,16 @@ class CompressLoop(_Stepping):
         if self.session.task.table is not None:
             store_features(self.run.path, self.session.task.table.features)
         first, kind = self.session.candidates[0], type(plan.model).__name__
-        yield from self._say(
+        yield from self.say(
             [
                 started_record(
                     self.run.name, kind, first, plan.floor, plan.batch_sizes, how.threads, plan.planned, began
                 )
             ]
         )
-        yield from self._say(self._candidates())
-        yield from self._say([self._taken()])
-        yield from self._say(self.note(text, "info") for text in plan.notes)
+        yield from self.say(self._candidates())
+        yield from self.say([self.taken_record()])
+        yield from self.say(self.note(text, "info") for text in plan.notes)
 
     def _do(self, order):
         if isinstance(order, FindBest):
@@ -230,8 +177,14 @@ class CompressLoop(_Stepping):
         return self._export(order) if isinstance(order, ExportTo) else self._steps(order)
 
     def search(self, order: FindBest) -> Generator:
-        "Search over recipes"
-        yield from self._say([self.note("This version does not search over recipes.")])
+        "Search over recipes, and take the best"
+        self._order, self._began, self._before = order, time.monotonic(), self._told
+        taken, self._searching = self.session.taken, True
+        yield from self.say([Working("search", f"looks for the {order.aim} within the floor")])
+        yield from self.follow("search", find(self.session, order.minutes, order.aim))
+        self._searching = False
+        if self.session.taken != taken:
+            yield from self.say([self.taken_record()])
 
     def events(self) -> Generator:
         "Run to the end; yields records and takes commands"
@@ -241,11 +194,11 @@ class CompressLoop(_Stepping):
             if self.orders:
                 yield from self._do(self.orders.popleft())
                 if not self.orders:
-                    yield from self._say([Working("", "")])
+                    yield from self.say([Working("", "")])
             elif waits:
                 time.sleep(NAP)
-                yield from self._say([Heartbeat(self._told)])
+                yield from self.say([Heartbeat(self._told)])
             else:
                 self.ending = "finished", "all steps were run"
-        yield from self._say([Working("", "")])
+        yield from self.say([Working("", "")])
         yield Ended(self.ending[0], self._told - 1, 0, self.ending[1], time.time())

@@ -77,6 +77,9 @@ class StepOptions(Options):
     sparsify: tuple = option(
         (), "set single weights to zero: their share, such as 0.8", type="words", group="Steps"
     )
+    serve: tuple = option(
+        (), "let another runtime execute the model, such as onnxruntime", type="words", group="Steps"
+    )
     recipe: str = option(
         "", "several steps, such as 'prune 0.5, quantize int8', or a file that holds them", group="Steps"
     )
@@ -90,7 +93,7 @@ class StepOptions(Options):
     )
 
 # %% ../../nbs/compress/73_options.ipynb #38d5108c
-FLAGS = {f"--{name}": name for name in ("prune", "quantize", "lowrank", "sparsify")}
+FLAGS = {f"--{name}": name for name in ("prune", "quantize", "lowrank", "sparsify", "serve")}
 
 
 def typed_steps(

@@ -19,6 +19,7 @@ from trainopt_nb.compress.records import (
     Working,
 )
 from ..events.progress import Progress
+from ..events.records import Note
 from ..events.registry import FOLDS
 
 # %% ../../nbs/compress/71_progress.ipynb #b7f866fa
@@ -40,7 +41,7 @@ class _Candidates:
         self.costs: LayerCost | None = None  # newest
         self.searches: list[SearchEnded] = []
         self.exported: list[Exported] = []
-        self.told: list[CandidateMeasured | StepRefused | SearchEnded | Exported] = []  # in their order
+        self.told: list[CandidateMeasured | StepRefused | SearchEnded | Exported | Note] = []  # in order
         self.seconds = 0.0  # of all processes that worked on it
 
     @property
@@ -158,8 +159,15 @@ def _tell(of):
     return add
 
 
+def _add_note(p, e):
+    p.notes.append(e)
+    if PART in p.parts:
+        p.parts[PART].told.append(e)
+
+
 FOLDS.update(
     {
+        Note: _add_note,  # as for other runs, and in the order of what was told
         CompressStarted: _add_started,
         Working: _add_working,
         CandidateMeasured: _add_candidate,

@@ -36,6 +36,7 @@ class Measured(NamedTuple):
     "An event: a candidate was measured"
 
     candidate: Candidate
+    again: bool = False  # whether it was measured before
 
 
 def _read(model, task, options):
@@ -77,7 +78,7 @@ class Begun(Candidates):
         self.floor, self.served_sizes = Floor.of(floor), tuple(batch_sizes)
         self.sizes = tuple(dict.fromkeys((*batch_sizes, *also)))
         self.task = _read(model, task, options)
-        options = find_teachers(options, self.task.model)
+        self.options, options = options, find_teachers(options, self.task.model)
         check_teacher(self.task, options)
         self.judge, original = Judge(self.task, options), TorchServed(self.task.model, "fp32")
         self.work = Work(
@@ -105,7 +106,7 @@ class Begun(Candidates):
         machine = this_machine(self.work.threads)
         said = tuple(self.notes), tuple(self.refused)
         return Compressed(
-            tuple(self.candidates), self.taken, self.floor, machine, self.task, *said, self.served_sizes, self.work.options
+            tuple(self.candidates), self.taken, self.floor, machine, self.task, *said, self.served_sizes, self.options
         )  # fmt: skip
 
 # %% ../../nbs/compress/21b_session.ipynb #667b8b0f

@@ -7,6 +7,7 @@ __all__ = ['LocalCompression', 'FollowedCompression', 'open_compression', 'pack_
            'start_plan', 'plan_compression', 'start_compress']
 
 # %% ../../nbs/compress/79_start.ipynb #162884d0
+import linecache
 import multiprocessing
 import os
 import secrets
@@ -83,11 +84,16 @@ def open_compression(
 _ADVICE = "make it where it is used, for instance in __getitem__ or forward"
 
 
+def _sources():
+    "Return the cells of the notebook by the names of their files, as the code of a class is found there"
+    return {name: linecache.getlines(name) for name in list(linecache.cache) if not os.path.exists(name)}
+
+
 def pack_plan(plan: CompressPlan) -> bytes:
     "Pickle a plan. Raises `RunError` naming what cannot be pickled"
     plan = replace(plan, options=find_teachers(plan.options, plan.model), task=replace(plan.task, model=None))
     parts = {"model": plan.model, "train_data": plan.task.train_data, "valid_data": plan.task.valid_data}
-    return pickle_parts((plan, torch.get_num_threads()), {**parts, **vars(plan.options)}, _ADVICE)
+    return pickle_parts((plan, torch.get_num_threads(), _sources()), {**parts, **vars(plan.options)}, _ADVICE)
 
 
 def compress_here(
@@ -101,7 +107,8 @@ def compress_here(
     run, alone = GuardedRun(path), ranks is SINGLE
 
     def begin():
-        plan, threads = cloudpickle.loads(payload)
+        plan, threads, sources = cloudpickle.loads(payload)
+        linecache.cache |= {name: (0, None, lines, name) for name, lines in sources.items()}
         torch.set_num_threads(share(threads))
         run.guard()
         return open_compression(plan, run, None)

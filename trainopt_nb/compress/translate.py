@@ -67,7 +67,7 @@ def candidate_record(
         _texts({size: each.p10 for size, each in times.items()}),
         _texts({size: each.spread for size, each in times.items()}),
         _texts(speedups), shown.value, shown.low, shown.high, m.parameters, m.macs, m.memory,
-        verdict.kept, verdict.reason.startswith("under the floor"), verdict.reason, list(candidate.notes),
+        verdict.kept, verdict.under_floor, verdict.reason, list(candidate.notes),
         candidate.seconds, time.time(),
     )  # fmt: skip
 

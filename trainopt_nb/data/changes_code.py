@@ -107,7 +107,7 @@ def _taken_apart(name, data, whole, target, used):
     end = f"({held}).tensors" if tensors and used else f"{held}.tensors" if tensors else held
     return ["import torch"] * tensors, [f"inputs, targets = {end}"]
 
-
+# %% ../../nbs/data/12c_changes_code.ipynb #0bab007c
 def changes_cell(
     name: str,  # of the variable
     data: object,  # what it holds

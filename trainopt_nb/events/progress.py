@@ -187,12 +187,6 @@ def _add_saved(p, e):
     p.saved, p._straight = e, False
 
 
-def _add_note(p, e):
-    p.notes.append(e)
-    if (told := getattr(p.overall, "told", None)) is not None:  # who tells everything in its order
-        told.append(e)
-
-
 def _add_ended(p, e):
     p.state, p.reason, p.step, p.epoch = e.state, e.reason, e.step, e.epoch
 
@@ -205,7 +199,7 @@ FOLDS.update(
         Saved: _add_saved,
         Ended: _add_ended,
         LrChanged: lambda p, e: setattr(p, "lr", e.lr),
-        Note: _add_note,
+        Note: lambda p, e: p.notes.append(e),
         Damaged: lambda p, e: setattr(p, "damaged", p.damaged + 1),
         Assumptions: lambda p, e: setattr(p, "assumptions", e.rows),
         WorkerLoad: lambda p, e: p.workers.__setitem__(e.rank, e),

@@ -20,7 +20,7 @@ from ..clean.file_texts import file_texts
 from ..clean.out_of_sample import FoldProgress
 from ..clean.report import DataReport, inspect_data
 from ..data.changed_data import ChangedData, viewed
-from ..feed.held_texts import text_pair
+from ..feed.held_texts import text_pair, text_records
 from .kernel import has_frontend
 from .messages import cell_id
 from .verbs import Call, Verb
@@ -47,7 +47,11 @@ def _task(call):
     try:
         return find_task(names, cell)
     except TaskError:
-        if call.options(DataView).labels or cell.train_data not in names:
+        if names.get(cell.train_data) is None:
+            raise TaskError(
+                f"There is no variable {cell.train_data!r} that holds the training data: define it in a cell, or name yours by --train-data."
+            ) from None
+        if call.options(DataView).labels:
             raise
         return Task(None, names[cell.train_data], names.get(cell.valid_data))
 
@@ -64,12 +68,23 @@ class ShowFolds:
             print(f"{step.done} of {step.folds} folds are trained.")
 
 
+def _held_texts(task):
+    "Whether the training data are texts in memory. Raises `DataError` where a run would refuse them"
+    for name in ("train_data", "valid_data"):
+        pair = text_pair(viewed(getattr(task, name)))
+        if pair is not None:
+            text_records(*pair, name)
+        elif name == "train_data":
+            return False
+    return True
+
+# %% ../../nbs/notebook/06h_data_verb.ipynb #36dab5b3
 def _report(call):
     "The report on the data as they were given; changes that are in use already are its first ones"
     taken = loss_and_metrics(call.shell.user_ns, call.values)
     options = call.options(TrainOptions).replace(**taken)
     given = _task(call)
-    held = text_pair(viewed(given.train_data)) is not None  # texts in memory are shown as they are
+    held = _held_texts(given)  # texts in memory are shown as they are
     task, made = given if held else read_task(given, options), ()
     if isinstance(task.train_data, ChangedData):
         made = task.train_data.changes

@@ -39,6 +39,8 @@ def resume_behind(
         raise RunError(
             f"{run.name} is a sweep. To resume it, run %trainopt resume {run.name} --background in a cell."
         )
+    if run.run_type == "compress":
+        raise RunError(f"{run.name} is a compression, which is not resumed: Show gives its candidates.")
     if not run.cell:
         raise RunError(
             f"No cell is stored with {run.name}: %trainopt resume {run.name} goes on with it where model and train_data are defined."

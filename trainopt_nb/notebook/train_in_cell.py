@@ -175,7 +175,8 @@ def watch(
 ):
     "Show a panel that follows a run; the cell is back at once"
     if not has_frontend(shell):
-        name, word = handle.run.name, "sweep" if handle.run.run_type == "sweep" else "run"
+        name = handle.run.name
+        word = {"sweep": "sweep", "compress": "compressed"}.get(handle.run.run_type, "run")
         print(
             f"{name} runs in a process of its own: trainopt runs shows how far it is, {word}.send('stop') ends it"
         )

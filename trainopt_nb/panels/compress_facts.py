@@ -104,7 +104,7 @@ def _faster(row, size, texts):
     ratio = row["speedup"].get(size) if row else None
     value = "–" if ratio is None else f"{ratio:.1f}×" if ratio < 99.5 else f"{ratio:.0f}×"
     label, time = texts["faster"].format(n=size), row["times"].get(size, "–") if row else "–"
-    return [value, label, f"· {time}" if row else "", False, f"{label}: {time}"]
+    return [value, label, "", False, f"{label}: {time}"]
 
 
 def shown_sizes(compression: CompressProgress) -> list[str]:
@@ -129,7 +129,7 @@ def compress_figures(
     return [
         *(_faster(row, each, texts) for each in sizes),
         *second,
-        [f"{smaller:.1f}×" if smaller else "–", texts["smaller"], f"· {size}" if row else "", False, ""],
+        [f"{smaller:.1f}×" if smaller else "–", texts["smaller"], "", False, f"{texts['to_ship']}: {size}"],
         [
             metric[0],
             card.plain(c.monitor).replace("_", " ") or texts["metric"],

@@ -9,6 +9,7 @@ __all__ = ['plain_code', 'DataPanel']
 import threading
 from collections.abc import Callable
 
+from ..base.texts import said_in
 from ..clean.report import DataReport
 from ..clean.sample_views import USUAL_RATE
 from .base import Panel, read_static
@@ -33,7 +34,7 @@ class _Words:
 
     def _said(self):
         key, values = self._clicked.said
-        return plain(self.texts[key].format(**values) if key in self.texts else key)
+        return plain(self.texts[key].format(**values) if key in self.texts else said_in(key, self.texts))
 
     def _search(self):
         search, step = self.search, self.search.progress

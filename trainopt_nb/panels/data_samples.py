@@ -162,6 +162,8 @@ def media_of(
     "Return samples as a page shows them"
     if part.kind == "images":
         images = as_images(part.inputs[places], span) if places else []
+        if part.called == "spectrograms":
+            images = [each[::-1] for each in images]  # low pitches at the foot
         if part.boxes:
             images = [with_boxes(each, part.boxes[at]) for each, at in zip(images, places, strict=True)]
         return [], [{"url": picture_url(each)} for each in images]

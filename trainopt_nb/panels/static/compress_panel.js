@@ -89,7 +89,7 @@ function CandidateRow(shared) {
   const figures = figuresOf(row, face, texts), tips = Object.fromEntries(face.sizes.map((size, i) => [size, figures[i][3]]));
   const [figure, interval] = row.figure.split(" ± ");
   return html`<tr class=${classes(mine && "tonb-chosen", taken && "tonb-taken", !row.kept && "tonb-off")} data-candidate=${row.number} data-kept=${String(row.kept)} onClick=${pick}>
-    <td data-column="number">${row.number}</td><td class="tonb-cell-steps"><span>${row.steps.length ? row.steps.join(" → ") : texts.original}</span>${row.engine && html` <small>${row.engine}</small>`}</td>
+    <td data-column="number">${row.number}</td><td class="tonb-cell-steps"><span>${row.steps.length ? row.steps.join(" → ") : texts.original}</span>${row.engine && html` <small>${row.engine}</small>`}${row.number > 0 && html`<small class="tonb-why-below" title=${row.reason}>${row.reason}</small>`}</td>
     ${face.sizes.map((size) => cell(`batch${size}`, fill(texts.batch_n, { n: size }), row.times[size] ?? "–", more(ratio(row.speedup[size])), tips[size]))}
     ${cell("size", texts.size, row.size, more(ratio(row.smaller)))}${cell("metric", face.metric.replaceAll("_", " "), figure, interval && html` <small>± ${interval}</small>`)}
     ${cell("seconds", texts.seconds, row.cost ? spell(row.cost) : row.seconds ? spell(row.seconds) : "")}

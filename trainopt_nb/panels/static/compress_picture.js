@@ -57,7 +57,8 @@ function placed(points, width, bottom, held, { face, texts }) {
   const blocks = [...held, ...points.map(({ x, y, r }) => [x - r, y - r, x + r, y + r])], found = new Map();
   for (const { row, x, y, r } of points) {
     const text = shortened(called(row, texts), SHORT), used = row.number === face.taken, wide = widthOf(text, used ? 600 : 400) + 3, away = r + (used ? 7 : 4);
-    const spots = [[x + away, y - 7], [x - away - wide, y - 7], [x - wide / 2, y - r - 16], [x - wide / 2, y + r + 2], [x + away - 2, y - r - 13], [x + away - 2, y + r - 1], [x - away + 2 - wide, y - r - 13], [x - away + 2 - wide, y + r - 1]];
+    const inside = (left) => Math.max(SPARE.left, Math.min(width - 3 - wide, left)), beside = [x + away, x - away - wide];
+    const spots = [...beside.map((left) => [left, y - 7]), ...[-r - 16, r + 2, -r - 27, r + 13].flatMap((down) => [x - wide / 2, x - 4, x + 4 - wide].map((left) => [inside(left), y + down]))];
     for (const [left, top] of spots) {
       const box = [left, top, left + wide, top + 14];
       if (left < SPARE.left || box[2] > width - 2 || top < 0 || box[3] > bottom || !blocks.every((each) => apart(each, box))) continue;

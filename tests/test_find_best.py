@@ -1,0 +1,248 @@
+"A search over recipes keeps to its budget, shares what recipes have in common, gives up what is hopeless, and picks within the floor"
+
+import time
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from trainopt_nb.api.fit import fit
+from trainopt_nb.base.errors import OptionError
+from trainopt_nb.compress import budget as budget_module
+from trainopt_nb.compress import find as search_module
+from trainopt_nb.compress import session as session_module
+from trainopt_nb.compress.candidate import Floor, Verdict
+from trainopt_nb.compress.compress import compress
+from trainopt_nb.compress.figure import Figure
+from trainopt_nb.compress.find import find
+from trainopt_nb.compress.front import Merits
+from trainopt_nb.compress.hopes import Hopes
+from trainopt_nb.compress.proposals import Proposals
+from trainopt_nb.compress.prune import PruneOptions
+from trainopt_nb.compress.quantize_step import QuantizeOptions
+from trainopt_nb.compress.recipe import Recipe
+from trainopt_nb.compress.serve_step import ServeOptions
+from trainopt_nb.compress.served import OnnxServed, TorchServed
+from trainopt_nb.compress.session import Compression, Measured
+from trainopt_nb.compress.shortlist import Shortlist
+from trainopt_nb.compress.steps import STEPS, Doing, Refused, Searched, Step
+from trainopt_nb.compress.timing import Times
+from trainopt_nb.events.records import Epoch
+from trainopt_nb.task.train_options import TrainOptions
+
+
+@pytest.fixture(scope="module")
+def digits():
+    images, labels = load_digits(return_X_y=True)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    x, y = torch.tensor(images / 16, dtype=torch.float32)[order], torch.tensor(labels)[order]
+    return (x[:1300], y[:1300]), (x[1300:], y[1300:])
+
+
+@pytest.fixture(scope="module")
+def trained(digits, tmp_path_factory):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
+    folder = tmp_path_factory.mktemp("runs")
+    fit(net, *digits, epochs=4, lr=3e-3, device="cpu", folder=folder, write=lambda line: None)
+    return net
+
+
+# --- for real
+
+
+def test_one_call_finds_a_smaller_model_within_its_time(digits, trained, tmp_path):
+    lines, began = [], time.perf_counter()
+    more = {"floor": "2%", "seconds": 0.1, "device": "cpu", "folder": tmp_path}
+    found = compress(trained, digits, "best", minutes=0.3, aim="smallest", write=lines.append, **more)
+    spent, original = time.perf_counter() - began, found.candidates[0].measurement
+    longest = max(each.seconds for each in found.candidates)
+    assert (
+        spent < 18 + longest + 5
+    )  # the original is measured before, and one step may take longer than was expected
+    assert lines[0].startswith("search: 0.3 minutes for the smallest model: time for about ")
+    assert (
+        len([line for line in lines if line.startswith("search:")]) <= 2
+        and "Smallest within the floor" in lines[-1]
+    )
+    best = found.best.measurement
+    assert found.taken and found.best.verdict.kept and best.nbytes < 0.5 * original.nbytes
+    assert best.figure.lost(original.figure) <= 0.02
+    assert best.judged.chooses.lost(original.judged.chooses) <= 0.02
+    assert min(each.measurement.nbytes for each in found.candidates if each.verdict.kept) == best.nbytes
+    assert lines[-1] in repr(found) and str(found.recipe) in found.code
+    if isinstance(found.served, OnnxServed):
+        saved = found.served.save(tmp_path / "saved")[0]
+        x = digits[1][0][:5]
+        assert torch.allclose(OnnxServed(saved)(x), found.served(x), atol=1e-5)
+
+
+# --- its logic, with steps that take no time
+
+
+class Lab:
+    "Steps whose cost, speed and accuracy are known"
+
+    def __init__(self, monkeypatch):
+        self.calls, self.slow, self.epochs, self.patch = [], {}, {}, monkeypatch
+        steps = {"prune": PruneOptions, "serve": ServeOptions, "quantize": QuantizeOptions}
+        for name, options in steps.items():
+            monkeypatch.setitem(STEPS._entries, name, Step(options, self.apply(name), ""))
+        listed = Shortlist(("serve", "quantize int8"), ("prune",), ("an engine (not installed)",))
+        monkeypatch.setattr(budget_module, "shortlist", lambda module: listed)
+        monkeypatch.setattr(budget_module, "epoch_seconds", lambda work: 0.01)
+
+        def judge(new, parent, original, floor, sizes):
+            holds = floor.holds(new.figure, original.figure)
+            return Verdict(holds, "as told" if holds else "under the floor", not holds)
+
+        monkeypatch.setattr(session_module, "judge_candidate", judge)
+
+    def apply(self, name):
+        def run(work, options):
+            text = f"{name} {options.amount:g}" if name == "prune" else name
+            self.calls.append(text)
+            yield Doing(name, "works")
+            time.sleep(self.slow.get(name, 0))
+            for number, value in enumerate(self.epochs.get(text, ()), 1):
+                yield Epoch(number, number, 0.1, 0.1, {"accuracy": value}, 0.001, 1.0, 1.0, True)
+            net = work.module(name)
+            if name == "prune":  # narrower, by what was not needed
+                keep = int(512 * (1 - options.amount))
+                net[2].weight.data, net[2].bias.data = net[2].weight.data[:keep], net[2].bias.data[:keep]
+                net[4].weight.data = net[4].weight.data[:, :keep]
+            return TorchServed(net, text)
+
+        return run
+
+
+@pytest.fixture
+def lab(monkeypatch):
+    return Lab(monkeypatch)
+
+
+@pytest.fixture
+def session(trained, digits, tmp_path):
+    options = TrainOptions(device="cpu")
+    return Compression(trained, digits, None, seconds=0.01, also=(), options=options, folder=tmp_path)
+
+
+def test_recipes_share_what_they_have_in_common(lab, session):
+    events = list(find(session, minutes=0.5))
+    pruned = [each for each in lab.calls if each.startswith("prune")]
+    assert len(pruned) == len(set(pruned)) == 7  # each amount once, with all that follows on it
+    steps = [each.steps for each in session.candidates]
+    assert len(steps) == len(set(steps))
+    by_steps = {each.steps: each for each in session.candidates}
+    for each in session.candidates[1:]:
+        assert by_steps[each.steps[:-1]].number == each.parent
+    assert isinstance(events[-1], Searched) and events[-1].tried == len(lab.calls) == len(steps) - 1
+
+
+def test_the_cheap_ways_come_first_and_clicked_candidates_count(lab, session):
+    list(session.step(Recipe.of("serve")[0]))
+    *_, ended = find(session, minutes=0.5)
+    assert lab.calls[:3] == ["serve", "quantize", "prune 0.5"] and ended.tried == len(lab.calls) - 1
+
+
+def test_a_training_that_does_not_recover_is_given_up_and_larger_amounts_left_out(
+    lab, trained, digits, tmp_path
+):
+    for amount in (0.5, 0.6, 0.7, 0.8):
+        lab.epochs[f"prune {amount:g}"] = (0.2, 0.21, 0.22, 0.23, 0.24, 0.25, 0.26, 0.27)
+    options = TrainOptions(device="cpu")
+    session = Compression(trained, digits, "90%", seconds=0.01, also=(), options=options, folder=tmp_path)
+    session.floor = session.work.floor = Floor.of("min 90%")
+    events = list(find(session, minutes=0.2))
+    given_up = [each for each in events if isinstance(each, Refused) and "given up" in each.reason]
+    assert len(given_up) == 1 and "prune 0.5" in given_up[0].step
+    assert "given up after 2 of 8 epochs: accuracy 21.0% is too far from the 90.0%" in given_up[0].reason
+    assert not {"prune 0.6", "prune 0.7", "prune 0.8"} & set(lab.calls) and "prune 0.3" in lab.calls
+    assert sum(isinstance(each, Epoch) for each in events) == 2
+
+
+def test_a_step_that_takes_longer_than_what_is_left_is_not_begun(lab, session):
+    lab.slow = {"serve": 0.2, "quantize": 0.2, "prune": 3.0}
+    began = time.perf_counter()
+    *_, ended = find(session, minutes=5.5 / 60)
+    assert time.perf_counter() - began < 8 and ended.seconds < 8
+    assert len([each for each in lab.calls if each.startswith("prune")]) <= 2
+    assert "did not fit into the time" in ended.said and "an engine (not installed)" in ended.said
+
+
+def test_a_search_that_is_closed_takes_the_best_until_then(lab, session):
+    going = find(session, minutes=1)
+    for event in going:
+        if isinstance(event, Measured) and event.candidate.number == 2:
+            break
+    assert session.taken == 0 and session.work.seconds < 1
+    going.close()
+    assert session.work.seconds == 0.01 and session.taken in (0, 1, 2)
+    list(session.step(Recipe.of("prune 0.3")[0]))
+    assert session.candidates[3].number == 3
+
+
+def test_the_finalists_are_measured_again_and_that_decides(lab, session, monkeypatch):
+    def latencies(models, inputs, seconds):
+        "Only one of them is fast"
+        fast = min(range(1, len(models)), key=lambda at: models[at].nbytes)
+        return [
+            {size: Times((0.001 if at == fast else 0.01 if at else 0.005,) * 11) for size in inputs}
+            for at in range(len(models))
+        ]
+
+    monkeypatch.setattr(search_module, "latencies", latencies)
+    events = list(find(session, minutes=0.2))
+    again = [each.candidate for each in events if isinstance(each, Measured) and each.again]
+    assert again[0].number == 0 and 2 <= len(again) <= 5
+    smallest = min(again[1:], key=lambda each: each.measurement.nbytes)
+    assert events[-1].best == session.taken and session.best.speedups[1] == pytest.approx(5)
+    assert session.best.measurement.nbytes == smallest.measurement.nbytes
+    assert events[-1].best in events[-1].front
+
+
+def test_the_original_stays_where_nothing_serves_the_aim(lab, trained, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(session_module, "judge_candidate", lambda *_: Verdict(False, "slower"))
+    more = {"seconds": 0.01, "device": "cpu", "folder": tmp_path, "write": lambda line: None}
+    found = compress(trained, digits, "best", minutes=0.05, **more)
+    assert found.taken == 0 and "the original stays" in repr(found)
+    assert found.code.startswith("compressed_model = model")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "more", "match"),
+    [
+        ("best", {"minutes": 0}, "minutes takes a number above 0, and got 0"),
+        ("best", {"minutes": "two"}, "minutes takes a number"),
+        ("best", {"aim": "quickest"}, "aim takes fastest, smallest, accurate, and got 'quickest'"),
+        ("prune 0.5", {"minutes": 2}, "minutes belongs to a search"),
+        ("prune 0.5", {"minutes": 2, "aim": "fastest"}, "minutes and aim belongs? to a search"),
+        ("bets", {}, "no compression step 'bets'"),
+    ],
+)
+def test_what_a_search_cannot_mean_is_one_sentence(lab, trained, digits, tmp_path, recipe, more, match):
+    with pytest.raises(OptionError, match=match):
+        compress(trained, digits, recipe, seconds=0.01, device="cpu", folder=tmp_path, **more)
+
+
+def test_the_same_seed_proposes_the_same():
+    def proposed(seed):
+        proposals = Proposals(Shortlist(("serve", "quantize int8"), ("prune", "lowrank"), ()), 3, seed)
+        found = []
+        for _ in range(16):
+            if proposal := proposals.ask():
+                found.append(proposal.steps)
+                proposals.tell(proposal, Merits(0.5 - proposal.amount / 2, proposal.amount / 50, 0.3), 0.01)
+        return found
+
+    assert proposed(1) == proposed(1) != proposed(2) and len(proposed(1)) > 10
+
+
+def test_there_is_hope_while_the_metric_rises():
+    original = Figure("mae", 10.0, None, None, 300, "min")
+    epoch = lambda number, value: Epoch(number, 1, 0.1, 0.1, {"mae": value}, 0.001, 1.0, 1.0, True)
+    rising, flat, without = (Hopes(Floor.of(floor), original, 6) for floor in ("5%", "5%", None))
+    assert not any(rising(epoch(i, value)) for i, value in enumerate((30, 20, 14, 12, 11), 1))
+    assert not flat(epoch(1, 30)) and "mae" in flat(epoch(2, 29.9))
+    assert not without(epoch(1, 99)) and not without(epoch(2, 99))
