@@ -68,7 +68,7 @@ def errors(module: str, node: ast.FunctionDef) -> list[str]:  # full names
 
 
 def _directive(kind, head, options, body, fence=3):
-    marks = "`" * fence
+    marks = ("~" if "`" in head else "`") * fence  # a line that opens a fence of backticks cannot hold one
     lines = [f":{key}: {value}".rstrip() for key, value in options.items()]
     return "\n".join([f"{marks}{{py:{kind}}} {head}", *lines, "", *body, marks])
 

@@ -79,7 +79,7 @@ class Budget(_Time):
         count, spent = 0, 0.0
         while each and spent < self.left and count < 99:
             late = count >= len(each)
-            spent += each[count % 2 if late else count] + (body / 2 if late else 0)
+            spent += each[count % min(2, len(each)) if late else count] + (body / 2 if late else 0)
             count += 1
         trained = (
             f"up to {epochs} epoch{'s' * (epochs != 1)} of fine-tuning"
