@@ -71,7 +71,7 @@ def test_a_model_is_compressed_by_clicks(lab, server):
     dot.scroll_into_view_if_needed()
     dot.click(force=True)
     card = panel(lab).locator(".tonb-card")
-    assert card.locator(".tonb-card-name").inner_text() == "original"
+    assert lab.read(card.locator(".tonb-card-name")) == "original"
     before = used(lab)
     card.get_by_role("button", name="Use", exact=True).click()
     lab.wait_for(lambda: used(lab) == "0", "the original taken")
@@ -81,7 +81,7 @@ def test_a_model_is_compressed_by_clicks(lab, server):
     row.get_by_role("button", name="Export…").click()
     panel(lab).get_by_role("form").get_by_label("folder").fill("exports/digits")
     panel(lab).get_by_role("form").get_by_role("button", name="Export").click()
-    lab.wait_for(lambda: "Exported" in card.inner_text(), "the exported model", 60)
+    lab.wait_for(lambda: "Exported" in lab.read(card), "the exported model", 60)
     assert (server.work / "exports/digits/provenance.json").exists()
 
     press(lab, "Done")
