@@ -159,7 +159,7 @@ def _axes(c, across, along, reach, span):
             parts.append(_word(x, _HEIGHT - 8, in_milliseconds(latency)))
     return parts
 
-
+# %% ../../nbs/compress/78_card.ipynb #fa2cc26f
 def pareto_picture(
     progress: Progress,  # of a compression in which the original was measured
     texts: dict = TEXTS,  # of the language

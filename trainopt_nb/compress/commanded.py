@@ -18,7 +18,7 @@ from ..events.records import Note, Stop
 from ..runs.run import Run
 
 # %% ../../nbs/compress/75b_commanded.ipynb #48ed7b30
-class Commanded:
+class _Sent:
     "Records that are yielded one by one, and what is sent in for them"
 
     session: Compression
@@ -66,6 +66,10 @@ class Commanded:
     def _finish(self, state, reason):
         self.ending = self.ending or (state, reason)
         self.orders.clear()
+
+# %% ../../nbs/compress/75b_commanded.ipynb #2fa9b12b
+class Commanded(_Sent):
+    "Records that are yielded one by one, and what is sent in for them"
 
     def _choose(self, command):
         "Take another candidate"

@@ -85,8 +85,8 @@ class _CompressionFiles:
         return compress_bundle(self.run.progress, str(self.run.path))
 
 # %% ../../nbs/compress/78c_compressed_run.ipynb #ecaffc74
-class CompressedRun(_CompressionFiles):
-    "A compression: `model` is the candidate that is taken, `recipe` how it was made; prints as a table"
+class _Models(_CompressionFiles):
+    "The models of a compression"
 
     def load(
         self,
@@ -108,6 +108,10 @@ class CompressedRun(_CompressionFiles):
         "Return the model that is taken: a module, or what another runtime executes. Raises `RunError`"
         served = self.served
         return served.module if type(served) is TorchServed else served
+
+# %% ../../nbs/compress/78c_compressed_run.ipynb #df2b2b7a
+class _Choices(_Models):
+    "What can be taken"
 
     def send(self, command: str | tuple):
         "Send `stop`, `undo`, `finish` or a command such as `AddStep('prune 0.5')`. Raises `RunError` where no process takes it"
@@ -145,6 +149,10 @@ class CompressedRun(_CompressionFiles):
             run.append([Taken(number, undo)])
         finally:
             run.stop_writing()
+
+# %% ../../nbs/compress/78c_compressed_run.ipynb #98a719dc
+class CompressedRun(_Choices):
+    "A compression: `model` is the candidate that is taken, `recipe` how it was made; prints as a table"
 
     def export(
         self,

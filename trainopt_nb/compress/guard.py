@@ -25,9 +25,9 @@ class StepStopped(KeyboardInterrupt):
 _AGAIN = 0.5  # seconds until a step that goes on is interrupted once more
 _LOOK = 0.05  # seconds between two looks at the commands
 
-
-class GuardedRun(Run):
-    "A run whose commands a thread reads"
+# %% ../../nbs/compress/75_guard.ipynb #5b5dcf66
+class _ReadRun(Run):
+    "A run whose commands a queue holds"
 
     def __init__(
         self,
@@ -59,6 +59,10 @@ class GuardedRun(Run):
             return read
         threading.Thread(target=self._read, args=(read,), name="trainopt-commands", daemon=True).start()
         return self._next
+
+# %% ../../nbs/compress/75_guard.ipynb #157a6e20
+class GuardedRun(_ReadRun):
+    "A run whose commands a thread reads"
 
     def _read(self, read):
         "Pass commands on, and interrupt a step that is to end; runs in a thread"
@@ -95,7 +99,7 @@ class GuardedRun(Run):
         finally:
             self._armed = False
 
-
+# %% ../../nbs/compress/75_guard.ipynb #8bd6096f
 def guarded(
     run: Run,
     events: Generator,  # of a step

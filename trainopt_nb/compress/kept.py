@@ -78,7 +78,7 @@ def _onnx_facts(served):
     )
     return {"model": served.model.name if beside else "model.onnx", "threads": served.threads}
 
-
+# %% ../../nbs/compress/72_kept.ipynb #d6be08a0
 FORMS = {  # class of a served model -> how it is stored; subclasses come first
     Pt2eServed: ("compiled", Form(_save, _compiled, _compiled_facts)),
     CompiledServed: ("compiled", Form(_save, _compiled, _compiled_facts)),

@@ -111,7 +111,7 @@ def _ended_line(progress, e):
     picked = f": picks {name_of(c.candidates[e.best])}" if e.best in c.candidates else ""
     return plain(f"search for the {e.aim}: {e.tried} recipes in {e.seconds:.0f} s{picked}. {e.said}".rstrip())
 
-
+# %% ../../nbs/compress/77_lines.ipynb #58179f66
 LINES.update(
     {
         CompressStarted: _started_line,

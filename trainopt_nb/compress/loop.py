@@ -33,8 +33,8 @@ from ..tables.stored import store_features
 from ..workers.processes import describe_error
 
 # %% ../../nbs/compress/76_loop.ipynb #03c244a5
-class _Stepping(Commanded):
-    "Runs steps and exports"
+class _Storing(Commanded):
+    "Stores what a step made"
 
     def _candidates(self) -> Generator:
         "Store the candidates that are new, and yield their records; what is sent in for one comes before the next"
@@ -48,6 +48,10 @@ class _Stepping(Commanded):
             if each.number and each.verdict.kept and not (self._chosen or self._searching):
                 self.session.take(each.number)
                 yield self.taken_record()
+
+# %% ../../nbs/compress/76_loop.ipynb #d181060c
+class _Following(_Storing):
+    "Follows a step"
 
     def follow(
         self,
@@ -106,6 +110,10 @@ class _Stepping(Commanded):
         yield from said
         if not said and before == self._told:
             yield Heartbeat(self._told)
+
+# %% ../../nbs/compress/76_loop.ipynb #a82ecb0a
+class _Stepping(_Following):
+    "Runs steps and exports"
 
     def _steps(self, order):
         "Run steps as a recipe has them"

@@ -57,7 +57,7 @@ class CompressOptions(Options):
         1.0, "seconds for each measured latency", low=0.01, high=600.0, group="Compress", unit="seconds"
     )
 
-
+# %% ../../nbs/compress/73_options.ipynb #6bafbd65
 @dataclass(frozen=True, repr=False)
 class StepOptions(Options):
     "The steps of a compression; they run in the order in which they are typed"
@@ -180,7 +180,7 @@ def describe_order(
         return f"export to {order.path}"
     return f"best {order.aim} in {order.minutes:g} min" if isinstance(order, FindBest) else order.steps
 
-
+# %% ../../nbs/compress/73_options.ipynb #2121f22b
 def check_plan(plan: CompressPlan):
     "Raise `OptionError` or `CompressError` for what cannot work, before anything starts"
     if not plan.batch_sizes or any(

@@ -82,7 +82,7 @@ def compress_html(
         foot_html(texts["run"], run_path, _foot(progress, texts)),
     )
 
-
+# %% ../../nbs/compress/78b_report.ipynb #c669b523
 def compress_text(
     progress: Progress,  # of a compression
     run_path: str = "",  # its directory

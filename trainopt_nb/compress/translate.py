@@ -71,7 +71,7 @@ def candidate_record(
         candidate.seconds, time.time(),
     )  # fmt: skip
 
-
+# %% ../../nbs/compress/74_translate.ipynb #f7a861f8
 def started_record(
     name: str,  # of the run
     model: str,  # name of its class

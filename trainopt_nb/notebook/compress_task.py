@@ -129,7 +129,7 @@ def find_model_and_data(
     options, said = _options(call, names, task.model)
     return FoundTask(task, options, said)
 
-
+# %% ../../nbs/notebook/06i_compress_task.ipynb #d940d544
 def _with_data_of_run(call, model):
     "Return the task of the newest run, with another model where there is one"
     run = call.shell.user_ns.get("run")

@@ -131,7 +131,7 @@ def _in_lines(handle: RunHandle, shell: InteractiveShell):
         else:
             print(f"\n{handle.compressed}")
 
-
+# %% ../../nbs/notebook/06j_compress_verb.ipynb #8c6b04e8
 def _compress(call: Call) -> Coroutine | None:
     "Compress the model of the line"
     page = find_page(call.shell, awaited=call.awaited)
