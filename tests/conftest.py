@@ -51,8 +51,9 @@ def pytest_configure(config):
         # in memory, since each shell waits until the disk has its history; not the developer's
         os.environ["IPYTHONDIR"] = ipython = tempfile.mkdtemp(prefix="trainopt-tests-", dir=memory())
         atexit.register(shutil.rmtree, ipython, ignore_errors=True)  # after the shells of this process
-        # PyTorch's compiler prepares the headers of C++ once, and no program is compiled twice
+        # PyTorch's compiler asks g++ once what the processor can do, and prepares no headers for a few small programs
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder.name}/inductor"
+        os.environ["TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"] = "0"
         os.environ["XDG_STATE_HOME"] = folder.name  # the key that signs runs is not the developer's
 
 

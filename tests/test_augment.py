@@ -25,6 +25,7 @@ from trainopt_nb.augment.policy import OPERATIONS, Operation, read_policy
 from trainopt_nb.augment.views import view_of
 from trainopt_nb.base.errors import DataError, RunError, TaskError
 from trainopt_nb.data.batches import mix, order
+from trainopt_nb.data.generators import seed_everything
 from trainopt_nb.events.records import Epoch, Note, Step
 from trainopt_nb.population.can_batch import can_batch
 from trainopt_nb.search.parse_space import parse_space
@@ -32,7 +33,6 @@ from trainopt_nb.store.checkpoint import load_checkpoint
 from trainopt_nb.task.loss_step import make_sample_weight, task_loss
 from trainopt_nb.train.loop import train
 from trainopt_nb.train.prepare import prepare
-from trainopt_nb.train.torch_settings import seed_everything
 
 NAMES = list(OPERATIONS)
 MANY = "rotate crop flip colour noise mixup cutmix"

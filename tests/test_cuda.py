@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader
 from trainopt_nb import Task, TrainOptions, fit, resume
 from trainopt_nb.base.errors import DataError, TaskError
 from trainopt_nb.data.batches import order
+from trainopt_nb.data.generators import seed_everything
 from trainopt_nb.events.records import Ended, Epoch, Stop
 from trainopt_nb.store.checkpoint import load_checkpoint
 from trainopt_nb.train.loop import train
 from trainopt_nb.train.prepare import prepare
-from trainopt_nb.train.torch_settings import seed_everything
 
 pytestmark = [
     pytest.mark.cuda,

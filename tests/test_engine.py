@@ -17,6 +17,7 @@ from trainopt_nb import Task, TrainOptions, find_lr, fit
 from trainopt_nb.base.errors import OptionError, TaskError
 from trainopt_nb.data.batches import order
 from trainopt_nb.data.device_transforms import InputTransform
+from trainopt_nb.data.generators import seed_everything
 from trainopt_nb.events.records import Ended, Epoch, Note, Step
 from trainopt_nb.insight.lr_find import LrCurve, as_written
 from trainopt_nb.optim.optimizers import make_optimizer
@@ -25,7 +26,6 @@ from trainopt_nb.task.losses import balanced_weights
 from trainopt_nb.task.train_options import LOSSES, OPTIMIZERS, SCHEDULES
 from trainopt_nb.train.loop import train
 from trainopt_nb.train.prepare import prepare
-from trainopt_nb.train.torch_settings import seed_everything
 from trainopt_nb.train.update import Stepper, make_step
 
 G = torch.Generator().manual_seed(0)

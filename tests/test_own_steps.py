@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, Dataset
 from trainopt_nb import Task, TrainOptions, find_lr, fit, resume
 from trainopt_nb.base.errors import DataError, OptionError, RunError, TaskError
 from trainopt_nb.data.batches import order
+from trainopt_nb.data.generators import seed_everything
 from trainopt_nb.events.assumptions import Assumptions
 from trainopt_nb.events.records import Ended, Epoch, Note, Step, Stop
 from trainopt_nb.store.checkpoint import load_checkpoint
 from trainopt_nb.train.loop import train
-from trainopt_nb.train.torch_settings import seed_everything
 
 X, Y, Z = three_classes()
 EPOCHS, SIZE = 3, 32

@@ -286,3 +286,10 @@ def test_it_fits_into_every_width_and_no_labels_meet(shown):
         assert shown.page.evaluate("() => document.documentElement.scrollWidth") <= width
         assert shown.page.evaluate(OUTSIDE) == [] and shown.page.evaluate(LABELS) == []
         assert shown.page.locator(".tonb-spot text").count() >= 5
+
+
+def test_what_was_measured_in_other_turns_is_drawn_beside_the_original(shown):
+    "The machine was busy when the one in use was measured: it is the faster one all the same"
+    busy = candidate(10, 0, ["quantize int8"], "onnxruntime", 770_000, 9.0, 140, (12.0, 14.0), 0.984)
+    shown.add(busy, Taken(10, [7]))
+    assert shown.dot(10)[0] < shown.dot(7)[0] < shown.dot(0)[0]

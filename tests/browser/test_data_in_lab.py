@@ -108,7 +108,7 @@ def test_data_are_seen_cleaned_undone_and_trained_on(lab, server):
     panel.get_by_role("tab", name="Loading").click()
     panel.get_by_role("button", name="Measure").click()
     lab.wait_for(lambda: panel.locator("[data-loading=done]").count(), "a measurement", 120)
-    assert "in memory" in panel.locator(".tonb-loading-said").inner_text()
+    assert "in memory" in lab.read(panel.locator(".tonb-loading-said"))
     assert panel.locator(".tonb-loading tbody tr").count() == 1 and panel.locator(".tonb-step-parts").count()
     lab.screenshot("data-loading")
     for i in (3, 4):

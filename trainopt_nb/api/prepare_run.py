@@ -33,7 +33,7 @@ from ..train.prepare import prepare
 from ..train.sync import synced_events
 from ..train.task_data import tuned
 from ..train.task_record import task_record
-from ..train.torch_settings import seed_torch
+from ..data.generators import seed_torch
 
 # %% ../../nbs/api/03_prepare_run.ipynb #b7c69ac0
 def _save(loop, folder):

@@ -8,15 +8,14 @@ __all__ = ['SYNTHETIC_SALT', 'synthetic_rows', 'takes_seed', 'make_samples', 're
 # %% ../../nbs/augment/14_synthetic.ipynb #e6d58337
 import inspect
 import math
-import random
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 
 from ..base.errors import DataError, TaskError
 from ..data.batches import mix
 from ..data.collate import Collate
+from ..data.generators import seed_everything
 from ..data.tensors import Batch, leaves, size_of, tree_map
 from ..store.plain import random_state, set_random_state
 
@@ -47,9 +46,7 @@ def make_samples(
     before, found, takes = random_state(), [], takes_seed(make)
     try:
         for seed in seeds:
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed)
+            seed_everything(seed)
             found.append(make(seed) if takes else make())
     except Exception as error:  # it is the user's
         said = " ".join(str(error).split())

@@ -6,16 +6,14 @@
 __all__ = ['DatasetLoader', 'DatasetBatches']
 
 # %% ../../nbs/data/03b_dataset_batches.ipynb #186679ae
-import random
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from .balance import Balance
 from .batches import Batches, PaddingBatch, data_shard, dropped, mix, order
-from .generators import held_generators, preserve_rng, reseed
+from .generators import held_generators, preserve_rng, reseed, seed_everything
 from .loader_workers import WorkerBegin
 from .object_state import ObjectState
 from .tensors import Batch
@@ -61,9 +59,7 @@ class _SeededDataset:
             self._epoch = epoch
             _tell_epoch(self.dataset, epoch)
         seed = mix(self.seed, epoch, index)
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
+        seed_everything(seed)
         if self._held is None:
             self._held = list(held_generators((self.dataset, self.collate)).values())
         for generator in self._held:

@@ -7,14 +7,12 @@ __all__ = ['Dependence', 'sample_dependence']
 
 # %% ../../nbs/data/02e_sample_probe.ipynb #82904c2b
 import pickle
-import random
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .generators import held_generators, reseed
+from .generators import held_generators, reseed, seed_everything
 from .object_leaves import digest
 from .snapshot import preserve_state
 
@@ -30,9 +28,7 @@ class Dependence(NamedTuple):
 
 
 def _seed(dataset, seed):
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed)
+    seed_everything(seed)
     for generator in held_generators(dataset).values():
         reseed(generator, seed)
 

@@ -10,7 +10,7 @@ import types
 from pathlib import Path
 
 from IPython.core.interactiveshell import InteractiveShell
-from ..train.torch_settings import seed_everything
+from ..data.generators import seed_everything
 
 # %% ../../nbs/notebook/04_execute_cell.ipynb #c556b59c
 def execute_cell(

@@ -56,7 +56,7 @@ def told_sentence(
             return "warning", texts["note_refused"].format(step=step, why=reason)
         case SearchEnded():
             time = duration(told.seconds)
-            return "info", texts["note_search"].format(n=told.tried, time=time, said=told.said)
+            return "info", told.said or texts["note_search"].format(n=told.tried, time=time)
         case Note():
             return told.level, told.text
         case Exported(number, form, path, nbytes, said):

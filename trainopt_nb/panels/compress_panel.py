@@ -9,36 +9,16 @@ __all__ = ['CompressPanel']
 import queue
 
 from ..base.errors import OptionError
-from ..compress.measurement import text_table
 from ..compress.progress import compression_of
+from ..compress.report import compress_text
 from ..events.progress import LIVE, Progress
 from .base import Panel, read_static
 from .compress_commands import AIMS, FORMS, MINUTES, compress_command
-from .compress_facts import compress_facts, compress_headline, compress_state
-from .compress_rows import CandidateRows, candidate_row, step_forms
+from .compress_facts import compress_facts
+from .compress_rows import CandidateRows, step_forms
 from ..runs import card
 
 # %% ../../nbs/panels/11_compress_panel.ipynb #538b59c3
-def _still_text(progress, texts):
-    c = compression_of(progress)
-    state = compress_state(progress)
-    head = (texts.get(state, state), card.plain(progress.name), compress_headline(progress, texts))
-    rows = [candidate_row(c, each) for each in c.candidates.values()]
-    if not rows:
-        return "  ".join(filter(None, head))
-    sizes = [str(size) for size in c.started.batch_sizes] if c.started else []
-    times = lambda row: [
-        f"{row['times'].get(size, '–')}  {row['speedup'].get(size) or 1:.2f}×" for size in sizes
-    ]
-    cells = [
-        [row["label"] or texts["original"], *times(row), row["size"], row["figure"], row["reason"]]
-        for row in rows
-    ]
-    names = [texts["candidate"], *(texts["batch_n"].format(n=size) for size in sizes), texts["size"]]
-    table = text_table([*names, card.plain(c.monitor), texts["verdict"]], cells)
-    return "\n".join(["  ".join(filter(None, head)), *table])
-
-# %% ../../nbs/panels/11_compress_panel.ipynb #2d14db0e
 class CompressPanel(Panel):
     "A live view of a compression"
 
@@ -92,4 +72,4 @@ class CompressPanel(Panel):
 
     def still(self) -> dict[str, str]:
         "Return the candidates as text"
-        return {"text/plain": _still_text(self.progress, self.texts)}
+        return {"text/plain": compress_text(self.progress, self.run_path)}

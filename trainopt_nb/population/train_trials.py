@@ -28,7 +28,8 @@ from ..train.loop import reason_to_end
 from ..train.prepare import prepare
 from ..train.prepared import Prepared
 from ..train.state import keep_place
-from ..train.torch_settings import seed_everything, torch_settings
+from ..data.generators import seed_everything
+from ..train.torch_settings import torch_settings
 
 # %% ../../nbs/population/09_train_trials.ipynb #a77798b8
 class Drop(NamedTuple):

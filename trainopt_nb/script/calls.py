@@ -8,7 +8,7 @@ __all__ = ['WIDTH', 'with_arguments', 'Call', 'as_expression', 'as_lines']
 # %% ../../nbs/script/12_calls.ipynb #56e28d5f
 import ast
 from collections.abc import Callable, Iterable
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from .arguments import argument_text
 from .parts import Part, calls_in, loads
@@ -45,6 +45,12 @@ def _is_path(
     )
 
 
+@lru_cache(1024)
+def _parents(source: Source) -> dict[ast.AST, ast.AST]:
+    "Return the parent of each node"
+    return {child: node for node in source.nodes for child in ast.iter_child_nodes(node)}
+
+
 def _bracketed(
     text: str,
     node: ast.expr,  # the tree of the text
@@ -64,7 +70,7 @@ def with_arguments(
     edits = []
     for node in source.nodes:
         if isinstance(node, ast.Name) and node.id in given and isinstance(node.ctx, ast.Load):
-            edits.append(source.replace(node, _bracketed(*given[node.id], source.above[node])))
+            edits.append(source.replace(node, _bracketed(*given[node.id], _parents(source)[node])))
     return apply_edits(source.text, edits)
 
 
@@ -147,7 +153,7 @@ def as_expression(
     text = with_arguments(Source(f"({inner.source.of(value)})"), rest)[1:-1]
     new = apply_edits(
         call.caller.text,
-        [call.source.replace(call.node, _bracketed(text, value, call.source.above[call.node]))],
+        [call.source.replace(call.node, _bracketed(text, value, _parents(call.source)[call.node]))],
     )
     if not decided and (len(text) > _SHORT or _longest(new) > max(WIDTH, _longest(call.caller.text))):
         return None
@@ -178,7 +184,7 @@ def as_lines(
     call: Call,
 ) -> str | None:
     "Replace the call by the statements of the function; return the new text of the caller"
-    statement, body, part = call.source.above[call.node], call.part.statements, call.part
+    statement, body, part = _parents(call.source)[call.node], call.part.statements, call.part
     if not isinstance(statement, (ast.Expr, ast.Assign)) or not _has_own_end(part):
         return None
     if not body:

@@ -193,7 +193,7 @@ def _foldable(
     visit(source.tree)
     return found
 
-
+# %% ../../nbs/script/08_fold.ipynb #86394dee
 def _find_edit(
     source: Source,
     node: ast.AST,

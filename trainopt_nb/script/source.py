@@ -122,11 +122,6 @@ class Source:
         return list(ast.walk(self.tree))
 
     @cached_property
-    def statements(self) -> list[ast.stmt]:
-        "All statements of the tree, the outermost first"
-        return [node for node in self.nodes if isinstance(node, ast.stmt)]
-
-    @cached_property
     def calls(self) -> dict[str, list[ast.Call]]:  # name of a function -> calls of it
         "The calls of plain names"
         found = {}
@@ -134,11 +129,6 @@ class Source:
             if isinstance(each, ast.Call) and isinstance(each.func, ast.Name):
                 found.setdefault(each.func.id, []).append(each)
         return found
-
-    @cached_property
-    def above(self) -> dict[ast.AST, ast.AST]:
-        "The parent of each node"
-        return {child: node for node in self.nodes for child in ast.iter_child_nodes(node)}
 
     def place(self, line: int, column: int) -> int:
         "Return the offset of a line from 1 and a column in bytes"
@@ -172,7 +162,7 @@ class Source:
             first -= 1
         return self.rows(first, node.end_lineno)
 
-
+# %% ../../nbs/script/07_source.ipynb #67d52461
 @lru_cache(1024)  # about those of three scripts
 def parsed(
     text: str,  # Python

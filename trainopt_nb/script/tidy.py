@@ -29,8 +29,8 @@ def _first_change(
     rule: Callable[[Part, ast.stmt], list[Edit]],  # returns the edits for a statement, if any
 ) -> str:
     "Return the text of a function after the first change that a rule makes"
-    for node in part.source.statements:
-        if edits := rule(part, node):
+    for node in part.source.nodes:
+        if isinstance(node, ast.stmt) and (edits := rule(part, node)):
             return apply_edits(part.text, edits)
     return part.text
 

@@ -31,7 +31,7 @@ from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..train.teachers import named_teachers
 from ..task.variables import TaskNames, earlier_variables_note, find_task, loss_and_metrics, resolve
-from ..train.torch_settings import seed_everything
+from ..data.generators import seed_everything
 from ..workers.shared_arrays import SharedArrays, can_travel, pickle_shared
 
 # %% ../../nbs/sweeps/32_cell_objective.ipynb #fca51c4b

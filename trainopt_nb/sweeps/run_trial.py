@@ -28,7 +28,7 @@ from ..task.train_options import TrainOptions
 from ..train.faults import is_out_of_memory
 from ..train.known_task import KnownTask
 from ..train.prepare import prepare
-from ..train.torch_settings import seed_everything
+from ..data.generators import seed_everything
 from ..workers.processes import describe_error
 from ..workers.warm_ranks import WarmRanks
 

@@ -22,7 +22,7 @@ from ..steps.own_step import StepRunner
 from ..task.preflight import eval_mode
 from .faults import cut, first_nonfinite
 from .strategy import Strategy, accumulate
-from .torch_settings import seed_everything
+from ..data.generators import seed_everything
 
 # %% ../../nbs/train/03b_data_parallel.ipynb #94d60578
 def _batches_of_shards(strategy, state):

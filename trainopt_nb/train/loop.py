@@ -33,7 +33,8 @@ from ..optim.optimizers import left_out
 from .prepare import Prepared, prepare
 from .saver import Saver
 from .state import TrainingState
-from .torch_settings import seed_everything, torch_settings
+from ..data.generators import seed_everything
+from .torch_settings import torch_settings
 
 # %% ../../nbs/train/15_loop.ipynb #651e0f24
 def reason_to_end(

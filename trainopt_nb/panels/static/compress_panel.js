@@ -60,7 +60,7 @@ function Side(shared) {
 // a column: its key, its title, what it is sorted by, and which way first
 function columnsOf({ face, texts }) {
   const better = face.mode === "max" ? -1 : 1;
-  return [["number", texts.number, (row) => row.number, 1], ["candidate", texts.candidate, null, 1], ...face.sizes.map((size) => [`batch${size}`, fill(texts.batch_n, { n: size }), (row) => row.latency[size], 1]),
+  return [["number", texts.number, (row) => row.number, 1], ["candidate", texts.candidate, null, 1], ...face.sizes.map((size) => [`batch${size}`, fill(texts.batch_n, { n: size }), (row) => row.speedup[size], -1]),
     ["size", texts.size, (row) => row.bytes, 1], ["metric", face.metric.replaceAll("_", " "), (row) => row.metric, better], ["seconds", texts.seconds, (row) => row.cost, 1], ["verdict", texts.verdict, null, 1]];
 }
 
@@ -93,7 +93,7 @@ function CandidateRow(shared) {
     ${face.sizes.map((size) => cell(`batch${size}`, fill(texts.batch_n, { n: size }), row.times[size] ?? "–", more(ratio(row.speedup[size])), tips[size]))}
     ${cell("size", texts.size, row.size, more(ratio(row.smaller)))}${cell("metric", face.metric.replaceAll("_", " "), figure, interval && html` <small>± ${interval}</small>`)}
     ${cell("seconds", texts.seconds, row.cost ? spell(row.cost) : row.seconds ? spell(row.seconds) : "")}
-    <td class="tonb-cell-why"><span title=${row.reason}>${row.number ? row.reason : ""}</span></td><td class="tonb-cell-acts"><${Acts} ...${shared} row=${row} /></td></tr>`;
+    <td class="tonb-cell-why"><span title=${row.reason}>${row.number ? row.reason : ""}</span></td><td class="tonb-cell-acts"><${Acts} ...${shared} row=${row} />${row.steps.length > 0 && html`<${Copy} text=${row.steps.join(", ")} texts=${texts} words=${texts.copy_recipe} />`}</td></tr>`;
 }
 
 function Candidates(shared) {

@@ -104,10 +104,12 @@ function Spot({ point, label, kind }) {
 }
 
 function Pareto(shared) {
-  const { ui, face, texts, order, refresh, choose } = shared, [node, width] = useWidth();
+  const { ui, face, rows, texts, order, refresh, choose } = shared, [node, width] = useWidth();
   const size = face.sizes.includes(ui.size) ? ui.size : (face.served[0] ?? face.sizes[0] ?? "1");
-  const shown = order.filter((row) => row.latency[size] > 0 && row.metric !== null);
-  const x = { ...latencyScale(shared, shown.map((row) => row.latency[size] * 1000), width), write: compact, name: "ms" };
+  // what was measured in other turns is compared by how many times faster it was than the original in its own
+  const beside = (row) => (rows[0]?.latency[size] > 0 && row.speedup[size] > 0 ? rows[0].latency[size] / row.speedup[size] : row.latency[size]);
+  const shown = order.filter((row) => beside(row) > 0 && row.metric !== null);
+  const x = { ...latencyScale(shared, shown.map((row) => beside(row) * 1000), width), write: compact, name: "ms" };
   const y = { range: metricRange(shared), write: (value) => written(value, face.share), name: "" };
   const sx = (x.log ? logarithmic : linear)(x.range, SPARE.left, width - SPARE.right);
   x.numbers &&= x.numbers.filter((each) => sx(each) > SPARE.left + 16); // the name of the axis stands there
@@ -116,7 +118,7 @@ function Pareto(shared) {
   const largest = Math.max(1, ...shown.map((row) => row.bytes));
   const points = shown.map((row) => {
     const off = row.metric < y.range[0] ? 1 : row.metric > y.range[1] ? -1 : 0;
-    return { row, off, time: row.latency[size], x: sx(row.latency[size] * 1000), y: sy(row.metric) - 7 * off, r: off ? 6 : Math.max(DOT.least, DOT.most * Math.sqrt(row.bytes / largest)) };
+    return { row, off, time: beside(row), x: sx(beside(row) * 1000), y: sy(row.metric) - 7 * off, r: off ? 6 : Math.max(DOT.least, DOT.most * Math.sqrt(row.bytes / largest)) };
   });
   const front = frontOf(points, face.mode), first = new Set(front.map(({ row }) => row.number)), mine = ui.candidate ?? null;
   const weight = ({ row }) => (row.number === face.taken ? 0 : row.number === mine ? 1 : row.number === 0 ? 2 : first.has(row.number) ? 3 : row.kept ? 4 : 5);
