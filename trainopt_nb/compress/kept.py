@@ -47,7 +47,7 @@ def _unpickle(folder, facts):
 
 
 def _onnx(folder, facts):
-    return OnnxServed(folder / facts["model"], facts["threads"], facts["name"])
+    return OnnxServed(folder / Path(facts["model"]).name, facts["threads"], facts["name"])
 
 
 def _openvino(folder, facts):

@@ -71,6 +71,8 @@ def candidate_line(
     c = compression_of(progress)
     if c.started is None:
         return name_of(each)
+    if each.number == 0 and len(c.candidates) > 1:
+        return ""  # measured again beside a candidate
     parts = [name_of(each)]
     for size in c.started.served:
         ratio = (

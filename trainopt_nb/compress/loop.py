@@ -43,6 +43,8 @@ class _Storing(Commanded):
             self._told += 1
             problem = keep_model(self.run, each.number, each.served) if each.verdict.kept else ""
             yield candidate_record(each, each.number, each.parent)
+            if each.number:  # the original was measured again beside it
+                yield candidate_record(self.session.candidates[0], 0, -1)
             if problem:
                 yield self.note(problem)
             if each.number and each.verdict.kept and not (self._chosen or self._searching):

@@ -137,8 +137,9 @@ def _add_working(p, e):
 
 def _add_candidate(p, e):
     c = _own(p)
+    if e.number not in c.candidates:  # else it was measured again
+        c.told.append(e)
     c.candidates[e.number] = e
-    c.told.append(e)
     if c.started:
         c.seconds = c.started.seconds + max(0.0, e.time - c.started.time)
 
