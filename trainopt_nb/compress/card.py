@@ -9,8 +9,8 @@ __all__ = ['TEXTS', 'compress_headline', 'taken_of', 'compress_figures', 'candid
 import math
 
 from ..base.texts import wording
-from .lines import lost_text, metric_text, name_of, smaller, times_text
-from .measurement import in_bytes, in_milliseconds
+from .lines import floor_text, metric_change, metric_text, name_of, smaller, verdict_text
+from .measurement import in_bytes, in_milliseconds, times_text
 from .progress import CompressProgress, compression_of
 from .records import CandidateMeasured
 from ..events.format import duration
@@ -51,43 +51,29 @@ def taken_of(c: CompressProgress) -> CandidateMeasured | None:
 def compress_figures(
     progress: Progress,  # of a compression
     texts: dict = TEXTS,  # of the language
-) -> list[Figure]:  # five of them; none before the original was measured
-    "Return the figures of a compression's card"
+) -> list[Figure]:  # five of them; dashes before the original was measured
+    "Return the figures of the candidate that is taken"
     c = compression_of(progress)
-    each = taken_of(c)
-    if each is None or c.started is None:
-        return []
-    sizes = [*c.started.served, *(size for size in c.started.batch_sizes if size not in c.started.served)]
-    change = lost_text(c, each)
-    worse = change.startswith("-") == (c.mode == "max")
-    faster = [
-        Figure(times_text(each.speedup[str(size)]).replace("x", "×"), texts["faster"].format(n=size))
-        for size in sizes[:2]
-    ]
+    each, sizes = taken_of(c), c.sizes[:2] or ["1"]
+    ratio = lambda size: times_text(each.speedup.get(size) if each else None)
+    size = [] if sizes[1:] else [Figure(in_bytes(each.nbytes if each else None), texts["to_ship"])]
+    cost = c.cost(c.taken) if each else math.nan
     return [
-        *faster,
-        Figure(times_text(smaller(c, each)).replace("x", "×"), texts["smaller"]),
+        *(Figure(ratio(size), texts["faster"].format(n=size)) for size in sizes),
+        *size,
+        Figure(times_text(smaller(c, each) if each else None), texts["smaller"]),
         Figure(
-            metric_text(c, each.metric),
-            c.monitor.replace("_", " "),
-            change.replace("-", "−"),
-            bool(change) and not worse,
+            metric_text(c, each.metric) if each else "–",
+            c.monitor.replace("_", " ") or texts["metric"],
+            *(metric_change(c, each) if each else ("", False)),
         ),
-        Figure(duration(c.seconds) or "–", texts["there"]),
+        Figure(duration(cost) if math.isfinite(cost) else "–", texts["there"]),
     ]
 
 # %% ../../nbs/compress/78_card.ipynb #bf74fc84
 def _metric(c, each):
-    shown, scale, form = metric_text(c, each.metric), *((100, ".1f") if c.started.is_share else (1, ".2g"))
-    reach = "" if each.low is None else f" ± {(each.high - each.low) / 2 * scale:{form}}"
-    change = lost_text(c, each).replace("-", "−")
-    return f"{shown}{reach}{change and '  '}{change}"
-
-
-def _verdict(c, each, texts):
-    if each.number == c.taken:
-        return texts["taken"]
-    return "" if each.number == 0 else texts["kept"] if each.kept else each.reason
+    change, _ = metric_change(c, each)
+    return f"{metric_text(c, each.metric, each.low, each.high)}{change and '  '}{change}"
 
 
 def candidate_table(
@@ -100,7 +86,7 @@ def candidate_table(
     c = compression_of(progress)
     if c.started is None:
         return [], [], []
-    sizes = c.started.batch_sizes
+    sizes = c.sizes
     head = [
         texts["candidate"], *(texts["batch"].format(n=size) for size in sizes), texts["size"], c.monitor.replace("_", " "),
         texts["verdict"],
@@ -108,14 +94,14 @@ def candidate_table(
     rows, refused = [], []
     for place, each in enumerate(c.candidates.values()):
         refused += [] if each.kept else [place]
-        ratio = lambda value, each=each: f"  {times_text(value).replace('x', '×')}" if each.number else ""
+        ratio = lambda value, each=each: f"  {times_text(value)}" if each.number else ""
         rows.append(
             [
-                name_of(each) if each.steps else texts["original"],
-                *(in_milliseconds(each.latency[str(n)]) + ratio(each.speedup[str(n)]) for n in sizes),
+                name_of(each, texts["original"]),
+                *(in_milliseconds(c.latency(each, n)) + ratio(each.speedup.get(n)) for n in sizes),
                 in_bytes(each.nbytes) + ratio(smaller(c, each)),
                 _metric(c, each),
-                _verdict(c, each, texts),
+                verdict_text(c, each, texts),
             ]
         )
     return head, rows, refused
@@ -167,25 +153,26 @@ def pareto_picture(
     "Draw the latency of all candidates against their metric"
     c = compression_of(progress)
     size, rows = str(c.started.served[0]), list(c.candidates.values())
-    floor = c.started.floor_value
+    floor = c.started.floor_value if floor_text(c) else None
     values = [each.metric for each in rows] + ([] if floor is None else [floor])
     across, reach = _scale(values, _HEIGHT - _BOTTOM, _TOP, 0.15)
-    along, span = _scale([each.latency[size] for each in rows], _LEFT, _WIDTH - _RIGHT, 0.1)
+    times = {each.number: c.latency(each, size) for each in rows}
+    along, span = _scale(times.values(), _LEFT, _WIDTH - _RIGHT, 0.1)
     parts = _axes(c, across, along, reach, span)
     if floor is not None:
         y = across(floor)
         parts.append(
             f'<path d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}" stroke="#d32f2f" stroke-dasharray="4 3"/>'
         )
-        said = texts["floor_line"].format(value=metric_text(c, floor))
+        said = texts["floor_line"].format(value=floor_text(c))
         parts.append(_word(_WIDTH - _RIGHT, y - 4, said, "end", "#d32f2f"))
-    front = [(along(c.candidates[n].latency[size]), across(c.candidates[n].metric)) for n in c.front]
+    front = [(along(times[n]), across(c.candidates[n].metric)) for n in c.front]
     if len(front) > 1:
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in front)
         parts.append(
             f'<polyline points="{points}" fill="none" stroke="{TRAIN}" stroke-dasharray="3 3" opacity=".6"/>'
         )
     largest = max(each.nbytes for each in rows)
-    parts += [_dot(c, each, along(each.latency[size]), across(each.metric), largest) for each in rows]
+    parts += [_dot(c, each, along(times[each.number]), across(each.metric), largest) for each in rows]
     start = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" font-size="10">'
     return f"{start}{''.join(parts)}</svg>".encode()

@@ -44,6 +44,40 @@ class _Candidates:
         self.told: list[CandidateMeasured | StepRefused | SearchEnded | Exported | Note] = []  # in order
         self.seconds = 0.0  # of all processes that worked on it
 
+    def path(
+        self,
+        number: int,  # of a candidate
+    ) -> list[int]:  # the original's number is left out
+        "Return the candidates from the original to one"
+        found = []
+        while number in self.candidates and number > 0 and number not in found:
+            found.insert(0, number)
+            number = self.candidates[number].parent
+        return found
+
+    def cost(
+        self,
+        number: int,  # of a candidate
+    ) -> float:
+        "Return the seconds that it took to get to a candidate: to make and to measure all on the way to it"
+        return sum(self.candidates[each].seconds for each in self.path(number))
+
+    @property
+    def sizes(self) -> list[str]:
+        "The batch sizes that were measured, those that are served first"
+        e = self.started
+        return [str(size) for size in dict.fromkeys([*e.served, *e.batch_sizes])] if e else []
+
+    def latency(
+        self,
+        each: CandidateMeasured,
+        size: str,  # of a batch
+    ) -> float:  # NaN where it is not known
+        "Return the seconds that a candidate takes beside the others: the original's, divided by the speedup of their shared turns"
+        first, speedup = self.candidates.get(0), each.speedup.get(size, math.nan)
+        beside = first.latency.get(size, math.nan) / speedup if first and speedup > 0 else math.nan
+        return beside if 0 < beside < math.inf else each.latency.get(size, math.nan)
+
     @property
     def front(self) -> list[int]:
         "Numbers of the kept candidates that no other one beats in latency at the first batch size and in the metric"

@@ -14,7 +14,7 @@ from trainopt_nb.compress.card import (
     pareto_picture,
     taken_of,
 )
-from .lines import name_of
+from .lines import short_name
 from .measurement import text_table
 from .progress import compression_of
 from ..events.progress import Progress
@@ -35,11 +35,13 @@ from ..runs.pictures import VALID
 def _picture(progress, texts):
     "Return the picture with its words, as `pictures_html` takes them"
     c = compression_of(progress)
-    if len(c.candidates) < 2:
+    if len(c.candidates) < 2 or taken_of(c) is None:
         return []
     name = c.monitor.replace("_", " ")
     title = texts["picture"].format(n=c.started.served[0], name=name)
-    alt = texts["alt"].format(name=name, n=len(c.candidates), taken=name_of(taken_of(c)))
+    alt = texts["alt"].format(
+        name=name, n=len(c.candidates), taken=short_name(taken_of(c), texts["original"])
+    )
     legend = [(texts["dot"], ""), (texts["grey"], ""), (texts["ring"], VALID)]
     return [(title, alt, legend, pareto_picture(progress, texts))]
 
@@ -96,7 +98,7 @@ def compress_text(
     foot = [f"{texts['run']} {run_path}" if run_path else "", *_foot(progress, texts)]
     lines = [
         "  ".join(filter(None, line)),
-        "  ".join(f"{item.value} {item.label}" for item in compress_figures(progress, texts)),
+        "  ".join(f"{item.value} {item.label}" for item in compress_figures(progress, texts) if rows),
         *(text_table(head, rows) if rows else []),
         *(_said(progress, texts) if rows else []),
         *told,

@@ -24,7 +24,7 @@ class CompressPanel(Panel):
 
     script = read_static("pictures.js", "compress_picture.js", "compress_controls.js", "compress_panel.js")
     styles = read_static("pictures.css", "compress.css")
-    words = ("compress_panel",)
+    words = ("compressed", "compress_panel")
 
     def __init__(
         self,

@@ -90,8 +90,8 @@ function CandidateRow(shared) {
   const [figure, interval] = row.figure.split(" ± ");
   return html`<tr class=${classes(mine && "tonb-chosen", taken && "tonb-taken", !row.kept && "tonb-off")} data-candidate=${row.number} data-kept=${String(row.kept)} onClick=${pick}>
     <td data-column="number">${row.number}</td><td class="tonb-cell-steps"><span>${row.steps.length ? row.steps.join(" → ") : texts.original}</span>${row.engine && html` <small>${row.engine}</small>`}${row.number > 0 && html`<small class="tonb-why-below" title=${row.reason}>${row.reason}</small>`}</td>
-    ${face.sizes.map((size) => cell(`batch${size}`, fill(texts.batch_n, { n: size }), row.times[size] ?? "–", more(ratio(row.speedup[size])), tips[size]))}
-    ${cell("size", texts.size, row.size, more(ratio(row.smaller)))}${cell("metric", face.metric.replaceAll("_", " "), figure, interval && html` <small>± ${interval}</small>`)}
+    ${face.sizes.map((size) => cell(`batch${size}`, fill(texts.batch_n, { n: size }), row.times[size] ?? "–", more(row.faster[size] ?? ""), tips[size]))}
+    ${cell("size", texts.size, row.size, more(row.smaller))}${cell("metric", face.metric.replaceAll("_", " "), figure, interval && html` <small>± ${interval}</small>`)}
     ${cell("seconds", texts.seconds, row.cost ? spell(row.cost) : row.seconds ? spell(row.seconds) : "")}
     <td class="tonb-cell-why"><span title=${row.reason}>${row.number ? row.reason : ""}</span></td><td class="tonb-cell-acts"><${Acts} ...${shared} row=${row} />${row.steps.length > 0 && html`<${Copy} text=${row.steps.join(", ")} texts=${texts} words=${texts.copy_recipe} />`}</td></tr>`;
 }

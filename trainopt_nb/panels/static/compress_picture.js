@@ -7,7 +7,6 @@ const SHORT = 26; // letters of a label
 const ROUND = [1, 1.5, 2, 3, 5, 7, 10]; // where a logarithmic scale may end, times a power of ten
 
 const called = (row, texts) => row.label || texts.original;
-const ratio = (value) => (value == null ? "" : `${value < 9.95 ? value.toFixed(2) : value < 99.5 ? value.toFixed(1) : Math.round(value)}×`);
 
 // ---- scales
 
@@ -73,10 +72,10 @@ function placed(points, width, bottom, held, { face, texts }) {
 // ---- figures that follow the pointer
 
 function figuresOf(row, face, texts) {
-  const times = face.sizes.map((size) => [fill(texts.batch_n, { n: size }), row.times[size] ?? "–", row.number ? ratio(row.speedup[size]) : "",
+  const times = face.sizes.map((size) => [fill(texts.batch_n, { n: size }), row.times[size] ?? "–", row.number ? (row.faster[size] ?? "") : "",
     row.fastest[size] ? fill(texts.p10, { time: row.fastest[size], spread: `${Math.round((row.spread[size] ?? 0) * 50)}%` }) : ""]);
   const known = [[texts.parameters, row.parameters], [texts.macs, row.macs], [texts.memory, row.memory]].filter(([, value]) => value && value !== "–");
-  return [...times, [texts.size, row.size, row.number ? ratio(row.smaller) : "", ""], [titled(face.metric), row.figure, row.change[0], ""], ...known.map(([name, value]) => [name, value, "", ""])];
+  return [...times, [texts.size, row.size, row.number ? row.smaller : "", ""], [titled(face.metric), row.figure, row.change[0], ""], ...known.map(([name, value]) => [name, value, "", ""])];
 }
 
 function Tip({ point, width, face, texts }) {
@@ -104,10 +103,9 @@ function Spot({ point, label, kind }) {
 }
 
 function Pareto(shared) {
-  const { ui, face, rows, texts, order, refresh, choose } = shared, [node, width] = useWidth();
+  const { ui, face, texts, order, refresh, choose } = shared, [node, width] = useWidth();
   const size = face.sizes.includes(ui.size) ? ui.size : (face.served[0] ?? face.sizes[0] ?? "1");
-  // what was measured in other turns is compared by how many times faster it was than the original in its own
-  const beside = (row) => (rows[0]?.latency[size] > 0 && row.speedup[size] > 0 ? rows[0].latency[size] / row.speedup[size] : row.latency[size]);
+  const beside = (row) => row.beside[size];
   const shown = order.filter((row) => beside(row) > 0 && row.metric !== null);
   const x = { ...latencyScale(shared, shown.map((row) => beside(row) * 1000), width), write: compact, name: "ms" };
   const y = { range: metricRange(shared), write: (value) => written(value, face.share), name: "" };
