@@ -319,6 +319,17 @@ def test_the_verb_without_a_page(shell, capsys):
         magic(shell, f"resume {compressed.run.name}")
 
 
+def test_a_step_takes_a_variable_of_the_notebook(shell, capsys):
+    exec(f"{CELL}\nsmall = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))", shell.user_ns)
+    magic(shell, "compress --recipe 'distill 4 student=small epochs=1' --floor none --seconds 0.02 --device cpu")
+    compressed = shell.user_ns["compressed"]
+    assert str(compressed.recipe) == "distill 4 student=own:Sequential epochs=1"
+    assert [tuple(p.shape) for p in compressed.model.parameters()] == [(16, 64), (16,), (10, 16), (10,)]
+    shell.user_ns["other"] = nn.Sequential(nn.Linear(64, 10))
+    with pytest.raises(UsageError, match="Two objects of the recipe are a Sequential"):
+        magic(shell, "compress --distill student=small --distill student=other")
+
+
 def test_mistakes_are_one_sentence(shell, tmp_path):
     exec(CELL, shell.user_ns)
     shell.user_ns |= {"table": [1], "empty": nn.Linear(4, 2, device="meta")}
@@ -364,8 +375,10 @@ def test_a_task_that_cannot_travel(digits, tmp_path):
 
 def test_the_order_of_the_line_is_the_order_of_the_steps():
     words = "net --quantize int8 --prune=0.5 --recipe 'x' --floor 2%".replace("'x'", "lowrank").split()
-    assert typed_steps(words) == (["quantize int8", "prune 0.5", "lowrank 0.5"], ["net", "--floor", "2%"])
-    assert typed_steps(["--prune", "0.5", "--prune", "0.3"])[0] == ["prune 0.5", "prune 0.3"]
+    steps, rest = typed_steps(words)
+    assert [*map(str, steps)] == ["quantize int8", "prune 0.5", "lowrank 0.5"]
+    assert rest == ["net", "--floor", "2%"]
+    assert str(typed_steps(["--prune", "0.5", "--prune", "0.3"])[0]) == "prune 0.5, prune 0.3"
     with pytest.raises(OptionError, match="twice"):
         typed_steps(["--prune", "0.5", "macs", "size"])
 

@@ -77,6 +77,12 @@ class StepOptions(Options):
     sparsify: tuple = option(
         (), "set single weights to zero: their share, such as 0.8", type="words", group="Steps"
     )
+    distill: tuple = option(
+        (),
+        "teach a smaller network: how many times fewer bytes it has, such as 4",
+        type="words",
+        group="Steps",
+    )
     serve: tuple = option(
         (), "let another runtime execute the model, such as onnxruntime", type="words", group="Steps"
     )
@@ -93,12 +99,13 @@ class StepOptions(Options):
     )
 
 # %% ../../nbs/compress/73_options.ipynb #38d5108c
-FLAGS = {f"--{name}": name for name in ("prune", "quantize", "lowrank", "sparsify", "serve")}
+FLAGS = {f"--{name}": name for name in ("prune", "quantize", "lowrank", "sparsify", "distill", "serve")}
 
 
 def typed_steps(
     words: Sequence[str],  # of a line
-) -> tuple[list[str], list[str]]:  # steps as in a recipe, and the other words
+    names: dict | None = None,  # the user's variables, where one may stand in for a word
+) -> tuple[Recipe, list[str]]:  # the steps, and the other words
     "Take the steps from the words of a line, in their order. Raises `OptionError`"
     steps, rest, words = [], [], list(words)
     while words:
@@ -111,14 +118,15 @@ def typed_steps(
         while words and not words[0].startswith("--") and (flag != "--recipe" or not values):
             values.append(words.pop(0))
         if flag == "--recipe":
-            steps += [str(step) for step in read_recipe(" ".join(values))]
+            steps += read_recipe(" ".join(values), names)
         else:
-            steps.append(str(read_step(" ".join([FLAGS[flag], *values]))))
-    return steps, rest
+            steps.append(read_step(" ".join([FLAGS[flag], *values]), names))
+    return Recipe(steps), rest
 
 
 def read_recipe(
     text: str,  # steps with commas between, or the name of a file
+    names: dict | None = None,  # the user's variables, where one may stand in for a word
 ) -> Recipe:
     "Read a recipe as it is typed. Raises `OptionError`"
     first = text.split(maxsplit=1)[0].strip(",") if text.strip() else ""
@@ -129,7 +137,7 @@ def read_recipe(
         raise OptionError(
             f"The recipe {text!r} begins with {first!r}, which is no step.{nearest(first, STEPS)} Steps: {', '.join(STEPS)}. A file ends with .txt or .json."
         )
-    return Recipe.of(text)
+    return Recipe.of(text, names)
 
 # %% ../../nbs/compress/73_options.ipynb #12eb4ceb
 @dataclass

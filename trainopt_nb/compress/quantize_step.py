@@ -14,7 +14,7 @@ from ..base.options import Options, option
 from .engines import KINDS
 from .measure import measure_served
 from .measurement import Measurement
-from .quantize import quantize
+from .quantize import quantizing
 from .steps import Doing, Step, Work
 
 _WORDS = tuple(kind.replace(" ", "-") for kind in KINDS)  # as a recipe writes them
@@ -61,13 +61,9 @@ def quantize_step(
     "Quantize by each engine that fits, and return the fastest one that holds the floor. Raises `CompressError`"
     work.module("quantize")  # raises for another runtime
     kind, engine = options.kind.replace("-", " "), None if options.engine == "auto" else options.engine
-    yield Doing(
-        "quantize",
-        f"tries {options.kind if options.kind != 'auto' else 'all kinds'} by {options.engine if engine else 'all engines'}",
-    )
-    found = quantize(
-        work.served, work.task, kind, engine, work.batch_sizes, tuple(filter(None, options.keep.split("+")))
-    )
+    yield Doing("quantize", f"tries {kind if kind != 'auto' else 'all kinds'} by {engine or 'all engines'}")
+    keep = tuple(filter(None, options.keep.split("+")))
+    found = yield from quantizing(work.served, work.task, kind, engine, work.batch_sizes, keep)
     made = [each for each in found if each.served is not None]
     refused = [f"{each.engine}: {each.reason}" for each in found if each.served is None]
     if not made:

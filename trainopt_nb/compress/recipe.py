@@ -190,9 +190,15 @@ class Recipe(tuple):
 def objects_of(
     recipe: Recipe,
 ) -> dict[str, object]:  # the text that stands for an object -> the object
-    "Return the objects of the user's own in a recipe, as `Recipe.of` takes them with its text"
-    values = [value for step in recipe for value in step.options.changed().values()]
-    return {_plain(value): value for value in values if _plain(value) is not value}
+    "Return the objects of the user's own in a recipe, as `Recipe.of` takes them with its text. Raises `OptionError`"
+    found: dict[str, object] = {}
+    for value in (value for step in recipe for value in step.options.changed().values()):
+        name = _plain(value)
+        if name is not value and found.setdefault(name, value) is not value:
+            raise OptionError(
+                f"Two objects of the recipe are a {name.removeprefix('own:')}, and its text cannot tell them apart: give them classes of different names."
+            )
+    return found
 
 # %% ../../nbs/compress/20_recipe.ipynb #46174c63
 def _written(value):

@@ -31,6 +31,7 @@ class Doing(NamedTuple):
 
     step: str  # name of the step
     text: str  # one line
+    fraction: float | None = None  # share of the step that is done; None where that is not known
 
 
 class Refused(NamedTuple):

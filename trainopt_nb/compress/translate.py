@@ -108,7 +108,7 @@ class Told:
         "Return the records for an event"
         if isinstance(event, Doing):
             self._training, self._last = Progress(), 0.0
-            return [Working(self.step, event.text)]
+            return [Working(self.step, event.text, event.fraction)]
         before = self._training.epoch
         self._training.add([event])
         started, now = self._training.started, time.monotonic()

@@ -18,6 +18,7 @@ from ..base.errors import OptionError, RunError
 from ..base.options import Options, option
 from ..compress.compressed_run import CompressedRun
 from ..compress.options import CompressOptions, CompressPlan, StepOptions, typed_steps
+from ..compress.recipe import objects_of
 from ..compress.records import AddStep, ExportTo, FindBest
 from ..compress.start import start_plan
 from .compress_task import TaskSource, find_model_and_data
@@ -57,19 +58,19 @@ class _CompressVerb(Verb):
     "A verb whose steps have an order"
 
     def parse(self, words, names=None, command=""):
-        steps, rest = typed_steps(words)
+        steps, rest = typed_steps(words, names)
         values = super().parse(rest, names, command)
         if not values.get("best") and (given := [each for each in ("minutes", "aim") if each in values]):
             raise OptionError(
                 f"--{given[0]} is of the search that --best begins: add --best, or leave it out."
             )
-        return values | {"steps": tuple(steps)}
+        return values | {"steps": steps}
 
 
 def _orders(call):
     "Return what the line orders, in its order"
     best, cell = call.options(StepOptions), call.options(CompressCell)
-    orders = [AddStep(step) for step in call.values.get("steps", ())]
+    orders = [AddStep(str(step)) for step in call.values.get("steps", ())]
     orders += [FindBest(best.minutes, best.aim)] if best.best else []
     return orders + ([ExportTo(cell.export, cell.export_form)] if cell.export else [])
 
@@ -90,6 +91,7 @@ def _plan(call):
         call.options(CompressOptions),
         found.options,
         orders,
+        objects_of(call.values.get("steps", ())),
         notes=found.notes,
         alone=alone,
     )
