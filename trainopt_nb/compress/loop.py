@@ -85,9 +85,8 @@ class _Following(_Storing):
         if not self._searching or self._told == self._before:
             return StepRefused(step, why)
         tried, spent = self._told - self._before, time.monotonic() - self._began
-        return SearchEnded(
-            order.aim, tried, taken, [], spent, f"It ended early ({why}), and the best until then is taken."
-        )
+        said = f"It ended early ({why}), and the best until then is taken."
+        return SearchEnded(order.aim, tried, taken, [], spent, said)
 
     def records(
         self,
