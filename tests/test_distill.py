@@ -469,7 +469,9 @@ def test_what_does_not_fit_gets_one_sentence():
     refused(
         OptionError, "the model has the layers 0, 1", teacher=big(), distill="features", distill_layers="body"
     )
-    refused(TaskError, "with several places", teacher=big(), distill="attention", distill_layers="0")
+    refused(
+        TaskError, "needs a tensor with 3 to 5 axes", teacher=big(), distill="attention", distill_layers="0"
+    )
     refused(OptionError, "--compile fuses them", teacher=big(), distill="features", compile=True)
     refused(OptionError, "--pipeline-plan cuts it", teacher=big(), pipeline_plan="auto")
     own = lambda scores, targets: F.multi_margin_loss(scores, targets)
