@@ -24,7 +24,7 @@ from trainopt_nb.compress.export import export
 from trainopt_nb.compress.onnx_int8 import dynamic_int8, onnx_layers, static_int8
 from trainopt_nb.compress.openvino import openvino_int8
 from trainopt_nb.compress.program import to_program
-from trainopt_nb.compress.quantize import quantize
+from trainopt_nb.compress.quantize import quantize, quantizing
 from trainopt_nb.compress.sensitivity import layers_to_keep, sensitivity
 from trainopt_nb.compress.served import OnnxServed, TorchServed, require_engine
 from trainopt_nb.compress.to_onnx import to_onnx
@@ -190,6 +190,19 @@ def test_wrong_numerics_are_refused_with_the_reason(monkeypatch):
     assert found.served is None and "differ from the original's by 200%" in found.reason
 
 
+def test_each_engine_is_named_before_it_is_tried(monkeypatch):
+    model, batches = trained(mlp)
+    for name in ("first", "second"):
+        made = Engine("int8", name, lambda wish: TorchServed(model))
+        monkeypatch.setitem(ENGINES._entries, name, made)
+    monkeypatch.setattr(
+        "trainopt_nb.compress.quantize._chosen",
+        lambda kind, engine: {n: ENGINES[n] for n in ("first", "second")},
+    )
+    said = [(doing.text, doing.fraction) for doing in quantizing(model, batches)]
+    assert said == [("tries int8 by first", 0.0), ("tries int8 by second", 0.5)]
+
+
 def test_an_engine_that_is_not_installed_is_one_sentence():
     with pytest.raises(CompressError, match=r"int8 needs no_engine.*pip install 'trainopt_nb\[compress\]'"):
         require_engine("no_engine", "int8")
@@ -293,7 +306,7 @@ from trainopt_nb.compress.chip import this_chip
 from trainopt_nb.compress.compiled import Pt2eServed, converted
 from trainopt_nb.compress.agreement import agreement
 from trainopt_nb.compress.program import to_program
-from trainopt_nb.compress.quantize import quantize
+from trainopt_nb.compress.quantize import quantize, quantizing
 from trainopt_nb.compress.served import TorchServed
 assert this_chip().saturates and not this_chip().bf16
 model, batches = trained(mlp)

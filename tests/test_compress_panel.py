@@ -9,6 +9,7 @@ import pytest
 from test_panel import NASTY
 
 from trainopt_nb.base.texts import wording
+from trainopt_nb.compress.card import candidate_table, compress_figures
 from trainopt_nb.compress.progress import compression_of
 from trainopt_nb.compress.records import (
     AddStep,
@@ -265,6 +266,22 @@ def test_the_saved_text_holds_the_table(wired, progress):
     text = panel.still()["text/plain"]
     assert "digits-cnn" in text and "0.45 ms  9.1×" in text and "under the floor: accuracy 71.0%" in text
     assert panel._repr_mimebundle_()[0]["text/plain"] == text
+
+
+def test_the_report_says_of_a_candidate_what_the_panel_says(wired, progress):
+    panel, _ = wired(CompressPanel, progress.add([Taken(2, [0, 1, 2, 7])]))
+    figures = [figure[:4] for figure in panel.facts()["figures"]]
+    assert figures == [list(each[:4]) for each in compress_figures(progress)]
+    assert [value for value, *_ in figures] == ["6.7×", "9.3×", "7.4×", "98.4%", "49 s"]
+    rows, (_, table, _) = json.loads(panel.whole())["rows"], candidate_table(progress)
+    for row, (_, one, many, size, metric, _) in zip(rows.values(), table, strict=True):
+        ratios = [*row["faster"].values(), row["smaller"]] if row["number"] else [""] * 3
+        assert [cell.partition("  ")[2] for cell in (one, many, size)] == ratios
+        assert metric.startswith(row["figure"]) and metric.endswith(row["change"][0])
+    assert (
+        table[3][1] == "1.21 ms  3.40×"
+    )  # as fast as beside the original, whatever the machine did meanwhile
+    assert rows["3"]["beside"]["1"] == 0.0041 / 3.4 and rows["3"]["times"]["1"] == "1.19 ms"
 
 
 # ---- what is clicked

@@ -321,7 +321,9 @@ def test_the_verb_without_a_page(shell, capsys):
 
 def test_a_step_takes_a_variable_of_the_notebook(shell, capsys):
     exec(f"{CELL}\nsmall = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))", shell.user_ns)
-    magic(shell, "compress --recipe 'distill 4 student=small epochs=1' --floor none --seconds 0.02 --device cpu")
+    magic(
+        shell, "compress --recipe 'distill 4 student=small epochs=1' --floor none --seconds 0.02 --device cpu"
+    )
     compressed = shell.user_ns["compressed"]
     assert str(compressed.recipe) == "distill 4 student=own:Sequential epochs=1"
     assert [tuple(p.shape) for p in compressed.model.parameters()] == [(16, 64), (16,), (10, 16), (10,)]

@@ -44,6 +44,10 @@ class _Candidates:
         self.told: list[CandidateMeasured | StepRefused | SearchEnded | Exported | Note] = []  # in order
         self.seconds = 0.0  # of all processes that worked on it
 
+# %% ../../nbs/compress/71_progress.ipynb #f02a3518
+class _Compared(_Candidates):
+    "How the candidates compare"
+
     def path(
         self,
         number: int,  # of a candidate
@@ -102,7 +106,7 @@ def _beats(one, other):
     return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 # %% ../../nbs/compress/71_progress.ipynb #a8fa04f7
-class CompressProgress(_Candidates):
+class CompressProgress(_Compared):
     "Everything that a view of a compression shows"
 
     @property

@@ -10,9 +10,10 @@ import time
 from collections.abc import Generator
 
 from .budget import Budget
+from .candidate import floor_value
 from .costs import epochs_of
 from .front import merits
-from .hopes import Hopes, least_of
+from .hopes import Hopes
 from .proposals import Proposal
 from .recipe import Recipe
 from .served import TorchServed
@@ -88,5 +89,5 @@ class Trying(_Steps):
     def _allowed(self):
         "Return how many points may be lost"
         original = self.first.measurement.judged.chooses
-        least = least_of(self.session.floor, original)
+        least = floor_value(self.session.floor, original)
         return None if least is None else original._replace(value=least).lost(original)
