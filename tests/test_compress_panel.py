@@ -278,10 +278,8 @@ def test_the_report_says_of_a_candidate_what_the_panel_says(wired, progress):
         ratios = [*row["faster"].values(), row["smaller"]] if row["number"] else [""] * 3
         assert [cell.partition("  ")[2] for cell in (one, many, size)] == ratios
         assert metric.startswith(row["figure"]) and metric.endswith(row["change"][0])
-    assert (
-        table[3][1] == "1.21 ms  3.40×"
-    )  # as fast as beside the original, whatever the machine did meanwhile
-    assert rows["3"]["beside"]["1"] == 0.0041 / 3.4 and rows["3"]["times"]["1"] == "1.19 ms"
+    assert table[3][1] == "1.21 ms  3.40×"  # what it takes beside the original as it is shown
+    assert rows["3"]["beside"]["1"] == pytest.approx(0.0041 / 3.4) and rows["3"]["times"]["1"] == "1.19 ms"
 
 
 # ---- what is clicked
