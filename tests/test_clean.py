@@ -175,7 +175,7 @@ def test_datasets_and_loaders_are_changed_too():
         (Change("delete", (0,)), "one of drop"),
         (Change("drop", (999,)), "rows 0 to 199"),
         (Change("relabel", (0, 1), (1,)), "a label for each"),
-        (Change("impute", (0,), (1.0,)), "the column and one value"),
+        (Change("impute", (0,), (1.0,)), "the column, and one value or one for each of its 1 rows"),
         (Change("drop", tuple(range(200))), "drop all 200"),
     ],
 )

@@ -69,7 +69,8 @@ def ready(found, digits, folder):
 def test_one_call_finds_a_smaller_model(digits, trained, tmp_path, monkeypatch):
     "Of two recipes, so that a busy machine has time for both"
     require_engine("onnxscript", "the test")  # importing it takes seconds
-    listed = Shortlist(("quantize int8",), ("prune",), ())
+    finish = "quantize int8 engine=onnxruntime"
+    listed = Shortlist((finish,), ("prune",), ())
     monkeypatch.setattr(budget_module, "shortlist", lambda module: listed)
     monkeypatch.setattr(proposals_module, "_THEN", (("prune", 0.5),))
     monkeypatch.setattr(proposals_module, "_AMOUNTS", (0.5,))
@@ -77,7 +78,7 @@ def test_one_call_finds_a_smaller_model(digits, trained, tmp_path, monkeypatch):
     found = compress(trained, digits, "best", minutes=10, aim="smallest", write=lines.append, **more)
     assert lines[0].startswith("search: 10 minutes for the smallest model: time for about ")
     names = [each.name for each in found.candidates]
-    assert "quantize int8" in names and any(name.startswith("prune 0.5") for name in names), names
+    assert str(Recipe.of(finish)) in names and any(name.startswith("prune 0.5") for name in names), names
     assert ready(found, digits, tmp_path)
     assert found.best.measurement.nbytes < 0.5 * found.candidates[0].measurement.nbytes
     assert lines[-1] in repr(found) and str(found.recipe) in found.code

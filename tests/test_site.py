@@ -26,7 +26,11 @@ from warm_python import python
 import trainopt_nb
 from trainopt_nb.base.flags import rows
 from trainopt_nb.base.options import Options, declared
+from trainopt_nb.compress.distill_step import StudentOptions
+from trainopt_nb.compress.options import CompressOptions, StepOptions
 from trainopt_nb.compress.steps import STEPS
+from trainopt_nb.notebook.compress_task import TaskSource
+from trainopt_nb.notebook.compress_verb import CompressCell
 from trainopt_nb.notebook.new import NewOptions
 from trainopt_nb.notebook.verb_help import verb_rows
 from trainopt_nb.notebook.verbs import VERBS
@@ -225,6 +229,9 @@ def option_sets():
     ]
     found = [cls for cls in found if any(not o.argument for o in declared(cls).values())]
     programs = {step.options: f"recipe-{name}" for name, step in STEPS.items()} | {NewOptions: "trainopt-new"}
+    programs |= {StudentOptions: "recipe-distill"} | dict.fromkeys(
+        (StepOptions, CompressOptions, CompressCell, TaskSource), "trainopt-compress"
+    )
     return {cls: programs.get(cls, "") for cls in found}
 
 
@@ -242,7 +249,7 @@ def test_every_option_is_documented(site, cls):
         assert f"keyword{row['keyword']}".lower() in said
         assert typed in words(head)
         if program.startswith("recipe-"):
-            assert f"{typed}=" in words(head) and "--" not in words(head)
+            assert words(head).startswith(f"{typed} =") and "--" not in words(head)
         elif declared(cls)[row["keyword"]].type == "bool":
             assert name.replace("--", "--no-") in places
 

@@ -10,8 +10,10 @@ from convert import cells_of, convert_text, directives, pictures
 from trainopt_nb.base.flags import rows
 from trainopt_nb.base.options import combine, declared
 from trainopt_nb.base.texts import wording
+from trainopt_nb.compress.options import CompressOptions, StepOptions
 from trainopt_nb.compress.steps import STEPS
 from trainopt_nb.events.records import COMMANDS, EVENTS, Step
+from trainopt_nb.notebook.compress_verb import CompressCell
 from trainopt_nb.notebook.convert_verb import ConvertArguments
 from trainopt_nb.notebook.data_verb import DataView
 from trainopt_nb.notebook.new import NewOptions
@@ -125,6 +127,9 @@ def write_reference(
         "data options": _plain_options(DataView),
         "convert options": _plain_options(ConvertArguments),
         "new options": _options(NewOptions, "trainopt new"),
+        "compress options": _options(
+            combine(StepOptions, CompressOptions, CompressCell), "trainopt compress"
+        ),
         "recipe steps": _recipe_steps(),
         "front options": _front(),
         "verbs": _verbs(),
@@ -233,6 +238,8 @@ def _verbs():
             part += " Accepts the [flags of the cell](/reference/magics.md#cell) and all [options](/reference/options.md)."
         if row.name == "sweep":
             part += " Its own are the [options of sweeps](/reference/options.md#sweeps)."
+        if row.name == "compress":
+            part += " Its own stand [below](/reference/magics.md#compress-options); the options of training are those of fine-tuning."
         parts.append(part)
     return "\n\n".join(parts)
 

@@ -90,10 +90,12 @@ class StepOptions(Options):
         "", "several steps, such as 'prune 0.5, quantize int8', or a file that holds them", group="Steps"
     )
     best: bool = option(False, "search over recipes, after the steps that are named", group="Steps")
-    minutes: float = option(2.0, "time for --best", low=0.02, high=10_000.0, group="Steps", unit="minutes")
+    minutes: float = option(
+        2.0, "that a search with `best` may take", low=0.02, high=10_000.0, group="Steps", unit="minutes"
+    )
     aim: str = option(
         "fastest",
-        "what --best looks for within the floor",
+        "what a search looks for within the floor",
         choices=("fastest", "smallest", "accurate"),
         group="Steps",
     )
