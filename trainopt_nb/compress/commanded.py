@@ -69,7 +69,7 @@ class _Sent:
 
 # %% ../../nbs/compress/75b_commanded.ipynb #2fa9b12b
 class Commanded(_Sent):
-    "Records that are yielded one by one, and what is sent in for them"
+    "Takes candidates, and tells the user what became of a command"
 
     def _choose(self, command):
         "Take another candidate"

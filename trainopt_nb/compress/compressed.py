@@ -14,7 +14,8 @@ from torch import nn
 
 from .candidate import Candidate, Floor, describe_floor
 from .machine import Machine
-from .measurement import in_bytes, in_milliseconds, text_table, times_text
+from .measurement import text_table
+from .number_texts import in_bytes, in_milliseconds, times_text
 from .recipe import Recipe, code_of_recipe
 from .served import Served, TorchServed
 from .steps import EXPORTERS, Refused

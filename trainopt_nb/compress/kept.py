@@ -6,7 +6,6 @@
 __all__ = ['FORMS', 'FACTS', 'Form', 'model_folder', 'keep_model', 'load_model']
 
 # %% ../../nbs/compress/72_kept.ipynb #28f8232d
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from ..runs.files import read_json, write_json
 from ..runs.run import Run
 from ..runs.signature import is_signed, sign
 from ..store.folders import new_folder
+from ..store.tensors import file_facts
 
 # %% ../../nbs/compress/72_kept.ipynb #021dd1eb
 class Form(NamedTuple):
@@ -109,7 +109,7 @@ def model_folder(
 
 def _hashes(folder):
     found = sorted(path for path in folder.iterdir() if path.name != FACTS)
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+    return {path.name: file_facts(path)["sha256"] for path in found}
 
 
 def keep_model(

@@ -44,26 +44,21 @@ from ..workers.processes import PRELOAD, pickle_parts
 PRELOAD.append("trainopt_nb.compress.start")
 
 # %% ../../nbs/compress/79_start.ipynb #3a0070a6
-class LocalCompression(LocalRun):
-    "A compression in this process, which goes on while `events` is iterated over"
-
-    plan: CompressPlan | None = None
-
-    @property
-    def compressed(self) -> CompressedRun:
-        "Return the compression as it is on the disk"
-        return CompressedRun(self.run, self.plan)
-
-
-class FollowedCompression(FollowedRun):
-    "A compression in another process, followed through its directory"
-
+class _Compressing(RunHandle):
     plan: CompressPlan | None = None  # None where another process started it
 
     @property
     def compressed(self) -> CompressedRun:
         "Return the compression as it is on the disk"
         return CompressedRun(self.run, self.plan)
+
+
+class LocalCompression(_Compressing, LocalRun):
+    "A compression in this process, which goes on while `events` is iterated over"
+
+
+class FollowedCompression(_Compressing, FollowedRun):
+    "A compression in another process, followed through its directory"
 
 
 def open_compression(

@@ -9,11 +9,7 @@ __all__ = ['COMPRESS', 'CompressArguments', 'CompressCell', 'attach_compression'
 from collections.abc import Coroutine
 from dataclasses import dataclass
 
-from IPython.core.interactiveshell import InteractiveShell
-from IPython.display import display
-from ..api.handle import RunHandle
 from ..api.in_workers import Where
-from ..api.run_task import print_lines
 from ..base.errors import OptionError, RunError
 from ..base.options import Options, option
 from ..compress.compressed_run import CompressedRun
@@ -23,7 +19,7 @@ from ..compress.records import AddStep, ExportTo, FindBest
 from ..compress.start import start_plan
 from .compress_task import TaskSource, find_model_and_data
 from .kernel import Page, find_page, has_frontend, run_page
-from .train_in_cell import PANELS, run_in_cell, watch
+from .train_in_cell import run_in_cell, run_in_lines, watch
 from .verbs import Background, Call, Trust, Verb
 from ..runs.run import Run
 from ..task.train_options import TrainOptions
@@ -84,7 +80,7 @@ def _plan(call):
     orders = _orders(call)
     if orders and isinstance(orders[0], ExportTo):
         raise OptionError(f"--export writes the result of steps, and there are none: add some, {_STEPS}.")
-    alone = not orders and not _live(call.shell)
+    alone = not orders and not has_frontend(call.shell)
     plan = CompressPlan(
         found.task.model,
         found.task,
@@ -98,11 +94,6 @@ def _plan(call):
     return plan, found.facts
 
 
-def _live(shell: InteractiveShell) -> bool:
-    "Return whether a panel can be shown and clicked"
-    return has_frontend(shell) and "compress" in PANELS
-
-
 async def _run(call: Call, page: Page):
     "Compress, with a panel where there is a page and a line for each candidate elsewhere"
     plan, facts = _plan(call)
@@ -111,27 +102,14 @@ async def _run(call: Call, page: Page):
     shell.user_ns["compressed"] = handle.compressed
     if cell.background or not (plan.orders or plan.alone):
         watch(handle, shell)
-    elif _live(shell):
+    elif has_frontend(shell):
         await run_in_cell(handle, page, shell)
     else:
-        _in_lines(handle, shell)
+        run_in_lines(handle, shell, handle.compressed, above="\n")
     if plan.alone:
         print(f"Only the original was measured, because no steps were named. Name some, {_STEPS}.")
     if cell.export and not cell.background and not handle.compressed.progress.exported:
         raise RunError(f"Nothing was exported to {cell.export}: the messages above say why.")
-
-
-def _in_lines(handle: RunHandle, shell: InteractiveShell):
-    "Print a line for each candidate, and the table at the end"
-    try:
-        print_lines(handle)
-    finally:
-        if not handle.run.path.is_dir():
-            pass  # it was moved or removed meanwhile, which the error says
-        elif getattr(shell, "kernel", None) is not None:
-            display(handle.compressed)
-        else:
-            print(f"\n{handle.compressed}")
 
 # %% ../../nbs/notebook/06j_compress_verb.ipynb #8c6b04e8
 def _compress(call: Call) -> Coroutine | None:

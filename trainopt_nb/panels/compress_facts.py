@@ -9,7 +9,7 @@ __all__ = ['TEXTS', 'told_sentence', 'compress_notes', 'compress_state', 'short_
 from ..base.texts import wording
 from ..compress.card import compress_figures, taken_of
 from ..compress.lines import floor_text, name_of, short_name
-from ..compress.measurement import in_bytes
+from ..compress.number_texts import in_bytes
 from ..compress.progress import CompressProgress, compression_of
 from ..compress.recipe import code_of_recipe
 from ..compress.records import CandidateMeasured, Exported, SearchEnded, StepRefused

@@ -11,7 +11,7 @@ import re
 from ..base.options import declared
 from ..compress.engines import ENGINES
 from ..compress.lines import metric_change, metric_text, short_name, smaller
-from ..compress.measurement import in_bytes, in_counts, in_milliseconds, times_text
+from ..compress.number_texts import in_bytes, in_counts, in_milliseconds, times_text
 from ..compress.progress import CompressProgress
 from ..compress.recipe import RecipeStep
 from ..compress.records import CandidateMeasured
