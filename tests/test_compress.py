@@ -245,6 +245,8 @@ def test_bad_input_is_one_sentence_before_anything_starts(digits, trained, tmp_p
     ):
         with pytest.raises(CompressError, match=match):
             compress(*arguments, "prune 0.5", folder=tmp_path, device="cpu", valid_fraction=0.0)
+    with pytest.raises(CompressError, match="for at least 98% write 'min 98%', and 'none' for no floor"):
+        compress(trained, digits, "prune 0.5", floor="98%", folder=tmp_path, device="cpu", seconds=0.02)
     with pytest.raises(CompressError, match="below the floor min"):
         compress(trained, digits, "prune 0.5", floor="min 99.9%", folder=tmp_path, device="cpu", seconds=0.05)
     for recipe, match in (

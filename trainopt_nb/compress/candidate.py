@@ -57,7 +57,11 @@ class Floor:
         self,
         original: Figure,
     ):
-        "Raise `CompressError` for a floor that the original itself does not reach"
+        "Raise `CompressError` for a floor that the original itself does not reach, or that allows nearly any loss"
+        if original.is_share and self.allowed is not None and self.allowed > 0.5:
+            raise CompressError(
+                f"The floor {self} means that {original.name} {original} may lose {100 * self.allowed:.3g} points: for at least {self} write 'min {self}', and 'none' for no floor."
+            )
         if not self.holds(original, original):
             raise CompressError(
                 f"The original has {original.name} {original}, which is below the floor {self}: name a lower floor, or train it further."
