@@ -33,6 +33,7 @@ from trainopt_nb.compress.start import new_compression, plan_compression, start_
 from trainopt_nb.compress.steps import STEPS, Doing, Step
 from trainopt_nb.events.progress import Progress
 from trainopt_nb.events.records import Heartbeat, Stop
+from trainopt_nb.notebook.compress_task import _named_run
 from trainopt_nb.runs.run import Run
 from trainopt_nb.runs.table import list_runs
 from trainopt_nb.store.lock import lock_owner
@@ -397,3 +398,11 @@ def test_the_terminal(tmp_path):
     assert (tmp_path / "served/model.onnx").exists()
     done = execute("-c", code, *line.split(), folder=tmp_path)
     assert done.returncode == 1 and "served exists already" in done.stderr
+
+
+def test_a_run_is_found_by_its_whole_name_also_where_others_begin_with_it(tmp_path):
+    runs = [Run.create(tmp_path, "net", {}) for _ in range(10)]
+    assert runs[9].name.startswith(runs[0].name)
+    assert _named_run(runs[0].name, tmp_path).name == runs[0].name
+    assert _named_run(str(runs[3].path), "elsewhere").name == runs[3].name
+    assert _named_run("other", tmp_path) is None

@@ -22,6 +22,7 @@ from trainopt_nb.clean.file_texts import file_texts
 from trainopt_nb.clean.report import inspect_data
 from trainopt_nb.data.changed_data import ChangedData
 from trainopt_nb.data.changes import Change
+from trainopt_nb.insight.loading import measure_loading
 from trainopt_nb.notebook.data_verb import UsedData
 from trainopt_nb.panels.data_panel import DataPanel
 from trainopt_nb.runs.plain_text import plain
@@ -702,6 +703,15 @@ def test_loading_of_data_in_memory_has_nothing_to_choose(monkeypatch):
     assert (
         told["state"] == "done" and len(told["rows"]) == 1 and told["bar"] is None and "内存" in told["said"]
     )
+
+
+def test_loading_is_measured_and_each_module_keeps_its_mode():
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    model[1].eval()  # as a user freezes its statistics
+    before = [module.training for module in model.modules()]
+    data = torch.randn(64, 4), torch.randint(0, 2, (64,))
+    measure_loading(Task(model, data), TrainOptions(device="cpu"), seconds=0.05)
+    assert [module.training for module in model.modules()] == before
 
 
 def test_loading_that_fails_says_why():

@@ -1,6 +1,7 @@
 "A search over recipes keeps to its budget, shares what recipes have in common, gives up what is hopeless, and picks within the floor"
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from trainopt_nb.api.fit import fit
-from trainopt_nb.base.errors import OptionError
+from trainopt_nb.base.errors import CompressError, OptionError
 from trainopt_nb.compress import budget as budget_module
 from trainopt_nb.compress import find as search_module
 from trainopt_nb.compress import proposals as proposals_module
@@ -21,7 +22,7 @@ from trainopt_nb.compress.front import Merits
 from trainopt_nb.compress.hopes import Hopes
 from trainopt_nb.compress.proposals import Proposals
 from trainopt_nb.compress.prune import PruneOptions
-from trainopt_nb.compress.quantize_step import QuantizeOptions
+from trainopt_nb.compress.quantize_step import QuantizeOptions, loses_least
 from trainopt_nb.compress.recipe import Recipe
 from trainopt_nb.compress.serve_step import ServeOptions
 from trainopt_nb.compress.served import OnnxServed, TorchServed, require_engine
@@ -169,7 +170,7 @@ def test_a_training_that_does_not_recover_is_given_up_and_larger_amounts_left_ou
     for amount in (0.5, 0.6, 0.7, 0.8):
         lab.epochs[f"prune {amount:g}"] = (0.2, 0.21, 0.22, 0.23, 0.24, 0.25, 0.26, 0.27)
     options = TrainOptions(device="cpu")
-    session = Compression(trained, digits, "90%", seconds=0.01, also=(), options=options, folder=tmp_path)
+    session = Compression(trained, digits, "50%", seconds=0.01, also=(), options=options, folder=tmp_path)
     session.floor = session.work.floor = Floor.of("min 90%")
     events = list(find(session, minutes=0.2))
     given_up = [each for each in events if isinstance(each, Refused) and "given up" in each.reason]
@@ -254,6 +255,27 @@ def test_the_same_seed_proposes_the_same():
         return found
 
     assert proposed(1) == proposed(1) != proposed(2) and len(proposed(1)) > 10
+
+
+def test_a_step_that_refuses_itself_late_is_refused_once(lab, trained, digits, tmp_path, monkeypatch):
+    def refuse(work, options):
+        raise CompressError("It does not fit.")
+        yield
+
+    monkeypatch.setitem(STEPS._entries, "serve", Step(ServeOptions, refuse, ""))
+    session = Compression(trained, digits, seconds=0.02, folder=tmp_path)
+    search = search_module.Search(session, 1.0, "fastest", 0)
+    monkeypatch.setattr(search_module.Search, "left", property(lambda self: 0.0))
+    events = list(search._step(Recipe.of("serve")[0], 0))
+    assert [event for event in events if isinstance(event, Refused)] == session.refused
+    assert len(session.refused) == 1 and session.refused[0].reason == "It does not fit."
+
+
+def test_the_model_that_loses_least_is_chosen_where_none_holds_the_floor():
+    judged = lambda value: SimpleNamespace(
+        judged=SimpleNamespace(chooses=Figure("mae", value, None, None, 300, "min"))
+    )
+    assert loses_least([judged(1.0), judged(3.0), judged(2.0), judged(4.0)]) == 2
 
 
 def test_there_is_hope_while_the_metric_rises():

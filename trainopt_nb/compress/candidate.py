@@ -94,7 +94,8 @@ def describe_floor(
 ) -> str:
     "Say in one sentence what a floor means for a metric"
     if floor.least is not None:
-        return f"Floor: {original.name} of at least {floor.least:g}."
+        side = "least" if original.mode == "max" else "most"
+        return f"Floor: {original.name} of at {side} {floor.least:g}."
     if floor.allowed is None:
         return "No floor: a candidate may lose any accuracy."
     if not original.is_share:

@@ -38,7 +38,7 @@ def line_of(event: tuple) -> str:  # empty for events that say nothing new
     if isinstance(event, Searched):
         return event.said
     if isinstance(event, Refused):
-        return f"{event.step} made no candidate: {event.reason}"
+        return str(event)
     return ""
 
 
@@ -103,7 +103,5 @@ def compress(
     events = find(session, **wishes) if find else session.events(steps)
     stopped = _run(events, write, find is not None)
     if session.refused and not session.candidates[1:] and not stopped and not find:
-        raise CompressError(
-            " ".join(f"{each.step} made no candidate: {each.reason}" for each in session.refused)
-        )
+        raise CompressError(" ".join(map(str, session.refused)))
     return session.result

@@ -85,7 +85,7 @@ class Compressed(Candidates):
             describe_floor(self.floor, self.candidates[0].measurement.figure),
             *self.notes,
             *said,
-            *(f"{each.step} made no candidate: {each.reason}" for each in self.refused),
+            *map(str, self.refused),
             f"Measured on {self.machine}.",
         ]
 

@@ -143,11 +143,13 @@ def policy_of(
     "Return the random changes of the samples of a student's training"
     if options.augment != "auto":
         return options.augment
-    inputs = list(leaves(work.inputs()))
-    scores = list(leaves(answer(work.original.module, work.inputs())))
-    images = len(inputs) == len(scores) == 1 and inputs[0].dim() == 4 and inputs[0].shape[1] <= 4
-    if work.options.augment != "none" or not images or scores[0].dim() != 2:
+    if work.options.augment != "none":
         return work.options.augment
+    given = work.inputs()
+    inputs, scores = list(leaves(given)), list(leaves(answer(work.original.module, given)))
+    images = len(inputs) == len(scores) == 1 and inputs[0].dim() == 4 and inputs[0].shape[1] <= 4
+    if not images or scores[0].dim() != 2:
+        return "none"
     return policy_text(resolve_policy("default", inputs[0].shape[1]))
 
 

@@ -34,7 +34,7 @@ class Hopes:
         sign = 1 if self.original.mode == "max" else -1
         self.seen.append(sign * event.values[self.original.name])
         left = self.epochs - len(self.seen)
-        if len(self.seen) < 2 or not left:
+        if len(self.seen) < 2 or left <= 0:
             return ""
         gain = max(0.0, self.seen[-1] - self.seen[-2])
         if max(self.seen) + 1.5 * gain * left + self.slack >= sign * self.least:

@@ -20,8 +20,8 @@ from ..base.errors import CompressError
 from ..base.options import declared
 from .figure import Figure, bootstrap, wilson
 from .served import on_cpu
+from ..data.generators import preserve_rng
 from ..data.tensors import Batch, size_of, split_batch, tree_map
-from ..store.plain import random_state, set_random_state
 from ..task.distill_options import DistillOptions
 from ..task.losses import Given
 from ..task.task import Task
@@ -86,13 +86,11 @@ def prepare_copy(
     options: TrainOptions,
 ) -> Prepared:
     "Put a task together for a copy of its model on the CPU, in this process. Raises the errors of `prepare`"
-    before = random_state()
-    model = on_cpu(task.model).requires_grad_(True)  # a task is tried as for a training
-    options = options.replace(device="cpu", **ALONE, compile=False, channels_last=False)
-    copied = Task(model, task.train_data, task.valid_data, table=task.table, unlabelled=task.unlabelled)
-    prepared = prepare(copied, options)
-    set_random_state(before)
-    return prepared
+    with preserve_rng():
+        model = on_cpu(task.model).requires_grad_(True)  # a task is tried as for a training
+        options = options.replace(device="cpu", **ALONE, compile=False, channels_last=False)
+        copied = Task(model, task.train_data, task.valid_data, table=task.table, unlabelled=task.unlabelled)
+        return prepare(copied, options)
 
 
 class PassingTask:

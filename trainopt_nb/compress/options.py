@@ -16,6 +16,7 @@ from torch import nn
 from ..base.errors import CompressError, OptionError
 from ..base.options import Options, nearest, option
 from .candidate import Floor
+from .front import AIMS
 from .recipe import Recipe, read_step
 from .records import AddStep, ExportTo, FindBest
 from .served import check_values
@@ -96,7 +97,7 @@ class StepOptions(Options):
     aim: str = option(
         "fastest",
         "what a search looks for within the floor",
-        choices=("fastest", "smallest", "accurate"),
+        choices=AIMS,
         group="Steps",
     )
 

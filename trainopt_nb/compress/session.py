@@ -196,8 +196,7 @@ class Compression(_Taking):
         verdict = judge_candidate(rows[-1], rows[-2], rows[0], self.floor, self.served_sizes)
         speedups = {size: rows[-1].speedup(rows[0], size)[0] for size in self.sizes}
         # the original is shown with its times of the last turns, as those of the candidate
-        times = {**first.measurement.times, **rows[0].times}
-        self.candidates[0] = replace(first, measurement=replace(first.measurement, times=times))
+        self.candidates[0] = replace(first, measurement=replace(first.measurement, times=rows[0].times))
         steps, spent, notes = (*parent.steps, str(step)), time.perf_counter() - began, tuple(self.work.notes)
         number = len(self.candidates)
         return Candidate(made, rows[-1], steps, spent, verdict, notes, speedups, number, parent.number)

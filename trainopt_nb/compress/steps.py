@@ -40,6 +40,9 @@ class Refused(NamedTuple):
     step: str  # as in a recipe
     reason: str  # one sentence
 
+    def __str__(self):
+        return f"{self.step} made no candidate: {self.reason}"
+
 
 class Searched(NamedTuple):
     "An event: a search over recipes is over"

@@ -31,10 +31,12 @@ class _Steps(Budget):
         try:
             for event in going:
                 yield event
+                if isinstance(event, Refused):
+                    continue  # it said why
                 reason = hopes(event) or (
                     "" if self.left > 0 else "stopped, because the time of the search was over."
                 )
-                if reason and not isinstance(event, Refused):
+                if reason:
                     break
         finally:
             going.close()

@@ -18,6 +18,7 @@ from ..data.snapshot import preserve_state
 from ..feed.tune_loading import FIXED, Setting, Tried, choose
 from ..optim.part_optimizers import optimizer_for
 from ..store.plain import random_state, set_random_state
+from ..task.preflight import train_mode
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..train.prepare import prepare
@@ -109,18 +110,17 @@ def _run(prepared, options, seconds):
 
 def _steps(task, options, seconds):
     "Measure training steps, and put weights and random states back"
-    before, mode = random_state(), task.model.training
+    before = random_state()
     with preserve_state(task.train_data, room=2**26):
         prepared = prepare(task, options)
         if prepared.turns:  # parts in turn have no step of one loss
             return None
         weights = deepcopy(prepared.learned.state_dict())
         try:
-            with prepared.freezing:
+            with train_mode(task.model), prepared.freezing:
                 spent = _run(prepared, options, seconds)
         finally:
             prepared.learned.load_state_dict(weights)
-            task.model.train(mode)
             set_random_state(before)
     return [1000 * sum(times) / len(spent) for times in zip(*spent, strict=True)]
 

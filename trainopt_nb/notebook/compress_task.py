@@ -78,9 +78,11 @@ def task_of_run(
 
 # %% ../../nbs/notebook/06i_compress_task.ipynb #3ecea857
 def _named_run(what, folder):
-    "Return the run of a name; None where there is none"
-    fits = [run for run in list_runs(folder) if what in run.name] if what else []
-    return fits[0] if len(fits) == 1 else None
+    "Return the run of a name or a path; None where there is none"
+    try:
+        return find_run(what, folder)
+    except RunError:
+        return None
 
 
 def _check_model(names: Mapping, variable: str):
@@ -110,8 +112,10 @@ def find_model_and_data(
 ) -> FoundTask:
     "Return what is compressed. Raises `TaskError` and `RunError`"
     source, names = call.options(TaskSource), call.shell.user_ns
-    if source.run or (what and what not in names and _named_run(what, source.runs)):
-        return task_of_run(call, find_run(source.run or what, source.runs))
+    if source.run:
+        return task_of_run(call, find_run(source.run, source.runs))
+    if what and what not in names and (run := _named_run(what, source.runs)) is not None:
+        return task_of_run(call, run)
     variable = what or source.model
     _check_model(names, variable)
     wanted = replace(source, model=variable)

@@ -9,11 +9,12 @@ __all__ = ['CompressPanel']
 import queue
 
 from ..base.errors import OptionError
+from ..compress.front import AIMS
 from ..compress.progress import compression_of
 from ..compress.report import compress_text
 from ..events.progress import LIVE, Progress
 from .base import Panel, read_static
-from .compress_commands import AIMS, FORMS, MINUTES, compress_command
+from .compress_commands import FORMS, MINUTES, compress_command
 from .compress_facts import compress_facts
 from .compress_rows import CandidateRows, step_forms
 from ..runs import card

@@ -75,7 +75,7 @@ class CandidateRows:
     "The rows of a compression that changed"
 
     def __init__(self):
-        self._compression, self._held = None, {}
+        self._held = {}
 
     def news(
         self,
@@ -87,7 +87,7 @@ class CandidateRows:
         if self._held.get(0) is not known.get(0):
             self._held = {}
         changed = [each for each in known.values() if self._held.get(each.number) is not each]
-        self._compression, self._held = compression, dict(known)
+        self._held = dict(known)
         return gone | {str(each.number): candidate_row(compression, each) for each in changed}
 
 # %% ../../nbs/panels/10_compress_rows.ipynb #4d4374eb
