@@ -13,23 +13,23 @@ from torch.utils.data import DataLoader, TensorDataset
 from trainopt_nb.api.fit import fit
 from trainopt_nb.api.prepare_run import stored_options
 from trainopt_nb.base.errors import CompressError, OptionError, TaskError
-from trainopt_nb.compress import sparse
-from trainopt_nb.compress.candidate import Floor, judge_candidate
-from trainopt_nb.compress.channels import find_channels, remove_channels
-from trainopt_nb.compress.compress import Compression, Measured, compress
-from trainopt_nb.compress.count import count_macs
-from trainopt_nb.compress.figure import Figure, wilson
-from trainopt_nb.compress.heads import attention_layers
-from trainopt_nb.compress.importance import IMPORTANCE, Importance
-from trainopt_nb.compress.judge import Judge, Judged, halves
-from trainopt_nb.compress.measure import measure, measure_served
-from trainopt_nb.compress.measurement import Measurement
-from trainopt_nb.compress.recipe import Recipe
-from trainopt_nb.compress.served import TorchServed
-from trainopt_nb.compress.sparse import rows_of_layers, unpack, use_sparse
-from trainopt_nb.compress.steps import Work
-from trainopt_nb.compress.teacher import fine_tune
-from trainopt_nb.compress.timing import Times
+from trainopt_nb.compression import sparse
+from trainopt_nb.compression.candidate import Floor, judge_candidate
+from trainopt_nb.compression.channels import find_channels, remove_channels
+from trainopt_nb.compression.compress import Compression, Measured, compress
+from trainopt_nb.compression.count import count_macs
+from trainopt_nb.compression.figure import Figure, wilson
+from trainopt_nb.compression.heads import attention_layers
+from trainopt_nb.compression.importance import IMPORTANCE, Importance
+from trainopt_nb.compression.judge import Judge, Judged, halves
+from trainopt_nb.compression.measure import measure, measure_served
+from trainopt_nb.compression.measurement import Measurement
+from trainopt_nb.compression.recipe import Recipe
+from trainopt_nb.compression.served import TorchServed
+from trainopt_nb.compression.sparse import rows_of_layers, unpack, use_sparse
+from trainopt_nb.compression.steps import Work
+from trainopt_nb.compression.teacher import fine_tune
+from trainopt_nb.compression.timing import Times
 from trainopt_nb.runs.table import list_runs
 from trainopt_nb.task.task import Task
 from trainopt_nb.task.train_options import TrainOptions

@@ -11,12 +11,12 @@ from torch import nn
 
 from trainopt_nb.api.fit import fit
 from trainopt_nb.base.errors import CompressError, OptionError
-from trainopt_nb.compress.compress import compress
-from trainopt_nb.compress.distill_step import STEP, DistillStepOptions, distill
-from trainopt_nb.compress.recipe import Recipe
-from trainopt_nb.compress.start import plan_compression
-from trainopt_nb.compress.student import student
-from trainopt_nb.compress.zoo import ZOO, bytes_of, light_network, sized_network
+from trainopt_nb.compression.compress import compress
+from trainopt_nb.compression.distill_step import STEP, DistillStepOptions, distill
+from trainopt_nb.compression.recipe import Recipe
+from trainopt_nb.compression.start import plan_compression
+from trainopt_nb.compression.student import student
+from trainopt_nb.compression.zoo import ZOO, bytes_of, light_network, sized_network
 from trainopt_nb.runs.table import list_runs
 from trainopt_nb.task.task import Task
 

@@ -16,19 +16,19 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from trainopt_nb.base.errors import CompressError, OptionError
-from trainopt_nb.compress.agreement import agreement, compare, outputs_on
-from trainopt_nb.compress.compiled import CompiledServed, converted
-from trainopt_nb.compress.engines import ENGINES, Engine, Wish
-from trainopt_nb.compress.examples import examples
-from trainopt_nb.compress.export import export
-from trainopt_nb.compress.onnx_int8 import dynamic_int8, onnx_layers, static_int8
-from trainopt_nb.compress.openvino import openvino_int8
-from trainopt_nb.compress.program import to_program
-from trainopt_nb.compress.quantize import quantize, quantizing
-from trainopt_nb.compress.sensitivity import layers_to_keep, sensitivity
-from trainopt_nb.compress.served import OnnxServed, TorchServed, require_engine
-from trainopt_nb.compress.to_onnx import to_onnx
-from trainopt_nb.compress.torchao import quantized_linear, torchao_program
+from trainopt_nb.compression.agreement import agreement, compare, outputs_on
+from trainopt_nb.compression.compiled import CompiledServed, converted
+from trainopt_nb.compression.engines import ENGINES, Engine, Wish
+from trainopt_nb.compression.examples import examples
+from trainopt_nb.compression.export import export
+from trainopt_nb.compression.onnx_int8 import dynamic_int8, onnx_layers, static_int8
+from trainopt_nb.compression.openvino import openvino_int8
+from trainopt_nb.compression.program import to_program
+from trainopt_nb.compression.quantize import quantize, quantizing
+from trainopt_nb.compression.sensitivity import layers_to_keep, sensitivity
+from trainopt_nb.compression.served import OnnxServed, TorchServed, require_engine
+from trainopt_nb.compression.to_onnx import to_onnx
+from trainopt_nb.compression.torchao import quantized_linear, torchao_program
 from trainopt_nb.tables.features import Known, fit_features
 
 
@@ -196,7 +196,7 @@ def test_each_engine_is_named_before_it_is_tried(monkeypatch):
         made = Engine("int8", name, lambda wish: TorchServed(model))
         monkeypatch.setitem(ENGINES._entries, name, made)
     monkeypatch.setattr(
-        "trainopt_nb.compress.quantize._chosen",
+        "trainopt_nb.compression.quantize._chosen",
         lambda kind, engine: {n: ENGINES[n] for n in ("first", "second")},
     )
     said = [(doing.text, doing.fraction) for doing in quantizing(model, batches)]
@@ -249,7 +249,7 @@ def test_other_batch_sizes_are_filled_up_or_cut_and_compiled_only_when_they_come
         made.append(len(tensors[0]))
         return program
 
-    monkeypatch.setattr("trainopt_nb.compress.compiled.compiled", compiled)
+    monkeypatch.setattr("trainopt_nb.compression.compiled.compiled", compiled)
     model, batches = trained(Encoder)
     served, original = CompiledServed(to_program(model, batches), (1, 16)), TorchServed(model)
     x = digits()[0]
@@ -264,7 +264,7 @@ def test_other_batch_sizes_are_filled_up_or_cut_and_compiled_only_when_they_come
 @pytest.mark.parametrize("make", [resnet, Encoder])
 def test_bf16_agrees_at_any_batch_size_and_takes_half_the_bytes(make, monkeypatch):
     "Compiling is replaced by the program itself"
-    monkeypatch.setattr("trainopt_nb.compress.compiled.compiled", lambda program, tensors: program)
+    monkeypatch.setattr("trainopt_nb.compression.compiled.compiled", lambda program, tensors: program)
     model, batches = trained(make)
     (found,) = quantize(model, batches, "bf16", batch_sizes=(1, 16))
     assert found.served is not None, found.reason
@@ -302,12 +302,12 @@ import sys
 sys.path.insert(0, "tests")
 import torch
 from test_compress_engines import mlp, trained
-from trainopt_nb.compress.chip import this_chip
-from trainopt_nb.compress.compiled import Pt2eServed, converted
-from trainopt_nb.compress.agreement import agreement
-from trainopt_nb.compress.program import to_program
-from trainopt_nb.compress.quantize import quantize, quantizing
-from trainopt_nb.compress.served import TorchServed
+from trainopt_nb.compression.chip import this_chip
+from trainopt_nb.compression.compiled import Pt2eServed, converted
+from trainopt_nb.compression.agreement import agreement
+from trainopt_nb.compression.program import to_program
+from trainopt_nb.compression.quantize import quantize, quantizing
+from trainopt_nb.compression.served import TorchServed
 assert this_chip().saturates and not this_chip().bf16
 model, batches = trained(mlp)
 (found,) = quantize(model, batches, engine="onnxruntime int8")

@@ -9,9 +9,9 @@ import pytest
 from test_panel import NASTY
 
 from trainopt_nb.base.texts import wording
-from trainopt_nb.compress.card import candidate_table, compress_figures
-from trainopt_nb.compress.progress import compression_of
-from trainopt_nb.compress.records import (
+from trainopt_nb.compression.card import candidate_table, compress_figures
+from trainopt_nb.compression.progress import compression_of
+from trainopt_nb.compression.records import (
     AddStep,
     CandidateMeasured,
     CompressStarted,

@@ -13,11 +13,11 @@ from torch import nn
 
 from trainopt_nb.api.in_workers import Where
 from trainopt_nb.base.errors import OptionError, RunError
-from trainopt_nb.compress.compressed_run import CompressedRun
-from trainopt_nb.compress.loop import CompressLoop
-from trainopt_nb.compress.options import typed_steps
-from trainopt_nb.compress.progress import compression_of
-from trainopt_nb.compress.records import (
+from trainopt_nb.compression.compressed_run import CompressedRun
+from trainopt_nb.compression.loop import CompressLoop
+from trainopt_nb.compression.options import typed_steps
+from trainopt_nb.compression.progress import compression_of
+from trainopt_nb.compression.records import (
     AddStep,
     ExportTo,
     FindBest,
@@ -29,8 +29,8 @@ from trainopt_nb.compress.records import (
     Undo,
     Working,
 )
-from trainopt_nb.compress.start import new_compression, plan_compression, start_compress
-from trainopt_nb.compress.steps import STEPS, Doing, Step
+from trainopt_nb.compression.start import new_compression, plan_compression, start_compress
+from trainopt_nb.compression.steps import STEPS, Doing, Step
 from trainopt_nb.events.progress import Progress
 from trainopt_nb.events.records import Heartbeat, Stop
 from trainopt_nb.notebook.compress_task import _named_run
@@ -130,7 +130,7 @@ def fake(name, served=None, wait=0.0):
 @pytest.fixture
 def steps():
     "Steps that take no time: one makes a smaller model, one fails, one computes for a minute"
-    from trainopt_nb.compress.served import TorchServed
+    from trainopt_nb.compression.served import TorchServed
 
     smaller = lambda module: TorchServed(nn.Sequential(module[0], module[1], module[4]), "smaller")
     made = {"cut": fake("cut", smaller), "fail": fake("fail"), "slow": fake("slow", smaller, wait=60)}

@@ -8,13 +8,13 @@ from torch import nn
 from trainopt_nb.api.fit import fit
 from trainopt_nb.base.errors import CompressError, OptionError
 from trainopt_nb.base.options import Options
-from trainopt_nb.compress.candidate import Verdict
-from trainopt_nb.compress.compress import compress, line_of
-from trainopt_nb.compress.compressed import Compressed
-from trainopt_nb.compress.recipe import Recipe
-from trainopt_nb.compress.served import TorchServed
-from trainopt_nb.compress.session import Compression, Measured
-from trainopt_nb.compress.steps import STEPS, Doing, Refused, Step
+from trainopt_nb.compression.candidate import Verdict
+from trainopt_nb.compression.compress import compress, line_of
+from trainopt_nb.compression.compressed import Compressed
+from trainopt_nb.compression.recipe import Recipe
+from trainopt_nb.compression.served import TorchServed
+from trainopt_nb.compression.session import Compression, Measured
+from trainopt_nb.compression.steps import STEPS, Doing, Refused, Step
 from trainopt_nb.task.train_options import TrainOptions
 
 
@@ -85,7 +85,7 @@ def steps():
 @pytest.fixture
 def always_kept(monkeypatch):
     "Take the noise of timings out: only the floor refuses"
-    from trainopt_nb.compress import session as module
+    from trainopt_nb.compression import session as module
 
     def judge(new, parent, original, floor, sizes):
         holds = floor.holds(new.figure, original.figure)

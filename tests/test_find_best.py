@@ -10,26 +10,26 @@ from torch import nn
 
 from trainopt_nb.api.fit import fit
 from trainopt_nb.base.errors import CompressError, OptionError
-from trainopt_nb.compress import budget as budget_module
-from trainopt_nb.compress import find as search_module
-from trainopt_nb.compress import proposals as proposals_module
-from trainopt_nb.compress import session as session_module
-from trainopt_nb.compress.candidate import Floor, Verdict
-from trainopt_nb.compress.compress import compress
-from trainopt_nb.compress.figure import Figure
-from trainopt_nb.compress.find import find
-from trainopt_nb.compress.front import Merits
-from trainopt_nb.compress.hopes import Hopes
-from trainopt_nb.compress.proposals import Proposals
-from trainopt_nb.compress.prune import PruneOptions
-from trainopt_nb.compress.quantize_step import QuantizeOptions, loses_least
-from trainopt_nb.compress.recipe import Recipe
-from trainopt_nb.compress.serve_step import ServeOptions
-from trainopt_nb.compress.served import OnnxServed, TorchServed, require_engine
-from trainopt_nb.compress.session import Compression, Measured
-from trainopt_nb.compress.shortlist import Shortlist
-from trainopt_nb.compress.steps import STEPS, Doing, Refused, Searched, Step
-from trainopt_nb.compress.timing import Times
+from trainopt_nb.compression import budget as budget_module
+from trainopt_nb.compression import find as search_module
+from trainopt_nb.compression import proposals as proposals_module
+from trainopt_nb.compression import session as session_module
+from trainopt_nb.compression.candidate import Floor, Verdict
+from trainopt_nb.compression.compress import compress
+from trainopt_nb.compression.figure import Figure
+from trainopt_nb.compression.find import find
+from trainopt_nb.compression.front import Merits
+from trainopt_nb.compression.hopes import Hopes
+from trainopt_nb.compression.proposals import Proposals
+from trainopt_nb.compression.prune import PruneOptions
+from trainopt_nb.compression.quantize_step import QuantizeOptions, loses_least
+from trainopt_nb.compression.recipe import Recipe
+from trainopt_nb.compression.serve_step import ServeOptions
+from trainopt_nb.compression.served import OnnxServed, TorchServed, require_engine
+from trainopt_nb.compression.session import Compression, Measured
+from trainopt_nb.compression.shortlist import Shortlist
+from trainopt_nb.compression.steps import STEPS, Doing, Refused, Searched, Step
+from trainopt_nb.compression.timing import Times
 from trainopt_nb.events.records import Epoch
 from trainopt_nb.task.train_options import TrainOptions
 

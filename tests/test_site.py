@@ -26,9 +26,9 @@ from warm_python import python
 import trainopt_nb
 from trainopt_nb.base.flags import rows
 from trainopt_nb.base.options import Options, declared
-from trainopt_nb.compress.distill_step import StudentOptions
-from trainopt_nb.compress.options import CompressOptions, StepOptions
-from trainopt_nb.compress.steps import STEPS
+from trainopt_nb.compression.distill_step import StudentOptions
+from trainopt_nb.compression.options import CompressOptions, StepOptions
+from trainopt_nb.compression.steps import STEPS
 from trainopt_nb.notebook.compress_task import TaskSource
 from trainopt_nb.notebook.compress_verb import CompressCell
 from trainopt_nb.notebook.new import NewOptions

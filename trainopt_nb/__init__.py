@@ -7,7 +7,7 @@ from trainopt_nb.base.errors import OptionError, RunError
 from trainopt_nb.runs.run import RUN_ACTIONS, RUN_REPORTS, Run
 from trainopt_nb.api.fit import fit, resume
 from trainopt_nb.api.load_data import load_data
-from trainopt_nb.compress import lines as _compress_lines  # readers of a log know the events of a compression
+from trainopt_nb.compression import lines as _compress_lines  # readers of a log know the events of a compression
 from trainopt_nb.feed.convert import convert
 from trainopt_nb.insight.lr_find import find_lr
 from trainopt_nb.sweeps import lines as _lines  # readers of a log know the events of a sweep
@@ -22,6 +22,7 @@ __all__ = [
     "Sweep",
     "Task",
     "TrainOptions",
+    "compress",
     "convert",
     "features",
     "find_lr",
@@ -29,14 +30,20 @@ __all__ = [
     "fit",
     "list_runs",
     "load_data",
+    "measure",
     "resume",
     "sweep",
 ]
 
-_LATER = {"sweep": "trainopt_nb.sweeps.run_sweep", "Sweep": "trainopt_nb.sweeps.sweep"}  # they import Optuna
+_LATER = {  # they import Optuna, or what measures and changes models
+    "Sweep": "trainopt_nb.sweeps.sweep",
+    "compress": "trainopt_nb.compression.compress",
+    "measure": "trainopt_nb.compression.measure",
+    "sweep": "trainopt_nb.sweeps.run_sweep",
+}
 
 RUN_REPORTS.register("sweep", "trainopt_nb.sweeps.report:sweep_bundle")
-RUN_REPORTS.register("compress", "trainopt_nb.compress.report:compress_bundle")
+RUN_REPORTS.register("compress", "trainopt_nb.compression.report:compress_bundle")
 RUN_ACTIONS.register("eject", "trainopt_nb.script.write:write_script")
 RUN_ACTIONS.register("predict", "trainopt_nb.api.predict:predict")
 RUN_ACTIONS.register("sweep", "trainopt_nb.sweeps.run_sweep:sweep")

@@ -10,8 +10,8 @@ from convert import cells_of, convert_text, directives, pictures
 from trainopt_nb.base.flags import rows
 from trainopt_nb.base.options import combine, declared
 from trainopt_nb.base.texts import wording
-from trainopt_nb.compress.options import CompressOptions, StepOptions
-from trainopt_nb.compress.steps import STEPS
+from trainopt_nb.compression.options import CompressOptions, StepOptions
+from trainopt_nb.compression.steps import STEPS
 from trainopt_nb.events.records import COMMANDS, EVENTS, Step
 from trainopt_nb.notebook.compress_verb import CompressCell
 from trainopt_nb.notebook.convert_verb import ConvertArguments

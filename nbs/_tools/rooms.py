@@ -34,7 +34,7 @@ ROOMS = {  # folder of nbs/ and of the package -> title and sentence
     "population": ("Population", "many trials as one program, equal to each of them alone"),
     "search": ("Search", "where to search, and how: the space, samplers, pruners, the study and its storage"),
     "sweeps": ("Sweeps", "trials in worker processes: the loop, its log, the cell as an objective"),
-    "compress": ("Compress", "smaller and faster models: measured, pruned, quantized, exported"),
+    "compression": ("Compression", "smaller and faster models: measured, pruned, quantized, exported"),
     "panels": ("Panels", "live views of a run, of all runs, and of the options"),
     "notebook": ("Notebook", "kernel, magics, command line"),
 }

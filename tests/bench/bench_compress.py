@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from trainopt_nb.api.fit import fit
 from trainopt_nb.base.errors import TrainoptError
-from trainopt_nb.compress.compress import compress
+from trainopt_nb.compression.compress import compress
 
 RECIPES = {
     "resnet": ("prune 0.5", "prune 0.55 macs", "prune 0.5 magnitude local", "lowrank 0.4"),

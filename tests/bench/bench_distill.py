@@ -19,10 +19,10 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from trainopt_nb import fit
-from trainopt_nb.compress.compress import compress
-from trainopt_nb.compress.distill_step import UPDATES
-from trainopt_nb.compress.student import student
-from trainopt_nb.compress.zoo import bytes_of
+from trainopt_nb.compression.compress import compress
+from trainopt_nb.compression.distill_step import UPDATES
+from trainopt_nb.compression.student import student
+from trainopt_nb.compression.zoo import bytes_of
 
 FEW, MANY = 300, 1137
 HOW = {"device": "cpu", "threads": 1, "batch_size": 32, "lr": 3e-3, "restore_best": False}

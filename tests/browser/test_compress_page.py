@@ -5,7 +5,7 @@ from helpers import Wire
 from test_compress_panel import candidate, recorded
 from test_new_panel_page import SHOW
 
-from trainopt_nb.compress.records import (
+from trainopt_nb.compression.records import (
     AddStep,
     ExportTo,
     FindBest,

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from ..api.in_workers import Where
 from ..base.errors import OptionError, RunError
 from ..base.options import Options, option
-from ..compress.compressed_run import CompressedRun
-from ..compress.options import CompressOptions, CompressPlan, StepOptions, typed_steps
-from ..compress.recipe import objects_of
-from ..compress.records import AddStep, ExportTo, FindBest
-from ..compress.start import start_plan
+from ..compression.compressed_run import CompressedRun
+from ..compression.options import CompressOptions, CompressPlan, StepOptions, typed_steps
+from ..compression.recipe import objects_of
+from ..compression.records import AddStep, ExportTo, FindBest
+from ..compression.start import start_plan
 from .compress_task import TaskSource, find_model_and_data
 from .kernel import Page, find_page, has_frontend, run_page
 from .train_in_cell import run_in_cell, run_in_lines, watch

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 
 from ..base.errors import OptionError
 from ..base.options import declared
-from ..compress.export import EXPORT_FORMS
-from ..compress.front import AIMS
-from ..compress.progress import CompressProgress
-from ..compress.recipe import Recipe, RecipeStep
-from ..compress.records import AddStep, ExportTo, FindBest, Finish, StopStep, Take, Undo
-from ..compress.steps import STEPS
+from ..compression.export import EXPORT_FORMS
+from ..compression.front import AIMS
+from ..compression.progress import CompressProgress
+from ..compression.recipe import Recipe, RecipeStep
+from ..compression.records import AddStep, ExportTo, FindBest, Finish, StopStep, Take, Undo
+from ..compression.steps import STEPS
 from ..events.fields import fits
 
 # %% ../../nbs/panels/10b_compress_commands.ipynb #eeadfdb4

@@ -7,12 +7,12 @@ __all__ = ['TEXTS', 'told_sentence', 'compress_notes', 'compress_state', 'short_
 
 # %% ../../nbs/panels/10c_compress_facts.ipynb #c0f95744
 from ..base.texts import wording
-from ..compress.card import compress_figures, taken_of
-from ..compress.lines import floor_text, name_of, short_name
-from ..compress.number_texts import in_bytes
-from ..compress.progress import CompressProgress, compression_of
-from ..compress.recipe import code_of_recipe
-from ..compress.records import CandidateMeasured, Exported, SearchEnded, StepRefused
+from ..compression.card import compress_figures, taken_of
+from ..compression.lines import floor_text, name_of, short_name
+from ..compression.number_texts import in_bytes
+from ..compression.progress import CompressProgress, compression_of
+from ..compression.recipe import code_of_recipe
+from ..compression.records import CandidateMeasured, Exported, SearchEnded, StepRefused
 from ..events.format import duration
 from ..events.progress import LIVE, Progress
 from ..events.records import Note

@@ -9,9 +9,9 @@ __all__ = ['CompressPanel']
 import queue
 
 from ..base.errors import OptionError
-from ..compress.front import AIMS
-from ..compress.progress import compression_of
-from ..compress.report import compress_text
+from ..compression.front import AIMS
+from ..compression.progress import compression_of
+from ..compression.report import compress_text
 from ..events.progress import LIVE, Progress
 from .base import Panel, read_static
 from .compress_commands import FORMS, MINUTES, compress_command

@@ -9,13 +9,13 @@ __all__ = ['candidate_row', 'CandidateRows', 'step_forms', 'folder_name']
 import re
 
 from ..base.options import declared
-from ..compress.engines import ENGINES
-from ..compress.lines import metric_change, metric_text, short_name, smaller
-from ..compress.number_texts import in_bytes, in_counts, in_milliseconds, times_text
-from ..compress.progress import CompressProgress
-from ..compress.recipe import RecipeStep
-from ..compress.records import CandidateMeasured
-from ..compress.steps import STEPS
+from ..compression.engines import ENGINES
+from ..compression.lines import metric_change, metric_text, short_name, smaller
+from ..compression.number_texts import in_bytes, in_counts, in_milliseconds, times_text
+from ..compression.progress import CompressProgress
+from ..compression.recipe import RecipeStep
+from ..compression.records import CandidateMeasured
+from ..compression.steps import STEPS
 from .protocol import finite
 from ..runs.card import plain
 
