@@ -147,7 +147,7 @@ def _warm_workers():
     with contextlib.suppress(Exception):
         warm()
 
-
+# %% ../../nbs/notebook/07_magics.ipynb #4e44bf2e
 def without_body(lines: list[str]) -> list[str]:
     "Input transformer: `%%trainopt fit --help` with nothing below it means `%trainopt fit --help`"
     alone = re.match(r"%%trainopt\b", lines[0] if lines else "") and not any(map(str.strip, lines[1:]))

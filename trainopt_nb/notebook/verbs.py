@@ -157,7 +157,7 @@ for _name, _place in {
 }.items():
     VERBS.register(_name, f"trainopt_nb.notebook.{_place}")
 
-
+# %% ../../nbs/notebook/02_verbs.ipynb #2de621e3
 NAMES = {  # what other programs call a verb -> its name here
     "train": "fit",
     "search": "sweep",
