@@ -152,6 +152,15 @@ class Machine:
     def leave(self):
         fcntl.flock(self.room, fcntl.LOCK_UN)
 
+    def is_wanted(self):
+        "Whether another process waits at the door"
+        try:
+            fcntl.flock(self.door, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(self.door, fcntl.LOCK_UN)
+        return False
+
 
 @cache
 def machine():
@@ -182,6 +191,19 @@ def alone_on_machine():
 def undisturbed():
     "`with undisturbed():` no other test runs beside what is measured; have all that takes long ready before"
     return alone_on_machine
+
+
+@pytest.fixture(scope="session")
+def give_way():
+    "For a program that takes long: it stands still while a test of another process has the machine alone, which need not wait for its end"
+
+    def look(pid):
+        if machine().is_wanted():
+            os.killpg(pid, signal.SIGSTOP)
+            machine().enter(alone=False)
+            os.killpg(pid, signal.SIGCONT)
+
+    return look
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import yaml
 from bs4 import BeautifulSoup
 from fastcore.docments import docments
 from sphinx.util.inventory import InventoryFile
-from warm_python import python
+from warm_python import python, run_warm
 
 import trainopt_nb
 from trainopt_nb.base.flags import rows
@@ -46,12 +46,11 @@ FOUND_BY = {  # what people search for -> where they should come out
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory):
+def site(tmp_path_factory, give_way):
     "The site, as the one command builds it"
     folder = tmp_path_factory.mktemp("site") / "html"
-    command = python(BUILDER, folder)
     own = {**os.environ, "TMPDIR": str(folder.parent)}  # in memory: it writes each page twice
-    done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=900)
+    done = run_warm([BUILDER, folder], ROOT, own, watch=give_way)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return folder
 
