@@ -50,7 +50,7 @@ def site(tmp_path_factory, give_way):
     "The site, as the one command builds it"
     folder = tmp_path_factory.mktemp("site") / "html"
     own = {**os.environ, "TMPDIR": str(folder.parent)}  # in memory: it writes each page twice
-    done = run_warm([BUILDER, folder], ROOT, own, watch=give_way)
+    done = run_warm([BUILDER, folder], ROOT, own, 900, watch=give_way)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return folder
 

@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from contextlib import suppress
 
 PLACE = "TRAINOPT_TEST_WARM"  # environment variable: where the warm process listens
@@ -70,8 +71,11 @@ def run_warm(
         connection.connect(f"{folder}/socket")
         send(connection, command, [file.fileno() for file in (nothing, out, err)])
         (pid,) = struct.unpack("i", connection.recv(4))
+        end = time.monotonic() + timeout
         while watch and not select.select([connection], [], [], 0.05)[0]:
             watch(pid)
+            if time.monotonic() > end:
+                raise TimeoutError(f"not within {timeout} s")
         (code,) = struct.unpack("i", connection.recv(4))
         out.seek(0), err.seek(0)
         return subprocess.CompletedProcess(words, code, out.read(), err.read())
