@@ -2,7 +2,6 @@
 
 import asyncio
 import atexit
-import fcntl
 import gc
 import json
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import properties  # noqa: F401 its profiles are there before a test or an option asks for one
 import pytest
+from machine import Machine
 from warm_python import python
 from xdist.scheduler import LoadScopeScheduling
 
@@ -136,23 +136,6 @@ def pytest_runtest_teardown(item, nextitem):
 # tests that measure time
 
 
-class Machine:
-    "Two locks by which the processes of a test run share the machine, or one of them has it alone"
-
-    def __init__(self, folder):
-        self.door, self.room = (open(Path(folder, name), "w") for name in ("door", "room"))
-
-    def enter(self, alone):
-        "Wait for the machine; a process that waits to be alone holds the door, so that no other enters meanwhile"
-        self.leave()
-        fcntl.flock(self.door, fcntl.LOCK_EX)
-        fcntl.flock(self.room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        fcntl.flock(self.door, fcntl.LOCK_UN)
-
-    def leave(self):
-        fcntl.flock(self.room, fcntl.LOCK_UN)
-
-
 @cache
 def machine():
     return Machine(os.environ["TRAINOPT_TEST_RUN"])
@@ -182,6 +165,12 @@ def alone_on_machine():
 def undisturbed():
     "`with undisturbed():` no other test runs beside what is measured; have all that takes long ready before"
     return alone_on_machine
+
+
+@pytest.fixture(scope="session")
+def give_way():
+    "For a program that takes long, as `watch` of `run_warm`: a test that needs the machine alone does not wait for its end"
+    return machine().give_way
 
 
 @contextmanager

@@ -5,10 +5,12 @@ import os
 import socket
 import struct
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
-from helpers import alive, until
+from helpers import alive, assert_still, until
+from machine import Machine
 from warm_python import PLACE, python, run_warm
 
 COMMAND = json.dumps(
@@ -83,3 +85,28 @@ def test_what_a_program_leaves_for_its_end_is_done_and_nothing_of_pytorch(tmp_pa
     done = subprocess.run(python("-c", code), capture_output=True, text=True, timeout=60)
     assert sorted(done.stdout.split()) == ["function", "object"], done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_long_program_stands_still_while_another_process_has_the_machine_alone(tmp_path):
+    mine, other, count = Machine(tmp_path), Machine(tmp_path), tmp_path / "count"
+    code = (
+        "import time; from pathlib import Path; count = 0\n"
+        "while not Path('end').exists():\n"
+        "    count += 1; Path('new').write_text(str(count)); Path('new').rename('count'); time.sleep(0.005)\n"
+    )
+
+    def measure():
+        until(count.exists, "the program")
+        other.enter(alone=True)
+        assert_still(count.read_text, 0.2)
+        still = count.read_text()
+        other.leave()
+        until(lambda: count.read_text() != still, "the program going on")
+        Path(tmp_path, "end").touch()
+
+    mine.enter(alone=False)
+    thread = threading.Thread(target=measure)
+    thread.start()
+    done = run_warm(["-c", code], tmp_path, dict(os.environ), 60, watch=mine.give_way)
+    thread.join()
+    assert done.returncode == 0 and Path(tmp_path, "end").exists(), done.stderr

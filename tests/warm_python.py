@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from contextlib import suppress
 
 PLACE = "TRAINOPT_TEST_WARM"  # environment variable: where the warm process listens
@@ -48,6 +49,7 @@ def run_warm(
     cwd,  # folder that the program runs in
     env: dict[str, str],
     timeout: float = 600,  # seconds after which the program is killed; raises `TimeoutError`
+    watch=None,  # function that is called with the program's process id, 20 times a second while it runs
 ):  # what `subprocess.run` returns, with its texts
     "Run a program from the warm process, and no process that stands for it, which would take a third of a short program's time"
     import subprocess
@@ -68,7 +70,12 @@ def run_warm(
         connection.settimeout(timeout)
         connection.connect(f"{folder}/socket")
         send(connection, command, [file.fileno() for file in (nothing, out, err)])
-        connection.recv(4)
+        (pid,) = struct.unpack("i", connection.recv(4))
+        end = time.monotonic() + timeout
+        while watch and not select.select([connection], [], [], 0.05)[0]:
+            watch(pid)
+            if time.monotonic() > end:
+                raise TimeoutError(f"not within {timeout} s")
         (code,) = struct.unpack("i", connection.recv(4))
         out.seek(0), err.seek(0)
         return subprocess.CompletedProcess(words, code, out.read(), err.read())

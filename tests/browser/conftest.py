@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from harness import KERNELS, Lab, Server, offer_kernels
+from harness import KERNELS, Lab, Plain, Server, offer_kernels
 
 
 @pytest.hookimpl(wrapper=True)
@@ -54,6 +54,14 @@ def shots():
     folder = Path(tempfile.mkdtemp(prefix="trainopt-shots-"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def plain(browser):
+    "A page without JupyterLab; `plain.blank()` empties it"
+    plain = Plain(browser)
+    yield plain
+    plain.page.close()
 
 
 @pytest.fixture(scope="session")

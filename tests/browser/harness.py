@@ -61,12 +61,17 @@ async (seconds) => {
   return Promise.race([answer, new Promise((resolve) => setTimeout(() => resolve(false), 1000 * seconds))]);
 }
 """
+NUDGE = """
+() => { window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.requestKernelInfo().catch(() => {}) }
+"""
 CONNECTION = """
 () => {
   const kernel = window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel;
   return kernel && { connection: kernel.connectionStatus, kernel: kernel.status, comms: kernel.handleComms };
 }
 """
+COMMS_PLUGIN = "@jupyterlab/apputils-extension:kernels-settings"
+SEND_COMMS = "(how) => { window.jupyterapp.serviceManager.kernels.commsOverSubshells = how }"
 CELL = ".jp-Notebook .jp-CodeCell"
 READ = """
 (node) => {
@@ -260,6 +265,44 @@ class Server:
         self.log.close()
 
 
+BLANK = """<!doctype html><meta charset="utf-8"><style>body { margin: 0; background: #fff }
+@media (prefers-color-scheme: dark) { body { background: #111 } }</style><div id="first"></div><div id="second"></div>"""
+
+
+class Plain:
+    "A page without JupyterLab that is blank for each test: another page would take the browser longer than most of them"
+
+    def __init__(self, browser):
+        self.page = browser.new_page()
+        self.page.expose_function("toKernel", lambda content: self.take(content))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", self._complaint)
+        self.errors = []  # what the page complained of since it was blank
+
+    def _complaint(self, message):
+        # a test that reads the canvas is what Chromium comments on
+        if message.type in ("error", "warning") and "getImageData" not in message.text:
+            self.errors.append(message.text)
+
+    def blank(
+        self,
+        take=lambda content: None,  # gets what a script of the page gives to `toKernel`
+        *,
+        width: int = 1000,
+        height: int = 900,
+        dark: bool = False,  # the colours that the page prefers
+    ):
+        "The page, as if it was new"
+        self.take = lambda content: None
+        self.page.mouse.move(-9, -9)  # away from where the next test has something
+        self.page.goto("about:blank")
+        self.page.set_viewport_size({"width": width, "height": height})
+        self.page.emulate_media(color_scheme="dark" if dark else "light")
+        self.page.set_content(BLANK)
+        self.take, self.errors = take, []
+        return self.page
+
+
 class Lab:
     "One browser page of JupyterLab, with one notebook open at a time; loading it takes seconds, opening another notebook does not"
 
@@ -309,19 +352,32 @@ class Lab:
                 self.page.evaluate(OPEN_ANOTHER, self.name)
             self.stale = False
             self.page.wait_for_selector(CELL, timeout=60_000)
-            with suppress(PageTimeout):
-                self.wait_idle()
-                if self.page.evaluate(ANSWERS, 20):
-                    self.errors.clear()  # of the notebook that was closed
-                    return self
-            self.server.end_sessions()  # a page can miss what its kernel says first, and then waits for ever
+            if self._is_answered():
+                self.errors.clear()  # of the notebook that was closed
+                return self
+            self.server.end_sessions()
             self.stale = True
         raise AssertionError(f"{kernel} does not answer its page, three times")
 
-    def set(self, plugin, **values):
-        "Write settings of a JupyterLab plugin; the next notebook is opened with them"
-        self.server.set(plugin, **values)
-        self.stale = True
+    def _is_answered(self):
+        "Whether the kernel answers within a minute; a page can miss what it says first, and learns it when it asks again"
+        for _ in range(12):
+            with suppress(PageTimeout):
+                self.wait_idle(5)
+                return self.page.evaluate(ANSWERS, 20)
+            self.page.evaluate(NUDGE)
+        return False
+
+    def default_comms(self):
+        "How JupyterLab sends messages of widgets unless it is told otherwise"
+        schema = self.server.ask("GET", f"/lab/api/settings/{COMMS_PLUGIN}")["schema"]
+        return schema["properties"]["commsOverSubshells"]["default"]
+
+    def send_comms(self, how):
+        "Choose how messages of widgets are sent; the page does at once what it does when its setting is changed"
+        self.server.set(COMMS_PLUGIN, commsOverSubshells=how)
+        if not self.stale:
+            self.page.evaluate(SEND_COMMS, how)
 
     def cell(self, i):
         "Locator of code cell `i`"

@@ -77,7 +77,7 @@ def test_a_model_is_compressed_by_clicks(lab, server):
     lab.wait_for(lambda: used(lab) == "0", "the original taken")
     press(lab, "Undo")
     lab.wait_for(lambda: used(lab) == before, "the candidate that was taken before")
-    panel(lab).get_by_role("textbox", name="minutes that the search may take").fill("0.2")
+    panel(lab).get_by_role("textbox", name="minutes that the search may take").fill("0.1")
     press(lab, "Find the best")
     lab.wait_for(lambda: state(lab) == "searches", "the search")
     waits(lab, "the end of the search", 120)

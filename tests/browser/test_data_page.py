@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from test_panel_page import BLANK, CONTRAST, OPEN
+from test_panel_page import CONTRAST, OPEN
 
 from trainopt_nb.clean.report import inspect_data
 from trainopt_nb.data.changes import Change
@@ -44,18 +44,12 @@ class Page:
 
     comm_id, kernel = "page", True
 
-    def __init__(self, browser, task, width, dark=False):
-        self.errors, self.waiting = [], []
+    def __init__(self, plain, task, width, dark=False):
+        self.waiting = []
         self.report = inspect_data(task)
         self.panel = DataPanel(self.report, use=lambda report: None, close=lambda: None)
         self.panel.widget.comm = self
-        self.context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
-        )
-        self.page = self.context.new_page()
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.set_content(BLANK)
-        self.page.expose_function("toKernel", self._click)
+        self.page = plain.blank(self._click, width=width, dark=dark)
         state = self.panel.widget.get_state()
         shown = {key: state[key] for key in ("whole", "texts")}
         self.page.evaluate(OPEN, {"esm": state["_esm"], "css": state["_css"], "state": shown})
@@ -86,18 +80,19 @@ class Page:
 
 
 @pytest.fixture
-def open_page(browser):
+def open_page(plain):
+    "A function that shows the panel, in place of one that it showed before; the page may not have complained at the end"
     opened = []
 
     def opening(width=1200, dark=False, task=None):
-        opened.append(Page(browser, task or images(), width, dark))
+        assert not opened or plain.errors == []
+        opened.append(Page(plain, task or images(), width, dark))
         return opened[-1]
 
     yield opening
     for page in opened:
-        assert page.errors == []
-        page.context.close()
         page.panel.widget.close()
+    assert plain.errors == []
 
 
 @pytest.mark.parametrize("dark", [False, True])

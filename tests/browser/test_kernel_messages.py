@@ -1,8 +1,10 @@
 "The page while a cell runs, seen from the wire and without anybody looking"
 
 import json
+import os
 import subprocess
 import time
+from queue import Empty
 
 import nbformat
 import pytest
@@ -14,13 +16,19 @@ from warm_python import python
 SOURCE = """
 import time
 from toy import steps, kernel
-order = []
+order, ends = [], []
+def told(message):
+    word = message['content']['data']
+    (ends if word == 'end' else order).append(word)
 def opened(channel, message):
-    channel.on_msg(lambda message: order.append(message['content']['data']))
+    channel.on_msg(told)
 get_ipython().kernel.comm_manager.register_target('toy', opened)
 async def drive(page, seconds, fail=False):
     for _ in steps(seconds):
         await page.turn()
+        if ends:
+            ends.clear()
+            break
     if fail:
         raise ValueError('failed')
     return len(order), page.how
@@ -30,19 +38,41 @@ def train(seconds, fail=False):
 """
 
 
-@pytest.fixture
-def client(every_kernel, kernelspecs, tmp_path, monkeypatch):
-    "A client of a running kernel, as a front end would be"
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
-    specs = KernelSpecManager(kernel_dirs=[str(kernelspecs / "kernels")])
-    manager = KernelManager(kernel_name=every_kernel, kernel_spec_manager=specs)
-    manager.start_kernel(cwd=str(tmp_path))
+def start(name, specs, folder):
+    "A client of a kernel that has just been started"
+    manager = KernelManager(kernel_name=name, kernel_spec_manager=specs)
+    manager.start_kernel(cwd=str(folder), env={**os.environ, "IPYTHONDIR": str(folder)})
     client = manager.client()
     client.start_channels()
     client.wait_for_ready(timeout=60)
-    yield client
+    return client
+
+
+def end(client):
     client.stop_channels()
-    manager.shutdown_kernel(now=True)
+    client.parent.shutdown_kernel(now=True)
+
+
+@pytest.fixture(scope="module")
+def at_rest():
+    "Clients of kernels that a test has left as it found them, by name"
+    clients = {}
+    yield clients
+    for client in clients.values():
+        end(client)
+
+
+@pytest.fixture
+def client(every_kernel, kernelspecs, tmp_path_factory, at_rest):
+    "A client of a running kernel, as a front end would be; the kernel serves the next test too, where it is idle again"
+    specs = KernelSpecManager(kernel_dirs=[str(kernelspecs / "kernels")])
+    client = at_rest.pop(every_kernel, None) or start(every_kernel, specs, tmp_path_factory.mktemp("kernel"))
+    yield client
+    try:
+        client.execute_interactive("%reset -f", timeout=5, allow_stdin=False)
+    except (RuntimeError, TimeoutError, Empty):  # what failed may still run
+        return end(client)
+    at_rest[every_kernel] = client
 
 
 def run(client, code):
@@ -85,7 +115,7 @@ def test_comms_now_cells_later(client):
     "A hundred messages during a run: comms are handled in it, cells after it, both in their order"
     client.execute_interactive(SOURCE, timeout=60)
     comm(client, "comm_open")
-    begins(client, run(client, "done = train(2)"))
+    begins(client, run(client, "done = train(60)"))
     for i in range(50):
         comm(client, "comm_msg", i)
         last = run(client, f"order.append('cell {i}')")
@@ -93,6 +123,7 @@ def test_comms_now_cells_later(client):
     assert len(answers) == 1  # before that of the run: a page that is loaded again asks for it first
     completion = client.complete("orde")
     last = run(client, "order.append('last')")
+    comm(client, "comm_msg", "end")
     kinds = [reply["msg_type"] for reply in replies(client, last)]
     assert kinds == ["execute_reply"] * 51 + ["complete_reply", "execute_reply"] and completion
     assert value(client, "done") == (50, "pump")
@@ -102,8 +133,10 @@ def test_comms_now_cells_later(client):
 def test_a_failed_run_drops_the_cells_behind_it(client):
     "What an error drops in Jupyter is dropped, and what is sent later runs"
     client.execute_interactive(SOURCE, timeout=60)
-    begins(client, run(client, "train(1, fail=True)"))
+    comm(client, "comm_open")
+    begins(client, run(client, "train(60, fail=True)"))
     last = [run(client, f"order.append({i})") for i in range(5)][-1]
+    comm(client, "comm_msg", "end")
     states = [reply["content"]["status"] for reply in replies(client, last)]
     assert states == ["error"] + ["aborted"] * 5
     assert value(client, "order") == []
@@ -207,11 +240,9 @@ RUNNERS = {
 }
 
 
-@pytest.mark.parametrize("runner", RUNNERS)
-def test_headless(every_kernel, kernelspecs, tmp_path, runner):
-    "Nobody looks: the page does nothing and Run All gives the same values"
+def run_headless(kernel, kernelspecs, tmp_path, runner):
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in HEADLESS])
-    book.metadata.kernelspec = {"name": every_kernel, "display_name": every_kernel, "language": "python"}
+    book.metadata.kernelspec = {"name": kernel, "display_name": kernel, "language": "python"}
     nbformat.write(book, tmp_path / "in.ipynb")
     environment = isolated_environment(tmp_path / "home", kernelspecs)
     subprocess.run(python("-m", *RUNNERS[runner]), cwd=tmp_path, env=environment, check=True)
@@ -219,6 +250,16 @@ def test_headless(every_kernel, kernelspecs, tmp_path, runner):
     assert "RESULT none after []" in json.dumps(cells[1].outputs[-1])
     assert cells[2].outputs[0].text == "next 1\n"
     assert cells[3].outputs[-1].text == "RESULT none after []\n"
+
+
+def test_headless(every_kernel, kernelspecs, tmp_path):
+    "Nobody looks: the page does nothing and Run All gives the same values"
+    run_headless(every_kernel, kernelspecs, tmp_path, "nbconvert")
+
+
+def test_headless_with_papermill(kernel, kernelspecs, tmp_path):
+    "It runs cells by the same client as nbconvert"
+    run_headless(kernel, kernelspecs, tmp_path, "papermill")
 
 
 def test_terminal():

@@ -82,14 +82,12 @@ def test_another_version_of_the_protocol_is_answered_with_ours(pulse):
 
 
 @pytest.mark.browser
-def test_a_new_panel_is_drawn_in_a_page(pulse, browser):
+def test_a_new_panel_is_drawn_in_a_page(pulse, plain):
     for i in range(5):
         pulse.beats.add(i, i % 2)
     pulse.update()
     state = pulse.widget.get_state()
-    page = browser.new_page()
-    errors = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
+    page = plain.blank()
     shown = {key: state[key] for key in ("whole", "texts")}
     page.evaluate(SHOW, {"esm": state["_esm"], "css": state["_css"], "state": shown})
     page.locator(".tonb-chart canvas").wait_for()
@@ -101,5 +99,5 @@ def test_a_new_panel_is_drawn_in_a_page(pulse, browser):
     assert page.locator(".tonb-chart").get_attribute("data-points") == "5"
     assert page.locator(".tonb-foot").inner_text() == "a foot"
     page.evaluate("""() => tell({ news: '{"protocol": 99}' })""")
-    assert page.get_by_role("alert").inner_text() == pulse.texts["outdated"] and not errors
+    assert page.get_by_role("alert").inner_text() == pulse.texts["outdated"] and not plain.errors
     assert {content["protocol"] for content in page.evaluate("() => sent")} == {1}

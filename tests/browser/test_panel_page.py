@@ -6,6 +6,7 @@ import random
 import re
 
 import pytest
+from harness import Plain
 
 from trainopt_nb.events.assumptions import Assumption, Assumptions
 from trainopt_nb.events.curves import Curve
@@ -29,8 +30,6 @@ from trainopt_nb.panels.train_panel import TrainPanel
 pytestmark = pytest.mark.browser
 
 STARTED = Started("digits-cnn", 0, 0, 12, 28, 336, "cpu", "fp32", 2, 1437, 9610, "accuracy", "max", 1.79e9)
-BLANK = """<!doctype html><meta charset="utf-8"><style>body { margin: 0; background: #fff }
-@media (prefers-color-scheme: dark) { body { background: #111 } }</style><div id="first"></div><div id="second"></div>"""
 OPEN = """
 async ({ esm, css, state }) => {
   const style = document.createElement("style");
@@ -76,15 +75,11 @@ def run_events(steps=336, seed=0):
 class Page:
     "A page with a panel, and the panel's other end"
 
-    def __init__(self, context, progress, **kwargs):
-        self.progress, self.errors, self.waiting = progress, [], []
+    def __init__(self, plain, progress, look, **kwargs):
+        self.progress, self.waiting = progress, []
         self.panel = TrainPanel(progress, **kwargs)
         self.panel.widget.comm = self
-        self.page = context.new_page()
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("console", self._complaint)
-        self.page.set_content(BLANK)
-        self.page.expose_function("toKernel", self._click)
+        self.page = plain.blank(self._click, **look)
         state = self.panel.widget.get_state()
         shown = {key: state[key] for key in ("whole", "texts")}
         # what the script writes on an axis is on a canvas: its own function is shown to the tests
@@ -103,11 +98,6 @@ class Page:
 
     def close(self, *args, **kwargs):
         pass
-
-    def _complaint(self, message):
-        # the test itself reads the canvas, which Chromium comments on
-        if message.type in ("error", "warning") and "getImageData" not in message.text:
-            self.errors.append(message.text)
 
     def _click(self, content):
         self.deliver({"content": {"data": {"method": "custom", "content": content}}, "buffers": []})
@@ -142,23 +132,27 @@ class Page:
 
 
 @pytest.fixture
-def open_panel(browser):
-    "A function that opens a panel in a page; at the end no page may have complained"
+def open_panel(plain):
+    "A function that opens a panel in a page, which may not have complained at the end"
     opened = []
 
-    def opening(progress=None, *, width=1000, dark=False, **kwargs):
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
-        )
+    def opening(progress=None, *, width=1000, dark=False, place_in=plain, **kwargs):
         progress = Progress().add([STARTED]) if progress is None else progress
-        opened.append((context, Page(context, progress, **kwargs)))
+        opened.append((place_in, Page(place_in, progress, {"width": width, "dark": dark}, **kwargs)))
         return opened[-1][1]
 
     yield opening
-    for context, page in opened:
-        context.close()
+    for place_in, page in opened:
         page.panel.widget.close()
-    assert [error for _, page in opened for error in page.errors] == []
+        assert place_in.errors == []
+
+
+@pytest.fixture
+def clocked(browser):
+    "A page whose clock a test turns on"
+    plain = Plain(browser)
+    yield plain
+    plain.page.close()
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -466,8 +460,8 @@ def test_a_view_of_another_process_has_no_controls(open_panel):
     assert not page.root.locator(".tonb-controls").is_visible() and page.data("step") == "5"
 
 
-def test_a_short_validation_is_not_announced(open_panel):
-    page = open_panel()
+def test_a_short_validation_is_not_announced(open_panel, clocked):
+    page = open_panel(place_in=clocked)
     page.tell(*run_events(27))
     page.page.clock.install()
     page.tell(State("validating", 27))
@@ -478,8 +472,8 @@ def test_a_short_validation_is_not_announced(open_panel):
     assert page.text(".tonb-state") == "training"
 
 
-def test_a_kernel_that_does_not_answer_is_explained(open_panel):
-    page = open_panel()
+def test_a_kernel_that_does_not_answer_is_explained(open_panel, clocked):
+    page = open_panel(place_in=clocked)
     page.tell(*run_events(5))
     page.page.clock.install()
     page.root.locator(".tonb-pause").click()

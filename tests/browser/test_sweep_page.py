@@ -20,7 +20,7 @@ pytestmark = pytest.mark.browser
 class Sweep:
     "A panel in a page, without a kernel between them"
 
-    def __init__(self, browser, events, width=960):
+    def __init__(self, plain, events, width=960):
         self.done = []
         self.progress = Progress().add(events)
         actions = {
@@ -29,9 +29,8 @@ class Sweep:
         }
         self.panel = SweepPanel(self.progress, run_path="runs/search-1", **actions)
         self.panel.widget.comm = Wire()
-        self.page = browser.new_page(viewport={"width": width, "height": 1400})
-        self.errors = []
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page = plain.blank(width=width, height=1400)
+        self.errors = plain.errors
         state = self.panel.widget.get_state()
         shown = {key: state[key] for key in ("whole", "texts")}
         self.page.evaluate(SHOW, {"esm": state["_esm"], "css": state["_css"], "state": shown})
@@ -61,16 +60,15 @@ def log():
 
 
 @pytest.fixture
-def sweep(browser, log):
+def sweep(plain, log):
     running = [
         TrialStarted(40, {"lr": 2e-3, "schedule": "cosine"}, "trials/40", 0, "queued", 1090.0),
         TrialReport(40, 1, [0.7], 0.3),
     ]
-    sweep = Sweep(browser, [*log, *running])
+    sweep = Sweep(plain, [*log, *running])
     sweep.clicks()
     yield sweep
     assert sweep.errors == []
-    sweep.page.close()
     sweep.panel.widget.close()
 
 
@@ -240,18 +238,18 @@ def test_a_trial_that_is_pointed_at_is_read_and_one_that_is_clicked_stays_marked
 
 
 @pytest.mark.parametrize("width", [960, 720, 480])
-def test_nothing_stands_outside_the_panel(browser, log, width):
-    sweep = Sweep(browser, log, width)
+def test_nothing_stands_outside_the_panel(plain, log, width):
+    sweep = Sweep(plain, log, width)
     wide = sweep.page.evaluate("() => document.documentElement.scrollWidth")
     outside = """() => [...document.querySelectorAll('.tonb-sweep *')].filter((node) => {
       const box = node.getBoundingClientRect(), panel = document.querySelector('.tonb-sweep').getBoundingClientRect();
       return box.width && !node.closest('.tonb-wide, .tonb-scroll') && (box.right > panel.right + 1 || box.left < panel.left - 1);
     }).map((node) => node.className.baseVal ?? node.className)"""
     assert wide <= width and sweep.page.evaluate(outside) == [] and sweep.errors == []
-    sweep.page.close()
+    sweep.panel.widget.close()
 
 
-def test_a_thousand_trials_are_drawn_in_a_few_nodes_and_a_new_one_quickly(browser, undisturbed):
+def test_a_thousand_trials_are_drawn_in_a_few_nodes_and_a_new_one_quickly(plain, undisturbed):
     start = TrialStarted(
         0,
         {"lr": 1e-3, "schedule": "cosine", "weight_decay": 0.01, "batch_size": 64},
@@ -267,7 +265,7 @@ def test_a_thousand_trials_are_drawn_in_a_few_nodes_and_a_new_one_quickly(browse
             TrialReport(number, 1, [0.5 + number / 4000], 0.1),
             TrialEnded(number, "done", [0.6 + number / 4000], 8, 1.0, "", 1001.0 + number),
         ]
-    sweep = Sweep(browser, many)
+    sweep = Sweep(plain, many)
     assert sweep.page.locator(".tonb-sweep *").count() < 3000
     sweep.add(start._replace(number=1000))
     news = json.dumps(sweep.panel._link.sent.whole())
@@ -278,4 +276,4 @@ def test_a_thousand_trials_are_drawn_in_a_few_nodes_and_a_new_one_quickly(browse
         )
     assert spent < 300  # a click answers, whatever the number of trials
     assert sweep.page.locator(".tonb-sweep").get_attribute("data-trials") == "1001" and sweep.errors == []
-    sweep.page.close()
+    sweep.panel.widget.close()
