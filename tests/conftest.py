@@ -51,9 +51,9 @@ def pytest_configure(config):
         # in memory, since each shell waits until the disk has its history; not the developer's
         os.environ["IPYTHONDIR"] = ipython = tempfile.mkdtemp(prefix="trainopt-tests-", dir=memory())
         atexit.register(shutil.rmtree, ipython, ignore_errors=True)  # after the shells of this process
-        # PyTorch's compiler asks g++ once what the processor can do, and prepares no headers for a few small programs
+        # PyTorch's compiler prepares its headers once for all programs, and does not try with g++ what the processor can do
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder.name}/inductor"
-        os.environ["TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"] = "0"
+        os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
         os.environ["XDG_STATE_HOME"] = folder.name  # the key that signs runs is not the developer's
 
 

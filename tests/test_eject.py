@@ -392,21 +392,24 @@ def test_what_is_not_promised_is_near_and_said(ended, name):
 
 
 @pytest.mark.parametrize("name", rows({**CASES, **OTHERS}))
-def test_script_reads_as_if_written_by_hand(ended, name, tmp_path):
-    "In any line length, by ruff's own defaults; no trace of this package, no name that is not used"
+def test_script_reads_as_if_written_by_hand(ended, name):
+    "No trace of this package, no constant that is not used"
     text = ended[name][1].text
-    path = tmp_path / "train.py"
-    path.write_text(text)
     assert not re.search(r"trainopt", text)
-    for words in (["check"], ["format", "--diff"], ["format", "--diff", "--line-length", "110"]):
-        done = subprocess.run(
-            [Path(sysconfig.get_path("scripts"), "ruff"), *words, "--isolated", path],
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
     constants = re.findall(r"^([A-Z_0-9]+) = ", text, re.M)
     assert all(len(re.findall(rf"\b{constant}\b", text)) > 1 for constant in constants)
+
+
+@pytest.mark.parametrize("cases", ["quick", pytest.param("slow", marks=pytest.mark.slow)])
+def test_ruff_would_change_no_script(ended, cases, tmp_path):
+    "In any line length, by its own defaults; all scripts of the session at once, which is quicker than one by one"
+    for name, (_, script, _, _) in ended.items():
+        (tmp_path / f"{re.sub(r'[^a-z0-9]+', '_', name)}.py").write_text(script.text)
+    assert len([*tmp_path.iterdir()]) == len(ended)
+    for words in (["check"], ["format", "--diff"], ["format", "--diff", "--line-length", "110"]):
+        command = [Path(sysconfig.get_path("scripts"), "ruff"), *words, "--isolated", "--no-cache", tmp_path]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_cases_cover_the_options():

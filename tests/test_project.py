@@ -157,6 +157,7 @@ def test_notebook_runs(copy, notebook, warm_kernel, warm_commands, tmp_path):
     own = {
         "PYTHONPATH": str(ROOT),  # where the warm process imported the package
         "PYTHON_EXEC": str(warm_commands / "python"),  # torchrun reads it, too
+        "PATH": f"{warm_commands}:{os.environ['PATH']}",  # for `!trainopt` and other commands of a cell
         "OMP_NUM_THREADS": "1",
         "TMPDIR": str(tmp_path),  # in memory
     }

@@ -49,7 +49,7 @@ EPOCH = re.compile(r"train_loss ([\d.]+) +valid_loss ([\d.]+) +accuracy ([\d.]+)
 
 
 @pytest.fixture(scope="module")
-def ejected(tmp_path_factory):
+def ejected(tmp_path_factory, warm_process):
     "Kind of trial -> list of (run, script, what the script printed)"
     folder, shell = tmp_path_factory.mktemp("eject"), InteractiveShell.instance()
     shell.run_line_magic("load_ext", "trainopt_nb")

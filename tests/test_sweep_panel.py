@@ -383,27 +383,30 @@ def test_the_panel_speaks_the_language_of_the_page(wired, log, monkeypatch):
     assert "最佳值" in sweep_html(Progress().add(log))
 
 
+def with_text(log, text):
+    "The log of a sweep that has a text of others wherever one may stand"
+    began = BEGAN._replace(name=text, objectives=[text], sampler=text, pruner=text)
+    odd = [TrialStarted(40, {text: text, "lr": 1e-3}, text, 0, "queued", 1100.0)]
+    odd += [TrialEnded(40, "failed", None, 0, 0.1, text, 1101.0), Note("warning", text, 1, "x")]
+    return Progress().add([began, *log[1:], *odd])
+
+
+@pytest.fixture(scope="module")
+def tags_of_the_card(log):
+    "Those of a card with a text that is as good as none"
+    return Skeleton(sweep_html(with_text(log, "a"), run_path="a")).tags
+
+
 @pytest.mark.parametrize("nasty", NASTY)
-def test_no_text_changes_the_card_or_the_page(wired, log, nasty):
-    began = BEGAN._replace(name=nasty, objectives=[nasty], sampler=nasty, pruner=nasty)
-    odd = [TrialStarted(40, {nasty: nasty, "lr": 1e-3}, nasty, 0, "queued", 1100.0)]
-    odd += [TrialEnded(40, "failed", None, 0, 0.1, nasty, 1101.0), Note("warning", nasty, 1, "x")]
-    told = lambda words: Progress().add([words(began), *log[1:], *(odd if words is hostile else mild)])
-    hostile = lambda e: e
-    mild = [
-        TrialStarted(40, {"a name": "a text", "lr": 1e-3}, "a", 0, "queued", 1100.0),
-        odd[1]._replace(reason="a"),
-        odd[2]._replace(text="a"),
-    ]
-    calm = lambda e: e._replace(name="a", objectives=["a"], sampler="a", pruner="a")
-    page = sweep_html(told(hostile), run_path=nasty)
-    assert Skeleton(page).tags == Skeleton(sweep_html(told(calm), run_path="a")).tags
+def test_no_text_changes_the_card_or_the_page(wired, log, tags_of_the_card, nasty):
+    page = sweep_html(with_text(log, nasty), run_path=nasty)
+    assert Skeleton(page).tags == tags_of_the_card
     assert plain(nasty) in Skeleton(page).words
-    panel, wire = wired(SweepPanel, told(hostile))
+    panel, wire = wired(SweepPanel, with_text(log, nasty))
     assert json.loads(panel.whole())["face"]["name"] == plain(nasty)
     panel.update()
     assert "<" not in panel.whole() and all("<" not in json.dumps(message) for message in wire.sent)
-    sweep_text(told(hostile)).encode("utf-8")
+    sweep_text(with_text(log, nasty)).encode("utf-8")
 
 
 def test_the_script_of_the_panel_makes_no_html_from_text():

@@ -21,7 +21,8 @@ PLACE = "TRAINOPT_TEST_WARM"  # environment variable: where the warm process lis
 PRELOADED = """torch torch._dynamo torch.utils.data torchmetrics.classification numpy pandas sklearn.datasets
 matplotlib.pyplot matplotlib_inline.backend_inline IPython.core.interactiveshell IPython.terminal.ipapp
 IPython.core.magics.execution IPython.core.oinspect IPython.core.logger zmq tornado jupyter_client nbformat nbclient nbconvert papermill cloudpickle nbdev.test
-safetensors.torch optuna.importance""".split()  # not ipykernel, of which several are tested; not ipywidgets, which tells
+safetensors.torch optuna.importance torch._functorch.aot_autograd torch.export torch.onnx._internal.exporter._core
+onnxscript.function_libs.torch_lib.ops""".split()  # not ipykernel, of which several are tested; not ipywidgets, which tells
 # the kernel that imports it how to bring widgets back to a page that is loaded again
 PACKAGE = "trainopt_nb"
 PACKAGE_PARTS = (

@@ -72,12 +72,11 @@ def sketch(
     from PIL import Image  # matplotlib brings it
 
     with matplotlib.rc_context(_PLAIN):
-        canvas = Canvas(figsize=size, dpi=200, facecolor="none")
-        paint(canvas)
-        file, small = io.BytesIO(), io.BytesIO()
-        FigureCanvasAgg(canvas).print_png(file, metadata={"Software": None})
-    palette = Image.open(io.BytesIO(file.getvalue())).quantize(64, method=Image.Quantize.FASTOCTREE)
-    palette.save(small, "PNG", optimize=True)
+        canvas, small = FigureCanvasAgg(Canvas(figsize=size, dpi=200, facecolor="none")), io.BytesIO()
+        paint(canvas.figure)
+        canvas.draw()
+    drawn = Image.frombytes("RGBA", canvas.get_width_height(), canvas.buffer_rgba())
+    drawn.quantize(64, method=Image.Quantize.FASTOCTREE).save(small, "PNG", optimize=True)
     return small.getvalue()
 
 # %% ../../nbs/runs/01b_pictures.ipynb #141526ad
