@@ -367,3 +367,12 @@ def test_a_run_with_boxes_has_no_script(tmp_path):
     )
     with pytest.raises(Exception, match="moves boxes or points with its images"):
         run.eject()
+
+
+def test_masks_of_whole_numbers_keep_objects_by_answers():
+    from trainopt_nb.augment.boxes import moved_objects
+
+    masks, same = torch.zeros(2, 8, 8, dtype=torch.uint8), torch.eye(2, 3).repeat(2, 1, 1)
+    masks[0, 2:4, 2:4] = 1
+    _, kept = moved_objects({"masks": masks}, same, 8, 8)
+    assert kept.dtype == torch.bool and kept.tolist() == [True, False]

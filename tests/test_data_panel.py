@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from trainopt_nb import features, fit, resume
+from trainopt_nb.augment.policy import Step
 from trainopt_nb.base.errors import DataError, RunError
 from trainopt_nb.base.texts import said_in, wording
 from trainopt_nb.clean.file_texts import file_texts
@@ -670,6 +671,163 @@ def test_a_cell_of_held_out_data_changes_the_rows_that_are_kept():
     assert np.array_equal(held["train_data"].view()[0], want[0]) and len(held["valid_data"][1]) == 30
 
 
+def _files(folder, y):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for label in (0, 1):
+        (folder / str(label)).mkdir()
+        for row in np.flatnonzero(y == label):
+            Image.fromarray(rng.integers(0, 255, (8, 8), dtype=np.uint8)).save(
+                folder / str(label) / f"{row}.png"
+            )
+    return str(folder)
+
+
+def _rows_of(made):
+    "Rows of data as text"
+    made = made.view() if isinstance(made, ChangedData) else made
+    if isinstance(made, tuple):
+        inputs = made[0].to_numpy() if hasattr(made[0], "columns") else made[0]
+        return list(zip(map(str, np.asarray(inputs)), map(str, np.asarray(made[1])), strict=True))
+    return [(str(np.asarray(x)), str(int(y))) for x, y in (made[i] for i in range(len(made)))]
+
+
+FORMS = ("tensors", "arrays", "set", "dataset", "frames", "frame", "polars", "files")
+
+
+@pytest.mark.parametrize("held_out", [False, True], ids=["whole", "held_out"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_cell_that_runs_twice_gives_the_same_data(tmp_path, form, held_out):
+    x, y = table(60)
+    frame = pd.DataFrame(x, columns=list("abc")).assign(label=y)
+    data = {
+        "tensors": lambda: (torch.tensor(x), torch.tensor(y)),
+        "arrays": lambda: (x, y),
+        "set": lambda: TensorDataset(torch.tensor(x), torch.tensor(y)),
+        "dataset": lambda: Rows((x, y)),
+        "frames": lambda: (frame[list("abc")], frame["label"]),
+        "frame": lambda: frame,
+        "polars": lambda: pytest.importorskip("polars").DataFrame(frame.to_dict("list")),
+        "files": lambda: _files(tmp_path, y),
+    }[form]()
+    options = TrainOptions.of(
+        valid_fraction=0.25 if held_out else 0, target="label" if form in ("frame", "polars") else ""
+    )
+    report = inspect_data(
+        read_task(Task(None, data), options) if form == "files" else Task(None, data), options
+    )
+    report.change(Change("drop", (0, 5)), Change("relabel", (7,), (1 - int(report.train.labels[7]),)))
+    for used in (False, True):  # whether the variable stands for the changed data already
+        names = {"train_data": data}
+        if used:
+            UsedData(names, TaskNames())(report)
+        exec(cell := report.cell(), names)
+        first, held = _rows_of(names["train_data"]), names.get("valid_data")
+        assert first == _rows_of(report.change().train_data)
+        exec(cell, names)
+        assert _rows_of(names["train_data"]) == first and names.get("valid_data") is held
+        assert (held is not None) == held_out or form == "files"
+
+
+def test_a_cell_of_other_rows_says_so():
+    x, y = table(60)
+    report = inspect_data(Task(None, (x, y)))
+    report.change(Change("drop", (0, 5)))
+    with pytest.raises(ValueError, match="These changes are of 60 rows, and there are 50"):
+        exec(report.cell(), {"train_data": (x[:50], y[:50])})
+
+
+# objects in images
+
+
+class Objects(Dataset):
+    "Images with a square, of several sizes or of one; targets are boxes and masks of objects, or a mask of classes"
+
+    classes = ("nothing", "square")
+
+    def __init__(self, several, objects=True):
+        self.several, self.objects = several, objects
+
+    def __len__(self):
+        return 30
+
+    def __getitem__(self, place):
+        rng = np.random.default_rng(0 if place == 5 else place)  # one image twice
+        high, wide = map(int, rng.integers(40, 150, 2)) if self.several else (24, 32)
+        image, mask = rng.random((3, high, wide)).astype(np.float32) / 16, np.zeros((high, wide), np.uint8)
+        mask[2:12, 4:20] = 1
+        image[:, mask > 0] = 1
+        if not self.objects:
+            return torch.from_numpy(image), torch.from_numpy(mask)
+        boxes = {"boxes": torch.tensor([[4.0, 2, 20, 12]]), "labels": torch.tensor([1])}
+        return torch.from_numpy(image), boxes | {"masks": torch.from_numpy(mask)[None]}
+
+
+def pixels_of(url):
+    import base64
+    import io
+
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGBA"))
+
+
+def test_images_of_several_sizes_are_looked_at_and_shown_as_they_are():
+    data = Objects(several=True)
+    panel = opened(data, data, options=TrainOptions.of(augment="flip:1"))
+    found = {(finding.kind, finding.part): finding for finding in panel.report.findings}
+    assert found["duplicates", "train"].rows == (5,) and len(found["overlap", "train"].rows) == 30
+    (low, high), _, _ = panel.report.train.sizes
+    assert f"30 images of 3 × {low}–{high} × " in face(panel)["headline"] and f"3 x {low}–{high} x" in str(
+        panel.report
+    )
+    click = panel.widget.comm.click
+    click({"show": {"part": "train"}})
+    page = face(panel)["page"]
+    shape = data[1][0].shape[1:]
+    made = pixels_of(page["samples"][1]["url"]).shape[:2]
+    assert made[0] / made[1] == pytest.approx(shape[0] / shape[1], rel=0.05)
+    assert page["legend"] == [["square", "#1f9bff"]]
+    rows, preview = panel._clicked.preview._held, panel.facts()["preview"]
+    assert preview["why"] == "" and preview["legend"] == page["legend"] and "flip" in preview["flags"]
+    images, targets = rows.changed_pair((Step("flip", 1.0),), 0)
+    for image, target, before in zip(images, targets, rows.samples, strict=True):
+        wide = image.shape[-1]
+        assert torch.equal(image, before.flip(-1)) and target["boxes"].tolist() == [
+            [wide - 20, 2, wide - 4, 12]
+        ]
+    shown = panel._clicked.preview.rows()
+    assert pixels_of(shown["flip"]["url"]).shape == (96, 8 * 96, 4) and "said" not in shown["flip"]
+    click({"do": "drop", "rows": [5]})
+    assert len(panel.report.change().train_data.view()) == 29
+
+
+@pytest.mark.parametrize("form", ["pair", "dataset", "objects"])
+def test_masks_are_drawn_over_their_images_and_follow_them(form):
+    data = Objects(several=False, objects=form == "objects")
+    if form == "pair":
+        data = tuple(torch.stack(part) for part in zip(*(data[i] for i in range(30)), strict=True))
+    panel = opened(data, options=TrainOptions.of(augment="vertical-flip:1"))
+    panel.widget.comm.click({"show": {"part": "train"}})
+    page = face(panel)["page"]
+    assert page["legend"] == [["1" if form == "pair" else "square", "#1f9bff"]]
+    blue = lambda pixels: np.argwhere((pixels[..., 2].astype(int) - pixels[..., 0]) > 80)[:, 0]
+    first = blue(pixels_of(page["samples"][0]["url"]))
+    assert 2 <= first.min() and first.max() <= 12
+    preview = panel._clicked.preview
+    rows = preview.rows()
+    flipped = blue(pixels_of(rows["vertical-flip"]["url"])[:, :32])
+    assert rows["vertical-flip"]["shape"] == [32, 24] and 11 <= flipped.min() and flipped.max() <= 22
+    assert preview.facts()["legend"] == page["legend"]
+
+
+def test_samples_of_several_shapes_that_are_no_images_are_refused_in_one_sentence():
+    rows = [(torch.zeros(3 + i % 2, 5), i % 2) for i in range(8)]
+    with pytest.raises(DataError, match=r"Samples have shapes \(3, 5\), \(4, 5\) and others"):
+        inspect_data(Task(None, rows))
+
+
 # loading
 
 
@@ -735,10 +893,12 @@ class Boxes(Dataset):
 
 def test_boxes_are_drawn_and_follow_their_images(monkeypatch):
     drawn = []
-    module = __import__("trainopt_nb.panels.preview_rows", fromlist=["with_boxes"])
-    real = module.with_boxes
+    module = __import__("trainopt_nb.panels.image_rows", fromlist=["drawn"])
+    real = module.drawn
     monkeypatch.setattr(
-        module, "with_boxes", lambda pixels, boxes: drawn.append(boxes) or real(pixels, boxes)
+        module,
+        "drawn",
+        lambda image, target, span: drawn.append(target["boxes"]) or real(image, target, span),
     )
     panel = opened(Boxes(), options=TrainOptions.of(augment="flip:1"))
     page = face(panel)["page"]

@@ -116,3 +116,23 @@ def test_links_of_the_chinese_readme_lead_somewhere():
     assert inside
     for link in inside:
         assert os.path.exists(ROOT / link), link
+
+
+def test_errors_of_data_are_said_in_the_language_of_the_page(nobody):
+    import torch
+    from IPython.core.error import UsageError
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from trainopt_nb.base.errors import DataError
+    from trainopt_nb.data.checks import check_labels
+
+    with pytest.raises(DataError, match="Labels must run from 0 to 2") as refused:
+        check_labels(torch.tensor([0, 1, 5, 5]), 3)
+    nobody.setenv("TRAINOPT_LANGUAGE", "zh-CN")
+    assert texts.fault_text(refused.value).startswith("标签必须在 0 到 2 之间")
+    assert "让模型有 6 个输出" in texts.fault_text(refused.value)
+    shell = InteractiveShell.instance()
+    shell.run_line_magic("load_ext", "trainopt_nb")
+    shell.user_ns |= {"train_data": {"a": 1}, "model": None}
+    with pytest.raises(UsageError, match="样本按行查看和更改"):
+        shell.run_line_magic("trainopt", "data")

@@ -79,7 +79,7 @@ def moved_objects(
     found, kept = {}, torch.ones(len(matrices), dtype=torch.bool, device=matrices.device)
     if (masks := objects.get("masks")) is not None and len(masks):
         found["masks"] = fill_beyond(warp_nearest(masks, matrices), matrices, 0)
-        kept = found["masks"].flatten(1).any(1)
+        kept = found["masks"].flatten(1).any(1).bool()  # of uint8 masks this would be uint8
     if (points := objects.get("keypoints")) is not None:
         found["keypoints"] = _of_type(_moved_key_points(_floating(points), matrices, height, width), points)
     if (boxes := objects.get("boxes")) is not None:

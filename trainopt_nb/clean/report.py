@@ -186,7 +186,7 @@ class _Changed(_Findings):
     def code(self) -> str:
         "Return the changes as a few lines of PyTorch, NumPy or pandas, for `inputs` and `targets`"
         usual = "pandas" if is_frame(self.train.inputs) else "torch"
-        return changes_code(self.changes, form_of(by_row(self.task.train_data)) or usual)
+        return changes_code(self.changes, form_of(by_row(self.task.train_data)) or usual, self.train.rows)
 
     def cell(
         self,

@@ -10,7 +10,8 @@ import numpy as np
 
 from ..base.texts import said_in, wording
 from .finding import Finding
-from .look import Part, as_images, size_text
+from .pictures import drawn, originals
+from .look import Part, size_text
 from trainopt_nb.clean.sample_views import (
     heights,
     image_span,
@@ -40,7 +41,8 @@ def samples_html(
         return ""
     names = _names(part, places, finding)
     if part.kind == "images":
-        images = as_images(part.inputs[places], image_span(part))
+        span = image_span(part)
+        images = [drawn(image, target, span)[0] for image, target in originals(part, places)]
         return f'<div style="display:flex;flex-wrap:wrap;gap:6px">{"".join(map(_image_html, names, images))}</div>'
     if part.kind == "text":
         rows = [[name, part.inputs[p][:200]] for name, p in zip(names, places, strict=True)]

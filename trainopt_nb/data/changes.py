@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..base.errors import DataError
+from ..base.texts import fault
 from .rows import are_items, are_samples, describe, is_columns, is_pair
 from .tensors import is_array, is_frame
 
@@ -99,9 +100,7 @@ def row_count(data: object) -> int:
     reachable = hasattr(data, "__len__") and hasattr(data, "__getitem__")
     if is_array(data) or are_samples(data) or (reachable and not isinstance(data, (list, tuple, dict, str))):
         return len(data)
-    raise DataError(
-        f"Samples are looked at and changed by row, and {describe(data)} gives no rows by number: pass arrays or a Dataset with __len__ and __getitem__."
-    )
+    raise DataError(fault("by_row", what=describe(data)))
 
 # %% ../../nbs/data/12_changes.ipynb #353182b4
 def is_polars_pair(data: object) -> bool:
@@ -116,13 +115,9 @@ def _rebuilt(loader):
         or loader.batch_size is None
         or loader.batch_sampler.__class__.__name__ != "BatchSampler"
     ):
-        raise DataError(
-            "Changes are made by row, and this DataLoader makes batches by a sampler of its own: pass its dataset."
-        )
+        raise DataError(fault("own_batches"))
     if loader.sampler.__class__.__name__ not in ("RandomSampler", "SequentialSampler"):
-        raise DataError(
-            "Changes are made by row, and this DataLoader draws by a sampler of its own: pass its dataset."
-        )
+        raise DataError(fault("own_order"))
 
 # %% ../../nbs/data/12_changes.ipynb #c246da1f
 def take_rows(

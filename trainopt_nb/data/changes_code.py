@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from .changed_data import ChangedData
-from .changes import Change, plain_value
+from .changes import Change, plain_value, row_count
 from .rows import is_pair
 from .tensors import is_frame
 
@@ -38,8 +38,18 @@ def _impute(change, rows, form, at, comment):
         given = f"torch.tensor({values}, dtype=inputs.dtype)"
     return [f"inputs = inputs.{copy}()", f"inputs{at}[{rows}, {column}] = {given}{comment}"]
 
+# %% ../../nbs/data/12c_changes_code.ipynb #4f04d3ff
+def _once(lines, count, left):
+    "Lines that do nothing where they ran already: row numbers stand for other rows then"
+    return [
+        f"if len(targets) == {count}:  # {left} are left, and a second run finds nothing to do",
+        *(f"    {line}" for line in lines),
+        f"elif len(targets) != {left}:",
+        f'    raise ValueError(f"These changes are of {count} rows, and there are {{len(targets)}}.")',
+    ]
 
-def _lines(changes, form):
+
+def _lines(changes, form, count=None):
     "Imports, and lines of code"
     at, lines, dropped = (".iloc" if form == "pandas" else ""), [], set()
     for change in changes:
@@ -57,6 +67,8 @@ def _lines(changes, form):
             "kept = [row for row in range(len(targets)) if row not in dropped]",
             f"inputs, targets = inputs{at}[kept], targets{at}[kept]",
         ]
+        if count is not None:
+            lines = _once(lines, count, count - len(dropped))
     needed = [("torch.", "import torch"), ("np.", "import numpy as np")]
     return [line for word, line in needed if any(word in each for each in lines)], lines
 
@@ -64,9 +76,10 @@ def _lines(changes, form):
 def changes_code(
     changes: Iterable[Change],
     form: str = "torch",  # what inputs and targets are: `torch`, `numpy` or `pandas`
+    count: int | None = None,  # rows of the data, by which lines that drop some can run twice
 ) -> str:
     "Return a few lines that do to `inputs` and `targets` what the changes do"
-    imports, lines = _lines(changes, form)
+    imports, lines = _lines(changes, form, count)
     return "\n".join([*imports, *[""] * bool(imports), *lines])
 
 # %% ../../nbs/data/12c_changes_code.ipynb #e4f08402
@@ -88,21 +101,17 @@ def form_of(
 # %% ../../nbs/data/12c_changes_code.ipynb #d14007a0
 def _taken_apart(name, data, whole, target, used):
     "The imports and the first lines of a cell, after which there are `inputs` and `targets`"
-    if whole is not None:
+    held = f"{name}.data if isinstance({name}, ChangedData) else {name}" if used else name
+    if whole is not None:  # the two parts follow from the frame, and stand in its place after a first run
         named = {str(column): column for column in whole.columns}
-        parts = f"inputs, targets = {name}.drop(columns=[{named[target]!r}]), {name}[{named[target]!r}]"
-        first = [parts]
-        if used:  # where the variable stands for changed data, it holds the two parts
-            first = [
-                f"if isinstance({name}, ChangedData):",
-                f"    inputs, targets = {name}.data",
-                "else:",
-                f"    {parts}",
-            ]
+        column = repr(named[target])
+        first = [f"held = {held}"] * used
+        held = "held" if used else name
+        parts = f"({held}.drop(columns=[{column}]), {held}[{column}])"
+        first.append(f"inputs, targets = {held} if isinstance({held}, tuple) else {parts}")
         if any(type(column) is not str for column in named.values()):
             first.append("inputs.columns = inputs.columns.astype(str)")
         return [], first
-    held = f"{name}.data if isinstance({name}, ChangedData) else {name}" if used else name
     tensors = isinstance(data, TensorDataset)
     end = f"({held}).tensors" if tensors and used else f"{held}.tensors" if tensors else held
     return ["import torch"] * tensors, [f"inputs, targets = {end}"]
@@ -120,11 +129,11 @@ def changes_cell(
         [],
     ),  # imports and lines that make the data of what the variable holds
 ) -> str:
-    "Return a cell that changes a variable as the changes do"
+    "Return a cell that changes a variable as the changes do, and gives the same where it runs twice"
     changes, form = list(changes), form_of(data)
     if form and not before[1]:
         more, first = _taken_apart(name, data, whole, target, used)
-        imports, lines = _lines(changes, form)
+        imports, lines = _lines(changes, form, row_count(data))
         imports = sorted({*imports, *more}) + [_IMPORT] * used
         last = (
             "torch.utils.data.TensorDataset(inputs, targets)"
@@ -139,8 +148,8 @@ def changes_cell(
             "from trainopt_nb.data.changes import Change",
             *before[0],
             "",
-            *([f"if not isinstance({name}, ChangedData):"] if before[1] and used else []),
-            *(f"    {line}" if used else line for line in before[1]),
+            *[f"if not isinstance({name}, ChangedData):"] * bool(before[1]),
+            *(f"    {line}" for line in before[1]),
             "changes = [",
             *rows,
             "]",

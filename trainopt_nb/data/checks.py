@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..base.errors import DataError
+from ..base.texts import fault
 from .tensors import Batch, leaves
 
 # %% ../../nbs/data/08_checks.ipynb #6ba50e34
@@ -57,18 +58,13 @@ def _refuse(labels, columns, where, ignore):
     wrong, count = int(labels[outside][0]), int(outside.sum())
     kept = labels[labels != ignore]
     low, high = int(kept.min()), int(kept.max())
-    hint = " Labels that begin at 1 need 1 subtracted." if low == 1 and high == columns else ""
+    hint = fault("labels_from_one") if low == 1 and high == columns else ""
     if count > 1 and not hint and (labels[outside] == wrong).all():
-        hint = f" If {wrong} means that there is no label, pass loss=torch.nn.CrossEntropyLoss(ignore_index={wrong})."
-    way = (
-        f"give the model {high + 1} outputs"
-        if high >= columns
-        else f"write {ignore} for what is to be passed over"
-    )
-    raise DataError(
-        f"Labels must run from 0 to {columns - 1}, because the model gives {columns} scores a sample, and {where} holds {wrong} in row "
-        f"{row} ({count} such label{'s' * (count > 1)}): correct them, or {way}.{hint}"
-    )
+        hint = fault("labels_ignore", wrong=wrong)
+    way = fault("labels_outputs", n=high + 1) if high >= columns else fault("labels_pass", ignore=ignore)
+    numbers = {"top": columns - 1, "columns": columns, "wrong": wrong, "row": row, "count": count}
+    key = "labels_range" if count > 1 else "labels_range_one"
+    raise DataError(fault(key, where=where, way=way, hint=hint, **numbers))
 
 
 def check_answers(
@@ -79,10 +75,7 @@ def check_answers(
     outside = ~((answers >= 0) & (answers <= 1))  # NaN is neither
     if answers.numel() and outside.any():
         row = int(outside.reshape(len(answers), -1).any(1).nonzero()[0])
-        raise DataError(
-            f"Binary cross-entropy takes targets from 0 to 1, and {where} holds {answers[outside][0].item():g} in row {row}: "
-            "let 0 and 1 stand for no and yes, or pass --loss mse to predict numbers."
-        )
+        raise DataError(fault("answers", where=where, value=f"{answers[outside][0].item():g}", row=row))
 
 
 def _few(what, names, so):
@@ -97,9 +90,7 @@ def check_values(
     "Check that targets are finite, and that they are not all the same"
     if not torch.isfinite(targets).all():
         rows = int((~torch.isfinite(targets.reshape(len(targets), -1))).any(1).sum())
-        raise DataError(
-            f"Targets must be finite numbers, and {rows} of the {len(targets)} rows of {where} hold NaN or infinity: drop or fill these rows."
-        )
+        raise DataError(fault("targets_finite", rows=rows, all=len(targets), where=where))
     if len(targets) > 1 and (targets == targets[:1]).all():
         return [f"Every target is {targets.reshape(-1)[0].item():g}: there is nothing to learn."]
     return []
@@ -120,9 +111,8 @@ def check_inputs(
         if tensor.dim() == 2:
             empty = [str(names[i]) if i < len(names) else str(i) for i in bad.all(0).nonzero()[:, 0].tolist()]
             if empty:
-                raise DataError(
-                    f"Column{'s' * (len(empty) > 1)} {', '.join(empty[:5])} of the inputs hold{'s' * (len(empty) == 1)} no value at all: leave them out."
-                )
+                key = "columns_empty" if len(empty) > 1 else "column_empty"
+                raise DataError(fault(key, names=", ".join(empty[:5])))
         rows = int(bad.reshape(len(tensor), -1).any(1).sum())
         said.append(
             f"{rows} of {len(tensor)} training rows hold NaN or infinity, which makes the loss NaN unless the model handles them."

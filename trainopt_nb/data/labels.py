@@ -11,6 +11,7 @@ import torch
 
 from ..base.errors import DataError
 from ..base.options import nearest
+from ..base.texts import fault
 from .tensors import LABELS, as_tensor, is_frame, plain_numbers, stack_rows
 
 # %% ../../nbs/data/01b_labels.ipynb #97eef58a
@@ -32,9 +33,7 @@ def target_tensor(
         if array.dtype.kind in "OUST":
             return _encode(array, classes)
         if array.dtype.kind not in "biufc":
-            raise DataError(
-                f"Targets must be numbers or text, and hold {array.dtype}: turn them into numbers first."
-            )
+            raise DataError(fault("targets_type", type=array.dtype))
     tensor = as_tensor(array, dtype)
     return (tensor if tensor.dtype.is_floating_point or tensor.dim() > 1 else tensor.long()), classes
 
@@ -61,24 +60,18 @@ def _is_missing(label):
 def _refuse_missing(missing):
     rows = missing.nonzero()[0]
     if len(rows):
-        raise DataError(
-            f"Every sample needs a label, and row {rows[0]} (one of {len(rows)}) has none: drop these rows."
-        )
+        raise DataError(fault("label_missing", row=rows[0], n=len(rows)))
 
 
 def _encode(labels, classes):
     if labels.ndim > 1 and labels.size != len(labels):
-        raise DataError(
-            f"Labels that are text must be one a sample, and have shape {labels.shape}: pass one column."
-        )
+        raise DataError(fault("label_columns", shape=labels.shape))
     text = [str(label) for label in labels.reshape(-1)]
     classes = classes or tuple(sorted(set(text)))
     number = {name: i for i, name in enumerate(classes)}
     unknown = sorted(set(text) - set(classes))
     if unknown:
-        raise DataError(
-            f"Validation labels must occur in the training data, and {unknown[0]!r} does not: it knows {list(classes)[:8]}."
-        )
+        raise DataError(fault("label_unknown", label=repr(unknown[0]), known=str(list(classes)[:8])))
     return torch.tensor([number[label] for label in text]), classes
 
 # %% ../../nbs/data/01b_labels.ipynb #68fa940e
@@ -101,7 +94,9 @@ def uneven(
     name: str,  # `train_data` or `valid_data`
     rows: int,  # of inputs
     targets: int,
-    what: str = "rows of inputs",
+    what: str = "",  # has these rows; rows of inputs where it is empty
 ) -> str:
     "Say that inputs and targets have different lengths"
-    return f"{name} has {rows:,} {what} and {targets:,} targets, and each needs its own: leave out what has no partner, in both alike."
+    return fault(
+        "uneven", name=name, rows=f"{rows:,}", what=what or fault("rows_of_inputs"), targets=f"{targets:,}"
+    )

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from .batches import order
 from ..base.errors import DataError
+from ..base.texts import fault
 from .labels import no_target, target_tensor, uneven
 from .tensors import LABELS, Batch, WeightedBatch, input_tensor, is_array, leaves, split_batch
 
@@ -206,9 +207,7 @@ def hold_out(
         return _split(value, len(value), fraction, seed)
     listed = isinstance(value, (DataLoader, list, tuple, dict)) and not are_samples(value)
     if listed or not hasattr(value, "__getitem__"):
-        raise DataError(
-            f"valid_fraction can hold out rows of arrays and Datasets, and train_data is {describe(value)}: pass valid_data."
-        )
+        raise DataError(fault("hold_out", what=describe(value)))
     places = range(len(value))
     return tuple(
         Subset(value, part.tolist()) for part in _split(torch.tensor(places), len(value), fraction, seed)

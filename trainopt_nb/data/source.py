@@ -21,6 +21,7 @@ from torch.utils.data import (
 )
 
 from ..base.errors import DataError
+from ..base.texts import fault
 from ..base.registry import Registry
 from .batches import Batches, MemoryBatches
 from .dataset_batches import DatasetBatches
@@ -206,8 +207,8 @@ def _open(value, how):
 
 def _not_empty(batches, name):
     if batches.samples == 0 or batches.steps == 0:
-        short = f"{batches.samples} samples, less than a batch, and drop_last leaves that out: use smaller batches, or no drop_last."
-        raise DataError(f"{name} holds {short if batches.dropped else 'no samples: at least one is needed.'}")
+        key = "less_than_a_batch" if batches.dropped else "no_samples"
+        raise DataError(fault(key, name=name, n=batches.samples))
 
 # %% ../../nbs/data/06_source.ipynb #5e9863bc
 def open_data(

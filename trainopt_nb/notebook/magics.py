@@ -31,6 +31,7 @@ from trainopt_nb.base.errors import (
     RunError,
     TaskError,
 )
+from ..base.texts import fault_text
 from ..base.flags import parse_flags, split
 from ..base.options import declared
 from ..task.variables import typed_names
@@ -119,7 +120,7 @@ class TrainoptMagics(Magics):
             self.shell.user_ns["run"] = error.run
         error.__traceback__ = None
         gc.collect()
-        return UsageError(plain(error))  # names of runs and metrics may come from elsewhere
+        return UsageError(plain(fault_text(error)))  # names of runs and metrics may come from elsewhere
 
 # %% ../../nbs/notebook/07_magics.ipynb #8affdfb4
 def _warm():

@@ -10,7 +10,7 @@ __all__ = ['TEXTS', 'MOST', 'keyed', 'size_words', 'headline', 'problem_row', 'f
 from collections.abc import Mapping
 
 from ..clean.finding import KIND_NAMES, Finding, few
-from ..clean.look import Part
+from ..clean.look import Part, shape_words
 from ..clean.report import DataReport
 from ..clean.sample_views import cell_text
 from ..clean.values import columns_of
@@ -37,8 +37,7 @@ def keyed(findings: list[Finding]) -> dict[str, Finding]:
 
 def size_words(part: Part, texts: Mapping[str, str] = TEXTS) -> str:
     "Return what samples are and how large each is"
-    shape = () if part.kind == "text" else part.inputs.shape[1:]
-    size = "×".join(map(str, shape))
+    size = (" × " if part.sizes else "×").join(() if part.kind == "text" else shape_words(part))
     words = texts[f"of_{part.called or part.kind}"].format(n=f"{part.rows:,}", size=size)
     return words if part.share > 0.999 else f"{words} {texts['looked'].format(n=f'{len(part.looked):,}')}"
 

@@ -139,7 +139,7 @@ class DataPanel(_Told, _Heard, Panel):
 
     script = read_static("data_samples.js", "data_preview.js", "data_panel.js")
     styles = read_static("data.css")
-    words = ("findings", "data")
+    words = ("findings", "faults", "data")
     driven = False
 
     def __init__(

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..clean.look import Part, as_images
+from ..clean.look import Part
+from ..clean.pictures import drawn, legend, originals
 from ..clean.report import DataReport
 from trainopt_nb.clean.sample_views import (
     cell_text,
@@ -22,7 +23,6 @@ from trainopt_nb.clean.sample_views import (
     sounding,
     table_rows,
     wave_of,
-    with_boxes,
 )
 from ..clean.values import columns_of
 from ..runs.plain_text import plain
@@ -151,6 +151,16 @@ def _cells(part, places, column, standing):
     return [plain(head) for head in heads], media
 
 
+def _pictures(part, places, span):
+    "Images with what is drawn over them, and the labels of their masks"
+    media = []
+    for image, target in originals(part, places):
+        pixels, labels = drawn(image, target, span)
+        pixels = pixels[::-1] if part.called == "spectrograms" else pixels  # low pitches at the foot
+        media.append({"url": picture_url(pixels)} | ({"masks": sorted(labels)} if labels else {}))
+    return media
+
+
 def media_of(
     part: Part,
     places: list[int],  # of samples
@@ -161,12 +171,7 @@ def media_of(
 ) -> tuple[list[str], list[dict]]:  # heads of a table, and what stands for each sample
     "Return samples as a page shows them"
     if part.kind == "images":
-        images = as_images(part.inputs[places], span) if places else []
-        if part.called == "spectrograms":
-            images = [each[::-1] for each in images]  # low pitches at the foot
-        if part.boxes:
-            images = [with_boxes(each, part.boxes[at]) for each, at in zip(images, places, strict=True)]
-        return [], [{"url": picture_url(each)} for each in images]
+        return [], _pictures(part, places, span)
     if part.kind == "sound":
         waves = [wave_of(part.inputs[place]) for place in places]
         ends = [sounding(wave) for wave in waves]
@@ -212,6 +217,7 @@ class SamplePages:
         ]
         return {
             "part": part.name, "kind": part.kind, "page": page, "pages": pages, "total": len(rows),
+            "legend": [[plain(name), colour] for name, colour in legend(part, {each for sample in samples for each in sample.pop("masks", ())})],
             "columns": len(columns_of(part)), "problem": shown.problem, "label": shown.label, "change": shown.change, "heads": heads, "samples": samples,
         }  # fmt: skip
 

@@ -7,6 +7,7 @@ __all__ = ['FittedTable']
 
 # %% ../../nbs/panels/07a_fitted_table.ipynb #92cf8990
 from ..base.errors import DataError, TrainoptError
+from ..base.texts import fault_text
 from ..clean.look import by_row
 from ..clean.report import DataReport
 from ..tables.frames import is_table
@@ -36,7 +37,7 @@ class FittedTable:
             try:
                 self._held = self._made()
             except TrainoptError as error:
-                self.why = str(error)
+                self.why = fault_text(error)
         return self._held
 
     def _made(self):

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..base.errors import DataError, TrainoptError
+from ..base.texts import fault_text
 from ..clean.labels import search_label_errors
 from ..clean.out_of_sample import FoldProgress
 from ..clean.report import DataReport
@@ -44,7 +45,7 @@ class _Following:
                 self.report.take_label_errors(*handle.result())
                 self.state = "done"
         except TrainoptError as error:
-            self.state, self.said = "failed", str(error)
+            self.state, self.said = "failed", fault_text(error)
         except Exception as error:  # what the thread fails with would be lost
             self.state, self.said = "failed", f"{type(error).__name__}: {error}"
         finally:
@@ -98,7 +99,9 @@ class LabelSearch(_Following):
             raise DataError(REFUSALS[self.refusal])
         report = self.report
         task = dataclasses.replace(report.task, valid_data=None)
-        part = report.train._replace(inputs=np.zeros((len(report.train.looked), 0)))  # the task has them
+        part = report.train._replace(
+            inputs=np.zeros((len(report.train.looked), 0)), source=None
+        )  # the task has them
         handle = submit(search_label_errors, task, report.options, part, **self._how)
         self.state, self.said, self.progress = "running", "", None
         self._stop.clear()

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from ..base.errors import TrainoptError
-from ..base.texts import wording
+from ..base.texts import wording, fault_text
 from ..clean.report import DataReport
 from ..feed.tune_loading import Setting
 from ..insight.loading import Loading, measure_loading, setting_flags
@@ -100,7 +100,7 @@ class _Following:
                     self.state = "stopped" if self._stop.is_set() else "running"
                     self._changed()
         except TrainoptError as error:
-            self.state, self.why = "failed", str(error).removeprefix(f"{handle.name}: ")
+            self.state, self.why = "failed", fault_text(error).removeprefix(f"{handle.name}: ")
         except Exception as error:  # what the thread fails with would be lost
             self.state, self.why = "failed", f"{type(error).__name__}: {error}"
         finally:

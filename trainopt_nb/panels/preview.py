@@ -12,10 +12,12 @@ import numpy as np
 
 from ..augment.policy import Step, policy_text, resolve_policy
 from ..base.errors import DataError, OptionError, TaskError, TrainoptError
+from ..base.texts import fault_text
 from ..clean.look import Part
 from .fitted_table import FittedTable
 from .preview_kinds import asked_kind, known_operations, preview_kind, read_steps
-from .preview_rows import ImageRows, SoundRows, SpectrogramRows, TableRows
+from .image_rows import ImageRows
+from .preview_rows import SoundRows, SpectrogramRows, TableRows
 from .preview_texts import TextRows
 from ..runs.plain_text import plain
 from ..task.task import Task
@@ -59,7 +61,7 @@ class _Grid:
                 self._open()
             self.steps = resolve_policy(text, channels, 1.0, self.kind)
         except TrainoptError as error:
-            self.why = str(error)
+            self.why = fault_text(error)
 
     def _open(self):
         more = () if self.kind != "tables" or self.table is None else (self.table.get(),)
@@ -76,7 +78,7 @@ class _Grid:
             try:
                 self._open()
             except TrainoptError as error:
-                self.why = str(error)
+                self.why = fault_text(error)
 
 # %% ../../nbs/panels/08_preview.ipynb #8e28be7f
 class _Rows(_Grid):
@@ -109,11 +111,18 @@ class _Rows(_Grid):
             self._shown[key(policy)] = known.get(key(policy)) or self._row(policy)
         return {name: self._shown[key(policy)] for name, policy in policies.items()}
 
+    def _legend(self):
+        "What the colours of masks stand for, once the rows are drawn"
+        if not hasattr(self._held, "legend"):
+            return []
+        self.rows()
+        return [[plain(name), colour] for name, colour in self._held.legend()]
+
     def _row(self, policy):
         try:
             return self._held.row(policy, self.seed)
         except (DataError, OptionError, TaskError) as error:
-            return {"said": plain(error)}
+            return {"said": plain(fault_text(error))}
 
 # %% ../../nbs/panels/08_preview.ipynb #af7ceb53
 class Preview(_Rows):
@@ -168,4 +177,5 @@ class Preview(_Rows):
             "heads": heads,
             "more": len(self._held.names) - len(heads) if heads else 0,
             "fitted": self.fitted,
+            "legend": self._legend(),
         }

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..base.errors import DataError, OptionError
+from ..base.texts import fault
 from ..data.balance import RESAMPLED, Balance
 from ..data.batches import MemoryBatches
 from ..data.dataset_batches import DatasetBatches
@@ -35,22 +36,16 @@ def _labels(data, how):
     flag = f"--balance {how}"
     targets = known_targets(data.train) if isinstance(data.train, (MemoryBatches, DatasetBatches)) else None
     if targets is None:
-        raise DataError(
-            f"{flag} needs the labels of all training rows beforehand, and train_data does not show them: pass arrays, or a Dataset that keeps them in an attribute targets."
-        )
+        raise DataError(fault("balance_labels", flag=flag))
     flat = targets.reshape(len(targets), -1)
     whole = not targets.dtype.is_floating_point or bool(((targets == 0) | (targets == 1)).all())
     if flat.shape[1] != 1 or not whole:
-        raise DataError(
-            f"{flag} needs one class a row, and the targets are {'numbers' if not whole else 'several a row'}: leave it out."
-        )
+        raise DataError(fault("balance_several" if whole else "balance_numbers", flag=flag))
     labels = flat[:, 0].long()
     if int(labels.min()) < 0:
-        raise DataError(
-            f"{flag} needs labels from 0, and train_data holds {int(labels.min())}: leave these rows out."
-        )
+        raise DataError(fault("balance_negative", flag=flag, low=int(labels.min())))
     if len(labels.unique()) < 2:
-        raise DataError(f"{flag} needs two classes, and every training label is {int(labels[0])}.")
+        raise DataError(fault("balance_one_class", flag=flag, label=int(labels[0])))
     return labels
 
 # %% ../../nbs/task/11_balance_task.ipynb #438b5552
@@ -59,14 +54,11 @@ def _maker(how, count, seed):
     try:
         from imblearn import over_sampling
     except ImportError:
-        raise OptionError(
-            f"--balance {how} needs imbalanced-learn: pip install imbalanced-learn, or conda install -c conda-forge imbalanced-learn."
-        ) from None
+        raise OptionError(fault("balance_package", flag=f"--balance {how}")) from None
     least = int(count[count > 0].min())
     if least < 2:
-        raise DataError(
-            f"--balance {how} makes rows between neighbours of a class, and class {int((count == least).nonzero()[0])} has one training row: use --balance over, or leave the class out."
-        )
+        label = int((count == least).nonzero()[0])
+        raise DataError(fault("balance_one_row", flag=f"--balance {how}", label=label))
     near = min(5, least - 1)
     name = "n_neighbors" if how == "adasyn" else "k_neighbors"
     said = f"--balance {how} uses {near} neighbour{'s' * (near > 1)} in place of 5, because the smallest class has {least} training rows."
@@ -93,14 +85,10 @@ def _made(data, labels, how, seed, table):
     pair = batches.data if isinstance(batches, MemoryBatches) and isinstance(batches.data, tuple) else ()
     x = pair[0] if len(pair) == 2 and isinstance(pair[0], Tensor) else None
     if x is None or x.dim() != 2 or not x.dtype.is_floating_point:
-        raise DataError(
-            f"--balance {how} makes rows of tables of numbers, and train_data is no such table: use --balance over."
-        )
+        raise DataError(fault("balance_no_table", flag=f"--balance {how}"))
     if not torch.isfinite(x).all():
         rows = int((~torch.isfinite(x)).any(1).sum())
-        raise DataError(
-            f"--balance {how} needs values in all places, and {rows} training rows hold NaN or infinity: fill them, for instance by --impute median."
-        )
+        raise DataError(fault("balance_gaps", flag=f"--balance {how}", rows=rows))
     maker, said = _maker(how, torch.bincount(labels), seed)
     groups, more_said = _groups(how, table)
     rows = x.cpu().double().numpy(), labels.cpu().numpy()
@@ -111,9 +99,8 @@ def _made(data, labels, how, seed, table):
                 make_mixed(*rows, groups, maker.k_neighbors, seed) if groups else maker.fit_resample(*rows)
             )
     except (ValueError, RuntimeError) as error:
-        raise DataError(
-            f"--balance {how} can make no rows here: {' '.join(str(error).split())} --balance over repeats rows instead."
-        ) from error
+        why = " ".join(str(error).split())
+        raise DataError(fault("balance_failed", flag=f"--balance {how}", why=why)) from error
     new = torch.from_numpy(new).to(pair[1]).reshape(-1, *pair[1].shape[1:])
     batches.replace_data((torch.from_numpy(more).to(x), new))
     return [*more_said, *said]
@@ -129,9 +116,7 @@ def balance_data(
     if how == "none":
         return data
     if options.class_weights == "balanced":
-        raise OptionError(
-            f"--balance {how} and --class-weights balanced both make up for rare classes: choose one."
-        )
+        raise OptionError(fault("balance_both", flag=f"--balance {how}"))
     labels, said = _labels(data, how), []
     if how in RESAMPLED:
         data.train.balance_by(Balance(labels, how))

@@ -106,6 +106,6 @@ function Preview(shared) {
       ${steps.length > 0 && html`<span class="tonb-strip-name" data-operation="policy"><b>${texts.policy}</b>
         <${Slider} ...${{ shared, name: texts.factor, value: factor, low: 0, high: 2, tip: texts.factor, move: (value) => change(shared, steps, value) }} /></span>${line(steps.length > 1 ? "policy" : steps[0][0])}`}
     </div>
-    ${notes && html`<div class="tonb-none">${notes}</div>`}
+    <${Legend} rows=${preview.legend} />${notes && html`<div class="tonb-none">${notes}</div>`}
     <div class="tonb-flags"><code>${preview.flags}</code><${Copy} text=${preview.flags} texts=${texts} /></div></div>`;
 }

@@ -42,6 +42,11 @@ function Images({ shared, samples }) {
     <img alt="" src=${sample.url} draggable="false" />${shared.editable && html`<${Pick} ...${{ shared, sample }} />`}<${Caption} sample=${sample} texts=${shared.texts} /></div>`)}</div>`;
 }
 
+// what the colours of masks stand for: [name, colour]
+function Legend({ rows }) {
+  return rows?.length > 0 && html`<div class="tonb-masks">${rows.map(([name, colour]) => html`<span key=${name}><i style=${{ background: colour }}></i>${name}</span>`)}</div>`;
+}
+
 // ---- sounds: the kernel sends one when it is asked for
 
 function stopSound(ui) {
@@ -164,6 +169,7 @@ function Samples({ shared, title }) {
       <label class="tonb-pick-page" hidden=${!editable || !here.length}><input type="checkbox" class="tonb-pick" checked=${whole} onChange=${(event) => pick(shared, here, event.target.checked)} />${texts.pick_page}</label>
       <span class="tonb-soft" hidden=${page.part === "train"}>${texts.only_train}</span><span class="tonb-grow"></span><${Pager} shared=${shared} /></div>
     ${here.length ? html`<${View} shared=${inner} samples=${page.samples} />` : html`<div class="tonb-none">${texts.none_left}</div>`}
+    <${Legend} rows=${page.legend} />
     ${page.kind === "table" && page.columns > page.heads.length && html`<div class="tonb-none">${fill(texts.more_columns, { n: page.columns - page.heads.length })}</div>`}
     ${page.kind === "sound" && html`<div class="tonb-none">${fill(rate[1] ? texts.rate_guessed : texts.rate, { rate: rate[0] })}</div>`}
     ${ui.picked.size > 0 && editable && html`<${Actions} shared=${shared} />`}</div>`;
