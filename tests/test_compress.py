@@ -24,7 +24,7 @@ from trainopt_nb.compression.importance import IMPORTANCE, Importance
 from trainopt_nb.compression.judge import Judge, Judged, halves
 from trainopt_nb.compression.measure import measure, measure_served
 from trainopt_nb.compression.measurement import Measurement
-from trainopt_nb.compression.recipe import Recipe
+from trainopt_nb.compression.recipe import Recipe, clicked_step, named_step
 from trainopt_nb.compression.served import TorchServed
 from trainopt_nb.compression.sparse import rows_of_layers, unpack, use_sparse
 from trainopt_nb.compression.steps import Work
@@ -516,6 +516,33 @@ def test_a_recipe_takes_the_options_that_the_model_was_distilled_with(digits, tr
 
 
 # --- low rank, recipes
+
+
+def test_a_click_on_prune_removes_less_where_the_floor_is_missed(digits, trained, tmp_path):
+    "Without training, which makes it miss the floor"
+    session = begun(trained, digits, tmp_path, also=())
+    assert str(clicked_step("prune")) == "prune 0.5 macs milder=2"
+    made = candidate_of(session, "prune 0.9 macs epochs=0 milder=5")
+    tried = [note for note in made.notes if "misses the floor" in note]
+    assert tried and tried[0].startswith(
+        "Removing 90% of the multiplications misses the floor (validation accuracy"
+    )
+    assert "so 54% is tried." in tried[0] and made.verdict.kept, made
+    first = session.candidates[0].measurement
+    assert 0.3 < made.measurement.macs / first.macs < 0.98
+
+
+@pytest.mark.parametrize("amount", [1 / 3, 0.1 + 0.2, 0.0123456789, 0.5, 0.05])
+def test_a_recipe_and_a_floor_are_read_back_as_they_were(amount):
+    from trainopt_nb.compression.candidate import Floor
+
+    recipe = Recipe([named_step("prune", {"amount": amount}), named_step("distill", {"shrink": 3 + amount})])
+    assert Recipe.of(str(recipe)) == recipe
+    for floor in (Floor(amount), Floor(None, amount)):
+        read = Floor.of(str(floor))
+        assert (read.allowed or read.least) == pytest.approx(amount, rel=1e-11)
+        assert (read.least is None) == (floor.least is None)
+    assert str(Recipe.of("prune 50%, distill 4")) == "prune 0.5, distill 4"
 
 
 def test_layers_become_thinner_where_it_costs_least(digits, trained, tmp_path):

@@ -113,6 +113,20 @@ def test_light_networks_have_the_size_that_was_asked_for():
     assert sentence == f"The student mobile has {bytes_of(net) / bytes_of(small):.1f} times fewer bytes."
 
 
+@pytest.mark.parametrize("style", [*ZOO, "timm:tiny", "own"])
+def test_a_student_is_made_again_with_the_same_weights(monkeypatch, style):
+    make = lambda *_, **__: nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=make))
+    net = convolutional(32)
+    before = torch.random.get_rng_state()
+    one, other, third = (
+        made(net, IMAGES, 4, make if style == "own" else style, seed=seed)[0] for seed in (5, 5, 6)
+    )
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(map(torch.equal, one.parameters(), other.parameters()))
+    assert not all(map(torch.equal, one.parameters(), third.parameters()))
+
+
 def test_a_network_of_timm_is_a_student(monkeypatch):
     known = {}
 

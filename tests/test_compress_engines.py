@@ -241,7 +241,7 @@ def test_pt2e_agrees_and_keeps_no_float_copies():
     assert [tuple(t.shape) for t in floats] == [(16, 16, 3, 3)]
 
 
-def test_other_batch_sizes_are_filled_up_or_cut_and_compiled_only_when_they_come_again(monkeypatch):
+def test_other_batch_sizes_are_filled_up_or_cut_and_compiled_once_that_pays(monkeypatch):
     "Compiling is replaced by the program itself, which takes any size"
     made = []
 
@@ -253,12 +253,16 @@ def test_other_batch_sizes_are_filled_up_or_cut_and_compiled_only_when_they_come
     model, batches = trained(Encoder)
     served, original = CompiledServed(to_program(model, batches), (1, 16)), TorchServed(model)
     x = digits()[0]
-    for size in (1, 16, 5, 37, 5, 5, 37):
+    patience = [3600.0] * 6 + [0.0] * 2  # seconds that compiling takes
+    for size, served._compiling in zip((1, 16, 5, 37, 5, 37, 5, 37), patience, strict=True):
+        assert served._compiling == 0.0 or made in ([], [1], [1, 16])
         before = x[:size].clone()
         out = served(x[:size])["logits"]
         torch.testing.assert_close(out, original(before)["logits"], atol=1e-4, rtol=1e-4)
         assert torch.equal(x[:size], before)
-    assert made == [1, 16, 5]
+    assert made == [1, 16, 5, 37] and served.batch_sizes == [1, 16, 5, 37]
+    served.expect([8])  # there are four programs
+    assert len(served.batch_sizes) == CompiledServed.most
 
 
 @pytest.mark.parametrize("make", [resnet, Encoder])

@@ -10,6 +10,7 @@ from test_panel import NASTY
 
 from trainopt_nb.base.texts import wording
 from trainopt_nb.compression.card import candidate_table, compress_figures
+from trainopt_nb.compression.compressed_run import taken_code
 from trainopt_nb.compression.progress import compression_of
 from trainopt_nb.compression.records import (
     AddStep,
@@ -20,6 +21,7 @@ from trainopt_nb.compression.records import (
     FindBest,
     Finish,
     LayerCost,
+    MeasureLayers,
     SearchEnded,
     StepRefused,
     StopStep,
@@ -194,6 +196,19 @@ def test_each_state_has_its_word(wired):
     assert all(state in panel.texts for state in seen) and not panel.facts()["live"]
 
 
+def test_the_code_of_the_page_has_the_options_of_the_training(wired, progress):
+    began = BEGAN._replace(options={"lr": "0.002", "loss": "my_loss"}, threads=2)
+    panel, _ = wired(CompressPanel, Progress("digits-cnn").add([began, *list(recorded())[1:]]))
+    assert (
+        panel.facts()["code"]
+        == taken_code(compression_of(panel.progress))
+        == (
+            "from trainopt_nb import compress\n\ncompressed = compress(\n    model, (train_data, valid_data), 'prune 0.75 macs, quantize int8',\n"
+            "    floor='1%',\n    batch=1,\n    threads=2,\n    lr=0.002,\n    loss=my_loss,\n)\n"
+        )
+    )
+
+
 def test_no_number_that_json_lacks_and_no_damaged_log_breaks_the_page(wired):
     odd = candidate(0, -1, [], "torch", 0, math.nan, math.inf, (math.nan, 0.0), math.nan, seconds=math.inf)
     progress = Progress("x").add(
@@ -278,8 +293,10 @@ def test_the_report_says_of_a_candidate_what_the_panel_says(wired, progress):
         ratios = [*row["faster"].values(), row["smaller"]] if row["number"] else [""] * 3
         assert [cell.partition("  ")[2] for cell in (one, many, size)] == ratios
         assert metric.startswith(row["figure"]) and metric.endswith(row["change"][0])
+        assert [cell.partition("  ")[0] for cell in (one, many)] == list(row["times"].values())
     assert table[3][1] == "1.21 ms  3.40×"  # what it takes beside the original as it is shown
-    assert rows["3"]["beside"]["1"] == pytest.approx(0.0041 / 3.4) and rows["3"]["times"]["1"] == "1.19 ms"
+    assert rows["3"]["beside"]["1"] == pytest.approx(0.0041 / 3.4)
+    assert rows["3"]["times"]["1"] == "1.21 ms" and rows["3"]["measured"]["1"] == "1.19 ms"
 
 
 # ---- what is clicked
@@ -288,7 +305,8 @@ def test_the_report_says_of_a_candidate_what_the_panel_says(wired, progress):
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
-        ({"command": "step", "step": "prune", "values": {}}, [AddStep("prune 0.5")]),
+        ({"command": "step", "step": "prune", "values": {}}, [AddStep("prune 0.5 macs milder=2")]),
+        ({"command": "layers"}, [MeasureLayers()]),
         ({"command": "step", "step": "prune", "values": {"amount": "0.7", "target": "macs"}, "start": 1}, [AddStep("prune 0.7 macs", 1)]),
         ({"command": "step", "step": "quantize", "values": {"kind": "int8", "engine": "onnxruntime"}}, [AddStep("quantize int8 engine=onnxruntime")]),
         ({"command": "step", "step": "prune", "start": 3}, []),  # it was refused
@@ -300,6 +318,9 @@ def test_the_report_says_of_a_candidate_what_the_panel_says(wired, progress):
         ({"command": "take", "number": True}, []),
         ({"command": "undo"}, [Undo()]),
         ({"command": "find", "minutes": 2, "aim": "smallest"}, [FindBest(2.0, "smallest")]),
+        ({"command": "find", "minutes": 0.02, "aim": "fastest"}, [FindBest(0.02, "fastest")]),  # as on the line
+        ({"command": "find", "minutes": 10_000, "aim": "fastest"}, [FindBest(10_000.0, "fastest")]),
+        ({"command": "find", "minutes": 10_001, "aim": "fastest"}, []),
         ({"command": "find", "minutes": 0, "aim": "fastest"}, []),
         ({"command": "find", "minutes": 2, "aim": "best"}, []),
         ({"command": "export", "number": 7, "form": "onnx", "path": " exports/a "}, [ExportTo("exports/a", "onnx", 7)]),

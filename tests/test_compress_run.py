@@ -1,7 +1,10 @@
 "A compression is a run: commands, its directory, its end, the verb, the terminal"
 
+import json
 import os
+import shutil
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -14,14 +17,18 @@ from torch import nn
 from trainopt_nb.api.in_workers import Where
 from trainopt_nb.base.errors import OptionError, RunError
 from trainopt_nb.compression.compressed_run import CompressedRun
+from trainopt_nb.compression.going_on import plan_again
 from trainopt_nb.compression.loop import CompressLoop
 from trainopt_nb.compression.options import typed_steps
 from trainopt_nb.compression.progress import compression_of
 from trainopt_nb.compression.records import (
     AddStep,
+    CompressStarted,
     ExportTo,
     FindBest,
     Finish,
+    LayerCost,
+    MeasureLayers,
     StepRefused,
     StopStep,
     Take,
@@ -29,14 +36,16 @@ from trainopt_nb.compression.records import (
     Undo,
     Working,
 )
-from trainopt_nb.compression.start import new_compression, plan_compression, start_compress
+from trainopt_nb.compression.start import new_compression, plan_compression, start_compress, start_plan
 from trainopt_nb.compression.steps import STEPS, Doing, Step
 from trainopt_nb.events.progress import Progress
-from trainopt_nb.events.records import Heartbeat, Stop
+from trainopt_nb.events.records import Heartbeat, Stop, command_line
 from trainopt_nb.notebook.compress_task import _named_run
 from trainopt_nb.runs.run import Run
 from trainopt_nb.runs.table import list_runs
 from trainopt_nb.store.lock import lock_owner
+from trainopt_nb.task.task import Task
+from trainopt_nb.task.train_options import TrainOptions
 from trainopt_nb.workers.processes import warm
 
 HALF = "prune 0.5 macs epochs=0"
@@ -190,6 +199,59 @@ def test_stop_step_and_stop(digits, tmp_path, steps):
     assert len(c.candidates) == 2 and records[-1][:1] == ("stopped",) and records[-1].reason == "interrupted"
 
 
+def test_what_each_layer_costs_is_measured_on_request(digits, tmp_path):
+    first = lambda e: isinstance(e, Taken)
+    told = lambda e: isinstance(e, LayerCost)
+    records = drive(
+        plan_compression(mlp(64), digits, **HOW), tmp_path, once((first, MeasureLayers()), (told, Finish()))
+    )
+    costs = compression_of(Progress().add(records)).costs
+    assert costs.metric == "outputs" and set(costs.costs) == {"0", "2", "4"} and costs.kept_float == []
+    assert all(0 < value < 0.05 for value in costs.costs.values())
+
+
+def test_a_compression_goes_on_with_the_steps_that_are_left(digits, tmp_path, steps):
+    plan = plan_compression(mlp(), digits, "cut 0.5", **HOW)
+    plan.orders += [AddStep("fail 0.5"), AddStep("cut 0.4", 0), ExportTo("served", "safetensors")]
+    plan.home = str(tmp_path)
+    run, before = new_compression(plan, Where(tmp_path)), []
+    for record in CompressLoop(plan, run).events():
+        before.append(record)
+        if isinstance(record, Working) and record.step == "cut 0.4":
+            break  # as if its process were killed
+    run.start_writing()
+    run.append([record for record in before if not isinstance(record, Heartbeat)])
+    run.stop_writing()
+    known = compression_of(run.progress)
+    again = plan_again(run, Task(None, *digits), plan.options)
+    assert again.home == plan.home and again.orders == plan.orders[2:] and again.how == plan.how
+    records = list(CompressLoop(again, run, known).events())
+    begun = next(e for e in records if isinstance(e, CompressStarted))
+    assert begun.seconds == known.seconds > 0 and begun.options == {"device": "'cpu'"}
+    assert {e.step for e in records if isinstance(e, Working)} == {"measure", "cut 0.4", "export", ""}
+    c = compression_of(run.progress.add(records))
+    assert [each.steps for each in c.candidates.values()] == [[], ["cut 0.5"], ["cut 0.4"]]
+    assert [each.parent for each in c.candidates.values()] == [-1, 0, 0] and c.undo == [0, 1] and c.taken == 2
+    assert (tmp_path / "served/run.py").exists() and records[-1].state == "finished"
+    assert len([e for e in c.told if isinstance(e, StepRefused)]) == 1
+
+
+def test_a_candidate_whose_model_is_lost_is_not_taken_again(digits, tmp_path, steps):
+    plan = plan_compression(mlp(64), digits, "cut 0.5", **HOW)
+    run = new_compression(plan, Where(tmp_path))
+    before = [e for e in CompressLoop(plan, run).events() if not isinstance(e, Heartbeat)]
+    run.start_writing()
+    run.append(before)
+    run.stop_writing()
+    shutil.rmtree(run.path / "candidates/1")
+    known = compression_of(Progress().add(before))
+    assert known.taken == 1
+    again = replace(plan_again(run, Task(None, *digits), plan.options), alone=True)  # it does not wait
+    loop = CompressLoop(again, run, known)
+    c = compression_of(Progress().add([*before, *loop.events()]))
+    assert c.taken == 0 and not c.candidates[1].kept and "is not in" in c.candidates[1].reason
+
+
 def test_a_search_is_part_of_a_compression(digits, tmp_path):
     plan = plan_compression(mlp(128), digits, best=FindBest(0.05), **HOW)
     records = drive(plan, tmp_path, lambda records: None)
@@ -263,6 +325,15 @@ def test_a_killed_process_leaves_its_candidates(digits, tmp_path):
     compressed.undo()
     assert compressed.taken.number == 0 and run.state == "dead"
     handle.close()
+    plan = plan_again(run, Task(None, *digits), TrainOptions(device="cpu"))
+    handle = start_plan(plan, resume=run)
+    until(lambda: len(compressed.progress.told) > 2, "the note that it goes on")
+    handle.send(AddStep("prune 0.3 macs epochs=0", 1))
+    until(lambda: len(compressed.candidates) == 3, "the next step")
+    handle.send("finish")
+    assert handle.result().state == "finished" and list(compressed.candidates) == [0, 1, 2]
+    assert compressed.candidates[2].steps == [HALF, "prune 0.3 macs epochs=0"]
+    assert "Goes on with 1 candidates." in run.progress.notes[-1].text
 
 
 OWNER = """
@@ -316,8 +387,17 @@ def test_the_verb_without_a_page(shell, capsys):
     assert "model" not in shell.user_ns and len(shell.user_ns["compressed"].candidates) == 1
     magic(shell, f"attach {compressed.run.name}")
     assert shell.user_ns["compressed"].run.name == compressed.run.name
-    with pytest.raises(UsageError, match="which is not resumed"):
+    exec(CELL, shell.user_ns)
+    with pytest.raises(UsageError, match="has done all its steps"):
         magic(shell, f"resume {compressed.run.name}")
+    facts = json.loads((compressed.run.path / "run.json").read_text())
+    facts["orders"].append(command_line(AddStep("sparsify 0.5 epochs=0")))  # as if it had been killed before
+    (compressed.run.path / "run.json").write_text(json.dumps(facts))
+    magic(shell, f"resume {compressed.run.name}")
+    again = shell.user_ns["compressed"].progress
+    assert (
+        again.refused + list(again.candidates.values())[2:] and "goes on" in capsys.readouterr().out.lower()
+    )
 
 
 def test_a_step_takes_a_variable_of_the_notebook(shell, capsys):

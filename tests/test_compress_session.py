@@ -8,6 +8,7 @@ from torch import nn
 from trainopt_nb.api.fit import fit
 from trainopt_nb.base.errors import CompressError, OptionError
 from trainopt_nb.base.options import Options
+from trainopt_nb.compression import measure as measure_module
 from trainopt_nb.compression.candidate import Verdict
 from trainopt_nb.compression.compress import compress, line_of
 from trainopt_nb.compression.compressed import Compressed
@@ -117,6 +118,25 @@ def test_taking_and_undoing(session, steps, always_kept):
         session.undo()
     with pytest.raises(CompressError, match="no candidate 9: there are 0 to 3"):
         session.take(9)
+
+
+def test_only_the_new_model_is_judged_and_all_are_timed(session, steps, always_kept, monkeypatch):
+    judged, timed, latencies = [], [], measure_module.latencies
+
+    def timing(models, inputs, seconds):
+        timed.append([each.name for each in models])
+        return latencies(models, inputs, seconds)
+
+    judge = session.judge
+    monkeypatch.setattr(session, "judge", lambda served: judged.append(served.name) or judge(served))
+    monkeypatch.setattr(measure_module, "latencies", timing)
+    for _ in range(2):
+        list(session.step(steps[0]))
+    first, one, two = session.candidates
+    assert judged == ["narrowed to 115", "narrowed to 103"]
+    assert timed == [["fp32", "narrowed to 115"], ["fp32", "narrowed to 115", "narrowed to 103"]]
+    assert two.measurement.macs < one.measurement.macs < first.measurement.macs
+    assert len(first.measurement.times[1].calls) == len(two.measurement.times[1].calls)  # of the same turns
 
 
 def test_a_refused_candidate_is_neither_taken_nor_stacked_on(session, steps, always_kept):

@@ -12,13 +12,14 @@ from trainopt_nb.api.fit import fit
 from trainopt_nb.base.errors import CompressError, OptionError
 from trainopt_nb.compression import budget as budget_module
 from trainopt_nb.compression import find as search_module
+from trainopt_nb.compression import measure as measure_module
 from trainopt_nb.compression import proposals as proposals_module
 from trainopt_nb.compression import session as session_module
 from trainopt_nb.compression.candidate import Floor, Verdict
 from trainopt_nb.compression.compress import compress
 from trainopt_nb.compression.figure import Figure
 from trainopt_nb.compression.find import find
-from trainopt_nb.compression.front import Merits
+from trainopt_nb.compression.front import AIMS, Merits
 from trainopt_nb.compression.hopes import Hopes
 from trainopt_nb.compression.proposals import Proposals
 from trainopt_nb.compression.prune import PruneOptions
@@ -224,15 +225,40 @@ def test_the_original_stays_where_nothing_serves_the_aim(lab, trained, digits, t
     monkeypatch.setattr(session_module, "judge_candidate", lambda *_: Verdict(False, "slower"))
     more = {"seconds": 0.01, "device": "cpu", "folder": tmp_path, "write": lambda line: None}
     found = compress(trained, digits, "best", minutes=0.05, **more)
-    assert found.taken == 0 and "the original stays" in repr(found)
+    assert found.taken == 0 and "None of them is faster than the original" in repr(found)
     assert found.code.startswith("compressed_model = model")
+
+
+@pytest.mark.parametrize("aim", AIMS)
+def test_what_is_no_better_than_the_original_is_not_the_pick(lab, session, monkeypatch, aim):
+    def latencies(models, inputs, seconds):
+        "All are a little slower than the original"
+        return [
+            {size: Times((0.00102 if at else 0.001,) * 11) for size in inputs} for at in range(len(models))
+        ]
+
+    monkeypatch.setattr(measure_module, "latencies", latencies)
+    monkeypatch.setattr(search_module, "latencies", latencies)
+    list(session.step(Recipe.of("serve")[0]))
+    assert session.taken == 1
+    *_, ended = find(session, minutes=0.1, aim=aim)
+    smaller = [
+        each
+        for each in session.candidates
+        if each.measurement.nbytes < session.candidates[0].measurement.nbytes
+    ]
+    assert smaller and (
+        ended.best in {each.number for each in smaller} if aim == "smallest" else ended.best is None
+    )
+    assert session.taken == (ended.best or 0)
+    assert aim == "smallest" or "None of them is faster than the original within the floor" in ended.said
 
 
 @pytest.mark.parametrize(
     ("recipe", "more", "match"),
     [
-        ("best", {"minutes": 0}, "minutes takes a number above 0, and got 0"),
-        ("best", {"minutes": "two"}, "minutes takes a number"),
+        ("best", {"minutes": 0}, "minutes takes 0.02 to 10000, and got 0"),
+        ("best", {"minutes": "two"}, "minutes takes 0.02 to 10000, and got 'two'"),
         ("best", {"aim": "quickest"}, "aim takes fastest, smallest, accurate, and got 'quickest'"),
         ("prune 0.5", {"minutes": 2}, "minutes belongs to a search"),
         ("prune 0.5", {"minutes": 2, "aim": "fastest"}, "minutes and aim belongs? to a search"),

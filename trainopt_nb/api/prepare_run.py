@@ -6,6 +6,7 @@
 __all__ = ['new_run', 'start', 'start_in', 'stored_options', 'resume_in']
 
 # %% ../../nbs/api/03_prepare_run.ipynb #21a56e14
+from collections.abc import Container
 from pathlib import Path
 
 import torch
@@ -133,6 +134,7 @@ def start_in(
 def stored_options(
     run: Run,  # to be resumed
     changes: dict,  # keyword -> value
+    beside: Container[str] = (),  # names of stored options that are no options of a training
 ) -> TrainOptions:
     "Return the options of a stored run, with changes. Raises `RunError` where a file could not hold one, such as a callable, or where one names an address that another wrote"
     TrainOptions.of(**changes)  # an error in these is raised as it is
@@ -142,7 +144,8 @@ def stored_options(
             "run.load(model)."
         )
     check_places(run, changes)
-    stored = {name: tuple(value) if isinstance(value, list) else value for name, value in run.options.items()}
+    kept = {name: value for name, value in run.options.items() if name not in beside}
+    stored = {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
     try:
         return TrainOptions.of(**{**stored, **changes})
     except OptionError as error:

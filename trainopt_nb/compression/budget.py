@@ -10,7 +10,7 @@ import time
 
 from ..base.errors import OptionError
 from .costs import Costs, epoch_seconds
-from .front import AIMS
+from .front import AIMS, MINUTES
 from .proposals import Proposals
 from .recipe import Recipe
 from .session import Compression
@@ -31,8 +31,9 @@ class _Time:
     ):
         if aim not in AIMS:
             raise OptionError(f"aim takes {', '.join(AIMS)}, and got {aim!r}.")
-        if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not 0 < minutes < 10**5:
-            raise OptionError(f"minutes takes a number above 0, and got {minutes!r}.")
+        low, high = MINUTES
+        if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not low <= minutes <= high:
+            raise OptionError(f"minutes takes {low:g} to {high:g}, and got {minutes!r}.")
         self.session, self.aim, self.seconds, self.began = session, aim, 60 * minutes, time.perf_counter()
         work, original, sizes = session.work, session.candidates[0], len(session.sizes)
         self.timing = work.seconds  # as the user asked for

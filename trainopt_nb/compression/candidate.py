@@ -69,11 +69,11 @@ class Floor:
 
     def __str__(self):
         return (
-            f"min {self.least:g}"
+            f"min {self.least:.12g}"
             if self.least is not None
             else "none"
             if self.allowed is None
-            else f"{100 * self.allowed:.3g}%"
+            else f"{100 * self.allowed:.12g}%"
         )
 
 # %% ../../nbs/compression/08_candidate.ipynb #13acafca

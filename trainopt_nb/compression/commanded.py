@@ -11,7 +11,17 @@ from collections.abc import Generator, Iterable
 
 from ..base.errors import CompressError
 from .options import CompressPlan
-from .records import AddStep, ExportTo, FindBest, Finish, StopStep, Take, Taken, Undo
+from trainopt_nb.compression.records import (
+    AddStep,
+    ExportTo,
+    FindBest,
+    Finish,
+    MeasureLayers,
+    StopStep,
+    Take,
+    Taken,
+    Undo,
+)
 from .session import Compression
 from ..events.received_commands import Refused as Unread
 from ..events.records import Note, Stop
@@ -29,7 +39,7 @@ class _Sent:
         run: Run,  # its directory, which this process writes
     ):
         self.plan, self.run = plan, run
-        self.orders: deque = deque(plan.orders)  # steps, searches and exports that wait
+        self.orders: deque = deque(plan.orders)  # steps, searches, exports and looks at layers that wait
         self.ending: tuple[str, str] | None = None  # state and reason, once the compression is to end
         self._end_step = self._chosen = self._searching = False
         self._told = 0  # candidates that have a record
@@ -55,7 +65,7 @@ class _Sent:
                 self._finish("finished", "ended by hand")
             case Take() | Undo():
                 return self._choose(command)
-            case AddStep() | FindBest() | ExportTo():
+            case AddStep() | FindBest() | ExportTo() | MeasureLayers():
                 self.orders.append(command)
             case Unread(reason):
                 return [self.note(f"A command was not understood: {reason}.")]

@@ -16,7 +16,7 @@ from .candidate import Candidate, Floor, describe_floor
 from .machine import Machine
 from .measurement import text_table
 from .number_texts import in_bytes, in_milliseconds, times_text
-from .recipe import Recipe, code_of_recipe
+from .recipe import Recipe, code_of_recipe, options_as_code
 from .served import Served, TorchServed
 from .steps import EXPORTERS, Refused
 from ..runs.html_tables import table_html
@@ -98,7 +98,7 @@ class Compressed(Candidates):
     @property
     def code(self) -> str:
         "Python code that makes this model again from the original"
-        threads, changed = self.machine.threads, self.options.changed()
+        threads, changed = self.machine.threads, options_as_code(self.options)
         return code_of_recipe(str(self.recipe), str(self.floor), self.batch_sizes, threads, changed)
 
     def export(
@@ -115,8 +115,10 @@ def _cells(candidate, first):
     "Return the cells of a candidate, with ratios to the original"
     measured, original = candidate.measurement, first.measurement
     ratios = candidate.speedups
-    latency = [
-        in_milliseconds(times.median) + (f"  {times_text(ratios[size])}" if size in ratios else "")
+    latency = [  # beside the original's: its latency divided by the speedup of their shared turns
+        f"{in_milliseconds(original.latency(size) / ratios[size])}  {times_text(ratios[size])}"
+        if size in ratios
+        else in_milliseconds(times.median)
         for size, times in measured.times.items()
     ]
     smaller = "" if candidate is first else f"  {times_text(original.nbytes / max(1, measured.nbytes))}"

@@ -164,7 +164,7 @@ def lessons(
     if "teacher" not in said:
         found["teacher"] = work.original.module
     if said.get("distill", "none") == "none" or {"temperature", "what"} & own.keys():
-        found["distill"] = f"logits:{options.temperature:g}{beside}"
+        found["distill"] = f"logits:{options.temperature:.12g}{beside}"
     if "distill_weight" not in said or "weight" in own:
         found["distill_weight"] = options.weight
     return found | ({"distill_layers": tuple(options.layers.split("+"))} if options.layers else {})
@@ -192,7 +192,9 @@ def distill_step(
     check(work, taught)
     yield Doing("distill", f"makes a student with {options.shrink:g} times fewer bytes")
     importance = Importance("taylor", module, work.judge) if options.student == "narrow" else None
-    made, sentence = yield from student(module, work.inputs(), options.shrink, options.student, importance)
+    made, sentence = yield from student(
+        module, work.inputs(), options.shrink, options.student, importance, work.options.seed
+    )
     work.notes.append(sentence)
     yield Doing("distill", sentence)
     if options.augment == "auto" and taught["augment"] != work.options.augment:

@@ -58,7 +58,10 @@ class _Ending(Trying):
             [f"Tried {self.tried} steps of recipes in {spent / 60:.1f} minutes."],
         )
         if best is None:
-            said.append("None of them serves the aim within the floor, so the original stays.")
+            better = "smaller" if self.aim == "smallest" else "faster"
+            said.append(
+                f"None of them is {better} than the original within the floor, so the original is taken."
+            )
         else:
             each = session.candidates[best]
             less = each.measurement.nbytes / session.candidates[0].measurement.nbytes
@@ -108,14 +111,19 @@ class Search(_Ending):
             yield from self.recipe(proposal)
         yield from self.finals()
         ended = self.end()
-        self.close()
+        self.close(otherwise=0)
         self.session.notes.append(ended.said)
         yield ended
 
-    def close(self):
+    def close(
+        self,
+        otherwise: int | None = None,  # candidate that is taken where nothing serves the aim; None takes none
+    ):
         "Take the best of what was measured"
         self.session.work.seconds = self.timing
         best = self.best()
+        if best is None:
+            best = otherwise
         if best is not None:
             self.session.take(best)
 

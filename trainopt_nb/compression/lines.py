@@ -124,7 +124,7 @@ def candidate_line(
     ratio = lambda value: f"  {times_text(value)}" if each.number else ""
     for size in c.started.served:
         parts.append(
-            f"{in_milliseconds(each.latency[str(size)])}{ratio(each.speedup[str(size)])} at batch {size}"
+            f"{in_milliseconds(c.latency(each, str(size)))}{ratio(each.speedup[str(size)])} at batch {size}"
         )
     parts.append(in_bytes(each.nbytes) + ratio(smaller(c, each)))
     change, _ = metric_change(c, each)

@@ -8,112 +8,37 @@ __all__ = ['NAP', 'CompressLoop']
 # %% ../../nbs/compression/76_loop.ipynb #fad20565
 import time
 from collections.abc import Generator
+from copy import deepcopy
 from pathlib import Path
 
 from ..base.errors import CompressError, OptionError, TrainoptError
-from .commanded import Commanded
 from .find import find
-from .guard import StepStopped, guarded
-from .kept import keep_model
+from .following import Following
+from .going_on import put_back
+from .machine import this_machine
+from .options import CompressPlan
+from .progress import CompressProgress
+from .quantize_step import measure_layers
 from .recipe import Recipe
 from trainopt_nb.compression.records import (
     AddStep,
     Exported,
     ExportTo,
     FindBest,
-    SearchEnded,
+    MeasureLayers,
     StepRefused,
     Working,
 )
-from .session import Compression, Measured
-from .steps import EXPORTERS, Refused, Searched
-from .translate import Told, candidate_record, started_record
+from .served import TorchServed
+from .session import Compression
+from .steps import EXPORTERS
+from .translate import candidate_record, started_record
 from ..events.records import Ended, Heartbeat
+from ..runs.run import Run
 from ..tables.stored import store_features
-from ..workers.processes import describe_error
 
 # %% ../../nbs/compression/76_loop.ipynb #03c244a5
-class _Storing(Commanded):
-    "Stores what a step made"
-
-    def _candidates(self) -> Generator:
-        "Store the candidates that are new, and yield their records; what is sent in for one comes before the next"
-        while self._told < len(self.session.candidates):
-            each = self.session.candidates[self._told]
-            self._told += 1
-            problem = keep_model(self.run, each.number, each.served) if each.verdict.kept else ""
-            yield candidate_record(each, each.number, each.parent)
-            if each.number:  # the original was measured again beside it
-                yield candidate_record(self.session.candidates[0], 0, -1)
-            if problem:
-                yield self.note(problem)
-            if each.number and each.verdict.kept and not (self._chosen or self._searching):
-                self.session.take(each.number)
-                yield self.taken_record()
-
-# %% ../../nbs/compression/76_loop.ipynb #d181060c
-class _Following(_Storing):
-    "Follows a step"
-
-    def follow(
-        self,
-        step: str,  # as in a recipe, or `search`
-        events: Generator,  # of the engine
-    ) -> Generator:
-        "Yield the records of a step; what ends it before its time is said, and the compression goes on"
-        told, why = Told(step), ""
-        self._end_step = self._chosen = False
-        try:
-            for event in guarded(self.run, events):
-                yield from self.say(self.records(step, event, told))
-                if self._end_step:
-                    why = "you stopped it"
-                    break
-        except StepStopped:
-            why = "you stopped it"
-        except Exception as error:  # of a library, whose classes are many
-            why = describe_error(error)
-        finally:
-            events.close()
-        yield from self.say(self._candidates())
-        if why:
-            yield from self.say([self._cut(step, why)])
-
-    def _cut(self, step, why):
-        "Return the record of a step or a search that ended before its time"
-        taken, order = self.session.taken, self._order
-        if not self._searching or self._told == self._before:
-            return StepRefused(step, why)
-        tried, spent = self._told - self._before, time.monotonic() - self._began
-        said = f"It ended early ({why}), and the best until then is taken."
-        return SearchEnded(order.aim, tried, taken, [], spent, said)
-
-    def records(
-        self,
-        step: str,  # as in a recipe
-        event: tuple,  # of the engine
-        told: Told,
-    ) -> Generator:
-        "Yield the records for an event; a sign of life where there is none"
-        before = self._told
-        if isinstance(event, Refused):
-            yield StepRefused(event.step, event.reason)
-            return
-        yield from self._candidates()
-        if isinstance(event, Measured) and event.again:
-            each = self.session.candidates[event.candidate.number]
-            yield candidate_record(each, each.number, each.parent)
-            return
-        if isinstance(event, Searched):
-            yield SearchEnded(*event[:3], list(event[3]), *event[4:])
-            return
-        said = told(event)
-        yield from said
-        if not said and before == self._told:
-            yield Heartbeat(self._told)
-
-# %% ../../nbs/compression/76_loop.ipynb #a82ecb0a
-class _Stepping(_Following):
+class _Stepping(Following):
     "Runs steps and exports"
 
     def _steps(self, order):
@@ -131,6 +56,13 @@ class _Stepping(_Following):
             yield from self.say([Working(str(step), "begins")])
             yield from self.follow(str(step), self.session.step(step, start, take=False))
             start = None
+
+    def _layers(self):
+        "Measure what int8 costs in the layers of what is taken, or of the nearest module that it came from"
+        found = self.session.best
+        while type(found.served) is not TorchServed:
+            found = self.session.candidates[found.parent]
+        yield from self.follow("layers", measure_layers(found.served.module, self.session.task))
 
     def _export(self, order):
         "Write a candidate to files"
@@ -155,8 +87,19 @@ class _Stepping(_Following):
 NAP = 0.05  # seconds between two looks at the commands while nothing is to be done
 
 
-class CompressLoop(_Stepping):
-    "Measures the original, does what is ordered, and waits for more where no steps were planned"
+class _Beginning(_Stepping):
+    "Measures the original, and puts back what an earlier process made"
+
+    def __init__(
+        self,
+        plan: CompressPlan,
+        run: Run,  # its directory, which this process writes
+        before: CompressProgress | None = None,  # what an earlier process told; None for a new one
+    ):
+        super().__init__(plan, run)
+        self.before = (
+            deepcopy(before) if before and before.started else None
+        )  # the log goes on in the same object
 
     def _begin(self):
         "Measure the original; yields the first records"
@@ -169,20 +112,37 @@ class CompressLoop(_Stepping):
         if self.session.task.table is not None:
             store_features(self.run.path, self.session.task.table.features)
         first, kind = self.session.candidates[0], type(plan.model).__name__
-        yield from self.say(
-            [
-                started_record(
-                    self.run.name, kind, first, plan.floor, plan.batch_sizes, how.threads, plan.planned, began
-                )
-            ]
-        )
+        begun = started_record(
+            self.run.name, kind, first, plan.floor, plan.batch_sizes, how.threads, plan.planned, began, plan.options
+        )  # fmt: skip
+        if self.before:
+            begun = begun._replace(planned=self.before.started.planned, seconds=self.before.seconds)
+        yield from self.say([begun])
         yield from self.say(self._candidates())
+        yield from self.say(self._put_back() if self.before else ())
         yield from self.say([self.taken_record()])
         yield from self.say(self.note(text, "info") for text in plan.notes)
+
+    def _put_back(self):
+        "Put the candidates of the earlier process back; yields records of those that cannot be taken any more"
+        lost = put_back(self.session, self.run, self.before, self.plan.trust)
+        self._told = len(self.session.candidates)
+        for number in lost:
+            each = self.session.candidates[number]
+            yield candidate_record(each, number, each.parent)
+        elsewhere = self.before.started.machine != str(this_machine(self.plan.how.threads))
+        moved = f" They were measured on {self.before.started.machine}." if elsewhere else ""
+        yield self.note(f"Goes on with {self._told - 1} candidates.{moved}", "info")
+
+# %% ../../nbs/compression/76_loop.ipynb #ec18b4f2
+class CompressLoop(_Beginning):
+    "Measures the original, does what is ordered, and waits for more where no steps were planned"
 
     def _do(self, order):
         if isinstance(order, FindBest):
             return self.search(order)
+        if isinstance(order, MeasureLayers):
+            return self._layers()
         return self._export(order) if isinstance(order, ExportTo) else self._steps(order)
 
     def search(self, order: FindBest) -> Generator:

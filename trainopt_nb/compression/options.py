@@ -16,7 +16,7 @@ from torch import nn
 from ..base.errors import CompressError, OptionError
 from ..base.options import Options, nearest, option
 from .candidate import Floor
-from .front import AIMS
+from .front import AIMS, MINUTES
 from .recipe import Recipe, read_step
 from .records import AddStep, ExportTo, FindBest
 from .served import check_values
@@ -92,7 +92,12 @@ class StepOptions(Options):
     )
     best: bool = option(False, "search over recipes, after the steps that are named", group="Steps")
     minutes: float = option(
-        2.0, "that a search with `best` may take", low=0.02, high=10_000.0, group="Steps", unit="minutes"
+        2.0,
+        "that a search with `best` may take",
+        low=MINUTES[0],
+        high=MINUTES[1],
+        group="Steps",
+        unit="minutes",
     )
     aim: str = option(
         "fastest",
@@ -156,6 +161,7 @@ class CompressPlan:
     home: str = ""  # folder in which relative paths of exports begin
     notes: tuple[str, ...] = ()  # sentences for the user
     alone: bool = False  # whether it ends after the original was measured, where nothing is ordered
+    trust: bool = False  # whether models that an earlier process stored elsewhere are loaded
 
     @property
     def floor(self) -> Floor:

@@ -50,6 +50,13 @@ class PruneOptions(Options):
     )
     epochs: int = epochs_option("Prune", 6, "in all after channels were removed")
     teacher: bool = teacher_option("Prune")
+    milder: int = option(
+        0,
+        "times that a smaller share is tried, 0.6 of the one before, where the floor is missed",
+        low=0,
+        high=9,
+        group="Prune",
+    )
 
 # %% ../../nbs/compression/15_prune.ipynb #14730ee3
 def _find_share(work, module, importance, channels, options, left, target):
@@ -101,11 +108,8 @@ def _round(work, module, options, left, target, share):
     )
 
 
-def prune(
-    work: Work,
-    options: PruneOptions,
-) -> Generator:  # yields events; returns the pruned model
-    "Remove channels and heads until the target is met, and train what is left. Raises `CompressError`"
+def _pruned(work, options):
+    "Remove channels and heads until the target is met, and train what is left"
     module = work.module("prune")
     if not any(parameter.dim() > 1 for parameter in module.parameters()):
         raise CompressError("This model cannot be pruned: it has no layers with weights.")
@@ -124,5 +128,35 @@ def prune(
     work.notes.append(sentence)
     return TorchServed(module, f"{work.served.name} pruned")
 
+# %% ../../nbs/compression/15_prune.ipynb #47e7bef7
+def _figures(work, served):
+    "Return the metric of a model and of the original on the samples that choose"
+    original = work.measured.judged if work.measured else work.judge(work.original)
+    return work.judge(served).chooses, original.chooses
 
-STEP = Step(PruneOptions, prune, "remove channels and heads, and train the rest with the original as teacher")
+
+def prune(
+    work: Work,
+    options: PruneOptions,
+) -> Generator:  # yields events; returns the pruned model
+    "Remove channels and heads until the target is met, and train what is left. Raises `CompressError`"
+    served = yield from _pruned(work, options)
+    for _ in range(options.milder):
+        found, original = _figures(work, served)
+        if work.floor.holds(found, original):
+            break
+        less = round(0.6 * options.amount, 2)
+        work.notes.append(
+            f"Removing {options.amount:.0%} of the {OF[options.target]} misses the floor (validation {found.name} {found}, original {original}), so {less:.0%} is tried."
+        )
+        options = options.replace(amount=less)
+        served = yield from _pruned(work, options)
+    return served
+
+
+STEP = Step(
+    PruneOptions,
+    prune,
+    "remove channels and heads, and train the rest with the original as teacher",
+    {"target": "macs", "milder": "2"},
+)

@@ -7,7 +7,7 @@ __all__ = ['Quantized', 'quantizing', 'quantize']
 
 # %% ../../nbs/compression/45_quantize.ipynb #f1d957ca
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -30,11 +30,21 @@ class Quantized(NamedTuple):
     reason: str  # why it was refused, or how near it is to the original
     agreement: Agreement | None = None
     seconds: float = 0.0  # that it took
+    speedup: float = 0.0  # times faster than the original, at a look; 0 where it was not measured
 
     def __repr__(self):
         return f"{self.engine}: {'' if self.served else 'refused, '}{self.reason}"
 
 
+def _left_out(engine, wish, best):
+    "Return why an engine that compiles for seconds is not tried; empty where it is"
+    speed, by = best
+    most = engine.most(wish) if engine.most and speed else 0.0
+    if not speed or not engine.most or most > speed:
+        return ""
+    return f"not tried, because at most about {most:.1f}x is expected of it here and {by} is {speed:.1f}x: engine={engine.library} tries it."
+
+# %% ../../nbs/compression/45_quantize.ipynb #922732a9
 def _chosen(kind, engine):
     "Return the engines that are asked for, by name"
     libraries = sorted({each.library for _, each in ENGINES.items()})
@@ -52,19 +62,20 @@ def _chosen(kind, engine):
     return found
 
 # %% ../../nbs/compression/45_quantize.ipynb #d1a37ef6
-def _try(name, engine, wish, original):
-    "Make one candidate and compare it"
-    start = time.perf_counter()
+def _try(name, engine, wish, original, look):
+    "Make one candidate, compare it, and take a look at its speed"
+    start, speedup = time.perf_counter(), 0.0
     try:
         served = engine.make(wish)
         found = agreement(served, original, wish.batches)
+        wrong = found.reason()
+        speedup = 0.0 if wrong else look(served)
     except CompressError as error:
         return Quantized(name, None, str(error), None, time.perf_counter() - start)
     except Exception as error:  # of a library, whose classes are many
         return Quantized(name, None, f"it failed ({first_line(error)}).", None, time.perf_counter() - start)
-    wrong = found.reason()
     spent = time.perf_counter() - start
-    return Quantized(name, None if wrong else served, wrong or str(found), found, spent)
+    return Quantized(name, None if wrong else served, wrong or str(found), found, spent, speedup)
 
 
 def quantizing(
@@ -74,6 +85,9 @@ def quantizing(
     engine: str | None = None,
     batch_sizes: Sequence[int] = (1,),
     keep_float: Sequence[str] | str = (),
+    look: Callable[[Served], float] = lambda served: (
+        0.0
+    ),  # measures how many times faster than the original a model is
 ) -> Generator[Doing, None, list[Quantized]]:
     "Do what `quantize` does, and say before each engine that it is tried. Raises `CompressError` or `OptionError`"
     engines = _chosen(kind, engine)
@@ -85,15 +99,18 @@ def quantizing(
     wish = Wish(
         module, batches, cache(lambda: to_onnx(module, batches)), tuple(batch_sizes), tuple(keep_float)
     )
-    original, found = TorchServed(module), []
-    for place, (name, each) in enumerate(engines.items()):
+    original, found, best = TorchServed(module), {}, (0.0, "")
+    quick_first = sorted(engines.items(), key=lambda item: item[1].most is not None)
+    for place, (name, each) in enumerate(quick_first):
         why = each.when() if kind == "auto" and engine is None else ""
+        why = why or ("" if engine else _left_out(each, wish, best))
         if not why:
             yield Doing("quantize", f"tries {each.kind} by {each.library}", place / len(engines))
-        found.append(Quantized(name, None, why) if why else _try(name, each, wish, original))
-    return found
+        found[name] = Quantized(name, None, why) if why else _try(name, each, wish, original, look)
+        best = max(best, (found[name].speedup, name))
+    return [found[name] for name in engines]
 
-
+# %% ../../nbs/compression/45_quantize.ipynb #e2356e5a
 def quantize(
     model: nn.Module | TorchServed,
     data: object,  # a task, or training inputs, for calibration and comparison

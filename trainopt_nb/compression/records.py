@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CompressStarted', 'Working', 'CandidateMeasured', 'Taken', 'StepRefused', 'LayerCost', 'SearchEnded', 'Exported',
-           'AddStep', 'Take', 'Undo', 'FindBest', 'ExportTo', 'StopStep', 'Finish']
+           'AddStep', 'Take', 'Undo', 'FindBest', 'MeasureLayers', 'ExportTo', 'StopStep', 'Finish']
 
 # %% ../../nbs/compression/70_records.ipynb #4708d030
 from typing import Literal, NamedTuple
@@ -31,6 +31,7 @@ class CompressStarted(NamedTuple):
     planned: int | None  # steps of the recipe; None where the user clicks them
     time: float  # seconds since 1970
     seconds: float = 0.0  # that earlier processes took
+    options: dict[str, str] | None = None  # of fine-tuning, those that were changed: their values as code
 
 
 @event
@@ -89,8 +90,8 @@ class StepRefused(NamedTuple):
 class LayerCost(NamedTuple):
     "What it costs to quantize single layers"
 
-    metric: str
-    costs: dict[str, float]  # name of the layer -> loss of the metric when only it is quantized
+    metric: str  # what is lost; `outputs` for the error of the outputs, relative to their size
+    costs: dict[str, float]  # name of the layer -> loss when only it is quantized
     kept_float: list[str]  # layers that stay in float therefore
 
 
@@ -143,6 +144,11 @@ class FindBest(NamedTuple):
 
     minutes: float  # that it may take
     aim: Literal["fastest", "smallest", "accurate"] = "fastest"  # within the floor
+
+
+@command
+class MeasureLayers(NamedTuple):
+    "Measure what it costs to quantize single layers of the candidate that is taken"
 
 
 @command

@@ -12,7 +12,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from types import ModuleType
@@ -47,9 +47,7 @@ class Served:
     "A model with its runtime; subclasses define `_run`, `save` and, where it is cheaper, `nbytes`"
 
     name = "model"
-    threads: int | None = (
-        None  # of a runtime that does not follow `torch.set_num_threads`, which `_open` opens
-    )
+    threads: int | None = None  # of a runtime with threads of its own, which `_open` opens
 
     def __call__(self, *inputs: Tensor, **named: Tensor) -> object:
         "Return the outputs for inputs on the CPU, which stay as they are"
@@ -65,6 +63,9 @@ class Served:
             self.threads = threads
             self._open()
         return self
+
+    def expect(self, batch_sizes: Iterable[int]):
+        "Get ready for batches of these sizes; a runtime that compiles for each size overrides this"
 
     @property
     def nbytes(self) -> int:

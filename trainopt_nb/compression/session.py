@@ -96,9 +96,11 @@ class Begun(Candidates):
     def measure(
         self,
         models: Sequence[Served],
+        known: Sequence[Candidate] = (),  # the first models, of which only the times are measured anew
     ) -> list:  # a `Measurement` for each
         "Measure models in turns at all batch sizes"
-        return measure_served(models, self.inputs, self.judge, self.work.threads, self.work.seconds)
+        before = [each.measurement for each in known]
+        return measure_served(models, self.inputs, self.judge, self.work.threads, self.work.seconds, before)
 
     @property
     def result(self) -> Compressed:
@@ -192,7 +194,8 @@ class Compression(_Taking):
         made = yield from STEPS[step.name].apply(self.work, step.options)
         yield Doing(step.name, "measures the candidate beside the original")
         first = self.candidates[0]
-        rows = self.measure([first.served, parent.served, made][parent.number == 0 :])
+        known = [first, parent][parent.number == 0 :]
+        rows = self.measure([*(each.served for each in known), made], known)
         verdict = judge_candidate(rows[-1], rows[-2], rows[0], self.floor, self.served_sizes)
         speedups = {size: rows[-1].speedup(rows[0], size)[0] for size in self.sizes}
         # the original is shown with its times of the last turns, as those of the candidate

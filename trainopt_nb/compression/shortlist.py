@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from .engines import ENGINES
+from .engines import ENGINES, linear_share
 from .recipe import Recipe
 
 _NEEDS = {"onnxruntime": "onnxruntime", "openvino": "nncf", "pt2e": "torchao", "torchao": "torchao"}
@@ -33,20 +33,12 @@ class Shortlist(NamedTuple):
     left_out: tuple[str, ...]  # phrases
 
 
-def _dense(module):
-    "Return which share of the weights is in Linear layers, and how many weights layers have"
-    kinds = nn.Linear, nn.modules.conv._ConvNd
-    sizes = [(type(each), each.weight.numel()) for each in module.modules() if isinstance(each, kinds)]
-    total = sum(size for _, size in sizes)
-    return sum(size for kind, size in sizes if issubclass(kind, nn.Linear)) / max(1, total), total
-
-
 def shortlist(
     module: nn.Module,  # the original
 ) -> Shortlist:
     "Return the steps that are worth a try for a network on this machine"
     there = lambda library: importlib.util.find_spec(library) is not None
-    dense, weights = _dense(module)
+    multiplies = any(isinstance(each, (nn.Linear, nn.modules.conv._ConvNd)) for each in module.modules())
     finishes, missing = ["serve onnxruntime"] * there("onnxruntime"), []
     for name, text in _ORDER:
         engine = ENGINES[name]
@@ -55,10 +47,12 @@ def shortlist(
             missing.append(f"{name} ({engine.library} is not installed)")
         elif why:
             missing.append(f"{name} ({why.rstrip('.')})")
-        elif engine.kind != "int8 dynamic" or dense > 0.5:  # dynamic int8 computes Linear layers
+        elif (
+            engine.kind != "int8 dynamic" or linear_share(module) > 0.5
+        ):  # dynamic int8 computes Linear layers
             finishes.append(text)
     return Shortlist(
         tuple(map(str, Recipe.of(finishes))) if finishes else (),
-        ("prune", "lowrank", "distill") if weights else (),
+        ("prune", "lowrank", "distill") if multiplies else (),
         tuple(missing),
     )

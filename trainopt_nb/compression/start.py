@@ -31,8 +31,10 @@ from .compressed_run import CompressedRun
 from .guard import GuardedRun
 from .loop import CompressLoop
 from .options import CompressOptions, CompressPlan, check_plan, read_recipe
+from .progress import compression_of
 from .recipe import Recipe, objects_of
 from .records import AddStep, FindBest
+from ..events.records import command_line
 from ..parallel.ranks import SINGLE, Ranks
 from ..runs.run import Run
 from ..task.task import Task
@@ -70,7 +72,8 @@ def open_compression(
     run.start_writing(token)
     tail = run.tail()
     log = Log(run, tail.progress)
-    turns = follow(CompressLoop(plan, run).events(), run, tail.progress, log=log)
+    loop = CompressLoop(plan, run, compression_of(tail.update()))
+    turns = follow(loop.events(), run, tail.progress, log=log)
     handle = LocalCompression(run, tail.progress, turns, None, log)
     handle.plan = plan
     return handle
@@ -123,14 +126,16 @@ def new_compression(
 ) -> Run:
     "Make the directory of a compression that has not begun"
     name = where.name or f"{type(plan.model).__name__}-compress"
-    run = Run.create(where.folder, name, plan.stored, where.cell, type="compress", **where.facts)
+    orders = list(map(command_line, plan.orders))
+    facts = {"how": plan.how.plain(), "orders": orders, "home": plan.home} | where.facts
+    run = Run.create(where.folder, name, plan.stored, where.cell, type="compress", **facts)
     sign_places(run, plan.options)
     return run
 
 
-def _start_elsewhere(plan, payload, where):
+def _start_elsewhere(plan, payload, where, resume):
     "Start the process of a compression, and return at once"
-    run, token = new_compression(plan, where), secrets.token_hex(8)
+    run, token = resume or new_compression(plan, where), secrets.token_hex(8)
     run.claim(token)
     ours, theirs = (None, None) if where.background else multiprocessing.Pipe()
     if ours is not None:
@@ -143,6 +148,7 @@ def _start_elsewhere(plan, payload, where):
 def start_plan(
     plan: CompressPlan,
     where: Where = Where(),  # noqa: B008 a constant; where the run is kept
+    resume: Run | None = None,  # compression that goes on, as `plan_again` plans it
 ) -> RunHandle:
     "Start a compression. Raises `OptionError`, `CompressError` and `RunError`, and then there is no new run"
     check_plan(plan)
@@ -158,9 +164,8 @@ def start_plan(
             raise
         said = f"Compresses in this process, where other cells wait and latencies are less exact: {error}"
         plan = replace(plan, notes=(*plan.notes, said))
-        run = new_compression(plan, where)
-        return open_compression(plan, run)
-    return _start_elsewhere(plan, payload, where)
+        return open_compression(plan, resume or new_compression(plan, where))
+    return _start_elsewhere(plan, payload, where, resume)
 
 # %% ../../nbs/compression/79_start.ipynb #f0493ce9
 def plan_compression(

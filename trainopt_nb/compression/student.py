@@ -18,6 +18,7 @@ from .served import require_engine
 from .steps import trainable
 from .strength import find_strength
 from .zoo import ZOO, bytes_of, sized_network
+from ..data.generators import preserve_rng, seed_everything
 from ..data.tensors import Batch, leaves
 from ..task.signatures import call
 
@@ -111,35 +112,44 @@ def check_student(
         )
 
 # %% ../../nbs/compression/62_student.ipynb #739a7920
+def _check_wish(shrink, style):
+    "Raise `CompressError` for a student that cannot be made"
+    if shrink <= 1:
+        raise CompressError(
+            f"shrink takes a number above 1, such as 4 for a quarter of the bytes, and got {shrink:g}."
+        )
+    if isinstance(style, str) and style.startswith("own:"):
+        raise CompressError(
+            f"The recipe names a student of your own, {style[4:]}, and holds no network: pass it again, as distill(student=...)."
+        )
+
+
+def _made(style, inputs, wanted, nbytes, seed):
+    "Make a student that is no narrowed copy; its random weights follow from the seed"
+    with preserve_rng():
+        seed_everything(seed)
+        if not isinstance(style, str):
+            return trainable(style if isinstance(style, nn.Module) else style())
+        image, scores = _image_shape(inputs, wanted, style)
+        if style.startswith("timm:"):
+            return _of_timm(style[5:], image, scores)
+        return sized_network(style, image, scores, nbytes)
+
+
 def student(
     model: nn.Module,  # that is to be made smaller; stays as it is
     inputs: Batch,  # of a few samples
     shrink: float = 4.0,  # times fewer bytes
     style: "str | nn.Module | Callable[[], nn.Module]" = "narrow",  # one of `STYLES`, `timm:NAME`, or your own, which sets the size
     importance: Importance | None = None,  # which channels of a narrowed copy keep their weights
+    seed: int = 0,  # of the random weights of the others
 ) -> Generator:  # yields `Tried`; returns the student and a sentence
     "Make a smaller network with the inputs and outputs of a model. Raises `CompressError`"
-    if shrink <= 1:
-        raise CompressError(
-            f"shrink takes a number above 1, such as 4 for a quarter of the bytes, and got {shrink:g}."
-        )
+    _check_wish(shrink, style)
     if isinstance(style, str) and style == "narrow":
         return (yield from narrow(model, inputs, shrink, importance))
-    if isinstance(style, str) and style.startswith("own:"):
-        raise CompressError(
-            f"The recipe names a student of your own, {style[4:]}, and holds no network: pass it again, as distill(student=...)."
-        )
     wanted, whole = answer(trainable(model), inputs), bytes_of(model)
-    if not isinstance(style, str):
-        found = trainable(style if isinstance(style, nn.Module) else style())
-    else:
-        image, scores = _image_shape(inputs, wanted, style)
-        own = style.startswith("timm:")
-        found = (
-            _of_timm(style[5:], image, scores)
-            if own
-            else sized_network(style, image, scores, round(whole / shrink))
-        )
+    found = _made(style, inputs, wanted, round(whole / shrink), seed)
     check_student(found, inputs, wanted)
     reached = whole / bytes_of(found)
     if reached <= 1:

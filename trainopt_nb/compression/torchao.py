@@ -8,8 +8,9 @@ __all__ = ['INT8_DYNAMIC', 'INT8_WEIGHTS', 'quantized_linear', 'torchao_program'
 # %% ../../nbs/compression/38_torchao.ipynb #d2267c4b
 from torch import nn
 from ..base.errors import CompressError, first_line
-from .compiled import CompiledServed, require_compiler
-from .engines import Engine, Wish, check_layers
+from .compiled import CompiledServed, at_best, require_compiler
+from .chip import this_chip
+from .engines import Engine, Wish, check_layers, linear_share
 from .examples import examples
 from .program import ProgramServed, to_program
 from .served import on_cpu, require_engine
@@ -44,12 +45,18 @@ def torchao_program(wish: Wish, config: str) -> ProgramServed:
     return to_program(plain(quantized_linear(wish.module, config, wish.keep_float)), wish.batches, most=0.05)
 
 
+def _at_best(wish):
+    "Only what Linear layers take becomes less"
+    share, gain = linear_share(wish.module), 2 if this_chip().saturates else 4
+    return at_best(1, 1, wish.batch_sizes[0]) / (1 - share + share / gain)
+
+
 def _engine(kind, config, name):
     def make(wish):
         require_compiler(kind)
         return CompiledServed(torchao_program(wish, config), wish.batch_sizes, name)
 
-    return Engine(kind, "torchao", make)
+    return Engine(kind, "torchao", make, most=_at_best)
 
 
 INT8_DYNAMIC = _engine("int8 dynamic", "Int8DynamicActivationInt8WeightConfig", "int8 dynamic (torchao)")

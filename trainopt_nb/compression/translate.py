@@ -15,11 +15,13 @@ from .figure import Figure
 from .machine import this_machine
 from .openvino import OpenVinoServed
 from .program import ProgramServed
+from .recipe import options_as_code
 from .records import CandidateMeasured, CompressStarted, Working
 from .served import OnnxServed, Served
 from .steps import Doing
 from ..events.format import figure
 from ..events.progress import Progress
+from ..task.train_options import TrainOptions
 
 # %% ../../nbs/compression/74_translate.ipynb #e87729f6
 RUNTIMES = {  # class of a served model -> what executes it; subclasses come first
@@ -70,12 +72,14 @@ def started_record(
     threads: int,
     planned: int | None,  # steps of the recipe
     began: float,  # seconds since 1970
+    options: TrainOptions = TrainOptions(),  # noqa: B008 a frozen value; of fine-tuning
 ) -> CompressStarted:
     "Return the record of a compression that begins"
     shown = original.measurement.figure
     return CompressStarted(
         name, model, str(floor), floor_value(floor, shown), describe_floor(floor, shown), shown.name, shown.mode,
         shown.is_share, list(served), list(original.measurement.times), threads, str(this_machine(threads)), planned, began,
+        options=options_as_code(options),
     )  # fmt: skip
 
 # %% ../../nbs/compression/74_translate.ipynb #38eaa61e

@@ -11,18 +11,24 @@ from dataclasses import dataclass
 
 from ..api.in_workers import Where
 from ..base.errors import OptionError, RunError
-from ..base.options import Options, option
+from ..api.prepare_run import stored_options
+from ..base.options import Options, declared, option
 from ..compression.compressed_run import CompressedRun
+from ..compression.export import export_forms
+from ..compression.going_on import plan_again
 from ..compression.options import CompressOptions, CompressPlan, StepOptions, typed_steps
 from ..compression.recipe import objects_of
 from ..compression.records import AddStep, ExportTo, FindBest
 from ..compression.start import start_plan
-from .compress_task import TaskSource, find_model_and_data
+from .compress_task import TaskSource, find_model_and_data, task_of_run
 from .kernel import Page, find_page, has_frontend, run_page
 from .train_in_cell import run_in_cell, run_in_lines, watch
 from .verbs import Background, Call, Trust, Verb
 from ..runs.run import Run
+from ..runs.table import find_run
 from ..task.train_options import TrainOptions
+from ..task.variables import TaskNames, find_task, loss_and_metrics
+from ..train.teachers import named_teachers
 
 # %% ../../nbs/notebook/06j_compress_verb.ipynb #014aff22
 @dataclass(frozen=True, repr=False)
@@ -44,7 +50,7 @@ class CompressCell(Background, TaskSource):
     export_form: str = option(
         "auto",
         "form of the export; auto writes what its runtime executes, and a PyTorch module as ONNX",
-        choices=("auto", "onnx", "onnx int8", "torch.export", "safetensors", "openvino"),
+        choices=export_forms(),
         group="Cell",
     )
 
@@ -123,14 +129,51 @@ def attach_compression(call: Call, run: Run):
     call.shell.user_ns["compressed"] = CompressedRun(run)
 
 
-def resume_compression(call: Call, run: Run):
-    "Raise `RunError` with the way to go on: steps of a compression have no checkpoints"
-    compressed = CompressedRun(run)
-    steps = str(compressed.recipe) if compressed.candidates else ""
-    raise RunError(
-        f"{run.name} is a compression, which is not resumed. %trainopt attach {run.name} gives its candidates as `compressed`"
-        f"{f', and %trainopt compress --recipe {steps!r} runs its steps again' if steps else ''}."
-    )
+def _plan_again(call, run):
+    "Return the plan of a compression that goes on. Raises `RunError` and `TaskError`"
+    trust, names = call.options(Trust).trust, call.shell.user_ns
+    if not (compressed := CompressedRun(run, trust=trust)).candidates:
+        raise RunError(
+            f"{run.name} has measured nothing yet, so there is nothing to go on with: start it again."
+        )
+    if source := run.facts.get("compressed_run"):
+        task = task_of_run(call, find_run(source, run.path.parent)).task
+    else:
+        wanted = call.options(TaskNames)
+        task = find_task({**names, wanted.model: compressed.load(0).module}, wanted)
+    given = {name: call.values[name] for name in declared(TrainOptions) if name in call.values}
+    given |= {} if source else loss_and_metrics(names, call.values)
+    beside = {"steps", *declared(CompressOptions)} - {*declared(TrainOptions)}
+    options = named_teachers(stored_options(run, given, beside), names)
+    plan = plan_again(run, task, options, trust)
+    if not (plan.orders or has_frontend(call.shell)):
+        raise RunError(
+            f"{run.name} has done all its steps: %trainopt attach {run.name} gives its candidates as `compressed`."
+        )
+    return plan
+
+
+async def _go_on(call: Call, run: Run, page: Page):
+    "Go on with a compression, with a panel where there is a page"
+    plan = _plan_again(call, run)
+    shell, background = call.shell, call.options(Background).background
+    handle = start_plan(plan, Where(background=background), run)
+    shell.user_ns["compressed"] = handle.compressed
+    if background or not plan.orders:
+        watch(handle, shell)
+    elif has_frontend(shell):
+        await run_in_cell(handle, page, shell)
+    else:
+        run_in_lines(handle, shell, handle.compressed, above="\n")
+
+
+def resume_compression(
+    call: Call,  # of `resume`, with options that change
+    run: Run,  # of the compression
+) -> Coroutine | None:
+    "Go on with a compression: its candidates are there, and the steps that are left run. Raises `RunError` and `TaskError`"
+    page = find_page(call.shell, awaited=call.awaited)
+    return run_page(_go_on(call, run, page), page)
 
 
 COMPRESS = _CompressVerb(

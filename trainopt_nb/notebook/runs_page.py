@@ -40,7 +40,9 @@ def resume_behind(
             f"{run.name} is a sweep. To resume it, run %trainopt resume {run.name} --background in a cell."
         )
     if run.run_type == "compress":
-        raise RunError(f"{run.name} is a compression, which is not resumed: Show gives its candidates.")
+        raise RunError(
+            f"{run.name} is a compression. To go on with it, run %trainopt resume {run.name} in a cell."
+        )
     if not run.cell:
         raise RunError(
             f"No cell is stored with {run.name}: %trainopt resume {run.name} goes on with it where model and train_data are defined."

@@ -8,10 +8,10 @@ __all__ = ['TEXTS', 'told_sentence', 'compress_notes', 'compress_state', 'short_
 # %% ../../nbs/panels/10c_compress_facts.ipynb #c0f95744
 from ..base.texts import wording
 from ..compression.card import compress_figures, taken_of
+from ..compression.compressed_run import taken_code
 from ..compression.lines import floor_text, name_of, short_name
 from ..compression.number_texts import in_bytes
 from ..compression.progress import CompressProgress, compression_of
-from ..compression.recipe import code_of_recipe
 from ..compression.records import CandidateMeasured, Exported, SearchEnded, StepRefused
 from ..events.format import duration
 from ..events.progress import LIVE, Progress
@@ -136,15 +136,6 @@ def compress_headline(
     where = texts["on"].format(machine=short_machine(e.machine)) + ", " + threads
     return " · ".join([count, where, floor, texts["batch"].format(sizes=sizes)])
 
-
-def _code(c):
-    "Return the call that makes the candidate that is taken again"
-    each, e = taken_of(c), c.started
-    if not each or not e:
-        return ""
-    data, steps = "(train_data, valid_data)", ", ".join(each.steps)
-    return card.plain(code_of_recipe(steps, e.floor, e.served, e.threads, data=data))
-
 # %% ../../nbs/panels/10c_compress_facts.ipynb #d7acafba
 def _costs(c):
     "Return the layers and what they cost, the dearest first"
@@ -192,9 +183,10 @@ def compress_facts(
         else None,
         "machine": card.plain(e.machine) if e else "",
         "costs": _costs(c),
+        "costs_of": card.plain(c.costs.metric) if c.costs else "",
         "exported": [_exported(each) for each in c.exported],
         "notes": compress_notes(progress, texts),
         "recipe": card.plain(name_of(taken_of(c), "")) if taken_of(c) else "",
-        "code": _code(c),
+        "code": card.plain(taken_code(c)),
         "folder": folder_name(progress.name, 0)[:-2],
     }

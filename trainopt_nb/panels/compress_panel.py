@@ -9,12 +9,13 @@ __all__ = ['CompressPanel']
 import queue
 
 from ..base.errors import OptionError
-from ..compression.front import AIMS
+from ..compression.export import export_forms
+from ..compression.front import AIMS, MINUTES
 from ..compression.progress import compression_of
 from ..compression.report import compress_text
 from ..events.progress import LIVE, Progress
 from .base import Panel, read_static
-from .compress_commands import FORMS, MINUTES, compress_command
+from .compress_commands import compress_command
 from .compress_facts import compress_facts
 from .compress_rows import CandidateRows, step_forms
 from ..runs import card
@@ -38,7 +39,12 @@ class CompressPanel(Panel):
         self.commands: queue.SimpleQueue[tuple] = queue.SimpleQueue()  # what was clicked, oldest first
         self.notice = ""  # one sentence for the reader that is not the run's own; set it at any time
         self._live, self._rows, self._said, self._refusals = live, CandidateRows(), "", 0
-        self._forms = {"forms": step_forms(), "formats": list(FORMS), "aims": list(AIMS), "minutes": MINUTES}
+        self._forms = {
+            "forms": step_forms(),
+            "formats": list(export_forms()),
+            "aims": list(AIMS),
+            "minutes": MINUTES,
+        }
         super().__init__()
 
     def facts(self) -> dict[str, object]:  # as `compress_facts` gives them, and the panel's own

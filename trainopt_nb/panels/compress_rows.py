@@ -13,7 +13,7 @@ from ..compression.engines import ENGINES
 from ..compression.lines import metric_change, metric_text, short_name, smaller
 from ..compression.number_texts import in_bytes, in_counts, in_milliseconds, times_text
 from ..compression.progress import CompressProgress
-from ..compression.recipe import RecipeStep
+from ..compression.recipe import clicked_step
 from ..compression.records import CandidateMeasured
 from ..compression.steps import STEPS
 from .protocol import finite
@@ -29,6 +29,20 @@ def _times(seconds):
 
 def _numbers(values):
     return {size: finite(value) for size, value in values.items()}
+
+
+def _latencies(compression, each):
+    "Return latencies: beside the original's, as the picture and the report have them, and as they were measured"
+    beside = {size: compression.latency(each, size) for size in each.latency}
+    return {
+        "beside": _numbers(beside),
+        "times": _times(beside),
+        "measured": _times(each.latency),
+        "fastest": _times(each.fastest),
+        "spread": _numbers(each.spread),
+        "speedup": _numbers(each.speedup),
+        "faster": {size: times_text(value) for size, value in each.speedup.items()},
+    }
 
 
 def candidate_row(
@@ -52,14 +66,7 @@ def candidate_row(
         "bytes": each.nbytes,
         "size": in_bytes(each.nbytes),
         "smaller": times_text(less),
-        "beside": {
-            size: finite(compression.latency(each, size)) for size in each.latency
-        },  # its place in the picture
-        "times": _times(each.latency),
-        "fastest": _times(each.fastest),
-        "spread": _numbers(each.spread),
-        "speedup": _numbers(each.speedup),
-        "faster": {size: times_text(value) for size, value in each.speedup.items()},
+        **_latencies(compression, each),
         "metric": finite(each.metric),
         "figure": metric_text(compression, each.metric, each.low, each.high),
         "change": list(metric_change(compression, each)),
@@ -91,14 +98,15 @@ class CandidateRows:
         return gone | {str(each.number): candidate_row(compression, each) for each in changed}
 
 # %% ../../nbs/panels/10_compress_rows.ipynb #4d4374eb
-def _field(option):
+def _field(option, clicked):
     "Return an option as the page takes it"
     share = option.type == "float" and None not in (option.low, option.high) and option.high <= 1
     suggested = sorted({ENGINES[each].library for each in ENGINES}) if option.name == "engine" else []
     return {
         "name": option.name,
         "kind": "slider" if share else option.type,
-        "value": "yes" if option.default is True else "no" if option.default is False else option.default,
+        "value": clicked.get(option.name)
+        or ("yes" if option.default is True else "no" if option.default is False else option.default),
         "help": plain(option.help),
         "low": option.low,
         "high": option.high,
@@ -109,13 +117,15 @@ def _field(option):
 
 
 def step_forms() -> list[dict[str, object]]:  # plain data
-    "Return the steps that there are, each with its fields and what it is without a change of them"
+    "Return the steps that there are, each with its fields and what a click on it does"
     return [
         {
             "name": name,
             "help": plain(STEPS[name].help),
-            "text": str(RecipeStep(name, STEPS[name].options())),
-            "fields": [_field(option) for option in declared(STEPS[name].options).values()],
+            "text": str(clicked_step(name)),
+            "fields": [
+                _field(option, STEPS[name].click or {}) for option in declared(STEPS[name].options).values()
+            ],
         }
         for name in STEPS
     ]

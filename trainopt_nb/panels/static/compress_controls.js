@@ -70,7 +70,7 @@ function Find(shared) {
   const { ui, face, texts, live, refresh, waits, why } = shared, held = (ui.find ??= { minutes: "2", aim: face.aims[0] });
   const go = () => {
     const minutes = typed(held.minutes), [least, most] = face.minutes;
-    if (!(minutes >= least && minutes <= most)) return refresh((ui.refused = fill(texts.minutes_refused, { found: held.minutes.trim() || texts.nothing })));
+    if (!(minutes >= least && minutes <= most)) return refresh((ui.refused = fill(texts.minutes_refused, { least, most, found: held.minutes.trim() || texts.nothing })));
     request(shared, "find", { command: "find", minutes, aim: held.aim });
   };
   const key = (event) => event.key === "Enter" && !why && go();

@@ -42,11 +42,12 @@ function CandidateCard(shared) {
 
 // ---- what each layer costs
 
-function Costs({ face: { costs, share, metric }, texts }) {
-  if (!costs.length) return html`<div class="tonb-empty">${texts.costs_later}</div>`;
+function Costs(shared) {
+  const { face: { costs, costs_of, share, metric, controls }, texts, waits } = shared, outputs = costs_of === "outputs";
+  if (!costs.length) return html`<div class="tonb-empty">${texts.costs_later} ${controls && html`<${Act} name="layers tonb-small" waits=${waits === "layers"} why=${blocked(shared)} tip=${texts.layers_tip} onClick=${() => request(shared, "layers", { command: "layers" })}>${texts.layers}<//>`}</div>`;
   const most = Math.max(1e-12, ...costs.map(([, cost]) => cost));
-  const text = (cost) => (share ? (cost * 100).toFixed(2) : compact(cost));
-  return html`<small class="tonb-costs-head">${fill(texts.costs_head, { metric: metric.replaceAll("_", " ") })}${share ? `, ${texts.points}` : ""}</small><div class="tonb-bars" role="list">${costs.map(([name, cost, float]) => html`<div class=${classes("tonb-bar-row", float && "tonb-float")} role="listitem" key=${name}>
+  const text = (cost) => (outputs ? `${(cost * 100).toFixed(2)}%` : share ? (cost * 100).toFixed(2) : compact(cost));
+  return html`<small class="tonb-costs-head">${outputs ? texts.costs_outputs : `${fill(texts.costs_head, { metric: metric.replaceAll("_", " ") })}${share ? `, ${texts.points}` : ""}`}</small><div class="tonb-bars" role="list">${costs.map(([name, cost, float]) => html`<div class=${classes("tonb-bar-row", float && "tonb-float")} role="listitem" key=${name}>
     <span class="tonb-bar-name" title=${name}>${name}</span><span class="tonb-bar-line"><i style=${{ width: `${Math.max(0, (cost / most) * 100)}%` }}></i></span><span class="tonb-bar-share">${text(cost)}</span><small>${float ? texts.kept_float : ""}</small></div>`)}</div>`;
 }
 

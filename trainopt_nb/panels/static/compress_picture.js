@@ -73,7 +73,7 @@ function placed(points, width, bottom, held, { face, texts }) {
 
 function figuresOf(row, face, texts) {
   const times = face.sizes.map((size) => [fill(texts.batch_n, { n: size }), row.times[size] ?? "–", row.number ? (row.faster[size] ?? "") : "",
-    row.fastest[size] ? fill(texts.p10, { time: row.fastest[size], spread: `${Math.round((row.spread[size] ?? 0) * 50)}%` }) : ""]);
+    row.fastest[size] ? fill(texts.p10, { measured: row.measured[size], time: row.fastest[size], spread: `${Math.round((row.spread[size] ?? 0) * 50)}%` }) : ""]);
   const known = [[texts.parameters, row.parameters], [texts.macs, row.macs], [texts.memory, row.memory]].filter(([, value]) => value && value !== "–");
   return [...times, [texts.size, row.size, row.number ? row.smaller : "", ""], [titled(face.metric), row.figure, row.change[0], ""], ...known.map(([name, value]) => [name, value, "", ""])];
 }
