@@ -18,12 +18,14 @@ from .program import ProgramServed
 from .records import CandidateMeasured, CompressStarted, Working
 from .served import OnnxServed, Served
 from .steps import Doing
+from .torchao import TorchaoServed
 from ..events.format import figure
 from ..events.progress import Progress
 
 # %% ../../nbs/compression/74_translate.ipynb #e87729f6
 RUNTIMES = {  # class of a served model -> what executes it; subclasses come first
     Pt2eServed: "PT2E",
+    TorchaoServed: "torchao",
     CompiledServed: "torch.compile",
     ProgramServed: "torch.export",
     OnnxServed: "ONNX Runtime",
