@@ -285,9 +285,7 @@ def run_model(name, steps, seconds):
         left = left[len(finished) :]
         if left:
             last = rows[-1]["step"] if rows else "begin"
-            said = (
-                killed if last != "begin" or "no end" in killed else " ".join(err.split()[-60:])[-300:]
-            )
+            said = killed if last != "begin" or "no end" in killed else " ".join(err.split()[-60:])[-300:]
             yield {"model": name, "step": left[0], "outcome": f"FAULT: {said}", "seconds": 0.0}
             left = left[1:] if last != "begin" else []
 
@@ -298,7 +296,13 @@ def versions():
     return ", ".join(
         f"{name} {version(name)}"
         for name in (
-            "timm", "transformers", "torch-pruning", "onnxruntime", "openvino", "nncf", "torchao",
+            "timm",
+            "transformers",
+            "torch-pruning",
+            "onnxruntime",
+            "openvino",
+            "nncf",
+            "torchao",
         )  # fmt: skip
     )
 
@@ -325,7 +329,9 @@ def table(rows):
 
 
 def main():
-    reader = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    reader = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     reader.add_argument("models", nargs="*", help="all where none is named")
     reader.add_argument("--steps", nargs="*", default=list(STEPS))
     reader.add_argument("--log", type=Path, help="file to which each outcome is added")
@@ -349,7 +355,9 @@ def main():
         for row in run_model(name, steps, chosen.seconds) if steps else ():
             row["date"] = str(datetime.date.today())
             rows.append(row)
-            print(f"{row['model']:24s} {row['step']:26s} {row['seconds']:6.1f} s  {row['outcome']}", flush=True)
+            print(
+                f"{row['model']:24s} {row['step']:26s} {row['seconds']:6.1f} s  {row['outcome']}", flush=True
+            )
             if chosen.log:
                 with chosen.log.open("a") as file:
                     file.write(json.dumps(row) + "\n")

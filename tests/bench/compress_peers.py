@@ -116,9 +116,7 @@ def torch_pruning(model, data, folder):
     import torch_pruning as tp
 
     heads = [m for m in model.modules() if getattr(m, "out_features", 0) == 10]
-    attention = {
-        m: m.num_heads for m in model.modules() if isinstance(m, torch.nn.MultiheadAttention)
-    }
+    attention = {m: m.num_heads for m in model.modules() if isinstance(m, torch.nn.MultiheadAttention)}
     pruner = tp.pruner.BasePruner(
         model, data[0][0][:2], tp.importance.GroupMagnitudeImportance(), pruning_ratio=0.5, ignored_layers=heads, num_heads=attention
     )  # fmt: skip
@@ -219,7 +217,10 @@ def served(model):
         def nbytes(self):
             return 0
 
-    compiled = hasattr(model, "_torchdynamo_orig_callable") or type(model).__name__ in ("OptimizedModule", "function")
+    compiled = hasattr(model, "_torchdynamo_orig_callable") or type(model).__name__ in (
+        "OptimizedModule",
+        "function",
+    )
     return Called(model) if compiled or not isinstance(model, nn.Module) else TorchServed(model)
 
 
@@ -265,12 +266,17 @@ def ours(net, data, folder, recipe):
     whole.mkdir()
     for each in compressed.served.save(whole):
         assert each.exists()
-    reopen = lambda: (shipped.reopen(folder / "made") if shipped else compressed.served)
+    reopen = lambda: shipped.reopen(folder / "made") if shipped else compressed.served
     row = measured(net, compressed.served, reopen, data, whole, seconds)
     why = [each.verdict.reason for each in compressed.candidates[1:] if not each.verdict.kept]
     notes = "; ".join([*why, *map(str, compressed.refused)])
     taken = f"{compressed.best.name}: {compressed.served.name}"
-    return row | {"lines": 2, "loads": row["loads"] if exported.agreement else "no", "notes": notes, "taken": taken}
+    return row | {
+        "lines": 2,
+        "loads": row["loads"] if exported.agreement else "no",
+        "notes": notes,
+        "taken": taken,
+    }
 
 
 def inside(name, model, weights):
@@ -339,8 +345,12 @@ def table(rows):
     print(machine())
     for model in dict.fromkeys(row["model"] for row in rows):
         here = [row for row in rows if row["model"] == model]
-        print(f"\n{model}, accuracy {100 * next((r['original'] for r in here if 'original' in r), float('nan')):.1f}%\n")
-        print("| | lines | seconds | accuracy | bytes | batch 1 | batch 64 | loads |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
+        print(
+            f"\n{model}, accuracy {100 * next((r['original'] for r in here if 'original' in r), float('nan')):.1f}%\n"
+        )
+        print(
+            "| | lines | seconds | accuracy | bytes | batch 1 | batch 64 | loads |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |"
+        )
         for row in here:
             if "refused" in row:
                 print(f"| {row['name']} | | | refused: {row['refused']} | | | | |")
@@ -372,12 +382,16 @@ def trained(model, folder):
 
 
 def main():
-    reader = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    reader = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     reader.add_argument("models", nargs="*", help="all where none is named")
     reader.add_argument("--only", nargs="*", help="names of contenders")
     reader.add_argument("--log", type=Path, help="file to which each row is added")
     reader.add_argument("--weights", type=Path, help="folder that keeps the trained models")
-    reader.add_argument("--minutes", type=float, default=1e9, help="after which no further contender is begun")
+    reader.add_argument(
+        "--minutes", type=float, default=1e9, help="after which no further contender is begun"
+    )
     reader.add_argument("--inside", nargs=3, help=argparse.SUPPRESS)
     chosen = reader.parse_args()
     if chosen.inside:

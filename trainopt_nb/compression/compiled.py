@@ -56,6 +56,15 @@ def compiled(
     return function
 
 # %% ../../nbs/compression/37_compiled.ipynb #c13a9d53
+def _by_samples(program):
+    "Whether each output has one row a sample, so that a batch can be computed in parts"
+    (outputs,) = next(node for node in program.graph.nodes if node.op == "output").args
+    shapes = [
+        node.meta["val"].shape for node in outputs if isinstance(getattr(node, "meta", {}).get("val"), Tensor)
+    ]
+    return all(shape and not isinstance(shape[0], int) for shape in shapes)
+
+
 class CompiledServed(ProgramServed):
     "A program of `torch.export`, compiled for the batch sizes that are served"
 
@@ -70,9 +79,12 @@ class CompiledServed(ProgramServed):
     ):
         super().__init__(served.program, served.inputs, served.outputs, name)
         self.batch_sizes, self._compiled, self._calls = list(batch_sizes), {}, Counter()
+        self._joins = _by_samples(self.program)
 
     def _size_for(self, size):
         "Return the batch size of the program that takes a batch"
+        if not self._joins:
+            return size
         self._calls[size] += 1
         if (
             size not in self.batch_sizes
