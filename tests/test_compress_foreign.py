@@ -54,12 +54,12 @@ def test_the_loss_that_a_model_returns_is_computed_for_a_runtime_that_returns_on
     judge = Judge(Task(model, data, data))
     assert judge.name == "valid_loss"
     own, other = judge(TorchServed(model)).whole, judge(only_scores(model)).whole
-    assert other.value == pytest.approx(own.value) == pytest.approx(float(model(X, Y)["loss"]))
+    assert other.value == pytest.approx(own.value) == pytest.approx(model(X, Y)["loss"].item())
 
 
 def test_a_loss_that_scores_do_not_give_is_refused_unless_a_metric_decides():
     model, data = OwnLoss(1.5), {"x": X, "labels": Y}
-    with pytest.raises(CompressError, match="computes its loss itself.*metrics='accuracy'"):
+    with pytest.raises(CompressError, match=r"computes its loss itself.*metrics='accuracy'"):
         Judge(Task(model, data, data))(only_scores(model))
     judge = Judge(Task(model, data, data), TrainOptions(device="cpu", metrics="accuracy"))
     assert judge(only_scores(model)).whole == judge(TorchServed(model)).whole
@@ -118,7 +118,6 @@ def test_a_convolution_of_another_class_becomes_thinner_only_where_it_computes_a
 
 
 def test_a_step_that_changes_nothing_makes_no_candidate():
-    session = Compression(nn.Linear(16, 4), ((X, Y), (X, Y)), None, (1,), (), 1, 0.01)
     thin = nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4))
     session = Compression(thin, ((X, Y), (X, Y)), None, (1,), (), 1, 0.01)
     for text in ("lowrank 0.01 size epochs=0", "prune 0.01 size epochs=0 round_to=12"):
@@ -201,3 +200,28 @@ def test_outputs_without_a_row_for_each_sample_are_never_computed_in_parts(monke
     served = CompiledServed(to_program(model, examples(X)), (1, 3))
     for size in (1, 3, 5):
         torch.testing.assert_close(served(X[:size]), model(X[:size]))
+
+
+class Keeps(nn.Module):
+    "Keeps what a call computed, with its graph, as LeViT keeps its biases"
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.scale, self.kept, self.head = (
+            nn.Linear(16, 32),
+            nn.Parameter(torch.ones(1)),
+            None,
+            nn.Linear(32, 4),
+        )
+
+    def forward(self, x):
+        if self.training or self.kept is None:
+            self.kept = None if self.training else 2 * self.scale
+        return self.head(self.layer(x).relu() * 2 * self.scale)
+
+
+def test_a_model_that_keeps_what_a_call_computed_is_pruned():
+    session = Compression(Keeps(), ((X, Y), (X, Y)), None, (1,), (), 1, 0.01)
+    list(session.step(read_step("prune 0.5 size epochs=0"), start=0, take=False))
+    assert not session.refused and session.candidates[1].served.module.layer.out_features == 16

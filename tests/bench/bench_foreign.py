@@ -290,21 +290,13 @@ def run_model(name, steps, seconds):
             left = left[1:] if last != "begin" else []
 
 
+LIBRARIES = ("timm", "transformers", "torch-pruning", "onnxruntime", "openvino", "nncf", "torchao")
+
+
 def versions():
     from importlib.metadata import version
 
-    return ", ".join(
-        f"{name} {version(name)}"
-        for name in (
-            "timm",
-            "transformers",
-            "torch-pruning",
-            "onnxruntime",
-            "openvino",
-            "nncf",
-            "torchao",
-        )  # fmt: skip
-    )
+    return ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
 
 
 def short(outcome):
