@@ -1,5 +1,7 @@
 "Models as others write them: what they do differently is compressed, or refused with the reason"
 
+from http import HTTPStatus
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from trainopt_nb.compression.importance import Importance
 from trainopt_nb.compression.judge import Judge
 from trainopt_nb.compression.loss_of_scores import LOSSES, find_loss
 from trainopt_nb.compression.program import to_program
+from trainopt_nb.compression.rebuild import CodeServed, read_code
 from trainopt_nb.compression.recipe import read_step
 from trainopt_nb.compression.served import TorchServed
 from trainopt_nb.compression.session import Compression
@@ -224,4 +227,21 @@ class Keeps(nn.Module):
 def test_a_model_that_keeps_what_a_call_computed_is_pruned():
     session = Compression(Keeps(), ((X, Y), (X, Y)), None, (1,), (), 1, 0.01)
     list(session.step(read_step("prune 0.5 size epochs=0"), start=0, take=False))
-    assert not session.refused and session.candidates[1].served.module.layer.out_features == 16
+    assert not session.refused and session.candidates[1].served.module.layer.out_features < 32
+
+
+class Holds(nn.Module):
+    "Holds a member of an enumeration and an infinite bound"
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.layout, self.bound = nn.Linear(16, 4), HTTPStatus.OK, float("inf")
+
+    def forward(self, x):
+        return self.layer(x).clamp(max=self.bound) if self.layout is HTTPStatus.OK else x
+
+
+def test_members_of_an_enumeration_and_infinite_numbers_are_rebuilt(tmp_path):
+    served = CodeServed(Holds(), "safetensors")
+    served.save(tmp_path)
+    assert torch.equal(read_code(tmp_path)(X), served(X))

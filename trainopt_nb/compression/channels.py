@@ -168,7 +168,7 @@ def _heads_are_known(module, inputs):
     except Exception:  # of the model, whose attention is written otherwise
         return False
 
-
+# %% ../../nbs/compression/13_channels.ipynb #d468508f
 def output_layers(
     module: nn.Module,
     inputs: Batch,

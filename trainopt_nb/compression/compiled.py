@@ -64,7 +64,7 @@ def _by_samples(program):
     ]
     return all(shape and not isinstance(shape[0], int) for shape in shapes)
 
-
+# %% ../../nbs/compression/37_compiled.ipynb #19383ec1
 class CompiledServed(ProgramServed):
     "A program of `torch.export`, compiled for the batch sizes that are served"
 

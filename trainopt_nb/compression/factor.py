@@ -43,7 +43,7 @@ def _where(layer):
     names = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
     return {name: getattr(layer, name) for name in names}
 
-
+# %% ../../nbs/compression/17_factor.ipynb #171857ab
 def plain_conv(
     layer: nn.Module,
 ) -> type | None:  # None for other layers, and for a class that computes otherwise

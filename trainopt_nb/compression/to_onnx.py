@@ -90,7 +90,7 @@ def batch_axes(
 # %% ../../nbs/compression/34_to_onnx.ipynb #47992f63
 MOST = 1_900_000_000  # bytes: a file of the format cannot be larger than 2 GB
 
-
+# %% ../../nbs/compression/34_to_onnx.ipynb #7093fe81
 def strip_notes(
     model: object,  # a `ModelProto`, changed in place
 ):
@@ -115,7 +115,7 @@ def why_untraced(
         return ONE_SIZE.rstrip(".")
     return first_line(error)
 
-
+# %% ../../nbs/compression/34_to_onnx.ipynb #217a3a89
 def to_onnx(
     module: nn.Module,
     batches: list[Arguments],  # of `examples`
