@@ -151,7 +151,7 @@ def _exported(module, arguments):
         require_engine("onnx", "Export to ONNX").helper.set_model_props(model, {STRUCTURE: json.dumps(names)})
     return model.SerializeToString()
 
-
+# %% ../../nbs/compression/34_to_onnx.ipynb #9ecba05a
 def check_onnx(
     data: bytes,
     module: nn.Module,  # the original
