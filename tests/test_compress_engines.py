@@ -302,34 +302,48 @@ def test_openvino_agrees_and_its_script_runs(make, tmp_path):
 
 
 LIMITED = """
-import sys
+import json, sys
 sys.path.insert(0, "tests")
-import torch
 from test_compress_engines import mlp, trained
-from trainopt_nb.compression.chip import this_chip
-from trainopt_nb.compression.compiled import Pt2eServed, converted
 from trainopt_nb.compression.agreement import agreement
+from trainopt_nb.compression.chip import this_chip
+from trainopt_nb.compression.compiled import CompiledServed, Pt2eServed, converted
+from trainopt_nb.compression.engines import ENGINES, Wish
 from trainopt_nb.compression.program import to_program
-from trainopt_nb.compression.quantize import quantize, quantizing
+from trainopt_nb.compression.quantize import quantize
 from trainopt_nb.compression.served import TorchServed
+from trainopt_nb.compression.torchao import torchao_program
 assert this_chip().saturates and not this_chip().bf16
 model, batches = trained(mlp)
-(found,) = quantize(model, batches, engine="onnxruntime int8")
-served = converted(to_program(model, batches), batches)
-if COMPILE:
-    served = Pt2eServed(served, (64,))
-print(found.agreement.error, agreement(served, TorchServed(model), batches[:1]).error)
+found = [each for name in ("onnxruntime", "openvino") for each in quantize(model, batches, engine=name)]
+errors = {each.engine: each.agreement and each.agreement.error for each in found}
+wish = Wish(model, batches, None)
+made = {
+    "pt2e int8": (Pt2eServed, converted(to_program(model, batches), batches)),
+    "torchao int8 dynamic": (CompiledServed, torchao_program(wish, "Int8DynamicActivationInt8WeightConfig")),
+    "torchao int8 weights": (CompiledServed, torchao_program(wish, "Int8WeightOnlyConfig")),
+}
+for name, (kind, served) in made.items():
+    served = kind(served, (64,)) if COMPILE else served
+    errors[name] = agreement(served, TorchServed(model), batches[:1]).error
+for name, engine in ENGINES.items():
+    if why := engine.when():
+        errors[name] = None
+assert set(errors) == set(ENGINES), errors
+print(json.dumps(errors))
 """
 
 
 @pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_on_a_chip_without_vnni_no_logits_are_wrong(compile):
+def test_on_a_chip_without_vnni_no_engine_gives_wrong_logits(compile):
     "PyTorch's kernels obey the variable, those of ONNX Runtime do not: of these only the range of weights is checked above"
     env = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": os.getcwd()}
     words = [sys.executable, "-W", "ignore", "-c", LIMITED.replace("COMPILE", str(compile))]
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert all(float(error) < 0.05 for error in done.stdout.split()[-2:])
+    errors = json.loads(done.stdout.splitlines()[-1])
+    assert {name for name, error in errors.items() if error is None} == {"openvino int8", "torch bf16"}
+    assert all(error < 0.05 for error in errors.values() if error is not None), errors
 
 
 def test_the_layer_that_int8_harms_is_found_and_can_stay_in_float():

@@ -64,6 +64,15 @@ def _joined(parts):
     return tuple(map(torch.cat, zip(*parts, strict=True)))
 
 # %% ../../nbs/compression/37_compiled.ipynb #c13a9d53
+def _by_samples(program):
+    "Whether each output has one row a sample, so that a batch can be computed in parts"
+    (outputs,) = next(node for node in program.graph.nodes if node.op == "output").args
+    shapes = [
+        node.meta["val"].shape for node in outputs if isinstance(getattr(node, "meta", {}).get("val"), Tensor)
+    ]
+    return all(shape and not isinstance(shape[0], int) for shape in shapes)
+
+# %% ../../nbs/compression/37_compiled.ipynb #19383ec1
 class CompiledServed(ProgramServed):
     "A program of `torch.export`, compiled for the batch sizes that are served"
 
@@ -77,6 +86,7 @@ class CompiledServed(ProgramServed):
     ):
         super().__init__(served.program, served.inputs, served.outputs, name)
         self.batch_sizes, self._compiled = list(batch_sizes), {}
+        self._joins = _by_samples(self.program)
         self._compiling, self._spent = (
             0.0,
             Counter(),
@@ -89,6 +99,8 @@ class CompiledServed(ProgramServed):
 
     def _size_for(self, size):
         "Return the batch size of the program that takes a batch"
+        if not self._joins:
+            return size
         if self._spent[size] > self._compiling:
             self.expect([size])
         return min((each for each in self.batch_sizes if each >= size), default=max(self.batch_sizes))

@@ -23,6 +23,7 @@ from .provenance import PROVENANCE, described, made_up, write_arrays, write_prov
 from .rebuild import CodeServed, read_code
 from .served import OnnxServed, Served, TorchServed
 from .to_onnx import to_onnx
+from .torchao import TorchaoServed
 from ..data.tensors import leaves
 from ..store.folders import new_folder
 from ..tables.features import Features
@@ -89,6 +90,7 @@ SHIPPED = {
     OnnxServed: Shipped(_ONNX, lambda folder: OnnxServed(folder / "model.onnx"), "onnxruntime numpy"),
     ProgramServed: Shipped(_PROGRAM, _program, "torch numpy"),
     CompiledServed: Shipped(_PROGRAM, _program, "torch numpy"),
+    TorchaoServed: Shipped(_PROGRAM, _program, "torch numpy"),
     Pt2eServed: Shipped(_PT2E, _program, "torch torchao numpy"),
     CodeServed: Shipped(_CODE, read_code, "torch safetensors numpy"),
     OpenVinoServed: Shipped(_OPENVINO, read_openvino, "openvino numpy"),

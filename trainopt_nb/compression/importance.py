@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .judge import Judge
-from .served import require_engine
+from .served import copy_of, require_engine
 from ..data.tensors import Batch, size_of, tree_map
 
 IMPORTANCE = ("taylor", "magnitude", "hessian", "bn", "lamp", "random")
@@ -72,7 +72,10 @@ class Importance:
         self.name, self._gradients = name, {}
         if name in ("taylor", "hessian"):
             data = judge.training_batches(batches)
-            self._gradients = gradients(module, judge.loss_of(module), data, squared=name == "hessian")
+            own = copy_of(
+                module
+            )  # some models keep what a call computed, with its graph, and could not be copied then
+            self._gradients = gradients(own, judge.loss_of(own), data, squared=name == "hessian")
 
     def attach(self, module: nn.Module):
         "Give the gradients to a copy of the module"

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..base.errors import CompressError
 from ..base.options import declared
 from .figure import Figure, bootstrap, wilson
+from .loss_of_scores import LossOfScores
 from .served import on_cpu
 from ..data.generators import preserve_rng
 from ..data.tensors import Batch, size_of, split_batch, tree_map
@@ -103,6 +104,7 @@ class PassingTask:
     ):
         self._prepared = prepare_copy(replace(task, unlabelled=None), options.replace(**UNTAUGHT))
         self._model = self._prepared.model.eval()
+        self.completes = LossOfScores(self._model.forward)
 
     @contextmanager
     def passing_to(
@@ -113,7 +115,7 @@ class PassingTask:
         own, outputs = self._model.forward, []
 
         def forward(*inputs, **named):
-            found = model(*inputs, **named)
+            found = self.completes(model(*inputs, **named), inputs, named)
             outputs[:] = [found]
             return found
 
@@ -156,6 +158,10 @@ def _answers(prepared, name, task, served):
             if not outputs:
                 raise CompressError(
                     "eval_step uses parts of the model without calling model(...), so no other model can be judged by it: let it call the model."
+                )
+            if task.completes.unknown and name == "valid_loss":
+                raise CompressError(
+                    "The model computes its loss itself, and what other runtimes return does not give it: name a metric that scores give, such as metrics='accuracy', or pass a loss."
                 )
             p.metrics.update(out, targets)
             loss = torch.as_tensor(float("nan") if loss is None else loss).float()

@@ -18,6 +18,7 @@ from .compiled import CompiledServed, Pt2eServed
 from .openvino import OpenVinoServed
 from .program import ProgramServed, read_program
 from .served import OnnxServed, Served, TorchServed, require_engine
+from .torchao import TorchaoServed
 from ..runs.files import read_json, write_json
 from ..runs.run import Run
 from ..runs.signature import is_signed, sign
@@ -61,15 +62,19 @@ def _program(folder, facts):
     return served
 
 
+_COMPILED = {kind.__name__: kind for kind in (Pt2eServed, TorchaoServed, CompiledServed)}
+
+
 def _compiled(folder, facts):
-    if facts["int8"]:  # its operators are registered by the import
+    if facts["kind"] == Pt2eServed.__name__:  # its operators are registered by the import
         require_engine("torchao.quantization.pt2e.quantize_pt2e", "int8 by PT2E")
-    kind = Pt2eServed if facts["int8"] else CompiledServed
-    return kind(read_program(folder / "model.pt2"), tuple(facts["batch_sizes"]), facts["name"])
+    return _COMPILED[facts["kind"]](
+        read_program(folder / "model.pt2"), tuple(facts["batch_sizes"]), facts["name"]
+    )
 
 
 def _compiled_facts(served):
-    return {"batch_sizes": list(served.batch_sizes), "int8": isinstance(served, Pt2eServed)}
+    return {"batch_sizes": list(served.batch_sizes), "kind": type(served).__name__}
 
 
 def _onnx_facts(served):
@@ -80,6 +85,7 @@ def _onnx_facts(served):
 
 # %% ../../nbs/compression/72_kept.ipynb #d6be08a0
 FORMS = {  # class of a served model -> how it is stored; subclasses come first
+    TorchaoServed: ("compiled", Form(_save, _compiled, _compiled_facts)),
     Pt2eServed: ("compiled", Form(_save, _compiled, _compiled_facts)),
     CompiledServed: ("compiled", Form(_save, _compiled, _compiled_facts)),
     ProgramServed: ("program", Form(_save, _program)),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ..base.errors import CompressError
+from ..base.errors import CompressError, first_line
 from ..base.options import Options, option
 from .channels import output_layers
 from .factor import can_factor, factor, full_rank
@@ -83,16 +83,24 @@ def replacements(
     batches: list,  # of training data
 ) -> Generator:  # yields events; returns the replacements
     "Measure what each layer costs at each rank"
-    module, total, found = trainable(module).eval(), _weights(module), []
+    module, total, found, failed = trainable(module).eval(), _weights(module), [], {}
     kept, before = output_layers(module, work.inputs()), _loss(work, module, batches)
     for name, layer in module.named_modules():
         if not can_factor(layer) or name in kept:
             continue
-        for rank in _ranks(layer):
-            thinner = replaced(module, {name: rank})
-            saved = 1 - _weights(thinner) / total
-            found.append(Replacement(name, rank, saved, max(0.0, _loss(work, thinner, batches) - before)))
+        try:
+            for rank in _ranks(layer):
+                thinner = replaced(module, {name: rank})
+                saved = 1 - _weights(thinner) / total
+                found.append(Replacement(name, rank, saved, max(0.0, _loss(work, thinner, batches) - before)))
+        except Exception as error:  # of the model, which may read the weight of the layer itself
+            failed[name] = first_line(error)
         yield Doing("lowrank", f"measures what {name} loses at lower ranks")
+    if failed:
+        few, more = ", ".join([*failed][:4]), f" and {len(failed) - 4} more" if len(failed) > 4 else ""
+        work.notes.append(
+            f"Left as they are, because the network fails with thinner layers in their place: {few}{more} ({next(iter(failed.values()))})."
+        )
     return found
 
 # %% ../../nbs/compression/18_low_rank.ipynb #6c44e388
@@ -138,6 +146,10 @@ def low_rank(
     target = 1 - options.amount
     strength, reached = yield from find_strength(measure, target, "lowrank", trials=12, highest=1.0)
     ranks = ways[round(strength * (len(ways) - 1))]
+    if not ranks:
+        raise CompressError(
+            f"No layer was made thinner, because that brings nothing nearer to {target:.2f} of the {OF[options.target]}: every rank that saves weights takes as long or longer."
+        )
     near = (
         ""
         if abs(reached - target) <= 0.1 * target

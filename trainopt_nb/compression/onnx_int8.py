@@ -17,7 +17,7 @@ from .chip import this_chip
 from .engines import check_layers
 from .examples import Arguments, examples
 from .served import OnnxServed, require_engine
-from .to_onnx import quiet_tracing, to_onnx
+from .to_onnx import quiet_tracing, strip_notes, to_onnx
 
 # %% ../../nbs/compression/35_onnx_int8.ipynb #7be683b5
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -124,7 +124,9 @@ def _written(data, quantize):
             raise CompressError(f"ONNX Runtime cannot quantize the model ({first_line(error)}).") from error
         finally:
             logging.disable(before)
-        return out.read_bytes()
+        model = require_engine("onnx", _PURPOSE).load(out)
+        strip_notes(model)
+        return model.SerializeToString()
 
 # %% ../../nbs/compression/35_onnx_int8.ipynb #1cd9a81b
 def dynamic_int8(

@@ -16,7 +16,7 @@ from ..base.errors import CompressError, first_line
 from .agreement import compare, outputs_on
 from .examples import Arguments, examples
 from .served import Served, TorchServed, on_cpu
-from .to_onnx import batch_axes, plain_form, quiet_tracing
+from .to_onnx import batch_axes, plain_form, quiet_tracing, why_untraced
 
 # %% ../../nbs/compression/36_program.ipynb #8d990a9d
 _NOTE = "trainopt_nb.json"  # inside a .pt2 file: names of inputs and outputs
@@ -88,7 +88,7 @@ def to_program(
         with quiet_tracing(), torch.no_grad():
             program = torch.export.export(plain, tensors, dynamic_shapes=batch_axes(plain, arguments))
     except Exception as error:  # of torch.export, or of the user's model
-        raise CompressError(f"torch.export cannot trace the model ({first_line(error)}).") from error
+        raise CompressError(f"torch.export cannot trace the model ({why_untraced(error)}).") from error
     program.example_inputs = None
     served = ProgramServed(program, arguments.names(module), names)
     check_program(served, module, batches, most)

@@ -9,10 +9,11 @@ __all__ = ['STEP', 'PruneOptions', 'prune']
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from ..base.errors import CompressError
+from ..base.errors import CompressError, first_line
 from ..base.options import Options, option
 from .channels import find_channels, remove_channels
 from .importance import IMPORTANCE, Importance
+from .judge import rows_of
 from .left import OF, Left
 from .served import TorchServed
 from trainopt_nb.compression.step_options import (
@@ -24,6 +25,7 @@ from trainopt_nb.compression.step_options import (
 from .steps import Doing, Step, Work
 from .strength import find_strength
 from .teacher import fine_tune, recalibrate
+from ..task.signatures import call
 
 # %% ../../nbs/compression/15_prune.ipynb #37f4d609
 @dataclass(frozen=True, repr=False)
@@ -59,15 +61,27 @@ class PruneOptions(Options):
     )
 
 # %% ../../nbs/compression/15_prune.ipynb #14730ee3
+def _removed(module, inputs, share, *how):
+    "Remove channels, and call what is left with one sample. Raises `CompressError`"
+    try:
+        pruned = remove_channels(module, inputs, share, *how)
+        call(pruned, rows_of(inputs, 1))
+        return pruned
+    except CompressError:
+        raise
+    except Exception as error:  # of torch-pruning, or of the model
+        raise CompressError(
+            f"This model cannot be pruned by {share:.0%} of its channels ({first_line(error)})."
+        ) from error
+
+
 def _find_share(work, module, importance, channels, options, left, target):
     "Find the share of channels at which the target is met; return the pruned network and a sentence"
     made, inputs = {}, work.inputs()
     for round_to in dict.fromkeys((options.round_to, max(1, options.round_to // 2), 1)):
 
         def measure(share, round_to=round_to):
-            made[share] = remove_channels(
-                module, inputs, share, importance, channels, options.scope, round_to
-            )
+            made[share] = _removed(module, inputs, share, importance, channels, options.scope, round_to)
             return left(made[share])
 
         share, reached = yield from find_strength(measure, target, "prune")
@@ -99,9 +113,8 @@ def _round(work, module, options, left, target, share):
         work.notes.append(text)
     if options.target != "channels":
         return (yield from _find_share(work, module, importance, channels, options, left, target))
-    pruned = remove_channels(
-        module, work.inputs(), share, importance, channels, options.scope, options.round_to
-    )
+    inputs = work.inputs()
+    pruned = _removed(module, inputs, share, importance, channels, options.scope, options.round_to)
     return (
         pruned,
         f"Pruning {share:.0%} of the channels leaves {left(pruned):.2f} of the {OF[options.target]}.",
@@ -114,6 +127,7 @@ def _pruned(work, options):
     if not any(parameter.dim() > 1 for parameter in module.parameters()):
         raise CompressError("This model cannot be pruned: it has no layers with weights.")
     left, sentence = Left(work, module, options.target), ""
+    weights = sum(p.numel() for p in module.parameters())
     for number in range(1, options.iterations + 1):
         target = (1 - options.amount) ** (number / options.iterations)
         share = 1 - (1 - options.amount) ** (1 / options.iterations)
@@ -125,6 +139,8 @@ def _pruned(work, options):
             - options.epochs * (number - 1) // options.iterations
         )
         module = yield from fine_tune(work, module, epochs, options.teacher, f"prune-{number}")
+    if sum(p.numel() for p in module.parameters()) == weights:
+        raise CompressError(f"No channels were removed. {sentence}")
     work.notes.append(sentence)
     return TorchServed(module, f"{work.served.name} pruned")
 

@@ -8,8 +8,10 @@ __all__ = ['source_of', 'plain_code', 'model_code', 'CodeServed', 'read_code']
 # %% ../../nbs/compression/42_rebuild.ipynb #d54fc8d1
 import ast
 import dis
+import enum
 import inspect
 import linecache
+import math
 import textwrap
 import types
 from collections.abc import Callable
@@ -52,6 +54,10 @@ def plain_code(
     name: Callable[[object], str],  # of a class or function in the code
 ) -> str:
     "Return a plain value as code. Raises `CompressError` for any other"
+    if isinstance(value, enum.Enum):
+        return f"{name(type(value))}[{value.name!r}]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float({str(value)!r})"
     if value is None or isinstance(value, (bool, int, float, str, torch.dtype)):
         return repr(value)
     if isinstance(value, torch.device):

@@ -7,7 +7,6 @@ __all__ = ['STEPS', 'EXPORTERS', 'Doing', 'Refused', 'Searched', 'LayersCost', '
 
 # %% ../../nbs/compression/09_steps.ipynb #325926c6
 from collections.abc import Callable, Generator
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +19,7 @@ from ..base.registry import Registry
 from .candidate import Floor
 from .judge import Judge
 from .measurement import Measurement
-from .served import Served, TorchServed
+from .served import Served, TorchServed, copy_of
 from ..data.tensors import Batch
 from ..task.task import Task
 from ..task.train_options import TrainOptions
@@ -102,8 +101,8 @@ class Work:
 
 # %% ../../nbs/compression/09_steps.ipynb #f9095fc9
 def trainable(module: nn.Module) -> nn.Module:
-    "Return a copy of a module whose weights can be trained"
-    copied = deepcopy(module)
+    "Return a copy of a module whose weights can be trained. Raises `CompressError`"
+    copied = copy_of(module)
     for parameter in copied.parameters():
         parameter.requires_grad_(parameter.dtype.is_floating_point)
     return copied

@@ -19,6 +19,7 @@ from .recipe import options_as_code
 from .records import CandidateMeasured, CompressStarted, Working
 from .served import OnnxServed, Served
 from .steps import Doing
+from .torchao import TorchaoServed
 from ..events.format import figure
 from ..events.progress import Progress
 from ..task.train_options import TrainOptions
@@ -26,6 +27,7 @@ from ..task.train_options import TrainOptions
 # %% ../../nbs/compression/74_translate.ipynb #e87729f6
 RUNTIMES = {  # class of a served model -> what executes it; subclasses come first
     Pt2eServed: "PT2E",
+    TorchaoServed: "torchao",
     CompiledServed: "torch.compile",
     ProgramServed: "torch.export",
     OnnxServed: "ONNX Runtime",
