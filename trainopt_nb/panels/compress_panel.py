@@ -11,7 +11,7 @@ import queue
 from ..base.errors import OptionError
 from ..compression.front import AIMS
 from ..compression.progress import compression_of
-from ..compression.report import compress_text
+from ..compression.report import compress_bundle
 from ..events.progress import LIVE, Progress
 from .base import Panel, read_static
 from .compress_commands import FORMS, MINUTES, compress_command
@@ -72,5 +72,9 @@ class CompressPanel(Panel):
             self._said, self._refusals = error.page, self._refusals + 1
 
     def still(self) -> dict[str, str]:
-        "Return the candidates as text"
-        return {"text/plain": compress_text(self.progress, self.run_path)}
+        "Return the report of the compression"
+        return compress_bundle(self.progress, self.run_path)
+
+    def still_note(self) -> str:
+        "Return the sentence that says how the compression went on"
+        return self.texts["as_saved_run"].format(name=card.plain(self.progress.name))

@@ -95,6 +95,7 @@ class RunsPanel(Panel):
                 said = _apply(self._actions[action], names, self.table)
             self._look(now="do" in content)
             self.widget.send({"news": self._answer(since, curves, said, trials)})
+        self.kept.look()
 
     def still(self) -> dict[str, str]:
         "Return the table as it is printed"

@@ -139,7 +139,7 @@ def frame_html(
     *parts: str,  # HTML
 ) -> str:  # a `<div>` that needs nothing around it
     "The frame of a card around its parts"
-    frame = f"max-width:960px;border:{LINE};border-radius:6px;overflow:hidden;text-align:left;font:13px/1.45 system-ui,sans-serif"
+    frame = f"max-width:1200px;box-sizing:border-box;margin:2px;border:{LINE};border-radius:6px;overflow:hidden;text-align:left;font:13px/1.45 system-ui,sans-serif"
     return (
         f'<div class="tonb-report tex2jax_ignore mathjax_ignore" role="group" aria-label="{escape(label)}" style="{frame}">'
         + "".join(parts)
