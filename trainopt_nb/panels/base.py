@@ -70,7 +70,6 @@ class _Link:
             self.send_whole()
         elif news:
             self.widget.send({"news": news})
-        self.panel.kept.look(self.sent.face.get("state") == "waiting")
         return bool(news)
 
     def send_whole(self):
@@ -95,8 +94,9 @@ class _Link:
         "Handle a message of the page; this may run in another thread"
         content = content if isinstance(content, dict) else {}
         if content.get("protocol", PROTOCOL) != PROTOCOL:
-            self.widget.send({"news": json_text({"protocol": PROTOCOL})})  # the page then says what is wrong
-            return
+            return self.widget.send(
+                {"news": json_text({"protocol": PROTOCOL})}
+            )  # the page says what is wrong
         if isinstance(content.get("language"), str):
             hear(content["language"])
             if self.panel.closed:
@@ -139,27 +139,15 @@ class _Told:
         "Do what was clicked and needs the notebook; called between two steps, in the main thread"
 
 # %% ../../nbs/panels/01_base.ipynb #5bf61f02
-class Panel(_Told):
-    "A live view: facts and curves that go to the page, and messages that come back"
+class _Stored(_Told):
+    "What a saved notebook holds in the place of a panel"
 
-    script: ClassVar[str] = ""  # JavaScript of the panel, which stands below base.js and charts.js
-    styles: ClassVar[str] = ""  # CSS of the panel, which stands below base.css
-    words: ClassVar[tuple[str, ...]] = ()  # sections of the texts besides `base` and `card`
     driven: ClassVar[bool] = (
         True  # whether something calls `update` again and again; else it is called by `receive`
     )
+    shows_run: ClassVar[bool] = False  # whether `%trainopt attach` shows the same in another cell
     texts: dict[str, str]  # the words in the language of the page
-    View: ClassVar[type[View]] = View  # made for each subclass, with its script
-
-    def __init_subclass__(cls):
-        files = {"_esm": f"{View._esm}\n{cls.script}", "_css": f"{View._css}\n{cls.styles}"}
-        cls.View = type(f"{cls.__name__}View", (View,), files)
-
-    def __init__(self):
-        self.closed, self._link = False, _Link(self)
-        self._pace = Pace(EVERY, LONGEST_REST, SHARE)
-        self.widget = self._link.open()
-        self.kept = Kept(self.widget, self._card)
+    kept: Kept  # gives the page the card
 
     def still(self) -> dict[str, str]:
         "Return the static card, by MIME type, for a place that shows no widgets"
@@ -167,7 +155,8 @@ class Panel(_Told):
 
     def still_note(self) -> str:
         "Return the sentence below the card of a panel that is not closed: what it shows, and how to see more"
-        return self.texts["as_saved"]
+        key = "as_saved_run" if self.shows_run else "as_saved"
+        return self.texts[key].format(name=self._link.sent.face.get("name", ""))
 
     def _card(self):
         return self.still() if self.closed else with_note(self.still(), self.still_note())
@@ -190,6 +179,25 @@ class Panel(_Told):
         if not self.kept.stored:
             replace(self.still())
 
+# %% ../../nbs/panels/01_base.ipynb #a2b3a529
+class Panel(_Stored):
+    "A live view: facts and curves that go to the page, and messages that come back"
+
+    script: ClassVar[str] = ""  # JavaScript of the panel, which stands below base.js and charts.js
+    styles: ClassVar[str] = ""  # CSS of the panel, which stands below base.css
+    words: ClassVar[tuple[str, ...]] = ()  # sections of the texts besides `base` and `card`
+    View: ClassVar[type[View]] = View  # made for each subclass, with its script
+
+    def __init_subclass__(cls):
+        files = {"_esm": f"{View._esm}\n{cls.script}", "_css": f"{View._css}\n{cls.styles}"}
+        cls.View = type(f"{cls.__name__}View", (View,), files)
+
+    def __init__(self):
+        self.closed, self._link = False, _Link(self)
+        self._pace = Pace(EVERY, LONGEST_REST, SHARE)
+        self.widget = self._link.open()
+        self.kept = Kept(self.widget, self._card)
+
     def news(self) -> str | None:  # None if nothing is new
         "Return the message with what is new since the last one, as JSON"
         return self._link.sent.advance(self.facts(), self.curves(), self.rows())
@@ -200,7 +208,9 @@ class Panel(_Told):
 
     def update(self) -> bool:  # whether there was anything new
         "Send the page what is new; call it from the main thread, at most ten times a second"
-        return self._link.update()
+        sent = self._link.update()
+        self.kept.look(self._link.sent.face.get("state") == "waiting")
+        return sent
 
     def follow(self, urgent: object = None) -> bool:  # whether anything was sent
         "Do as `update`, but rest after it until `urgent` changes: see `EVERY`, `LONGEST_REST` and `SHARE`"

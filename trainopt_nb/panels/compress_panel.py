@@ -26,6 +26,7 @@ class CompressPanel(Panel):
     script = read_static("pictures.js", "compress_picture.js", "compress_controls.js", "compress_panel.js")
     styles = read_static("pictures.css", "compress.css")
     words = ("compressed", "compress_panel")
+    shows_run = True
 
     def __init__(
         self,
@@ -74,7 +75,3 @@ class CompressPanel(Panel):
     def still(self) -> dict[str, str]:
         "Return the report of the compression"
         return compress_bundle(self.progress, self.run_path)
-
-    def still_note(self) -> str:
-        "Return the sentence that says how the compression went on"
-        return self.texts["as_saved_run"].format(name=card.plain(self.progress.name))

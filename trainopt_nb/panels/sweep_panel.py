@@ -120,6 +120,7 @@ class SweepPanel(Panel):
     script = read_static("pictures.js", "sweep_pictures.js", "sweep_space.js", "sweep_panel.js")
     styles = read_static("pictures.css", "sweep.css")
     words = ("sweep",)
+    shows_run = True
 
     def __init__(
         self,
@@ -170,7 +171,3 @@ class SweepPanel(Panel):
     def still(self) -> dict[str, str]:
         "Return the report of the sweep"
         return sweep_bundle(self.progress, self.run_path)
-
-    def still_note(self) -> str:
-        "Return the sentence that says how the sweep went on"
-        return self.texts["as_saved_run"].format(name=card.plain(self.progress.name))

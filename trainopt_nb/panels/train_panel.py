@@ -102,6 +102,7 @@ class TrainPanel(Panel):
 
     script = read_static("train_panel.js")
     words = ("panel",)
+    shows_run = True
 
     def __init__(
         self,
@@ -150,7 +151,3 @@ class TrainPanel(Panel):
         "Return the report of the run"
         drawn = self.closed or self.progress.training_seconds > _PICTURES
         return report_bundle(self.progress, self.place, self.run_path, self.texts, drawn)
-
-    def still_note(self) -> str:
-        "Return the sentence that says how the run went on"
-        return self.texts["as_saved_run"].format(name=card.plain(self.progress.name))
