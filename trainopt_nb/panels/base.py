@@ -53,7 +53,7 @@ class _Link:
     def __init__(self, panel: "Panel"):
         self.panel, self.sent = panel, Sent()
         self.missed = False  # whether a page lacks a message
-        panel.texts = self._wording()
+        panel.texts = panel._wording()
 
     def open(self) -> View:
         "Return the widget, with everything in it"
@@ -79,16 +79,13 @@ class _Link:
 
     def reword(self) -> bool:  # whether the texts are new
         "Take the texts of the language that the page speaks now"
-        texts = self._wording()
+        texts = self.panel._wording()
         if texts is self.panel.texts:
             return False
         self.panel.texts, self.missed = texts, True
         self.widget.texts = json_text(texts)
         self.panel.news()
         return True
-
-    def _wording(self) -> dict[str, str]:
-        return wording("base", "card", *self.panel.words)
 
     def _take(self, _: View, content: object, buffers: list):
         "Handle a message of the page; this may run in another thread"
@@ -134,6 +131,9 @@ class _Told:
 
     def receive(self, content: dict[str, object]):
         "Handle a message of the page; this may run in another thread and while a step is computed"
+
+    def _wording(self) -> dict[str, str]:
+        return wording("base", "card", *self.words)
 
     def act(self):
         "Do what was clicked and needs the notebook; called between two steps, in the main thread"
