@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from contextlib import suppress
 
@@ -110,6 +111,23 @@ def test_commands_reach_it(tmp_path):
     assert told == list(range(1, len(told) + 1))
     with pytest.raises(RunError, match="no process takes its commands"):
         run.send(Pause())
+
+
+def test_wait_returns_at_the_end_and_says_what_goes_on(tmp_path):
+    run = slow_run(tmp_path)
+    with pytest.raises(RunError, match=r"is .* after 0\.1 s of waiting, and goes on"):
+        run.wait(0.1)
+    moving(run)
+    threading.Timer(0.3, run.send, ["stop"]).start()
+    assert run.wait() is run and run.state == "stopped" and not run.alive
+    failed = slow_run(tmp_path, fault=lambda: 1 / 0)
+    with pytest.raises(RunError, match="is failed: ZeroDivisionError"):
+        failed.wait()
+    local = Run.create(tmp_path, "local", {})
+    local.start_writing()
+    with pytest.raises(RunError, match="would wait for itself"):
+        local.wait()
+    local.stop_writing()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])

@@ -145,6 +145,16 @@ def test_an_option_is_in_help_tab_and_reference(shell, capsys):
         shell.run_cell_magic("trainopt", "fit --noise 11", "1 / 0")
 
 
+@pytest.mark.parametrize("cell", ["%%trainopt fit --help", "%%trainopt train --help\n\n"])
+def test_help_above_nothing_is_that_of_the_line(shell, capsys, cell):
+    "IPython refuses a cell magic with an empty body; so does a shell that has left the extension"
+    assert shell.run_cell(cell).success
+    assert "fit: train `model` on `train_data`" in capsys.readouterr().out
+    shell.run_line_magic("unload_ext", "trainopt_nb")
+    assert shell.transform_cell("%%trainopt fit").count("run_cell_magic") == 1
+    shell.run_line_magic("load_ext", "trainopt_nb")
+
+
 def test_an_option_is_stored_with_the_run(shell):
     shell.run_cell_magic("trainopt", "fit --epochs 1 --noise 0.5", CELL)
     assert shell.user_ns["run"].facts["added_options"] == {"privacy": {"noise": 0.5, "guard": "none"}}

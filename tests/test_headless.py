@@ -11,6 +11,7 @@ import pytest
 from helpers import execute
 from warm_python import python
 
+import trainopt_nb
 from trainopt_nb.runs.table import list_runs
 
 QUICKSTART = Path(__file__).parents[1] / "nbs/guides/70_quickstart.ipynb"
@@ -167,6 +168,8 @@ def test_cells_that_cannot_be_told_apart_are_refused(tmp_path):
         (["fit", "job.py", "--epoch", "2"], 1, "Did you mean '--epochs'"),
         (["fti"], 2, "knows no 'fti'"),
         (["--help"], 0, "usage: trainopt fit FILE"),
+        (["--version"], 0, f"trainopt {trainopt_nb.__version__}"),
+        (["train", "missing.ipynb"], 2, "no file 'missing.ipynb'"),
         (["runs"], 0, "No runs here yet."),
         (["resume"], 1, "There are no runs"),
     ],

@@ -150,12 +150,6 @@ def write_reference(
         )
 
 
-def _plain(row):
-    "Return the default value with its unit"
-    default = row["default"] or "empty"
-    return f"{default} {row['unit']}".strip() if row["default"] not in ("none", "") else default
-
-
 def _head(o):
     "Write an option as it is typed behind a command"
     letter = f"-{o.short}, " if o.short else ""
@@ -169,7 +163,7 @@ def _word(o):
 
 def _option(o, row, head=_head):
     "Document one option"
-    said = [f"Default **{_plain(row)}**", f"takes {str(row['values']).replace('*', chr(92) + '*')}"]
+    said = [f"Default **{row['shown']}**", f"takes {str(row['values']).replace('*', chr(92) + '*')}"]
     if o.dimension is not None and o.dimension.choices:
         said.append(f"sensible: {', '.join(map(str, o.dimension.choices))}")
     elif o.dimension is not None:
@@ -222,7 +216,7 @@ def _front():
     lines = ["| option | default | meaning |", "| --- | --- | --- |"]
     for row in rows(TrainOptions):
         if known[row["keyword"]].front:
-            lines.append(f"| {{option}}`{row['flag']}` | {_plain(row)} | {row['help']} |")
+            lines.append(f"| {{option}}`{row['flag']}` | {row['shown']} | {row['help']} |")
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ import json
 import shlex
 
 from .errors import OptionError
-from .option_values import SWITCH
+from .option_values import SWITCH, possible_values
 from .options import Option, Options, declared, nearest_option
 
 # %% ../../nbs/base/02b_flags.ipynb #751a03af
@@ -144,9 +144,28 @@ def parse_arguments(
     return {o.name: o.parse(word) for o, word in zip(wanted, words, strict=False)}
 
 # %% ../../nbs/base/02b_flags.ipynb #d120e77d
+def _shown(o):
+    "Return the default of an option as a reader takes it, with its unit"
+    if o.default in (None, ()):
+        return "none"
+    if o.type == "bool":
+        return "on" if o.default else "off"
+    if not isinstance(o.default, (int, float)):
+        return json.dumps(o.default).strip('"') or "empty"
+    end = "es" if o.unit.endswith(("ches", "sses")) else "s"
+    return f"{o.default} {o.unit.removesuffix(end) if o.default == 1 else o.unit}".strip()
+
+
+def _values(o):
+    "Return the possible values of an option, with the unit where its default has none"
+    number = isinstance(o.default, (int, float))
+    unit = f" {o.unit}" if o.unit and o.type in ("int", "float") and not number else ""
+    return possible_values(o) + unit + (", or none" if o.optional else "")
+
+
 def rows(
     cls: type[Options],  # a set of options
-) -> list[dict]:  # one for each option: flag, short, keyword, values, default, unit, help, group
+) -> list[dict]:  # one for each option: flag, short, keyword, values, default, unit, shown, help, group
     "Return the documentation of all options"
     return [
         {
@@ -154,9 +173,10 @@ def rows(
             "flag": o.flag,
             "short": f"-{o.short}" if o.short else "",
             "keyword": o.name,
-            "values": o.values,
+            "values": _values(o),
             "default": "none" if o.default in (None, ()) else json.dumps(o.default).strip('"'),
             "unit": o.unit,
+            "shown": _shown(o),
             "help": o.help,
         }
         for o in declared(cls).values()
@@ -177,6 +197,5 @@ def help_text(
             lines.append(f"  {row['flag']:<18} {row['help']}")
             continue
         flag = f"{row['short']}, {row['flag']}" if row["short"] else row["flag"]
-        unit = f" {row['unit']}" if row["unit"] else ""
-        lines.append(f"  {flag:<18} {row['help']} [{row['default']}{unit}; {row['values']}]")
+        lines.append(f"  {flag:<18} {row['help']} [{row['shown']}; {row['values']}]")
     return "\n".join(lines).strip("\n")

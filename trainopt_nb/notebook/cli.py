@@ -17,13 +17,15 @@ from pathlib import Path
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
+import trainopt_nb
+
 from ..base.errors import OptionError
 from ..base.options import nearest
 from ..events.progress import figure
 from .execute_cell import run_cells
 from .magics import FAILURES, FLAGS, FLAGS_VERB, load
 from .verb_help import terminal_usage, verb_help
-from .verbs import TERMINAL_COMMANDS, VERBS, Call, Command
+from .verbs import TERMINAL_COMMANDS, VERBS, Call, Command, verb_name
 from ..runs.plain_text import plain
 
 # %% ../../nbs/notebook/09_cli.ipynb #49565351
@@ -169,7 +171,10 @@ def _command(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(terminal_usage())
         return 0
-    name, *rest = words
+    if words[0] in ("-V", "--version"):
+        print(f"trainopt {trainopt_nb.__version__}")
+        return 0
+    name, rest = verb_name(words[0]), words[1:]
     if name not in VERBS or not VERBS[name].terminal:
         print(f"trainopt knows no {name!r}.{nearest(name, VERBS)}\n{terminal_usage()}", file=sys.stderr)
         return 2

@@ -105,10 +105,7 @@ class OptionTable(list):
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         head = ["", "flag", "default", "values", "meaning"]
-        cells = [
-            [r["group"], r["flag"], f"{r['default']} {r['unit']}".strip(), r["values"], r["help"]]
-            for r in self
-        ]
+        cells = [[r["group"], r["flag"], r["shown"], r["values"], r["help"]] for r in self]
         return {"text/plain": repr(self), "text/html": table_html(head, cells)}
 
 # %% ../../nbs/notebook/02b_verb_help.ipynb #63415d1f

@@ -7,7 +7,9 @@ __all__ = ['INBOX', 'RUN_ACTIONS', 'RUN_REPORTS', 'send_command', 'receive_comma
 
 # %% ../../nbs/runs/07_run.ipynb #7286e6fd
 import contextlib
+import math
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from .files import LOCK, line_pieces
 from .plain_text import plain
 from .writer import RunWriter
 from ..store.lock import lock_owner
+from ..store.process_record import describe_process
 
 # %% ../../nbs/runs/07_run.ipynb #5a5a019e
 INBOX = "commands.jsonl"
@@ -96,8 +99,50 @@ def _stand(progress):
     damaged = f", {progress.damaged} damaged lines" if progress.damaged else ""
     return f"{progress.state}{why}, epoch {progress.epoch}, step {progress.step}{best}{damaged}"
 
+# %% ../../nbs/runs/07_run.ipynb #c1b923ce
+def _written_here(owner):
+    "Return whether the owner of a lock is this process, and not one that is about to start"
+    own = describe_process(os.getpid())
+    return bool(owner.get("locked")) and {name: owner.get(name) for name in own} == own
+
+
+def _wait(run, seconds):
+    until = math.inf if seconds is None else time.monotonic() + seconds
+    with RUN_ACTIONS.get("wait", lambda: contextlib.nullcontext(lambda: None))() as turn:
+        while (owner := lock_owner(run.path / LOCK)) is not None:
+            if _written_here(owner):
+                raise RunError(f"The run {run.name} is written by this process, which would wait for itself.")
+            if time.monotonic() >= until:
+                raise RunError(
+                    f"The run {run.name} is {run.state} after {seconds:g} s of waiting, and goes on."
+                )
+            turn()
+            time.sleep(0.05)
+
+
+class _CommandedRun(RunWriter):
+    "What is said to the process that writes a run, and how to wait for its end"
+
+    def send(self, command: str | tuple):
+        "Send `pause`, `resume`, `stop`, `save` or a command such as `SetLr(1e-4)`; raises `RunError` where no process takes it"
+        send_command(self, command)
+
+    def wait(
+        self,
+        seconds: float | None = None,  # at most; None waits as long as it takes
+    ) -> "_CommandedRun":  # the run itself
+        "Wait until no process writes the run; raises `RunError` where it failed or died, or goes on after `seconds`"
+        _wait(self, seconds)
+        if self.state not in ("finished", "stopped"):
+            raise RunError(f"The run {self.name} is {self.state}: {plain(self.progress.reason)}")
+        return self
+
+    def inbox(self) -> Callable[[], tuple | None]:
+        "Return a function for the writer that gives the next command, or None"
+        return receive_commands(self.path)
+
 # %% ../../nbs/runs/07_run.ipynb #50f821a6
-class Run(RunWriter):
+class Run(_CommandedRun):
     "A run on the disk: its options, its events, its weights"
 
     def __init__(
@@ -135,14 +180,6 @@ class Run(RunWriter):
     def predict(self, data: object, model: object = None) -> object:  # `Predictions`
         "Predict labels by name for new data, by the model of this process or one of the same class; raises `DataError` or `RunError`"
         return RUN_ACTIONS["predict"](self, data, model)
-
-    def send(self, command: str | tuple):
-        "Send `pause`, `resume`, `stop`, `save` or a command such as `SetLr(1e-4)`; raises `RunError` where no process takes it"
-        send_command(self, command)
-
-    def inbox(self) -> Callable[[], tuple | None]:
-        "Return a function for the writer that gives the next command, or None"
-        return receive_commands(self.path)
 
     def delete(self):
         "Remove the run with everything in it; raises `RunError` while a process writes it"
