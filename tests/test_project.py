@@ -443,6 +443,7 @@ def test_archives_hold_everything(built):
     assert {
         "base.js",
         "base.css",
+        "kept.js",
         "charts.js",
         "train_panel.js",
         "runs_panel.js",

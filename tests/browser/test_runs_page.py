@@ -382,7 +382,7 @@ def test_runs_are_stopped_resumed_compared_and_deleted_in_a_notebook(lab, server
     lab.screenshot("runs-resumed")
     below.locator(".tonb-stop").click()
     lab.wait_for(lambda: state("one") == "stopped", "the second stop")
-    lab.output(3).locator(".tonb-report").wait_for()
+    lab.wait_for(lambda: below.get_attribute("data-state") == "stopped", "the end in the attached panel")
 
     lab.save()
     lab.refresh()

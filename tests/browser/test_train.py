@@ -115,6 +115,12 @@ def test_panel_answers_while_the_cell_trains(lab, server, kernel, undisturbed):
     lab.wait_idle()
     lab.run(2)
     lab.wait_text(2, "after Sequential stopped")
+    lab.save()
+    server.end_sessions()
+    lab.refresh()  # beside a new kernel, which knows nothing of the panel
+    lab.output(1).locator("img").first.wait_for()
+    assert "stopped" in lab.text(1) and "Error" not in lab.text(1) and panel(lab).count() == 0
+    lab.screenshot(f"train-{kernel}-reopened")
     records = events(server)
     told = steps_of(records)
     assert told == list(range(1, len(told) + 1)) and records[-1]["kind"] == "Ended"
@@ -125,7 +131,7 @@ def test_panel_answers_while_the_cell_trains(lab, server, kernel, undisturbed):
 
 
 def test_next_cell_runs_after_a_stop(lab, every_kernel):
-    "Run All: the cell behind waits, then sees the trained model; the panel gives way to a picture"
+    "Run All: the cell behind waits, then sees the trained model; the panel stays, and the file has pictures in its place"
     lab.open(
         "%load_ext trainopt_nb",
         training_cell(2000),
@@ -138,8 +144,7 @@ def test_next_cell_runs_after_a_stop(lab, every_kernel):
     assert lab.prompt(2) == "[*]" and not lab.text(2)
     panel(lab).locator(".tonb-stop").click()
     lab.wait_text(2, "after Sequential stopped")
-    lab.output(1).locator("img").first.wait_for()
-    assert panel(lab).count() == 0
+    lab.wait_for(lambda: state(lab) == "stopped", "the end in the panel")
     lab.save()
     saved = lab.saved().cells[1].outputs
     assert any("data:image/png" in "".join(o.get("data", {}).get("text/html", "")) for o in saved)
@@ -166,7 +171,6 @@ def test_a_cell_that_is_run_again_while_it_trains(lab, server, kernel):
     second = lab.read(panel(lab).locator(".tonb-name"))
     assert second != first and waits.count() == 0 and panel(lab).count() == 1
     assert act(lab, "stop", "stopped")
-    lab.output(1).locator("img").first.wait_for()
     lab.run(2)
     lab.wait_text(2, "after stopped")
     for log in (server.work / "runs").glob("*/events.jsonl"):

@@ -35,7 +35,7 @@ from ..runs.pictures import VALID
 def _picture(progress, texts):
     "Return the picture with its words, as `pictures_html` takes them"
     c = compression_of(progress)
-    if len(c.candidates) < 2 or taken_of(c) is None:
+    if c.started is None or len(c.candidates) < 2 or taken_of(c) is None:
         return []
     name = c.monitor.replace("_", " ")
     title = texts["picture"].format(n=c.started.served[0], name=name)

@@ -47,7 +47,7 @@ class _Facts:
 
     def reset(self):
         "Forget all events; the curves stay the same objects, so that a page notices that they are empty"
-        self.state, self.reason = "waiting", ""
+        self.state, self.reason, self.holds = "waiting", "", 0  # the last: epoch that the model ends with
         self.started: Started | None = None  # what was worked out before the first step
         self.step, self.epoch = 0, 0  # updates and epochs that are complete
         self.lr = self.train_loss = math.nan  # of the last step; the loss is smoothed over about 20 steps
@@ -188,7 +188,7 @@ def _add_saved(p, e):
 
 
 def _add_ended(p, e):
-    p.state, p.reason, p.step, p.epoch = e.state, e.reason, e.step, e.epoch
+    p.state, p.reason, p.step, p.epoch, p.holds = e.state, e.reason, e.step, e.epoch, e.holds
 
 
 FOLDS.update(

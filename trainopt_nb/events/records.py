@@ -145,6 +145,7 @@ class Ended(NamedTuple):
     epoch: int  # epochs complete
     reason: str  # one sentence
     time: float  # seconds since 1970
+    holds: int = 0  # epoch whose weights the model ends with; 0 where that is not known
 
 # %% ../../nbs/events/01_records.ipynb #5f9b0927
 @command(word="pause")

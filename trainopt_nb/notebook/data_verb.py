@@ -136,12 +136,13 @@ def show_data(
         printed = report._repr_mimebundle_()
         handle.update(printed, raw=True)
         box.children = (widgets.HTML(printed["text/html"]),)  # a page that was loaded anew knows only the box
-        panel.close()
+        panel.close()  # which stores the printed report
         panel.widget.close()
 
     panel = DataPanel(report, name, close=close, **offers)
+    panel.shown_in(box)
     box.children = (panel.widget,)
-    handle = display(report._repr_mimebundle_() | box._repr_mimebundle_(), raw=True, display_id=True)
+    handle = display(panel, display_id=True)
     return panel
 
 

@@ -14,7 +14,7 @@ from ..base.errors import OptionError
 from ..base.options import Option, Options, declared
 from ..base.texts import wording
 from ..events.records import Resume, Stop
-from .base import read_static
+from .kept import Keeper, Kept, read_static, still_card, with_note
 
 # %% ../../nbs/panels/05_form.ipynb #0af4573f
 _STYLE = {"description_width": "9.5em"}
@@ -98,6 +98,11 @@ def _is_object(option: Option, value: object) -> bool:
     "Whether the value is an object from Python, which has no control"
     return option.objects and not isinstance(value, str)
 
+
+def _card(options: Options, texts: dict[str, str]) -> dict[str, str]:
+    "Return what a saved notebook holds in the place of the form"
+    return with_note(still_card({"headline": repr(options)}, texts), texts["as_saved"])
+
 # %% ../../nbs/panels/05_form.ipynb #d1311dfe
 class OptionsForm:
     "All options of a class as controls, with a start and a cancel button"
@@ -124,11 +129,18 @@ class OptionsForm:
         front = _grid([shown for name, shown in self.controls.items() if self._known[name].front])
         more = _folded(self.controls, self._known, texts)
         buttons = widgets.HBox([self._start, self._cancel, self._say])
-        form = widgets.VBox([style, front, more, buttons], layout=_FRAME)
+        keeper = Keeper(layout={"display": "none"})
+        form = widgets.VBox([style, front, more, buttons, keeper], layout=_FRAME)
+        self._kept = Kept(keeper, lambda: _card(self._options, texts))
+        self._kept.shown = form
+        self._kept.renew()
         parts = {"start": self._start, "cancel": self._cancel, "form": form, "say": self._say}
         for name, part in parts.items():
             part.add_class(f"tonb-{name}")
         return form
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return self._kept.bundle()
 
     def _press(self):
         "Start if all values are valid, and say what is wrong otherwise"

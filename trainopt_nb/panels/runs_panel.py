@@ -83,18 +83,18 @@ class RunsPanel(Panel):
 
     def receive(self, content: dict[str, object]):
         "Do what was clicked and answer what was asked; two pages may ask in two threads"
-        since, curves, trials, action = map(content.get, ("since", "curves", "trials", "do"))
+        since, curves, trials, action, names = map(content.get, ("since", "curves", "trials", "do", "names"))
         if type(since) is not int or not isinstance(curves, dict) or not isinstance(trials or {}, dict):
             return
         if action == "close" and self._leave:
             return self._leave()
+        does = action in self._actions and isinstance(names, list)
         with self._lock:
             since = 0 if self._link.reword() else since  # rows in another language are sent again
-            names, said = content.get("names"), ""
-            if action in self._actions and isinstance(names, list):
-                said = _apply(self._actions[action], names, self.table)
+            said = _apply(self._actions[action], names, self.table) if does else ""
             self._look(now="do" in content)
             self.widget.send({"news": self._answer(since, curves, said, trials)})
+        self.kept.look()
 
     def still(self) -> dict[str, str]:
         "Return the table as it is printed"

@@ -18,7 +18,7 @@ from ..events.records import Epoch
 from .protocol import finite
 from ..runs import card
 from ..runs.run import Run
-from ..runs.summary import follow_summary, read_summary, run_damage, run_summary
+from ..runs.summary import epoch_metrics, follow_summary, read_summary, run_damage, run_summary
 from ..runs.tail import Tail
 from ..task.train_options import TrainOptions
 
@@ -60,6 +60,13 @@ def _best(p: Progress) -> list | None:
         name, value, at = p.started.monitor, _monitored(p, best), best.epoch
     return None if value is None else [figure(name, value), card.plain(name.replace("_", " ")), at]
 
+
+def _others(p: Progress) -> str:
+    "Return the other metrics of the best epoch or trial, as the printed table has them"
+    monitor = p.overall.monitor if p.overall else p.started.monitor if p.started else ""
+    left = {name: v for name, v in epoch_metrics(p).items() if name not in (monitor, "train_loss")}
+    return " · ".join(f"{card.plain(name.replace('_', ' '))} {figure(name, v)}" for name, v in left.items())
+
 # %% ../../nbs/panels/03_runs_rows.ipynb #b18ba96e
 def run_row(
     name: str,  # of the run
@@ -81,6 +88,7 @@ def run_row(
         "unit": work.unit if work else "",
         "fraction": finite(p.fraction),
         "best": _best(p),
+        "others": _others(p),
         "time": duration(p.all_seconds) if p.begun else "",
         "changed": card.plain(_changed(options)),
         "resumable": not alive and p.state in ("stopped", "failed", "dead"),

@@ -21,6 +21,7 @@ from ..sweeps.card import best_sentence, gain_text, sweep_figures, sweep_headlin
 from ..sweeps.lines import UNITS
 from ..sweeps.importance import Importance
 from ..sweeps.progress import SweepProgress, sweep_of
+from ..sweeps.report import sweep_bundle
 
 # %% ../../nbs/panels/07_sweep_panel.ipynb #a24129a4
 TEXTS = wording("base", "card", "sweep", code="en")  # the words where no language is asked for
@@ -67,12 +68,6 @@ def sweep_facts(
 _Action = Callable[
     [int], str | None
 ]  # takes the number of a trial, and returns the name of the text that says what was done
-
-
-def _still_text(facts, texts):
-    figures = "  ".join(f"{label} {value}" for value, label, *_ in facts["figures"])
-    head = (texts.get(facts["state"], facts["state"]), facts["name"], facts["headline"])
-    return "\n".join(filter(None, ["  ".join(filter(None, head)), figures, facts["best_said"]]))
 
 # %% ../../nbs/panels/07_sweep_panel.ipynb #71b3040a
 class _Clicked:
@@ -125,6 +120,7 @@ class SweepPanel(Panel):
     script = read_static("pictures.js", "sweep_pictures.js", "sweep_space.js", "sweep_panel.js")
     styles = read_static("pictures.css", "sweep.css")
     words = ("sweep",)
+    shows_run = True
 
     def __init__(
         self,
@@ -173,5 +169,5 @@ class SweepPanel(Panel):
         self._clicked.take(content, self.sweep)
 
     def still(self) -> dict[str, str]:
-        "Return the sweep as text"
-        return {"text/plain": _still_text(self._link.sent.face, self.texts)}
+        "Return the report of the sweep"
+        return sweep_bundle(self.progress, self.run_path)

@@ -17,7 +17,8 @@ from ..events.records import SetLr
 from .base import Panel, read_static
 from .protocol import finite
 from ..runs import card
-from ..runs.report import report_text
+from ..runs.held import final_figures, final_headline
+from ..runs.report import report_bundle
 from ..events.registry import WORDS
 
 # %% ../../nbs/panels/02_train_panel.ipynb #ce4405cf
@@ -25,6 +26,7 @@ TEXTS = wording("base", "card", "panel", code="en")  # the words where no langua
 
 # %% ../../nbs/panels/02_train_panel.ipynb #464641af
 _NOTES = 50  # the newest ones go to the page
+_PICTURES = 60  # seconds of training after which a card that is kept meanwhile has pictures: drawing one stops the training
 
 
 def _best(progress: Progress, texts: dict[str, str]) -> dict[str, object] | None:
@@ -72,10 +74,10 @@ def moving(
     texts: dict[str, str] = TEXTS,  # the words
 ) -> dict[str, object]:  # plain data without NaN
     "Return the facts that change with every step"
-    figures = card.figures(progress, texts)
+    figures = final_figures(progress, texts)
     return {
         "step": progress.step,
-        "headline": card.headline(progress, texts),
+        "headline": final_headline(progress, texts),
         "fraction": finite(progress.fraction),
         "lr": digits(progress.lr, 3) if math.isfinite(progress.lr) else "",
         "axis": card.x_scale(progress),
@@ -100,6 +102,7 @@ class TrainPanel(Panel):
 
     script = read_static("train_panel.js")
     words = ("panel",)
+    shows_run = True
 
     def __init__(
         self,
@@ -145,5 +148,6 @@ class TrainPanel(Panel):
             self.commands.put(command)
 
     def still(self) -> dict[str, str]:
-        "Return the run as text"
-        return {"text/plain": report_text(self.progress, self.place, self.run_path)}
+        "Return the report of the run"
+        drawn = self.closed or self.progress.training_seconds > _PICTURES
+        return report_bundle(self.progress, self.place, self.run_path, self.texts, drawn)

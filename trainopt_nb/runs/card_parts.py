@@ -66,7 +66,7 @@ def figures_html(
     "The figures in a row that wraps"
     cells = []
     for item in items:
-        tone = "color:#43a047" if item.better else ""
+        tone = "color:#43a047" if item.better else SOFT
         change = f' <span style="{tone}">{escape(item.change)}</span>' if item.change else ""
         cells.append(
             f'<div style="flex:1 1 105px;padding:9px 14px"><div style="font-size:19px;font-weight:600;'
@@ -92,13 +92,14 @@ def pictures_html(
             for text, colour in legend
         )
         cells.append(
-            f'<div style="flex:1 1 320px;max-width:{widest}px;box-sizing:border-box;padding:10px 14px 6px">'
+            f'<div style="max-width:{widest}px;box-sizing:border-box;padding:10px 14px 6px">'
             f'<div style="display:flex;justify-content:space-between;gap:12px;font-size:12px;padding-bottom:4px">'
             f'<b style="font-weight:600;overflow-wrap:anywhere">{escape(title)}</b> <span>{words}</span></div>'
             f'<img alt="{escape(alt)}" style="display:block;width:100%;height:auto;background:none" '
             f'src="data:image/{kind};base64,{base64.b64encode(picture).decode()}"></div>'
         )
-    return f'<div style="display:flex;flex-wrap:wrap">{"".join(cells)}</div>' if cells else ""
+    columns = "display:grid;grid-template-columns:repeat(auto-fit,minmax(min(320px,100%),1fr))"
+    return f'<div style="{columns}">{"".join(cells)}</div>' if cells else ""
 
 # %% ../../nbs/runs/01d_card_parts.ipynb #d1bee50b
 def notes_html(
@@ -139,7 +140,7 @@ def frame_html(
     *parts: str,  # HTML
 ) -> str:  # a `<div>` that needs nothing around it
     "The frame of a card around its parts"
-    frame = f"max-width:960px;border:{LINE};border-radius:6px;overflow:hidden;text-align:left;font:13px/1.45 system-ui,sans-serif"
+    frame = f"max-width:1200px;box-sizing:border-box;margin:2px;border:{LINE};border-radius:6px;overflow:hidden;text-align:left;font:13px/1.45 system-ui,sans-serif"
     return (
         f'<div class="tonb-report tex2jax_ignore mathjax_ignore" role="group" aria-label="{escape(label)}" style="{frame}">'
         + "".join(parts)

@@ -10,8 +10,6 @@ from trainopt_nb.runs.card import (
     assumed,
     best_loss,
     best_text,
-    figures,
-    headline,
     machine,
     messages,
     metric_curves,
@@ -28,6 +26,7 @@ from trainopt_nb.runs.card_parts import (
     notes_html,
     pictures_html,
 )
+from .held import final_figures, final_headline
 from .html_tables import assumptions_html, devices_html
 from .pictures import charts
 
@@ -37,16 +36,17 @@ def report_html(
     place: str = "",  # where it trained, in words, such as `process 4121`
     run_path: str = "",  # the run's directory, as the reader can open it
     texts: dict | None = None,  # texts; None means the current language
+    drawn: bool = True,  # whether there are pictures, which take matplotlib a moment
 ) -> str:  # a `<div>` that needs nothing around it
     "The card of a run, as it stays in a saved notebook"
     texts = texts or wording("card")
     saved = texts["saved"].format(step=progress.saved.step) if progress.saved else ""
     return frame_html(
         texts["group"],
-        head_html(progress.state, progress.name, headline(progress, texts), texts),
+        head_html(progress.state, progress.name, final_headline(progress, texts), texts),
         bar_html(progress.fraction),
-        figures_html(figures(progress, texts)),
-        pictures_html(charts(progress, texts)),
+        figures_html(final_figures(progress, texts)),
+        pictures_html(charts(progress, texts) if drawn else []),
         devices_html(progress, texts),
         assumptions_html(progress, texts),
         notes_html(messages(progress, texts), texts),
@@ -62,9 +62,9 @@ def report_text(
 ) -> str:  # a few lines without an end of line
     "The same in plain text"
     texts = texts or wording("card")
-    line = [texts.get(progress.state, progress.state), plain(progress.name), headline(progress, texts)]
+    line = [texts.get(progress.state, progress.state), plain(progress.name), final_headline(progress, texts)]
     lines = ["  ".join(part for part in line if part)]
-    lines.append("  ".join(f"{item.label} {item.value}" for item in figures(progress, texts)))
+    lines.append("  ".join(f"{item.label} {item.value}" for item in final_figures(progress, texts)))
     best = [best_loss(progress, texts)] + [best_text(progress, n, texts) for n in metric_curves(progress)[:1]]
     lines += [plain(text) for text in best if text]
     lines += [f"{texts.get(level, '')} {text}".strip() for level, text in messages(progress, texts)]
@@ -82,10 +82,11 @@ def report_bundle(
     place: str = "",  # where it trained, in words
     run_path: str = "",  # the run's directory
     texts: dict | None = None,  # texts; None means the current language
+    drawn: bool = True,  # whether there are pictures
 ) -> dict:  # media type -> text
     "The card for `display(..., raw=True)`"
     # raw, because IPython's HTML object reads a file when its text happens to be the path of one
     return {
-        "text/html": report_html(progress, place, run_path, texts),
+        "text/html": report_html(progress, place, run_path, texts, drawn),
         "text/plain": report_text(progress, place, run_path, texts),
     }

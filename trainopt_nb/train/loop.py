@@ -77,7 +77,8 @@ class _Run:
         self.epochs = EpochLoop(loop.state, self.saver, loop.monitor, loop.mode)
 
     def ended(self, state: str, reason: str) -> Ended:
-        return Ended(state, self.state.step, self.state.epoch, reason, time.time())
+        holds = self.saver.holds if state == "finished" else 0
+        return Ended(state, self.state.step, self.state.epoch, reason, time.time(), holds)
 
     def train(self) -> Generator:  # returns the sentence that says why nothing is left to do
         "Train all epochs that are left"

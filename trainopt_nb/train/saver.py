@@ -175,6 +175,8 @@ class _RestoringSaver(EpochSaver):
 class Saver(_RestoringSaver):
     "Saves a run from its beginning to its end, and restores what it saved"
 
+    holds = 0  # epoch whose weights the model has at the end; 0 before it and where that is not known
+
     def begin(self) -> Iterator[Saved | Note]:
         "Check that saving works, and save what there is to go back to; yields `Note` or `Saved`"
         if self.folder is not None and not self._late:
@@ -196,9 +198,11 @@ class Saver(_RestoringSaver):
         "Save the end of the run, then put the best weights into the model; yields as `save` does"
         yield from self.save()
         s = self.state
+        self.holds = 0 if s.batch else s.epoch
         if not (restore_best and s.best_epoch and s.best_epoch != s.epoch):
             return
         model_state, lost = self._best()
+        self.holds = 0 if lost else s.best_epoch
         s.swap()  # the average stands where it is expected at the end, and is replaced
         load_model(s.prepared.model, model_state)
         s.swap()

@@ -1,5 +1,5 @@
 // What the panels share: the messages between page and kernel, and the parts that a panel is put together from.
-// uPlot and Preact with htm stand above in the same module, the charts and the panel itself below.
+// uPlot, Preact with htm and `kept.js` stand above in the same module, the charts and the panel itself below.
 // Every text enters the page as a text node, and nothing is kept here that the kernel could not send again.
 
 const { html, render, useLayoutEffect, useRef, useState } = preact;
@@ -165,6 +165,7 @@ function panel(View, { merge = mergeFacts, every = 1000, tick = (mounted) => mou
     return {
       initialize({ model }) {
         store ??= new Store(model, merge);
+        keepCard(model);
       },
       render({ model, el }) {
         const mounted = new Mounted((store ??= new Store(model, merge)), el, View, { every, tick });

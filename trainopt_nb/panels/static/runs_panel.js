@@ -149,7 +149,8 @@ function Row({ row, chosen, ink, texts, choose, open, unfold }) {
     <td class="tonb-cell-done"><span>${`${row.done[0]}/${row.done[1] ?? "–"}${row.unit && ` ${texts[`${row.unit}s`] ?? ""}`}`}</span><span class="tonb-bar"><i class="tonb-fill"
       style=${{ width: `${(row.fraction ?? 0) * 100}%` }}></i></span></td>
     <td class="tonb-cell-best"><b>${row.best ? row.best[0] : "–"}</b><small>${
-      row.best && row.best[1] ? fill(texts[`at_${row.unit || "epoch"}`] ?? "{name}", { name: row.best[1], epoch: row.best[2] }) : ""}</small></td>
+      row.best && row.best[1] ? fill(texts[`at_${row.unit || "epoch"}`] ?? "{name}", { name: row.best[1], epoch: row.best[2] }) : ""}</small>${
+      row.others && html`<small class="tonb-others" title=${row.others}>${row.others}</small>`}</td>
     <td class="tonb-cell-time"><span>${row.time}</span></td>
     <td class="tonb-cell-changed"><span title=${row.changed}>${row.changed}</span></td></tr>`;
 }
