@@ -87,10 +87,8 @@ class CompiledServed(ProgramServed):
         super().__init__(served.program, served.inputs, served.outputs, name)
         self.batch_sizes, self._compiled = list(batch_sizes), {}
         self._joins = _by_samples(self.program)
-        self._compiling, self._spent = (
-            0.0,
-            Counter(),
-        )  # seconds: of the longest compiling, of other batch sizes
+        self._compiling = 0.0  # seconds of the longest compiling
+        self._spent = Counter()  # batch size -> seconds in programs of other sizes
 
     def expect(self, batch_sizes: Iterable[int]):
         "Compile for these batch sizes too, at their next calls"

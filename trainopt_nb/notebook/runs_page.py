@@ -100,12 +100,13 @@ def show_runs(
         box.children = (
             _card(printed),
         )  # a page that was refreshed has forgotten which output the handle means
+        panel.close()  # which stores the printed table
         panel.widget.close()
 
     panel = RunsPanel(folder, attach=look, resume=resume, close=close)
+    panel.shown_in(box)
     box.children = (panel.widget,)
-    bundle = list_runs(folder)._repr_mimebundle_() | box._repr_mimebundle_()
-    handle = display(bundle, raw=True, display_id=True)
+    handle = display(panel, display_id=True)
 
 # %% ../../nbs/notebook/06_runs_page.ipynb #91c71ec6
 class LiveTable(RunTable):

@@ -12,7 +12,7 @@ from ..base.errors import OptionError
 from ..compression.export import export_forms
 from ..compression.front import AIMS, MINUTES
 from ..compression.progress import compression_of
-from ..compression.report import compress_text
+from ..compression.report import compress_bundle
 from ..events.progress import LIVE, Progress
 from .base import Panel, read_static
 from .compress_commands import compress_command
@@ -27,6 +27,7 @@ class CompressPanel(Panel):
     script = read_static("pictures.js", "compress_picture.js", "compress_controls.js", "compress_panel.js")
     styles = read_static("pictures.css", "compress.css")
     words = ("compressed", "compress_panel")
+    shows_run = True
 
     def __init__(
         self,
@@ -78,5 +79,5 @@ class CompressPanel(Panel):
             self._said, self._refusals = error.page, self._refusals + 1
 
     def still(self) -> dict[str, str]:
-        "Return the candidates as text"
-        return {"text/plain": compress_text(self.progress, self.run_path)}
+        "Return the report of the compression"
+        return compress_bundle(self.progress, self.run_path)
