@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from test_panel import STARTED, train
+from test_panel import NASTY, STARTED, Skeleton, train
 from torch import nn
 
 from trainopt_nb import Task, TrainOptions
@@ -21,6 +21,7 @@ from trainopt_nb.panels.form import OptionsForm
 from trainopt_nb.panels.runs_panel import RunsPanel
 from trainopt_nb.panels.sweep_panel import SweepPanel
 from trainopt_nb.panels.train_panel import TrainPanel
+from trainopt_nb.runs.card import plain
 from trainopt_nb.runs.held import final_figures, final_headline, held_epoch
 from trainopt_nb.runs.report import report_html, report_text
 from trainopt_nb.runs.run import Run
@@ -64,6 +65,17 @@ def test_every_output_has_a_card_from_the_first_moment(kind, tmp_path):
     assert {"runs": "digits", "data": "60", "form": "epochs=7"}.get(kind, "waiting") in page
     assert re.search("Run %trainopt attach digits|Run the cell again", text)
     assert not re.search("<(script|style|link|iframe|svg|canvas)", page)
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_no_text_changes_the_state_of_a_panel(text):
+    "Whatever names and figures say, the card has the same tags, and says it"
+    card = lambda each: kept.with_note(
+        kept.still_card({"state": each, "name": each, "figures": [(each, each)]}, {}), each
+    )
+    page = Skeleton(card(text)["text/html"])
+    assert page.tags == Skeleton(card("a")["text/html"]).tags and plain(text) in page.words
+    assert plain(text) in card(text)["text/plain"]
 
 
 def test_the_page_has_the_newest_card():

@@ -181,13 +181,11 @@ def run_session(
         raise CompressError(f"ONNX Runtime cannot take these inputs ({first_line(error)}).") from error
 
 
-def onnx_files(
-    path: Path,  # of an ONNX model
-) -> list[Path]:
-    "Return the file, and that of weights which the format keeps beside it"
+def onnx_files(path: Path) -> list[Path]:
+    "Return the file of an ONNX model, and that of weights which the format keeps beside it"
     return [each for each in (path, path.with_name(f"{path.name}.data")) if each == path or each.exists()]
 
-# %% ../../nbs/compression/00_served.ipynb #855817cf
+
 def by_name(names: Sequence[str], inputs: Sequence[Tensor], named: Mapping[str, Tensor]) -> dict:
     "Return the inputs of a call by the names that a file gives them; labels that come along are left out"
     return dict(zip(names, inputs, strict=False)) | {name: named[name] for name in names if name in named}
@@ -238,11 +236,10 @@ class OnnxServed(Served):
             (folder / "model.onnx").write_bytes(self.model)
             return [folder / "model.onnx"]
         files = onnx_files(self.model)
-        kept = [folder / (path.name if files[1:] else "model.onnx") for path in files]
-        for old, new in zip(files, kept, strict=True):
-            if old.absolute() != new.absolute():
-                shutil.copyfile(old, new)
-        return kept
+        kept = {path: folder / (path.name if files[1:] else "model.onnx") for path in files}
+        for old in [old for old, new in kept.items() if old.absolute() != new.absolute()]:
+            shutil.copyfile(old, kept[old])
+        return list(kept.values())
 
     def __getstate__(self):
         return {key: value for key, value in vars(self).items() if key != "_session"}

@@ -20,6 +20,16 @@ from .compress_facts import compress_facts
 from .compress_rows import CandidateRows, step_forms
 from ..runs import card
 
+# %% ../../nbs/panels/11_compress_panel.ipynb #536985ae
+def _offers():
+    "Return what the page can ask for"
+    return {
+        "forms": step_forms(),
+        "formats": list(export_forms()),
+        "aims": list(AIMS),
+        "minutes": MINUTES,
+    }
+
 # %% ../../nbs/panels/11_compress_panel.ipynb #538b59c3
 class CompressPanel(Panel):
     "A live view of a compression"
@@ -40,12 +50,7 @@ class CompressPanel(Panel):
         self.commands: queue.SimpleQueue[tuple] = queue.SimpleQueue()  # what was clicked, oldest first
         self.notice = ""  # one sentence for the reader that is not the run's own; set it at any time
         self._live, self._rows, self._said, self._refusals = live, CandidateRows(), "", 0
-        self._forms = {
-            "forms": step_forms(),
-            "formats": list(export_forms()),
-            "aims": list(AIMS),
-            "minutes": MINUTES,
-        }
+        self._offers = _offers()
         super().__init__()
 
     def facts(self) -> dict[str, object]:  # as `compress_facts` gives them, and the panel's own
@@ -53,7 +58,7 @@ class CompressPanel(Panel):
         over = self.closed or self.progress.state not in ("waiting", *LIVE)
         return {
             **compress_facts(self.progress, self.texts),
-            **self._forms,
+            **self._offers,
             "said": card.plain(self._said),
             "refusals": self._refusals,  # so that the page sees the same sentence again
             "notice": "" if self.closed else card.plain(self.notice),
