@@ -145,10 +145,14 @@ def test_next_cell_runs_after_a_stop(lab, every_kernel):
     panel(lab).locator(".tonb-stop").click()
     lab.wait_text(2, "after Sequential stopped")
     lab.wait_for(lambda: state(lab) == "stopped", "the end in the panel")
-    lab.save()
-    saved = lab.saved().cells[1].outputs
-    assert any("data:image/png" in "".join(o.get("data", {}).get("text/html", "")) for o in saved)
-    assert not any("application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in saved)
+
+    def saved():
+        lab.save()
+        return [output.get("data", {}) for output in lab.saved().cells[1].outputs]
+
+    pictures = lambda: any("data:image/png" in "".join(data.get("text/html", "")) for data in saved())
+    lab.wait_for(pictures, "the card of the end in the file, which comes after the last state of the panel")
+    assert not any("application/vnd.jupyter.widget-view+json" in data for data in saved())
     lab.screenshot(f"train-{every_kernel}-done")
 
 
