@@ -1,7 +1,6 @@
 "A compression in JupyterLab: its panel takes clicks while other cells run, and its table and picture stay in the saved notebook"
 
 import pytest
-from test_train import panel, state
 
 pytestmark = pytest.mark.browser
 
@@ -17,6 +16,14 @@ train_data, valid_data = (x[:1300], y[:1300]), (x[1300:], y[1300:])
 model = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 10))"""
 COMPRESS = "%trainopt compress model --floor 5% --seconds 0.1 --epochs 1"
 RESULT = "print('has', len(compressed.candidates), compressed.recipe)"
+
+
+def panel(lab):
+    return lab.page.locator(".tonb-compress")  # the panel of the training before it stays in the page
+
+
+def state(lab):
+    return panel(lab).get_attribute("data-state")
 
 
 def candidates(lab):
@@ -97,7 +104,11 @@ def test_a_model_is_compressed_by_clicks(lab, server):
     lab.run(3)
     lab.wait_text(3, rf"has {count} ")
     lab.screenshot("compress-ended")
-    lab.save()
-    shown = lab.saved().cells[2].outputs[0].data["text/html"]
-    assert all(part in shown for part in ("prune 0.5 macs", "quantize int8", "<table", "<img"))
+
+    def shown():
+        lab.save()
+        page = lab.saved().cells[2].outputs[0].data["text/html"]
+        return all(part in page for part in ("prune 0.5 macs", "quantize int8", "<table", "<img"))
+
+    lab.wait_for(shown, "the table and the picture of the end in the file")
     assert not lab.errors

@@ -150,7 +150,10 @@ def test_a_row_says_what_a_run_is(open_table, tmp_path):
     page = open_table()
     cells = [" ".join(text.split()) for text in page.row(run).locator("td").all_inner_texts()]
     assert cells[1:3] == [run.name, "stopped"] and cells[3] == "5/12"
-    assert re.fullmatch(r"94\.4% accuracy, epoch 5", cells[4]) and cells[6] == "lr 0.01, loss focal"
+    assert (
+        re.fullmatch(r"94\.4% accuracy, epoch 5 valid loss 0\.\d+", cells[4])
+        and cells[6] == "lr 0.01, loss focal"
+    )
     assert "not begun" in page.row(never).inner_text()
     names = page.root.locator("tbody tr").evaluate_all("rows => rows.map((row) => row.dataset.name)")
     assert names == [never.name, run.name]
