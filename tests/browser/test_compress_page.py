@@ -134,11 +134,13 @@ def test_the_page_shows_the_candidates_and_follows_the_compression(shown):
 
 def test_one_click_takes_the_defaults_of_a_step(shown):
     prune = shown.button("Prune")
-    assert prune.get_attribute("title").startswith("prune 0.5: remove channels")
+    assert prune.get_attribute("title").startswith("prune 0.5 macs milder=2: remove channels")
     prune.click()
     assert "tonb-pending" in prune.get_attribute("class")
     prune.click()  # it waits for the first
-    assert shown.commands() == [AddStep("prune 0.5", 0)]  # what is in use is run by ONNX Runtime
+    assert shown.commands() == [
+        AddStep("prune 0.5 macs milder=2", 0)
+    ]  # what is in use is run by ONNX Runtime
     shown.add(Working("prune 0.5", "removes channels"))
     assert "tonb-pending" not in prune.get_attribute("class")
     assert "“prune 0.5” is under way" in shown.button("Quantize").get_attribute("title")
@@ -170,7 +172,7 @@ def test_the_form_of_a_step_is_filled_by_the_keyboard_and_keeps_what_was_refused
     assert form.count() == 1 and form.get_by_label("target").input_value() == "macs"
     amount.fill("0.6")
     form.get_by_role("button", name="Run").click()
-    assert shown.commands() == [AddStep("prune 0.6 macs epochs=2", 1)]
+    assert shown.commands() == [AddStep("prune 0.6 macs epochs=2 milder=2", 1)]
     shown.add(Working("prune 0.6 macs epochs=2", "removes channels"))
     assert form.count() == 0 and page.get_by_role("alert").count() == 0
 
@@ -190,7 +192,7 @@ def test_a_dot_is_read_chosen_and_used(shown):
     page = shown.page
     page.mouse.move(*shown.dot(3))
     tip = page.locator(".tonb-tip").inner_text()
-    assert "lowrank 0.7" in tip and "1.19 ms 3.40×" in tip and "under the floor" in tip
+    assert "lowrank 0.7" in tip and "1.21 ms 3.40×" in tip and "under the floor" in tip
     page.mouse.click(*shown.dot(1))
     card = page.locator(".tonb-card")
     assert "2.02 ms 2.03×" in card.inner_text() and "Steps start from here." in card.inner_text()

@@ -17,7 +17,7 @@ from pathlib import Path
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
-import trainopt_nb
+from .. import __version__
 
 from ..base.errors import OptionError
 from ..base.options import nearest
@@ -172,7 +172,7 @@ def _command(words: list[str]) -> int:
         print(terminal_usage())
         return 0
     if words[0] in ("-V", "--version"):
-        print(f"trainopt {trainopt_nb.__version__}")
+        print(f"trainopt {__version__}")
         return 0
     name, rest = verb_name(words[0]), words[1:]
     if name not in VERBS or not VERBS[name].terminal:

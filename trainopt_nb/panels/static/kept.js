@@ -57,6 +57,7 @@ function keepCard(model) {
     return id;
   };
   model.on("change:kept", take);
-  bringBack(place, take());
+  const id = take();
+  if (id) bringBack(place, id); // a panel without a card was never stored
   model.send({ keeps: true });
 }
