@@ -126,7 +126,8 @@ def notebooks():
     "Those that run"
     for path in sorted(ROOT.glob("nbs/**/*.ipynb")):
         place = path.relative_to(ROOT)
-        if not any(part.startswith((".", "_")) or part == "runs" for part in place.parts):
+        of_runs = "runs" in place.parts[2:]  # folders that notebooks made; `nbs/runs` is a room
+        if not of_runs and not any(part.startswith((".", "_")) for part in place.parts):
             yield place
 
 
