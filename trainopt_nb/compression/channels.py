@@ -233,11 +233,12 @@ def find_channels(
 
     failing = _failing(groups, fails, {}) if groups else {}
     fixed = outputs | failing
-    known = _heads_are_known(module, inputs)
-    heads = bool(attention_layers(module)) and known and not trial(fixed, True)
+    attends = bool(attention_layers(module))
+    known = attends and _heads_are_known(module, inputs)
+    heads = known and not trial(fixed, True)
     if (reason := trial(fixed)) or (len(failing) == sum(map(len, groups)) and not heads):
-        strange = bool(attention_layers(module)) and not known
-        nothing = "it has no layers whose channels are not outputs" + strange * _STRANGE
+        strange = _STRANGE if attends and not known else ""
+        nothing = f"it has no layers whose channels are not outputs{strange}"
         reason = reason or next(iter(failing.values()), nothing)
         raise CompressError(f"This model cannot be pruned: {reason}.")
     return Channels(fixed, heads)

@@ -85,8 +85,6 @@ def _onnx_facts(served):
 
 # %% ../../nbs/compression/72_kept.ipynb #d6be08a0
 FORMS = {  # class of a served model -> how it is stored; subclasses come first
-    TorchaoServed: ("compiled", Form(_save, _compiled, _compiled_facts)),
-    Pt2eServed: ("compiled", Form(_save, _compiled, _compiled_facts)),
     CompiledServed: ("compiled", Form(_save, _compiled, _compiled_facts)),
     ProgramServed: ("program", Form(_save, _program)),
     OnnxServed: ("onnx", Form(_save, _onnx, _onnx_facts, True)),

@@ -9,6 +9,8 @@ __all__ = ['COMPRESS', 'CompressArguments', 'CompressCell', 'attach_compression'
 from collections.abc import Coroutine
 from dataclasses import dataclass
 
+from IPython.core.interactiveshell import InteractiveShell
+from ..api.handle import RunHandle
 from ..api.in_workers import Where
 from ..base.errors import OptionError, RunError
 from ..api.prepare_run import stored_options
@@ -100,18 +102,23 @@ def _plan(call):
     return plan, found.facts
 
 
-async def _run(call: Call, page: Page):
-    "Compress, with a panel where there is a page and a line for each candidate elsewhere"
-    plan, facts = _plan(call)
-    cell, shell = call.options(CompressCell), call.shell
-    handle = start_plan(plan, Where(cell.runs, cell.name, background=cell.background, facts=facts))
+async def _shown(handle: RunHandle, shell: InteractiveShell, page: Page, at_once: bool):
+    "Show a compression to its end: a panel where there is a page, and a line for each candidate elsewhere; `at_once` gives the cell back"
     shell.user_ns["compressed"] = handle.compressed
-    if cell.background or not (plan.orders or plan.alone):
+    if at_once:
         watch(handle, shell)
     elif has_frontend(shell):
         await run_in_cell(handle, page, shell)
     else:
         run_in_lines(handle, shell, handle.compressed, above="\n")
+
+
+async def _run(call: Call, page: Page):
+    "Compress, with a panel where there is a page and a line for each candidate elsewhere"
+    plan, facts = _plan(call)
+    cell, shell = call.options(CompressCell), call.shell
+    handle = start_plan(plan, Where(cell.runs, cell.name, background=cell.background, facts=facts))
+    await _shown(handle, shell, page, cell.background or not (plan.orders or plan.alone))
     if plan.alone:
         print(f"Only the original was measured, because no steps were named. Name some, {_STEPS}.")
     if cell.export and not cell.background and not handle.compressed.progress.exported:
@@ -158,13 +165,7 @@ async def _go_on(call: Call, run: Run, page: Page):
     plan = _plan_again(call, run)
     shell, background = call.shell, call.options(Background).background
     handle = start_plan(plan, Where(background=background), run)
-    shell.user_ns["compressed"] = handle.compressed
-    if background or not plan.orders:
-        watch(handle, shell)
-    elif has_frontend(shell):
-        await run_in_cell(handle, page, shell)
-    else:
-        run_in_lines(handle, shell, handle.compressed, above="\n")
+    await _shown(handle, shell, page, background or not plan.orders)
 
 
 def resume_compression(

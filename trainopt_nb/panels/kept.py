@@ -7,6 +7,7 @@ __all__ = ['REST', 'SHARE', 'read_static', 'Keeper', 'still_card', 'with_note', 
 
 # %% ../../nbs/panels/00c_kept.ipynb #a24ecd08
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.resources import files
 
 import anywidget
@@ -96,10 +97,8 @@ class Kept:
             self._pace.call(self._try, urgent)
 
     def _try(self):
-        try:
+        with suppress(Exception):  # a training goes on without a card
             self.renew()
-        except Exception:
-            pass
 
     def bundle(self) -> dict[str, object]:
         "Return the widget and the card of now by MIME type, for an output"
