@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from pathlib import Path
 
 from rivals import install
 
