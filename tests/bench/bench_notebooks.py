@@ -26,7 +26,7 @@ for start, end, digit, speaker, index in zip(ends - z["length"], ends, z["digit"
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples[start:end], 8000)""",
     'train_data = "speech/train"\n%trainopt data',
-    """%%trainopt fit --sound-features log-mel --valid-fraction 0.1 --augment "time-mask frequency-mask" --epochs 10 --lr 3e-3 --schedule onecycle
+    """%%trainopt fit --sound-features log-mel --valid-fraction 0.1 --augment "time-mask frequency-mask" --epochs 10 --lr 3e-3 --schedule onecycle --threads 1
 def block(inputs, outputs):
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2))
 
@@ -49,7 +49,7 @@ def adult(part):
 
 train_data, test = adult("train"), adult("test")""",
     "%trainopt data --target income",
-    """%%trainopt fit --target income --valid-fraction 0.1 --epochs 6 --batch-size 256 --lr 2e-3 --schedule onecycle --features quantile
+    """%%trainopt fit --target income --valid-fraction 0.1 --epochs 6 --batch-size 256 --lr 2e-3 --schedule onecycle --features quantile --threads 1
 model = nn.Sequential(nn.LazyLinear(128), nn.ReLU(), nn.Dropout(0.2), nn.Linear(128, 64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 2))""",
     """right = (pd.Series(run.predict(test).labels) == test["income"]).mean()
 print(f"RESULT adult: {len(test)} rows of the test part, accuracy {right:.4f} (at least 0.85)")""",
@@ -63,7 +63,7 @@ rows = numbers[: len(numbers) // 65 * 65].reshape(-1, 65)
 cut = len(rows) * 9 // 10
 train_data, valid_data = (rows[:cut, :-1], rows[:cut, 1:]), (rows[cut:, :-1], rows[cut:, 1:])""",
     "%trainopt data",
-    """%%trainopt fit --epochs 6 --batch-size 64 --lr 5e-3 --schedule onecycle
+    """%%trainopt fit --epochs 4 --batch-size 64 --lr 5e-3 --threads 1 --schedule onecycle
 class Writer(nn.Module):
     def __init__(self, width=160):
         super().__init__()
