@@ -17,6 +17,7 @@ import sys
 import time
 from contextlib import suppress
 
+HUGE, COLLAPSE = 2 << 20, 25  # the size of a huge page, and MADV_COLLAPSE of Linux 6.1
 PLACE = "TRAINOPT_TEST_WARM"  # environment variable: where the warm process listens
 PRELOADED = """torch torch._dynamo torch.utils.data torchmetrics.classification numpy pandas sklearn.datasets
 matplotlib.pyplot matplotlib_inline.backend_inline IPython.core.interactiveshell IPython.terminal.ipapp
@@ -162,6 +163,7 @@ def serve(folder):
     forget_ends()
     gc.enable()
     gc.freeze()  # what is never looked at by the garbage collector stays shared with the children
+    use_huge_pages()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{folder}/socket")
     listener.listen(64)
@@ -246,6 +248,24 @@ def find_backends():
     from matplotlib.backends import backend_registry
 
     backend_registry.list_all()
+
+
+def use_huge_pages():
+    """
+    Have Linux keep what is in memory in pages of 2 MB, so that a fork copies a hundredth of the entries: it takes a third of the time
+
+    What a child changes is copied in pages of 4 KB as before. A system that cannot do it leaves everything as it is.
+    """
+    import ctypes
+
+    with suppress(OSError), open("/proc/self/maps") as maps:
+        lines = [line.split() for line in maps]
+        anonymous = [words for words in lines if len(words) == 5 or words[5] == "[heap]"]
+        madvise = ctypes.CDLL(None).madvise
+        for place in (words[0] for words in anonymous if words[1].startswith("rw")):
+            begin, end = (int(number, 16) for number in place.split("-"))
+            for page in range(-(-begin // HUGE) * HUGE, end // HUGE * HUGE, HUGE):
+                madvise(ctypes.c_void_p(page), ctypes.c_size_t(HUGE), COLLAPSE)
 
 
 def forget_ends():
