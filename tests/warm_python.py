@@ -22,14 +22,17 @@ PLACE = "TRAINOPT_TEST_WARM"  # environment variable: where the warm process lis
 PRELOADED = """torch torch._dynamo torch.utils.data torchmetrics.classification numpy pandas sklearn.datasets
 matplotlib.pyplot matplotlib_inline.backend_inline IPython.core.interactiveshell IPython.terminal.ipapp
 IPython.core.magics.execution IPython.core.oinspect IPython.core.logger zmq tornado jupyter_client nbformat nbclient nbconvert papermill cloudpickle nbdev.test
-safetensors.torch optuna.importance torch._functorch.aot_autograd torch.export torch.onnx._internal.exporter._core
-onnxscript.function_libs.torch_lib.ops""".split()  # not ipykernel, of which several are tested; not ipywidgets, which tells
+safetensors.torch optuna.importance torch._functorch.aot_autograd torch.export torch.onnx._internal.exporter._compat
+onnxscript.function_libs.torch_lib.ops torch_pruning torch.distributed.pipelining
+torch._inductor.fx_passes.dedupe_symint_uses torch._functorch._aot_autograd.subclass_parametrization""".split()  # not ipykernel, of which several are tested; not ipywidgets, which tells
 # the kernel that imports it how to bring widgets back to a page that is loaded again
 PACKAGE = "trainopt_nb"
 PACKAGE_PARTS = (
     "notebook.magics",
     "sweeps.trial_workers",
     "sweeps.run_sweep",
+    "compression.compressed_run",
+    "compression.to_onnx",
 )  # what most programs come to import
 
 
@@ -159,6 +162,7 @@ def serve(folder):
     for name in PRELOADED:
         importlib.import_module(name)
     package = import_package()
+    read_operators(package.modules[f"{PACKAGE}.compression.to_onnx"])
     find_backends()
     forget_ends()
     gc.enable()
@@ -241,6 +245,18 @@ def import_package():
     sys.path.remove(root)
     ours = [name for name in sys.modules if name.partition(".")[0] == PACKAGE]
     return Ready({name: sys.modules.pop(name) for name in ours})
+
+
+def read_operators(to_onnx):
+    "Have PyTorch read which operators it can write in ONNX, as it does once a process at the first export"
+    import logging
+
+    from torch.onnx._internal.exporter import _compat, _registration
+
+    logging.disable(logging.WARNING)
+    to_onnx.remember_operators()
+    _registration.ONNXRegistry.from_torchlib(opset_version=_compat.onnx_constants.ONNX_DEFAULT_OPSET)
+    logging.disable(logging.NOTSET)
 
 
 def find_backends():
