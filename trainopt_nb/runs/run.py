@@ -152,6 +152,7 @@ class Run(_CommandedRun):
         "Open a run; raises `RunError` where the directory holds none"
         super().__init__(path)
         self.trained = None  # the model that this process trained, for `predict`
+        self.given: tuple = ()  # the task and the options that this process began the run with, for `inspect`
 
     @classmethod
     def create(
@@ -180,6 +181,15 @@ class Run(_CommandedRun):
     def predict(self, data: object, model: object = None) -> object:  # `Predictions`
         "Predict labels by name for new data, by the model of this process or one of the same class; raises `DataError` or `RunError`"
         return RUN_ACTIONS["predict"](self, data, model)
+
+    def inspect(
+        self,
+        train_data: object = None,  # as for `fit`; None takes those of the run
+        valid_data: object = None,
+        **how: object,  # model, n (most wrong samples), classes (names), options that no file could hold
+    ) -> object:  # `Results`
+        "Report where the model errs: confusion, calibration, the most wrong samples. Raises `RunError`, `DataError` or `TaskError`"
+        return RUN_ACTIONS["inspect"](self, train_data, valid_data, **how)
 
     def delete(self):
         "Remove the run with everything in it; raises `RunError` while a process writes it"
