@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHOWN_NUMBERS', 'said_samples']
 
-# %% ../../nbs/clean/03d_samples_html.ipynb #705915bc
+# %% ../../nbs/clean/03d_samples_html.ipynb #fda8113e
 import numpy as np
 
 from .look import Part
@@ -25,13 +25,13 @@ from ..runs.html_tables import table_html
 from ..runs.pictures import TRAIN
 from ..runs.plain_text import escape
 
-# %% ../../nbs/clean/03d_samples_html.ipynb #3856a0ae
+# %% ../../nbs/clean/03d_samples_html.ipynb #b4fa258c
 SHOWN_NUMBERS = 24  # of a sample that is neither picture, sound, text nor row
 
 
 def _image_html(caption, image, size):
     return (
-        f'<figure style="margin:0;width:{max(96, size)}px"><img alt="sample of {escape(caption)}" src="{picture_url(image, max(128, 2 * size))}" '
+        f'<figure style="margin:0;width:{max(96, round(1.2 * size))}px"><img alt="sample of {escape(caption)}" src="{picture_url(image, max(128, 2 * size))}" '
         f'style="width:{size}px;height:{size}px;object-fit:contain;image-rendering:{"pixelated" if max(image.shape[:2]) <= size else "auto"}">'
         f'<figcaption style="font-size:11px;overflow-wrap:anywhere;white-space:pre-line">{escape(caption)}</figcaption></figure>'
     )
@@ -59,7 +59,7 @@ def _numbers(sample):
     values = np.asarray(sample).reshape(-1)
     return " ".join(map(cell_text, values[:SHOWN_NUMBERS].tolist())) + " …" * (values.size > SHOWN_NUMBERS)
 
-# %% ../../nbs/clean/03d_samples_html.ipynb #40c2b331
+# %% ../../nbs/clean/03d_samples_html.ipynb #ad618ce0
 def said_samples(
     part: Part,
     places: list[int],  # of samples

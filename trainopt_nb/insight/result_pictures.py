@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LETTERS', 'NUMBERED', 'drawn_names', 'paint_confusion', 'paint_calibration', 'paint_points', 'paint_residuals']
 
-# %% ../../nbs/insight/08_result_pictures.ipynb #65c82c04
+# %% ../../nbs/insight/08_result_pictures.ipynb #d90967ea
 import numpy as np
 
 from ..events.format import compact
@@ -13,7 +13,7 @@ from .calibration import Calibration
 from .residuals import Residuals
 from ..runs.pictures import AXIS, TRAIN, VALID
 
-# %% ../../nbs/insight/08_result_pictures.ipynb #c2e892e1
+# %% ../../nbs/insight/08_result_pictures.ipynb #a060a3a5
 LETTERS = 14  # of the name of a class in a picture
 _PLAIN = {"color": AXIS, "parse_math": False}
 
@@ -22,7 +22,8 @@ def drawn_names(
     names: tuple[str, ...],
 ) -> list[str]:
     "Return names as a picture can hold them: short, and numbers where its font lacks the letters"
-    short = [name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…" for name in names]
+    half = LETTERS // 2  # the end of a name can matter as much as its beginning
+    short = [name if len(name) <= LETTERS else f"{name[: half - 1]}…{name[-half:]}" for name in names]
     known = all(ord(letter) < 0x530 for name in names for letter in name)  # Latin, Greek and Cyrillic
     return short if known else [str(number) for number in range(len(names))]
 
@@ -35,21 +36,20 @@ def _bare(axes, grid=True):
     for side in axes.spines.values():
         side.set_visible(False)
 
-# %% ../../nbs/insight/08_result_pictures.ipynb #bf321eb9
-NUMBERED = 24  # classes up to which cells hold their counts
+# %% ../../nbs/insight/08_result_pictures.ipynb #ae1d02aa
+NUMBERED = 30  # classes up to which cells hold their counts
+_INK = "#111111"  # of counts, which stand on cells that are light on every page
 
 
 def _cells(matrix):
     "Return the colour of each cell: blue where it is right, orange where it is wrong, stronger for a larger share of the row"
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     right = np.eye(len(matrix), dtype=bool)
-    inks = [[int(ink[i : i + 2], 16) / 255 for i in (1, 3, 5)] for ink in (TRAIN, VALID)]
-    colours = np.where(right[..., None], *inks)
-    strength = np.where(
-        right, 0.15 + 0.75 * shares, np.where(matrix > 0, 0.18 + 0.72 * np.sqrt(shares), 0.05)
-    )
-    colours = np.where((matrix > 0)[..., None] | right[..., None], colours, 0.5)
-    return np.concatenate([colours, strength[..., None]], -1)
+    inks = [np.array([int(ink[i : i + 2], 16) / 255 for i in (1, 3, 5)]) for ink in (TRAIN, VALID)]
+    strength = np.where(right, 0.25 + 0.6 * shares, 0.2 + 0.7 * np.sqrt(shares))[..., None]
+    colours = 1 - strength * (1 - np.where(right[..., None], *inks))
+    full = (matrix > 0)[..., None]
+    return np.concatenate([np.where(full, colours, 0.5), np.where(full, 1.0, 0.06)], -1)
 
 
 def paint_confusion(
@@ -62,8 +62,9 @@ def paint_confusion(
     axes, count, cells = figure.add_subplot(facecolor="none"), len(names), _cells(matrix)
     axes.imshow(cells, interpolation="nearest", aspect="equal")
     letters = drawn_names(names)
-    size = 7.5 if count <= 12 else max(3.5, 90 / count)
-    long = max(map(len, letters)) > (5 if count <= 12 else 2)
+    size = 7.5 if count <= 12 else 6.0 if count <= 40 else 4.0
+    room = 0.75 * figure.get_size_inches()[0] / count  # inches for a name
+    long = max(map(len, letters)) * size / 115 > room
     how = {"rotation": 90 if long else 0, "ha": "center", "fontsize": size, **_PLAIN}
     axes.set_xticks(range(count), letters, **how)
     axes.set_yticks(range(count), letters, fontsize=size, **_PLAIN)
@@ -72,13 +73,11 @@ def paint_confusion(
     axes.set_xlabel(words[0], color=AXIS, size=7.5)
     axes.set_ylabel(words[1], color=AXIS, size=7.5)
     for row, column in zip(*matrix.nonzero(), strict=True) if count <= NUMBERED else ():
-        ink = "white" if cells[row, column, 3] > 0.5 else AXIS
-        axes.text(
-            column, row, compact(int(matrix[row, column])), ha="center", va="center", size=size, color=ink
-        )
+        text = compact(int(matrix[row, column]))
+        axes.text(column, row, text, ha="center", va="center", size=size, color=_INK)
     figure.set_layout_engine("tight", pad=0.4)
 
-# %% ../../nbs/insight/08_result_pictures.ipynb #cb7064c2
+# %% ../../nbs/insight/08_result_pictures.ipynb #43ba49a4
 def paint_calibration(
     figure: object,  # of matplotlib, empty
     calibration: Calibration,
@@ -89,23 +88,11 @@ def paint_calibration(
     full = calibration.counts > 0
     middles, width = (calibration.edges[1:] + calibration.edges[:-1]) / 2, calibration.edges[1]
     upper.plot([0, 1], [0, 1], "--", color=AXIS, linewidth=0.9)
-    upper.plot(
-        calibration.confidence[full],
-        calibration.frequency[full],
-        "o-",
-        color=TRAIN,
-        linewidth=1.5,
-        markersize=3.5,
-        clip_on=False,
-    )
-    upper.vlines(
-        calibration.confidence[full],
-        calibration.confidence[full],
-        calibration.frequency[full],
-        color=VALID,
-        linewidth=2.5,
-        alpha=0.5,
-    )
+    sure, share = calibration.confidence[full], calibration.frequency[full]
+    sizes = 6 + 34 * calibration.counts[full] / calibration.counts.max()  # few samples say little
+    upper.vlines(sure, sure, share, color=VALID, linewidth=2.5, alpha=0.5)
+    upper.plot(sure, share, color=TRAIN, linewidth=1.2, alpha=0.7, clip_on=False)
+    upper.scatter(sure, share, sizes, color=TRAIN, clip_on=False, zorder=3)
     lower.bar(middles, calibration.counts, width * 0.9, color=TRAIN, alpha=0.6)
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -123,7 +110,7 @@ def paint_calibration(
     lower.set_xlabel(words[0], color=AXIS, size=7.5)
     figure.set_layout_engine("tight", pad=0.4)
 
-# %% ../../nbs/insight/08_result_pictures.ipynb #53e6b855
+# %% ../../nbs/insight/08_result_pictures.ipynb #79311671
 def _format(axes):
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Results']
 
-# %% ../../nbs/insight/10_results.ipynb #858f8ee8
+# %% ../../nbs/insight/10_results.ipynb #b8fa87cf
 import numpy as np
 
 from ..base.errors import DataError
@@ -23,7 +23,7 @@ from .results_html import SHOWN, named, painters, results_html, shown_classes
 from .wrong_samples import Wrong, in_words
 from ..runs.plain_text import plain
 
-# %% ../../nbs/insight/10_results.ipynb #9e12a3f1
+# %% ../../nbs/insight/10_results.ipynb #2c03eeba
 class _Found:
     "What was collected"
 
@@ -45,6 +45,13 @@ class _Found:
         self.notes: list[str] = []  # sentences for the reader
         self.title, self.run_path = "", ""
         self.shown = SHOWN  # most classes of a matrix
+
+    def number_rows(
+        self,
+        rows: np.ndarray,  # of the training data, one for each validation sample
+    ):
+        "Number the samples by the rows from which they were held out"
+        self._wrong = [wrong._replace(row=int(rows[wrong.row])) for wrong in self._wrong]
 
     @property
     def confusion(
@@ -73,7 +80,7 @@ class _Found:
         places = shown_classes(self, classes)
         return (places, self.counts.part(places)) if places else None
 
-# %% ../../nbs/insight/10_results.ipynb #c198d9b8
+# %% ../../nbs/insight/10_results.ipynb #e28cd8b8
 def _line(wrong):
     "Write a sample as a line of text"
     said = [f"row {wrong.row:,}: loss {compact(wrong.loss)}"]
@@ -146,7 +153,7 @@ class Results(_Found):
         if self.calibration is not None:
             lines.append(repr(self.calibration))
         lines += [
-            f"most confused: {c.truth} taken for {c.prediction}, {c.count:,} times ({c.share:.1%})"
+            f"most confused: {c.truth} taken for {c.prediction} in {c.count:,} of its samples ({c.share:.1%})"
             for c in self.most_confused(3)
         ]
         lines += map(repr, self.residuals)

@@ -6,12 +6,13 @@
 __all__ = ['ENGLISH', 'ROWS', 'SHOWN', 'percent', 'named', 'shown_classes', 'painters', 'class_rows', 'pair_rows', 'caption',
            'wrong_rows', 'results_html']
 
-# %% ../../nbs/insight/09_results_html.ipynb #78bc1177
+# %% ../../nbs/insight/09_results_html.ipynb #1f3afbfa
 from functools import partial
 
 import numpy as np
 
 from ..base.texts import wording
+from ..clean.pictures import legend
 from ..clean.samples_html import said_samples
 from ..events.format import compact, figure
 from .class_counts import ClassFigures, Confused
@@ -28,7 +29,7 @@ from ..runs.html_tables import LINE, SOFT, table_html
 from ..runs.pictures import sketch
 from ..runs.plain_text import escape
 
-# %% ../../nbs/insight/09_results_html.ipynb #abaf92d0
+# %% ../../nbs/insight/09_results_html.ipynb #cf4c6ed3
 ENGLISH = wording("inspect", code="en")  # the font of a picture has no other letters
 ROWS = 10  # of a table
 
@@ -44,7 +45,7 @@ def named(value: object) -> str:
         return ", ".join(map(named, value)) or "–"
     return "" if value is None else compact(value) if isinstance(value, float) else str(value)
 
-# %% ../../nbs/insight/09_results_html.ipynb #b3f71882
+# %% ../../nbs/insight/09_results_html.ipynb #e3d92ba9
 SHOWN = 30  # classes of a matrix
 
 
@@ -70,12 +71,12 @@ def painters(
     found, t = {}, ENGLISH
     if results.matrix_shown(classes) is not None:
         places, matrix = results.matrix_shown(classes)
-        side = min(8.0, max(2.9, 0.29 * len(places) + 1.2))
+        side = min(6.4, max(2.9, 0.27 * len(places) + 1.2))
         names = tuple(results.names[place] for place in places)
         words = t["axis_prediction"], t["axis_truth"]
         found["confusion"] = (
             partial(paint_confusion, matrix=matrix, names=names, words=words),
-            (side * 1.15, side),
+            (side * 1.04, side),
         )
     if results.calibration is not None and results.calibration.counts.any():
         yes = results.calibration.of_yes
@@ -113,7 +114,7 @@ def _pictures(results, classes, texts):
         key, _, of = name.partition(" of ")
         title, legend = f"{texts[key]} {of}".strip(), []
         if key == "confusion":
-            wide = max(wide, round(size[0] * 96))
+            wide = max(wide, min(590, round(size[0] * 92)))
             some = len(results.matrix_shown(classes)[0])
             if some < results.counts.classes:
                 legend = [(texts["confusion_some"].format(n=some, all=f"{results.counts.classes:,}"), "")]
@@ -122,7 +123,7 @@ def _pictures(results, classes, texts):
         shown.append((title, _alternative(results, key), legend, sketch(paint, size)))
     return pictures_html(shown, wide)
 
-# %% ../../nbs/insight/09_results_html.ipynb #dfd9a951
+# %% ../../nbs/insight/09_results_html.ipynb #c56a9515
 def class_rows(rows: list[ClassFigures], iou: bool = False) -> list[list[str]]:
     "Write the figures of classes, the worst first"
     ordered = sorted(rows, key=lambda row: (not np.isfinite(row.f1), row.f1))
@@ -174,12 +175,12 @@ def _tables(results, texts):
     columns = "display:grid;grid-template-columns:repeat(auto-fit,minmax(min(320px,100%),1fr))"
     return f'<div style="{columns};border-top:{LINE}">{"".join(blocks)}</div>' if blocks else ""
 
-# %% ../../nbs/insight/09_results_html.ipynb #d82bf552
+# %% ../../nbs/insight/09_results_html.ipynb #3771998c
 def caption(wrong: Wrong, texts: dict) -> str:
     "Write what is said under the picture of a sample"
     lines = []
     if wrong.truth is not None:
-        sure = "" if wrong.probability is None else f" · {wrong.probability:.0%}"
+        sure = "" if wrong.probability is None else f" ({wrong.probability:.0%})"
         lines = [
             texts["caption_truth"].format(name=named(wrong.truth)),
             texts["caption_predicted"].format(name=named(wrong.prediction)) + sure,
@@ -207,6 +208,19 @@ def wrong_rows(
     return [texts[key] for key in columns], [list(row) for row in zip(*columns.values(), strict=True)]
 
 
+def _masks(results, rows, texts):
+    "Pairs of images, each with its true and its predicted mask, and what the colours stand for"
+    part, pairs = results.part._replace(names=results.names), []
+    for i, row in enumerate(rows):
+        said = [f"{texts['mask_truth']}\n{caption(row, texts)}", texts["mask_predicted"]]
+        pairs.append(f"<div>{said_samples(part, [2 * i, 2 * i + 1], [], [[], []], said, size=128)}</div>")
+    labels = {int(label) for _, mask in part.source for label in np.unique(mask) if label > 0}
+    key = " &nbsp; ".join(
+        f'<span style="color:{colour}">■</span> {escape(name)}' for name, colour in legend(part, labels)
+    )
+    return f'<div style="font-size:12px;padding-bottom:4px">{key}</div><div style="display:flex;flex-wrap:wrap;gap:8px 22px">{"".join(pairs)}</div>'
+
+
 def _samples(results, texts):
     "The most wrong samples as they are known to a reader"
     part, rows = results.part, results.most_wrong()
@@ -215,20 +229,14 @@ def _samples(results, texts):
     heads, cells = wrong_rows(rows, texts)
     if part is None:
         inner = table_html(heads, cells)
-    elif part.source is not None:  # each with its true and its predicted mask
-        heads, cells = [], []
-        said = [
-            text
-            for row in rows
-            for text in (f"{texts['mask_truth']}\n{caption(row, texts)}", texts["mask_predicted"])
-        ]
-        inner = said_samples(part, list(range(len(said))), [], [[]] * len(said), said, size=128)
+    elif part.source is not None:
+        inner = _masks(results, rows, texts)
     else:
         said = [caption(row, texts) for row in rows]
         inner = said_samples(part, list(range(len(rows))), heads, cells, said, size=96, rate=results.rate)
     return f'<div style="border-top:{LINE}">{_block(texts["most_wrong"], inner)}</div>'
 
-# %% ../../nbs/insight/09_results_html.ipynb #b35de76e
+# %% ../../nbs/insight/09_results_html.ipynb #f24d378e
 def _figures(results, texts):
     "The figures of the first row"
     found = [
