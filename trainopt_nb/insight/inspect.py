@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['held_out_rows', 'prepared_table', 'inspect_results', 'inspect_run']
 
-# %% ../../nbs/insight/11_inspect.ipynb #32a8e5d5
+# %% ../../nbs/insight/11_inspect.ipynb #93f65975
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ from ..task.train_options import ALONE, UNTAUGHT, TrainOptions
 from ..train.prepare import prepare
 from ..train.prepared import Prepared
 
-# %% ../../nbs/insight/11_inspect.ipynb #af911980
+# %% ../../nbs/insight/11_inspect.ipynb #9ddc88ca
 def _copied(model):
     try:
         return deepcopy(model).requires_grad_(True)  # a task is tried as for a training
@@ -100,7 +100,7 @@ def _notes(collector: Collector, prepared: Prepared) -> list[str]:
         )
     return notes
 
-# %% ../../nbs/insight/11_inspect.ipynb #5faaf5e9
+# %% ../../nbs/insight/11_inspect.ipynb #37650e09
 def held_out_rows(read: Task, options: TrainOptions, samples: int) -> np.ndarray | None:
     "Return which rows of the training data were held out; None where none were, or where that is not known"
     data = viewed(read.train_data)
@@ -125,7 +125,8 @@ def _show(results, collector, prepared, given):
     )
     fitting = masks and all(k.answers.truth.shape == k.inputs.shape[-2:] for k in kept)
     results.part = with_both_masks(part, kept) if fitting and collector.kind != "regression" else part
-    results.rate = given.options.sound_rate
+    known = {} if given.read.read is None else given.read.read.facts.get("decoder", {})
+    results.rate = given.options.sound_rate or known.get("rate")
 
 
 def prepared_table(given: Given, prepared: Prepared) -> bool:
@@ -172,7 +173,7 @@ def inspect_results(
     results.title = type(task.model).__name__
     return results
 
-# %% ../../nbs/insight/11_inspect.ipynb #b2e1c91d
+# %% ../../nbs/insight/11_inspect.ipynb #e8d413c2
 def _held_task(run, train_data, valid_data, model):
     "Return the task of a run. Raises `RunError` where its data are not known"
     began = run.given[0] if run.given else None

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['LETTERS', 'NUMBERED', 'drawn_names', 'paint_confusion', 'paint_calibration', 'paint_points', 'paint_residuals']
 
-# %% ../../nbs/insight/08_result_pictures.ipynb #d90967ea
+# %% ../../nbs/insight/08_result_pictures.ipynb #a7f329d7
 import numpy as np
 
 from ..events.format import compact
 from .calibration import Calibration
 from .residuals import Residuals
 from ..runs.pictures import AXIS, TRAIN, VALID
+from ..runs.plain_text import plain
 
-# %% ../../nbs/insight/08_result_pictures.ipynb #a060a3a5
+# %% ../../nbs/insight/08_result_pictures.ipynb #d11b5920
 LETTERS = 14  # of the name of a class in a picture
 _PLAIN = {"color": AXIS, "parse_math": False}
 
@@ -22,6 +23,7 @@ def drawn_names(
     names: tuple[str, ...],
 ) -> list[str]:
     "Return names as a picture can hold them: short, and numbers where its font lacks the letters"
+    names = tuple(map(plain, names))
     half = LETTERS // 2  # the end of a name can matter as much as its beginning
     short = [name if len(name) <= LETTERS else f"{name[: half - 1]}…{name[-half:]}" for name in names]
     known = all(ord(letter) < 0x530 for name in names for letter in name)  # Latin, Greek and Cyrillic
@@ -36,7 +38,7 @@ def _bare(axes, grid=True):
     for side in axes.spines.values():
         side.set_visible(False)
 
-# %% ../../nbs/insight/08_result_pictures.ipynb #ae1d02aa
+# %% ../../nbs/insight/08_result_pictures.ipynb #9daed466
 NUMBERED = 30  # classes up to which cells hold their counts
 _INK = "#111111"  # of counts, which stand on cells that are light on every page
 
@@ -77,7 +79,7 @@ def paint_confusion(
         axes.text(column, row, text, ha="center", va="center", size=size, color=_INK)
     figure.set_layout_engine("tight", pad=0.4)
 
-# %% ../../nbs/insight/08_result_pictures.ipynb #43ba49a4
+# %% ../../nbs/insight/08_result_pictures.ipynb #82771627
 def paint_calibration(
     figure: object,  # of matplotlib, empty
     calibration: Calibration,
@@ -110,7 +112,7 @@ def paint_calibration(
     lower.set_xlabel(words[0], color=AXIS, size=7.5)
     figure.set_layout_engine("tight", pad=0.4)
 
-# %% ../../nbs/insight/08_result_pictures.ipynb #79311671
+# %% ../../nbs/insight/08_result_pictures.ipynb #cef77fc3
 def _format(axes):
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
