@@ -1,6 +1,7 @@
 "What a model learned: the same numbers as scikit-learn's, the right samples, and nothing changed by looking"
 
 import json
+import sys
 
 import numpy as np
 import pandas as pd
@@ -338,11 +339,13 @@ def test_texts_are_shown_as_they_were_given(tmp_path):
 # what is refused
 
 
-def test_what_cannot_be_inspected_is_said_with_a_way_out(run, tmp_path):
+def test_what_cannot_be_inspected_is_said_with_a_way_out(run, tmp_path, monkeypatch):
     x, y = drawn(40)
+    for name in ("model", "train_data"):  # of other tests
+        monkeypatch.delattr(sys.modules["__main__"], name, raising=False)
     task = Task(net(), (x, y), (x, y))
     with pytest.raises(
-        TaskError, match="There is no validation data to inspect: pass valid_data, or valid_fraction=0.2"
+        TaskError, match=r"There is no validation data to inspect: pass valid_data, or valid_fraction=0.2"
     ):
         inspect_results(Task(net(), (x, y)), CPU)
     with pytest.raises(OptionError, match="There are 4 classes, and 2 names were given: give one for each"):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DENSE', 'Confused', 'ClassFigures', 'class_figures', 'ClassCounts', 'confused_pairs', 'LabelCounts']
 
-# %% ../../nbs/insight/03_class_counts.ipynb #12b1580f
+# %% ../../nbs/insight/03_class_counts.ipynb #3f85b8f9
 from collections import Counter
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from ..base.errors import DataError
 
-# %% ../../nbs/insight/03_class_counts.ipynb #be807aaf
+# %% ../../nbs/insight/03_class_counts.ipynb #49af7f3d
 class Confused(NamedTuple):
     "Two classes of which one is taken for the other"
 
@@ -52,10 +52,26 @@ def class_figures(
     rows = zip(*(column.tolist() for column in (*columns, support, predicted)), strict=True)
     return [ClassFigures(name, *row) for name, row in zip(names, rows, strict=True)]
 
-# %% ../../nbs/insight/03_class_counts.ipynb #6b627fd9
+# %% ../../nbs/insight/03_class_counts.ipynb #d1425da4
 DENSE = 2000  # classes up to which all pairs have a place
 
 
+def _totals(pairs, classes):
+    "Return how many predictions of each class are right, all of them, and all that are of it"
+    hits, predicted, support = (np.zeros(classes, np.int64) for _ in range(3))
+    for (truth, prediction), count in pairs.items():
+        predicted[prediction] += count
+        support[truth] += count
+        hits[truth] += count * (truth == prediction)
+    return hits, predicted, support
+
+
+def _too_many(classes):
+    return DataError(
+        f"A confusion matrix of {classes:,} classes would have {classes**2:,} cells: use most_confused(n), which lists the pairs that occur."
+    )
+
+# %% ../../nbs/insight/03_class_counts.ipynb #32691b5e
 class ClassCounts:
     "How often each class was taken for each"
 
@@ -84,9 +100,7 @@ class ClassCounts:
     def matrix(self) -> np.ndarray:  # shape (classes, classes), a row for each true class
         "Return the confusion matrix. Raises `DataError` where it would be too large"
         if self._dense is None:
-            raise DataError(
-                f"A confusion matrix of {self.classes:,} classes would have {self.classes**2:,} cells: use most_confused(n), which lists the pairs that occur."
-            )
+            raise _too_many(self.classes)
         return self._dense
 
     def part(
@@ -111,14 +125,9 @@ class ClassCounts:
         "Return for each class how many predictions of it are right, all predictions of it, and all that are of it"
         if self._dense is not None:
             return self._dense.diagonal(), self._dense.sum(0), self._dense.sum(1)
-        hits, predicted, support = (np.zeros(self.classes, np.int64) for _ in range(3))
-        for (truth, prediction), count in self._pairs.items():
-            predicted[prediction] += count
-            support[truth] += count
-            hits[truth] += count * (truth == prediction)
-        return hits, predicted, support
+        return _totals(self._pairs, self.classes)
 
-# %% ../../nbs/insight/03_class_counts.ipynb #2b11c282
+# %% ../../nbs/insight/03_class_counts.ipynb #a482edc3
 def confused_pairs(
     counts: ClassCounts,
     names: tuple[str, ...],
@@ -131,7 +140,7 @@ def confused_pairs(
         for truth, prediction, count in counts.pairs()[:most]
     ]
 
-# %% ../../nbs/insight/03_class_counts.ipynb #06f33fd4
+# %% ../../nbs/insight/03_class_counts.ipynb #18964c7e
 class LabelCounts:
     "How often each of several labels was right and wrong"
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OUTPUTS', 'Collector', 'collect']
 
-# %% ../../nbs/insight/06_collect.ipynb #191899e0
+# %% ../../nbs/insight/06_collect.ipynb #e378463f
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from ..task.train_options import TrainOptions
 from ..train.prepared import Prepared
 from ..train.validate import validate
 
-# %% ../../nbs/insight/06_collect.ipynb #720fb12b
+# %% ../../nbs/insight/06_collect.ipynb #8bb5bbd1
 OUTPUTS = 16  # numbers of a sample that are compared one by one; more are taken together
 
 
@@ -29,18 +29,11 @@ def _array(tensor):
     return tensor.detach().cpu().numpy()
 
 
-class Collector:
-    "Stands for the metrics of a validation, and looks at each batch"
+class _Counts:
+    "What answers are counted in"
 
-    def __init__(
-        self,
-        prepared: Prepared,  # which is changed: it remembers each batch
-        options: TrainOptions,
-        most: int,  # samples to keep
-    ):
-        self._prepared, self._metrics, self._step = prepared, prepared.metrics, prepared.eval_step
-        self.kind = self._metrics.task_type if self._metrics.task_type in KINDS else ""
-        self.losses, self.wrong = SampleLosses(prepared, options, prepared.eval_step), WrongSamples(most)
+    def __init__(self, prepared, kind):
+        self._prepared, self.kind = prepared, kind
         self.samples, self.places, self.judged = (
             0,
             False,
@@ -49,6 +42,53 @@ class Collector:
         self.counts: ClassCounts | LabelCounts | None = None
         self.calibration: Calibration | None = None
         self.residuals: list[Residuals] = []
+
+    def _count(self, answers: Answers):
+        "Add answers to the counts"
+        if self.kind == "regression":
+            self._add_numbers(answers)
+            return
+        a = Answers(*(None if each is None else _array(each) for each in answers))
+        several = self.kind == "multilabel"
+        self.places = self.places or a.truth.ndim > 1 + several
+        if self.counts is None:
+            classes = a.truth.shape[1] if several else 2 if self.kind == "binary" else self._prepared.columns
+            self.counts = LabelCounts(classes) if several else ClassCounts(classes)
+            self.calibration = Calibration(of_yes=self.kind != "classification")
+        truth, prediction, sure = a.truth, a.prediction, a.probability
+        if a.kept is not None:
+            truth, prediction, sure = truth[a.kept], prediction[a.kept], sure[a.kept]
+        if not self._prepared.shift:
+            self.counts.add(truth, prediction)
+        if self.kind == "binary":
+            self.calibration.add(np.where(prediction > 0, sure, 1 - sure), truth > 0)
+        else:
+            self.calibration.add(sure, truth > 0 if several else truth == prediction)
+
+    def _add_numbers(self, answers):
+        "Add predicted numbers"
+        truth, prediction = _array(answers.truth), _array(answers.prediction)
+        self.places = truth.size > len(truth)
+        columns = truth.shape[1] if truth.ndim == 2 and truth.shape[1] <= OUTPUTS else 1
+        if not self.residuals:
+            self.residuals = [Residuals(f"output {i}" if columns > 1 else "") for i in range(columns)]
+        for i, each in enumerate(self.residuals):
+            each.add(*((truth[:, i], prediction[:, i]) if columns > 1 else (truth, prediction)))
+
+# %% ../../nbs/insight/06_collect.ipynb #b1aed7ea
+class Collector(_Counts):
+    "Stands for the metrics of a validation, and looks at each batch"
+
+    def __init__(
+        self,
+        prepared: Prepared,  # which is changed: it remembers each batch
+        options: TrainOptions,
+        most: int,  # samples to keep
+    ):
+        kind = prepared.metrics.task_type
+        super().__init__(prepared, kind if kind in KINDS else "")
+        self._metrics, self._step = prepared.metrics, prepared.eval_step
+        self.losses, self.wrong = SampleLosses(prepared, options, prepared.eval_step), WrongSamples(most)
         prepared.eval_step, prepared.metrics = self._evaluate, self
 
     def _evaluate(self, batch):
@@ -85,39 +125,7 @@ class Collector:
             self.judged += len(losses)
             self.wrong.add(losses, first, batch, answers)
 
-    def _count(self, answers: Answers):
-        "Add answers to the counts"
-        if self.kind == "regression":
-            self._add_numbers(answers)
-            return
-        a = Answers(*(None if each is None else _array(each) for each in answers))
-        several = self.kind == "multilabel"
-        self.places = self.places or a.truth.ndim > 1 + several
-        if self.counts is None:
-            classes = a.truth.shape[1] if several else 2 if self.kind == "binary" else self._prepared.columns
-            self.counts = LabelCounts(classes) if several else ClassCounts(classes)
-            self.calibration = Calibration(of_yes=self.kind != "classification")
-        truth, prediction, sure = a.truth, a.prediction, a.probability
-        if a.kept is not None:
-            truth, prediction, sure = truth[a.kept], prediction[a.kept], sure[a.kept]
-        if not self._prepared.shift:
-            self.counts.add(truth, prediction)
-        if self.kind == "binary":
-            self.calibration.add(np.where(prediction > 0, sure, 1 - sure), truth > 0)
-        else:
-            self.calibration.add(sure, truth > 0 if several else truth == prediction)
-
-    def _add_numbers(self, answers):
-        "Add predicted numbers"
-        truth, prediction = _array(answers.truth), _array(answers.prediction)
-        self.places = truth.size > len(truth)
-        columns = truth.shape[1] if truth.ndim == 2 and truth.shape[1] <= OUTPUTS else 1
-        if not self.residuals:
-            self.residuals = [Residuals(f"output {i}" if columns > 1 else "") for i in range(columns)]
-        for i, each in enumerate(self.residuals):
-            each.add(*((truth[:, i], prediction[:, i]) if columns > 1 else (truth, prediction)))
-
-# %% ../../nbs/insight/06_collect.ipynb #7a2da450
+# %% ../../nbs/insight/06_collect.ipynb #48ea52e1
 def collect(
     prepared: Prepared,  # of a copy of the model
     options: TrainOptions,

@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['POINTS', 'Residuals']
 
-# %% ../../nbs/insight/03c_residuals.ipynb #75ca7348
+# %% ../../nbs/insight/03c_residuals.ipynb #ed3b2e79
 import math
 
 import numpy as np
 
-# %% ../../nbs/insight/03c_residuals.ipynb #9e033fb4
+# %% ../../nbs/insight/03c_residuals.ipynb #7925dc3e
 POINTS = 5000  # that are kept to draw
 
 
-class Residuals:
-    "Predictions of one number against the truth"
+class _Sums:
+    "Sums over all samples, and some points"
 
     def __init__(
         self,
@@ -46,6 +46,10 @@ class Residuals:
         points = np.concatenate([self._points, pairs])
         kept = np.argsort(keys)[: self._most] if len(keys) > self._most else np.arange(len(keys))
         self._keys, self._points = keys[kept], points[kept]
+
+# %% ../../nbs/insight/03c_residuals.ipynb #fa0f4041
+class Residuals(_Sums):
+    "Predictions of one number against the truth"
 
     @property
     def truth(self) -> np.ndarray:

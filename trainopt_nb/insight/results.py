@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Results']
 
-# %% ../../nbs/insight/10_results.ipynb #b8fa87cf
+# %% ../../nbs/insight/10_results.ipynb #eede75e0
 import numpy as np
 
 from ..base.errors import DataError
@@ -19,11 +19,12 @@ from trainopt_nb.insight.class_counts import (
     confused_pairs,
 )
 from .collect import Collector
-from .results_html import SHOWN, named, painters, results_html, shown_classes
+from .result_tables import named
+from .results_html import SHOWN, painters, results_html, shown_classes
 from .wrong_samples import Wrong, in_words
 from ..runs.plain_text import plain
 
-# %% ../../nbs/insight/10_results.ipynb #2c03eeba
+# %% ../../nbs/insight/10_results.ipynb #5c5e9868
 class _Found:
     "What was collected"
 
@@ -80,7 +81,7 @@ class _Found:
         places = shown_classes(self, classes)
         return (places, self.counts.part(places)) if places else None
 
-# %% ../../nbs/insight/10_results.ipynb #e28cd8b8
+# %% ../../nbs/insight/10_results.ipynb #cd93dd78
 def _line(wrong):
     "Write a sample as a line of text"
     said = [f"row {wrong.row:,}: loss {compact(wrong.loss)}"]
@@ -92,8 +93,8 @@ def _line(wrong):
     return "  " + ", ".join(said)
 
 
-class Results(_Found):
-    "What a model learned"
+class _Listed(_Found):
+    "What was collected, as lists and tables"
 
     def most_confused(self, n: int = 10) -> list[Confused]:
         "Return the classes that are most often taken for others"
@@ -133,6 +134,10 @@ class Results(_Found):
                 rows, columns=["output", "r2", "mae", "rmse", "bias", "samples"]
             )
         return found
+
+# %% ../../nbs/insight/10_results.ipynb #1f34037a
+class Results(_Listed):
+    "What a model learned"
 
     def figures(self) -> dict[str, object]:  # name -> a `Figure` of matplotlib
         "Return the pictures, to be changed and saved"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'SINGLES', 'Answers', 'read_answers', 'SampleLosses']
 
-# %% ../../nbs/insight/04_sample_answers.ipynb #a0832502
+# %% ../../nbs/insight/04_sample_answers.ipynb #af559d14
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from ..task.train_options import TrainOptions
 from ..train.faults import cut
 from ..train.prepared import Prepared
 
-# %% ../../nbs/insight/04_sample_answers.ipynb #e638ea71
+# %% ../../nbs/insight/04_sample_answers.ipynb #a7523d9f
 KINDS = ("classification", "binary", "multilabel", "regression")  # whose scores can be read
 
 
@@ -81,7 +81,7 @@ def read_answers(
         return Answers(truth, prediction, yes, of_truth)
     return Answers(truth, prediction, torch.where(prediction > 0, yes, 1 - yes), of_truth)
 
-# %% ../../nbs/insight/04_sample_answers.ipynb #3f364ef2
+# %% ../../nbs/insight/04_sample_answers.ipynb #5394daea
 SINGLES = 2000  # samples that are asked about alone
 
 
@@ -94,6 +94,29 @@ def _mean(each, kept):
     return (each * counts).sum(1) / counts.sum(1).clamp_min(1)
 
 
+def _one_by_one(eval_step, prepared, batch, loss, name):
+    "Return the losses of single samples, and why there are none: the batch must have their mean"
+    pieces = cut(batch, size_of(batch))
+    if len(pieces) != size_of(batch):
+        return None, f"{name} cannot be computed for single samples, because the batches cannot be cut."
+    try:
+        found = torch.stack([eval_step(piece)[0].detach().float().reshape(()) for piece in pieces])
+    except Exception as error:  # of the user's own
+        return None, f"{name} cannot be computed for single samples: {' '.join(str(error).split())}"
+    weights = torch.tensor([float(prepared.sample_weight(piece)) for piece in pieces], device=found.device)
+    mean = (found * weights).sum() / weights.sum().clamp_min(1e-12)
+    if not torch.isclose(mean, loss.detach().float(), rtol=1e-2, atol=1e-5, equal_nan=True):
+        return None, f"{name} of a batch is not the mean over its samples, so single samples have no loss."
+    return found, ""
+
+
+def _name(prepared, options):
+    "Return what computes the loss, as the beginning of a sentence"
+    if prepared.runner is not None:
+        return "The loss of your own step"
+    return "The model's own loss" if options.loss == "model" else f"The loss {name_of(options.loss)}"
+
+# %% ../../nbs/insight/04_sample_answers.ipynb #f84018dc
 class SampleLosses:
     "Computes the loss of each sample of a batch"
 
@@ -104,21 +127,11 @@ class SampleLosses:
         eval_step: Callable[[Batch], tuple],  # from a batch to (loss, Given, targets)
     ):
         self._prepared, self._options, self._eval_step = prepared, options, eval_step
+        self.name = _name(prepared, options)  # such as `The loss own`
         self.problem = ""  # why samples have no loss of their own, a sentence; empty where they have
         self.asked = 0  # samples that were asked about alone
         self.left = False  # whether there were more of them
         self._each = None if isinstance(options.loss, str) or prepared.runner else unreduced(options.loss)
-
-    @property
-    def name(self) -> str:
-        "Return what computes the loss, as the beginning of a sentence"
-        if self._prepared.runner is not None:
-            return "The loss of your own step"
-        return (
-            "The model's own loss"
-            if self._options.loss == "model"
-            else f"The loss {name_of(self._options.loss)}"
-        )
 
     def _apart(self, scores, targets):
         "Return the losses of samples by a loss of PyTorch; None for another one"
@@ -146,32 +159,11 @@ class SampleLosses:
         return None if self.problem or loss is None else self._alone(batch, loss)
 
     def _alone(self, batch, loss):
-        "Return the losses of samples that are asked about one by one; None if the batch has another mean"
+        "Return the losses of samples that are asked about one by one"
         count = size_of(batch)
         if self.asked + count > SINGLES and self.asked:
             self.left = True
             return None
         self.asked += count
-        pieces = cut(batch, count)
-        if len(pieces) != count:
-            self.problem = (
-                f"{self.name} cannot be computed for single samples, because the batches cannot be cut."
-            )
-            return None
-        try:
-            found = torch.stack([self._eval_step(piece)[0].detach().float().reshape(()) for piece in pieces])
-        except Exception as error:  # of the user's own
-            self.problem = (
-                f"{self.name} cannot be computed for single samples: {' '.join(str(error).split())}"
-            )
-            return None
-        weights = torch.tensor(
-            [float(self._prepared.sample_weight(piece)) for piece in pieces], device=found.device
-        )
-        mean = (found * weights).sum() / weights.sum().clamp_min(1e-12)
-        if not torch.isclose(mean, loss.detach().float(), rtol=1e-2, atol=1e-5, equal_nan=True):
-            self.problem = (
-                f"{self.name} of a batch is not the mean over its samples, so single samples have no loss."
-            )
-            return None
+        found, self.problem = _one_by_one(self._eval_step, self._prepared, batch, loss, self.name)
         return found

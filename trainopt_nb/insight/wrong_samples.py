@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Wrong', 'KeptSample', 'WrongSamples', 'in_words']
 
-# %% ../../nbs/insight/05_wrong_samples.ipynb #875255fa
+# %% ../../nbs/insight/05_wrong_samples.ipynb #70074dc0
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data.tensors import Batch, size_of, split_batch, tree_map
 from .sample_answers import Answers
 
-# %% ../../nbs/insight/05_wrong_samples.ipynb #4509453b
+# %% ../../nbs/insight/05_wrong_samples.ipynb #d8c33758
 class Wrong(NamedTuple):
     "A sample, and what the model made of it"
 
@@ -74,7 +74,7 @@ class WrongSamples:
                 self.kept.append(KeptSample(first + place, value, _one(inputs, place, count), own))
         self.kept = sorted(self.kept, key=lambda kept: (-kept.loss, kept.row))[: self.most]
 
-# %% ../../nbs/insight/05_wrong_samples.ipynb #e53eb3ab
+# %% ../../nbs/insight/05_wrong_samples.ipynb #818c55bd
 def _share(answers):
     "Return which share of the places of a sample is right"
     right = (answers.truth == answers.prediction).float()

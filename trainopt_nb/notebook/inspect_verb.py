@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INSPECT', 'InspectOptions', 'class_names', 'with_data']
 
-# %% ../../nbs/notebook/06k_inspect_verb.ipynb #f035c91f
+# %% ../../nbs/notebook/06k_inspect_verb.ipynb #e3064e91
 from dataclasses import dataclass
 
 from torch import nn
@@ -15,7 +15,7 @@ from ..api.prepare_run import stored_options
 from ..base.errors import OptionError, RunError
 from ..base.options import Options, declared, option
 from ..data.generators import preserve_rng
-from ..insight.inspect import inspect_run
+from ..insight.inspect_run import inspect_run
 from ..insight.results import Results
 from .execute_cell import execute_cell
 from .stored_cell import stored_cell, stored_names
@@ -25,7 +25,7 @@ from ..runs.table import find_run
 from ..task.variables import TaskNames, find_task, loss_and_metrics
 from ..train.teachers import named_teachers
 
-# %% ../../nbs/notebook/06k_inspect_verb.ipynb #2daf51bd
+# %% ../../nbs/notebook/06k_inspect_verb.ipynb #098e6a30
 @dataclass(frozen=True, repr=False)
 class InspectOptions(Options):
     "What a report on a model shows"
@@ -68,7 +68,7 @@ def class_names(names: dict, variable: str) -> tuple[str, ...]:  # empty where n
         )
     return tuple(map(str, held))
 
-# %% ../../nbs/notebook/06k_inspect_verb.ipynb #8076ff47
+# %% ../../nbs/notebook/06k_inspect_verb.ipynb #684c304c
 def with_data(call: Call, run: Run) -> Run:
     "Give a run its task, from the variables or from its stored cell. Raises `RunError` where neither has it"
     if run.given or run.run_type not in ("train", "trial"):

@@ -183,12 +183,9 @@ class Run(_CommandedRun):
         return RUN_ACTIONS["predict"](self, data, model)
 
     def inspect(
-        self,
-        train_data: object = None,  # as for `fit`; None takes those of the run
-        valid_data: object = None,
-        **how: object,  # model, n (most wrong samples), classes (names), options that no file could hold
+        self, train_data: object = None, valid_data: object = None, **how: object
     ) -> object:  # `Results`
-        "Report where the model errs: confusion, calibration, the most wrong samples. Raises `RunError`, `DataError` or `TaskError`"
+        "Report where the model errs, on its own data or on those that are passed; `how` is n, classes, model. Raises `RunError`, `DataError` or `TaskError`"
         return RUN_ACTIONS["inspect"](self, train_data, valid_data, **how)
 
     def delete(self):
