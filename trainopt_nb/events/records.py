@@ -50,6 +50,7 @@ class Started(NamedTuple):
     mode: Literal["max", "min"]  # which direction of it is better
     time: float  # seconds since 1970
     devices: int = 1  # how many train together
+    lr: float | None = None  # base learning rate, which the schedule multiplies; None where it is not known
 
 
 @event
@@ -86,7 +87,8 @@ class LrChanged(NamedTuple):
     "The user set the learning rate by hand"
 
     step: int  # it holds from the step after this one
-    lr: float  # the new base learning rate
+    lr: float  # the learning rate of that step
+    base: float | None = None  # the base from which the schedule goes on; None where it is not known
 
 
 class Heartbeat(NamedTuple):
@@ -167,7 +169,7 @@ class Stop(NamedTuple):
 
 @command
 class SetLr(NamedTuple):
-    "Use another base learning rate; a schedule continues from it"
+    "Set the learning rate of the next step; a schedule continues from it"
 
     lr: float  # > 0
 

@@ -33,16 +33,29 @@ def _room(done, whole, least):
     return max(whole, done) if whole <= end * 1.25 else end
 
 
-SMOOTH = 10  # steps to either side
+SMOOTH = 0.8  # weight of the neighbours; 0 draws the curve itself
 
 
 def smooth(
     curve: Curve,  # points of a loss
+    weight: float = SMOOTH,  # 0 to less than 1, as TensorBoard's slider counts
 ) -> list[float]:  # one value a point; not finite where the point is not
-    "Return the mean over the neighbours of each point, without gaps"
-    reach = max(round(SMOOTH / curve.stride), 2 if curve.stride > 1 else 0)  # minimum and maximum of a bucket
-    kept = []
-    for i, value in enumerate(curve.y):
-        near = [y for y in curve.y[max(0, i - reach) : i + reach + 1] if math.isfinite(y)]
-        kept.append(sum(near) / len(near) if math.isfinite(value) else math.nan)
-    return kept
+    "Return the debiased exponential mean over both sides of each point, without gaps"
+    before, after = _sums(curve, weight, False), _sums(curve, weight, True)
+    both = zip(before, after, curve.y, curve.mean, strict=True)
+    return [
+        (left + right - mean) / (n + m - 1) if math.isfinite(y) else math.nan
+        for (left, n), (right, m), y, mean in both
+    ]
+
+
+def _sums(curve, weight, backward):
+    "The weighted sum of the values up to each point, and the sum of their weights"
+    points = list(zip(curve.x, curve.mean, strict=True))
+    kept, total, weights, at = [], 0.0, 0.0, None
+    for x, y in reversed(points) if backward else points:
+        if math.isfinite(y):
+            fade = 0.0 if at is None else weight ** (abs(x - at) / curve.stride)
+            total, weights, at = total * fade + y, weights * fade + 1, x
+        kept.append((total, weights))
+    return kept[::-1] if backward else kept
