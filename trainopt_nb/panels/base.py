@@ -24,7 +24,7 @@ from ..runs.card import json_text
 class View(Keeper):
     "The widget of a panel: its script, its styles and its state in the page"
 
-    _esm = read_static("uplot.js", "preact.js", "kept.js", "base.js", "charts.js")
+    _esm = read_static("uplot.js", "preact.js", "kept.js", "base.js", "scales.js", "charts.js")
     _css = read_static("uplot.css", "base.css")
     texts = traitlets.Unicode("{}").tag(sync=True)  # the words, as JSON
     whole = traitlets.Unicode("").tag(sync=True)  # computed for the page that asks: see `get_state`
@@ -70,7 +70,13 @@ class _Link:
             self.send_whole()
         elif news:
             self.widget.send({"news": news})
+        self.answer()
         return bool(news)
+
+    def answer(self):
+        "Send what the page asked for and the panel has ready"
+        if answer := self.panel.answer():
+            self.widget.send({"news": json_text({"protocol": PROTOCOL} | answer)})
 
     def send_whole(self):
         "Send everything"
@@ -99,6 +105,8 @@ class _Link:
             if self.panel.closed:
                 self.reword()
         self.panel.receive(content)
+        if self.panel.closed:
+            self.answer()
         if content.get("keeps"):
             self.panel.kept_by_page()
         if "ready" in content and content["ready"] != self.sent.seq:
@@ -131,6 +139,10 @@ class _Told:
 
     def receive(self, content: dict[str, object]):
         "Handle a message of the page; this may run in another thread and while a step is computed"
+
+    def answer(self) -> dict[str, object]:  # empty where nothing was asked
+        "Return what a message asked for; called by `update`, and at once when the panel is closed"
+        return {}
 
     def _wording(self) -> dict[str, str]:
         return wording("base", "card", *self.words)

@@ -14,7 +14,7 @@ from ..events.format import compact, figure
 from ..events.progress import Progress
 from .axes import smooth, x_scale
 from .card import TEXTS, best_loss, best_text, is_share, metric_curves, titled
-from .scales import Bounds, bounds, is_log
+from .scales import Bounds, bounds, fence, is_log
 
 # %% ../../nbs/runs/01b_pictures.ipynb #7b8168c4
 MOST = 6  # metrics that are drawn
@@ -124,11 +124,14 @@ def _describe(title, over, curves, texts):
     return f"{title} {over}: {', '.join(ends)}"
 
 # %% ../../nbs/runs/01b_pictures.ipynb #a5207de4
-def _loss_lines(losses):
+def _loss_lines(losses, log):
     "Return the lines of the losses, as `_picture` takes them"
     lines = []
     if train := losses.get("train loss"):
-        lines += [(train.x, train.y, TRAIN, 0.7, 0.4, None), (train.x, smooth(train), TRAIN, 1.5, 1, None)]
+        lines += [
+            (train.x, train.y, TRAIN, 0.7, 0.4, None),
+            (train.x, smooth(train, inside=fence(train, log)), TRAIN, 1.5, 1, None),
+        ]
     if valid := losses.get("valid loss"):
         lines.append((valid.x, valid.y, VALID, 1.5, 1, None))
     return lines
@@ -156,16 +159,16 @@ def _loss_chart(losses, progress, scale, over, texts):
     "Return title, alternative text, legend and picture of the losses"
     log = is_log(losses.values())
     held = bounds(losses.values(), log)
-    picture = _picture(_loss_lines(losses), *scale, held, log)
+    picture = _picture(_loss_lines(losses, log), *scale, held, log)
     legend = _loss_legend(losses, best_loss(progress, texts), len(held.outside), texts)
     return texts["loss"], _describe(texts["loss"], over, list(losses.items()), texts), legend, picture
 
 
 def _rate_chart(progress, scale, over, texts):
     "Return the same of the learning rate"
-    described = _describe(texts["lr"], over, [("lr", progress.rates.curve)], texts)
+    described = _describe(texts["lr_title"], over, [("lr_title", progress.rates.curve)], texts)
     by_hand = [(texts["lr_by_hand"], VALID)] if progress.rates.changes else []
-    return texts["lr"], described, by_hand, _picture(_rate_lines(progress), *scale)
+    return texts["lr_title"], described, by_hand, _picture(_rate_lines(progress), *scale)
 
 
 def charts(
