@@ -42,19 +42,14 @@ class Piece(NamedTuple):
     mean: list[float]  # of the steps for which each point stands
 
 # %% ../../nbs/events/02_curves.ipynb #558c9ef1
-class Curve:
-    "Points of a curve, thinned by minimum and maximum once there are more than `limit`"
+class _Thinned:
+    "Points, thinned by minimum and maximum once there are more than `limit`"
 
-    def __init__(
-        self,
-        limit: int = 1000,  # points at most
-        closer: int = 100_000,  # points at most from which `piece` takes a part; 0 means those of the curve itself
-    ):
+    def __init__(self, limit, hold):
         self.limit, self.version, self.stride = limit, 0, 1  # stride: steps for which a point stands
-        self._hold = list if closer else lambda values=(): array("d", values)
-        self.x, self.y, self.mean = self._hold(), self._hold(), self._hold()
+        self._hold = hold  # makes what holds the numbers
+        self.x, self.y, self.mean = hold(), hold(), hold()
         self._bucket: list[tuple] = []  # newest values, not enough for their points yet
-        self._closer = Curve(closer, 0) if closer else None
 
     def add(
         self,
@@ -62,8 +57,6 @@ class Curve:
         y: float,  # value; one that is not finite leaves a gap
     ):
         "Append one value"
-        if self._closer is not None:
-            self._closer.add(x, y)
         if self.stride == 1:
             self._extend([(x, y, y)])
         else:
@@ -88,18 +81,42 @@ class Curve:
             self._extend(_thinned(points[start : start + 4]))
         self.stride, self.version = self.stride * 2, self.version + 1
 
-    def cut(
-        self,
-        x: float,  # points after it are removed
-    ):
-        "Remove the points after `x`, which a run that resumes from a checkpoint replaces"
-        if self._closer is not None:
-            self._closer.cut(x)
+    def cut(self, x: float):
+        "Remove the points after `x`"
         keep = bisect_right(self.x, x)
         if keep < len(self.x):
             self.x, self.y, self.mean = self.x[:keep], self.y[:keep], self.mean[:keep]
             self.version += 1
         self._bucket = []
+
+# %% ../../nbs/events/02_curves.ipynb #f99ba1a4
+class Curve(_Thinned):
+    "Points of a curve, thinned by minimum and maximum once there are more than `limit`"
+
+    def __init__(
+        self,
+        limit: int = 1000,  # points at most
+        closer: int = 100_000,  # points at most from which `piece` takes a part
+    ):
+        super().__init__(limit, list)
+        self._closer = _Thinned(closer, lambda: array("d"))
+
+    def add(
+        self,
+        x: float,  # updates so far
+        y: float,  # value; one that is not finite leaves a gap
+    ):
+        "Append one value"
+        self._closer.add(x, y)
+        super().add(x, y)
+
+    def cut(
+        self,
+        x: float,  # points after it are removed
+    ):
+        "Remove the points after `x`, which a run that resumes from a checkpoint replaces"
+        self._closer.cut(x)
+        super().cut(x)
 
     def piece(
         self,
@@ -108,7 +125,7 @@ class Curve:
         most: int = 1000,  # points at most, besides gaps
     ) -> Piece:
         "Return a part of the curve, as close as memory holds it"
-        source = self._closer or self
+        source = self._closer
         part = slice(bisect_left(source.x, first), bisect_right(source.x, last))
         points = list(zip(source.x[part], source.y[part], source.mean[part], strict=True))
         stride, size = (

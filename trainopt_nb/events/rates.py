@@ -21,7 +21,7 @@ class RateChange(NamedTuple):
     lr: float  # from the next step on
     before: float  # of the step before, NaN if there was none
 
-
+# %% ../../nbs/events/02d_rates.ipynb #287d87f9
 class Rates:
     "The learning rate of each step, its base, and the changes by hand"
 

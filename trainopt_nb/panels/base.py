@@ -47,8 +47,8 @@ class View(Keeper):
         return state
 
 # %% ../../nbs/panels/01_base.ipynb #a4f45f91
-class _Link:
-    "Deliver the messages of a panel to its pages, in the language of the page"
+class _Sender:
+    "Send the messages of a panel to its pages, in the language of the page"
 
     def __init__(self, panel: "Panel"):
         self.panel, self.sent = panel, Sent()
@@ -92,6 +92,10 @@ class _Link:
         self.widget.texts = json_text(texts)
         self.panel.news()
         return True
+
+# %% ../../nbs/panels/01_base.ipynb #2961959e
+class _Link(_Sender):
+    "Deliver the messages of a panel and of its pages"
 
     def _take(self, _: View, content: object, buffers: list):
         "Handle a message of the page; this may run in another thread"

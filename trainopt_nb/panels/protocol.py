@@ -60,8 +60,7 @@ class Sent:
 
     def _points(self, name: str, curve: Curve) -> list | None:
         "Return the points that were added to a curve; a curve that was thinned or cut begins anew"
-        held = self.curves.get(name)
-        if held is None or self._versions[name] != curve.version:
+        if (held := self.curves.get(name)) is None or self._versions[name] != curve.version:
             self._versions[name] = curve.version
             held = self.curves[name] = [curve.stride, 0, [], [], *([[]] if curve.stride > 1 else [])]
         start = len(held[2])

@@ -80,7 +80,7 @@ def _standing_key(progress: Progress) -> tuple:
     counts = len(p.epochs), len(p.notes), len(p.curves), p.damaged, len(p.assumptions), len(p.rates.changes)
     return p.started, p.state, p.reason, p.saved, counts, *p.workers.values()
 
-
+# %% ../../nbs/panels/02_train_panel.ipynb #26815983
 def moving(
     progress: Progress,  # what is shown
     texts: dict[str, str] = TEXTS,  # the words
@@ -125,7 +125,7 @@ def piece_from(
     )
     return (float(found[0]), float(found[1])) if whole and found[0] < found[1] else None
 
-# %% ../../nbs/panels/02_train_panel.ipynb #d1ad3f16
+
 def _sendable(piece):
     "A piece of a curve as the page takes it"
     values = {"y": piece.y, "mean": piece.mean}
@@ -134,7 +134,22 @@ def _sendable(piece):
     }
 
 
-class TrainPanel(Panel):
+class _Closer:
+    "Answers a page that zoomed in"
+
+    _asked: tuple[float, float] | None = None  # the range whose closer points it wants
+
+    def answer(self) -> dict[str, object]:  # for each thinned curve what `Curve.piece` returns
+        "Return the closer points that a page asked for"
+        asked, self._asked = self._asked, None
+        if asked is None:
+            return {}
+        curves = {name: curve.piece(*asked) for name, curve in self.curves().items() if curve.stride > 1}
+        sent = {card.plain(name): _sendable(piece) for name, piece in curves.items()}
+        return {"piece": {"range": list(asked), "curves": sent}}
+
+# %% ../../nbs/panels/02_train_panel.ipynb #d1ad3f16
+class TrainPanel(_Closer, Panel):
     "A live view of a run"
 
     script = read_static("train_charts.js", "train_panel.js")
@@ -153,7 +168,6 @@ class TrainPanel(Panel):
         self.notice = ""  # one sentence for the reader that is not the run's own; set it at any time
         self.commands: queue.SimpleQueue[tuple] = queue.SimpleQueue()  # what was clicked, oldest first
         self._live, self._key, self._standing = live, None, {}
-        self._asked: tuple[float, float] | None = None  # the range whose closer points a page wants
         super().__init__()
 
     def facts(self) -> dict[str, object]:  # as `standing` and `moving` give them, and the panel's own
@@ -185,19 +199,6 @@ class TrainPanel(Panel):
         command = command_from(content)
         if command is not None:
             self.commands.put(command)
-
-    def answer(self) -> dict[str, object]:  # for each thinned curve what `Curve.piece` returns
-        "Return the closer points that a page asked for"
-        asked, self._asked = self._asked, None
-        if asked is None:
-            return {}
-        curves = {name: curve.piece(*asked) for name, curve in self.curves().items() if curve.stride > 1}
-        return {
-            "piece": {
-                "range": list(asked),
-                "curves": {card.plain(n): _sendable(p) for n, p in curves.items()},
-            }
-        }
 
     def still(self) -> dict[str, str]:
         "Return the report of the run"

@@ -154,7 +154,7 @@ def _rate_lines(progress):
         lines.append(([change.step], [change.lr], VALID, 1.5, 1, None))
     return lines
 
-
+# %% ../../nbs/runs/01b_pictures.ipynb #e31fc396
 def _loss_chart(losses, progress, scale, over, texts):
     "Return title, alternative text, legend and picture of the losses"
     log = is_log(losses.values())

@@ -57,7 +57,7 @@ def fence(
     reach = max(high - low, _NOISE * noise, float(log)) or abs(high) / 2 or 1
     return back(low - reach), back(high + reach)
 
-
+# %% ../../nbs/runs/00c_scales.ipynb #2745d69b
 class Bounds(NamedTuple):
     "The range of an axis, and what lies outside"
 
