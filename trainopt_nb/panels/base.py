@@ -100,10 +100,8 @@ class _Link(_Sender):
     def _take(self, _: View, content: object, buffers: list):
         "Handle a message of the page; this may run in another thread"
         content = content if isinstance(content, dict) else {}
-        if content.get("protocol", PROTOCOL) != PROTOCOL:
-            return self.widget.send(
-                {"news": json_text({"protocol": PROTOCOL})}
-            )  # the page says what is wrong
+        if content.get("protocol", PROTOCOL) != PROTOCOL:  # the page says what is wrong
+            return self.widget.send({"news": json_text({"protocol": PROTOCOL})})
         if isinstance(content.get("language"), str):
             hear(content["language"])
             if self.panel.closed:
@@ -158,9 +156,7 @@ class _Told:
 class _Stored(_Told):
     "What a saved notebook holds in the place of a panel"
 
-    driven: ClassVar[bool] = (
-        True  # whether something calls `update` again and again; else it is called by `receive`
-    )
+    driven: ClassVar[bool] = True  # whether `update` is called again and again; else `receive` calls it
     shows_run: ClassVar[bool] = False  # whether `%trainopt attach` shows the same in another cell
     texts: dict[str, str]  # the words in the language of the page
     kept: Kept  # gives the page the card
