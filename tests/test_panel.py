@@ -16,6 +16,7 @@ from trainopt_nb.events.progress import Progress
 from trainopt_nb.events.records import (
     Ended,
     Epoch,
+    LrChanged,
     Note,
     Pause,
     Resume,
@@ -226,16 +227,18 @@ def rebuilt(messages, curves=None):
     "The curves that a page has after `messages`"
     curves = curves or {}
     for message in messages:
-        for name, (stride, start, x, y) in message["curves"].items():
-            held = curves.setdefault(name, [stride, [], []])
-            curves[name] = [stride, held[1][:start] + x, held[2][:start] + y]
+        for name, (stride, start, *new) in message["curves"].items():
+            held = [*curves.get(name, [stride])[1:], [], [], []]
+            curves[name] = [stride, *(old[:start] + part for old, part in zip(held, new, strict=False))]
     return curves
 
 
 def as_told(progress):
+    known = lambda values: [v if math.isfinite(v) else None for v in values]
+    curves = {**progress.curves, "learning rate": progress.rates.curve}
     return {
-        name: [c.stride, c.x, [v if math.isfinite(v) else None for v in c.y]]
-        for name, c in progress.curves.items()
+        name: [c.stride, c.x, known(c.y), *([known(c.mean)] if c.stride > 1 else [])]
+        for name, c in curves.items()
     }
 
 
@@ -288,7 +291,7 @@ def test_a_new_page_gets_everything_while_the_run_goes_on(wired):
     def ask():
         while not over.is_set():
             curves = json.loads(panel.widget.get_state("whole")["whole"])["curves"]
-            for _, _, x, y in curves.values():
+            for _, _, x, y, *_ in curves.values():
                 if len(x) != len(y) or x != sorted(set(x)):
                     wrong.append((x, y))
 
@@ -327,6 +330,49 @@ def test_the_end_is_sent_whole_and_stays_available(wired):
     assert not whole["face"]["live"] and whole["face"]["state"] == "finished"
     wire.click({"ready": 0})  # a page that comes after the end
     assert rebuilt(wire.news()) == as_told(progress)
+
+
+def test_a_zoom_gets_closer_points_at_the_next_update(wired):
+    progress = Progress()
+    progress.curves["train loss"] = Curve(limit=64)
+    panel, wire = wired(TrainPanel, train(progress.add([STARTED]), 1, 1000))
+    wire.click({"piece": [500, 540]})
+    assert wire.sent == []  # nothing is sent from the callback, which may run in another thread
+    panel.update()
+    (answer,) = wire.news()
+    (loss,) = answer["piece"]["curves"].values()
+    assert loss["x"] == list(range(500, 541)) and loss["y"] == loss["mean"] == [
+        2 / x for x in range(500, 541)
+    ]
+    assert loss["stride"] == 1 and sum(500 <= x <= 540 for x in progress.curves["train loss"].x) < 10
+    panel.update()
+    assert wire.news() == []
+    panel.close()
+    wire.news()
+    wire.click({"piece": [500, 540]})  # the run is over: nothing changes any more
+    assert wire.news()[0]["piece"] == answer["piece"]
+
+
+@pytest.mark.parametrize(
+    "piece", [None, 5, [5], [9, 5], ["a", "b"], [math.nan, 1], [0, math.inf], {"from": 1}]
+)
+def test_a_range_that_is_none_is_not_answered(wired, piece):
+    panel, wire = wired(TrainPanel, train(Progress().add([STARTED]), 1, 10))
+    wire.click({"piece": piece})
+    panel.update()
+    assert wire.sent == []
+
+
+def test_base_and_changes_of_the_learning_rate_are_told(wired):
+    progress = Progress().add([STARTED._replace(lr=4e-3)])
+    panel, _ = wired(TrainPanel, train(progress, 1, 5))
+    assert panel.facts()["base"] == ["0.004", "0.25"] and panel.facts()["by_hand"] == []
+    progress.add([LrChanged(5, 2e-3, 8e-3), Step(6, 0, 0.1, 2e-3, 64, 0.06, 0.001)])
+    assert panel.facts()["base"] == ["0.008", "0.25"] and panel.facts()["by_hand"] == [[5, "0.002", "0.001"]]
+    progress.add([LrChanged(6, 3e-3)])  # a run of an earlier version does not tell its base
+    assert panel.facts()["base"] == ["", ""] and progress.lr == 3e-3
+    progress.add([STARTED._replace(step=5)])  # goes on from a checkpoint before it
+    assert len(panel.facts()["by_hand"]) == 1 and progress.rates.curve.x[-1] <= 5
 
 
 def test_buttons_are_off_when_the_cell_is_over_whatever_the_run_said(wired):

@@ -14,6 +14,7 @@ from trainopt_nb.events.progress import Progress
 from trainopt_nb.events.records import (
     Ended,
     Epoch,
+    LrChanged,
     Note,
     Pause,
     Resume,
@@ -26,6 +27,8 @@ from trainopt_nb.events.records import (
     Stop,
 )
 from trainopt_nb.panels.train_panel import TrainPanel
+from trainopt_nb.runs.axes import smooth
+from trainopt_nb.runs.scales import fence, is_log
 
 pytestmark = pytest.mark.browser
 
@@ -83,7 +86,10 @@ class Page:
         state = self.panel.widget.get_state()
         shown = {key: state[key] for key in ("whole", "texts")}
         # what the script writes on an axis is on a canvas: its own function is shown to the tests
-        esm = state["_esm"] + "\nwindow.panelCompact = compact;"
+        esm = (
+            state["_esm"]
+            + "\nwindow.panelCompact = compact; window.panelScales = { smoothed, isLog, fenceOf };"
+        )
         self.page.evaluate(OPEN, {"esm": esm, "css": state["_css"], "state": shown})
         self.root = self.page.locator(".tonb-panel").first
 
@@ -381,6 +387,97 @@ def test_another_metric_can_be_chosen(open_panel):
     choice.select_option("mae")
     page.tell(*list(run_events(230))[207:])
     assert choice.input_value() == "mae" and page.data("points", ".tonb-other") == "8"
+
+
+def test_page_and_picture_smooth_and_scale_alike(open_panel):
+    page, chance = open_panel(), random.Random(1)
+    shapes = {
+        "falls": lambda step: 0.1 + 2 * 0.99**step,
+        "falls deep": lambda step: 2 * 0.98**step,
+        "spikes": lambda step: 300.0 if step % 90 == 50 else 0.5,
+        "diverges": lambda step: 1.1 ** max(0, step - 400),
+        "has gaps": lambda step: math.nan if step % 7 == 3 else 3.0,
+        "is negative": lambda step: -1.0 - step,
+    }
+    for name, shape in shapes.items():
+        for curve in (Curve(), Curve(limit=60)):
+            for step in range(500):
+                curve.add(step, shape(step) * (1 + 0.1 * chance.random()))
+            known = lambda values: [value if math.isfinite(value) else None for value in values]
+            sent = {"stride": curve.stride, "x": curve.x, "y": known(curve.y), "mean": known(curve.mean)}
+            log = is_log([curve])
+            shown, scale, edges = page.page.evaluate(
+                """(curve) => { const { smoothed, isLog, fenceOf } = panelScales, log = isLog([curve]), edges = fenceOf(curve, log);
+                  return [smoothed(curve, 0.8, edges).y, log, edges]; }""",
+                sent,
+            )
+            assert scale == log, name
+            assert edges == pytest.approx(fence(curve, log)), name
+            assert shown == pytest.approx(known(smooth(curve, inside=fence(curve, log)))), name
+
+
+def test_a_reader_chooses_what_the_charts_show(open_panel):
+    "Outliers, scale, smoothing, several metrics, a place where the rate was changed, closer points, and a rate that would explode"
+    progress = Progress()
+    progress.curves["train loss"] = Curve(limit=100)
+    progress.add([STARTED._replace(lr=6e-3)])
+    for event in run_events(250):
+        spike = type(event) is Step and event.step % 60 == 50
+        progress.add([event._replace(loss=500.0) if spike else event])
+        if event.step == 120 and type(event) is Step:
+            progress.add([LrChanged(120, 3e-3, 6e-3)])
+    page = open_panel(progress)
+    page.frame()
+    loss, shown = page.root.locator(".tonb-loss"), page.page
+    assert page.data("scale", ".tonb-loss") == "linear"
+    beyond = loss.get_by_role("button", name="outside")
+    assert beyond.inner_text() == "4 outside"
+    beyond.click()
+    assert loss.get_by_role("button", name="Leave out").is_visible()
+    loss.get_by_role("button", name="Log").click()
+    assert page.data("scale", ".tonb-loss") == "log"
+    slider = shown.get_by_role("slider", name="Smoothing")
+    slider.focus()
+    slider.press("Home")
+    assert page.text(".tonb-smooth-value") == "0.00"
+
+    shown.get_by_role("button", name="Add a chart of another metric").click()
+    assert [c.inner_text() for c in page.root.locator(".tonb-other .tonb-metric option:checked").all()] == [
+        "Accuracy",
+        "MAE",
+    ]
+    shown.get_by_role("button", name="Remove this chart").first.click()
+    assert page.root.locator(".tonb-other").count() == 1
+
+    page.frame()
+    rate = page.root.locator(".tonb-rate")
+    assert "0.003 = base 0.006 × 0.5" in rate.inner_text()
+    box = rate.locator(".u-over").bounding_box()
+    shown.mouse.move(box["x"] + box["width"] * 120 / 336, box["y"] + 50)
+    assert "set by hand: 0.003, before 0.003" in rate.inner_text()
+
+    before = int(page.data("points", ".tonb-loss"))
+    box = loss.locator(".u-over").bounding_box()
+    shown.mouse.move(box["x"] + 40, box["y"] + 120)
+    shown.mouse.down()
+    shown.mouse.move(box["x"] + 70, box["y"] + 120, steps=3)
+    shown.mouse.up()
+    shown.wait_for_timeout(30)
+    page.tell()
+    assert int(page.data("points", ".tonb-loss")) > before
+
+    field = page.root.locator(".tonb-lr")
+    field.fill("0.5")
+    field.press("Enter")
+    assert page.clicked() == [] and "0.5 is 170 times the current learning rate (0.003)" in page.text(
+        ".tonb-question"
+    )
+    shown.get_by_role("button", name="Leave", exact=True).click()
+    assert page.clicked() == [] and field.input_value() == "0.003"
+    field.fill("0.5")
+    field.press("Enter")
+    shown.get_by_role("button", name="Take it").click()
+    assert page.clicked() == [SetLr(0.5)] and not page.root.locator(".tonb-question").is_visible()
 
 
 BOXES = """() => Object.fromEntries([...document.querySelectorAll(

@@ -16,7 +16,6 @@ from trainopt_nb.events.records import (
     Damaged,
     Ended,
     Epoch,
-    LrChanged,
     Note,
     Saved,
     Started,
@@ -27,6 +26,7 @@ from trainopt_nb.events.records import (
 )
 from .assumptions import Assumption, Assumptions, assumption_block
 from .overall import Overall
+from .rates import Rates
 from .registry import FOLDS, LINES
 
 # %% ../../nbs/events/03_progress.ipynb #2aaa3b21
@@ -43,6 +43,7 @@ class _Facts:
     ):
         self.name = name
         self.curves: dict[str, Curve] = {"train loss": Curve()}  # name -> points over updates
+        self.rates = Rates()
         self.reset()
 
     def reset(self):
@@ -63,6 +64,7 @@ class _Facts:
         self.earlier = 0.0  # seconds that earlier processes of the run took
         for curve in self.curves.values():
             curve.cut(-math.inf)
+        self.rates.cut(-math.inf)
         self._start_process()
 
     def _start_process(self):
@@ -140,6 +142,7 @@ def _add_step(p, e):
     loss = float(e.loss)
     p.train_loss = loss if math.isnan(p.train_loss) else p.train_loss + (loss - p.train_loss) * 0.1
     p.step, p.lr = e.step, e.lr
+    p.rates.add(e.step, e.lr)
     spent = p._spend(e.seconds)
     p.training_seconds, p.waited = p.training_seconds + spent, p.waited + e.wait
     p._done_here, p._samples = p._done_here + 1, p._samples + e.samples
@@ -159,6 +162,7 @@ def _add_started(p, e):
     p.epochs = [row for row in p.epochs if row.step <= e.step and row.epoch <= e.epoch]
     validated = p.epochs[-1].step if p.epochs else 0
     p.best = next((row for row in reversed(p.epochs) if row.best), None)
+    p.rates.start(e)
     for name, curve in p.curves.items():
         curve.cut(e.step if name == "train loss" else validated)
 
@@ -198,7 +202,6 @@ FOLDS.update(
         State: _add_state,
         Saved: _add_saved,
         Ended: _add_ended,
-        LrChanged: lambda p, e: setattr(p, "lr", e.lr),
         Note: lambda p, e: p.notes.append(e),
         Damaged: lambda p, e: setattr(p, "damaged", p.damaged + 1),
         Assumptions: lambda p, e: setattr(p, "assumptions", e.rows),
@@ -231,10 +234,6 @@ def event_line(
     return write(progress, event) if write else ""
 
 
-def _note_line(_, e):
-    return "" if e.level == "error" else f"{e.level}: {e.text}"  # the exception says what ended the run
-
-
 def _ended_line(_, e):
     return "" if e.state == "failed" or e.reason.startswith("all ") else f"{e.state}: {e.reason}"
 
@@ -242,7 +241,7 @@ def _ended_line(_, e):
 LINES.update(
     {
         Epoch: epoch_line,
-        Note: _note_line,
+        Note: lambda _, e: "" if e.level == "error" else f"{e.level}: {e.text}",  # an error is raised
         Assumptions: lambda _, e: assumption_block(e.rows),
         Ended: _ended_line,
         Unknown: lambda _, e: f"{json.dumps(e.kind)[1:-1]}: {json.dumps(e.body, default=str)[:200]}",

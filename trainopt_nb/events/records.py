@@ -8,7 +8,6 @@ __all__ = ['LONGEST', 'Step', 'Started', 'Epoch', 'State', 'LrChanged', 'Heartbe
 
 # %% ../../nbs/events/01_records.ipynb #d3ccb7dd
 import json
-import logging
 from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
 from typing import Literal, NamedTuple
@@ -16,7 +15,7 @@ from typing import Literal, NamedTuple
 from .columns import from_columns, to_columns
 from .fields import misfit
 from .json_lines import read_line, write_line
-from .registry import COMMANDS, EVENTS, WORDS, command, event
+from .registry import COMMANDS, EVENTS, WORDS, command, event, report_unknown
 
 # %% ../../nbs/events/01_records.ipynb #e00b1756
 class Step(NamedTuple):
@@ -50,6 +49,7 @@ class Started(NamedTuple):
     mode: Literal["max", "min"]  # which direction of it is better
     time: float  # seconds since 1970
     devices: int = 1  # how many train together
+    lr: float | None = None  # base learning rate, which the schedule multiplies; None if not known
 
 
 @event
@@ -86,7 +86,8 @@ class LrChanged(NamedTuple):
     "The user set the learning rate by hand"
 
     step: int  # it holds from the step after this one
-    lr: float  # the new base learning rate
+    lr: float  # the learning rate of that step
+    base: float | None = None  # the base from which the schedule goes on; None where it is not known
 
 
 class Heartbeat(NamedTuple):
@@ -167,7 +168,7 @@ class Stop(NamedTuple):
 
 @command
 class SetLr(NamedTuple):
-    "Use another base learning rate; a schedule continues from it"
+    "Set the learning rate of the next step; a schedule continues from it"
 
     lr: float  # > 0
 
@@ -182,17 +183,6 @@ class Unknown(NamedTuple):
 
     kind: str  # its name
     body: dict  # its fields
-
-
-_logger = logging.getLogger(__name__)
-_unknown: set[str] = set()  # kinds that were reported
-
-
-def _unknown_event(kind, body):
-    if kind not in _unknown and len(_unknown) < 100:
-        _unknown.add(kind)
-        _logger.info("The log of a run holds events of the unknown kind %r; they are passed on.", kind)
-    return Unknown(kind, body)
 
 # %% ../../nbs/events/01_records.ipynb #23525217
 LONGEST = 10_000  # steps in a line: where events had to wait for the disk, there are many at once
@@ -226,7 +216,8 @@ def _from_line(line):
     if kind == "steps":
         return from_columns(Step, body, "step")
     if kind not in EVENTS:
-        return (_unknown_event(kind, body),)
+        report_unknown(kind)
+        return (Unknown(kind, body),)
     if wrong := misfit(cls := EVENTS[kind], body):
         raise ValueError(wrong)
     return (cls(**{name: value for name, value in body.items() if name in cls._fields}),)

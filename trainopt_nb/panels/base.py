@@ -24,7 +24,7 @@ from ..runs.card import json_text
 class View(Keeper):
     "The widget of a panel: its script, its styles and its state in the page"
 
-    _esm = read_static("uplot.js", "preact.js", "kept.js", "base.js", "charts.js")
+    _esm = read_static("uplot.js", "preact.js", "kept.js", "base.js", "scales.js", "charts.js")
     _css = read_static("uplot.css", "base.css")
     texts = traitlets.Unicode("{}").tag(sync=True)  # the words, as JSON
     whole = traitlets.Unicode("").tag(sync=True)  # computed for the page that asks: see `get_state`
@@ -47,8 +47,8 @@ class View(Keeper):
         return state
 
 # %% ../../nbs/panels/01_base.ipynb #a4f45f91
-class _Link:
-    "Deliver the messages of a panel to its pages, in the language of the page"
+class _Sender:
+    "Send the messages of a panel to its pages, in the language of the page"
 
     def __init__(self, panel: "Panel"):
         self.panel, self.sent = panel, Sent()
@@ -70,7 +70,13 @@ class _Link:
             self.send_whole()
         elif news:
             self.widget.send({"news": news})
+        self.answer()
         return bool(news)
+
+    def answer(self):
+        "Send what the page asked for and the panel has ready"
+        if answer := self.panel.answer():
+            self.widget.send({"news": json_text({"protocol": PROTOCOL} | answer)})
 
     def send_whole(self):
         "Send everything"
@@ -87,18 +93,22 @@ class _Link:
         self.panel.news()
         return True
 
+# %% ../../nbs/panels/01_base.ipynb #2961959e
+class _Link(_Sender):
+    "Deliver the messages of a panel and of its pages"
+
     def _take(self, _: View, content: object, buffers: list):
         "Handle a message of the page; this may run in another thread"
         content = content if isinstance(content, dict) else {}
-        if content.get("protocol", PROTOCOL) != PROTOCOL:
-            return self.widget.send(
-                {"news": json_text({"protocol": PROTOCOL})}
-            )  # the page says what is wrong
+        if content.get("protocol", PROTOCOL) != PROTOCOL:  # the page says what is wrong
+            return self.widget.send({"news": json_text({"protocol": PROTOCOL})})
         if isinstance(content.get("language"), str):
             hear(content["language"])
             if self.panel.closed:
                 self.reword()
         self.panel.receive(content)
+        if self.panel.closed:
+            self.answer()
         if content.get("keeps"):
             self.panel.kept_by_page()
         if "ready" in content and content["ready"] != self.sent.seq:
@@ -132,6 +142,10 @@ class _Told:
     def receive(self, content: dict[str, object]):
         "Handle a message of the page; this may run in another thread and while a step is computed"
 
+    def answer(self) -> dict[str, object]:  # empty where nothing was asked
+        "Return what a message asked for; called by `update`, and at once when the panel is closed"
+        return {}
+
     def _wording(self) -> dict[str, str]:
         return wording("base", "card", *self.words)
 
@@ -142,9 +156,7 @@ class _Told:
 class _Stored(_Told):
     "What a saved notebook holds in the place of a panel"
 
-    driven: ClassVar[bool] = (
-        True  # whether something calls `update` again and again; else it is called by `receive`
-    )
+    driven: ClassVar[bool] = True  # whether `update` is called again and again; else `receive` calls it
     shows_run: ClassVar[bool] = False  # whether `%trainopt attach` shows the same in another cell
     texts: dict[str, str]  # the words in the language of the page
     kept: Kept  # gives the page the card

@@ -27,7 +27,9 @@ class Sent:
 
     def __init__(self):
         self.seq, self.face = 0, {}  # number of the newest message, the facts
-        self.curves: dict[str, list] = {}  # name -> [stride, 0, x, y]
+        self.curves: dict[
+            str, list
+        ] = {}  # name -> [stride, 0, x, y], and means where a point stands for several steps
         self.rows: dict[str, object] = {}  # of a table, by key
         self._versions, self._lock = {}, threading.Lock()
 
@@ -58,18 +60,16 @@ class Sent:
 
     def _points(self, name: str, curve: Curve) -> list | None:
         "Return the points that were added to a curve; a curve that was thinned or cut begins anew"
-        held = self.curves.get(name)
-        if held is None or self._versions[name] != curve.version:
+        if (held := self.curves.get(name)) is None or self._versions[name] != curve.version:
             self._versions[name] = curve.version
-            held = self.curves[name] = [curve.stride, 0, [], []]
+            held = self.curves[name] = [curve.stride, 0, [], [], *([[]] if curve.stride > 1 else [])]
         start = len(held[2])
         if start and len(curve.x) == start:
             return None
-        x, y = curve.x[start:], [finite(value) for value in curve.y[start:]]
-        held[0] = curve.stride
-        held[2].extend(x)
-        held[3].extend(y)
-        return [curve.stride, start, x, y]
+        new = [curve.x[start:], [finite(y) for y in curve.y[start:]], [finite(y) for y in curve.mean[start:]]]
+        for part, values in zip(held[2:], new, strict=False):
+            part.extend(values)
+        return [curve.stride, start, *new[: len(held) - 2]]
 
     def _message(
         self, face: dict[str, object], curves: dict[str, list], rows: dict[str, object] | None

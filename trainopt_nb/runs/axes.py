@@ -33,16 +33,30 @@ def _room(done, whole, least):
     return max(whole, done) if whole <= end * 1.25 else end
 
 
-SMOOTH = 10  # steps to either side
+SMOOTH = 0.8  # weight of the neighbours; 0 draws the curve itself
 
 
 def smooth(
     curve: Curve,  # points of a loss
+    weight: float = SMOOTH,  # 0 to less than 1, as TensorBoard's slider counts
+    inside: tuple[float, float] = (-math.inf, math.inf),  # values outside of it are left out of the mean
 ) -> list[float]:  # one value a point; not finite where the point is not
-    "Return the mean over the neighbours of each point, without gaps"
-    reach = max(round(SMOOTH / curve.stride), 2 if curve.stride > 1 else 0)  # minimum and maximum of a bucket
-    kept = []
-    for i, value in enumerate(curve.y):
-        near = [y for y in curve.y[max(0, i - reach) : i + reach + 1] if math.isfinite(y)]
-        kept.append(sum(near) / len(near) if math.isfinite(value) else math.nan)
-    return kept
+    "Return the debiased exponential mean over both sides of each point, without gaps"
+    held = [mean if inside[0] <= mean <= inside[1] else None for mean in curve.mean]
+    before, after = _sums(curve, held, weight, False), _sums(curve, held, weight, True)
+    line = []
+    for (left, n), (right, m), mean, y in zip(before, after, held, curve.y, strict=True):
+        own, count = mean or 0.0, n + m - (mean is not None)
+        line.append((left + right - own) / count if count > 0 else y)
+    return [value if math.isfinite(y) else math.nan for value, y in zip(line, curve.y, strict=True)]
+
+
+def _sums(curve, held, weight, backward):
+    "The weighted sum of the values up to each point, and the sum of their weights"
+    points = list(zip(curve.x, held, strict=True))
+    kept, total, weights, at = [], 0.0, 0.0, None
+    for x, value in reversed(points) if backward else points:
+        fade = 0.0 if at is None else weight ** (abs(x - at) / curve.stride)
+        total, weights, at = total * fade + (value or 0.0), weights * fade + (value is not None), x
+        kept.append((total, weights))
+    return kept[::-1] if backward else kept

@@ -14,6 +14,7 @@ from ..events.format import compact, figure
 from ..events.progress import Progress
 from .axes import smooth, x_scale
 from .card import TEXTS, best_loss, best_text, is_share, metric_curves, titled
+from .scales import Bounds, bounds, fence, is_log
 
 # %% ../../nbs/runs/01b_pictures.ipynb #7b8168c4
 MOST = 6  # metrics that are drawn
@@ -31,10 +32,12 @@ _PLAIN = {
 _LARGEST = 1e300  # beyond it the height of a picture is no number any more
 
 
-def _limits(lines, share):
-    "Return the vertical limits that hold every finite value"
-    values = [value for _, y, *_ in lines for value in y if math.isfinite(value)] or [0.0, 1.0]
-    low, high = max(min(values), -_LARGEST), min(max(values), _LARGEST)
+def _limits(held, share, log):
+    "Return the vertical limits that hold a range"
+    low, high = max(held.low, -_LARGEST), min(held.high, _LARGEST)
+    if log:
+        room = max((high / low) ** 0.06, 1.1)
+        return low / room, high * room
     room = max((high - low or abs(high) or 1) * 0.06, 1 / _LARGEST)
     low = 0 if 0 <= low < 0.3 * high else low - room
     return low, min(high + room, 1.005) if share else high + room
@@ -45,16 +48,20 @@ def style_axes(
     limits: tuple[float, float],  # of the vertical axis
     end: float,  # of the horizontal one
     share: bool,  # whether the values are written in percent
+    log: bool = False,  # whether the vertical axis is logarithmic
 ):
     "Set limits, grid, ticks and numbers"
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+    axes.set_yscale("log" if log else "linear")
     axes.set_ylim(*limits)
     axes.set_xlim(0, end)
     axes.grid(axis="y", color=AXIS, alpha=0.25, linewidth=0.6)
     axes.tick_params(length=0, labelcolor=AXIS, labelsize=7.5, pad=4)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(4))
+    between = (1, 3) if log and limits[1] < 1000 * limits[0] else (1,)
+    axes.yaxis.set_major_locator(LogLocator(10, between, numticks=7) if log else MaxNLocator(4))
+    axes.yaxis.set_minor_locator(NullLocator())
     write = (lambda v, _: f"{v * 100:.4g}%") if share else (lambda v, _: compact(v))
     axes.yaxis.set_major_formatter(FuncFormatter(write))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: compact(v)))
@@ -81,8 +88,14 @@ def sketch(
     return small.getvalue()
 
 # %% ../../nbs/runs/01b_pictures.ipynb #141526ad
-def _picture(lines, unit, end, share, axis):
-    "Draw `lines` of (x, y, colour, width, opacity, dot) as a PNG"
+_BEYOND = {True: "^", False: "v"}  # marks of outliers above and below the range
+
+
+def _picture(lines, unit, end, share, axis, held=None, log=False):
+    "Draw `lines` of (x, y, colour, width, opacity, dot) as a PNG; values outside of `held` are marked at its edge"
+    values = [value for _, y, *_ in lines for value in y if math.isfinite(value)] or [0.0, 1.0]
+    held = held or Bounds(min(values), max(values), [])
+    limits, clip = _limits(held, share, log), bool(held.outside)
 
     def paint(canvas):
         axes = canvas.add_axes(
@@ -91,10 +104,12 @@ def _picture(lines, unit, end, share, axis):
         for x, y, colour, width, opacity, dot in lines:
             x = [value / unit for value in x]
             marker = "o" if len(x) == 1 else ""
-            axes.plot(x, y, color=colour, linewidth=width, alpha=opacity, marker=marker, clip_on=False)
+            axes.plot(x, y, color=colour, linewidth=width, alpha=opacity, marker=marker, clip_on=clip)
             if dot is not None:
                 axes.plot(x[dot], y[dot], "o", color=colour, markersize=4, clip_on=False)
-        style_axes(axes, _limits(lines, share), end, share)
+        for x, above in held.outside[:200]:
+            axes.plot(x / unit, limits[above], _BEYOND[above], color=AXIS, markersize=3, clip_on=False)
+        style_axes(axes, limits, end, share, log)
         canvas.text(0.072, 0.057, axis, color=AXIS, size=7.5, ha="right", va="baseline")
 
     return sketch(paint)
@@ -109,28 +124,58 @@ def _describe(title, over, curves, texts):
     return f"{title} {over}: {', '.join(ends)}"
 
 # %% ../../nbs/runs/01b_pictures.ipynb #a5207de4
-def _loss_lines(losses):
+def _loss_lines(losses, log):
     "Return the lines of the losses, as `_picture` takes them"
     lines = []
     if train := losses.get("train loss"):
-        lines += [(train.x, train.y, TRAIN, 0.7, 0.4, None), (train.x, smooth(train), TRAIN, 1.5, 1, None)]
+        lines += [
+            (train.x, train.y, TRAIN, 0.7, 0.4, None),
+            (train.x, smooth(train, inside=fence(train, log)), TRAIN, 1.5, 1, None),
+        ]
     if valid := losses.get("valid loss"):
         lines.append((valid.x, valid.y, VALID, 1.5, 1, None))
     return lines
 
 
-def _loss_legend(losses, best, texts):
+def _loss_legend(losses, best, beyond, texts):
     drawn = [(texts["train"], TRAIN)] * ("train loss" in losses) + [(texts["valid"], VALID)] * (
         "valid loss" in losses
     )
-    return [(best, "")] * bool(best) + drawn
+    told = [texts["outside" if beyond == 1 else "outside_many"].format(n=beyond)] if beyond else []
+    return [(text, "") for text in [*told, best] if text] + drawn
+
+
+def _rate_lines(progress):
+    "Return the line of the learning rate, with dots where it was set by hand"
+    rates = progress.rates.curve
+    x, y = [*rates.x, progress.step], [*rates.y, rates.y[-1]]
+    lines = [(x, y, TRAIN, 1.5, 1, None)]
+    for change in progress.rates.changes:
+        lines.append(([change.step], [change.lr], VALID, 1.5, 1, None))
+    return lines
+
+# %% ../../nbs/runs/01b_pictures.ipynb #e31fc396
+def _loss_chart(losses, progress, scale, over, texts):
+    "Return title, alternative text, legend and picture of the losses"
+    log = is_log(losses.values())
+    held = bounds(losses.values(), log)
+    picture = _picture(_loss_lines(losses, log), *scale, held, log)
+    legend = _loss_legend(losses, best_loss(progress, texts), len(held.outside), texts)
+    return texts["loss"], _describe(texts["loss"], over, list(losses.items()), texts), legend, picture
+
+
+def _rate_chart(progress, scale, over, texts):
+    "Return the same of the learning rate"
+    described = _describe(texts["lr_title"], over, [("lr_title", progress.rates.curve)], texts)
+    by_hand = [(texts["lr_by_hand"], VALID)] if progress.rates.changes else []
+    return texts["lr_title"], described, by_hand, _picture(_rate_lines(progress), *scale)
 
 
 def charts(
     progress: Progress,  # what is drawn
     texts: dict = TEXTS,  # the words
 ) -> list[tuple[str, str, list, bytes]]:  # title, alternative text, legend of (text, colour), PNG
-    "Draw the losses of a run, and its metrics, the monitored one first"
+    "Draw the losses of a run, its metrics, the monitored one first, and a learning rate that changes"
     unit, end = x_scale(progress)
     name = "axis_step" if unit == 1 else "axis_epoch"
     axis = (
@@ -143,11 +188,7 @@ def charts(
         name: curve for name, curve in progress.curves.items() if curve.x
     }  # a resume can empty a curve
     if losses := {name: drawable[name] for name in ("train loss", "valid loss") if name in drawable}:
-        picture = _picture(_loss_lines(losses), unit, end, False, axis)
-        legend = _loss_legend(losses, best_loss(progress, texts), texts)
-        drawn.append(
-            (texts["loss"], _describe(texts["loss"], over, list(losses.items()), texts), legend, picture)
-        )
+        drawn.append(_loss_chart(losses, progress, (unit, end, False, axis), over, texts))
     for name in [n for n in metric_curves(progress) if n in drawable][:MOST]:
         curve = drawable[name]
         best = progress.best.step if best_text(progress, name) else None
@@ -155,4 +196,6 @@ def charts(
         legend = [(text, "") for text in [best_text(progress, name, texts)] if text]
         picture = _picture([(curve.x, curve.y, VALID, 1.5, 1, dot)], unit, end, is_share(name), axis)
         drawn.append((titled(name), _describe(name, over, [(name, curve)], texts), legend, picture))
+    if len(set(progress.rates.curve.y)) > 1:
+        drawn.append(_rate_chart(progress, (unit, end, False, axis), over, texts))
     return drawn

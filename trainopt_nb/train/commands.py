@@ -101,7 +101,7 @@ def _set_lr(commands, command):
     if 0 < lr < math.inf:
         state.set_lr(lr)
         commands.did(command)
-        yield from commands.emit(LrChanged(state.step, lr))
+        yield from commands.emit(LrChanged(state.step, lr, state.schedule.base[0]))
     else:
         text = f"The learning rate must be above 0, and {lr:g} was asked for: it stays {state.lr:g}."
         yield from commands.emit(Note("warning", text, state.step, "lr"))

@@ -64,6 +64,7 @@ def started_record(
     return Started(
         name, s.step, s.epoch, o.epochs, s.epoch_steps, s.total, str(p.device), o.precision,
         get_num_threads(), p.data.train.samples, count, loop.monitor, loop.mode, time.time(), p.ranks.world,
+        s.schedule.base[0],
     )  # fmt: skip
 
 # %% ../../nbs/train/15_loop.ipynb #e706710c

@@ -70,15 +70,18 @@ class Store {
 }
 
 // the usual messages: facts that changed, points that were added to curves, and rows of a table that changed
-function mergeFacts(store, { seq, face, curves, rows = {} }, whole) {
+function mergeFacts(store, { seq, face, curves, rows = {}, piece }, whole) {
+  if (piece) return void (store.piece = piece); // closer points of a range that was asked for
   if (!whole && seq <= store.seq) return true;
   if (!whole && seq !== store.seq + 1) return false; // a message was lost
   store.seq = seq;
   store.face = whole ? face : { ...store.face, ...face };
   const held = whole ? {} : { ...store.curves };
-  for (const [name, [stride, start, x, y]] of Object.entries(curves)) {
-    const { x: oldX = [], y: oldY = [] } = held[name] ?? {};
-    held[name] = { stride, x: oldX.slice(0, start).concat(x), y: oldY.slice(0, start).concat(y) };
+  for (const [name, [stride, start, x, y, mean]] of Object.entries(curves)) {
+    const old = held[name] ?? { x: [], y: [] };
+    const grown = (before, after) => after && (before ?? []).slice(0, start).concat(after);
+    held[name] = { stride, x: grown(old.x, x), y: grown(old.y, y), mean: grown(old.mean, mean) };
+    if (!start) store.piece = store.asked = null; // the points have changed
   }
   store.curves = held;
   store.rows = whole ? rows : { ...store.rows, ...rows };

@@ -2,7 +2,6 @@
 
 const HEIGHT = 172; // of a chart, pixels
 const GUTTER = 46; // for the numbers of its vertical axis, pixels
-const REACH = 10; // steps to either side that the mean of the training loss takes in, as in card.py
 const FONT = 'system-ui, -apple-system, "Segoe UI", sans-serif';
 const STEPS = Array.from({ length: 13 }, (_, k) => [1, 2, 5].map((n) => Number(`${n}e${k - 3}`))).flat(); // of the horizontal axis
 const EMPTY = { stride: 1, x: [], y: [] };
@@ -48,22 +47,6 @@ function spell(seconds) {
 
 // ---- curves: {stride, x, y}, where a gap is null
 
-const means = new WeakMap();
-
-// the mean over a few steps around each point
-function smoothed(curve) {
-  if (!means.has(curve)) {
-    const { stride, x, y } = curve;
-    const reach = Math.max(Math.round(REACH / stride), stride > 1 ? 2 : 0); // minimum and maximum of a bucket
-    const mean = y.map((value, i) => {
-      const near = value === null ? [] : y.slice(Math.max(0, i - reach), i + reach + 1).filter((each) => each !== null);
-      return near.length ? near.reduce((sum, each) => sum + each, 0) / near.length : null;
-    });
-    means.set(curve, { stride, x, y: mean });
-  }
-  return means.get(curve);
-}
-
 function nearest(values, index) {
   if (index === null || index === undefined) return null;
   for (let away = 0; away < values.length; away++) {
@@ -73,11 +56,16 @@ function nearest(values, index) {
   return null;
 }
 
-// lowest and highest value of the lines `rows` between two places, the pieces of line at the edges included
-function extent(x, rows, [from, to]) {
+// lowest and highest value of the lines `rows` between two places, the pieces of line at the edges included, outliers left out
+function extent(x, rows, [from, to], fences = []) {
   let low = Infinity, high = -Infinity;
-  const take = (value) => { low = Math.min(low, value); high = Math.max(high, value); };
-  for (const y of rows) {
+  for (const [row, y] of rows.entries()) {
+    const [least, most] = fences[row] ?? ANYWHERE;
+    const take = (value) => {
+      if (value < least || value > most) return;
+      low = Math.min(low, value);
+      high = Math.max(high, value);
+    };
     let last = -1;
     for (let i = 0; i < x.length; i++) {
       if (y[i] == null) continue;
@@ -91,9 +79,13 @@ function extent(x, rows, [from, to]) {
   return low <= high ? [low, high] : null;
 }
 
-function valueRange(found, share) {
+function valueRange(found, share, log) {
   if (!found) return [0, 1];
   const [low, high] = found;
+  if (log) {
+    const edge = Math.max((high - low) * 0.06, 0.04);
+    return [low - edge, high + edge];
+  }
   const room = (high - low || Math.abs(high) || 1) * 0.06;
   const bottom = low >= 0 && low < 0.3 * high ? 0 : low - room;
   return [bottom, share && high <= 1 ? Math.min(high + room, 1.005) : high + room];
@@ -183,7 +175,7 @@ class Board {
 
 class Plot {
   constructor(board, node) {
-    Object.assign(this, { board, node, lines: [], share: false, best: null });
+    Object.assign(this, { board, node, lines: [], share: false, best: null, log: false, marks: [] });
     board.plots.add(this);
     board.sizes.observe(node);
     this.blur = () => board.point(null);
@@ -200,12 +192,13 @@ class Plot {
     this.uplot?.destroy();
   }
 
-  // draw at the next frame what is not drawn yet; `best` is the [x, y] of the point that is marked
-  update(lines, share, best) {
+  // draw at the next frame what is not drawn yet; `best` is the [x, y] of the point that is marked, `marks` are other places
+  update(lines, share, best, log = false, marks = []) {
     const { unit, axis } = this.board;
-    const seen = [unit, axis.end, share, best?.[0], best?.[1], ...lines.flatMap(({ curve, colour }) => [curve, colour])];
+    const seen = [unit, axis.end, share, log, best?.[0], best?.[1], ...marks,
+      ...lines.flatMap(({ curve, colour, fence = ANYWHERE }) => [curve, colour, ...fence])];
     if (this.seen?.length === seen.length && seen.every((each, i) => each === this.seen[i])) return;
-    Object.assign(this, { seen, lines, share, best });
+    Object.assign(this, { seen, lines, share, best, log, marks });
     cancelAnimationFrame(this.frame);
     this.frame = requestAnimationFrame(() => this.draw());
   }
@@ -213,13 +206,29 @@ class Plot {
   draw() {
     const { lines, board } = this;
     if (!board.root) return;
-    const tables = lines.map(({ curve, unit = board.unit }) => [curve.x.map((x) => x / unit), curve.y]);
+    const tables = lines.map(({ curve, unit = board.unit }) => [curve.x.map((x) => x / unit), this.log ? curve.y.map((y) => this.high(y)) : curve.y]);
     this.data = tables.length ? uPlot.join(tables) : [[], []];
+    this.fences = lines.map(({ fence = ANYWHERE }) => fence.map((edge) => this.high(edge)));
     board.theme();
     const kind = JSON.stringify(lines.map(({ colour, faint, quiet }) => [colour, faint, quiet]));
     if (!this.uplot || this.kind !== kind) this.build(kind);
     else this.uplot.setData(this.data);
     if (board.place !== null) board.refresh(); // what is read under the cursor
+  }
+
+  // how high a value is drawn, and the value of a height: a logarithmic axis is a linear one of logarithms
+  high(value) {
+    return !this.log || value === null ? value : value > 0 ? Math.log10(value) : value === 0 || value === -Infinity ? -Infinity : null;
+  }
+
+  valueAt(height) {
+    return this.log && height != null ? 10 ** height : height;
+  }
+
+  // lowest and highest of what is in sight; where there are only outliers, they are
+  inSight() {
+    const [x, ...rows] = this.data, span = this.board.span();
+    return extent(x, rows, span, this.fences) ?? extent(x, rows, span);
   }
 
   again() {
@@ -245,12 +254,12 @@ class Plot {
       },
       scales: {
         x: { time: false, range: () => board.span() },
-        y: { range: () => valueRange(extent(this.data[0], this.data.slice(1), board.span()), this.share) },
+        y: { range: () => valueRange(this.inSight(), this.share, this.log) },
       },
       axes: [
         { ...axis, size: 24, space: 48, incrs: () => this.places(), grid: { show: false }, values: (_, all) => all.map(compact) },
-        { ...axis, size: GUTTER, space: 36, grid: { stroke: ink("grid"), width: 1 },
-          values: (_, all) => all.map((value) => (this.filled() ? written(value, this.share) : "")) },
+        { ...axis, size: GUTTER, space: 36, grid: { stroke: ink("grid"), width: 1 }, splits: (...of) => this.heights(...of),
+          values: (_, all) => all.map((value) => (this.filled() ? written(this.valueAt(value), this.share) : "")) },
       ],
       series: [{}, ...this.series(ink)],
       hooks: { setCursor: [(plot) => this.hovered(plot)], setSelect: [(plot) => this.selected(plot)], draw: [(plot) => this.mark(plot)] },
@@ -272,6 +281,17 @@ class Plot {
     return this.board.zoom || this.board.end < 2 ? STEPS : STEPS.filter((step) => step >= 1);
   }
 
+  // heights of the numbers at the left
+  heights(plot, row, low, high, step) {
+    if (this.log) {
+      const ticks = logTicks(low, high);
+      if (ticks) return ticks;
+    }
+    const first = Math.ceil(low / step - 1e-9), count = Math.floor(high / step + 1e-9) - first + 1;
+    const equal = Array.from({ length: Math.max(0, Math.min(count, 50)) }, (_, k) => Number(((first + k) * step).toPrecision(12)));
+    return this.log ? equal.map((height) => Math.log10(Number((10 ** height).toPrecision(2)))) : equal;
+  }
+
   filled() {
     return this.data.slice(1).some((values) => values.length);
   }
@@ -285,13 +305,41 @@ class Plot {
     ctx.textBaseline = "top";
     ctx.fillText(board.unitName, bbox.left - 10 * scale, bbox.top + bbox.height + 6 * scale);
     const [low, high] = board.span();
+    this.outside(plot, ctx, scale);
+    for (const place of this.marks.filter((x) => x >= low && x <= high)) {
+      const left = plot.valToPos(place, "x", true);
+      ctx.fillStyle = board.ink("c2");
+      ctx.fillRect(left - scale / 2, bbox.top, scale, bbox.height);
+    }
     if (best && best[0] >= low && best[0] <= high) {
       ctx.fillStyle = board.ink("c2");
       ctx.beginPath();
-      ctx.arc(plot.valToPos(best[0], "x", true), plot.valToPos(best[1], "y", true), 3.2 * scale, 0, 7);
+      ctx.arc(plot.valToPos(best[0], "x", true), plot.valToPos(this.high(best[1]), "y", true), 3.2 * scale, 0, 7);
       ctx.fill();
     }
     ctx.restore();
+  }
+
+  // small triangles at the edge where points lie outside
+  outside(plot, ctx, scale) {
+    const { bbox, scales: { y: { min, max } } } = plot, [x, ...rows] = this.data, [from, to] = this.board.span();
+    const size = 3.5 * scale, taken = new Set();
+    ctx.fillStyle = this.board.ink("soft");
+    for (const [row, values] of rows.entries()) {
+      const [low, high] = this.fences[row] ?? ANYWHERE;
+      values.forEach((value, i) => {
+        if (value == null || x[i] < from || x[i] > to || (value >= low && value <= high) || (value >= min && value <= max)) return;
+        const above = value > high, left = Math.round(plot.valToPos(x[i], "x", true)), key = `${above} ${Math.round(left / size)}`;
+        if (taken.has(key)) return;
+        taken.add(key);
+        const edge = above ? bbox.top : bbox.top + bbox.height, base = edge + (above ? size : -size) * 1.6;
+        ctx.beginPath();
+        ctx.moveTo(left, edge);
+        ctx.lineTo(left - size, base);
+        ctx.lineTo(left + size, base);
+        ctx.fill();
+      });
+    }
   }
 
   selected(plot) {
@@ -323,7 +371,7 @@ class Plot {
     const { cursor, series, data } = this.uplot;
     const rows = series.map((line, row) => (row && !line.quiet ? row : 0)).filter(Boolean);
     const at = (row) => cursor.idxs?.[row] ?? cursor.idx;
-    return { places: rows.map((row) => data[0][at(row)]), values: rows.map((row) => data[row][at(row)]) };
+    return { places: rows.map((row) => data[0][at(row)]), values: rows.map((row) => this.valueAt(data[row][at(row)])) };
   }
 
   key(event) {
@@ -356,19 +404,20 @@ class Plot {
 // ---- parts for a panel
 
 // `axis` holds `unit` (steps), `end` (units), `name` and `digits`; each has a default
-function Charts({ board, axis = {}, hidden, single, children }) {
+function Charts({ board, axis = {}, hidden, children }) {
   board.axis = axis;
-  return html`<div class=${classes("tonb-charts", single && "tonb-single")} style=${{ visibility: hidden ? "hidden" : "" }}>${children}</div>`;
+  return html`<div class="tonb-charts" data-count=${[children].flat(2).filter(Boolean).length} style=${{ visibility: hidden ? "hidden" : "" }}>${children}</div>`;
 }
 
-// a line holds `curve` and `colour`; `name` for readers of the screen, `label` and `tone` for the legend; `quiet` is not read
-function Chart({ board, name = "", title, said = title, lines, share = false, best = null, note = "", legend, below, hidden, empty }) {
+// a line holds `curve` and `colour`; `name` for readers of the screen, `label` and `tone` for the legend; `quiet` is not read; values
+// outside its `fence` do not count for the range. With `tools` at the right of the title, the legend has a row of its own
+function Chart({ board, name = "", title, said = title, lines, share = false, best = null, log = false, marks, note = "", more, legend, tools, over, below, empty }) {
   const node = useRef(), plot = useRef();
   useLayoutEffect(() => {
     plot.current = new Plot(board, node.current);
     return () => plot.current.leave();
   }, []);
-  useLayoutEffect(() => plot.current.update(lines, share, best));
+  useLayoutEffect(() => plot.current.update(lines, share, best, log, marks));
   const reading = plot.current?.reading() ?? null, { texts } = board;
   const told = lines.filter((line) => line.name && line.curve.y.length).map(({ name, curve: { y } }) =>
     fill(texts.from_to, { name: texts[name] ?? name, first: written(y[0], share), last: written(y.at(-1), share) }));
@@ -377,11 +426,13 @@ function Chart({ board, name = "", title, said = title, lines, share = false, be
     [label, reading && written(reading.values[i], share)].filter(Boolean).join(" ")}</span>`);
   const where = reading ? board.where(reading.places) : note;
   const reset = () => (board.zoomTo(null), node.current.focus());
-  return html`<div class=${classes("tonb-chart", name)} data-points=${lines[0]?.curve.x.length ?? 0} data-lines=${lines.length} hidden=${hidden}>
+  const keys = html`<span class="tonb-legend">${legend === false ? where : html`<span class="tonb-key">${where}</span>${values}${reading && more?.(reading)}`}</span>`;
+  return html`<div class=${classes("tonb-chart", name, tools && "tonb-tall")} data-points=${lines[0]?.curve.x.length ?? 0} data-lines=${lines.length}
+      data-scale=${log ? "log" : "linear"}>
     <div class="tonb-chart-head">${typeof title === "string" ? html`<b class="tonb-title">${title}</b>` : title}
-      <span class="tonb-legend">${legend === false ? where : html`<span class="tonb-key">${where}</span>${values}`}</span></div>
+      ${tools ? html`<span class="tonb-tools">${tools}</span>` : keys}</div>${tools && keys}
     <div class="tonb-plot" tabindex="0" role="img" hidden=${empty} ref=${node}
       aria-label=${`${[said, told.join(", ")].filter(Boolean).join(": ")}. ${texts.keys}`}></div>
-    ${board.zoom && [...board.plots][0] === plot.current && html`<${Button} name="reset" onClick=${reset}>${texts.reset}<//>`}
+    <span class="tonb-over">${over}${board.zoom && [...board.plots][0] === plot.current && html`<${Button} name="reset" onClick=${reset}>${texts.reset}<//>`}</span>
     </div>${below?.(reading)}`;
 }

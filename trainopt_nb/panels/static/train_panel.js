@@ -1,21 +1,42 @@
 // The training panel: it shows what the kernel sends of a run, and sends back what is clicked.
 
+const MANY = 10; // times the current learning rate above which a new one is questioned
 const PARTS = ["data", "forward", "backward", "others", "rest"]; // what the seconds of a device go into
 
 // ---- what is clicked
 
-// the field of the learning rate: `ui.lr` holds what is typed, then `from`, the value shown when it was sent
+function setRate({ ui, face, send }, value) {
+  ui.lr.from = face.lr; // what was typed stays until the kernel sends another value
+  send({ command: "lr", value });
+}
+
+// a rate that would explode is questioned before it is taken
+function RateQuestion({ ui, face, texts, send, refresh }) {
+  const asked = ui.lr?.asked;
+  if (!asked) return null;
+  const times = compact(Number((asked / Number(face.lr)).toPrecision(2)));
+  const take = () => {
+    ui.lr.asked = null;
+    setRate({ ui, face, send }, asked);
+    refresh();
+  };
+  return html`<div class="tonb-say tonb-question" role="alert"><span>${fill(texts.lr_asked, { lr: compact(asked), now: face.lr, times })}</span>
+    <span class="tonb-answers"><${Button} name="take" onClick=${take}>${texts.lr_take}<//><${Button} name="leave"
+      onClick=${() => refresh((ui.lr = null))}>${texts.lr_leave}<//></span></div>`;
+}
+
+// the field of the learning rate: `ui.lr` holds what is typed, `asked` while a high one is questioned, then `from`, the value shown when
+// it was sent
 function Rate({ ui, face, texts, live, send, refresh }) {
   const own = live && ui.lr && (ui.lr.from === undefined || ui.lr.from === face.lr);
   if (!own) ui.lr = null;
   const commit = () => {
-    if (!ui.lr || ui.lr.from !== undefined) return;
+    if (!ui.lr || ui.lr.from !== undefined || ui.lr.asked) return;
     const text = ui.lr.text.trim();
     const value = /^\+?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(text) ? Number(text) : NaN;
-    if (value > 0 && Number.isFinite(value)) {
-      ui.lr.from = face.lr; // what was typed stays until the kernel sends another value
-      send({ command: "lr", value });
-    } else ui.lr.refused = fill(texts.lr_refused, { found: text || texts.nothing });
+    if (value > MANY * Number(face.lr) && Number.isFinite(value)) ui.lr.asked = value;
+    else if (value > 0 && Number.isFinite(value)) setRate({ ui, face, send }, value);
+    else ui.lr.refused = fill(texts.lr_refused, { found: text || texts.nothing });
     refresh();
   };
   const type = (event) => {
@@ -41,33 +62,13 @@ function Controls(panel) {
   } });
   const seen = (shown) => ({ visibility: shown ? "" : "hidden" }); // both words keep their place
   return html`<div class="tonb-controls" hidden=${!face.controls}><${Rate} ...${panel} />
-    <${Button} ...${press("pause", paused ? "resume" : "pause", (now) => (now.state === "paused") !== paused)}>
+    <${Button} data-paused=${paused} ...${press("pause", paused ? "resume" : "pause", (now) => (now.state === "paused") !== paused)}>
       <span style=${seen(!paused)}>${texts.pause}</span><span style=${seen(paused)}>${texts.resume}</span><//>
     <${Button} ...${press("save", "save", (now) => now.saved?.time !== from)}>${texts.save}<//>
     <${Button} ...${press("stop", "stop", (now) => !now.live)}>${texts.stop}<//></div>`;
 }
 
 // ---- what is shown
-
-function Pictures({ ui, face, curves, texts, board, refresh }) {
-  const { metrics, best, axis: [unit, end] } = face;
-  if (!metrics.includes(ui.metric)) ui.metric = metrics[0] ?? null;
-  const choose = (name) => refresh((ui.metric = name));
-  const begun = face.state !== "waiting", single = begun && !metrics.length; // the charts keep their place before the run begins
-  const train = curves["train loss"] ?? EMPTY, valid = curves["valid loss"] ?? EMPTY;
-  const losses = [
-    { curve: train, colour: "c1", faint: true, quiet: true, name: "train loss" },
-    { curve: smoothed(train), colour: "c1", label: texts.train, tone: "tonb-train" },
-    { curve: valid, colour: "c2", label: texts.valid, tone: "tonb-valid", name: "valid loss" },
-  ];
-  const other = metrics.length ? [{ curve: curves[ui.metric] ?? EMPTY, colour: "c2", tone: "tonb-valid", name: ui.metric }] : [];
-  const marked = best && best.name === ui.metric;
-  const title = html`<${Choice} names=${metrics} chosen=${ui.metric} label=${texts.drawn} choose=${choose} />`;
-  return html`<${Charts} board=${board} axis=${{ unit, end }} hidden=${!begun} single=${single}>
-    <${Chart} board=${board} name="tonb-loss" title=${texts.loss} lines=${losses} note=${face.lowest ?? ""} />
-    <${Chart} board=${board} name="tonb-other" title=${title} said=${ui.metric} lines=${other} hidden=${single}
-      share=${face.shares.includes(ui.metric)} best=${marked ? [best.step / unit, best.value] : null} note=${marked ? best.text : ""} /><//>`;
-}
 
 function Devices({ devices, texts }) {
   const row = ([name, shares, [speed, memory, cores], slow]) => {
@@ -113,6 +114,7 @@ export default panel((shared) => {
       <${Controls} ...${shared} waits=${waits} /><//>
     <${Bar} fraction=${face.fraction} label=${texts.progress} />
     <${Say} text=${lost ? texts.gone : ui.lr?.refused || (slow && texts.slow) || ""} />
+    <${RateQuestion} ...${shared} />
     <${Figures} figures=${face.figures} />
     <${Pictures} ...${shared} />
     <${Devices} devices=${face.devices} texts=${texts} />
