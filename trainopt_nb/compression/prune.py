@@ -24,10 +24,13 @@ from trainopt_nb.compression.step_options import (
 )
 from .steps import Doing, Step, Work
 from .strength import find_strength
-from .teacher import fine_tune, recalibrate
+from .teacher import fine_tune, planned_epochs, recalibrate
 from ..task.signatures import call
 
 # %% ../../nbs/compression/15_prune.ipynb #37f4d609
+_EPOCHS = 6  # of fine-tuning, or more where they make few updates
+
+
 @dataclass(frozen=True, repr=False)
 class PruneOptions(Options):
     "How a network is pruned"
@@ -50,7 +53,7 @@ class PruneOptions(Options):
     round_to: int = option(
         8, "what is left of a layer is a multiple of this", low=1, high=256, unit="channels", group="Prune"
     )
-    epochs: int = epochs_option("Prune", 6, "in all after channels were removed")
+    epochs: int | str = epochs_option("Prune", _EPOCHS, "in all after channels were removed")
     teacher: bool = teacher_option("Prune")
     milder: int = option(
         0,
@@ -128,16 +131,14 @@ def _pruned(work, options):
         raise CompressError("This model cannot be pruned: it has no layers with weights.")
     left, sentence = Left(work, module, options.target), ""
     weights = sum(p.numel() for p in module.parameters())
+    whole = planned_epochs(work, options.epochs, _EPOCHS)
     for number in range(1, options.iterations + 1):
         target = (1 - options.amount) ** (number / options.iterations)
         share = 1 - (1 - options.amount) ** (1 / options.iterations)
         module, sentence = yield from _round(work, module, options, left, target, share)
         yield Doing("prune", sentence)
         recalibrate(module, work.judge.training_batches(32))
-        epochs = (
-            options.epochs * number // options.iterations
-            - options.epochs * (number - 1) // options.iterations
-        )
+        epochs = whole * number // options.iterations - whole * (number - 1) // options.iterations
         module = yield from fine_tune(work, module, epochs, options.teacher, f"prune-{number}")
     if sum(p.numel() for p in module.parameters()) == weights:
         raise CompressError(f"No channels were removed. {sentence}")
