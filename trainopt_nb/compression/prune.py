@@ -14,6 +14,7 @@ from ..base.options import Options, option
 from .channels import find_channels, remove_channels
 from .importance import IMPORTANCE, Importance
 from .judge import rows_of
+from .layer_weights import layer_weights
 from .left import OF, Left
 from .served import TorchServed
 from trainopt_nb.compression.step_options import (
@@ -44,9 +45,9 @@ class PruneOptions(Options):
     )
     by: str = option("taylor", "how much a channel counts", choices=IMPORTANCE, group="Prune")
     scope: str = option(
-        "global",
-        "whether channels of all layers are compared, or each layer loses the same share",
-        choices=("global", "local"),
+        "auto",
+        "where channels go: measured takes more of layers that take longer here, global compares the channels of all layers, local takes the same share of each; auto is measured for latency, else global",
+        choices=("auto", "measured", "global", "local"),
         group="Prune",
     )
     iterations: int = iterations_option("Prune", 1, "channels are removed")
@@ -114,6 +115,11 @@ def _round(work, module, options, left, target, share):
     channels = find_channels(module, work.inputs())
     if text := channels.sentence():
         work.notes.append(text)
+    if options.scope == "auto":
+        options = options.replace(scope="measured" if options.target == "latency" else "global")
+    if options.scope == "measured":
+        yield Doing("prune", "measures what layers take of the latency")
+        channels = channels._replace(weights=layer_weights(work, module, importance, channels))
     if options.target != "channels":
         return (yield from _find_share(work, module, importance, channels, options, left, target))
     inputs = work.inputs()
