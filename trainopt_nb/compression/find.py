@@ -77,8 +77,8 @@ class _Ending(Trying):
 _FAR = 3  # times faster than the best quick step that an engine may be which is compiled before networks are made smaller
 
 
-class Search(_Ending):
-    "A search over recipes that goes on until its time is used up"
+class _Planning(_Ending):
+    "A search that decides what comes next"
 
     def _next(self):
         "Return the next recipe that fits into the time that is left; None where there is none"
@@ -135,6 +135,10 @@ class Search(_Ending):
         )
         named = [finish for finish in self.proposals.finishes if finish in found]
         return sorted(named, key=key)[:2] or self.listed.finishes[:1]
+
+# %% ../../nbs/compression/69_find.ipynb #8cd0873a
+class Search(_Planning):
+    "A search over recipes that goes on until its time is used up"
 
     def events(self) -> Generator:
         "Try recipes; yields events of the steps, and `Searched` at the end"

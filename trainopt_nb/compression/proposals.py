@@ -85,8 +85,8 @@ class _Space:
         return Proposal(self._steps(body, amount, finish), trial, body if amount else "", amount)
 
 # %% ../../nbs/compression/66_proposals.ipynb #b2c3a25d
-class Proposals(_Space):
-    "Chooses recipes from what was tried"
+class _Plans(_Space):
+    "Recipes that come before those of the study"
 
     def plan(
         self,
@@ -104,6 +104,10 @@ class Proposals(_Space):
         for body, amount in _THEN:
             if body in self.bodies:
                 self.ahead += [{"body": body, f"{body} amount": amount, "finish": finish} for finish in best]
+
+# %% ../../nbs/compression/66_proposals.ipynb #0aef28e6
+class Proposals(_Plans):
+    "Chooses recipes from what was tried"
 
     def ask(self) -> Proposal | None:  # None where nothing new comes
         "Return a recipe that was not tried"

@@ -126,7 +126,7 @@ def planned_epochs(
         work.notes.append(said)
     return found
 
-
+# %% ../../nbs/compression/10_teacher.ipynb #64eeb79f
 def fine_tune(
     work: Work,
     module: nn.Module,  # changed in place
