@@ -110,7 +110,7 @@ class Lab:
             monkeypatch.setitem(STEPS._entries, name, Step(options, self.apply(name), ""))
         listed = Shortlist(("serve", "quantize int8"), ("prune",), ("an engine (not installed)",))
         monkeypatch.setattr(budget_module, "shortlist", lambda module, sizes: listed)
-        monkeypatch.setattr(budget_module, "epoch_seconds", lambda work: 0.01)
+        monkeypatch.setattr(budget_module, "epoch_seconds", lambda work: 0.003)
 
         def judge(new, parent, original, floor, sizes):
             holds = floor.holds(new.figure, original.figure)
@@ -188,8 +188,9 @@ def test_engines_that_compile_come_late_or_not_at_all(lab, session, monkeypatch,
     assert search.listed.left_out == ((said,) if aim == "fastest" else ())
 
 
-def test_a_search_on_little_data_trains_for_enough_updates(lab, session):
+def test_a_search_on_little_data_trains_for_enough_updates(lab, session, monkeypatch):
     assert search_module.Search(session, 1.0, "fastest", 0).proposals.epochs == 29  # 21 updates each
+    monkeypatch.setattr(budget_module, "epoch_seconds", lambda work: 0.01)
     assert search_module.Search(session, 0.02, "fastest", 0).proposals.epochs == 12  # a tenth of 1.2 s
     assert session.work.notes == []
 
