@@ -12,6 +12,7 @@ import torch
 from helpers import Wire
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -840,7 +841,8 @@ class Slow(Dataset):
         return torch.zeros(3), place % 2
 
 
-def measured(panel):
+def measured(panel, seconds):
+    panel.loading.seconds = seconds
     panel.widget.comm.click({"do": "measure"})
     panel.loading.wait(120)
     return face(panel)["loading"]
@@ -849,7 +851,7 @@ def measured(panel):
 def test_loading_is_measured_beside_the_notebook():
     panel = opened(Slow(), model=small(), options=TrainOptions.of(batch_size=16))
     assert face(panel)["loading"]["state"] == ""
-    told = measured(panel)
+    told = measured(panel, 2)
     assert told["state"] == "done" and "The model waits" in told["said"] and told["rows"][0][4] == ""
     assert told["bar"][0] > told["bar"][1] and len(told["rows"]) > 1
     assert any("--workers" in row[4] for row in told["rows"])
@@ -857,7 +859,7 @@ def test_loading_is_measured_beside_the_notebook():
 
 def test_loading_of_data_in_memory_has_nothing_to_choose(monkeypatch):
     monkeypatch.setenv("TRAINOPT_LANGUAGE", "zh")
-    told = measured(opened(table()))
+    told = measured(opened(table()), 0.5)
     assert (
         told["state"] == "done" and len(told["rows"]) == 1 and told["bar"] is None and "内存" in told["said"]
     )
@@ -873,7 +875,7 @@ def test_loading_is_measured_and_each_module_keeps_its_mode():
 
 
 def test_loading_that_fails_says_why():
-    told = measured(opened(table(), model=nn.Linear(4, 2)))
+    told = measured(opened(table(), model=nn.Linear(4, 2)), 0.5)
     assert told["state"] == "failed" and "4" in told["said"]
 
 
@@ -923,3 +925,27 @@ def test_gaps_in_texts_and_a_missing_variable_are_one_sentence():
         shell.run_cell(code)
         with pytest.raises(UsageError, match=match):
             shell.run_line_magic("trainopt", "data")
+
+
+def test_a_word_names_a_variable_or_files(tmp_path):
+    shell = InteractiveShell.instance()
+    shell.run_line_magic("load_ext", "trainopt_nb")
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        for number in range(3):
+            Image.new("RGB", (8, 8), (40 * number, 0, 90)).save(tmp_path / label / f"{number}.png")
+    shell.user_ns.pop("model", None)
+    shell.user_ns["train_data"] = shell.user_ns["valid_data"] = np.eye(4, dtype="float32"), np.arange(4) % 2
+    shell.user_ns["others"] = np.eye(6, dtype="float32"), np.arange(6) % 3
+    for word, samples, valid in (
+        (str(tmp_path), 6, None),
+        ("others", 6, None),
+        ("others --valid-data valid_data", 6, 4),
+        ("train_data", 4, 4),
+    ):
+        shell.run_line_magic("trainopt", f"data {word}")
+        report = shell.user_ns["report"]
+        assert report.train.rows == samples, word
+        assert (report.valid and report.valid.rows) == valid, word
+    with pytest.raises(UsageError, match="no variable and no file 'othres'"):
+        shell.run_line_magic("trainopt", "data othres")

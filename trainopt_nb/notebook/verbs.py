@@ -150,6 +150,7 @@ for _name, _place in {
     "attach": "run_verbs:ATTACH",
     "resume": "run_verbs:RESUME",
     "predict": "predict_verb:PREDICT",
+    "inspect": "inspect_verb:INSPECT",
     "options": "verb_help:OPTIONS",
     "help": "verb_help:HELP",
     "convert": "convert_verb:CONVERT",
@@ -166,6 +167,7 @@ NAMES = {  # what other programs call a verb -> its name here
     "shrink": "compress",
     "continue": "resume",
     "infer": "predict",
+    "interpret": "inspect",
     "list": "runs",
     "ls": "runs",
     "show": "attach",
@@ -195,5 +197,8 @@ def find_verb(
         place = f"%trainopt {name} on a line of its own" if verb.line else f"trainopt {name} in a terminal"
         raise OptionError(f"%%trainopt {name} takes no cell body: write {place}.")
     if not cell and not verb.line:
-        raise OptionError(f"%trainopt {name} works in a terminal: trainopt {name}.")
+        place = (
+            f"%%trainopt {name} above the code of a cell" if verb.cell else f"trainopt {name} in a terminal"
+        )
+        raise OptionError(f"%trainopt {name} does not work on a line: write {place}.")
     return verb, rest
