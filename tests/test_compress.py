@@ -2,6 +2,7 @@
 
 import json
 from copy import deepcopy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from trainopt_nb.api.fit import fit
 from trainopt_nb.api.prepare_run import stored_options
 from trainopt_nb.base.errors import CompressError, OptionError, TaskError
+from trainopt_nb.compression import layer_weights as layer_weights_module
 from trainopt_nb.compression import sparse
 from trainopt_nb.compression.candidate import Floor, judge_candidate
 from trainopt_nb.compression.channels import find_channels, remove_channels
@@ -28,7 +30,7 @@ from trainopt_nb.compression.recipe import Recipe, clicked_step, named_step
 from trainopt_nb.compression.served import TorchServed
 from trainopt_nb.compression.sparse import rows_of_layers, unpack, use_sparse
 from trainopt_nb.compression.steps import Work
-from trainopt_nb.compression.teacher import fine_tune
+from trainopt_nb.compression.teacher import fine_tune, planned_epochs
 from trainopt_nb.compression.timing import Times
 from trainopt_nb.runs.table import list_runs
 from trainopt_nb.task.task import Task
@@ -280,6 +282,42 @@ def test_channels_are_removed_by_each_importance(digits, by, scope):
     widths = widths_of(pruned)
     assert all(width % 2 == 0 for width in widths) and sum(widths) < sum(widths_of(net))
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_layers_that_take_longer_lose_more(digits, monkeypatch):
+    net = resnet().eval()
+    judge = Judge(Task(net, *digits), CPU.replace(batch_size=16))
+    x = judge.inputs(2)
+    channels, importance = find_channels(net, x), Importance("magnitude", net)
+    slow = channels.groups[-1][0]
+
+    class Left:
+        def __init__(self, work, module, of, seconds):
+            assert of == "latency"
+
+        def __call__(self, smaller):
+            whole, now = (each.get_submodule(slow).out_channels for each in (net, smaller))
+            return 0.5 if now < whole else 0.95
+
+    monkeypatch.setattr(layer_weights_module, "Left", Left)
+    work = SimpleNamespace(inputs=lambda count=2: judge.inputs(count))
+    weights = layer_weights_module.layer_weights(work, net, importance, channels)
+    assert weights.keys() == {name for group in channels.groups for name in group}
+    assert weights[slow] > 2 > 1 > max(value for name, value in weights.items() if name != slow)
+    pruned = remove_channels(net, x, 0.3, importance, channels._replace(weights=weights), "measured", 2)
+    left = {
+        name: pruned.get_submodule(name).out_channels / net.get_submodule(name).out_channels
+        for name in weights
+    }
+    assert left[slow] < 0.5 < 0.8 < min(value for name, value in left.items() if name != slow)
+
+
+def test_fine_tuning_takes_as_long_as_the_data_need(digits):
+    net = mlp()
+    work = SimpleNamespace(judge=Judge(Task(net, *digits), CPU.replace(batch_size=32)), notes=[])
+    assert planned_epochs(work, "auto", 6) == 15 and planned_epochs(work, 3, 6) == 3
+    assert planned_epochs(work, "auto", 20) == 20
+    assert work.notes == ["Trained 15 epochs of 41 updates each, as epochs=auto does for little data."]
 
 
 def test_gradients_choose_channels_that_matter():

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from copy import deepcopy
 from functools import cache
 
@@ -27,7 +28,7 @@ from trainopt_nb.compression.quantize import quantize, quantizing
 from trainopt_nb.compression.sensitivity import layers_to_keep, sensitivity
 from trainopt_nb.compression.served import OnnxServed, TorchServed, require_engine
 from trainopt_nb.compression.to_onnx import to_onnx
-from trainopt_nb.compression.torchao import quantized_linear, torchao_program
+from trainopt_nb.compression.torchao import called_layers, quantized_linear, torchao_program
 from trainopt_nb.tables.features import Known, fit_features
 
 
@@ -289,6 +290,25 @@ def test_torchao_agrees_and_is_shipped_as_a_program(config):
     assert agreement(served, TorchServed(model), batches).error < 0.05
     held = [t for t in served.program.state_dict.values() if t.numel() > 500]
     assert all(t.dtype == torch.int8 for t in held)
+
+
+def test_attention_is_exported_in_few_operations():
+    graph = onnx.load_from_string(exported(Encoder)).graph
+    kinds = Counter(node.op_type for node in graph.node)
+    assert kinds["Softmax"] == 2 and kinds["Transpose"] <= 6 and len(graph.node) < 70, kinds
+
+
+def test_torchao_leaves_layers_that_attention_reads_by_itself():
+    model, batches = trained(Encoder)
+    called = called_layers(model, batches)
+    small = quantized_linear(model, "Int8DynamicActivationInt8WeightConfig", (), called)
+    kinds = {
+        name: type(each.weight).__name__
+        for name, each in small.named_modules()
+        if isinstance(each, nn.Linear)
+    }
+    assert {name for name, kind in kinds.items() if kind == "Parameter"} == {f"layers.layers.{i}.self_attn.out_proj" for i in (0, 1)}  # fmt: skip
+    assert agreement(TorchServed(small), TorchServed(model), batches).error < 0.05
 
 
 @pytest.mark.parametrize("make", [resnet, Encoder])

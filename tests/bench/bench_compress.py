@@ -135,6 +135,18 @@ def find_best(name, net, data, chosen, folder):
     )
 
 
+def fewer(found):
+    "Say how many multiplications candidates make, beside how fast they are"
+    first, *rest = found.candidates
+    size = min(first.measurement.times)
+    said = [
+        f"{each.name}: {first.measurement.macs / each.measurement.macs:.2f}x fewer multiplications, {each.speedups[size]:.2f}x at batch {size}."
+        for each in rest
+        if each.measurement.macs
+    ]
+    return "\n".join(said)
+
+
 def main():
     reader = argparse.ArgumentParser(description=__doc__)
     reader.add_argument(
@@ -185,7 +197,10 @@ def main():
                         folder=folder,
                         write=lambda line: None,
                     )
-                    print(f"\n{name}, {recipe}, {time.perf_counter() - began:.0f} s\n{found}", flush=True)
+                    print(
+                        f"\n{name}, {recipe}, {time.perf_counter() - began:.0f} s\n{found}\n{fewer(found)}",
+                        flush=True,
+                    )
                 except TrainoptError as error:
                     print(f"\n{name}, {recipe}: refused, {error}", flush=True)
 

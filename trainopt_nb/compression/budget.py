@@ -7,6 +7,7 @@ __all__ = ['FINALISTS', 'Budget']
 
 # %% ../../nbs/compression/67_budget.ipynb #848af436
 import time
+from dataclasses import replace
 
 from ..base.errors import OptionError
 from .costs import Costs, epoch_seconds
@@ -15,8 +16,9 @@ from .proposals import Proposals
 from .recipe import Recipe
 from .session import Compression
 from .shortlist import shortlist
+from .teacher import planned_epochs
 
-FINALISTS, _MOST_EPOCHS = 4, 8
+FINALISTS, _EPOCHS = 4, 8
 
 # %% ../../nbs/compression/67_budget.ipynb #2076f979
 class _Time:
@@ -41,14 +43,19 @@ class _Time:
         self.final = (FINALISTS + 1) * sizes * self.final_timing
         work.seconds = min(self.timing, max(0.05, self.seconds / 200))
         self.costs = Costs(3 * (sizes * work.seconds + other), epoch_seconds(work))
-        self.listed = shortlist(original.served.module)
+        self.listed = shortlist(original.served.module, session.served_sizes)
         if aim == "smallest":  # another runtime alone saves no bytes
             last = sorted(self.listed.finishes, key=lambda finish: finish.startswith("serve"))
             self.listed = self.listed._replace(finishes=tuple(last))
-        epochs = min(_MOST_EPOCHS, int(0.2 * self.seconds / self.costs.epoch))
-        self.proposals = Proposals(self.listed, epochs, seed)
+        self.proposals = Proposals(self.listed, self._epochs(), seed)
         self.known = {each.steps: each.number for each in session.candidates[1:]}
-        self.first, self.tried, self.unfit, self.followed = original, 0, 0, False
+        self.first, self.tried, self.unfit = original, 0, 0
+
+    def _epochs(self):
+        "Return how many epochs of fine-tuning there is time for"
+        enough = planned_epochs(replace(self.session.work, notes=[]), "auto", _EPOCHS)
+        few = min(_EPOCHS, int(0.2 * self.seconds / self.costs.epoch))
+        return max(few, min(enough, int(0.1 * self.seconds / self.costs.epoch)))
 
     @property
     def final_timing(self) -> float:

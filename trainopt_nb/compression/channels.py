@@ -8,7 +8,8 @@ __all__ = ['Channels', 'remove_channels', 'output_layers', 'find_channels']
 # %% ../../nbs/compression/13_channels.ipynb #8a3c1b5b
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ from ..data.tensors import Batch, leaves
 from ..task.signatures import call
 
 _ROOTS = (nn.modules.conv._ConvNd, nn.Linear)
-_LEAST = 0.1  # of a layer that stays
+_LEAST, _MOST = 0.1, 0.95  # of a layer that stays, and that goes
 
 # %% ../../nbs/compression/13_channels.ipynb #061aaa1f
 def _attention_parts(module):
@@ -57,15 +58,16 @@ class _Ranking:
 class _Pruning:
     "A pruner for one copy of a network"
 
-    def __init__(self, module, inputs, importance, share, scope, round_to, fixed):
+    def __init__(self, module, inputs, importance, share, scope, round_to, fixed, weights=()):
         tp = require_engine("torch_pruning", "Pruning", "torch-pruning")
         self.module, named = module, dict(module.named_modules())
         ignored = [named[name] for name in fixed] + _attention_parts(module)
+        shares = {named[n]: min(_MOST, 1 - (1 - share) ** weight) for n, weight in dict(weights).items()}
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
             self.pruner = tp.pruner.BasePruner(
                 module, inputs, _Ranking(importance, round_to), global_pruning=scope == "global", pruning_ratio=share, round_to=round_to,
-                ignored_layers=ignored, in_channel_groups={}, out_channel_groups={}, num_heads={},
+                ignored_layers=ignored, pruning_ratio_dict=shares, in_channel_groups={}, out_channel_groups={}, num_heads={},
                 root_module_types=[tp.ops.TORCH_CONV, tp.ops.TORCH_LINEAR], forward_fn=call, output_transform=_tensors,
             )  # fmt: skip
 
@@ -98,6 +100,8 @@ class Channels(NamedTuple):
 
     fixed: dict[str, str]  # name of a layer that keeps its channels -> why
     heads: bool  # whether heads can be removed
+    groups: tuple[tuple[str, ...], ...] = ()  # layers that lose their channels together
+    weights: Mapping[str, float] = MappingProxyType({})  # of layers: 2 loses a share twice, 0.5 half of it
 
     def sentence(self) -> str:  # empty where all is pruned
         "Say what is left as it is"
@@ -122,7 +126,9 @@ def remove_channels(
     if not share:
         return copied
     importance.attach(copied)
-    pruning = _Pruning(copied, inputs, importance.scorer(), share, scope, round_to, channels.fixed)
+    pruning = _Pruning(
+        copied, inputs, importance.scorer(), share, scope, round_to, channels.fixed, channels.weights
+    )
     torch.manual_seed(0)  # for a random importance
     copied = pruning.run()
     if channels.heads:
@@ -241,4 +247,4 @@ def find_channels(
         nothing = f"it has no layers whose channels are not outputs{strange}"
         reason = reason or next(iter(failing.values()), nothing)
         raise CompressError(f"This model cannot be pruned: {reason}.")
-    return Channels(fixed, heads)
+    return Channels(fixed, heads, tuple(group for group in groups if not fixed.keys() & {*group}))

@@ -20,7 +20,7 @@ from .recipe import RecipeStep, named_step
 from .served import TorchServed
 from .steps import Doing, Step, Work
 from .student import STYLES, answer, student
-from .teacher import check_teacher, fine_tune
+from .teacher import check_teacher, fine_tune, planned_epochs
 from ..data.tensors import leaves
 
 # %% ../../nbs/compression/63_distill_step.ipynb #c8eba535
@@ -130,10 +130,7 @@ def epochs_of(
     options: DistillStepOptions,
 ) -> int:
     "Return the epochs of a student's training"
-    if options.epochs != "auto":
-        return options.epochs
-    steps = sum(1 for _ in work.judge.training_batches(UPDATES // EPOCHS))
-    return max(EPOCHS, -(-UPDATES // max(1, steps)))
+    return planned_epochs(work, options.epochs, EPOCHS, UPDATES)
 
 
 def policy_of(

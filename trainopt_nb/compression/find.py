@@ -20,6 +20,9 @@ from .steps import Doing, Searched
 from .trying import Trying
 
 # %% ../../nbs/compression/69_find.ipynb #fbeeb339
+_FAR = 3  # times faster than the best quick step that an engine may be which is compiled before networks are made smaller
+
+
 class _Ending(Trying):
     "A search that picks"
 
@@ -74,15 +77,14 @@ class _Ending(Trying):
         return Searched(self.aim, self.tried, best, numbers, spent, " ".join(said))
 
 # %% ../../nbs/compression/69_find.ipynb #96f94ad9
-class Search(_Ending):
-    "A search over recipes that goes on until its time is used up"
+class _Planning(_Ending):
+    "A search that decides what comes next"
 
     def _next(self):
         "Return the next recipe that fits into the time that is left; None where there is none"
         for _ in range(12):
-            if not self.proposals.ahead and not self.followed:
-                self.followed = True
-                self.proposals.follow(self._best_finishes())
+            while not self.proposals.ahead and self._stages:
+                self._stages.pop(0)()
             proposal = self.proposals.ask()
             if proposal is None or self.cost(proposal.steps) < self.left:
                 return proposal
@@ -90,19 +92,53 @@ class Search(_Ending):
             self.proposals.tell(proposal, None, None)
         return None
 
-    def _best_finishes(self):
-        "Return the last steps that were best for the original"
+    def __init__(self, *args):
+        super().__init__(*args)
+        self._stages = [self._divide_compiled, self._follow]
+
+    def _divide_compiled(self):
+        "Plan engines that compile where they may gain far more than the others; leave out those that cannot win"
+        found = self._finished()
+        best = min(found, key=lambda name: found[name].latency, default="the original")
+        speed, self.later = 1 / found[best].latency if found else 1.0, []
+        for finish, most in self.listed.compiled.items():
+            if self.aim == "fastest" and most <= speed:
+                why = (
+                    f"{finish} (at most about {most:.1f}x is expected of it here, and {best} is {speed:.1f}x)"
+                )
+                self.listed = self.listed._replace(left_out=(*self.listed.left_out, why))
+            elif self.aim != "smallest" and most > _FAR * speed:
+                self.proposals.plan([finish])
+            else:
+                self.later.append(finish)
+
+    def _follow(self):
+        "Plan smaller networks, and then the other engines that compile"
+        self.proposals.follow(self._best_finishes())
+        self.proposals.plan(self.later)
+
+    def _finished(self):
+        "Return the last steps that were kept for the original, and their merits"
         session, found = self.session, {}
         for steps, number in self.known.items():
             if number is not None and len(steps) == 1 and session.candidates[number].verdict.kept:
                 found[steps[0]] = merits(session.candidates[number], self.first, session.served_sizes[0])
+        return found
+
+    def _best_finishes(self):
+        "Return the last steps that were best for the original"
+        found = self._finished()
         key = (
             (lambda name: found[name].nbytes)
             if self.aim == "smallest"
             else (lambda name: found[name].latency)
         )
-        named = [finish for finish in self.listed.finishes if finish in found]
+        named = [finish for finish in self.proposals.finishes if finish in found]
         return sorted(named, key=key)[:2] or self.listed.finishes[:1]
+
+# %% ../../nbs/compression/69_find.ipynb #8cd0873a
+class Search(_Planning):
+    "A search over recipes that goes on until its time is used up"
 
     def events(self) -> Generator:
         "Try recipes; yields events of the steps, and `Searched` at the end"

@@ -31,8 +31,10 @@ class Left:
         work: Work,
         module: nn.Module,  # the whole network
         of: str,  # a key of `OF`
+        seconds: float = 1.0,  # for each timing, at most
     ):
         self.work, self.of, self.dense = work, of, TorchServed(module, "before")
+        self.seconds = min(seconds, work.seconds)
         self.size = work.batch_sizes[0]
         self.inputs = work.inputs(self.size)
         self.macs = count_macs(self.dense.module, rows_of(self.inputs, 1))
@@ -48,7 +50,5 @@ class Left:
         if self.of == "size":
             return smaller.nbytes / self.dense.nbytes
         with fixed_threads(self.work.threads):
-            before, after = latencies(
-                [self.dense, smaller], {self.size: self.inputs}, min(1.0, self.work.seconds)
-            )
+            before, after = latencies([self.dense, smaller], {self.size: self.inputs}, self.seconds)
         return 1 / after[self.size].speedup(before[self.size])[0]

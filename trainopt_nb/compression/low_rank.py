@@ -22,9 +22,12 @@ from .served import TorchServed
 from .step_options import amount_option, epochs_option, teacher_option
 from .steps import Doing, Step, Work, trainable
 from .strength import find_strength
-from .teacher import fine_tune
+from .teacher import fine_tune, planned_epochs
 
 # %% ../../nbs/compression/18_low_rank.ipynb #1c1bd31b
+_EPOCHS = 4  # of fine-tuning, or more where they make few updates
+
+
 @dataclass(frozen=True, repr=False)
 class LowRankOptions(Options):
     "How layers are made thinner"
@@ -33,7 +36,7 @@ class LowRankOptions(Options):
     target: str = option(
         "latency", "what the amount is of", choices=("latency", "macs", "size"), group="Low rank"
     )
-    epochs: int = epochs_option("Low rank", 4, "after layers were replaced")
+    epochs: int | str = epochs_option("Low rank", _EPOCHS, "after layers were replaced")
     teacher: bool = teacher_option("Low rank")
 
 
@@ -159,7 +162,8 @@ def low_rank(
         f"Replacing {len(ranks)} layers by thinner ones leaves {reached:.2f} of the {OF[options.target]}.{near}"
     )
     yield Doing("lowrank", work.notes[-1])
-    module = yield from fine_tune(work, replaced(module, ranks), options.epochs, options.teacher, "lowrank")
+    epochs = planned_epochs(work, options.epochs, _EPOCHS)
+    module = yield from fine_tune(work, replaced(module, ranks), epochs, options.teacher, "lowrank")
     return TorchServed(module, f"{work.served.name} low rank")
 
 

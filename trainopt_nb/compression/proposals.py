@@ -17,9 +17,9 @@ from .recipe import Recipe
 from .shortlist import Shortlist
 from ..search.quiet_optuna import quiet_optuna
 
-_AMOUNTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+_AMOUNTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _THEN = (
-    ("prune", 0.5), ("lowrank", 0.5), ("prune", 0.7), ("prune", 0.3), ("lowrank", 0.7), ("distill", 0.7), ("prune", 0.8)
+    ("prune", 0.5), ("prune", 0.7), ("lowrank", 0.5), ("prune", 0.8), ("prune", 0.9), ("prune", 0.3), ("lowrank", 0.7), ("distill", 0.7)
 )  # fmt: skip
 
 
@@ -41,18 +41,22 @@ class _Space:
         epochs: int,  # of fine-tuning that there is time for; without any, the network stays as it is
         seed: int = 0,
     ):
-        self.finishes, self.epochs = shortlist.finishes, epochs
+        self.compiled, self.epochs = frozenset(shortlist.compiled), epochs
+        self.finishes = (*shortlist.finishes, *shortlist.compiled)
         self.bodies = shortlist.bodies if epochs else ()
         with quiet_optuna():
             sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=6)
             self.study = optuna.create_study(directions=["minimize"] * 3, sampler=sampler)
         self.random = random.Random(seed)
         self.seen, self.hopeless = set(), {}  # steps; body -> amount from which on it ends under the floor
-        self.ahead = [{"body": "none", "finish": finish} for finish in self.finishes]
+        self.planned, self.faster = set(), set()  # of the steps that compile
+        self.ahead = [{"body": "none", "finish": finish} for finish in shortlist.finishes]
 
     def _new(self, steps, body, amount):
         "Return whether a recipe was not tried and may end above the floor"
-        return steps not in self.seen and not (body and amount >= self.hopeless.get(body, 1.0))
+        closed = self.compiled - (self.faster if body else self.planned)
+        hopeless = body and amount >= self.hopeless.get(body, 1.0)
+        return steps not in self.seen and steps[-1] not in closed and not hopeless
 
     def _untried(self):
         "Return the values of recipes that are new, in a random order"
@@ -69,7 +73,8 @@ class _Space:
         "Return the steps of a recipe as it writes them"
         first = (f"{body} {amount:g} macs epochs={self.epochs}",) if amount else ()
         if body == "distill":  # a student starts from nothing, and its size is said as times smaller
-            first = (f"distill {1 / (1 - amount):.3g} epochs={3 * self.epochs}",)
+            epochs = max(self.epochs, min(24, 3 * self.epochs))
+            first = (f"distill {1 / (1 - amount):.3g} epochs={epochs}",)
         return tuple(map(str, Recipe.of((*first, finish))))
 
     def _drawn(self, trial):
@@ -80,8 +85,16 @@ class _Space:
         return Proposal(self._steps(body, amount, finish), trial, body if amount else "", amount)
 
 # %% ../../nbs/compression/66_proposals.ipynb #b2c3a25d
-class Proposals(_Space):
-    "Chooses recipes from what was tried"
+class _Plans(_Space):
+    "Recipes that come before those of the study"
+
+    def plan(
+        self,
+        compiled: Sequence[str],  # last steps that compile
+    ):
+        "Try steps that compile on the original"
+        self.planned.update(compiled)
+        self.ahead += [{"body": "none", "finish": finish} for finish in compiled]
 
     def follow(
         self,
@@ -91,6 +104,10 @@ class Proposals(_Space):
         for body, amount in _THEN:
             if body in self.bodies:
                 self.ahead += [{"body": body, f"{body} amount": amount, "finish": finish} for finish in best]
+
+# %% ../../nbs/compression/66_proposals.ipynb #0aef28e6
+class Proposals(_Plans):
+    "Chooses recipes from what was tried"
 
     def ask(self) -> Proposal | None:  # None where nothing new comes
         "Return a recipe that was not tried"
@@ -122,6 +139,8 @@ class Proposals(_Space):
             if found is None:
                 self.study.tell(proposal.trial, state=optuna.trial.TrialState.FAIL)
                 return
+            if not proposal.body and found.latency < 1:
+                self.faster.update(self.compiled & {*proposal.steps})
             if allowed is not None:
                 proposal.trial.set_constraint("floor", found.lost - allowed)
             self.study.tell(proposal.trial, tuple(found))

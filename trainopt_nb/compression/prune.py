@@ -14,6 +14,7 @@ from ..base.options import Options, option
 from .channels import find_channels, remove_channels
 from .importance import IMPORTANCE, Importance
 from .judge import rows_of
+from .layer_weights import layer_weights
 from .left import OF, Left
 from .served import TorchServed
 from trainopt_nb.compression.step_options import (
@@ -24,10 +25,13 @@ from trainopt_nb.compression.step_options import (
 )
 from .steps import Doing, Step, Work
 from .strength import find_strength
-from .teacher import fine_tune, recalibrate
+from .teacher import fine_tune, planned_epochs, recalibrate
 from ..task.signatures import call
 
 # %% ../../nbs/compression/15_prune.ipynb #37f4d609
+_EPOCHS = 6  # of fine-tuning, or more where they make few updates
+
+
 @dataclass(frozen=True, repr=False)
 class PruneOptions(Options):
     "How a network is pruned"
@@ -41,16 +45,16 @@ class PruneOptions(Options):
     )
     by: str = option("taylor", "how much a channel counts", choices=IMPORTANCE, group="Prune")
     scope: str = option(
-        "global",
-        "whether channels of all layers are compared, or each layer loses the same share",
-        choices=("global", "local"),
+        "auto",
+        "where channels go: measured takes more of layers that take longer here, global compares the channels of all layers, local takes the same share of each; auto is measured for latency, else global",
+        choices=("auto", "measured", "global", "local"),
         group="Prune",
     )
     iterations: int = iterations_option("Prune", 1, "channels are removed")
     round_to: int = option(
         8, "what is left of a layer is a multiple of this", low=1, high=256, unit="channels", group="Prune"
     )
-    epochs: int = epochs_option("Prune", 6, "in all after channels were removed")
+    epochs: int | str = epochs_option("Prune", _EPOCHS, "in all after channels were removed")
     teacher: bool = teacher_option("Prune")
     milder: int = option(
         0,
@@ -111,6 +115,11 @@ def _round(work, module, options, left, target, share):
     channels = find_channels(module, work.inputs())
     if text := channels.sentence():
         work.notes.append(text)
+    if options.scope == "auto":
+        options = options.replace(scope="measured" if options.target == "latency" else "global")
+    if options.scope == "measured":
+        yield Doing("prune", "measures what layers take of the latency")
+        channels = channels._replace(weights=layer_weights(work, module, importance, channels))
     if options.target != "channels":
         return (yield from _find_share(work, module, importance, channels, options, left, target))
     inputs = work.inputs()
@@ -128,16 +137,14 @@ def _pruned(work, options):
         raise CompressError("This model cannot be pruned: it has no layers with weights.")
     left, sentence = Left(work, module, options.target), ""
     weights = sum(p.numel() for p in module.parameters())
+    whole = planned_epochs(work, options.epochs, _EPOCHS)
     for number in range(1, options.iterations + 1):
         target = (1 - options.amount) ** (number / options.iterations)
         share = 1 - (1 - options.amount) ** (1 / options.iterations)
         module, sentence = yield from _round(work, module, options, left, target, share)
         yield Doing("prune", sentence)
         recalibrate(module, work.judge.training_batches(32))
-        epochs = (
-            options.epochs * number // options.iterations
-            - options.epochs * (number - 1) // options.iterations
-        )
+        epochs = whole * number // options.iterations - whole * (number - 1) // options.iterations
         module = yield from fine_tune(work, module, epochs, options.teacher, f"prune-{number}")
     if sum(p.numel() for p in module.parameters()) == weights:
         raise CompressError(f"No channels were removed. {sentence}")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from .engines import ENGINES, linear_share
+from .engines import ENGINES, Wish, linear_share
 from .recipe import Recipe
 
 _NEEDS = {"onnxruntime": "onnxruntime", "openvino": "nncf", "pt2e": "torchao", "torchao": "torchao"}
@@ -31,15 +31,18 @@ class Shortlist(NamedTuple):
     finishes: tuple[str, ...]  # last steps of a recipe as it writes them, the promising ones first
     bodies: tuple[str, ...]  # names of steps that make the network smaller
     left_out: tuple[str, ...]  # phrases
+    compiled: dict[str, float] = {}  # noqa: RUF012 never changed; other last steps -> times faster than the original at best
 
 
 def shortlist(
     module: nn.Module,  # the original
+    batch_sizes: tuple[int, ...] = (1,),  # that are served
 ) -> Shortlist:
     "Return the steps that are worth a try for a network on this machine"
     there = lambda library: importlib.util.find_spec(library) is not None
     multiplies = any(isinstance(each, (nn.Linear, nn.modules.conv._ConvNd)) for each in module.modules())
-    finishes, missing = ["serve onnxruntime"] * there("onnxruntime"), []
+    finishes, compiled, missing = ["serve onnxruntime"] * there("onnxruntime"), {}, []
+    wish = Wish(module, [], bytes, batch_sizes)  # to ask for bounds
     for name, text in _ORDER:
         engine = ENGINES[name]
         why = engine.when()
@@ -47,12 +50,15 @@ def shortlist(
             missing.append(f"{name} ({engine.library} is not installed)")
         elif why:
             missing.append(f"{name} ({why.rstrip('.')})")
-        elif (
-            engine.kind != "int8 dynamic" or linear_share(module) > 0.5
-        ):  # dynamic int8 computes Linear layers
+        elif engine.kind == "int8 dynamic" and linear_share(module) <= 0.5:
+            continue  # it computes Linear layers
+        elif engine.most:
+            compiled[str(Recipe.of(text))] = engine.most(wish)
+        else:
             finishes.append(text)
     return Shortlist(
         tuple(map(str, Recipe.of(finishes))) if finishes else (),
         ("prune", "lowrank", "distill") if multiplies else (),
         tuple(missing),
+        compiled,
     )

@@ -24,9 +24,12 @@ from trainopt_nb.compression.step_options import (
     teacher_option,
 )
 from .steps import Doing, Step, Work
-from .teacher import fine_tune, recalibrate
+from .teacher import fine_tune, planned_epochs, recalibrate
 
 # %% ../../nbs/compression/16b_sparsify.ipynb #9c855c06
+_EPOCHS = 6  # of fine-tuning, or more where they make few updates
+
+
 @dataclass(frozen=True, repr=False)
 class SparsifyOptions(Options):
     "How single weights become zero"
@@ -41,7 +44,7 @@ class SparsifyOptions(Options):
         group="Sparsify",
     )
     iterations: int = iterations_option("Sparsify", 3, "weights become zero")
-    epochs: int = epochs_option("Sparsify", 6, "in all")
+    epochs: int | str = epochs_option("Sparsify", _EPOCHS, "in all")
     teacher: bool = teacher_option("Sparsify")
 
 # %% ../../nbs/compression/16b_sparsify.ipynb #b872f5f7
@@ -120,13 +123,14 @@ def sparsify(
         raise CompressError(
             "This model has no weights that can become zero: linear layers or convolutions before the last layer."
         )
+    whole = planned_epochs(work, o.epochs, _EPOCHS)
     for number in range(1, o.iterations + 1):
         share = o.amount * (1 - (1 - number / o.iterations) ** 3)
         masks = choose_masks(_scores(work, module, names, o.by), share)
         yield Doing("sparsify", f"sets {share:.0%} of the weights to zero by {o.by}")
         with Masked(module, masks):
             recalibrate(module, work.judge.training_batches(32))
-            epochs = o.epochs * number // o.iterations - o.epochs * (number - 1) // o.iterations
+            epochs = whole * number // o.iterations - whole * (number - 1) // o.iterations
             module = yield from fine_tune(work, module, epochs, o.teacher, f"sparsify-{number}")
     yield Doing("sparsify", "times each linear layer as a sparse matrix")
     module, sparse = use_sparse(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..base.errors import CompressError, first_line
 from .agreement import compare, outputs_on, scores_of
 from .examples import Arguments, examples
+from .lean_attention import with_lean_attention
 from .served import STRUCTURE, OnnxServed, TorchServed, on_cpu, require_engine
 
 # %% ../../nbs/compression/34_to_onnx.ipynb #54bb29c7
@@ -156,7 +157,7 @@ def to_onnx(
         raise CompressError(
             f"The model has {size / 1e9:.1f} GB of weights, and a file of ONNX holds 2 GB: quantize it by torchao."
         )
-    data = _exported(module, batches[0].rows(max(2, min(4, batches[0].size))))
+    data = _exported(with_lean_attention(on_cpu(module)), batches[0].rows(max(2, min(4, batches[0].size))))
     check_onnx(data, module, batches)
     return data
 
