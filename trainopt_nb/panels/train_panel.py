@@ -19,6 +19,7 @@ from .protocol import finite
 from ..runs import card
 from ..runs.held import final_figures, final_headline
 from ..runs.report import report_bundle
+from ..runs.usage_row import usage_text
 from ..events.registry import WORDS
 
 # %% ../../nbs/panels/02_train_panel.ipynb #ce4405cf
@@ -58,6 +59,7 @@ def standing(
         "best": _best(progress, texts),
         "lowest": card.best_loss(progress, texts),
         "assumed": [list(row) for row in card.assumed(progress, texts)],
+        "usage": card.plain(usage_text(progress, texts)),
         "devices": [[d.name, d.shares, d.cells, d.slow] for d in card.devices(progress)],
     }
 
@@ -66,7 +68,7 @@ def _standing_key(progress: Progress) -> tuple:
     "Return the values on which the facts of `standing` depend"
     p = progress
     counts = len(p.epochs), len(p.notes), len(p.curves), p.damaged, len(p.assumptions)
-    return p.started, p.state, p.reason, p.saved, counts, *p.workers.values()
+    return p.started, p.state, p.reason, p.saved, counts, *p.workers.values(), *p.usage.values()
 
 
 def moving(
@@ -100,7 +102,8 @@ def command_from(
 class TrainPanel(Panel):
     "A live view of a run"
 
-    script = read_static("train_panel.js")
+    script = read_static("usage_row.js", "train_panel.js")
+    styles = read_static("usage_row.css")
     words = ("panel",)
     shows_run = True
 
