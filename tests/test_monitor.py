@@ -1,0 +1,162 @@
+"A run records what it uses of its machine and where its steps spend their time, and is the same run to the last bit"
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from trainopt_nb.base.texts import wording
+from trainopt_nb.events.progress import Progress
+from trainopt_nb.events.records import Ended, LrChanged, SetLr, Step, Stop
+from trainopt_nb.events.usage import PARTS, Usage
+from trainopt_nb.insight import monitor as module
+from trainopt_nb.insight.gpu_meter import GpuMeter, gpu_meter
+from trainopt_nb.insight.monitor import monitor
+from trainopt_nb.panels.train_panel import TrainPanel, standing
+from trainopt_nb.runs.report import report_html, report_text
+from trainopt_nb.task.task import Task
+from trainopt_nb.task.train_options import TrainOptions
+from trainopt_nb.train.loop import Loop
+from trainopt_nb.train.prepare import prepare
+from trainopt_nb.train.sync import synced_events
+
+ROW = {"data": 0.04, "forward": 0.31, "backward": 0.48, "update": 0.17}
+USED = Usage(0, "a1", "cpu", 480, 2.0, 12_300.0, 0.62, 2.0, 1_400_000_000, 24_000_000_000, ROW)
+
+
+class Slow(nn.Module):
+    "A model whose passes last as long as it is told"
+
+    def __init__(self, seconds=0.0):
+        super().__init__()
+        self.layer, self.seconds = nn.Linear(4, 2), seconds
+
+    def forward(self, x):
+        time.sleep(self.seconds)
+        return nn.functional.dropout(self.layer(x), 0.2, self.training)
+
+
+class Samples(torch.utils.data.Dataset):
+    "Samples that take a while to fetch"
+
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, number):
+        time.sleep(0.001)
+        return torch.full((4,), float(number)), number % 2
+
+
+def loop_of(model=None, data=None, **more):
+    torch.manual_seed(0)
+    x = torch.randn(32, 4)
+    options = TrainOptions.of(batch_size=8, device="cpu", **more)
+    return Loop(prepare(Task(model or Slow(), data or (x, (x.sum(1) > 0).long())), options), options)
+
+
+def weights(loop):
+    return [p.detach().clone() for p in loop.prepared.model.parameters()]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    "Every step is timed, and records come often"
+    monkeypatch.setattr(module, "OFTEN", 0.0)
+    return lambda loop: monitor(loop.events(), loop, every=0.02)
+
+
+def test_a_run_is_the_same_to_the_last_bit(quick):
+    watched, plain = loop_of(epochs=15), loop_of(epochs=15)
+    records = [event for event in quick(watched) if type(event) is Usage]
+    kept = [tuple(event)[:5] for event in plain.events() if type(event) is Step]
+    assert len(kept) == 60 and records
+    assert all(map(torch.equal, weights(watched), weights(plain)))
+    assert watched.state.random == plain.state.random
+
+
+def test_the_time_of_steps_goes_where_it_goes(quick):
+    slow_model = [e for e in quick(loop_of(Slow(0.004), epochs=3)) if type(e) is Usage][-1]
+    slow_data = [e for e in quick(loop_of(data=Samples(), epochs=3)) if type(e) is Usage][-1]
+    assert slow_model.parts["forward"] > 0.5 > slow_model.parts["data"]
+    assert slow_data.parts["data"] > 0.5 > slow_data.parts["forward"]
+    for record in (slow_model, slow_data):
+        assert set(record.parts) <= set(PARTS) and sum(record.parts.values()) <= 1.001
+        assert 0 < record.memory <= record.memory_limit and 0 <= record.cpu <= 1 and not record.gpu
+
+
+def test_a_pause_of_the_consumer_is_no_part_of_a_step(quick):
+    events, speeds = quick(loop_of(Slow(0.002), epochs=2)), []
+    for event in events:
+        if type(event) is Step:
+            time.sleep(0.05)
+        elif type(event) is Usage:
+            speeds.append(event.speed)
+    assert max(speeds) > 2 * 8 / 0.05  # with the naps it would be half of that at most
+
+
+def test_commands_reach_the_loop_whatever_they_answer(quick):
+    "One answers a record, the other the step behind it: none is lost"
+    events, said, command = quick(loop_of(Slow(0.003), epochs=50)), [], None
+    answers = iter([SetLr(0.5), SetLr(0.25)])
+    while True:
+        try:
+            said.append(events.send(command))
+        except StopIteration:
+            break
+        answering = type(said[-1]) is Usage or (len(said) > 1 and type(said[-2]) is Usage)
+        command = next(answers, Stop("enough")) if answering else None
+    assert [event.lr for event in said if type(event) is LrChanged] == [0.5, 0.25]
+    assert said[-1].reason == "enough"
+
+
+def test_what_the_consumer_throws_arrives_and_functions_are_put_back(quick):
+    loop = loop_of(epochs=50)
+    plain, to_device = loop.state.stepper.parts, loop.prepared.to_device
+    events = quick(loop)
+    for event in events:
+        if type(event) is Step and event.step == 5:
+            break
+    with pytest.raises(ZeroDivisionError):
+        for _ in range(9):
+            events.throw(ZeroDivisionError("thrown"))
+    assert loop.state.stepper.parts is plain and loop.prepared.to_device is to_device
+
+
+def test_watched_by_default_and_not_where_it_is_not_wanted():
+    loop, other = loop_of(), loop_of(usage=False)
+    own = other.events()
+    assert synced_events(own, other) is own
+    assert synced_events(loop.events(), loop).__name__ == "monitor"
+
+
+def test_short_runs_have_no_record():
+    loop = loop_of(epochs=1)
+    kinds = {type(event) for event in monitor(loop.events(), loop)}
+    assert Ended in kinds and Usage not in kinds
+
+
+class Silent:
+    "A library that tells nothing"
+
+
+def test_without_a_gpu_nothing_is_measured_and_a_gpu_that_tells_nothing_is_no_fault():
+    assert gpu_meter(torch.device("cpu")) is None
+    assert GpuMeter(Silent(), None).measure() == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "word"), [("en", "memory 1.4 of 24 GB · 12,300 samples/s"), ("zh-CN", "前向 31%")]
+)
+def test_panel_and_card_show_the_row(code, word):
+    progress, texts = Progress().add([USED]), wording("base", "card", "panel", code=code)
+    assert word in standing(progress, texts)["usage"]
+    assert word in report_text(progress, texts=texts) and word in report_html(progress, texts=texts)
+    assert standing(Progress(), texts)["usage"] == ""
+
+
+def test_the_row_reaches_a_panel_that_lives():
+    progress = Progress().add([USED])
+    panel = TrainPanel(progress)
+    progress.add([USED._replace(cpu=0.07)])
+    assert "CPU 7%" in panel.news()
