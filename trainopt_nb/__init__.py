@@ -45,6 +45,7 @@ _LATER = {  # they import Optuna, or what measures and changes models
 RUN_REPORTS.register("sweep", "trainopt_nb.sweeps.report:sweep_bundle")
 RUN_REPORTS.register("compress", "trainopt_nb.compression.report:compress_bundle")
 RUN_ACTIONS.register("eject", "trainopt_nb.script.write:write_script")
+RUN_ACTIONS.register("profile", "trainopt_nb.insight.profiler:profile_run")
 RUN_ACTIONS.register("predict", "trainopt_nb.api.predict:predict")
 RUN_ACTIONS.register("sweep", "trainopt_nb.sweeps.run_sweep:sweep")
 

@@ -27,6 +27,7 @@ from trainopt_nb.events.records import (
 )
 from .assumptions import Assumption, Assumptions, assumption_block
 from .overall import Overall
+from .profiled import Profiled
 from .registry import FOLDS, LINES
 from .usage import Usage
 
@@ -60,6 +61,7 @@ class _Facts:
         self.damaged = 0  # lines of the log that could not be read
         self.assumptions: list[Assumption] = []
         self.workers: dict[int, WorkerLoad] = {}  # rank -> its newest load, where several devices train
+        self.profile: Profiled | None = None  # newest table of operations
         self.usage: dict[int, Usage] = {}  # rank -> what it used of its machine, newest
         self.saved: Saved | None = None  # newest checkpoint
         self.earlier = 0.0  # seconds that earlier processes of the run took

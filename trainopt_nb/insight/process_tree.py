@@ -92,8 +92,8 @@ class ProcessTree:
                     self._others[pid] = psutil.Process(pid)
         for pid in self._others.keys() - set(found):
             del self._others[pid]
-        sizes = sum(map(proportional_size, (self.pid, *self._others)))
-        self._excess = self._resident() - sizes
+        sizes = sum(map(proportional_size, (self.pid, *self._others))) if self._others else None
+        self._excess = 0 if sizes is None else self._resident() - sizes
 
     def _resident(self):
         return sum(map(resident_size, (self.pid, *self._others)))

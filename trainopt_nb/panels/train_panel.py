@@ -43,6 +43,23 @@ def _best(progress: Progress, texts: dict[str, str]) -> dict[str, object] | None
             }
 
 
+def _profile(progress: Progress) -> dict[str, object] | None:
+    "Return the table of the steps that were profiled"
+    found = progress.profile
+    if found is None:
+        return None
+    rows = [
+        [card.plain(name), n, f"{digits(1000 * s, 3)} ms", f"{share:.1%}"] for name, n, s, share in found.rows
+    ]
+    steps = {"first": found.step + 1, "last": found.step + found.steps}
+    return {
+        **steps,
+        "time": digits(1000 * found.seconds / found.steps, 3),
+        "rows": rows,
+        "path": card.plain(found.path),
+    }
+
+
 def standing(
     progress: Progress,  # what is shown
     texts: dict[str, str] = TEXTS,  # the words
@@ -60,6 +77,7 @@ def standing(
         "lowest": card.best_loss(progress, texts),
         "assumed": [list(row) for row in card.assumed(progress, texts)],
         "usage": card.plain(usage_text(progress, texts)),
+        "profile": _profile(progress),
         "devices": [[d.name, d.shares, d.cells, d.slow] for d in card.devices(progress)],
     }
 
@@ -68,7 +86,7 @@ def _standing_key(progress: Progress) -> tuple:
     "Return the values on which the facts of `standing` depend"
     p = progress
     counts = len(p.epochs), len(p.notes), len(p.curves), p.damaged, len(p.assumptions)
-    return p.started, p.state, p.reason, p.saved, counts, *p.workers.values(), *p.usage.values()
+    return p.started, p.state, p.reason, p.saved, counts, p.profile, *p.workers.values(), *p.usage.values()
 
 
 def moving(

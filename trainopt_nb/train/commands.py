@@ -29,6 +29,7 @@ class Commands:
         self.earlier: list[
             tuple
         ] = []  # (step, epoch, command) that are executed again, as from `earlier_commands`
+        self.profiling = None  # what profiles the steps now, such as an `insight.profiler.Profiling`
 
     def emit(self, event) -> Generator:
         "Yield an event, and execute the command that comes back"
@@ -50,6 +51,15 @@ class Commands:
         "Execute again the commands that an earlier process had executed by this point"
         while self.earlier and self.earlier[0][:2] <= (self.state.step, self.state.epoch):
             yield from EXECUTORS[type(self.earlier[0][2]).__name__](self, self.earlier.pop(0)[2])
+
+    def later(self, step: int, command: tuple):
+        "Execute a command once so many updates are done"
+        self.earlier = sorted([*self.earlier, (step, 0, command)], key=lambda each: each[:2])
+
+    def close(self):
+        "End what runs beside the steps"
+        if self.profiling is not None:
+            self.profiling.stop()
 
     def did(self, command: tuple):
         "Remember a command that changed the run"
@@ -76,6 +86,8 @@ class Commands:
 EXECUTORS: Registry[Callable[[Commands, tuple], Iterable]] = Registry("executor of a command")
 EXECUTORS.register("Pause", lambda commands, command: ())
 EXECUTORS.register("Resume", lambda commands, command: ())
+EXECUTORS.register("Profile", "trainopt_nb.insight.profiler:begin")
+EXECUTORS.register("EndProfile", "trainopt_nb.insight.profiler:end")
 
 
 @EXECUTORS.register("Stop")

@@ -185,6 +185,7 @@ class Loop:
                 yield run.ended("failed", _describe(error))
                 raise
             finally:
+                run.epochs.commands.close()
                 self.state.swap()  # the model keeps the average, where there is one
                 self.prepared.model.eval()
 

@@ -115,7 +115,7 @@ export default panel((shared) => {
     <${Say} text=${lost ? texts.gone : ui.lr?.refused || (slow && texts.slow) || ""} />
     <${Figures} figures=${face.figures} />
     <${Pictures} ...${shared} />
-    <${Usage} ...${shared} />
+    <${Usage} ...${shared} waits=${waits} />
     <${Devices} devices=${face.devices} texts=${texts} />
     <${Assumed} rows=${face.assumed} texts=${texts} />
     <${Note} notes=${face.notes} texts=${texts} />
