@@ -1,5 +1,6 @@
 "A run records what it uses of its machine and where its steps spend their time, and is the same run to the last bit"
 
+import json
 import time
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from torch import nn
 
 from trainopt_nb.base.texts import wording
+from trainopt_nb.events.profiled import Profile, Profiled
 from trainopt_nb.events.progress import Progress
-from trainopt_nb.events.records import Ended, LrChanged, SetLr, Step, Stop
+from trainopt_nb.events.records import Ended, LrChanged, Note, SetLr, Step, Stop
 from trainopt_nb.events.usage import PARTS, Usage
 from trainopt_nb.insight import monitor as module
 from trainopt_nb.insight.gpu_meter import GpuMeter, gpu_meter
@@ -160,3 +162,52 @@ def test_the_row_reaches_a_panel_that_lives():
     panel = TrainPanel(progress)
     progress.add([USED._replace(cpu=0.07)])
     assert "CPU 7%" in panel.news()
+
+
+# ten profiled steps
+
+
+def run_to_the_end(loop, send, folder=None):
+    "The events of a run to which commands are sent at steps"
+    events, seen, command = loop.events(folder), [], None
+    while True:
+        try:
+            seen.append(events.send(command))
+        except StopIteration:
+            return seen
+        command = send.get(seen[-1].step) if type(seen[-1]) is Step else None
+
+
+def test_profiled_steps_are_the_same_to_the_last_bit_and_leave_a_trace(tmp_path):
+    profiled, plain = loop_of(epochs=4), loop_of(epochs=4)
+    seen = run_to_the_end(profiled, {3: Profile(6), 5: Profile(2)}, tmp_path)
+    run_to_the_end(plain, {})
+    (found,) = [event for event in seen if type(event) is Profiled]
+    assert (found.step, found.steps, found.path) == (3, 6, "profile-3.json")
+    assert sum(row[3] for row in found.rows) <= 1.001 and "aten::addmm" in [row[0] for row in found.rows]
+    trace = json.loads((tmp_path / found.path).read_text())
+    assert any(event.get("name") == "aten::addmm" for event in trace["traceEvents"])
+    assert all(map(torch.equal, weights(profiled), weights(plain)))
+    assert [e.text for e in seen if type(e) is Note and "profile is under way" in e.text]
+
+
+def test_a_profile_ends_with_its_run():
+    seen = run_to_the_end(loop_of(epochs=1), {1: Profile(500)})
+    assert [(e.step, e.steps) for e in seen if type(e) is Profiled] == [(1, 3)]
+    seen = run_to_the_end(loop_of(epochs=1), {1: Profile(3), 2: Stop("enough")})
+    assert seen[-1].reason == "enough" and not any(type(e) is Profiled for e in seen)
+    assert not torch.autograd._profiler_enabled()  # another one can start
+
+
+def test_the_panel_asks_for_a_profile_and_shows_it():
+    progress = Progress()
+    panel = TrainPanel(progress)
+    panel.receive({"command": "profile"})
+    assert panel.commands.get_nowait() == Profile()
+    progress.add([Profiled(120, 10, 0.05, [["aten::mm", 30, 0.002, 0.4]], "profile-120.json")])
+    shown = json.loads(panel.news())["face"]["profile"]
+    assert shown["rows"] == [["aten::mm", 30, "2 ms", "40.0%"]] and (shown["first"], shown["last"]) == (
+        121,
+        130,
+    )
+    assert "open it in https://ui.perfetto.dev" in str(progress.profile)

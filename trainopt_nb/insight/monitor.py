@@ -55,7 +55,9 @@ class StepShares:
     def __init__(self, loop: Loop):
         self.prepared, self.parts = loop.prepared, StepParts(loop.state)
         self.steps = self.samples = 0
-        self.seconds = self.wait = 0.0  # of the steps
+        self.seconds = self.wait = self.timed = (
+            0.0  # of the steps; the last: computing in those that were timed
+        )
         self._before = self._spent()
 
     def add(self, step: Step, seconds: float):
@@ -64,6 +66,12 @@ class StepShares:
         self.samples += step.samples
         self.wait += step.wait
         self.seconds += seconds
+
+    def _times(self):
+        "Return by how much the mean of a part counts: a step that follows a long one is timed more often than others, so not by the steps"
+        if self.prepared.device.type != "cpu" or not self.parts.steps or not self.timed:
+            return self.steps
+        return (self.seconds - self.wait) / (self.timed / self.parts.steps)
 
     def _spent(self):
         "Return what the ranks count by themselves"
@@ -76,13 +84,14 @@ class StepShares:
         self._before, whole = now, max(self.seconds, 1e-9)
         own = since.pop("samples")
         speed = round((own if several else self.samples) / whole, 3)
-        seconds = {name: mean * self.steps for name, mean in self.parts.take().items()}
+        times = self._times()
+        seconds = {name: mean * times for name, mean in self.parts.take().items()}
         if several:  # a pipeline times its passes itself
             seconds = {**{name: part for name, part in since.items() if part > 0}, **seconds}
         seconds["data"] = max(0.0, self.wait - seconds.get("transfer", 0.0))
         scale = max(whole, sum(seconds.values()))  # means of few steps may add up to more than there was
         self.steps = self.samples = 0
-        self.seconds = self.wait = 0.0
+        self.seconds = self.wait = self.timed = 0.0
         return speed, {name: round(seconds[name] / scale, 4) for name in PARTS if name in seconds}
 
 # %% ../../nbs/insight/09_monitor.ipynb #43ba130e
@@ -135,10 +144,10 @@ def monitor(
             now, due = clock(), False
             if timed:
                 parts.end(done=type(event) is Step)
+                shares.timed += now - began - event.wait if type(event) is Step else 0.0
                 timed = False
             if type(event) is Step:
-                waited = now - began + min(lag, began - left) if lag else now - began
-                shares.add(event, waited)
+                shares.add(event, now - began + min(lag, began - left) if lag else now - began)
                 if now >= often:
                     often, timed, due = now + OFTEN, True, recorder.look(now)
                     parts.begin()
