@@ -210,4 +210,4 @@ def test_the_panel_asks_for_a_profile_and_shows_it():
         121,
         130,
     )
-    assert "open it in https://ui.perfetto.dev" in str(progress.profile)
+    assert "open it in https://ui.perfetto.dev" in str(progress.parts["profile"])

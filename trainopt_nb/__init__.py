@@ -8,6 +8,7 @@ from trainopt_nb.runs.run import RUN_ACTIONS, RUN_REPORTS, Run
 from trainopt_nb.api.fit import fit, resume
 from trainopt_nb.api.load_data import load_data
 from trainopt_nb.compression import lines as _compress_lines  # readers of a log know the events of a compression
+from trainopt_nb.events import profiled as _profiled, usage as _usage  # the same for those that a run tells of itself
 from trainopt_nb.feed.convert import convert
 from trainopt_nb.insight.lr_find import find_lr
 from trainopt_nb.sweeps import lines as _lines  # readers of a log know the events of a sweep

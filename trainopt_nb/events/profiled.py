@@ -27,7 +27,7 @@ class EndProfile(NamedTuple):
 
 
 def _keep(progress, event):
-    progress.profile = event
+    progress.parts["profile"] = event
 
 
 @event(fold=_keep, line=lambda _, event: str(event))

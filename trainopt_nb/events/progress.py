@@ -27,9 +27,7 @@ from trainopt_nb.events.records import (
 )
 from .assumptions import Assumption, Assumptions, assumption_block
 from .overall import Overall
-from .profiled import Profiled
 from .registry import FOLDS, LINES
-from .usage import Usage
 
 # %% ../../nbs/events/03_progress.ipynb #2aaa3b21
 LIVE = ("training", "validating", "paused")  # states in which a process works on the run
@@ -61,8 +59,6 @@ class _Facts:
         self.damaged = 0  # lines of the log that could not be read
         self.assumptions: list[Assumption] = []
         self.workers: dict[int, WorkerLoad] = {}  # rank -> its newest load, where several devices train
-        self.profile: Profiled | None = None  # newest table of operations
-        self.usage: dict[int, Usage] = {}  # rank -> what it used of its machine, newest
         self.saved: Saved | None = None  # newest checkpoint
         self.earlier = 0.0  # seconds that earlier processes of the run took
         for curve in self.curves.values():

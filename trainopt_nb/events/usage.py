@@ -15,7 +15,7 @@ PARTS = ("data", "transfer", "forward", "backward", "exchange", "update")  # of 
 
 
 def _keep(progress, event):
-    progress.usage[event.rank] = event
+    progress.parts.setdefault("usage", {})[event.rank] = event
 
 
 @event(fold=_keep)

@@ -113,13 +113,13 @@ def profile_run(
     "Profile the next steps of a run, and return what took their time. Raises `RunError` where no process trains it, or where no answer comes in time"
     tail = run.tail()
     tail.read()
-    before, notes = tail.progress.profile, len(tail.progress.notes)
+    before, notes = tail.progress.parts.get("profile"), len(tail.progress.notes)
     run.send(Profile(steps))
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         alive = tail.alive
         tail.read()
-        if (found := tail.progress.profile) is not before and found is not None:
+        if (found := tail.progress.parts.get("profile")) is not before and found is not None:
             return found
         if refused := [note.text for note in tail.progress.notes[notes:] if "profile" in note.text]:
             raise RunError(refused[-1])

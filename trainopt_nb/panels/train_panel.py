@@ -45,7 +45,7 @@ def _best(progress: Progress, texts: dict[str, str]) -> dict[str, object] | None
 
 def _profile(progress: Progress) -> dict[str, object] | None:
     "Return the table of the steps that were profiled"
-    found = progress.profile
+    found = progress.parts.get("profile")
     if found is None:
         return None
     rows = [
@@ -86,7 +86,16 @@ def _standing_key(progress: Progress) -> tuple:
     "Return the values on which the facts of `standing` depend"
     p = progress
     counts = len(p.epochs), len(p.notes), len(p.curves), p.damaged, len(p.assumptions)
-    return p.started, p.state, p.reason, p.saved, counts, p.profile, *p.workers.values(), *p.usage.values()
+    return (
+        p.started,
+        p.state,
+        p.reason,
+        p.saved,
+        counts,
+        p.parts.get("profile"),
+        *p.workers.values(),
+        *p.parts.get("usage", {}).values(),
+    )
 
 
 def moving(

@@ -58,7 +58,7 @@ def usage_text(
     texts: dict = TEXTS,  # of the language
 ) -> str:  # empty before the first record
     "Write what a run uses of its machine, and where the time of its steps goes"
-    rows = list(progress.usage.values())
+    rows = list(progress.parts.get("usage", {}).values())
     if not rows:
         return ""
     speed = texts["usage_speed"].format(n=f"{float(f'{sum(row.speed for row in rows):.3g}'):,.0f}")
