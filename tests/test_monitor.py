@@ -7,21 +7,22 @@ import pytest
 import torch
 from torch import nn
 
+from trainopt_nb.api.fit import fit
 from trainopt_nb.base.texts import wording
 from trainopt_nb.events.profiled import Profile, Profiled
 from trainopt_nb.events.progress import Progress
-from trainopt_nb.events.records import Ended, LrChanged, Note, SetLr, Step, Stop
+from trainopt_nb.events.records import Ended, Note, Step, Stop
 from trainopt_nb.events.usage import PARTS, Usage
 from trainopt_nb.insight import monitor as module
 from trainopt_nb.insight.gpu_meter import GpuMeter, gpu_meter
-from trainopt_nb.insight.monitor import monitor
+from trainopt_nb.insight.monitor import Monitor
 from trainopt_nb.panels.train_panel import TrainPanel, standing
 from trainopt_nb.runs.report import report_html, report_text
 from trainopt_nb.task.task import Task
 from trainopt_nb.task.train_options import TrainOptions
 from trainopt_nb.train.loop import Loop
 from trainopt_nb.train.prepare import prepare
-from trainopt_nb.train.sync import synced_events
+from trainopt_nb.train.sync import watchers_of
 
 ROW = {"data": 0.04, "forward": 0.31, "backward": 0.48, "update": 0.17}
 USED = Usage(0, "a1", "cpu", 480, 2.0, 12_300.0, 0.62, 2.0, 1_400_000_000, 24_000_000_000, ROW)
@@ -65,7 +66,18 @@ def weights(loop):
 def quick(monkeypatch):
     "Every step is timed, and records come often"
     monkeypatch.setattr(module, "OFTEN", 0.0)
-    return lambda loop: monitor(loop.events(), loop, every=0.02)
+    return watched_events
+
+
+def watched_events(loop, every=0.02):
+    "Yield the events of a loop and records among them, as `follow` does"
+    seen = Monitor(loop, every)
+    for event in loop.events():
+        if (record := seen.see(event)) is not None:
+            yield record
+        yield event
+        seen.woke()
+    seen.close()
 
 
 def test_a_run_is_the_same_to_the_last_bit(quick):
@@ -97,44 +109,38 @@ def test_a_pause_of_the_consumer_is_no_part_of_a_step(quick):
     assert max(speeds) > 2 * 8 / 0.05  # with the naps it would be half of that at most
 
 
-def test_commands_reach_the_loop_whatever_they_answer(quick):
-    "One answers a record, the other the step behind it: none is lost"
-    events, said, command = quick(loop_of(Slow(0.003), epochs=50)), [], None
-    answers = iter([SetLr(0.5), SetLr(0.25)])
-    while True:
-        try:
-            said.append(events.send(command))
-        except StopIteration:
-            break
-        answering = type(said[-1]) is Usage or (len(said) > 1 and type(said[-2]) is Usage)
-        command = next(answers, Stop("enough")) if answering else None
-    assert [event.lr for event in said if type(event) is LrChanged] == [0.5, 0.25]
-    assert said[-1].reason == "enough"
-
-
-def test_what_the_consumer_throws_arrives_and_functions_are_put_back(quick):
+def test_functions_are_put_back_where_a_run_ends_early():
     loop = loop_of(epochs=50)
-    plain, to_device = loop.state.stepper.parts, loop.prepared.to_device
-    events = quick(loop)
+    plain, to_device, seen = loop.state.stepper.parts, loop.prepared.to_device, Monitor(loop)
+    seen.often = 0.0
+    events = loop.events()
     for event in events:
-        if type(event) is Step and event.step == 5:
+        seen.see(event)
+        if seen.timed:
             break
-    with pytest.raises(ZeroDivisionError):
-        for _ in range(9):
-            events.throw(ZeroDivisionError("thrown"))
+    assert loop.state.stepper.parts is not plain
+    seen.close()
+    events.close()
     assert loop.state.stepper.parts is plain and loop.prepared.to_device is to_device
 
 
+def test_a_recorded_run_holds_records_before_their_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.Monitor.__init__, "__defaults__", (0.02,))
+    monkeypatch.setattr(module, "OFTEN", 0.0)
+    torch.manual_seed(0)
+    x = torch.randn(32, 4)
+    run = fit(Slow(0.001), (x, (x.sum(1) > 0).long()), folder=tmp_path, batch_size=8, epochs=20)
+    kinds = [type(event) for event in run.events()]
+    assert Usage in kinds and kinds[-1] is Ended and set(run.progress.parts["usage"]) == {0}
+
+
 def test_watched_by_default_and_not_where_it_is_not_wanted():
-    loop, other = loop_of(), loop_of(usage=False)
-    own = other.events()
-    assert synced_events(own, other) is own
-    assert synced_events(loop.events(), loop).__name__ == "monitor"
+    assert watchers_of(loop_of(usage=False)) == []
+    assert [type(each) for each in watchers_of(loop_of())] == [Monitor]
 
 
 def test_short_runs_have_no_record():
-    loop = loop_of(epochs=1)
-    kinds = {type(event) for event in monitor(loop.events(), loop)}
+    kinds = {type(event) for event in watched_events(loop_of(epochs=1), every=2.0)}
     assert Ended in kinds and Usage not in kinds
 
 

@@ -34,7 +34,7 @@ def _handle(library, device):
             continue
     return None
 
-
+# %% ../../nbs/insight/07_gpu_meter.ipynb #0c11d914
 class GpuMeter:
     "Measures one GPU"
 
@@ -83,7 +83,7 @@ class GpuMeter:
         self._added += watts * passed
         return self._added
 
-
+# %% ../../nbs/insight/07_gpu_meter.ipynb #88285080
 def gpu_meter(
     device: torch.device,  # on which a run trains
     library: Any = None,  # as from `open_library`; None opens it

@@ -81,7 +81,7 @@ def standing(
         "devices": [[d.name, d.shares, d.cells, d.slow] for d in card.devices(progress)],
     }
 
-
+# %% ../../nbs/panels/02_train_panel.ipynb #e561dfc0
 def _standing_key(progress: Progress) -> tuple:
     "Return the values on which the facts of `standing` depend"
     p = progress

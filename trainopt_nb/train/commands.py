@@ -21,15 +21,28 @@ class StopTraining(Exception):
     "Raised between two steps when a stop was asked for"
 
 
-class Commands:
-    "Executes commands for a run"
+class _Waiting:
+    "Commands that wait for their step, and what runs beside the steps until then"
 
     def __init__(self, state: TrainingState, saver: Saver):
         self.state, self.saver = state, saver
         self.earlier: list[
             tuple
-        ] = []  # (step, epoch, command) that are executed again, as from `earlier_commands`
+        ] = []  # (step, epoch, command) that are executed then, as from `earlier_commands`
         self.profiling = None  # what profiles the steps now, such as an `insight.profiler.Profiling`
+
+    def later(self, step: int, command: tuple):
+        "Execute a command once so many updates are done"
+        self.earlier = sorted([*self.earlier, (step, 0, command)], key=lambda each: each[:2])
+
+    def close(self):
+        "End what runs beside the steps"
+        if self.profiling is not None:
+            self.profiling.stop()
+
+# %% ../../nbs/train/13_commands.ipynb #e8861495
+class Commands(_Waiting):
+    "Executes commands for a run"
 
     def emit(self, event) -> Generator:
         "Yield an event, and execute the command that comes back"
@@ -51,15 +64,6 @@ class Commands:
         "Execute again the commands that an earlier process had executed by this point"
         while self.earlier and self.earlier[0][:2] <= (self.state.step, self.state.epoch):
             yield from EXECUTORS[type(self.earlier[0][2]).__name__](self, self.earlier.pop(0)[2])
-
-    def later(self, step: int, command: tuple):
-        "Execute a command once so many updates are done"
-        self.earlier = sorted([*self.earlier, (step, 0, command)], key=lambda each: each[:2])
-
-    def close(self):
-        "End what runs beside the steps"
-        if self.profiling is not None:
-            self.profiling.stop()
 
     def did(self, command: tuple):
         "Remember a command that changed the run"

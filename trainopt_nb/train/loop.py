@@ -117,6 +117,8 @@ class _Run:
             yield Note("error", str(problem), self.state.step, "memory")
             yield from self.saver.save()
             return "failed", str(problem)
+        finally:
+            self.epochs.commands.close()
 
 # %% ../../nbs/train/15_loop.ipynb #af10a85f
 def _save_rest(saver):
@@ -185,7 +187,6 @@ class Loop:
                 yield run.ended("failed", _describe(error))
                 raise
             finally:
-                run.epochs.commands.close()
                 self.state.swap()  # the model keeps the average, where there is one
                 self.prepared.model.eval()
 
