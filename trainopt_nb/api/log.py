@@ -136,6 +136,11 @@ class _Stops:
             self._held = {**few, **dict.fromkeys(self._often, soon)}
 
 # %% ../../nbs/api/01_log.ipynb #7df26d5f
+def _seen(watchers, event):
+    "Return what those who watch a run say of an event, and the event"
+    return [*(record for each in watchers if (record := each.see(event)) is not None), event]
+
+
 def follow(
     events: Generator,  # from `train`
     run: Run,  # being written
@@ -155,9 +160,7 @@ def follow(
         while True:
             event = events.send(command)
             answer, command = command is not None, None
-            for each in watchers:
-                log.new += [record] if (record := each.see(event)) is not None else []
-            log.new.append(event)
+            log.new += _seen(watchers, event) if watchers else (event,)
             if answer or interrupted() or stops.at(event):
                 began = time.perf_counter()
                 command = yield _take(events, log)

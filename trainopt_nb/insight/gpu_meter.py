@@ -6,6 +6,7 @@
 __all__ = ['open_library', 'GpuMeter', 'gpu_meter']
 
 # %% ../../nbs/insight/07_gpu_meter.ipynb #6048f1c5
+import importlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +17,7 @@ import torch
 def open_library() -> Any:  # the module `pynvml`, ready; None without it or without a driver
     "Open NVIDIA's management library"
     try:
-        import pynvml
-
+        pynvml = importlib.import_module("pynvml")
         pynvml.nvmlInit()
         return pynvml
     except Exception:  # not installed, or no driver: a figure is no reason to end a run
