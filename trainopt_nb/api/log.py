@@ -136,9 +136,11 @@ class _Stops:
             self._held = {**few, **dict.fromkeys(self._often, soon)}
 
 # %% ../../nbs/api/01_log.ipynb #7df26d5f
-def _seen(watchers, event):
-    "Return what those who watch a run say of an event, and the event"
-    return [*(record for each in watchers if (record := each.see(event)) is not None), event]
+def _see(watchers, event, new):
+    "Show an event to what watches the run, and add what that says"
+    for each in watchers:
+        if (record := each.see(event)) is not None:
+            new.append(record)
 
 
 def follow(
@@ -160,7 +162,8 @@ def follow(
         while True:
             event = events.send(command)
             answer, command = command is not None, None
-            log.new += _seen(watchers, event) if watchers else (event,)
+            _see(watchers, event, log.new)
+            log.new.append(event)
             if answer or interrupted() or stops.at(event):
                 began = time.perf_counter()
                 command = yield _take(events, log)
