@@ -8,6 +8,7 @@ from trainopt_nb.runs.run import RUN_ACTIONS, RUN_REPORTS, Run
 from trainopt_nb.api.fit import fit, resume
 from trainopt_nb.api.load_data import load_data
 from trainopt_nb.compression import lines as _compress_lines  # readers of a log know the events of a compression
+from trainopt_nb.events import profiled as _profiled, usage as _usage  # the same for those that a run tells of itself
 from trainopt_nb.feed.convert import convert
 from trainopt_nb.insight.lr_find import find_lr
 from trainopt_nb.sweeps import lines as _lines  # readers of a log know the events of a sweep
@@ -28,7 +29,6 @@ __all__ = [
     "find_lr",
     "find_run",
     "fit",
-    "inspect_results",
     "list_runs",
     "load_data",
     "measure",
@@ -36,10 +36,9 @@ __all__ = [
     "sweep",
 ]
 
-_LATER = {  # they import Optuna, or what measures, inspects and changes models
+_LATER = {  # they import Optuna, or what measures and changes models
     "Sweep": "trainopt_nb.sweeps.sweep",
     "compress": "trainopt_nb.compression.compress",
-    "inspect_results": "trainopt_nb.insight.inspect",
     "measure": "trainopt_nb.compression.measure",
     "sweep": "trainopt_nb.sweeps.run_sweep",
 }
@@ -47,8 +46,8 @@ _LATER = {  # they import Optuna, or what measures, inspects and changes models
 RUN_REPORTS.register("sweep", "trainopt_nb.sweeps.report:sweep_bundle")
 RUN_REPORTS.register("compress", "trainopt_nb.compression.report:compress_bundle")
 RUN_ACTIONS.register("eject", "trainopt_nb.script.write:write_script")
+RUN_ACTIONS.register("profile", "trainopt_nb.insight.profiler:profile_run")
 RUN_ACTIONS.register("predict", "trainopt_nb.api.predict:predict")
-RUN_ACTIONS.register("inspect", "trainopt_nb.insight.inspect_run:inspect_run")
 RUN_ACTIONS.register("sweep", "trainopt_nb.sweeps.run_sweep:sweep")
 
 

@@ -8,7 +8,7 @@ __all__ = ['Log', 'follow']
 # %% ../../nbs/api/01_log.ipynb #e0633176
 import contextlib
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import torch
@@ -136,6 +136,13 @@ class _Stops:
             self._held = {**few, **dict.fromkeys(self._often, soon)}
 
 # %% ../../nbs/api/01_log.ipynb #7df26d5f
+def _see(watchers, event, new):
+    "Show an event to what watches the run, and add what that says"
+    for each in watchers:
+        if (record := each.see(event)) is not None:
+            new.append(record)
+
+
 def follow(
     events: Generator,  # from `train`
     run: Run,  # being written
@@ -146,6 +153,7 @@ def follow(
         type, ...
     ] = (),  # kinds of events that are yielded at once; all others then wait for `every`
     often: tuple[type, ...] = (),  # kinds of events that are too many for that
+    watchers: Sequence = (),  # as from `watchers_of`
 ) -> Generator:  # yields lists of new records; a command sent in is passed on
     "Write the events of a run, and yield the new ones from time to time"
     log, command, stops = log or Log(run, progress), None, _Stops(every, prompt, often)
@@ -154,11 +162,14 @@ def follow(
         while True:
             event = events.send(command)
             answer, command = command is not None, None
+            _see(watchers, event, log.new)
             log.new.append(event)
             if answer or interrupted() or stops.at(event):
                 began = time.perf_counter()
                 command = yield _take(events, log)
                 stops.note(began)
+                for each in watchers:
+                    each.woke()
     except StopIteration:
         pass
     except Exception as error:
@@ -168,6 +179,8 @@ def follow(
             raise gone from error
         raise
     finally:
+        for each in watchers:
+            each.close()
         if log.run.writing:  # not in a forked child
             _close(events, log, failure)
 

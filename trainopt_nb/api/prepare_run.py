@@ -31,7 +31,7 @@ from ..train.commands import earlier_commands
 from ..train.known_task import KnownTask
 from ..train.loop import Loop
 from ..train.prepare import prepare
-from ..train.sync import synced_events
+from ..train.sync import synced_events, watchers_of
 from ..train.task_data import tuned
 from ..train.task_record import task_record
 from ..data.generators import seed_torch
@@ -49,20 +49,19 @@ def _save(loop, folder):
 
 def _handle(run, loop, token="", every=0.1, late=False, prompt=()):
     "Return the handle of a loop that is ready"
+    watchers, single = watchers_of(loop), loop.prepared.ranks.world == 1
     if not loop.prepared.ranks.first:
-        events = synced_events(loop.events(run.path, run.name, late=late), loop)
+        events = synced_events(loop.events(run.path, run.name, late=late), loop, watchers)
         return LocalRun(run, Progress(run.name), ([] for _ in events), loop.prepared.model)
     run.start_writing(token, late)
     tail = run.tail()  # of our own: the progress of `run` would count each event twice
     if loop.resumed:
         tail.update()
-    alone = (
-        loop.prepared.ranks.world == 1 or loop.prepared.ranks.plan == "data"
-    )  # else all ranks put the state together
+    alone = single or loop.prepared.ranks.plan == "data"  # else all ranks put the state together
     save = (lambda folder: _save(loop, folder)) if alone else None
     log = Log(run, tail.progress, save, wait=every if prompt else 0.0)
-    events = synced_events(loop.events(run.path, run.name, log.write, late), loop)
-    turns = follow(events, run, tail.progress, every, log, prompt)
+    events = synced_events(loop.events(run.path, run.name, log.write, late), loop, watchers)
+    turns = follow(events, run, tail.progress, every, log, prompt, watchers=watchers if single else ())
     return LocalRun(run, tail.progress, turns, loop.prepared.model, log)
 
 

@@ -29,6 +29,7 @@ from trainopt_nb.runs.card_parts import (
 from .held import final_figures, final_headline
 from .html_tables import assumptions_html, devices_html
 from .pictures import charts
+from .usage_row import usage_html, usage_text
 
 # %% ../../nbs/runs/02_report.ipynb #a240b4d7
 def report_html(
@@ -47,6 +48,7 @@ def report_html(
         bar_html(progress.fraction),
         figures_html(final_figures(progress, texts)),
         pictures_html(charts(progress, texts) if drawn else []),
+        usage_html(progress, texts),
         devices_html(progress, texts),
         assumptions_html(progress, texts),
         notes_html(messages(progress, texts), texts),
@@ -65,6 +67,7 @@ def report_text(
     line = [texts.get(progress.state, progress.state), plain(progress.name), final_headline(progress, texts)]
     lines = ["  ".join(part for part in line if part)]
     lines.append("  ".join(f"{item.label} {item.value}" for item in final_figures(progress, texts)))
+    lines += [usage] if (usage := usage_text(progress, texts)) else []
     best = [best_loss(progress, texts)] + [best_text(progress, n, texts) for n in metric_curves(progress)[:1]]
     lines += [plain(text) for text in best if text]
     lines += [f"{texts.get(level, '')} {text}".strip() for level, text in messages(progress, texts)]

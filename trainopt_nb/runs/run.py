@@ -182,6 +182,13 @@ class Run(_CommandedRun):
         "Predict labels by name for new data, by the model of this process or one of the same class; raises `DataError` or `RunError`"
         return RUN_ACTIONS["predict"](self, data, model)
 
+    def profile(
+        self,
+        steps: int = 10,  # from the next one on
+    ) -> object:  # a `Profiled`: a table of operations, and the path of a trace for Perfetto
+        "Profile the next steps of a run that another process trains; raises `RunError` where none does"
+        return RUN_ACTIONS["profile"](self, steps)
+
     def inspect(
         self, train_data: object = None, valid_data: object = None, **how: object
     ) -> object:  # `Results`

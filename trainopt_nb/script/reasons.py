@@ -19,6 +19,7 @@ SILENT = (
     "save_steps",
     "keep",
     "on_disk_full",
+    "usage",
     "restarts",
     "cluster",
     "prefetch",

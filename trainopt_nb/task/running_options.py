@@ -192,6 +192,11 @@ class SavingOptions(StoppingOptions):
     keep: int = option(
         2, "checkpoints to keep besides the best", low=1, high=100_000, group="Saving", unit="checkpoints"
     )
+    usage: bool = option(
+        True,
+        "record what the run uses of its machine, and where the time of its steps goes",
+        group="Saving",
+    )
 
 # %% ../../nbs/task/00d_running_options.ipynb #0e943243
 @dataclass(frozen=True, repr=False)

@@ -117,6 +117,7 @@ export default panel((shared) => {
     <${RateQuestion} ...${shared} />
     <${Figures} figures=${face.figures} />
     <${Pictures} ...${shared} />
+    <${Usage} ...${shared} waits=${waits} />
     <${Devices} devices=${face.devices} texts=${texts} />
     <${Assumed} rows=${face.assumed} texts=${texts} />
     <${Note} notes=${face.notes} texts=${texts} />

@@ -1,0 +1,19 @@
+// The row about what a run uses of its machine and where the time of its steps goes, and the table of the steps that were profiled.
+
+function Usage({ ui, face, texts, live, send, refresh, waits }) {
+  const [open, turn] = useState(true);
+  const { usage, profile } = face;
+  const press = () => {
+    send({ command: "profile" });
+    click(ui, "profile", (now) => now.profile?.first !== profile?.first);
+    refresh();
+  };
+  return html`<div class="tonb-usage" hidden=${!(usage || profile || live)}><b class="tonb-title">${texts.usage}</b>
+    <span class="tonb-usage-text">${usage}</span>
+    <button type="button" class="tonb-more tonb-profile" hidden=${!live} disabled=${waits === "profile"} onClick=${press}>${texts.profile}</button></div>
+    ${profile && html`<div class="tonb-profiled"><div class="tonb-assumed-head"><span class="tonb-assumed-line">${fill(texts.profiled, profile)}</span>
+      <button type="button" class="tonb-more" aria-expanded=${String(open)} onClick=${() => turn(!open)}>${open ? texts.hide : texts.show}</button></div>
+      <div hidden=${!open}><${Table} heads=${[texts.operation, texts.calls, texts.time_alone, texts.share]}>${profile.rows.map(([name, calls, time, share]) =>
+        html`<tr key=${name}><td><code class="tonb-path">${name}</code></td><td>${calls}</td><td>${time}</td><td>${share}</td></tr>`)}<//>
+      ${profile.path && html`<div class="tonb-assumed-line">${fill(texts.trace, profile)}</div>`}</div></div>`}`;
+}
