@@ -45,11 +45,13 @@ def loss_call(
     scores: Tensor,
     targets: Tensor,
     result: Tensor,
+    output: Tensor | None = None,  # of the model
 ) -> LossCall:
     "Keep what is needed of a call of a loss function"
     value = float(result.detach()) if result.numel() == 1 else float("nan")
     kept = scores.detach()[:ROWS].clone(), targets.detach()[:ROWS].clone()
-    return LossCall(function.__name__, *kept, value, score_form(scores), _operation(scores))
+    direct = output is not None and output.shape == scores.shape and output.data_ptr() == scores.data_ptr()
+    return LossCall(function.__name__, *kept, value, score_form(scores), direct, _operation(scores))
 
 # %% ../../nbs/insight/23_collect.ipynb #ebcc4cc4
 def layer_look(
@@ -100,7 +102,7 @@ class StepMode(BroadcastWatch):
         self.graph, self.held, self.layer, self.on = graph, held, "", True
         self.calls, self.layers, self.losses = [], [], []
         self.found, self.given = [], []  # whether there were gradients before and after each backward pass
-        self.leaves, self.flat = None, set()
+        self.leaves, self.flat, self.output = None, set(), None
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if self.on and func is Tensor.backward:
@@ -110,7 +112,7 @@ class StepMode(BroadcastWatch):
             self.given.append(some_gradient(self.held))
         if self.on and torch.is_grad_enabled() and isinstance(result, Tensor):
             if func in LOSSES and result.requires_grad and (pair := _first_two(args, kwargs or {})):
-                self.calls.append(loss_call(func, *pair, result))
+                self.calls.append(loss_call(func, *pair, result, self.output))
                 self._broadcast(*pair)
             elif func in _KINDS and result.dim() > 1:
                 self.layers.append(layer_look(self.layer, _KINDS[func], result))
@@ -147,7 +149,7 @@ def part(tensor: Tensor) -> Tensor:
 
 def _alike(weight):
     "Whether all rows of a weight are the same"
-    if weight.dim() < 2 or len(weight) < 2:
+    if weight.dim() < 2 or len(weight) < 2 or (weight.dim() > 2 and weight.shape[1] == 1):
         return False
     rows = weight.detach().reshape(len(weight), -1)
     return bool(((rows - rows[:1]).abs() <= 1e-6 * rows[:1].abs().max()).all())

@@ -153,18 +153,28 @@ def _fresh(trial):
                 module.reset_parameters()
 
 
-def _early(seen):
-    return seen.last.step < 3 or seen.closure
+def _stay_equal(look):
+    "Return the weights whose units are still the same after several updates"
+    matrices = [w for w in look.weights if w.dims > 1 and w.held and w.reached]
+    if look.step < 3:
+        return []
+    return [w.name for w in matrices[:-1] if w.alike and (w.update > 0 or not w.gradient)]
 
 
-@detector("equal_units", guard=_early, hits=2, explains=_SYMPTOMS)
+def _begin_equal(look):
+    "Return the weights whose units are the same at the start, where these are several"
+    same = [w.name for w in look.weights if w.dims > 1 and w.alike and w.norm > 0 and look.step == 0]
+    return same if len(same) > 1 else []
+
+
+@detector("equal_units", guard=_no_loop, hits=2, explains=_SYMPTOMS)
 def equal_units(seen: Observations) -> Finding | None:
-    "Find layers whose units are still the same after several updates"
-    matrices = [w for w in seen.last.weights if w.dims > 1 and w.held and w.reached]
-    same = [w.name for w in matrices[:-1] if w.alike and (w.update > 0 or not w.gradient)]
+    "Find layers whose units all have the same weights, at the start or still after several updates"
+    same = _stay_equal(seen.last) or _begin_equal(seen.looks[0])
     if not same:
         return None
-    text = f"All units of {_few(same)} have the same weights and stay so: the layer is as good as one unit."
+    matrices = [w for w in seen.last.weights if w.dims > 1]
+    text = f"All units of {_few(same)} begin with the same weights, so they learn the same: a layer is as good as one unit."
     figure = Figure("Whether all units are the same", "layer", *_alike(matrices))
     way = "Initialise the weights with random numbers, as reset_parameters() does."
     return Finding("equal_units", text, Change(way, amend=_fresh), (figure,), "exact")

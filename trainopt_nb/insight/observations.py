@@ -26,6 +26,7 @@ class LossCall(NamedTuple):
     targets: Tensor  # the first rows
     value: float  # of the loss; NaN where it was not reduced
     form: ScoreForm = ScoreForm()  # what the operations say that the scores are
+    direct: bool = False  # whether the scores are what the model returned
     last: str = ""  # the last operation that made the scores, such as `Relu`
 
 
@@ -84,7 +85,9 @@ class Observations:
     weight_decay: float = 0.0
     maximize: bool = False  # whether the optimizer climbs
     closure: bool = False  # whether it computes the loss itself
-    adaptive: bool = True  # whether updates are scaled by past gradients
+    decoupled: bool = (
+        False  # whether weight decay shrinks weights by a share of their own, as in SGD and AdamW
+    )
     own: bool = False  # whether the loss is none that is known
 
     @property
@@ -106,7 +109,8 @@ def improving(
         return True  # it is too early to tell
     before, now = torch.tensor(losses[-2 * n : -n]), torch.tensor(losses[-n:])
     error = ((before.var() + now.var()) / n).sqrt()
-    return bool(before.mean() - now.mean() > error)
+    as_before = losses[0] > 0 and not bool(now.mean() < 0.97 * losses[0])
+    return not as_before and bool(before.mean() - now.mean() > error)
 
 
 def kind(

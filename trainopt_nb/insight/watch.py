@@ -97,7 +97,8 @@ class Watch(Observer):
     def trial(self, train_data: object, valid_data: object) -> Trial:
         "Return a copy of model and optimizer as they were at the start, with the faults of the loop, to try changes with"
         call = next((call for look in self.seen.looks[::-1] for call in look.calls), None)
-        loss = self.loss or (None if call is None or self.seen.own else getattr(F, call.name))
+        direct = call is not None and call.direct and not self.seen.own
+        loss = self.loss or (getattr(F, call.name) if direct else None)
         if loss is None:
             raise TaskError(
                 "Changes can't be tried with a loss that is not PyTorch's: pass loss=, a function of (scores, targets)."
@@ -150,7 +151,7 @@ def judge(
         done.add(finding.name)
         try:
             proven = prove(diagnosis.found[finding.name], trial, steps, seeds, seconds)
-        except NotImplementedError:
+        except (NotImplementedError, RuntimeError, ValueError, IndexError, TypeError):  # it can't be tried
             continue
         if proven is None:
             diagnosis.silence(finding.name)
