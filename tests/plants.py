@@ -134,7 +134,11 @@ class Program:
         self.model.train(not self.eval_mode)
         with torch.no_grad():
             out = torch.cat([self.scores(rows) for rows in self.vx.split(256)])
-        decided = out.argmax(1) if out.dim() > 1 and out.shape[1] > 1 else (out.reshape(-1) > (self.decide or 0)).long()
+        decided = (
+            out.argmax(1)
+            if out.dim() > 1 and out.shape[1] > 1
+            else (out.reshape(-1) > (self.decide or 0)).long()
+        )
         return float((decided == self.vy.reshape(len(decided), -1)[:, 0]).float().mean())
 
     def rows(self):
@@ -157,7 +161,7 @@ class Program:
             if self.schedule is not None:
                 self.schedule.step()
 
-    def run(self, steps=200, epoch=50, watched=True):
+    def run(self, steps=300, epoch=50, watched=True):
         "Train; returns what the doctor saw, and the last accuracy on held-out data"
         w, figure = watch(self.model, self.optimizer, show=False), 0.0
         if watched:
@@ -263,7 +267,11 @@ def _dead(p):
 
 def _deep_sigmoid(p):
     layers = [part for _ in range(8) for part in (nn.Linear(64, 64), nn.Sigmoid())]
-    p.refit(nn.Sequential(nn.Linear(p.data.width, 64), nn.Sigmoid(), *layers, nn.Linear(64, p.data.classes)), "sgd", 0.1)
+    p.refit(
+        nn.Sequential(nn.Linear(p.data.width, 64), nn.Sigmoid(), *layers, nn.Linear(64, p.data.classes)),
+        "sgd",
+        0.1,
+    )
 
 
 def _own_optimizer(p):
@@ -437,7 +445,9 @@ def _probabilities(p, steps):
 
 
 def _distilled(p, steps):
-    p.loss = lambda s, t: F.kl_div(s.log_softmax(1), F.one_hot(t, s.shape[1]).float() * 0.9 + 0.01, reduction="batchmean")
+    p.loss = lambda s, t: F.kl_div(
+        s.log_softmax(1), F.one_hot(t, s.shape[1]).float() * 0.9 + 0.01, reduction="batchmean"
+    )
 
 
 TWISTS = {

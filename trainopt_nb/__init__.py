@@ -24,6 +24,7 @@ __all__ = [
     "TrainOptions",
     "compress",
     "convert",
+    "doctor",
     "features",
     "find_lr",
     "find_run",
@@ -33,13 +34,16 @@ __all__ = [
     "measure",
     "resume",
     "sweep",
+    "watch",
 ]
 
-_LATER = {  # they import Optuna, or what measures and changes models
+_LATER = {  # they import Optuna, or what measures, changes and watches models
     "Sweep": "trainopt_nb.sweeps.sweep",
     "compress": "trainopt_nb.compression.compress",
+    "doctor": "trainopt_nb.insight.doctor",
     "measure": "trainopt_nb.compression.measure",
     "sweep": "trainopt_nb.sweeps.run_sweep",
+    "watch": "trainopt_nb.insight.watch",
 }
 
 RUN_REPORTS.register("sweep", "trainopt_nb.sweeps.report:sweep_bundle")

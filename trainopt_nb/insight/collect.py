@@ -166,6 +166,7 @@ class Weights:
     def before(self):
         "Copy what is compared later"
         self.kept = [part(p).clone() for _, p in self.named]
+        self.alike = [id(p) not in self.tables and _alike(p) for _, p in self.named]
         self.norms = [float(n) for n in torch._foreach_norm(self.kept)] if self.kept else []
         some = [
             (i, p.grad) for i, (_, p) in enumerate(self.named) if p.grad is not None and not p.grad.is_sparse
@@ -179,10 +180,11 @@ class Weights:
         for i, (name, p) in enumerate(self.named):
             update = float((part(p) - self.kept[i]).norm())
             reached = p.grad is not None if leaves is None else id(p) in leaves
-            alike = id(p) not in self.tables and _alike(p)
             held = id(p) in self.held
             looks.append(
-                WeightLook(name, p.dim(), self.gradients.get(i), self.norms[i], update, held, reached, alike)
+                WeightLook(
+                    name, p.dim(), self.gradients.get(i), self.norms[i], update, held, reached, self.alike[i]
+                )
             )
         return tuple(looks)
 
