@@ -61,7 +61,7 @@ def loose_layers(seen: Observations) -> Finding | None:
     text = f"{_few(seen.loose)} holds layers in a plain list or dict, so model.parameters() leaves them out and they do not learn."
     return Finding("loose_layers", text, Change("Use nn.ModuleList or nn.ModuleDict."), (), "exact")
 
-
+# %% ../../nbs/insight/25_graph_rules.ipynb #8824122c
 def _no_loop(seen):
     return seen.closure
 
@@ -120,7 +120,7 @@ def gradients_gone(seen: Observations) -> Finding | None:
         "gradients_gone", text, Change("Call optimizer.zero_grad() before loss.backward()."), (), "exact"
     )
 
-
+# %% ../../nbs/insight/25_graph_rules.ipynb #b542074e
 def _trains(trial):
     trial.training = True
 
@@ -183,7 +183,7 @@ def equal_units(seen: Observations) -> Finding | None:
 def _alike(matrices):
     return tuple(w.name for w in matrices), tuple(float(w.alike) for w in matrices)
 
-
+# %% ../../nbs/insight/25_graph_rules.ipynb #baa09c29
 @detector("not_finite", explains=("input_ignored", "dead_units"))
 def not_finite(seen: Observations) -> Finding | None:
     "Find a loss that is not finite"

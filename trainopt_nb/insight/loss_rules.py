@@ -78,7 +78,7 @@ def sigmoid_before_logits_loss(seen: Observations) -> Finding | None:
             return Finding("sigmoid_before_logits_loss", text, change, (figure,), "exact")
     return None
 
-
+# %% ../../nbs/insight/24_loss_rules.ipynb #cb58aec0
 def _range(call):
     return float(call.scores.min()), float(call.scores.max())
 
@@ -134,7 +134,7 @@ def one_column(seen: Observations) -> Finding | None:
             return Finding("one_column", text, Change(way), (), "exact")
     return None
 
-
+# %% ../../nbs/insight/24_loss_rules.ipynb #113086de
 def _shaped(trial):
     inner = trial.loss
     trial.loss = lambda scores, targets: inner(scores, targets.view_as(scores))

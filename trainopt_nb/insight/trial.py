@@ -76,7 +76,7 @@ class Trial:
         inputs, targets = self.valid
         return figure_of(self.forward(inputs), targets)
 
-
+# %% ../../nbs/insight/27_trial.ipynb #1e5a2bbc
 def figure_of(scores: Tensor, targets: Tensor) -> float:
     "Return accuracy for class labels, and R² for numbers; -1 at least, for scores that are not finite"
     if not bool(torch.isfinite(scores).all()):
@@ -121,7 +121,7 @@ def _afford(trial, steps, seeds, seconds):
     each = (time.perf_counter() - began) / 3
     return max(10, min(steps, int(seconds / (2 * seeds * each))))
 
-
+# %% ../../nbs/insight/27_trial.ipynb #055b7715
 def prove(
     finding: Finding,  # whose change is tried
     trial: Trial,  # as the training is; left as it was

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from ..base.errors import TaskError
 from ..data.tensors import split_batch
-from . import graph_rules, learning_rules, loss_rules  # noqa: F401 they register detectors
+from . import graph_rules, input_rules, learning_rules, loss_rules  # noqa: F401 they register detectors
 from .detectors import DETECTORS, Diagnosis, deepest
 from .finding import Finding
 from .observer import Observer
@@ -50,6 +50,38 @@ def pair_of(
     return torch.cat(inputs)[:rows], torch.cat(targets)[:rows]
 
 # %% ../../nbs/insight/29_watch.ipynb #57cb96cb
+def _state_of(model, optimizers):
+    "Return a copy of the state of a model and its optimizers; None where it is large"
+    if sum(p.numel() for p in model.parameters()) > _KEPT:
+        return None
+    return copy.deepcopy((model.state_dict(), [each.state_dict() for each in optimizers]))
+
+
+def _trial(w, state, train_data, valid_data):
+    "Return what a watched loop does as a trial"
+    call = next((call for look in w.seen.looks[::-1] for call in look.calls), None)
+    direct = call is not None and call.direct and not w.seen.own
+    loss = w.loss or (getattr(F, call.name) if direct else None)
+    if loss is None:
+        raise TaskError(
+            "Changes can't be tried with a loss that is not PyTorch's: pass loss=, a function of (scores, targets)."
+        )
+    if len(w.optimizers) != 1:
+        raise TaskError("Changes can't be tried with several optimizers.")
+    train, valid = pair_of(train_data), pair_of(valid_data)
+    size = 64 if call is None else max(2, min(len(call.targets), 512))
+    made = Trial(w.model, w.optimizers[0], loss, train, valid, size).copy()
+    if state is not None:
+        weights, (held,) = state
+        made.model.load_state_dict(weights)
+        made.optimizer.load_state_dict(copy.deepcopy(held))
+    found = w.diagnosis.found
+    made.zero = "gradients_add_up" not in found
+    made.training = "trains_in_evaluation_mode" not in found
+    made.sign = -1.0 if "negated_loss" in found else 1.0
+    return made
+
+# %% ../../nbs/insight/29_watch.ipynb #72f4e872
 class Watch(Observer):
     "Inside `with`, looks at the updates of a model; `findings` holds what is wrong"
 
@@ -66,9 +98,7 @@ class Watch(Observer):
         self._state = None
 
     def __enter__(self):
-        if sum(p.numel() for p in self.model.parameters()) <= _KEPT:
-            states = self.model.state_dict(), [each.state_dict() for each in self.optimizers]
-            self._state = copy.deepcopy(states)
+        self._state = _state_of(self.model, self.optimizers)
         self.start()
         return self
 
@@ -76,10 +106,9 @@ class Watch(Observer):
         self.close()
         if self.seen.looks:
             self.looked()  # what was seen after the last look
-        if self.show:
-            for finding in self.findings:
-                if finding.told:
-                    print(finding)
+        for finding in self.findings if self.show else ():
+            if finding.told:
+                print(finding)
 
     def looked(self):
         "Ask the detectors"
@@ -96,27 +125,7 @@ class Watch(Observer):
 
     def trial(self, train_data: object, valid_data: object) -> Trial:
         "Return a copy of model and optimizer as they were at the start, with the faults of the loop, to try changes with"
-        call = next((call for look in self.seen.looks[::-1] for call in look.calls), None)
-        direct = call is not None and call.direct and not self.seen.own
-        loss = self.loss or (getattr(F, call.name) if direct else None)
-        if loss is None:
-            raise TaskError(
-                "Changes can't be tried with a loss that is not PyTorch's: pass loss=, a function of (scores, targets)."
-            )
-        if len(self.optimizers) != 1:
-            raise TaskError("Changes can't be tried with several optimizers.")
-        train, valid = pair_of(train_data), pair_of(valid_data)
-        size = 64 if call is None else max(2, min(len(call.targets), 512))
-        made = Trial(self.model, self.optimizers[0], loss, train, valid, size).copy()
-        if self._state is not None:
-            weights, (state,) = self._state
-            made.model.load_state_dict(weights)
-            made.optimizer.load_state_dict(copy.deepcopy(state))
-        found = self.diagnosis.found
-        made.zero = "gradients_add_up" not in found
-        made.training = "trains_in_evaluation_mode" not in found
-        made.sign = -1.0 if "negated_loss" in found else 1.0
-        return made
+        return _trial(self, self._state, train_data, valid_data)
 
     def prove(
         self,
