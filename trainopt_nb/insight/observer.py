@@ -20,7 +20,10 @@ from .observations import ROWS, Look, Observations, kind
 
 # %% ../../nbs/insight/28_observer.ipynb #009e3d80
 FIRST, EVERY = 4, 20  # updates at the start that are looked at, and then each n-th
-SHARE, FREE = 0.02, 0.3  # of the time that looks may take, and seconds that they may take in any case
+SHARE, FREE = (
+    0.02,
+    0.2,
+)  # of the time of this thread that looks may take, and seconds that they may take in any case
 
 
 def is_compiled(model: nn.Module) -> bool:
@@ -159,7 +162,7 @@ class Looks:
 
     def _pace(self, looked):
         "Count what looks take beyond an update without one"
-        now = time.perf_counter()
+        now = time.thread_time()
         took, self._began = now - self._began, now
         if not looked:
             self._plain = [*self._plain[-20:], took]
@@ -210,7 +213,7 @@ class Observer(_Steps):
             last.register_step_pre_hook(self._before),
             last.register_step_post_hook(self._after),
         ]
-        self._start = self._began = time.perf_counter()
+        self._start = self._began = time.thread_time()
         self._next_look()
 
     def close(self):
@@ -227,7 +230,7 @@ class Observer(_Steps):
 
     def _next_look(self):
         self._left = [each for each in self._left if not each.close()]
-        allowed = FREE + SHARE * (time.perf_counter() - self._start)
+        allowed = FREE + SHARE * (time.thread_time() - self._start)
         due = self.step < FIRST or (self.step % EVERY == 0 and self.spent < allowed)
         if due and not self.blind and not self._left:
             self._open = _OpenLook(self.model, self.held, len(self.seen.looks) < FIRST)
