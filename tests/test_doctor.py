@@ -31,7 +31,6 @@ HEALTHY = (
     "dropout, momentum",
     "lstm, Adam 1e-3",
     "residual, AdamW",
-    "attention, Adam 1e-3",
 )
 
 
