@@ -12,6 +12,7 @@ import torch
 from helpers import Wire
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -923,3 +924,27 @@ def test_gaps_in_texts_and_a_missing_variable_are_one_sentence():
         shell.run_cell(code)
         with pytest.raises(UsageError, match=match):
             shell.run_line_magic("trainopt", "data")
+
+
+def test_a_word_names_a_variable_or_files(tmp_path):
+    shell = InteractiveShell.instance()
+    shell.run_line_magic("load_ext", "trainopt_nb")
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        for number in range(3):
+            Image.new("RGB", (8, 8), (40 * number, 0, 90)).save(tmp_path / label / f"{number}.png")
+    shell.user_ns.pop("model", None)
+    shell.user_ns["train_data"] = shell.user_ns["valid_data"] = np.eye(4, dtype="float32"), np.arange(4) % 2
+    shell.user_ns["others"] = np.eye(6, dtype="float32"), np.arange(6) % 3
+    for word, samples, valid in (
+        (str(tmp_path), 6, None),
+        ("others", 6, None),
+        ("others --valid-data valid_data", 6, 4),
+        ("train_data", 4, 4),
+    ):
+        shell.run_line_magic("trainopt", f"data {word}")
+        report = shell.user_ns["report"]
+        assert report.train.rows == samples, word
+        assert (report.valid and report.valid.rows) == valid, word
+    with pytest.raises(UsageError, match="no variable and no file 'othres'"):
+        shell.run_line_magic("trainopt", "data othres")

@@ -9,6 +9,7 @@ __all__ = ['DATA', 'DataView', 'ShowFolds', 'UsedData', 'show_data']
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import ipywidgets as widgets
 from IPython.display import display
@@ -35,15 +36,41 @@ from ..task.variables import TaskNames, find_task, loss_and_metrics
 class DataView(Options):
     "What is looked for in data"
 
+    data: str = option(
+        "",
+        "variable that holds the data, or path of files; the variable of `--train-data` when omitted",
+        argument="DATA",
+    )
     labels: bool = option(False, "search for label errors too, by training copies of the model", group="Cell")
     samples: int = option(
         20_000, "samples to load of a Dataset", low=10, high=10_000_000, group="Cell", unit="samples"
     )
 
 
+def _variables(call):
+    "The variables of the task, of which the one that was named holds the training data"
+    cell, named = call.options(TaskNames), call.options(DataView).data
+    if named not in call.shell.user_ns:
+        return cell
+    return cell.replace(train_data=named)
+
+
+def _named(call, named):
+    "The data that were named alone: a variable, or files"
+    names, cell = call.shell.user_ns, call.options(TaskNames)
+    if named not in names and not Path(named).expanduser().exists():
+        raise TaskError(
+            f"There is no variable and no file {named!r}: name a variable that holds data, or a path."
+        )
+    valid = names.get(cell.valid_data) if "valid_data" in call.values else None
+    return Task(names.get(cell.model), names.get(named, named), valid)
+
+
 def _task(call):
     "The task of the notebook; data alone are enough where no model is needed"
-    names, cell = call.shell.user_ns, call.options(TaskNames)
+    names, cell, named = call.shell.user_ns, call.options(TaskNames), call.options(DataView).data
+    if named and named != cell.train_data:
+        return _named(call, named)
     try:
         return find_task(names, cell)
     except TaskError:
@@ -91,7 +118,7 @@ def _report(call):
         task = dataclasses.replace(task, train_data=task.train_data.data)
     report = inspect_data(task, options, most=call.options(DataView).samples)
     report.log, report.used = ChangeLog(made), bool(made)
-    report.valid_name = call.options(TaskNames).valid_data if given.valid_data is not None else ""
+    report.valid_name = _variables(call).valid_data if given.valid_data is not None else ""
     if task.read is not None and task.read.facts.get("kind") == "text":
         parts = [part for part in (report.train, report.valid) if part is not None]
         report.texts = file_texts(given, options, parts)
@@ -154,7 +181,8 @@ def _data(call: Call) -> DataReport | None:  # None where a panel shows it
         if call.options(DataView).labels:
             report.find_label_errors(progress=ShowFolds())
         return report
-    use, variables = UsedData(names, call.options(TaskNames)), call.options(TaskNames)
+    variables = _variables(call)
+    use = UsedData(names, variables)
     report.log.listeners.append(lambda: use.follow(report))
     home = cell_id(call.shell.kernel.get_parent("shell")) or ""
     panel = show_data(report, variables.train_data, rate=report.options.sound_rate, use=use, home=home)

@@ -195,5 +195,8 @@ def find_verb(
         place = f"%trainopt {name} on a line of its own" if verb.line else f"trainopt {name} in a terminal"
         raise OptionError(f"%%trainopt {name} takes no cell body: write {place}.")
     if not cell and not verb.line:
-        raise OptionError(f"%trainopt {name} works in a terminal: trainopt {name}.")
+        place = (
+            f"%%trainopt {name} above the code of a cell" if verb.cell else f"trainopt {name} in a terminal"
+        )
+        raise OptionError(f"%trainopt {name} does not work on a line: write {place}.")
     return verb, rest
