@@ -163,3 +163,16 @@ def test_a_detector_is_added_in_one_line():
     finally:
         DETECTORS.remove("too_bright")
     assert trainopt_nb.watch is watch and trainopt_nb.doctor is doctor
+
+
+def test_a_detector_that_fails_does_not_end_a_training():
+    @detector("broken")
+    def _(seen):
+        raise ZeroDivisionError
+
+    try:
+        assert program("negated loss").run(4)[0].findings[0].name == "negated_loss"
+    finally:
+        DETECTORS.remove("broken")
+    w, _ = program("NaN in the inputs").run(81)  # so many looks that the rules on learning rates are asked
+    assert w.findings[0].name == "not_finite"

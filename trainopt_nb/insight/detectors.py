@@ -7,6 +7,7 @@ __all__ = ['DETECTORS', 'Detector', 'detector', 'still_learning', 'Diagnosis', '
 
 # %% ../../nbs/insight/22_detectors.ipynb #cf987b99
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from ..base.registry import Registry
@@ -62,7 +63,9 @@ class Diagnosis:
         "Ask all detectors after a new look"
         since = seen.recent()[0].step
         for name, (find, guard, hits, _) in DETECTORS.items():
-            found = None if name in self.silenced or guard(seen) else find(seen)
+            found = None
+            with suppress(Exception):  # a detector that fails must not end a training
+                found = None if name in self.silenced or guard(seen) else find(seen)
             if found is not None:
                 steps = [step for step in self._hits.get(name, []) if since <= step < seen.last.step]
                 self._hits[name] = [*steps, seen.last.step]

@@ -26,7 +26,11 @@ def _times(factor):
 
 def _ratios(look):
     "Return how large the update of each weight matrix is, relative to it"
-    return {w.name: w.update / w.norm for w in look.weights if w.dims > 1 and w.held and w.norm > 0}
+    return {
+        w.name: w.update / w.norm
+        for w in look.weights
+        if w.dims > 1 and w.held and 0 < w.norm < math.inf and math.isfinite(w.update)
+    }
 
 
 def _calmer(seen):
