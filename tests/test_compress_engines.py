@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from copy import deepcopy
 from functools import cache
 
@@ -14,6 +12,7 @@ import torch
 from onnx import numpy_helper
 from sklearn.datasets import load_digits
 from torch import nn
+from warm_python import run_warm
 
 from trainopt_nb.base.errors import CompressError, OptionError
 from trainopt_nb.compression.agreement import agreement, compare, outputs_on
@@ -337,8 +336,7 @@ print(json.dumps(errors))
 def test_on_a_chip_without_vnni_no_engine_gives_wrong_logits(compile):
     "PyTorch's kernels obey the variable, those of ONNX Runtime do not: of these only the range of weights is checked above"
     env = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": os.getcwd()}
-    words = [sys.executable, "-W", "ignore", "-c", LIMITED.replace("COMPILE", str(compile))]
-    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=300)
+    done = run_warm(["-c", LIMITED.replace("COMPILE", str(compile))], os.getcwd(), env)
     assert done.returncode == 0, done.stderr[-2000:]
     errors = json.loads(done.stdout.splitlines()[-1])
     assert {name for name, error in errors.items() if error is None} == {
@@ -378,8 +376,7 @@ def run_script(folder, tmp_path):
     "Run `run.py` in a process that cannot import this package; its outputs"
     block = "import sys; sys.modules['trainopt_nb'] = None; sys.argv = sys.argv[1:]; import os, runpy; sys.path.insert(0, os.path.dirname(sys.argv[0])); runpy.run_path(sys.argv[0])"
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    words = [sys.executable, "-I", "-c", block, str(folder / "run.py"), str(folder / "example.npz")]
-    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    done = run_warm(["-c", block, folder / "run.py", folder / "example.npz"], tmp_path, env)
     assert done.returncode == 0, done.stderr[-2000:]
     found, expected = np.load(tmp_path / "outputs.npz"), np.load(folder / "expected.npz")
     assert list(found) == list(expected)

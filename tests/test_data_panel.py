@@ -841,7 +841,8 @@ class Slow(Dataset):
         return torch.zeros(3), place % 2
 
 
-def measured(panel):
+def measured(panel, seconds):
+    panel.loading.seconds = seconds
     panel.widget.comm.click({"do": "measure"})
     panel.loading.wait(120)
     return face(panel)["loading"]
@@ -850,7 +851,7 @@ def measured(panel):
 def test_loading_is_measured_beside_the_notebook():
     panel = opened(Slow(), model=small(), options=TrainOptions.of(batch_size=16))
     assert face(panel)["loading"]["state"] == ""
-    told = measured(panel)
+    told = measured(panel, 2)
     assert told["state"] == "done" and "The model waits" in told["said"] and told["rows"][0][4] == ""
     assert told["bar"][0] > told["bar"][1] and len(told["rows"]) > 1
     assert any("--workers" in row[4] for row in told["rows"])
@@ -858,7 +859,7 @@ def test_loading_is_measured_beside_the_notebook():
 
 def test_loading_of_data_in_memory_has_nothing_to_choose(monkeypatch):
     monkeypatch.setenv("TRAINOPT_LANGUAGE", "zh")
-    told = measured(opened(table()))
+    told = measured(opened(table()), 0.5)
     assert (
         told["state"] == "done" and len(told["rows"]) == 1 and told["bar"] is None and "内存" in told["said"]
     )
@@ -874,7 +875,7 @@ def test_loading_is_measured_and_each_module_keeps_its_mode():
 
 
 def test_loading_that_fails_says_why():
-    told = measured(opened(table(), model=nn.Linear(4, 2)))
+    told = measured(opened(table(), model=nn.Linear(4, 2)), 0.5)
     assert told["state"] == "failed" and "4" in told["said"]
 
 

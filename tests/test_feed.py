@@ -17,7 +17,6 @@ from trainopt_nb.feed import records as records_module
 from trainopt_nb.feed.convert import convert
 from trainopt_nb.feed.options import FeedOptions
 from trainopt_nb.feed.read import read_data
-from trainopt_nb.feed.readers import READERS
 from trainopt_nb.task.task import Task
 from trainopt_nb.task.train_options import TrainOptions
 
@@ -479,14 +478,3 @@ def test_shards_that_webdataset_wrote_are_understood(tmp_path):
             )
     read = read_data(str(tmp_path / "s-{000000..000002}.tar"))
     assert read.train[1].tolist() == [n % 3 for n in range(10)]
-
-
-def test_readers_are_loaded_without_their_libraries():
-    "Each reader imports what it needs when it reads"
-    import subprocess
-    import sys
-
-    code = "import sys, trainopt_nb; from trainopt_nb.feed.readers import READERS; READERS.items(); "
-    code += "print([m for m in ('lmdb', 'tfrecord', 'webdataset', 'datasets', 'soundfile', 'polars', 'pyarrow', 'PIL') if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() in ("[]", "['PIL']") and len(READERS) > 8

@@ -404,22 +404,6 @@ def test_report_leaves_the_users_matplotlib_alone():
     assert dict(matplotlib.rcParams) == before
 
 
-def test_the_report_needs_no_widget():
-    import subprocess
-    import sys
-
-    code = (
-        "import sys; from trainopt_nb.runs import report; "
-        "print([m for m in ('IPython', 'ipywidgets', 'anywidget', 'matplotlib') if m in sys.modules])"
-    )
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        == "[]"
-    )
-
-
 # ---- the table of runs
 
 

@@ -60,6 +60,7 @@ def forget_pages():
     "Parsed pages are millions of objects, which each garbage collection of a later test would look through"
     yield
     soup.cache_clear()
+    destination.cache_clear()
 
 
 @cache
@@ -93,7 +94,7 @@ class References:
     def __init__(self, path):
         self.ids, self.links, self.files, self.pictures = set(), set(), set(), []
         for text in TAG.findall(path.read_text(encoding="utf-8")):
-            if not any(name in text for name in (" id=", " href=", " src=")):
+            if " id=" not in text and " href=" not in text and " src=" not in text:
                 continue
             tag, found = tag_of(text).name, tag_of(text).attributes
             if "id" in found:
@@ -337,21 +338,30 @@ def test_an_unrelated_folder_is_left_alone(tmp_path):
     assert done.returncode and "no site" in done.stderr and (tmp_path / "letter.txt").exists()
 
 
-def leads_somewhere(link, path, files):
+@cache
+def destination(folder, link):
+    "The file and the place in it that a link from a page in a folder names; None for another site, and no file for the page itself"
     parts = urlsplit(link)
     if parts.scheme or parts.netloc:
+        return None
+    file = os.path.normpath(os.path.join(folder, unquote(parts.path))) if parts.path else ""
+    return file, unquote(parts.fragment)
+
+
+def leads_somewhere(link, path, folder, files):
+    found = destination(folder, link)
+    if found is None:
         return True
-    target = os.path.normpath(os.path.join(path, "..", unquote(parts.path))) if parts.path else str(path)
-    if target not in files:
+    file, place = found[0] or str(path), found[1]
+    if file not in files:
         return False
-    is_place = parts.fragment and target.endswith(".html")
-    return not is_place or unquote(parts.fragment) in references(Path(target)).ids
+    return not (place and file.endswith(".html")) or place in references(Path(file)).ids
 
 
 def faults(path, files):
     "Links of a page that lead nowhere, pictures that are missing or have no text, and what it would load from elsewhere"
-    page = references(path)
-    yield from (link for link in page.links if not leads_somewhere(link, path, files))
+    page, folder = references(path), str(path.parent)
+    yield from (link for link in page.links if not leads_somewhere(link, path, folder, files))
     yield from (file for file in page.files if re.match(r"(https?:)?//", file))
     for picture in page.pictures:
         if "sidebar-logo" in picture.get("class", ""):

@@ -6,16 +6,19 @@ Build the documentation site from the notebooks, without network access and with
 """
 
 import gc
+import inspect
 import re
 import shutil
 import sys
 import tempfile
 from configparser import ConfigParser
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 gc.disable()  # looking for garbage takes a third of the time, and all of it needs 1.5 GB
+inspect.getsourcelines = cache(inspect.getsourcelines)  # asked three times about each function
 from sphinx.cmd.build import main as sphinx  # noqa: E402
 
 ROOT = Path(__file__).parents[2]

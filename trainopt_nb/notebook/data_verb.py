@@ -47,6 +47,7 @@ class DataView(Options):
     )
 
 
+# %% ../../nbs/notebook/06h_data_verb.ipynb #6814791e
 def _variables(call):
     "The variables of the task, of which the one that was named holds the training data"
     cell, named = call.options(TaskNames), call.options(DataView).data
