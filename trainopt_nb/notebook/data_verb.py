@@ -46,7 +46,6 @@ class DataView(Options):
         20_000, "samples to load of a Dataset", low=10, high=10_000_000, group="Cell", unit="samples"
     )
 
-
 # %% ../../nbs/notebook/06h_data_verb.ipynb #6814791e
 def _variables(call):
     "The variables of the task, of which the one that was named holds the training data"
