@@ -564,6 +564,7 @@ def test_every_place_that_draws_is_known():
         "panels/kept.py": {"html"},  # the state of a panel, in a test of its own
         "sweeps/sweep.py": {"html"},  # a table, whose cells `table_html` escapes
         "insight/lr_find.py": {"html"},
+        "insight/results.py": {"html"},  # with hostile names in test_inspect.py
         "notebook/verb_help.py": {"html"},
     }
 

@@ -16,6 +16,7 @@ from trainopt_nb.events.records import COMMANDS, EVENTS, Step
 from trainopt_nb.notebook.compress_verb import CompressCell
 from trainopt_nb.notebook.convert_verb import ConvertArguments
 from trainopt_nb.notebook.data_verb import DataView
+from trainopt_nb.notebook.inspect_verb import InspectOptions
 from trainopt_nb.notebook.new import NewOptions
 from trainopt_nb.notebook.predict_verb import PredictOptions
 from trainopt_nb.notebook.sweep_verbs import SpaceWords
@@ -124,6 +125,7 @@ def write_reference(
         "cell options": _options(CellOptions),
         "trust options": _plain_options(Trust),
         "predict options": _plain_options(PredictOptions),
+        "inspect options": _plain_options(InspectOptions),
         "data options": _plain_options(DataView),
         "convert options": _plain_options(ConvertArguments),
         "new options": _options(NewOptions, "trainopt new"),

@@ -44,13 +44,8 @@ def _begun(group, folder):
     return next((run for run in known if run.state not in ("finished", "stopped")), None)
 
 # %% ../../nbs/api/06_run_task.ipynb #343eed9b
-def run_task(
-    task: Task,  # what is being learned
-    options: TrainOptions,  # how
-    where: Where = Where(),  # noqa: B008 a constant
-    resume: Run | None = None,  # to be resumed, with options as from `stored_options`; None begins a new run
-) -> RunHandle:
-    "Begin to train or resume: here, in the background, on several devices, under torchrun or on Ray"
+def _begin(task, options, where, resume):
+    "Begin a run where the options say"
     if where.background:
         return start_in_workers(task, options, where, resume)
     ranks = from_environment(options.plan)
@@ -59,6 +54,18 @@ def run_task(
     if options.devices != 1 or options.restarts or options.plan != "data" or options.cluster:
         return start_in_workers(task, options, where, resume)
     return start(task, options, **where.place) if resume is None else resume_in(resume, task, options)
+
+
+def run_task(
+    task: Task,  # what is being learned
+    options: TrainOptions,  # how
+    where: Where = Where(),  # noqa: B008 a constant
+    resume: Run | None = None,  # to be resumed, with options as from `stored_options`; None begins a new run
+) -> RunHandle:
+    "Begin to train or resume: here, in the background, on several devices, under torchrun or on Ray"
+    handle = _begin(task, options, where, resume)
+    handle.run.given = task, options
+    return handle
 
 # %% ../../nbs/api/06_run_task.ipynb #1e2893ba
 def print_lines(

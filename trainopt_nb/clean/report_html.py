@@ -10,22 +10,13 @@ import numpy as np
 
 from ..base.texts import said_in, wording
 from .finding import Finding
-from .pictures import drawn, originals
 from .look import Part, size_text
-from trainopt_nb.clean.sample_views import (
-    heights,
-    image_span,
-    label_text,
-    picture_url,
-    places_of_rows,
-    sounding,
-    table_rows,
-    wave_of,
-)
+from .sample_views import label_text, places_of_rows
+from .samples_html import said_samples
 from .values import class_counts
 from ..runs.card import Figure
 from ..runs.card_parts import figures_html, frame_html
-from ..runs.html_tables import LINE, SOFT, table_html
+from ..runs.html_tables import LINE, SOFT
 from ..runs.plain_text import escape
 from ..runs.pictures import TRAIN, VALID
 
@@ -40,21 +31,9 @@ def samples_html(
     if not places:
         return ""
     names = _names(part, places, finding)
-    if part.kind == "images":
-        span = image_span(part)
-        images = [drawn(image, target, span)[0] for image, target in originals(part, places)]
-        return f'<div style="display:flex;flex-wrap:wrap;gap:6px">{"".join(map(_image_html, names, images))}</div>'
-    if part.kind == "text":
-        rows = [[name, part.inputs[p][:200]] for name, p in zip(names, places, strict=True)]
-        return table_html(["sample", "text"], rows)
-    if part.kind == "table":
-        head, values = table_rows(part, places, finding.column)
-        rows = [[name, *(v or "" for v in row)] for name, row in zip(names, values, strict=True)]
-        return table_html(["sample", *head], rows)
-    if part.kind == "sound":
-        waves = "".join(map(_wave_html, names, (wave_of(part.inputs[p]) for p in places)))
-        return f'<div style="display:flex;flex-wrap:wrap;gap:6px 14px">{waves}</div>'
-    return f'<div style="font-size:12px;{SOFT}">{escape(", ".join(names))}</div>'
+    if part.kind in ("tokens", "numbers"):
+        return f'<div style="font-size:12px;{SOFT}">{escape(", ".join(names))}</div>'
+    return said_samples(part, places, ["sample"], [[name] for name in names], first=finding.column)
 
 
 def _names(part, places, finding):
@@ -69,24 +48,6 @@ def _names(part, places, finding):
         name + (f" → {better[row]}" if row in better else "")
         for name, (row, _) in zip(named, names, strict=True)
     ]
-
-
-def _image_html(name, image):
-    return (
-        f'<figure style="margin:0;width:96px"><img alt="sample of {escape(name)}" src="{picture_url(image)}" style="width:64px;height:64px;object-fit:contain;'
-        f'image-rendering:pixelated"><figcaption style="font-size:11px;overflow-wrap:anywhere">{escape(name)}</figcaption></figure>'
-    )
-
-
-def _wave_html(name, sound):
-    bars = "".join(
-        f"M{i + 0.5} {16 - 15 * top:.1f}V{16 + 15 * top:.1f}"
-        for i, top in enumerate(heights(sound[: sounding(sound)]))
-    )
-    return (
-        f'<figure style="margin:0;width:180px"><svg viewBox="0 0 120 32" style="width:180px;height:40px;display:block">'
-        f'<path d="{bars}" stroke="{TRAIN}" stroke-width="0.8"/></svg><figcaption style="font-size:11px">{escape(name)}</figcaption></figure>'
-    )
 
 # %% ../../nbs/clean/07b_report_html.ipynb #9568108e
 def classes_html(

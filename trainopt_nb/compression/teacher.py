@@ -14,14 +14,14 @@ from torch import nn
 from ..api.in_workers import Where
 from ..api.run_task import run_task
 from ..base.errors import OptionError, TaskError
-from .judge import ALONE, UNTAUGHT, prepare_copy
+from .judge import prepare_copy
 from .steps import Work
 from .valid_half import choosing_half
 from ..data.tensors import Batch, split_batch
 from ..task.distill_options import Imitated, read_distill
 from ..task.signatures import call
 from ..task.task import Task
-from ..task.train_options import TrainOptions
+from ..task.train_options import ALONE, UNTAUGHT, TrainOptions
 
 # %% ../../nbs/compression/10_teacher.ipynb #eb2ff7b8
 def recalibrate(

@@ -152,6 +152,7 @@ class Run(_CommandedRun):
         "Open a run; raises `RunError` where the directory holds none"
         super().__init__(path)
         self.trained = None  # the model that this process trained, for `predict`
+        self.given: tuple = ()  # the task and the options that this process began the run with, for `inspect`
 
     @classmethod
     def create(
@@ -180,6 +181,12 @@ class Run(_CommandedRun):
     def predict(self, data: object, model: object = None) -> object:  # `Predictions`
         "Predict labels by name for new data, by the model of this process or one of the same class; raises `DataError` or `RunError`"
         return RUN_ACTIONS["predict"](self, data, model)
+
+    def inspect(
+        self, train_data: object = None, valid_data: object = None, **how: object
+    ) -> object:  # `Results`
+        "Report where the model errs, on its own data or on those that are passed; `how` is n, classes, model. Raises `RunError`, `DataError` or `TaskError`"
+        return RUN_ACTIONS["inspect"](self, train_data, valid_data, **how)
 
     def delete(self):
         "Remove the run with everything in it; raises `RunError` while a process writes it"
