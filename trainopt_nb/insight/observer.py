@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..data.tensors import leaves
-from .collect import StepMode, Weights, has_modes, loose_layers, some_gradient
+from .step_mode import StepMode, Weights, has_modes, loose_layers, some_gradient
 from .observations import ROWS, Look, Observations, kind
 
 # %% ../../nbs/insight/28_observer.ipynb #009e3d80
