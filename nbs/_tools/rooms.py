@@ -30,7 +30,10 @@ ROOMS = {  # folder of nbs/ and of the package -> title and sentence
     "script": ("Script", "the plain PyTorch script of a run"),
     "clean": ("Clean", "what is wrong with a task's data, and changes of it that can be undone"),
     "api": ("API", "run a task, here or elsewhere: `fit` and `resume`"),
-    "insight": ("Insight", "what measuring a training tells: the learning rate test, where a model errs"),
+    "insight": (
+        "Insight",
+        "what measuring a training tells: the learning rate test, where a model errs, and the doctor, which names faults and tries cures",
+    ),
     "population": ("Population", "many trials as one program, equal to each of them alone"),
     "search": ("Search", "where to search, and how: the space, samplers, pruners, the study and its storage"),
     "sweeps": ("Sweeps", "trials in worker processes: the loop, its log, the cell as an objective"),

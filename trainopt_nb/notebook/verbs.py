@@ -150,6 +150,7 @@ for _name, _place in {
     "attach": "run_verbs:ATTACH",
     "resume": "run_verbs:RESUME",
     "predict": "predict_verb:PREDICT",
+    "profile": "profile_verb:PROFILE",
     "inspect": "inspect_verb:INSPECT",
     "options": "verb_help:OPTIONS",
     "help": "verb_help:HELP",

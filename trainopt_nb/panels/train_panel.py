@@ -19,6 +19,7 @@ from .protocol import finite
 from ..runs import card
 from ..runs.held import final_figures, final_headline
 from ..runs.report import report_bundle
+from ..runs.usage_row import usage_text
 from ..events.registry import WORDS
 
 # %% ../../nbs/panels/02_train_panel.ipynb #ce4405cf
@@ -53,6 +54,23 @@ def _best(progress: Progress, texts: dict[str, str]) -> dict[str, object] | None
             }
 
 
+def _profile(progress: Progress) -> dict[str, object] | None:
+    "Return the table of the steps that were profiled"
+    found = progress.parts.get("profile")
+    if found is None:
+        return None
+    rows = [
+        [card.plain(name), n, f"{digits(1000 * s, 3)} ms", f"{share:.1%}"] for name, n, s, share in found.rows
+    ]
+    steps = {"first": found.step + 1, "last": found.step + found.steps}
+    return {
+        **steps,
+        "time": digits(1000 * found.seconds / found.steps, 3),
+        "rows": rows,
+        "path": card.plain(found.path),
+    }
+
+
 def standing(
     progress: Progress,  # what is shown
     texts: dict[str, str] = TEXTS,  # the words
@@ -70,15 +88,18 @@ def standing(
         "lowest": card.best_loss(progress, texts),
         "assumed": [list(row) for row in card.assumed(progress, texts)],
         "by_hand": [[c.step, _lr(c.lr), _lr(c.before)] for c in progress.rates.changes],
+        "usage": card.plain(usage_text(progress, texts)),
+        "profile": _profile(progress),
         "devices": [[d.name, d.shares, d.cells, d.slow] for d in card.devices(progress)],
     }
 
-
+# %% ../../nbs/panels/02_train_panel.ipynb #e561dfc0
 def _standing_key(progress: Progress) -> tuple:
     "Return the values on which the facts of `standing` depend"
     p = progress
     counts = len(p.epochs), len(p.notes), len(p.curves), p.damaged, len(p.assumptions), len(p.rates.changes)
-    return p.started, p.state, p.reason, p.saved, counts, *p.workers.values()
+    watched = p.parts.get("profile"), *p.parts.get("usage", {}).values()
+    return p.started, p.state, p.reason, p.saved, counts, *p.workers.values(), *watched
 
 # %% ../../nbs/panels/02_train_panel.ipynb #26815983
 def moving(
@@ -152,7 +173,8 @@ class _Closer:
 class TrainPanel(_Closer, Panel):
     "A live view of a run"
 
-    script = read_static("train_charts.js", "train_panel.js")
+    script = read_static("train_charts.js", "usage_row.js", "train_panel.js")
+    styles = read_static("usage_row.css")
     words = ("panel",)
     shows_run = True
 

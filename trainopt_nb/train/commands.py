@@ -21,14 +21,28 @@ class StopTraining(Exception):
     "Raised between two steps when a stop was asked for"
 
 
-class Commands:
-    "Executes commands for a run"
+class _Waiting:
+    "Commands that wait for their step, and what runs beside the steps until then"
 
     def __init__(self, state: TrainingState, saver: Saver):
         self.state, self.saver = state, saver
         self.earlier: list[
             tuple
-        ] = []  # (step, epoch, command) that are executed again, as from `earlier_commands`
+        ] = []  # (step, epoch, command) that are executed then, as from `earlier_commands`
+        self.profiling = None  # what profiles the steps now, such as an `insight.profiler.Profiling`
+
+    def later(self, step: int, command: tuple):
+        "Execute a command once so many updates are done"
+        self.earlier = sorted([*self.earlier, (step, 0, command)], key=lambda each: each[:2])
+
+    def close(self):
+        "End what runs beside the steps"
+        if self.profiling is not None:
+            self.profiling.stop()
+
+# %% ../../nbs/train/13_commands.ipynb #e8861495
+class Commands(_Waiting):
+    "Executes commands for a run"
 
     def emit(self, event) -> Generator:
         "Yield an event, and execute the command that comes back"
@@ -76,6 +90,8 @@ class Commands:
 EXECUTORS: Registry[Callable[[Commands, tuple], Iterable]] = Registry("executor of a command")
 EXECUTORS.register("Pause", lambda commands, command: ())
 EXECUTORS.register("Resume", lambda commands, command: ())
+EXECUTORS.register("Profile", "trainopt_nb.insight.profiler:begin")
+EXECUTORS.register("EndProfile", "trainopt_nb.insight.profiler:end")
 
 
 @EXECUTORS.register("Stop")

@@ -118,6 +118,8 @@ class _Run:
             yield Note("error", str(problem), self.state.step, "memory")
             yield from self.saver.save()
             return "failed", str(problem)
+        finally:
+            self.epochs.commands.close()
 
 # %% ../../nbs/train/15_loop.ipynb #af10a85f
 def _save_rest(saver):

@@ -1,0 +1,178 @@
+"The doctor: names planted faults in loops written by hand, is silent beside healthy ones, proves its changes, and leaves no trace"
+
+import copy
+
+import plants
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import trainopt_nb
+from trainopt_nb.insight.detectors import DETECTORS, detector
+from trainopt_nb.insight.doctor import doctor
+from trainopt_nb.insight.finding import Change, Finding
+from trainopt_nb.insight.trial import Trial, prove
+from trainopt_nb.insight.watch import watch
+from trainopt_nb.task.task import Task
+from trainopt_nb.task.train_options import TrainOptions
+
+SHORT = {  # exact ones, and updates after which they must be known
+    "softmax before cross-entropy": 2, "sigmoid before logits loss": 2, "raw scores to nll": 2, "broadcast mse": 2,
+    "broadcast by hand": 2, "one column": 2, "negated loss": 4, "optimizer of the old model": 2,
+    "optimizer of the old head": 2, "layers in a list": 2, "detached body": 4, "body under no_grad": 4,
+    "floor in the loss": 4, "no zero_grad": 5, "zero_grad before step": 4, "constant weights": 4,
+    "constant inputs": 4, "NaN in the inputs": 2, "relu on scores": 81, "sorted data": 101,
+}  # fmt: skip
+MODES = {"trains in eval mode": 4, "validates in train mode": 10}
+HEALTHY = (
+    "mlp, SGD 0.1",
+    "norm, Adam 1e-2",
+    "dropout, momentum",
+    "lstm, Adam 1e-3",
+    "residual, AdamW",
+)
+
+
+def program(name, kind="mlp"):
+    made = plants.Program(plants.digits(), kind)
+    plants.PLANTED[name][1](made)
+    return made
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize("name", SHORT)
+def test_an_exact_fault_is_named_first(name):
+    w, _ = program(name).run(SHORT[name])
+    assert w.findings and w.findings[0].told, name
+    assert w.findings[0].name == plants.PLANTED[name][0]
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_modes_are_told_for_a_model_that_has_them(name):
+    w, _ = program(name, "conv").run(MODES[name], epoch=5)
+    assert [finding.name for finding in w.findings] == [plants.PLANTED[name][0]]
+    w, _ = program(name, "mlp").run(MODES[name], epoch=5)
+    assert w.findings == []
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_healthy_loop_is_left_alone(name):
+    made = dict(plants.healthy(plants.digits()))[name](80)
+    w, _ = made.run(80)
+    assert w.findings == []
+
+
+@pytest.mark.parametrize("name", plants.TWISTS)
+def test_a_loop_with_a_twist_is_left_alone(name):
+    made = dict(plants.healthy(plants.digits()))[name](60)
+    w, _ = made.run(60)
+    assert w.findings == []
+
+
+@pytest.mark.parametrize("name", ["lr too high, SGD"])
+def test_a_change_is_proven_by_the_metric_on_held_out_data(name):
+    made = program(name)
+    w, _ = made.run(130)
+    assert not any(finding.told for finding in w.findings)
+    first = made.prove(w)[0]
+    assert first.name in plants.PLANTED[name][0] and first.confidence == "proven" and first.proof.gain > 0.1
+
+
+def test_a_change_that_gives_nothing_is_withdrawn_and_stays_silent():
+    p = plants.Program(plants.digits())
+    trial = Trial(p.model, p.optimizer, F.cross_entropy, (p.x, p.y), (p.vx, p.vy))
+    before = copy.deepcopy(p.model.state_dict())
+    assert prove(Finding("none", "Nothing.", Change("Nothing.", amend=lambda trial: None)), trial, 10) is None
+    assert all(torch.equal(before[name], value) for name, value in p.model.state_dict().items())
+    w, _ = program("softmax before cross-entropy").run(2)
+    w.silence("probabilities_to_cross_entropy")
+    w.looked()
+    assert w.findings == []
+
+
+def test_hooks_are_gone_after_an_error_too():
+    p = plants.Program(plants.digits())
+    with pytest.raises(ZeroDivisionError), watch(p.model, p.optimizer):
+        p.update(torch.arange(64), 0)
+        p.model(p.x[:2])
+        raise ZeroDivisionError
+    hooks = [h for m in p.model.modules() for h in (m._forward_hooks, m._forward_pre_hooks)]
+    hooks += [p.optimizer._optimizer_step_pre_hooks, p.optimizer._optimizer_step_post_hooks]
+    assert not any(hooks) and not torch.overrides._get_current_function_mode_stack()
+
+
+def test_watching_changes_no_weight():
+    with_doctor, without = (plants.Program(plants.digits(), "conv") for _ in range(2))
+    torch.manual_seed(0)
+    with_doctor.run(25)
+    torch.manual_seed(0)
+    without.run(25, watched=False)
+    pairs = zip(with_doctor.model.parameters(), without.model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_two_models_that_train_against_each_other_are_left_alone():
+    torch.manual_seed(0)
+    makes, judges = (nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, n)) for n in (8, 1))
+    first, second = (torch.optim.Adam(m.parameters(), lr=2e-3) for m in (makes, judges))
+    loss = F.binary_cross_entropy_with_logits
+    with watch(judges, second, show=False) as w:
+        for _ in range(70):
+            real, made = torch.randn(32, 8) + 1, makes(torch.randn(32, 8))
+            second.zero_grad()
+            told = judges(real), judges(made.detach())
+            (loss(told[0], torch.ones(32, 1)) + loss(told[1], torch.zeros(32, 1))).backward()
+            second.step()
+            first.zero_grad()
+            loss(judges(made), torch.ones(32, 1)).backward()
+            first.step()
+    assert w.findings == []
+
+
+def test_the_doctor_leaves_a_task_as_it_was():
+    d = plants.digits()
+    torch.manual_seed(0)
+    model = plants.mlp(d, 10)
+    task = Task(model, (d.x, d.y), (d.vx, d.vy))
+    weights, drawn = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    found = doctor(task, TrainOptions(optimizer="sgd", lr=1e-6, device="cpu"), steps=121)
+    assert [(each.name, each.confidence) for each in found.findings] == [("lr_too_low", "proven")]
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    assert torch.equal(drawn, torch.get_rng_state())
+
+
+def test_nan_in_a_task_is_named_where_it_begins():
+    d = plants.digits()
+    model = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+    with torch.no_grad():
+        model[0].weight.mul_(1e30)
+        model[2].weight.mul_(1e30)
+    found = doctor(Task(model, (d.x, d.y), (d.vx, d.vy)), TrainOptions(device="cpu"), steps=5)
+    assert found.findings[0].name == "not_finite" and "layer 2" in repr(found)
+
+
+def test_a_detector_is_added_in_one_line():
+    @detector("too_bright")
+    def _(seen):
+        return Finding("too_bright", "Too bright.", Change("Dim it."), confidence="exact")
+
+    try:
+        p = plants.Program(plants.digits())
+        assert [each.name for each in p.run(2)[0].findings] == ["too_bright"]
+    finally:
+        DETECTORS.remove("too_bright")
+    assert trainopt_nb.watch is watch and trainopt_nb.doctor is doctor
+
+
+def test_a_detector_that_fails_does_not_end_a_training():
+    @detector("broken")
+    def _(seen):
+        raise ZeroDivisionError
+
+    try:
+        assert program("negated loss").run(4)[0].findings[0].name == "negated_loss"
+    finally:
+        DETECTORS.remove("broken")
+    w, _ = program("NaN in the inputs").run(81)  # so many looks that the rules on learning rates are asked
+    assert w.findings[0].name == "not_finite"
