@@ -25,27 +25,34 @@ __all__ = [
     "TrainOptions",
     "compress",
     "convert",
+    "doctor",
     "features",
     "find_lr",
     "find_run",
     "fit",
+    "inspect_results",
     "list_runs",
     "load_data",
     "measure",
     "resume",
     "sweep",
+    "watch",
 ]
 
-_LATER = {  # they import Optuna, or what measures and changes models
+_LATER = {  # they import Optuna, or what measures, inspects, watches and changes models
     "Sweep": "trainopt_nb.sweeps.sweep",
     "compress": "trainopt_nb.compression.compress",
+    "doctor": "trainopt_nb.insight.doctor",
+    "inspect_results": "trainopt_nb.insight.inspect",
     "measure": "trainopt_nb.compression.measure",
     "sweep": "trainopt_nb.sweeps.run_sweep",
+    "watch": "trainopt_nb.insight.watch",
 }
 
 RUN_REPORTS.register("sweep", "trainopt_nb.sweeps.report:sweep_bundle")
 RUN_REPORTS.register("compress", "trainopt_nb.compression.report:compress_bundle")
 RUN_ACTIONS.register("eject", "trainopt_nb.script.write:write_script")
+RUN_ACTIONS.register("inspect", "trainopt_nb.insight.inspect_run:inspect_run")
 RUN_ACTIONS.register("profile", "trainopt_nb.insight.profiler:profile_run")
 RUN_ACTIONS.register("predict", "trainopt_nb.api.predict:predict")
 RUN_ACTIONS.register("sweep", "trainopt_nb.sweeps.run_sweep:sweep")

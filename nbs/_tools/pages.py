@@ -16,6 +16,7 @@ from trainopt_nb.events.records import COMMANDS, EVENTS, Step
 from trainopt_nb.notebook.compress_verb import CompressCell
 from trainopt_nb.notebook.convert_verb import ConvertArguments
 from trainopt_nb.notebook.data_verb import DataView
+from trainopt_nb.notebook.doctor_verb import DoctorOptions
 from trainopt_nb.notebook.inspect_verb import InspectOptions
 from trainopt_nb.notebook.new import NewOptions
 from trainopt_nb.notebook.predict_verb import PredictOptions
@@ -126,6 +127,7 @@ def write_reference(
         "trust options": _plain_options(Trust),
         "predict options": _plain_options(PredictOptions),
         "inspect options": _plain_options(InspectOptions),
+        "doctor options": _plain_options(DoctorOptions),
         "data options": _plain_options(DataView),
         "convert options": _plain_options(ConvertArguments),
         "new options": _options(NewOptions, "trainopt new"),

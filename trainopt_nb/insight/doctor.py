@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ..base.errors import NonFinite, TaskError
+from .diagnosis_html import diagnosis_html
 from .finding import Change, Finding
 from .watch import Watch
 from ..optim.part_optimizers import optimizer_for
@@ -36,6 +37,9 @@ class Diagnosed(NamedTuple):
         lines = [repr(finding) for finding in self.findings] or ["Nothing was found that is wrong."]
         why = f" {self.untried}" if self.untried and self.findings else ""
         return "\n".join([*lines, f"({seen}.{why})"])
+
+    def _repr_html_(self):
+        return diagnosis_html(self.findings, self.steps, self.looks, self.untried if self.findings else "")
 
 
 def _batches(prepared, count) -> Iterator:

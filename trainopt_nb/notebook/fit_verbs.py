@@ -57,7 +57,7 @@ def _stay(call: Call, before: Path) -> tuple[str, ...]:
     call.values |= {"runs": str(folder)} | {
         name: _placed(call.values[name], before) for name in ("storage", "join") if call.values.get(name)
     }
-    if call.verb is LR_FIND:
+    if not any(issubclass(each, RunFolder) for each in call.verb.options):  # it begins no run
         return ()
     return (
         f"The cell changed the working directory. Its run stays in {folder}: %trainopt runs --runs {folder} lists it.",
