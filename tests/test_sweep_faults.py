@@ -132,13 +132,13 @@ def test_a_trial_that_goes_on_is_not_lost_in_a_batch(task, tmp_path):  # noqa: F
         if isinstance(event, TrialEnded) and event.state == "stopped":
             handle.send(ContinueTrial(event.number))
 
-    # the batch is at most two epochs ahead of those who follow it, so that the stop comes before its end
-    handle = started(tmp_path, task, LR, trials=24, epochs=12, batch_trials="on", pruner="none", repeats=0)
+    # those who follow a batch hear of it every tenth of a second, in which it may do dozens of epochs: the stop comes before its end
+    handle = started(tmp_path, task, LR, trials=4, epochs=120, batch_trials="on", pruner="none", repeats=0)
     events = followed(handle, react)
     (again,) = [event for event in of_type(events, TrialStarted) if event.origin == "continued"]
     ends = [event for event in of_type(events, TrialEnded)]
-    assert len(ends) == 24 == len({event.number for event in ends})
-    assert next(event for event in ends if event.number == again.number).epochs == 12
+    assert len(ends) == 4 == len({event.number for event in ends})
+    assert next(event for event in ends if event.number == again.number).epochs == 120
 
 
 def test_numbers_of_trials_that_are_not_there(tmp_path):

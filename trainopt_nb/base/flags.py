@@ -160,7 +160,7 @@ def _values(o):
     "Return the possible values of an option, with the unit where its default has none"
     number = isinstance(o.default, (int, float))
     unit = f" {o.unit}" if o.unit and o.type in ("int", "float") and not number else ""
-    return possible_values(o) + unit + (", or none" if o.optional else "")
+    return possible_values(o, unit) + (", or none" if o.optional else "")
 
 
 def rows(

@@ -148,6 +148,7 @@ SWITCH = {
 # %% ../../nbs/base/01b_option_values.ipynb #5d36b9e2
 def possible_values(
     option,  # an `Option`, or another object with its fields
+    unit: str = "",  # behind numbers, with a space before it
 ) -> str:  # such as `1 to 65536`
     "Return the possible values of an option in words"
     low, high = (
@@ -184,7 +185,7 @@ def possible_values(
         words = anything if low is None else f"{low} or more"
     else:
         words = f"{low} to {high}"
-    return words + "".join(f", or {word}" for word in option.choices if option.type == "int")
+    return words + unit + "".join(f", or {word}" for word in option.choices if option.type == "int")
 
 # %% ../../nbs/base/01b_option_values.ipynb #36b189c8
 def decimal_comma(

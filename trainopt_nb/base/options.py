@@ -101,7 +101,7 @@ def _refusal(option, value):
     "Return the error for a value that the option cannot have"
     hint = nearest(value, option.choices) if option.type == "choice" and isinstance(value, str) else ""
     unit = f" {option.unit}" if option.unit and option.type in ("int", "float") else ""
-    values = f"{possible_values(option)}{unit}{', or none' if option.optional else ''}"
+    values = f"{possible_values(option, unit)}{', or none' if option.optional else ''}"
     got = repr(value) if len(repr(value)) < 80 else f"an object of type {type(value).__name__}"
     way = f" {text}" if option.explain and (text := option.explain(value)) else ""
     said = f"takes {values}, and got {got}.{hint}{way}{decimal_comma(option, value)}"

@@ -86,7 +86,7 @@ def doctor(
     steps: int = 200,  # updates that are watched
     seconds: float = 30.0,  # for each change that is tried
 ) -> Diagnosed:
-    "Look for faults of a task, and try the changes that are proposed. Raises as `fit` does for a task that can't be trained"
+    "Look for faults of a task, and try the changes that are proposed. Raises `TaskError`, `DataError` or `OptionError`, as `fit` does"
     before, mode = random_state(), task.model.training
     copied = replace(task, model=deepcopy(task.model))
     try:

@@ -70,7 +70,7 @@ def _profile(progress: Progress) -> dict[str, object] | None:
         "path": card.plain(found.path),
     }
 
-
+# %% ../../nbs/panels/02_train_panel.ipynb #0a8b6fb9
 def standing(
     progress: Progress,  # what is shown
     texts: dict[str, str] = TEXTS,  # the words

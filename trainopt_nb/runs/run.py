@@ -141,33 +141,9 @@ class _CommandedRun(RunWriter):
         "Return a function for the writer that gives the next command, or None"
         return receive_commands(self.path)
 
-# %% ../../nbs/runs/07_run.ipynb #50f821a6
-class Run(_CommandedRun):
-    "A run on the disk: its options, its events, its weights"
-
-    def __init__(
-        self,
-        path: str | Path,  # its directory
-    ):
-        "Open a run; raises `RunError` where the directory holds none"
-        super().__init__(path)
-        self.trained = None  # the model that this process trained, for `predict`
-        self.given: tuple = ()  # the task and the options that this process began the run with, for `inspect`
-
-    @classmethod
-    def create(
-        cls,
-        folder: str | Path,  # where runs are kept; made where it is missing
-        name: str,  # what it is about; date and number are added
-        options: dict,  # plain values by keyword
-        cell: str = "",  # source of the cell
-        type: str = "train",  # what the run is
-        parent: str | None = None,  # name of the run that started it
-        dated: bool = True,  # whether date and number are added to the name
-        **more: object,  # further plain facts for run.json
-    ) -> "Run":
-        "Make the directory of a new run; raises `RunError` where that is not possible"
-        return cls(make_directory(folder, name, options, cell, dated, type=type, parent=parent, **more))
+# %% ../../nbs/runs/07_run.ipynb #30904a6f
+class _ReportedRun(_CommandedRun):
+    "What higher rooms do with a run"
 
     def eject(
         self,
@@ -194,6 +170,34 @@ class Run(_CommandedRun):
     ) -> object:  # `Results`
         "Report where the model errs, on its own data or on those that are passed; `how` is n, classes, model. Raises `RunError`, `DataError` or `TaskError`"
         return RUN_ACTIONS["inspect"](self, train_data, valid_data, **how)
+
+# %% ../../nbs/runs/07_run.ipynb #50f821a6
+class Run(_ReportedRun):
+    "A run on the disk: its options, its events, its weights"
+
+    def __init__(
+        self,
+        path: str | Path,  # its directory
+    ):
+        "Open a run; raises `RunError` where the directory holds none"
+        super().__init__(path)
+        self.trained = None  # the model that this process trained, for `predict`
+        self.given: tuple = ()  # the task and the options that this process began the run with, for `inspect`
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,  # where runs are kept; made where it is missing
+        name: str,  # what it is about; date and number are added
+        options: dict,  # plain values by keyword
+        cell: str = "",  # source of the cell
+        type: str = "train",  # what the run is
+        parent: str | None = None,  # name of the run that started it
+        dated: bool = True,  # whether date and number are added to the name
+        **more: object,  # further plain facts for run.json
+    ) -> "Run":
+        "Make the directory of a new run; raises `RunError` where that is not possible"
+        return cls(make_directory(folder, name, options, cell, dated, type=type, parent=parent, **more))
 
     def delete(self):
         "Remove the run with everything in it; raises `RunError` while a process writes it"
