@@ -122,6 +122,7 @@ TASKS = {
     "see why accuracy is low": {
         "trainopt_nb": "%trainopt inspect",
         "fastai": """
+            pairs[1].vocab = list("0123456789")
             seen = ClassificationInterpretation.from_learner(learn)
             seen.plot_confusion_matrix()
             seen.most_confused()""",
