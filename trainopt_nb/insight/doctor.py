@@ -104,7 +104,7 @@ def _check(task, steps):
     if steps < 1:
         raise OptionError(f"The doctor watches at least 1 update (you asked for {steps}).")
 
-
+# %% ../../nbs/insight/30_doctor.ipynb #723e28a5
 def doctor(
     task: Task,  # what is learned; left as it is
     options: TrainOptions = TrainOptions(),  # noqa: B008 a frozen value

@@ -71,7 +71,7 @@ def _names(prepared, read, count, asked):
     )
     return tuple(map(str, found if len(found) == count else range(count)))
 
-
+# %% ../../nbs/insight/11_inspect.ipynb #83247e0d
 def _notes(collector: Collector, prepared: Prepared) -> list[str]:
     "Return what a reader must know"
     losses, notes, unread = collector.losses, [], collector.unread

@@ -107,7 +107,7 @@ def some_gradient(
     kept = (p.grad for p in parameters if p.grad is not None)
     return any(each.is_sparse or bool(each.any()) for each in kept)
 
-
+# %% ../../nbs/insight/23_step_mode.ipynb #e7d22bd1
 class StepMode(BroadcastWatch):
     "Inside `with`, keeps what the functions that a training step calls tell"
 
@@ -176,7 +176,7 @@ def _alike(weight):
     rows = weight.detach().reshape(len(weight), -1)
     return bool(((rows - rows[:1]).abs() <= 1e-6 * rows[:1].abs().max()).all())
 
-
+# %% ../../nbs/insight/23_step_mode.ipynb #9b957bc9
 class Weights:
     "The parameters of a model around one update"
 

@@ -84,6 +84,15 @@ def _trial(w, state, train_data, valid_data):
     return made
 
 # %% ../../nbs/insight/29_watch.ipynb #72f4e872
+def _print(w):
+    "Print what is certain, and whether nothing was seen"
+    if w.blind:
+        print("watch did not look at the compiled model. Watch it without torch.compile.")
+    for finding in w.findings:
+        if finding.told:
+            print(finding)
+
+# %% ../../nbs/insight/29_watch.ipynb #14d63152
 class Watch(Observer):
     "Inside `with`, looks at the updates of a model; `findings` holds what is wrong"
 
@@ -108,11 +117,8 @@ class Watch(Observer):
         self.close()
         if self.seen.looks:
             self.looked()  # what was seen after the last look
-        if self.blind and self.show:
-            print("watch did not look at the compiled model. Watch it without torch.compile.")
-        for finding in self.findings if self.show else ():
-            if finding.told:
-                print(finding)
+        if self.show:
+            _print(self)
 
     def looked(self):
         "Ask the detectors"
@@ -144,8 +150,7 @@ class Watch(Observer):
             raise TaskError("Changes can be tried when the `with` block has ended.")
         if not any(finding.change.amend for finding in self.findings):
             return self.findings
-        trial = self.trial(train_data, valid_data)
-        judge(self.diagnosis, trial, steps, seeds, seconds)
+        judge(self.diagnosis, self.trial(train_data, valid_data), steps, seeds, seconds)
         return self.findings
 
 # %% ../../nbs/insight/29_watch.ipynb #2593e34b
@@ -173,7 +178,7 @@ def judge(
         else:
             diagnosis.found[finding.name] = proven
 
-
+# %% ../../nbs/insight/29_watch.ipynb #168adf1d
 def watch(
     model: nn.Module,
     optimizer: Optimizer | list[Optimizer],  # of several, the last one to step
