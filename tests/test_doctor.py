@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import trainopt_nb
+from trainopt_nb.base.errors import TrainoptError
 from trainopt_nb.insight.detectors import DETECTORS, detector
 from trainopt_nb.insight.doctor import doctor
 from trainopt_nb.insight.finding import Change, Finding
@@ -176,3 +177,100 @@ def test_a_detector_that_fails_does_not_end_a_training():
         DETECTORS.remove("broken")
     w, _ = program("NaN in the inputs").run(81)  # so many looks that the rules on learning rates are asked
     assert w.findings[0].name == "not_finite"
+
+
+class Parts(nn.Module):
+    "Runs a part before the model that learns, and uses none of what it gives"
+
+    def __init__(self, part, model, graph=True):
+        super().__init__()
+        self.part, self.model, self.graph = part, model, graph
+
+    def forward(self, x):
+        with torch.set_grad_enabled(self.graph):
+            self.part(x)
+        return self.model(x)
+
+
+@pytest.mark.parametrize("name", ["unused branch", "teacher"])
+def test_a_part_that_the_loss_does_not_need_is_no_cut(name):
+    p = plants.Program(plants.digits())
+    unused = Parts(nn.Linear(64, 3), p.model, graph=name == "unused branch")
+    p.refit(unused)
+    if name == "teacher":  # which the optimizer does not have
+        unused.part = plants.mlp(p.data, 3)
+    assert p.run(5)[0].findings == []
+
+
+def test_optimizers_that_take_turns_each_set_their_own_gradients_to_zero():
+    makes, judges = nn.Linear(8, 8), nn.Linear(8, 1)
+    first, second = (torch.optim.Adam(m.parameters(), lr=2e-3) for m in (makes, judges))
+    loss = F.binary_cross_entropy_with_logits
+    with watch(nn.Sequential(makes, judges), [second, first], show=False) as w:
+        for _ in range(6):
+            second.zero_grad()
+            noise = torch.randn(32, 8)
+            loss(
+                judges(torch.cat([noise + 1, makes(noise).detach()])),
+                torch.eye(2).repeat_interleave(32, 0)[:, :1],
+            ).backward()
+            second.step()
+            first.zero_grad()
+            loss(judges(makes(noise)), torch.ones(32, 1)).backward()
+            first.step()
+    assert w.findings == []
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_gradients_of_torch_func_do_not_stop_a_loop(each):
+    p = plants.Program(plants.digits())
+    x, y = p.x[:8], p.y[:8]
+
+    def loss(weights, x, y):
+        return F.cross_entropy(torch.func.functional_call(p.model, weights, (x.view(-1, 64),)), y.view(-1))
+
+    found = torch.func.grad(loss)
+    with watch(p.model, p.optimizer, show=False) as w:
+        for _ in range(3):
+            weights = {name: value.detach() for name, value in p.model.named_parameters()}
+            grads = torch.func.vmap(found, (None, 0, 0))(weights, x, y) if each else found(weights, x, y)
+            for name, value in p.model.named_parameters():
+                value.grad = grads[name].mean(0) if each else grads[name]
+            p.optimizer.step()
+    assert w.step == 3 and w.findings == []
+
+
+def test_a_compiled_model_is_told_by_watch_and_seen_by_the_doctor(capsys):
+    d = plants.digits()
+    model = torch.compile(nn.Sequential(plants.mlp(d, 10), nn.ReLU()), backend="eager")
+    model.train()
+    model._orig_mod[0].eval()
+    with watch(model, torch.optim.SGD(model.parameters(), lr=0.1)):
+        pass
+    assert (
+        capsys.readouterr().out
+        == "watch did not look at the compiled model. Watch it without torch.compile.\n"
+    )
+    found = doctor(Task(model, (d.x, d.y)), TrainOptions(device="cpu"), steps=2)
+    assert found.looks == 2 and repr(found).startswith("certain: The model ends with ReLU")
+    assert model.training and not model._orig_mod[0].training
+
+
+def test_what_cannot_be_watched_is_told_in_one_sentence():
+    d = plants.digits()
+    model = plants.mlp(d, 10)
+    for broken, says in {
+        (
+            lambda: doctor(model)
+        ): r"The doctor takes a task: pass Task\(model, train_data, valid_data\) \(you passed Seq",
+        (lambda: doctor(Task(None, (d.x, d.y)))): "The model must be a torch.nn.Module, and is a NoneType.",
+        (lambda: doctor(Task(model, (d.x, d.y)), steps=0)): r"at least 1 update \(you asked for 0\)",
+        (lambda: watch(model, [])): r"takes the optimizer of the loop, or a list of them \(you passed list\)",
+        (lambda: watch(model, model)): r"\(you passed Sequential\)",
+        (lambda: watch("model", [])): "The model must be a torch.nn.Module, and is a str.",
+    }.items():
+        with pytest.raises(TrainoptError, match=says):
+            broken()
+    with watch(model, torch.optim.SGD(model.parameters(), lr=0.1)) as w:
+        pass
+    assert w.prove((d.x, d.y), (d.vx, d.vy)) == []

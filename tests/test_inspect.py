@@ -357,7 +357,7 @@ def test_what_cannot_be_inspected_is_said_with_a_way_out(run, tmp_path, monkeypa
         match=r"The data of \S+ are not known here: pass them by run.inspect\(train_data, valid_data\)",
     ):
         Run(run.path).inspect(model=net())
-    with pytest.raises(RunError, match="stores weights and not the class of its model"):
+    with pytest.raises(RunError, match=r"stores weights .* or pass it by run.inspect\(model=\.\.\.\)"):
         Run(run.path).inspect((x, y), (x, y))
     sweep = Run.create(tmp_path, "s", {}, type="sweep")
     with pytest.raises(
@@ -446,3 +446,27 @@ def test_the_verb_inspects_the_run_of_the_cell_above_and_a_stored_one(shell, cap
     assert main(["inspect", held.name, "--n", "2"]) == 0
     assert "20 validation samples" in (printed := capsys.readouterr().out) and "most wrong:" in printed
     assert main(["inspect", "nothing"]) == 1
+
+
+def test_scores_that_are_not_finite_are_told():
+    x, y = drawn(40)
+    x[3, 0] = np.nan
+    some = repr(inspect_results(Task(net(), (x[4:], y[4:]), (x, y)), CPU))
+    assert (
+        "The model gives NaN or infinity for 1 of 40 samples, so their predictions mean nothing. Look for NaN in the inputs of these samples."
+        in some
+    )
+    broken = net()
+    with torch.no_grad():
+        broken[3].weight.fill_(np.nan)
+    found = inspect_results(Task(broken, (x[4:], y[4:]), (x[4:], y[4:])), CPU)
+    assert "for 36 of 36 samples" in repr(found) and "Look for NaN in the weights." in repr(found)
+    assert "nan" not in repr(found) and "nan%" not in results_html(found)
+
+
+def test_what_is_no_task_is_told_in_one_sentence():
+    x, y = drawn(40)
+    with pytest.raises(TaskError, match=r"Pass a task to inspect: Task\(.* \(you passed Sequential\)"):
+        inspect_results(net())
+    with pytest.raises(TaskError, match=r"The model must be a torch\.nn\.Module, and is a NoneType"):
+        inspect_results(Task(None, (x, y), (x, y)))

@@ -88,6 +88,7 @@ class Collector(_Counts):
         kind = prepared.metrics.task_type
         super().__init__(prepared, kind if kind in KINDS else "")
         self._metrics, self._step = prepared.metrics, prepared.eval_step
+        self.unread = 0  # samples whose scores are not finite
         self.losses, self.wrong = SampleLosses(prepared, options, prepared.eval_step), WrongSamples(most)
         prepared.eval_step, prepared.metrics = self._evaluate, self
 
@@ -117,6 +118,8 @@ class Collector(_Counts):
         self._metrics.update(out, targets)
         batch, first, answers = self._batch, self.samples, None
         self.samples += size_of(batch)
+        if isinstance(out.scores, Tensor) and len(out.scores) == self.samples - first:
+            self.unread += int((~out.scores.reshape(len(out.scores), -1).isfinite().all(1)).sum())
         if self.kind and isinstance(out.scores, Tensor) and isinstance(targets, Tensor):
             answers = read_answers(self._prepared, out.scores, targets, self.kind)
             self._count(answers)

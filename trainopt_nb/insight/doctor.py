@@ -11,12 +11,13 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import NamedTuple
 
-from ..base.errors import NonFinite, TaskError
+from ..base.errors import NonFinite, OptionError, TaskError
 from .diagnosis_html import diagnosis_html
 from .finding import Change, Finding
 from .watch import Watch
 from ..optim.part_optimizers import optimizer_for
 from ..store.plain import random_state, set_random_state
+from ..task.preflight import check_model
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..train.loop import Loop
@@ -79,6 +80,31 @@ def _train(prepared, options, steps):
     return w
 
 # %% ../../nbs/insight/30_doctor.ipynb #16ed2627
+def _copied(model):
+    "Return a copy without torch.compile, which would compile again for the hooks"
+    try:
+        copied = deepcopy(model)
+    except Exception as error:  # of the user's own class
+        raise TaskError(
+            f"The model cannot be copied ({type(error).__name__}: {error}), and the doctor trains a copy: let copy.deepcopy copy it."
+        ) from error
+    for module in [*copied.modules()]:
+        for name, child in module.named_children():
+            if name != "_orig_mod" and hasattr(child, "_orig_mod"):
+                setattr(module, name, child._orig_mod)
+    return getattr(copied, "_orig_mod", copied)
+
+
+def _check(task, steps):
+    if not isinstance(task, Task):
+        raise TaskError(
+            f"The doctor takes a task: pass Task(model, train_data, valid_data) (you passed {type(task).__name__})."
+        )
+    check_model(task.model)
+    if steps < 1:
+        raise OptionError(f"The doctor watches at least 1 update (you asked for {steps}).")
+
+# %% ../../nbs/insight/30_doctor.ipynb #723e28a5
 def doctor(
     task: Task,  # what is learned; left as it is
     options: TrainOptions = TrainOptions(),  # noqa: B008 a frozen value
@@ -87,8 +113,10 @@ def doctor(
     seconds: float = 30.0,  # for each change that is tried
 ) -> Diagnosed:
     "Look for faults of a task, and try the changes that are proposed. Raises `TaskError`, `DataError` or `OptionError`, as `fit` does"
-    before, mode = random_state(), task.model.training
-    copied = replace(task, model=deepcopy(task.model))
+    _check(task, steps)
+    before, modes = random_state(), [(module, module.training) for module in task.model.modules()]
+    options = options.replace(compile=False)
+    copied = replace(task, model=_copied(task.model))
     try:
         prepared = prepare(copied, options)
         if prepared.turns:
@@ -98,7 +126,8 @@ def doctor(
             if any(finding.change.amend for finding in w.findings):
                 untried = _prove(w, prepared, seconds)
     finally:
-        task.model.train(mode)
+        for module, mode in modes:
+            module.training = mode
         set_random_state(before)
     return Diagnosed(tuple(w.findings), w.step, len(w.seen.looks), untried)
 

@@ -44,6 +44,7 @@ class Proof(NamedTuple):
 
 # %% ../../nbs/insight/20_finding.ipynb #4b5ba8b1
 CONFIDENCE = ("exact", "proven", "proposed")
+_SHOWN = {"exact": "certain", "proven": "proven", "proposed": "possible"}
 
 
 class Finding(NamedTuple):
@@ -69,4 +70,4 @@ class Finding(NamedTuple):
             before, after = (sum(side) / len(side) for side in self.proof[:2])
             tried = f" Tried: {self.proof.metric} {before:.3g} as it is, {after:.3g} changed ({self.proof.steps} steps, {len(self.proof.before)} seeds)."
         option = f" (option {self.change.option})" if self.change.option else ""
-        return f"{self.confidence}: {self.text} {self.change.text}{option}{tried}"
+        return f"{_SHOWN[self.confidence]}: {self.text} {self.change.text}{option}{tried}"

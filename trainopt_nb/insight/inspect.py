@@ -27,6 +27,7 @@ from .shown_samples import Given, shown_part, with_both_masks
 from ..tables.features import Features
 from ..tables.frames import is_table
 from ..tables.table import Table, split_target
+from ..task.preflight import check_model
 from ..task.read_task import read_task
 from ..task.table_task import with_table
 from ..task.task import Task
@@ -70,10 +71,15 @@ def _names(prepared, read, count, asked):
     )
     return tuple(map(str, found if len(found) == count else range(count)))
 
-
+# %% ../../nbs/insight/11_inspect.ipynb #83247e0d
 def _notes(collector: Collector, prepared: Prepared) -> list[str]:
     "Return what a reader must know"
-    losses, notes = collector.losses, []
+    losses, notes, unread = collector.losses, [], collector.unread
+    if unread:
+        cause = "the inputs of these samples" if unread < collector.samples else "the weights"
+        notes.append(
+            f"The model gives NaN or infinity for {unread:,} of {collector.samples:,} samples, so their predictions mean nothing. Look for NaN in {cause}."
+        )
     if prepared.shift:
         notes.append(
             "The model predicts the next token: its sequences are judged by their loss, and there is no confusion matrix of tokens."
@@ -155,7 +161,12 @@ def inspect_results(
     "Judge a model and report where it errs. Raises `TaskError`, `DataError` or `OptionError` with the reason"
     if not 1 <= n <= 1000:
         raise OptionError(f"A report keeps from 1 to 1,000 of the most wrong samples (you asked for {n}).")
+    if not isinstance(task, Task):
+        raise TaskError(
+            f"Pass a task to inspect: Task(model, train_data, valid_data) (you passed {type(task).__name__})."
+        )
     read = read_task(task, options)
+    check_model(read.model)
     with preserve_rng(read.valid_data):
         results, collector, prepared, columns = _judge(read, options, n, classes, fitted)
         _show(results, collector, prepared, Given(first or task, read, options, collector.samples, columns))

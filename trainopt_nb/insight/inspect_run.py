@@ -44,6 +44,12 @@ def _held_task(run, train_data, valid_data, model):
 
 def _weights(run, model):
     "Return a model with the weights of a run, and what there is to say"
+    name = run.facts.get("names", {}).get("model", "model")
+    held = vars(sys.modules["__main__"]).get(name)
+    if model is None and run.trained is None and not isinstance(held, nn.Module):
+        raise RunError(
+            f"The run {run.name} stores weights and not the class of its model: define {name} as it was, or pass it by run.inspect(model=...)."
+        )
     try:
         return trained_model(run, model), ()
     except CheckpointError as error:

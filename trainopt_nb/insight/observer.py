@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..data.tensors import leaves
-from .step_mode import StepMode, Weights, has_modes, loose_layers, some_gradient
+from .step_mode import StepMode, Weights, has_data, has_modes, loose_layers, some_gradient
 from .observations import ROWS, Look, Observations, kind
 
 # %% ../../nbs/insight/28_observer.ipynb #009e3d80
@@ -59,8 +59,9 @@ def _cumulative(model):
 class _OpenLook:
     "What is collected while a look is open"
 
-    def __init__(self, model, held, graph):
-        self.mode, self.ran, self.inputs = StepMode(graph, held), [], None
+    def __init__(self, model, held, last, graph):
+        own = [p for group in last.param_groups for p in group["params"]]
+        self.mode, self.inputs = StepMode(graph, own), None
         self.weights = Weights(model, {id(p) for p in held})
         self.empty, self.handles = False, []
         self.handles.append(model.register_forward_hook(lambda m, args, out: self._whole(out)))
@@ -68,7 +69,9 @@ class _OpenLook:
             if not next(module.children(), None):
                 self.handles += [
                     module.register_forward_pre_hook(lambda m, args, name=name: self._enter(name)),
-                    module.register_forward_hook(lambda m, args, out, name=name: self._ran(name, m, out)),
+                    module.register_forward_hook(
+                        lambda m, args, out, name=name: self.mode.ran_through(name, m, args, out)
+                    ),
                 ]
         self.mode.__enter__()
 
@@ -78,25 +81,10 @@ class _OpenLook:
     def _enter(self, name):
         self.mode.layer = name
 
-    def _ran(self, name, module, out):
-        found = next((leaf for leaf in leaves(out) if leaf.is_floating_point()), None)
-        sum_ = None if found is None else found.detach().sum()
-        self.ran.append((f"layer {name} ({kind(module)})" if name else "the model", module, sum_))
-
-    def cut(self):
-        "Return the layers before the first that the loss reaches"
-        names, reached = [], set(self.mode.leaves or ())
-        for name, module, _ in self.ran:
-            own = [p for p in module.parameters() if p.requires_grad]
-            if any(id(p) in reached or p.grad is not None for p in own):
-                return tuple(dict.fromkeys(names))
-            names += [name] if own else []
-        return ()
-
     def broken(self):
         "Return the first layer that gave a value that is not finite"
         return next(
-            (name for name, _, sum_ in self.ran if sum_ is not None and not bool(sum_.isfinite())), ""
+            (name for name, _, sum_, _ in self.mode.ran if sum_ is not None and not bool(sum_.isfinite())), ""
         )
 
     def close(self):
@@ -145,7 +133,7 @@ class Looks:
         loss = mode.losses[-1] if mode.losses else next((c.value for c in mode.calls), float("nan"))
         stale = self.step > 0 and bool(mode.found) and all(mode.found)
         seen.own = not mode.losses or len(mode.calls) != 1
-        cut = look.cut() if mode.leaves else ()
+        cut = look.weights.cut(mode.ran, mode.leaves) if mode.leaves else ()
         pairs = () if mode.shapes is None else mode.shapes
         lr = float(self.optimizers[-1].param_groups[0]["lr"])
         broken = look.broken() if mode.losses and not math.isfinite(loss) else ""
@@ -181,7 +169,7 @@ class _Steps(Looks):
         self._training = model.training
         if self._open is not None and self._open.inputs is None:
             first = next(iter(leaves((*args, *kwargs.values()))), None)
-            self._open.inputs = None if first is None else first.detach()[:ROWS]
+            self._open.inputs = None if first is None or not has_data(first) else first.detach()[:ROWS]
 
     def _before(self, optimizer, args, kwargs):
         self.seen.closure = self.seen.closure or any(
@@ -233,7 +221,7 @@ class Observer(_Steps):
         allowed = FREE + SHARE * (time.thread_time() - self._start)
         due = self.step < FIRST or (self.step % EVERY == 0 and self.spent < allowed)
         if due and not self.blind and not self._left:
-            self._open = _OpenLook(self.model, self.held, len(self.seen.looks) < FIRST)
+            self._open = _OpenLook(self.model, self.held, self.optimizers[-1], len(self.seen.looks) < FIRST)
 
     def _after(self, optimizer, args, kwargs):
         look, self._open = self._open, None

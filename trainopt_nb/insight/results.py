@@ -154,8 +154,10 @@ class Results(_Listed):
             f"loss {compact(self.loss)}",
             *(f"{name.replace('_', ' ')} {figure(name, value)}" for name, value in self.metrics.items()),
         ]
-        lines = [f"{self.title or 'Results'}: {self.samples:,} validation samples, {', '.join(values)}"]
-        if self.calibration is not None:
+        lines = [
+            f"{self.title or 'Results'}: {self.samples:,} validation sample{'s' * (self.samples != 1)}, {', '.join(values)}"
+        ]
+        if self.calibration is not None and self.calibration.counts.any():
             lines.append(repr(self.calibration))
         lines += [
             f"most confused: {c.truth} taken for {c.prediction} in {c.count:,} of its samples ({c.share:.1%})"

@@ -187,7 +187,7 @@ def _figures(results, texts):
         Figure(compact(results.loss), texts["valid loss"]),
     ]
     found += [Figure(figure(name, value), titled(name)) for name, value in list(results.metrics.items())[:3]]
-    if results.calibration is not None:
+    if results.calibration is not None and results.calibration.counts.any():
         found.append(Figure(percent(results.calibration.error), texts["error"]))
     if results.wrong_count is not None:
         found.append(Figure(f"{results.wrong_count:,}", texts["wrong_places" if results.places else "wrong"]))

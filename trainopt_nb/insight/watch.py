@@ -19,8 +19,10 @@ from ..data.tensors import split_batch
 from . import graph_rules, input_rules, learning_rules, loss_rules  # noqa: F401 they register detectors
 from .detectors import DETECTORS, Diagnosis, deepest
 from .finding import Finding
+from .observations import kind
 from .observer import Observer
 from .trial import SEEDS, STEPS, Trial, prove
+from ..task.preflight import check_model
 
 # %% ../../nbs/insight/29_watch.ipynb #255c518f
 _KEPT = 20_000_000  # numbers of a model up to which its state at the start is kept
@@ -82,6 +84,15 @@ def _trial(w, state, train_data, valid_data):
     return made
 
 # %% ../../nbs/insight/29_watch.ipynb #72f4e872
+def _print(w):
+    "Print what is certain, and whether nothing was seen"
+    if w.blind:
+        print("watch did not look at the compiled model. Watch it without torch.compile.")
+    for finding in w.findings:
+        if finding.told:
+            print(finding)
+
+# %% ../../nbs/insight/29_watch.ipynb #14d63152
 class Watch(Observer):
     "Inside `with`, looks at the updates of a model; `findings` holds what is wrong"
 
@@ -106,9 +117,8 @@ class Watch(Observer):
         self.close()
         if self.seen.looks:
             self.looked()  # what was seen after the last look
-        for finding in self.findings if self.show else ():
-            if finding.told:
-                print(finding)
+        if self.show:
+            _print(self)
 
     def looked(self):
         "Ask the detectors"
@@ -138,8 +148,9 @@ class Watch(Observer):
         "Try the changes of all findings, causes first; what gives no better metric is withdrawn"
         if self._handles:
             raise TaskError("Changes can be tried when the `with` block has ended.")
-        trial = self.trial(train_data, valid_data)
-        judge(self.diagnosis, trial, steps, seeds, seconds)
+        if not any(finding.change.amend for finding in self.findings):
+            return self.findings
+        judge(self.diagnosis, self.trial(train_data, valid_data), steps, seeds, seconds)
         return self.findings
 
 # %% ../../nbs/insight/29_watch.ipynb #2593e34b
@@ -167,7 +178,7 @@ def judge(
         else:
             diagnosis.found[finding.name] = proven
 
-
+# %% ../../nbs/insight/29_watch.ipynb #168adf1d
 def watch(
     model: nn.Module,
     optimizer: Optimizer | list[Optimizer],  # of several, the last one to step
@@ -175,4 +186,10 @@ def watch(
     show: bool = True,  # whether to print exact findings at the end
 ) -> Watch:  # to be used by `with`
     "Watch the updates of a training loop inside `with`; hooks are removed at its end"
+    check_model(model)
+    several = optimizer if isinstance(optimizer, (list, tuple)) else [optimizer]
+    if wrong := [kind(each) for each in several if not isinstance(each, Optimizer)] or (
+        [] if several else ["list"]
+    ):
+        raise TaskError(f"watch takes the optimizer of the loop, or a list of them (you passed {wrong[0]}).")
     return Watch(model, optimizer, loss, show)

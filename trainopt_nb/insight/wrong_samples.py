@@ -116,4 +116,7 @@ def in_words(
     if a.truth.dim():
         return Wrong(*known, right=_share(a))
     truth = names[int(a.truth)] if a.kept is None or bool(a.kept) else None
-    return Wrong(*known, truth, names[int(a.prediction)], float(a.probability), float(a.of_truth))
+    sure = [
+        None if each.isnan() else float(each) for each in (a.probability, a.of_truth)
+    ]  # scores may be NaN
+    return Wrong(*known, truth, names[int(a.prediction)], *sure)
