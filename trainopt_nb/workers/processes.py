@@ -20,7 +20,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from multiprocessing import process, resource_tracker, util
+from multiprocessing import process, util
 from multiprocessing.connection import Connection
 from typing import NoReturn
 
@@ -28,10 +28,11 @@ import cloudpickle
 
 from ..base.errors import RunError, TrainoptError
 from ..base.registry import Parcel, travelling
+from .forkserver import start_forkserver
 from .inner_parts import inner_parts
 
 # modules that the forkserver imports; rooms above add theirs
-PRELOAD = ["trainopt_nb.workers.processes", "torch", "torch._dynamo", "torchmetrics"]
+PRELOAD = ["trainopt_nb.workers.forkserver", "torch", "torch._dynamo", "torchmetrics"]
 LONGEST = 72  # bytes of the folder for sockets: macOS takes paths of 103, and names follow
 
 # %% ../../nbs/workers/01_processes.ipynb #239523de
@@ -69,35 +70,10 @@ def _shorten_sockets():
             return
 
 # %% ../../nbs/workers/01_processes.ipynb #b32db125
-def _start_forkserver():
-    "Start the forkserver where there is none, with interrupts blocked"
-    from multiprocessing import forkserver
-
-    resource_tracker.ensure_running()  # a start of its own would unblock them
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _begin_worker(run):
-    "Unblock interrupts in a process that the forkserver has made; one of ours ignores them, one of the user's own gets them"
-    if getattr(process.current_process(), "_target", None) is run:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-# %% ../../nbs/workers/01_processes.ipynb #b9938c83
 def _run(method, function, arguments):
     "Run a function in a worker, which starts processes of its own as the kernel does and not as it was started itself"
     multiprocessing.set_start_method(method, force=True)
     function(*arguments)
-
-
-if hasattr(signal, "pthread_sigmask") and signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
-    util.register_after_fork(
-        _run, _begin_worker
-    )  # this process is the forkserver, which imports this module first
 
 
 @contextlib.contextmanager
@@ -113,7 +89,7 @@ def _start_method_open():
         if chosen is None and multiprocessing.get_start_method(allow_none=True) == usual:
             multiprocessing.set_start_method(None, force=True)
 
-# %% ../../nbs/workers/01_processes.ipynb #63c11acc
+# %% ../../nbs/workers/01_processes.ipynb #b9938c83
 def start(
     function: Callable,  # of an importable module
     *arguments: object,  # picklable
@@ -126,7 +102,7 @@ def start(
                 _shorten_sockets()
             with _start_method_open() as method, _without_main():
                 if context.get_start_method() == "forkserver":
-                    _start_forkserver()
+                    start_forkserver()
                 worker = context.Process(
                     target=_run, args=(method, function, arguments), daemon=False
                 )  # a daemon could start no others
