@@ -7,7 +7,7 @@ from helpers import magic, until
 from IPython.core.completer import provisionalcompleter
 from IPython.core.error import UsageError
 
-from trainopt_nb.base.errors import RunError
+from trainopt_nb.base.errors import Interrupted, RunError
 from trainopt_nb.events.records import Pause, SetLr, Started
 from trainopt_nb.runs.run import Run
 from trainopt_nb.runs.table import find_run, list_runs
@@ -135,6 +135,45 @@ def test_errors_of_the_body_are_the_users(shell):
     with pytest.raises(ZeroDivisionError):
         magic(shell, "fit", "1 / 0")
     assert not shell.run_cell("%%trainopt fit\n1 / 0").success
+
+
+INTERRUPTING = (
+    CELL
+    + """
+import signal
+class Interrupting(nn.Sequential):
+    calls = 0
+    def forward(self, inputs):
+        Interrupting.calls += 1
+        if Interrupting.calls == 40:
+            signal.raise_signal(signal.SIGINT)
+        return super().forward(inputs)
+model = Interrupting(*model)
+"""
+)
+
+
+def test_an_interrupted_training_ends_its_cell_with_one_sentence(shell, capsys):
+    "As Run All and nbclient see it; what was trained is there, and goes on"
+    cell = f"%%trainopt fit --epochs 30{INTERRUPTING}"
+    done = shell.run_cell(cell)
+    run, said = shell.user_ns["run"], capsys.readouterr().out
+    with pytest.raises(
+        Interrupted,
+        match=f"^The training was interrupted after step {run.progress.step}, and everything is saved",
+    ):
+        done.raise_error()
+    assert said.rstrip().endswith(str(done.error_in_exec)) and "Traceback" not in said
+    assert run.state == "stopped" and not shell.user_ns["model"].training
+    magic(shell, "resume")
+    assert run.state == "finished"
+
+
+def test_a_stop_by_command_ends_the_cell_normally(shell):
+    stopping = "signal.raise_signal(signal.SIGINT)"
+    asked = "__import__('trainopt_nb').list_runs('runs')[0].send('stop')"
+    assert shell.run_cell(f"%%trainopt fit --epochs 400{INTERRUPTING.replace(stopping, asked)}").success
+    assert shell.user_ns["run"].state == "stopped"
 
 
 def test_runs_attach_resume(shell, capsys, monkeypatch):

@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -48,6 +49,35 @@ def test_a_result_comes_back_and_a_class_of_a_cell_travels():
     layer = torch.nn.Linear(3, 2)
     found = submit(lambda x, scale: layer(x).detach() * scale, torch.ones(1, 3), scale=2.0).result(PATIENCE)
     assert torch.equal(found, layer(torch.ones(1, 3)).detach() * 2.0)
+
+
+EARLY = """
+import os, signal, threading, time
+from multiprocessing import get_context
+from trainopt_nb.workers import processes
+signal.signal(signal.SIGINT, lambda *_: None)
+processes.PRELOAD[1:] = ["slow_module"]
+begin = threading.Thread(target=lambda: processes.start(print, "begun").join())
+begin.start()
+while begin.is_alive():
+    os.killpg(0, signal.SIGINT)
+    time.sleep(0.002)
+del __file__  # a kernel is no script that a process could import
+with get_context("forkserver").Pool(1) as pool:
+    print(pool.apply(signal.getsignal, (signal.SIGINT,)).__name__, pool.apply(signal.pthread_sigmask, (signal.SIG_BLOCK, ())))
+"""
+
+
+def test_interrupts_while_the_first_worker_starts_end_nothing(tmp_path):
+    "The forkserver imports for seconds; a process that the user starts by it still gets its interrupts"
+    (tmp_path / "slow_module.py").write_text("import time; time.sleep(0.5)")
+    (tmp_path / "early.py").write_text(EARLY)
+    places = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "early.py"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": places},
+        capture_output=True, text=True, start_new_session=True, timeout=60,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("begun\ndefault_int_handler set()\n", "")
 
 
 def test_the_worker_is_another_process_and_the_same_for_nobody():

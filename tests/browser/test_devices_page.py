@@ -72,11 +72,15 @@ def test_two_devices_in_a_cell(lab, server, where):
 
 
 def test_interrupting_two_devices(lab, server):
-    "Once stops with everything saved"
+    "Once stops with everything saved, and the cell behind is dropped"
     lab.open("%load_ext trainopt_nb", MODEL, CELL, "print('next', run.state)")
     lab.run_all()
     trains(lab)
     lab.interrupt()
+    lab.wait_text(2, "The training was interrupted after step .* everything is saved")
+    lab.wait_for(lambda: lab.prompt(3) == "[ ]", "the cell behind is dropped")
+    lab.wait_idle()
+    lab.run(3)
     lab.wait_text(3, "next stopped")
 
 

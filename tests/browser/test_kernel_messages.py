@@ -179,6 +179,51 @@ async def drive(page, seconds, fail=False):
     assert replies(client, last)[-1]["content"]["status"] == "ok"
 
 
+TRAINING = """
+%%trainopt fit --epochs 100000 --batch-size 8
+import signal, torch
+from torch import nn
+class Net(nn.Linear):
+    calls = 0
+    def forward(self, inputs):
+        Net.calls += 1
+        if Net.calls == 100:
+            signal.raise_signal(signal.SIGINT)
+        return super().forward(inputs)
+inputs = torch.randn(40, 2)
+model, train_data = Net(2, 2), (inputs, (inputs[:, 0] > 0).long())
+"""
+NO_PUMP = """
+def none(kernel): raise AttributeError('moved')
+from trainopt_nb.notebook import kernel
+MessagePump, kernel.MessagePump = kernel.MessagePump, none
+%reload_ext trainopt_nb
+"""
+PUMP = """
+kernel.MessagePump = MessagePump
+%reload_ext trainopt_nb
+"""
+
+
+def test_an_interrupted_training_drops_the_cells_behind_it(client):
+    "One sentence and no traceback, whether the cell pumps, awaits or does nothing; a cell run by hand sees run and model"
+    client.execute_interactive("%load_ext trainopt_nb", timeout=60)
+    for pump in (True, False):
+        if not pump:
+            client.execute_interactive(NO_PUMP, timeout=60)
+        run(client, TRAINING.strip())
+        failed, dropped = replies(client, run(client, "never = True"), timeout=60)[-2:]
+        said = failed["content"]
+        assert (said["status"], said["ename"]) == ("error", "Interrupted"), said
+        assert said["traceback"] == [said["evalue"]] and said["evalue"].startswith(
+            "The training was interrupted after step "
+        )
+        assert dropped["content"]["status"] == "aborted"
+        step = int(said["evalue"].split(",")[0].rpartition(" ")[2])
+        assert value(client, "run.state, run.progress.step, model.training") == ("stopped", step, False)
+    client.execute_interactive(PUMP, timeout=60)
+
+
 WHILE_READING = """
 import signal, zmq
 from trainopt_nb.base.interrupts import interrupts

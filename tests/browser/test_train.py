@@ -208,13 +208,19 @@ def test_a_panel_without_its_kernel_says_so(lab, how):
     lab.screenshot(f"panel-{how}")
 
 
-def test_interrupt_saves_and_the_next_cell_sees_the_model(lab, server, kernel):
-    "The stop of the toolbar ends the run after its step, with everything saved"
-    lab.open("%load_ext trainopt_nb", training_cell(2000), "print('after', run.state)", kernel=kernel)
+def test_interrupt_saves_and_ends_run_all(lab, server, kernel):
+    "The stop of the toolbar ends the run after its step, with everything saved and one sentence; a cell run by hand sees the model"
+    after = "print('after', run.state, not model.training)"
+    lab.open("%load_ext trainopt_nb", training_cell(2000), after, kernel=kernel)
     lab.run_all()
     trains(lab)
     lab.interrupt()
-    lab.wait_text(2, "after stopped")
+    lab.wait_text(1, r"The training was interrupted after step [\d,]+, and everything is saved")
+    assert "Traceback" not in lab.text(1)
+    lab.wait_for(lambda: lab.prompt(2) == "[ ]", "the cell behind is dropped")
+    lab.wait_idle()
+    lab.run(2)
+    lab.wait_text(2, "after stopped True")
     records = events(server)
     last = [r for r in records if r["kind"] == "Saved"][-1]
     assert last["step"] == steps_of(records)[-1]

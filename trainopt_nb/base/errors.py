@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TrainoptError', 'OptionError', 'PlanError', 'DataError', 'TaskError', 'WeightsError', 'RunError', 'WorkerError',
-           'CheckpointError', 'CompressError', 'DiskFullError', 'NonFinite', 'MemoryRanOut', 'run_errors', 'first_line']
+           'CheckpointError', 'CompressError', 'DiskFullError', 'NonFinite', 'MemoryRanOut', 'Interrupted',
+           'run_errors', 'first_line']
 
 # %% ../../nbs/base/01_errors.ipynb #13760c0e
 import contextlib
@@ -107,6 +108,13 @@ class NonFinite(ArithmeticError):
 
 class MemoryRanOut(MemoryError):
     "A step needs more memory than there is"
+
+# %% ../../nbs/base/01_errors.ipynb #ae5d5f28
+class Interrupted(KeyboardInterrupt):
+    "The user interrupted a cell, and what it had done is saved"
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
 
 # %% ../../nbs/base/01_errors.ipynb #5f01aa11
 _WAY_OUT = {

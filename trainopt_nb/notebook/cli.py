@@ -19,7 +19,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from .. import __version__
 
-from ..base.errors import OptionError
+from ..base.errors import Interrupted, OptionError
 from ..base.options import nearest
 from ..events.progress import figure
 from .execute_cell import run_cells
@@ -183,7 +183,7 @@ def _command(words: list[str]) -> int:
         return 0
     try:
         return TERMINAL_COMMANDS[name].run(rest) if name in TERMINAL_COMMANDS else _run_verb(name, rest)
-    except (UsageError, *FAILURES) as error:
+    except (UsageError, Interrupted, *FAILURES) as error:
         print(plain(error), file=sys.stderr)
         return 2 if isinstance(error, OptionError) else 1
 

@@ -27,6 +27,7 @@ from trainopt_nb.base.errors import (
     CheckpointError,
     CompressError,
     DataError,
+    Interrupted,
     OptionError,
     RunError,
     TaskError,
@@ -92,7 +93,7 @@ class TrainoptMagics(Magics):
         try:
             result = self._run(line, cell)
             return self._awaited(result) if is_awaited() else result
-        except FAILURES as error:
+        except (*FAILURES, Interrupted) as error:
             raise self._usage(error) from None
         except UsageError:
             raise
@@ -111,16 +112,17 @@ class TrainoptMagics(Magics):
         "Return the result to a cell that awaits the magic"
         try:
             return await result if inspect.isawaitable(result) else result
-        except FAILURES as error:
+        except (*FAILURES, Interrupted) as error:
             raise self._usage(error) from None
 
-    def _usage(self, error: Exception) -> UsageError:
+    def _usage(self, error: BaseException) -> UsageError | Interrupted:
         "Return the sentence without the traceback, which would keep the tensors of the step in memory"
         if getattr(error, "run", None) is not None:
             self.shell.user_ns["run"] = error.run
         error.__traceback__ = None
         gc.collect()
-        return UsageError(plain(fault_text(error)))  # names of runs and metrics may come from elsewhere
+        shown = Interrupted if isinstance(error, Interrupted) else UsageError
+        return shown(plain(fault_text(error)))  # names of runs and metrics may come from elsewhere
 
 # %% ../../nbs/notebook/07_magics.ipynb #8affdfb4
 def _warm():

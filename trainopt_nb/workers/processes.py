@@ -28,10 +28,11 @@ import cloudpickle
 
 from ..base.errors import RunError, TrainoptError
 from ..base.registry import Parcel, travelling
+from .forkserver import start_forkserver
 from .inner_parts import inner_parts
 
 # modules that the forkserver imports; rooms above add theirs
-PRELOAD = ["torch", "torch._dynamo", "torchmetrics"]
+PRELOAD = ["trainopt_nb.workers.forkserver", "torch", "torch._dynamo", "torchmetrics"]
 LONGEST = 72  # bytes of the folder for sockets: macOS takes paths of 103, and names follow
 
 # %% ../../nbs/workers/01_processes.ipynb #239523de
@@ -100,6 +101,8 @@ def start(
             if context.get_start_method() == "forkserver":
                 _shorten_sockets()
             with _start_method_open() as method, _without_main():
+                if context.get_start_method() == "forkserver":
+                    start_forkserver()
                 worker = context.Process(
                     target=_run, args=(method, function, arguments), daemon=False
                 )  # a daemon could start no others
