@@ -385,7 +385,7 @@ def test_words_before_anything_starts(tmp_path):
         fit(net(), TRAIN, folder=tmp_path, shard=True, tensor_plan="auto", devices=2)
     with pytest.raises(OptionError, match="--weight-decay"):
         fit(net(), TRAIN, folder=tmp_path, shard=True, l1=0.1, devices=2)
-    with pytest.raises(OptionError, match="1 to 4096, or all"):
+    with pytest.raises(OptionError, match="1 to 4096 devices, or all"):
         fit(net(), TRAIN, folder=tmp_path, devices="many")
     assert not list(tmp_path.iterdir())
     with pytest.raises(RunError, match=r"pairs of nn\.Linear"):
