@@ -12,6 +12,7 @@ from functools import partial
 from ..base.texts import wording
 from ..events.format import compact, figure
 from .finding import Figure, Finding
+from .result_pictures import short_name
 from ..runs.card_parts import frame_html, pictures_html
 from ..runs.html_tables import LINE, SOFT
 from ..runs.pictures import AXIS, TRAIN, sketch
@@ -26,11 +27,6 @@ def _spread(values):
     "Return whether numbers need a logarithmic axis"
     sizes = [value for value in values if value > 0]
     return len(sizes) == len(values) > 1 and max(sizes) > 1e3 * min(sizes)
-
-
-def _short(name):
-    "Return a name without its middle where it is long"
-    return name if len(name) <= LETTERS else f"{name[: LETTERS // 2 - 1]}…{name[-LETTERS // 2 :]}"
 
 
 def _is_line(evidence):
@@ -54,7 +50,9 @@ def paint_evidence(
         axes.set_xlabel("step", color=AXIS, size=7.5)
     else:
         axes.barh(range(len(values))[:BARS], values[:BARS], color=TRAIN, alpha=0.7, height=0.6)
-        axes.set_yticks(range(len(values))[:BARS], [_short(name) for name in names[:BARS]], parse_math=False)
+        axes.set_yticks(
+            range(len(values))[:BARS], [short_name(name, LETTERS) for name in names[:BARS]], parse_math=False
+        )
         axes.invert_yaxis()
         if _spread(values):
             axes.set_xscale("log")

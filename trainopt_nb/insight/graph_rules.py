@@ -12,22 +12,11 @@ import math
 import torch
 from torch import nn
 
-from .detectors import detector
+from .detectors import SYMPTOMS, detector
 from .finding import Change, Figure, Finding
 from .observations import Observations
 
 # %% ../../nbs/insight/25_graph_rules.ipynb #ed0ace04
-_SYMPTOMS = (
-    "vanishing",
-    "input_ignored",
-    "lr_too_low",
-    "lr_too_high",
-    "dead_units",
-    "saturated",
-    "decay_too_strong",
-)
-
-
 def _few(names):
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
@@ -39,7 +28,7 @@ def _rebuilt(trial):
     trial.optimizer = type(old)(trial.model.parameters(), **numbers)
 
 
-@detector("optimizer_of_another_model", explains=_SYMPTOMS)
+@detector("optimizer_of_another_model", explains=SYMPTOMS)
 def optimizer_of_another_model(seen: Observations) -> Finding | None:
     "Find an optimizer that holds tensors which are not the model's"
     missing = [w.name for w in seen.last.weights if w.reached and not w.held]
@@ -53,7 +42,7 @@ def optimizer_of_another_model(seen: Observations) -> Finding | None:
     return Finding("optimizer_of_another_model", text, Change(way, amend=_rebuilt), (), "exact")
 
 
-@detector("loose_layers", explains=_SYMPTOMS)
+@detector("loose_layers", explains=SYMPTOMS)
 def loose_layers(seen: Observations) -> Finding | None:
     "Find layers in a list or dict, which `parameters()` leaves out"
     if not seen.loose:
@@ -66,7 +55,7 @@ def _no_loop(seen):
     return seen.closure
 
 
-@detector("flat_loss", guard=_no_loop, hits=2, explains=_SYMPTOMS)
+@detector("flat_loss", guard=_no_loop, hits=2, explains=SYMPTOMS)
 def flat_loss(seen: Observations) -> Finding | None:
     "Find an operation without a gradient between the weights and the loss"
     sizes = [w.gradient for w in seen.last.weights if w.held]
@@ -83,7 +72,7 @@ def _by_layer(seen):
     return tuple(name for name, _ in named), tuple(size for _, size in named)
 
 
-@detector("cut_graph", guard=_no_loop, hits=2, explains=_SYMPTOMS)
+@detector("cut_graph", guard=_no_loop, hits=2, explains=SYMPTOMS)
 def cut_graph(seen: Observations) -> Finding | None:
     "Find layers that come before a `detach`"
     if not seen.last.cut:
@@ -98,7 +87,7 @@ def _zeroed(trial):
     trial.zero = True
 
 
-@detector("gradients_add_up", guard=_no_loop, hits=3, explains=_SYMPTOMS)
+@detector("gradients_add_up", guard=_no_loop, hits=3, explains=SYMPTOMS)
 def gradients_add_up(seen: Observations) -> Finding | None:
     "Find gradients that are never set to zero"
     if not seen.last.stale:
@@ -110,7 +99,7 @@ def gradients_add_up(seen: Observations) -> Finding | None:
     return Finding("gradients_add_up", text, Change(way, amend=_zeroed), (figure,), "exact")
 
 
-@detector("gradients_gone", guard=_no_loop, hits=2, explains=_SYMPTOMS)
+@detector("gradients_gone", guard=_no_loop, hits=2, explains=SYMPTOMS)
 def gradients_gone(seen: Observations) -> Finding | None:
     "Find gradients that are set to zero before the update uses them"
     if not seen.last.empty:
@@ -167,7 +156,7 @@ def _begin_equal(look):
     return same if len(same) > 1 else []
 
 
-@detector("equal_units", guard=_no_loop, hits=2, explains=_SYMPTOMS)
+@detector("equal_units", guard=_no_loop, hits=2, explains=SYMPTOMS)
 def equal_units(seen: Observations) -> Finding | None:
     "Find layers whose units all have the same weights, at the start or still after several updates"
     same = _stay_equal(seen.last) or _begin_equal(seen.looks[0])

@@ -8,20 +8,11 @@ __all__ = ['constant_inputs', 'sorted_batches', 'unscaled_inputs']
 # %% ../../nbs/insight/26_input_rules.ipynb #6a772707
 import torch
 
-from .detectors import detector
+from .detectors import SYMPTOMS, detector
 from .finding import Change, Figure, Finding
 from .observations import Observations
 
 # %% ../../nbs/insight/26_input_rules.ipynb #65038fe3
-_SYMPTOMS = (
-    "vanishing",
-    "input_ignored",
-    "lr_too_low",
-    "lr_too_high",
-    "dead_units",
-    "saturated",
-    "decay_too_strong",
-)
 _SCALED = (
     "Linear",
     "Conv1d",
@@ -41,7 +32,7 @@ def _rows(seen):
     return inputs.reshape(len(inputs), -1)
 
 
-@detector("constant_inputs", hits=3, explains=_SYMPTOMS)
+@detector("constant_inputs", hits=3, explains=SYMPTOMS)
 def constant_inputs(seen: Observations) -> Finding | None:
     "Find inputs that are the same in all samples"
     rows = _rows(seen)
@@ -65,7 +56,7 @@ def _labels(look):
     return None
 
 
-@detector("sorted_batches", hits=3, explains=_SYMPTOMS)
+@detector("sorted_batches", hits=3, explains=SYMPTOMS)
 def sorted_batches(seen: Observations) -> Finding | None:
     "Find batches that hold one or two classes each"
     labels = [found for look in seen.recent(10) if (found := _labels(look)) is not None]
@@ -92,7 +83,7 @@ def _has_none(seen):
     return seen.first not in _SCALED or seen.own
 
 
-@detector("unscaled_inputs", guard=_has_none, hits=3, explains=(*_SYMPTOMS, "not_finite"))
+@detector("unscaled_inputs", guard=_has_none, hits=3, explains=(*SYMPTOMS, "not_finite"))
 def unscaled_inputs(seen: Observations) -> Finding | None:
     "Find inputs far from the size of 1"
     rows = _rows(seen)

@@ -97,14 +97,12 @@ def lr_too_high(seen: Observations) -> Finding | None:
     largest = max((max(_ratios(look).values(), default=0.0) for look in seen.looks), default=0.0)
     if now < 0.97 * first or largest < 0.1:
         return None
-    text = f"The loss is {now:.3g} and was {first:.3g} before the first update, and an update changed a weight by {largest:.0%} of its size."
-    figure = Figure("Loss", "step", tuple(str(k.step) for k in seen.looks), tuple(k.loss for k in seen.looks))
-    return Finding(
-        "lr_too_high",
-        f"The learning rate is too high: {text[0].lower()}{text[1:]}",
-        _rate(seen, _calmer(seen)),
-        (figure,),
+    text = (
+        f"The learning rate is too high: the loss is {now:.3g} and was {first:.3g} before the first update, "
+        f"and an update changed a weight by {largest:.0%} of its size."
     )
+    figure = Figure("Loss", "step", tuple(str(k.step) for k in seen.looks), tuple(k.loss for k in seen.looks))
+    return Finding("lr_too_high", text, _rate(seen, _calmer(seen)), (figure,))
 
 
 @detector("lr_too_low", guard=_not_yet, hits=3)

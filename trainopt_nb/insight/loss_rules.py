@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .detectors import detector
+from .detectors import SYMPTOMS, detector
 from .finding import Change, Figure, Finding
 from .observations import LossCall, Observations
 
@@ -43,18 +43,7 @@ def lowest_loss(
     return math.log(1 + (classes - 1) / math.e)
 
 # %% ../../nbs/insight/24_loss_rules.ipynb #04224f86
-_SYMPTOMS = (
-    "vanishing",
-    "input_ignored",
-    "lr_too_low",
-    "lr_too_high",
-    "dead_units",
-    "saturated",
-    "decay_too_strong",
-)
-
-
-@detector("probabilities_to_cross_entropy", explains=_SYMPTOMS)
+@detector("probabilities_to_cross_entropy", explains=SYMPTOMS)
 def probabilities_to_cross_entropy(seen: Observations) -> Finding | None:
     "Find softmax or sigmoid before `cross_entropy`"
     for call in _calls(seen, "cross_entropy"):
@@ -67,7 +56,7 @@ def probabilities_to_cross_entropy(seen: Observations) -> Finding | None:
     return None
 
 
-@detector("sigmoid_before_logits_loss", explains=_SYMPTOMS)
+@detector("sigmoid_before_logits_loss", explains=SYMPTOMS)
 def sigmoid_before_logits_loss(seen: Observations) -> Finding | None:
     "Find sigmoid before `binary_cross_entropy_with_logits`"
     for call in _calls(seen, "binary_cross_entropy_with_logits"):
@@ -83,7 +72,7 @@ def _range(call):
     return float(call.scores.min()), float(call.scores.max())
 
 
-@detector("no_log_softmax", explains=_SYMPTOMS)
+@detector("no_log_softmax", explains=SYMPTOMS)
 def no_log_softmax(seen: Observations) -> Finding | None:
     "Find `nll_loss` of scores that are no log-probabilities"
     for call in _calls(seen, "nll_loss"):
@@ -109,7 +98,7 @@ def _drop_last(trial):
         raise NotImplementedError("the end of this model can't be changed from outside")
 
 
-@detector("relu_on_scores", explains=_SYMPTOMS)
+@detector("relu_on_scores", explains=SYMPTOMS)
 def relu_on_scores(seen: Observations) -> Finding | None:
     "Find scores of a classification that ReLU has cut off at 0"
     for call in _calls(seen, "cross_entropy", "nll_loss", "binary_cross_entropy_with_logits"):
@@ -124,7 +113,7 @@ def relu_on_scores(seen: Observations) -> Finding | None:
     return None
 
 
-@detector("one_column", explains=_SYMPTOMS)
+@detector("one_column", explains=SYMPTOMS)
 def one_column(seen: Observations) -> Finding | None:
     "Find `cross_entropy` of one column, which is always 0"
     for call in _calls(seen, "cross_entropy"):
@@ -140,7 +129,7 @@ def _shaped(trial):
     trial.loss = lambda scores, targets: inner(scores, targets.view_as(scores))
 
 
-@detector("broadcast", explains=_SYMPTOMS)
+@detector("broadcast", explains=SYMPTOMS)
 def broadcast(seen: Observations) -> Finding | None:
     "Find a loss that compares each score with each target"
     if not seen.last.pairs:
@@ -158,7 +147,7 @@ def _climbs(seen):
     return seen.maximize or seen.closure
 
 
-@detector("negated_loss", guard=_climbs, hits=3, explains=_SYMPTOMS)
+@detector("negated_loss", guard=_climbs, hits=3, explains=SYMPTOMS)
 def negated_loss(seen: Observations) -> Finding | None:
     "Find `backward` on the negative of a loss"
     values = [call.value for call in seen.last.calls]
