@@ -29,6 +29,7 @@ class RunHandle:
     run: Run  # its directory
     progress: Progress  # kept up to date by `events`
     model: nn.Module | None  # has the weights of the run when it has ended
+    given_up = False  # whether it was stopped before it began
 
     def events(
         self,
@@ -142,6 +143,7 @@ class FollowedRun(RunHandle):
         self.run, self.model, self._parent_pipe, run.trained = run, model, parent_pipe, model
         self._tail, self._sent, self._over, self._closed = run.tail(), None, False, False
         self.starting, self.failure = False, ""  # set by a thread that starts the process which trains
+        self.given_up = False  # whether it was stopped before its first event
         self._tail.read()
         self.progress = self._tail.progress
         # what the log says is of the time before
@@ -177,9 +179,21 @@ class FollowedRun(RunHandle):
         "Send the commands of the caller; a stop that is repeated is sent once"
         sent = False
         while not self._over and (command := asked()) is not None and command != self._sent:
+            if isinstance(command, Stop) and self.progress.state == "waiting" and self._parent_pipe:
+                self._give_up(command)
+                return True
             self.send(command)
             self._sent, sent = command if isinstance(command, Stop) else None, True
         return sent
+
+    def _give_up(self, stop):
+        "End the processes of this run, none of which has begun: there is nothing to wait for"
+        self._parent_pipe.close()
+        self._over = self.given_up = True
+        self.progress.state, self.progress.reason = self._tail.logged
+        if not self.progress.begun:
+            self.progress.state = "not begun"
+            self.progress.reason = f"{stop.reason} before the first step; run its cell again"
 
     def close(self):
         ours = self._parent_pipe is not None

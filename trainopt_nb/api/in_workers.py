@@ -23,8 +23,10 @@ from .elsewhere import sign_places
 from .handle import FollowedRun
 from .prepare_run import new_run
 from .train_ranks import RunReport, needs_of, report_failure, train_here
+from .write_phases import write_phase
 from ..base.errors import RunError
 from ..base.forks import close_in_forks
+from ..base.interrupts import defer_interrupt
 from ..runs.run import Run
 from ..task.task import Task
 from ..task.train_options import TrainOptions
@@ -86,6 +88,7 @@ def _main(group, parent_pipe):
         end_process(1)
     with contextlib.suppress(BaseException):  # it was printed and logged where it was raised
         if group.cluster:
+            write_phase(Run(path), "cluster")
             from trainopt_nb.workers.ray_cluster import supervise_on_ray
 
             supervise_on_ray(group, RunReport(Run(path), token), parent_pipe)
@@ -118,16 +121,17 @@ def start_in_workers(
     "Start a run in other processes and return at once; raises `RunError` where the task cannot be pickled, `PlanError` where the model cannot be distributed as asked"
     needs, payload = needs_of(options), pack_task(task, options)
     check_plan(task.model, options, needs)
-    run = new_run(task, options, **where.place) if resume is None else Run(resume.path)
-    token = secrets.token_hex(8)
-    run.claim(token)
-    sign_places(run, options)
-    ours, theirs = (None, None) if where.background else multiprocessing.Pipe()
-    if ours is not None:
-        close_in_forks(ours)
-    handle = FollowedRun(run, task.model, ours)
-    arguments = (str(run.path), token, resume is not None)
-    return launch(handle, Group(train_here, payload, arguments, str(run.path), **needs), theirs)
+    with defer_interrupt():  # no claim without a process
+        run = new_run(task, options, **where.place) if resume is None else Run(resume.path)
+        token = secrets.token_hex(8)
+        run.claim(token)
+        sign_places(run, options)
+        ours, theirs = (None, None) if where.background else multiprocessing.Pipe()
+        if ours is not None:
+            close_in_forks(ours)
+        handle = FollowedRun(run, task.model, ours)
+        arguments = (str(run.path), token, resume is not None)
+        return launch(handle, Group(train_here, payload, arguments, str(run.path), **needs), theirs)
 
 
 def launch(
@@ -178,6 +182,7 @@ def _give_back(run, token):
 def _begin(handle, group, theirs):
     "Start the worker of a run, and hand the lock on; where no process can be started, the run ends with the reason"
     run, token = Run(handle.run.path), group.arguments[1]
+    write_phase(run, "process")
     try:
         pid = _start_main(group, theirs)
         _insist(lambda: run.claim(token, pid))

@@ -19,6 +19,7 @@ from ..insight.lr_find import LrCurve, find_lr
 from ..task.variables import TaskNames, earlier_variables_note, find_task, loss_and_metrics, resolve
 from .execute_cell import execute_cell
 from .kernel import Page, find_page, run_page
+from .waiting import begin_in_cell
 from .train_in_cell import ask, attach, run_in_cell
 from .verbs import Call, CellOptions, RunFolder, Verb
 from ..task.train_options import TrainOptions
@@ -115,12 +116,12 @@ async def _train(call: Call, task: Task, options: TrainOptions, page: Page, form
     facts = run_facts(call, options, added)
     task.notes = (*task.notes, *secrets_note(call.cell or "", facts))
     where = Where(cell.runs, cell.name, call.cell or "", cell.background, facts)
-    handle = run_task(task, options, where)
+    handle, place = begin_in_cell(lambda: run_task(task, options, where), shell)
     shell.user_ns["run"] = handle.run
     if cell.background:
         attach(handle.run, shell, task.model)
     else:
-        await run_in_cell(handle, page, shell)
+        await run_in_cell(handle, page, shell, place)
 
 
 def _tunables(cell: str | None) -> list[Tunable]:

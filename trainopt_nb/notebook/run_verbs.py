@@ -18,6 +18,7 @@ from .execute_cell import execute_cell
 from .kernel import Page, find_page, has_frontend, run_page
 from .runs_page import LiveTable
 from .stored_cell import stored_cell, stored_names
+from .waiting import begin_in_cell
 from .train_in_cell import attach, run_in_cell
 from .verbs import Background, Call, RunArgument, RunFolder, Trust, Verb
 from ..runs.run import Run
@@ -56,12 +57,14 @@ def _attach(call: Call):
 async def _go_on(call: Call, run: Run, task: Task, options: TrainOptions, page: Page):
     "Resume a run here, or in the background"
     background = call.options(Background).background
-    handle = run_task(task, options, Where(background=background), resume=run)
+    handle, place = begin_in_cell(
+        lambda: run_task(task, options, Where(background=background), resume=run), call.shell
+    )
     call.shell.user_ns["run"] = run
     if background:
         attach(run, call.shell, task.model)
     else:
-        await run_in_cell(handle, page, call.shell)
+        await run_in_cell(handle, page, call.shell, place)
 
 
 RESUMES: Registry[Callable] = Registry(
