@@ -84,7 +84,7 @@ def _resume(call: Call) -> Coroutine | None:
     changes = {name: call.values[name] for name in declared(TrainOptions) if name in call.values}
     options = named_teachers(stored_options(run, changes), names)
     if not {variables.model, variables.train_data} <= names.keys() and run.cell:
-        cell = stored_cell(run, call.options(Trust).trust, show=print)
+        cell = stored_cell(run, call.options(Trust).trust, print, call.verb.name)
         with stored_names(run, names):
             execute_cell(call.shell, cell, seed=options.seed)
     page = find_page(call.shell, awaited=call.awaited)
