@@ -6,14 +6,13 @@
 __all__ = ['new_run', 'start', 'start_in', 'stored_options', 'resume_in']
 
 # %% ../../nbs/api/03_prepare_run.ipynb #21a56e14
-import importlib
-import sys
 from collections.abc import Container
 from pathlib import Path
 
 import torch
 
 from .elsewhere import check_places
+from .finish_imports import finish_imports
 from .handle import LocalRun
 from .log import Log, follow
 from ..base.errors import OptionError, RunError
@@ -69,26 +68,12 @@ def _handle(run, loop, token="", every=0.1, late=False, prompt=()):
     return LocalRun(run, tail.progress, turns, loop.prepared.model, log)
 
 
-def _finish_imports():
-    "Import what the first optimizer needs: an interrupt would leave half of it, which cannot be imported again"
-    if "torch._dynamo" not in sys.modules:
-        tell_phase("torch")
-    with defer_interrupt():
-        importlib.import_module("torch._dynamo")
-
-
 def _loop(task, options, ranks=SINGLE, known=None):
-    if options.tune_loading:
-        tell_phase("loading")
     task, options = tuned(task, options, ranks)
     tell_phase("data")
-    task = read_task(task, options)
-    if options.clean:
-        tell_phase("clean")
-    task, opened, changes = clean_task(task, options, ranks)
+    task, opened, changes = clean_task(read_task(task, options), options, ranks)
     seed_torch(options.seed)
     opened, here = (each.on(ranks.data_shard[1]) for each in (opened, options))
-    tell_phase("table")
     task = with_table(task, opened)
     tell_phase("check")
     told = change_events(changes.get("changes"))
@@ -124,7 +109,7 @@ def start(
     **place: object,  # `folder`, `name`, `cell` and facts, as for `new_run`
 ) -> LocalRun:
     "Prepare a new run in this process; nothing is on the disk if that fails"
-    _finish_imports()
+    finish_imports()
     loop, record, options, table = _loop(task, options, known=known)
     with defer_interrupt():  # no half of a directory
         run = _store(new_run(task, options, **record, **place), table)
@@ -237,7 +222,7 @@ def resume_in(
     prompt: tuple[type, ...] = (),  # as in `start`
 ) -> LocalRun:
     "Prepare to continue from the newest checkpoint that is not damaged"
-    _finish_imports()
+    finish_imports()
     _, model_state, training, lost = load_checkpoint(run.path / "checkpoints", "last")
     _check_done(run, training, options)
     lost += _early(run, training, options) + _damaged(run)

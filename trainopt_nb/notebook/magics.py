@@ -22,6 +22,7 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 from ..workers.processes import warm
+from ..api.finish_imports import WARMING
 from ..base.cells import bound_names
 from trainopt_nb.base.errors import (
     CheckpointError,
@@ -178,7 +179,7 @@ def load(
         timer.daemon = True
         timer.start()
     if "torch._dynamo" not in sys.modules:
-        threading.Thread(target=_warm, name="trainopt-warm", daemon=True).start()
+        threading.Thread(target=_warm, name=WARMING, daemon=True).start()
     unload(shell)
     shell.register_magics(TrainoptMagics)
     shell.input_transformers_cleanup.append(without_body)
