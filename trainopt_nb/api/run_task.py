@@ -113,5 +113,7 @@ def begin_in_lines(
     write: Callable[[str], object] = print,  # takes a line
 ) -> RunHandle:
     "Begin a run, and print a line about each part of its preparation that lasts"
+    if os.environ.get("RANK", "0") != "0":  # of torchrun: the first one prints
+        return begin()
     with phases_watched(lambda phase, seconds: _write(f"{phase_text(phase)} …", write)):
         return begin()
