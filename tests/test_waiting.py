@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 
 import psutil
 import pytest
@@ -14,8 +15,9 @@ from torch import nn
 from warm_python import python
 
 from trainopt_nb import Run, RunError, Task, TrainOptions
+from trainopt_nb.api import run_task as run_task_module
 from trainopt_nb.api.run_task import Where, begin_in_lines, print_lines, run_task
-from trainopt_nb.base.phases import tell_phase
+from trainopt_nb.base.phases import phases_watched, tell_phase
 from trainopt_nb.events.preparing import Preparing
 from trainopt_nb.events.records import Stop
 
@@ -57,13 +59,14 @@ def test_a_background_run_says_what_it_does_before_its_first_step(tmp_path):
     assert handle.progress.state == "finished" and Run(handle.run.path).state == "finished"
 
 
-def test_a_terminal_prints_what_lasts():
+def test_a_terminal_prints_what_lasts(monkeypatch):
+    monkeypatch.setattr(run_task_module, "phases_watched", partial(phases_watched, after=0.3))
     lines = []
 
     def begin():
         tell_phase("check")
         tell_phase("data")
-        time.sleep(2.4)
+        time.sleep(0.7)
         return "the handle"
 
     assert begin_in_lines(begin, lines.append) == "the handle"

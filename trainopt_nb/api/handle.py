@@ -15,6 +15,7 @@ from torch import nn
 
 from .log import Log
 from ..base.errors import CheckpointError, RunError
+from ..events.preparing import Preparing
 from ..events.progress import LIVE, Progress
 from ..events.received_commands import checked_command
 from ..events.records import Ended, Note, Pause, Resume, State, Stop
@@ -131,8 +132,8 @@ def _unwritten(failure, progress):
     return end
 
 # %% ../../nbs/api/02_handle.ipynb #02361363
-class FollowedRun(RunHandle):
-    "A run that other processes train, followed through its directory"
+class _Followed(RunHandle):
+    "The directory of a run that other processes train"
 
     def __init__(
         self,
@@ -162,13 +163,18 @@ class FollowedRun(RunHandle):
             if self.run.alive:  # else it ended meanwhile
                 raise
 
+# %% ../../nbs/api/02_handle.ipynb #a4df0011
+class FollowedRun(_Followed):
+    "A run that other processes train, followed through its directory"
+
     def events(self, asked=lambda: None, nap=0.01):
         while not self._over:
             # before the log, into which that thread writes first
             starting, failure = self.starting, self.failure
             new = self._tail.read() + _unwritten(failure, self.progress)
             self._over = bool(failure) or not (starting or self._tail.alive)
-            self._resuming = self._resuming and not (new or self._over)
+            begun = any(type(event) is not Preparing for event in new)
+            self._resuming = self._resuming and not (begun or self._over)
             self._await_start()
             yield new
             sent = self._pass_on(asked)

@@ -130,21 +130,44 @@ def _keep(waits: Awaitable | None):
         _TASKS.add(task)
         task.add_done_callback(_TASKS.discard)
 
-# %% ../../nbs/notebook/00_messages.ipynb #feb9e14d
+# %% ../../nbs/notebook/00_messages.ipynb #cb23d3b2
 SOON = 0.3  # seconds in which a subshell calls the kernel idle after it has answered
 
 
-class MessagePump:
-    "Answer the page from the thread that trains; raises AttributeError if the kernel has other parts"
+class _Sorter:
+    "Sorts the messages of a kernel that is busy with a cell"
 
     def __init__(self, kernel: Any):
         _PARTS(kernel)
-        self.kernel, self.depth = kernel, 0
+        self.kernel = kernel
+        self.now, self.later, self.again = deque(), deque(), None  # `again` waits to run this cell once more
+        self._heard = -SOON  # when a callback of a widget ended, perhaps in the thread of a subshell
+
+    def _sort(self, frames: list):
+        "Keep a message for the next turn, or for the kernel"
+        kind, message = _request(self.kernel, frames)
+        if kind == "execute_request" and _runs_again(message, self.cell):
+            self.again = message
+        (self.now if kind in NOW else self.later).append(frames)
+
+    def _show_errors(self, stream: Any, ident: list[bytes], message: dict):
+        self.kernel.shell.displayhook.set_parent(self.cell)  # ipykernel 7.0 to 7.3 can be in another thread
+        try:
+            return self.comm_msg(stream, ident, message)
+        finally:
+            if threading.current_thread() is not threading.main_thread():
+                self._heard = time.monotonic()
+
+# %% ../../nbs/notebook/00_messages.ipynb #feb9e14d
+class MessagePump(_Sorter):
+    "Answer the page from the thread that trains; raises AttributeError if the kernel has other parts"
+
+    def __init__(self, kernel: Any):
+        super().__init__(kernel)
+        self.depth = 0
         self.stream, self.replies = _streams(kernel)
         self.wake_reader = _wake_reader(kernel)
         self.deliver = self.stream._recv_callback  # how the kernel itself takes a message
-        self.now, self.later, self.again = deque(), deque(), None  # `again` waits to run this cell once more
-        self._heard = -SOON  # when a callback of a widget ended, perhaps in the thread of a subshell
         if not callable(self.deliver):
             raise AttributeError("the kernel's stream has no reader")
 
@@ -185,18 +208,3 @@ class MessagePump:
             _answer(self.kernel, self.replies, self.now.popleft())
         if time.monotonic() - self._heard < SOON:
             say_busy(self.kernel)
-
-    def _sort(self, frames: list):
-        "Keep a message for the next turn, or for the kernel"
-        kind, message = _request(self.kernel, frames)
-        if kind == "execute_request" and _runs_again(message, self.cell):
-            self.again = message
-        (self.now if kind in NOW else self.later).append(frames)
-
-    def _show_errors(self, stream: Any, ident: list[bytes], message: dict):
-        self.kernel.shell.displayhook.set_parent(self.cell)  # ipykernel 7.0 to 7.3 can be in another thread
-        try:
-            return self.comm_msg(stream, ident, message)
-        finally:
-            if threading.current_thread() is not threading.main_thread():
-                self._heard = time.monotonic()

@@ -200,18 +200,13 @@ async def _search(found: _CellSweep, page: Page, resume: Run | None = None):
             f"The stored cell of {resume.name} does not run here: {error}. Run the cells that it needs, then %trainopt resume {resume.name}."
         ) from error
     if isinstance(handle, FollowedSweep):
-        handle.leave = found.leave_behind
-        watch(handle, found.shell, use=found.take, **offers_elsewhere(handle.run, found.shell, found.below))
-        return
-    offers = SweepOffers(handle.sweep, found.shell, lambda: found.cell, found.below)
+        handle.leave, offers = found.leave_behind, offers_elsewhere(handle.run, found.shell, found.below)
+        return watch(handle, found.shell, use=found.take, **offers)
+    opens = SweepOffers(handle.sweep, found.shell, lambda: found.cell, found.below).open
     try:
-        await run_in_cell(
-            handle, page, found.shell, place, open=offers.open, use=found.take, freeze=found.freeze
-        )
+        await run_in_cell(handle, page, found.shell, place, open=opens, use=found.take, freeze=found.freeze)
     except BaseException:
-        with contextlib.suppress(
-            RunError, Interrupted
-        ):  # what the sweep ended with is what the user should read
+        with contextlib.suppress(RunError, Interrupted):  # what the sweep ended with is to be read
             found.leave()
         raise
     found.leave()
