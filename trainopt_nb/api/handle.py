@@ -30,7 +30,7 @@ class RunHandle:
     run: Run  # its directory
     progress: Progress  # kept up to date by `events`
     model: nn.Module | None  # has the weights of the run when it has ended
-    given_up = False  # whether it was stopped before it began
+    given_up = ""  # why it was stopped before it began; empty where it was not
 
     def events(
         self,
@@ -58,7 +58,7 @@ class RunHandle:
                 pass
         finally:
             self.close()
-        if self.progress.state in ("failed", "dead", "not begun"):
+        if self.progress.state in ("failed", "dead", "not begun") and not self.given_up:
             error = RunError(self.progress.reason)
             error.run = self.run
             raise error
@@ -144,7 +144,6 @@ class _Followed(RunHandle):
         self.run, self.model, self._parent_pipe, run.trained = run, model, parent_pipe, model
         self._tail, self._sent, self._over, self._closed = run.tail(), None, False, False
         self.starting, self.failure = False, ""  # set by a thread that starts the process which trains
-        self.given_up = False  # whether it was stopped before its first event
         self._tail.read()
         self.progress = self._tail.progress
         # what the log says is of the time before
@@ -195,7 +194,7 @@ class FollowedRun(_Followed):
     def _give_up(self, stop):
         "End the processes of this run, none of which has begun: there is nothing to wait for"
         self._parent_pipe.close()
-        self._over = self.given_up = True
+        self._over, self.given_up = True, stop.reason
         self.progress.state, self.progress.reason = self._tail.logged
         if not self.progress.begun:
             self.progress.state = "not begun"

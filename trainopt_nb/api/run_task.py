@@ -89,6 +89,8 @@ def print_lines(
             handle.close()
             for note in handle.progress.notes[known:]:
                 _show(handle, note, write)
+            if handle.given_up:
+                _write(f"{handle.progress.state}: {handle.progress.reason}", write)
     return handle.result()
 
 

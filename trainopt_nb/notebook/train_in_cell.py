@@ -19,7 +19,7 @@ from torch import nn
 
 from ..api.handle import FollowedRun, RunHandle, load_final_weights
 from ..api.run_task import print_lines
-from ..base.errors import Interrupted, RunError
+from ..base.errors import Interrupted
 from ..base.interrupts import interrupts
 from ..base.options import Options
 from ..base.registry import Registry
@@ -79,10 +79,9 @@ def run_or_interrupt(
     requested: bool = False,  # whether the user interrupted the cell, also where the run had just finished
 ) -> Run:
     "Return the run of a cell; raises `Interrupted` where the user interrupted it, and `RunError` where it failed"
-    if requested and handle.given_up:
-        raise Interrupted(_interrupted(handle))
-    run = handle.result()
-    if requested or (handle.progress.state, handle.progress.reason) == ("stopped", INTERRUPTED.reason):
+    run, progress = handle.result(), handle.progress
+    reason = progress.reason if progress.state == "stopped" else handle.given_up
+    if requested or reason == INTERRUPTED.reason:
         raise Interrupted(_interrupted(handle))
     return run
 
@@ -143,10 +142,6 @@ def run_in_lines(
     "Train with a line an epoch, and show the result; raises as `run_or_interrupt`"
     try:
         print_lines(handle)
-    except RunError:
-        if handle.given_up:
-            raise Interrupted(_interrupted(handle)) from None
-        raise
     finally:
         if not handle.run.path.is_dir():
             pass  # it was moved or removed meanwhile, which the error says
