@@ -67,6 +67,19 @@ def check_page(lab):
         assert "Error displaying widget" not in shown(lab, i) and "Loading widget" not in shown(lab, i)
 
 
+def check_charts(lab, panel):
+    "The charts of a run that has ended tell values under the pointer, and zoom, while their kernel lives"
+    panel.scroll_into_view_if_needed()
+    plot, legend = panel.locator(".tonb-loss .u-over"), panel.locator(".tonb-loss .tonb-legend")
+    box, mouse = plot.bounding_box(), lab.page.mouse
+    mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    lab.wait_for(lambda: re.search(r"epoch \d\S* train \d", " ".join(lab.read(legend).split())), "a value")
+    mouse.down()
+    mouse.move(box["x"] + box["width"] * 0.8, box["y"] + box["height"] / 2, steps=4)
+    mouse.up()
+    panel.locator(".tonb-reset").first.click()
+
+
 def kill_kernel(server):
     (session,) = server.ask("GET", "/api/sessions")
     for process in psutil.process_iter(["cmdline"]):
@@ -84,12 +97,14 @@ def test_a_saved_notebook_shows_its_results(lab, server, every_kernel, how):
         lab.wait_done(i)
     lab.run(3)
     lab.wait_for(lambda: panels.count() == 3 and "epoch" in shown(lab, 3), "three panels", 90)
+    check_charts(lab, panels.first)
     lab.page.wait_for_timeout(11_000)  # the distance of two cards
     check_file(lab)
 
     lab.refresh()
     lab.wait_for(lambda: panels.count() == 3, "three panels after a reload")
     lab.wait_for(lambda: int(panels.nth(2).get_attribute("data-step") or 0) > 0, "the run that trains")
+    check_charts(lab, panels.first)
     check_file(lab)
 
     if how == "restarted":

@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from harness import CONNECTION
 
 from trainopt_nb.events.curves import Curve
 
@@ -99,10 +100,13 @@ def test_panel_answers_while_the_cell_trains(lab, server, kernel, undisturbed):
     panel(lab).locator(".tonb-save").click()
     lab.wait_for(lambda: len([r for r in events(server) if r["kind"] == "Saved"]) > before, "a checkpoint")
 
+    looks_busy = lambda: lab.page.evaluate(CONNECTION)["kernel"] == "busy"
+    lab.wait_for(looks_busy, "a kernel that looks busy after clicks")
     lab.save()
     shown, at = points(lab), step(lab)
     lab.refresh()
     trains(lab)
+    lab.wait_for(looks_busy, "a kernel that looks busy for a page that was loaded anew")
     # a page that is loaded again gets the whole curve, of which half the points stay each time that it is full
     assert step(lab) > at and points(lab) >= min(shown, Curve().limit // 2) > 20
     lab.screenshot(f"train-{kernel}-refreshed")
