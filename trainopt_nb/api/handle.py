@@ -200,6 +200,13 @@ class FollowedRun(_Followed):
             self.progress.state = "not begun"
             self.progress.reason = f"{stop.reason} before the first step; run its cell again"
 
+    def abandon(self):
+        "End a run whose start was interrupted: one that outlives this process stops at its first step"
+        if self._parent_pipe:
+            self._parent_pipe.close()
+        else:
+            self.send(Stop("interrupted"))
+
     def close(self):
         ours = self._parent_pipe is not None
         if ours:

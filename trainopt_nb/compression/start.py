@@ -21,13 +21,12 @@ from torch import nn
 
 from ..api.elsewhere import sign_places
 from ..api.handle import FollowedRun, LocalRun, RunHandle
-from ..api.in_workers import Where, launch
+from ..api.in_workers import Where, launch, start_whole
 from ..api.log import Log, follow
 from ..api.write_phases import write_phase
 from ..api.train_ranks import run_here
 from ..base.errors import OptionError, RunError
 from ..base.forks import close_in_forks
-from ..base.interrupts import defer_interrupt
 from ..base.options import declared, nearest_option
 from .compressed_run import CompressedRun
 from .guard import GuardedRun
@@ -138,7 +137,8 @@ def new_compression(
 
 def _start_elsewhere(plan, payload, where, resume):
     "Start the process of a compression, and return at once"
-    with defer_interrupt():  # no claim without a process
+
+    def begin():
         run, token = resume or new_compression(plan, where), secrets.token_hex(8)
         run.claim(token)
         ours, theirs = (None, None) if where.background else multiprocessing.Pipe()
@@ -147,6 +147,8 @@ def _start_elsewhere(plan, payload, where, resume):
         handle = FollowedCompression(run, None, ours)
         handle.plan = plan
         return launch(handle, Group(compress_here, payload, (str(run.path), token), str(run.path)), theirs)
+
+    return start_whole(begin)
 
 
 def start_plan(

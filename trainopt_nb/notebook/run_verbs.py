@@ -19,6 +19,7 @@ from .kernel import Page, find_page, has_frontend, run_page
 from .runs_page import LiveTable
 from .stored_cell import stored_cell, stored_names
 from .waiting import begin_in_cell
+from .fit_verbs import attach_started
 from .train_in_cell import attach, run_in_cell
 from .verbs import Background, Call, RunArgument, RunFolder, Trust, Verb
 from ..runs.run import Run
@@ -62,7 +63,7 @@ async def _go_on(call: Call, run: Run, task: Task, options: TrainOptions, page: 
     )
     call.shell.user_ns["run"] = run
     if background:
-        attach(run, call.shell, task.model)
+        attach_started(run, call.shell, task.model)
     else:
         await run_in_cell(handle, page, call.shell, place)
 
