@@ -9,6 +9,9 @@ __all__ = ['FIT', 'FORM', 'LR_FIND', 'read_task', 'run_facts', 'secrets_note', '
 from collections.abc import Coroutine
 from pathlib import Path
 
+from IPython.core.interactiveshell import InteractiveShell
+from torch import nn
+
 from ..api.run_task import Where, run_task
 from ..base.cell_options import cell_options, chosen_values
 from ..base.cells import bound_names, earlier_cells
@@ -19,7 +22,6 @@ from ..base.texts import fault
 from ..base.tunables import Tunable, find_tunables, with_values
 from ..insight.lr_find import LrCurve, find_lr
 from ..runs.run import Run
-from torch import nn
 from ..task.variables import TaskNames, earlier_variables_note, find_task, loss_and_metrics, resolve
 from .execute_cell import execute_cell
 from .kernel import Page, find_page, run_page
