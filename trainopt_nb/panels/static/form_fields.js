@@ -48,11 +48,11 @@ function OptionField({ name, fact, row, text, words, found, live, texts, set, pu
   const [id] = useState(() => `tonb-field-${++fields}`), { kind } = fact, typed = !["object", "function"].includes(kind);
   const help = fact.help + (fact.values && ` (${fact.values})`), mark = (shown) => html`<${Marked} text=${shown} words=${words} />`;
   const attributes = { id, disabled: !live, "aria-describedby": classes(row.error && `${id}-error`, `${id}-help`), ...(row.error ? { "aria-invalid": "true" } : {}) };
-  const Name = typed && kind !== "buttons" ? "label" : "span", value = kind === "switch" ? texts[fact.usual] : fact.usual;
+  const Name = typed && kind !== "buttons" ? "label" : "span", value = kind === "switch" ? texts[fact.usual] : fact.usual, back = value ? fill(texts.reset_to, { value }) : texts.reset;
   return html`<div class="tonb-option" data-name=${name} data-changed=${String(row.changed)} data-idle=${String(Boolean(row.idle))}>
     <div class="tonb-option-head"><${Name} id=${`${id}-label`} class="tonb-option-label" for=${Name === "label" ? id : undefined}>${mark(fact.label)}<//>
       ${row.changed && typed ? html`<button type="button" class="tonb-more tonb-put-back" disabled=${!live} title=${fill(texts.reset_tip, { label: fact.label, value: value || texts.empty })}
-        aria-label=${fill(texts.reset_tip, { label: fact.label, value: value || texts.empty })} onClick=${putBack}>${value ? fill(texts.reset_to, { value }) : texts.reset}</button>`
+        aria-label=${`${back}: ${fact.label}`} onClick=${putBack}>${back}</button>`
         : html`<code class="tonb-flag">${mark(fact.flag)}</code>`}</div>
     <${Control} ...${{ fact, text, set, shared: attributes, id, texts }} />
     ${row.error && html`<p class="tonb-option-error" id=${`${id}-error`}>${row.error}</p>`}
