@@ -77,11 +77,9 @@ class Option(NamedTuple):
     @property
     def dimension(self) -> Dimension | None:  # None where searching it makes no sense
         "Return how a sweep varies the option"
-        if not self.search:
-            return None
-        if self.type in ("int", "float"):
+        if self.search and self.type in ("int", "float"):
             return Dimension(self.type, *self.search, log=self.log)
-        return Dimension("choice", choices=tuple(self.search))
+        return Dimension("choice", choices=tuple(self.search)) if self.search else None
 
     def check(
         self,

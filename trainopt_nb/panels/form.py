@@ -96,6 +96,10 @@ class _Shown:
             [key, self.texts.get(key, key), names] for key, names in sections(self.values.options).items()
         ]
 
+# %% ../../nbs/panels/05c_form.ipynb #b6763597
+class _Rows(_Shown):
+    "What the page is told of each field"
+
     def rows(self) -> dict[str, object]:
         "Return the fields that changed"
         with self._lock:
@@ -114,40 +118,9 @@ class _Shown:
             row["idle"] = plain(self.texts["no_effect"].format(label=option_label(decides), value=value))
         return row
 
-# %% ../../nbs/panels/05c_form.ipynb #260b169a
-class OptionsForm(_Shown, Panel):
-    "All options of a class as fields, with a start and a cancel button"
-
-    script = read_static("form_fields.js", "form_panel.js")
-    styles = read_static("form.css")
-    words = ("form",)
-    driven = False
-
-    def __init__(
-        self,
-        options: Options,  # what the fields show at first
-        commands: queue.SimpleQueue[tuple],  # gets `Resume` for start and `Stop` for cancel
-        *,
-        given: str = "",  # flags of the line that the form has no fields for
-        names: Mapping[str, object] | None = None,  # the user's variables, by which the line names objects
-    ):
-        self.values, self._commands, self._given, self._names = FormValues(options), commands, given, names
-        self._tokens, self._drawn, self._first, self._state = {}, (None, {}), None, "waits"
-        self._lock, self.chosen = threading.RLock(), None
-        super().__init__()
-
-    def line(self) -> tuple[str, list[str]]:  # and the keywords of values that no flag can give
-        "Return the line of a cell that starts a training with these options"
-        return line_of(self.values.options, self.values.values, self._given, self._names)
-
-    def cell_lines(self) -> list[str]:
-        "Return the values of the cell that were changed, as they are written there"
-        known, values = self.values.known, self.values.values
-        inside = [
-            name for name in known if known[name].group == "Cell" and values[name] != known[name].default
-        ]
-        literal = lambda name: values[name] if known[name].type == "literal" else repr(values[name])
-        return [f"{option_label(known[name])} = {literal(name)}" for name in inside]
+# %% ../../nbs/panels/05c_form.ipynb #e01ff8af
+class _Heard:
+    "What a form hears from its page"
 
     def receive(self, content: dict[str, object]):
         "Take in what was typed or clicked, and answer"
@@ -179,6 +152,39 @@ class OptionsForm(_Shown, Panel):
     def cancel(self):
         "Put the command into the queue that ends the form"
         self._commands.put(Stop("cancelled in the form"))
+
+# %% ../../nbs/panels/05c_form.ipynb #260b169a
+class OptionsForm(_Rows, _Heard, Panel):
+    "All options of a class as fields, with a start and a cancel button"
+
+    script = read_static("form_fields.js", "form_panel.js")
+    styles = read_static("form.css")
+    words = ("form",)
+    driven = False
+
+    def __init__(
+        self,
+        options: Options,  # what the fields show at first
+        commands: queue.SimpleQueue[tuple],  # gets `Resume` for start and `Stop` for cancel
+        *,
+        given: str = "",  # flags of the line that the form has no fields for
+        names: Mapping[str, object] | None = None,  # the user's variables, by which the line names objects
+    ):
+        self.values, self._commands, self._given, self._names = FormValues(options), commands, given, names
+        self._tokens, self._drawn, self._first, self._state = {}, (None, {}), None, "waits"
+        self._lock, self.chosen = threading.RLock(), None
+        super().__init__()
+
+    def line(self) -> tuple[str, list[str]]:  # and the keywords of values that no flag can give
+        "Return the line of a cell that starts a training with these options"
+        return line_of(self.values.options, self.values.values, self._given, self._names)
+
+    def cell_lines(self) -> list[str]:
+        "Return the values of the cell that were changed, as they are written there"
+        known, values = self.values.known, self.values.values
+        changed = [name for name, usual in self.values.usual.items() if values[name] != usual]
+        inside = [name for name in changed if known[name].group == "Cell"]
+        return [f"{option_label(known[name])} = {values[name]!r}" for name in inside]
 
     def close(self):
         "Show the end: a card with the line"

@@ -19,7 +19,7 @@ _SEVERAL = ("numbers", "names", "rates")  # types whose values are separated by 
 
 
 def _number(value) -> str:
-    short = f"{value:g}"
+    short = re.sub(r"e([+-])0", r"e\1", f"{value:g}")
     return short if float(short) == value else repr(value)
 
 
@@ -28,6 +28,8 @@ def field_text(
     value: object,  # of the option
 ) -> str:  # what `read` reads as the same value
     "Return what the field of an option shows"
+    if option.type == "literal":
+        return value if isinstance(value, str) else repr(value)
     if isinstance(value, bool):
         return "on" if value else "off"
     if option.type in _SEVERAL and not isinstance(value, str):
@@ -44,8 +46,10 @@ def read(
     "Return the option's value from the text in its field; raises `OptionError` if it is not valid"
     if option.type == "choice":
         return option.check(shown)
+    if not shown.strip() and option.optional:
+        return option.parse("none")
     if not shown.strip():
-        return () if option.type in _SEVERAL else option.parse("none") if option.optional else option.default
+        return () if option.type in _SEVERAL else option.check(option.default)
     return option.parse(shown.strip())
 
 # %% ../../nbs/panels/05_form_fields.ipynb #80c64d03

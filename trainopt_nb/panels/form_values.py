@@ -15,7 +15,7 @@ from ..base.options import Option, Options, declared
 from .form_fields import field_kind, field_text, in_labels, read, refusal
 
 # %% ../../nbs/panels/05b_form_values.ipynb #1df0e2de
-class FormValues:
+class _Typed:
     "The texts of a form and their values"
 
     def __init__(
@@ -24,6 +24,7 @@ class FormValues:
     ):
         self.options, self.known = options, declared(options)
         self.values = dict(vars(options))  # the last ones that could be read
+        self.usual = {name: each.check(each.default) for name, each in self.known.items()}
         kinds = {name: field_kind(each, self.values[name]) for name, each in self.known.items()}
         self.fixed = {
             name for name, kind in kinds.items() if kind in ("object", "function")
@@ -62,13 +63,17 @@ class FormValues:
             if name in self.known and name not in self.fixed:
                 self.type(name, field_text(self.known[name], self.known[name].default))
 
+# %% ../../nbs/panels/05b_form_values.ipynb #75ee8628
+class FormValues(_Typed):
+    "What was typed into a form: texts, values, and what is wrong with them"
+
     @property
     def changed(self) -> set[str]:
         "Names of the options that differ from their defaults, or whose text cannot be read"
         differs = {
             name
-            for name, each in self.known.items()
-            if self.values[name] is not each.default and self.values[name] != each.default
+            for name, value in self.values.items()
+            if value is not self.usual[name] and value != self.usual[name]
         }
         return differs | set(self.errors)
 

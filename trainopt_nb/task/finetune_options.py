@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass
 
 from ..base.dependencies import unless
-from ..base.options import Options, option
+from ..base.options import option
+from .clean_options import CleanOptions
 
 # %% ../../nbs/task/00i_finetune_options.ipynb #78474afe
 def _no_zero(value):
@@ -20,7 +21,7 @@ def _no_zero(value):
 
 # %% ../../nbs/task/00i_finetune_options.ipynb #7526c7be
 @dataclass(frozen=True, repr=False)
-class FineTuneOptions(Options):
+class FineTuneOptions(CleanOptions):
     "Which parameters are trained at which learning rate, and which of them not at all"
 
     lr_for: tuple = option(

@@ -13,7 +13,6 @@ from ..base.options import declared
 from ..base.patterns import scale_rates
 from ..feed.options import FeedOptions
 from .augment_options import AugmentOptions
-from .clean_options import CleanOptions
 from .distill_options import DistillOptions
 from .finetune_options import FineTuneOptions
 from .learning_options import LOSSES  # noqa: F401 names of options belong to them
@@ -23,9 +22,7 @@ from .table_options import TableOptions
 
 # %% ../../nbs/task/01_train_options.ipynb #94f1eae1
 @dataclass(frozen=True, repr=False)
-class TrainOptions(
-    CleanOptions, DistillOptions, TableOptions, FeedOptions, AugmentOptions, FineTuneOptions, FaultOptions
-):
+class TrainOptions(FineTuneOptions, DistillOptions, TableOptions, FeedOptions, AugmentOptions, FaultOptions):
     "How a model is trained"
 
     @property

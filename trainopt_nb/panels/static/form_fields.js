@@ -15,7 +15,7 @@ function nudged(text, by, [low, high]) {
   return String(Math.min(high ?? Infinity, Math.max(low ?? -Infinity, Number(text) + by)));
 }
 
-function Entry({ fact, text, set, shared: attributes, id }) {
+function Entry({ fact, text, set, shared: attributes, id, texts }) {
   const key = (event) => {
     const by = { ArrowUp: 1, ArrowDown: -1 }[event.key], next = by && fact.whole && nudged(text, by * (event.shiftKey ? 10 : 1), fact.whole);
     if (next == null || next === false) return;
@@ -23,7 +23,7 @@ function Entry({ fact, text, set, shared: attributes, id }) {
     set(next, true);
   };
   return html`<span class="tonb-entry-row"><input ...${attributes} class="tonb-lr tonb-entry" type="text" autocomplete="off" spellcheck="false" inputmode=${fact.kind === "number" ? "decimal" : undefined}
-      list=${fact.choices.length ? `${id}-list` : undefined} placeholder=${fact.usual} value=${text} onKeyDown=${key}
+      list=${fact.choices.length ? `${id}-list` : undefined} placeholder=${fact.usual || (fact.kind === "number" ? texts.none : "")} value=${text} onKeyDown=${key}
       onInput=${(event) => set(event.target.value, false)} onChange=${(event) => set(event.target.value, true)} />
     ${fact.unit && html`<span class="tonb-unit">${fact.unit}</span>`}</span>
     ${fact.choices.length > 0 && html`<datalist id=${`${id}-list`}>${fact.choices.map((each) => html`<option key=${each} value=${each}></option>`)}</datalist>`}`;
@@ -37,7 +37,7 @@ function Control({ fact, text, set, shared: attributes, id, texts }) {
     onChange=${(event) => set(event.target.checked ? "on" : "off", true)} /><span>${text === "on" ? texts.on : texts.off}</span></label>`;
   if (kind === "list") return html`<select ...${attributes} class="tonb-lr tonb-entry" value=${text} onChange=${(event) => set(event.target.value, true)}>
     ${choices.map((each) => html`<option key=${each} value=${each} selected=${each === text}>${each}</option>`)}</select>`;
-  if (kind !== "buttons") return html`<${Entry} ...${{ fact, text, set, shared: attributes, id }} />`;
+  if (kind !== "buttons") return html`<${Entry} ...${{ fact, text, set, shared: attributes, id, texts }} />`;
   return html`<span class="tonb-segments" role="radiogroup" aria-labelledby=${`${id}-label`} aria-describedby=${attributes["aria-describedby"]}>
     ${choices.map((each, i) => html`<label key=${each} class="tonb-segment"><input type="radio" name=${id} id=${i ? undefined : id} value=${each} checked=${each === text} disabled=${attributes.disabled}
       onChange=${() => set(each, true)} /><span>${each}</span></label>`)}</span>`;
