@@ -226,7 +226,7 @@ def test_interrupt_saves_and_ends_run_all(lab, server, kernel):
     assert last["step"] == steps_of(records)[-1]
 
 
-def test_a_form_starts_the_run(lab):
+def test_a_form_starts_the_run(lab, kernel):
     """The options as a form, and a value of the cell with a form comment: a wrong value is refused, changed ones are used
 
     The form that was there before its cell was run again does not hold the kernel, though nobody sees it any more.
@@ -234,7 +234,7 @@ def test_a_form_starts_the_run(lab):
     first, rest = training_cell(1).replace("%%trainopt fit", "%%trainopt form").split("\n", 1)
     cell = first + '\nhidden = 8  #@param {type:"slider", min:4, max:32}\n' + rest
     seen = "print('trained', hidden, run.options['epochs'], run.options['lr'], run.state)"
-    lab.open("%load_ext trainopt_nb", cell, seen)
+    lab.open("%load_ext trainopt_nb", cell, seen, kernel=kernel)
     lab.run(0)
     lab.wait_done(0)
     form = lab.output(1).locator(".tonb-form:not([data-seen])")
