@@ -185,10 +185,10 @@ STILL = """<script>
   try {
     const kept = JSON.parse(sessionStorage.getItem("sidebar")) ?? { open: [], top: 0 };
     for (const toggle of toggles) if (kept.open.includes(toggle.id)) toggle.checked = true;
-    box.scrollTop = kept.top;
+    box.scrollTo({ top: kept.top, behavior: "instant" });
   } catch {}  // a browser may refuse storage
   const current = box.querySelector(".current-page > a")?.getBoundingClientRect(), seen = box.getBoundingClientRect();
-  if (current && (current.top < seen.top || current.bottom > seen.bottom)) box.scrollTop += current.top - seen.top - seen.height / 3;
+  if (current && (current.bottom <= seen.top || current.top >= seen.bottom)) box.scrollBy({ top: current.top - seen.top - seen.height / 3, behavior: "instant" });
   addEventListener("pagehide", () => {
     const open = toggles.filter((toggle) => toggle.checked).map((toggle) => toggle.id);
     try { sessionStorage.setItem("sidebar", JSON.stringify({ open, top: box.scrollTop })); } catch {}

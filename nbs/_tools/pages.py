@@ -141,7 +141,7 @@ def write_reference(
 ):
     "Fill the templates of the reference"
     every = {
-        f"api {name}": f"{api.entry(full)}\n\n{shown.get(name.removeprefix(f'{public.LIB}.'), '')}"
+        f"api {name}": api.entry(full) + _example(shown.get(name.removeprefix(f"{public.LIB}.")))
         for full, name in public.places().items()
         if name
     }
@@ -179,6 +179,10 @@ def write_reference(
                 for k, v in values.items()
             },
         )
+
+
+def _example(text):
+    return f"\n\n{{.also}}\nExample:\n\n{text}" if text else ""
 
 
 def _head(o):

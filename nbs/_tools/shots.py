@@ -52,27 +52,14 @@ def tutorial(guide, epoch, lab, assumed=False):
     return shown
 
 
-def card(guide, cell, text, lab):
-    "What a cell of a guide shows when it has ended"
-    lab.open_file(ROOT / f"nbs/guides/{guide}.ipynb")
-    lab.command("application:toggle-left-area")
-    for i in range(cell + 1):
-        lab.run(i)
-    lab.wait_text(cell, text, 180)
-    shown = lab.output(cell)
-    shown.scroll_into_view_if_needed()
-    lab.page.wait_for_timeout(800)
-    return shown
-
-
 def inspect(lab):
     "The report on a run of digits"
-    lab.open(LOAD, f"%%trainopt fit --name digits --epochs 4 --lr 3e-3\n{IMAGES}", "%trainopt inspect")
+    lab.open(LOAD, f"%%trainopt fit --name digits --epochs 4 --lr 3e-3\n{IMAGES}", "%trainopt inspect --n 6")
     lab.command("application:toggle-left-area")
     lab.run_all()
     lab.wait_text(2, "calibration", 120)
     lab.page.wait_for_timeout(800)
-    return lab.output(2)
+    return lab.output(2).locator(".jp-OutputArea-output").first
 
 
 def compress(lab):
@@ -213,8 +200,6 @@ PICTURES = {
     "data": data,
     "compress": compress,
     "inspect": inspect,
-    "doctor": partial(card, "85d_doctor", 1, "Remove softmax"),
-    "learning-rate": partial(card, "72_learning_rate", 1, "suggested"),
     "own-model": partial(tutorial, "71_your_model", 5, assumed=True),
     "eject": partial(tutorial, "75_eject", 4),
     "images": partial(tutorial, "77_images", 9, assumed=True),

@@ -18,9 +18,10 @@ function answers(query) {
   return found;
 }
 
-if (typeof Search === "object") {
+addEventListener("DOMContentLoaded", () => {  // before the search itself, whose script comes later
+  if (typeof Search !== "object") return;
   const perform = Search._performSearch, terms = Search.performTermsSearch;
   let query = "";
   Search._performSearch = (...given) => ((query = given[0]), perform(...given));
   Search.performTermsSearch = (...given) => [...answers(query), ...terms(...given)];
-}
+});
