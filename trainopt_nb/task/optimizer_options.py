@@ -54,7 +54,7 @@ class OptimizerOptions(ObjectiveOptions):
 
     optimizer: str = option(
         "adamw",
-        "how weights are updated; any torch.optim class by name",
+        "optimizer by name, or any class of torch.optim",
         choices=OPTIMIZERS,
         search=COMMON,
         objects=True,
@@ -85,7 +85,7 @@ class OptimizerOptions(ObjectiveOptions):
         aliases=("wd", "l2"),
     )
     decay_all: bool = option(
-        False, "let weight decay reach biases and normalisation layers too", group="Optimizer"
+        False, "apply weight decay to biases and normalization layers too", group="Optimizer"
     )
     momentum: float = option(
         0.9,
@@ -125,7 +125,7 @@ class GroupOptions(OptimizerOptions):
     )
     freeze: tuple = option(
         (),
-        "parameters that stay as they are, by patterns of their names, such as backbone.*; their BatchNorm layers keep their statistics",
+        "parameters that are not trained, by patterns of their names, such as backbone.*; their BatchNorm layers keep their statistics",
         type="names",
         group="Optimizer",
         aliases=("frozen", "freeze_layers"),
