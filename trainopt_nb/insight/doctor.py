@@ -35,7 +35,7 @@ class Diagnosed(NamedTuple):
 
     def __repr__(self):
         seen = f"{self.looks} of {self.steps} updates were looked at"
-        lines = [repr(finding) for finding in self.findings] or ["Nothing was found that is wrong."]
+        lines = [repr(finding) for finding in self.findings] or ["No problems were found."]
         why = f" {self.untried}" if self.untried and self.findings else ""
         return "\n".join([*lines, f"({seen}.{why})"])
 
