@@ -40,15 +40,14 @@ STEPS = (
 
 
 def tutorial(guide, epoch, lab, assumed=False):
-    "The first panel of a tutorial at an epoch, or at the end, with its assumptions open or closed"
+    "The first panel of a tutorial at an epoch, with its assumptions open or closed"
     lab.open_file(ROOT / f"nbs/guides/{guide}.ipynb")
     lab.command("application:toggle-left-area")
     lab.run_all()
     shown = lab.page.locator(".tonb-panel").first
     if assumed:
         shown.locator(".tonb-assumed-head button").click(timeout=120_000)
-    words = f"epoch {epoch} of" if epoch else "finished"
-    reached = f"document.querySelector('.tonb-panel')?.innerText.includes('{words}')"
+    reached = f"document.querySelector('.tonb-panel')?.innerText.includes('epoch {epoch} of')"
     lab.page.wait_for_function(reached, timeout=120_000)
     return shown
 
@@ -204,9 +203,6 @@ PICTURES = {
     "own-model": partial(tutorial, "71_your_model", 5, assumed=True),
     "eject": partial(tutorial, "75_eject", 4),
     "images": partial(tutorial, "77_images", 9, assumed=True),
-    "sounds": partial(tutorial, "77b_sounds", None, assumed=True),
-    "texts": partial(tutorial, "77c_texts", None, assumed=True),
-    "table": partial(tutorial, "77d_tables", None, assumed=True),
 }
 
 
