@@ -60,18 +60,19 @@ def _looks(count):
 def compare(
     first: Callable[[int], float],  # does so many steps; returns the seconds of one
     second: Callable[[int], float],
-    seconds: float = 1.0,  # at most, about
+    seconds: float = 1.0,  # at most, about; three pairs are timed in any case
     block: float = 0.05,  # seconds of steps that are timed together
+    warm: bool = True,  # whether a step of each is done first, because the first one does more
 ) -> Compared:
     "Time two settings in interleaved pairs, until it is clear whether the second is faster"
     end, ratios, sides = time.perf_counter() + seconds, [], (first, second)
-    for side in sides:  # what is done once, such as choosing a kernel, does not count
+    for side in sides if warm else ():
         side(1)
     single = [max(side(1), 1e-12) for side in sides]
     if (found := compared([single[0] / single[1]])).decided:
         return found
     counts = [max(1, min(1000, round(block / each))) for each in single]
-    while len(ratios) < LOOKS[-1] and time.perf_counter() < end:
+    while len(ratios) < LOOKS[-1] and (time.perf_counter() < end or len(ratios) < 3):
         order = (0, 1) if len(ratios) % 2 == 0 else (1, 0)
         taken = {place: sides[place](counts[place]) for place in order}
         ratios.append(taken[0] / max(taken[1], 1e-12))

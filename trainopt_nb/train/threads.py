@@ -10,6 +10,7 @@ __all__ = ['SMALL', 'LEAST', 'LIMIT', 'BETTER', 'usual_threads', 'threads_given'
 import math
 import os
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import psutil
@@ -86,7 +87,7 @@ class Measured(NamedTuple):
     threads: int
     other: int  # the number that it was compared with
     ratio: float  # how many times as fast it is
-    clear: bool  # whether that is certain; otherwise the rule decided
+    clear: bool  # whether that is certain; otherwise the number is PyTorch's own
 
 
 def _budget(seconds: float) -> float:  # of the training
@@ -109,26 +110,25 @@ def _with_threads(step, count):
 
 
 def measure_threads(
-    step,  # does one update
-    first: int,  # number of threads with which the search begins
-    most: int,
+    step: Callable[[], object],  # does one update
+    most: int,  # threads with which the search begins
     updates: int,  # of the training
 ) -> Measured:
     "Find the fastest number of threads within a small share of the training; the number of this process is put back"
     before = torch.get_num_threads()
-    ladder = sorted({2**k for k in range(most.bit_length()) if 2**k <= most} | {most})
-    path = [n for n in ladder if n > first] if first == 1 else [n for n in reversed(ladder) if n < first]
-    found = Measured(first, path[0], 1.0, False)
+    path = [2**k for k in reversed(range(most.bit_length())) if 2**k < most]
+    found, now = Measured(most, path[0], 1.0, False), _with_threads(step, most)
     try:
-        now = _with_threads(step, first)
-        now(1)
+        following = _with_threads(step, path[0])
+        following(1)
+        now(1)  # the first steps do more
         end = time.perf_counter() + _budget(updates * now(1))
         for count in path:
             following = _with_threads(step, count)
-            pair = compare(now, following, end - time.perf_counter(), block=0.005)
+            pair = compare(now, following, end - time.perf_counter(), block=0.005, warm=False)
             if not pair.faster:
-                if pair.decided and not found.clear:
-                    found = Measured(first, count, 1 / pair.ratio, pair.high < 1)
+                if not found.clear:
+                    found = Measured(most, count, 1 / pair.ratio, pair.high < 1)
                 break
             found, now = Measured(count, found.threads, pair.ratio, True), following
     finally:
@@ -189,10 +189,7 @@ BETTER = 1.25  # times as fast as a remembered number, from which another one is
 
 def _advice(step, known, updates):
     "Return a sentence where another number of threads is much faster now than the remembered one"
-    first = known["threads"]
-    if known["usual"] == 1:
-        return ""
-    found = measure_threads(step, first, known["usual"], updates)
+    first, found = known["threads"], measure_threads(step, known["usual"], updates)
     if found.threads == first or not found.clear or found.ratio < BETTER:
         return ""
     return (
@@ -211,8 +208,7 @@ def _measured(prepared, options, usual, updates, notes):
             if is_due("threads", question):
                 notes.append(_advice(step, known, updates))
             return Choice(**known | {"how": "remembered"})
-        first = threads_by_size(prepared, options)
-        found = measure_threads(step, first, usual, updates)
+        found = measure_threads(step, usual, updates)
         own = Choice(found.threads, usual, "measured", *found[1:], time.strftime("%Y-%m-%d"))
         stored = remember("threads", question, own._asdict())
         return None if stored is None else own if stored == own._asdict() else Choice(**stored)
@@ -231,7 +227,7 @@ def choose_threads(
         return None
     length, found, notes = run_length(prepared, options)[1], None, []
     updates = 10 * LEAST if length is None else length
-    if usual > 1 and updates >= LEAST:
+    if threads_by_size(prepared, options) > 1 and updates >= LEAST:
         try:
             found = _measured(prepared, options, usual, updates, notes)
         except Exception:  # the user's code can raise anything, and the first step will say so
