@@ -15,7 +15,7 @@ from typing import NamedTuple
 # %% ../../nbs/train/05_pairs.ipynb #a0b1a1a3
 GAIN = 1.02  # times as fast, at the lower end of the interval, from which a setting is taken
 LOOKS = (6, 8, 10, 13, 17, 22, 30)  # numbers of pairs after which the interval is looked at
-CLEAR = {1: 10.0, 2: 5.0, 3: 1.5, 4: 1.25}  # number of pairs -> ratio that is clear when each pair shows it
+CLEAR = {1: 8.0, 2: 5.0, 3: 1.5, 4: 1.25}  # number of pairs -> ratio that is clear when each pair shows it
 Z = 2.2  # standard deviations of the sign test: the interval is looked at several times
 
 

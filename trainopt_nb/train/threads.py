@@ -120,8 +120,7 @@ def measure_threads(
     found, now = Measured(most, path[0], 1.0, False), _with_threads(step, most)
     try:
         following = _with_threads(step, path[0])
-        following(1)
-        now(1)  # the first steps do more
+        following(1)  # the first steps do more
         end = time.perf_counter() + _budget(updates * now(1))
         for count in path:
             following = _with_threads(step, count)
