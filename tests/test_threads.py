@@ -108,12 +108,15 @@ def test_a_resumed_run_keeps_its_number_whatever_is_remembered(tmp_path):
     assert begun(tmp_path).options["threads"] == other  # a new run asks
 
 
+@pytest.mark.slow
 def test_a_run_in_the_background_uses_the_same_number(tmp_path):
     here, there = net(), net()
     first = fit(here, DATA, folder=tmp_path, **HOW)
     options = TrainOptions(**{name: value for name, value in HOW.items() if name != "write"})
     with contextlib.closing(run_task(Task(there, DATA), options, Where(tmp_path, background=True))) as handle:
-        run = until(lambda: (run := Run(handle.run.path)).state == "finished" and run, "the end of the run")
+        run = until(
+            lambda: (run := Run(handle.run.path)).state == "finished" and run, "the end of the run", 300
+        )
     assert run.facts["threads"]["how"] == "remembered" and run.options["threads"] == first.options["threads"]
     run.load(there)
     assert equal(here, there)
