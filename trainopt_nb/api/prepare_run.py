@@ -59,7 +59,7 @@ def _handle(run, loop, token="", every=0.1, late=False, prompt=()):
         tail.update()
     alone = single or loop.prepared.ranks.plan == "data"  # else all ranks put the state together
     save = (lambda folder: _save(loop, folder)) if alone else None
-    log = Log(run, tail.progress, save, wait=every if prompt else 0.0)
+    log = Log(run, tail.progress, save, wait=every if prompt else 0.0, logs=loop.options.log)
     events = synced_events(loop.events(run.path, run.name, log.write, late), loop, watchers)
     turns = follow(events, run, tail.progress, every, log, prompt, watchers=watchers if single else ())
     return LocalRun(run, tail.progress, turns, loop.prepared.model, log)
