@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EVERY', 'RETRY', 'PATIENCE', 'SETTINGS', 'LogFollower', 'write_once', 'LogThread', 'RunLogs']
 
-# %% ../../nbs/runs/09e_log_follower.ipynb #7a97d986
+# %% ../../nbs/runs/09e_log_follower.ipynb #afe22ad7
 import contextlib
 import os
 import threading
@@ -23,7 +23,7 @@ from .logged_values import CHILDREN, LOGS
 from .tail import Tail
 from ..store.private import PRIVATE_FOLDER
 
-# %% ../../nbs/runs/09e_log_follower.ipynb #90ea19fb
+# %% ../../nbs/runs/09e_log_follower.ipynb #35f1657e
 class LogFollower:
     "Shows the events of a run to one writer, each once"
 
@@ -98,7 +98,7 @@ def write_once(
         if Tail(path).update().state == "dead" and hasattr(follower.open(), "end_dead"):
             follower.open().end_dead()
 
-# %% ../../nbs/runs/09e_log_follower.ipynb #36805cbf
+# %% ../../nbs/runs/09e_log_follower.ipynb #445df8d0
 EVERY = 1.0  # seconds between two readings of the log
 RETRY = 30.0  # seconds after a failure
 PATIENCE = 30.0  # seconds that the end of a run waits for its writers
@@ -137,9 +137,13 @@ class LogThread:
         self._thread = threading.Thread(target=self._work, name=f"trainopt-log-{follower.name}", daemon=True)
         self._thread.start()
 
+    def end(self):
+        "Begin to write the rest"
+        self._ending.set()
+
     def finish(self, seconds: float = PATIENCE) -> bool:  # whether everything is written
         "Write the rest, and wait for it"
-        self._ending.set()
+        self.end()
         until = time.monotonic() + seconds
         while self._thread.is_alive() and time.monotonic() < until and not interrupted():
             self._thread.join(0.05)
@@ -150,7 +154,8 @@ class LogThread:
         while not self._ending.wait(RETRY if self.failed else EVERY):
             self._try(self.follower.turn)
         self._try(self.follower.turn)
-        self._try(self.follower.close)
+        if not self.failed:
+            self._try(self.follower.close)
 
     def _try(self, act):
         try:
@@ -175,7 +180,7 @@ def _failure(follower, error):
         f'If something is missing at the end, run.log("{follower.name}") writes it.'
     )
 
-# %% ../../nbs/runs/09e_log_follower.ipynb #a396d5f1
+# %% ../../nbs/runs/09e_log_follower.ipynb #fa76b1f1
 class RunLogs:
     "The writers of a run that this process writes"
 
@@ -205,20 +210,17 @@ class RunLogs:
 
     def finish(self, seconds: float = PATIENCE) -> list[tuple[str, str]]:  # as from `said`
         "Write the rest; harmless the second time"
-        threads, self.threads = self.threads, []
-        for thread in threads:
-            thread._ending.set()
-        late = [thread for thread in threads if not thread.finish(seconds)]
-        self.threads = late
-        new = self.said()
-        self.threads = []
+        for thread in self.threads:
+            thread.end()
+        late = [thread for thread in self.threads if not thread.finish(seconds)]
+        new, self.threads = self.said(), []
         for thread in late:
             if thread not in self._told:
                 text = f'The log {thread.follower.name} is not complete yet: run.log("{thread.follower.name}") writes what is missing.'
                 new.append(("warning", text))
         return new
 
-# %% ../../nbs/runs/09e_log_follower.ipynb #e6c02a47
+# %% ../../nbs/runs/09e_log_follower.ipynb #bee6289b
 _PREFIXES = ("MLFLOW_", "WANDB_")
 
 
