@@ -35,6 +35,7 @@ from ..train.sync import synced_events, watchers_of
 from ..train.task_data import tuned
 from ..train.task_record import task_record
 from ..data.generators import seed_torch
+from ..events.format import counted
 
 # %% ../../nbs/api/03_prepare_run.ipynb #b7c69ac0
 def _save(loop, folder):
@@ -158,10 +159,9 @@ def _check_done(run, training, options):
     for name, done in (("epochs", training["epoch"]), ("max_steps", training["step"])):
         limit = getattr(options, name)
         if run.progress.state == "finished" and limit is not None and done >= limit:
-            what, flag = name.removeprefix("max_"), name.replace("_", "-")
-            raise RunError(
-                f"The run {run.name} has done all of its {limit} {what}: pass more, such as --{flag} {2 * limit}."
-            )
+            what, flag = name.removeprefix("max_").removesuffix("s"), name.replace("_", "-")
+            all_of = f"all of its {counted(limit, what)}" if limit > 1 else f"its only {what}"
+            raise RunError(f"The run {run.name} has done {all_of}: pass more, such as --{flag} {2 * limit}.")
 
 
 def _other_length(run, state):
@@ -194,7 +194,7 @@ def _early(run, training, options):
     if not (options.patience and before.started and before.state == "finished"):
         return []
     out = f"pass a larger one, such as --patience {2 * max(options.patience, training['bad'])}, or --patience none"
-    said = f"The run {run.name} had stopped early: {before.started.monitor} did not improve for {training['bad']} epochs"
+    said = f"The run {run.name} had stopped early: {before.started.monitor} did not improve for {counted(training['bad'], 'epoch')}"
     if training["bad"] >= options.patience and not training["batch"]:
         raise RunError(f"{said}, which is the patience of {options.patience}: {out}.")
     out_of_steps = before.step >= (run.options.get("max_steps") or float("inf"))

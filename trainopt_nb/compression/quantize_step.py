@@ -27,6 +27,7 @@ from .steps import Doing, LayersCost, Step, Work
 from ..task.task import Task
 
 _WORDS = tuple(kind.replace(" ", "-") for kind in KINDS)  # as a recipe writes them
+from ..events.format import counted
 
 # %% ../../nbs/compression/60_quantize_step.ipynb #c10f6717
 @dataclass(frozen=True, repr=False)
@@ -173,7 +174,7 @@ def _better(work, looks, made, best):
         work.served, work.task, "auto", made[best].engine, work.batch_sizes, keep, looks
     )
     return made + [
-        each._replace(engine=f"{each.engine} without {len(keep)} layers")
+        each._replace(engine=f"{each.engine} without {counted(len(keep), 'layer')}")
         for each in more
         if each.served is not None
     ]

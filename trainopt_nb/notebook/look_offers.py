@@ -41,7 +41,9 @@ def _shows(below, look):
 def look_offers(
     run: Run,  # that this kernel began
     shell: InteractiveShell,  # IPython's shell
-) -> dict[str, Callable[[], None]]:  # empty where the run trains no single model, or its task is not known here
+) -> dict[
+    str, Callable[[], None]
+]:  # empty where the run trains no single model, or its task is not known here
     "Return the looks at a run that its panel offers at the end; call it while the cell runs"
     if run.run_type not in ("train", "trial") or not run.given:
         return {}

@@ -45,7 +45,10 @@ def _cells(name: str, kind: str) -> list[tuple[str, str]]:
         ("code", f"%%trainopt fit --name {shlex.quote(name)} {s.flags}\n{s.model.strip()}"),
         ("markdown", "## Predictions\n\nThe next cells see the trained `model` and the `run`."),
         ("code", s.look.strip()),
-        ("markdown", "## Errors\n\nWhere the model errs: which classes it takes for which, and the samples that it gets most wrong."),
+        (
+            "markdown",
+            "## Errors\n\nWhere the model errs: which classes it takes for which, and the samples that it gets most wrong.",
+        ),
         ("code", "%trainopt inspect"),
         (
             "markdown",

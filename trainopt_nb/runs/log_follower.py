@@ -77,7 +77,9 @@ class LogFollower:
     def _show(self, events):
         for event in events:
             self._writer.write(event)
-            if (child := CHILDREN.get(type(event))) and (self.path / (there := child(event)) / "run.json").exists():
+            if (child := CHILDREN.get(type(event))) and (
+                self.path / (there := child(event)) / "run.json"
+            ).exists():
                 write_once(self.path / there, self.name)
         getattr(self._writer, "flush", lambda: None)()
 
@@ -116,7 +118,8 @@ class _Own:
 
     def turn(self):
         with open_regular(self.path / LOG) as file:
-            for lines, self._position in line_pieces(file, self._position):
+            for lines, behind in line_pieces(file, self._position):
+                self._position = behind
                 for event in from_lines(filter(None, lines)):
                     self._write(event)
         self._rest[0]()

@@ -168,7 +168,8 @@ class _ReportedRun(_CommandedRun):
     def log(
         self,
         *names: str,  # such as `tensorboard`, `mlflow` or `wandb`
-        figures: bool | dict = False,  # True adds the charts of the run; a dict of name -> figure of matplotlib adds those
+        figures: bool
+        | dict = False,  # True adds the charts of the run; a dict of name -> figure of matplotlib adds those
     ):
         "Write the values of a run that is over, or that died, for other libraries; raises `OptionError` or `RunError`"
         RUN_ACTIONS["log"](self, names, figures)

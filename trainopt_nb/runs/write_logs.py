@@ -41,7 +41,9 @@ def write_logs(
         raise OptionError(f"Name at least one log: {', '.join(LOGS)}.")
     check_logs(names)
     if run.alive:
-        raise RunError(f"The run {run.name} is still written: run.log writes a run that is over. Wait for it by run.wait().")
+        raise RunError(
+            f"The run {run.name} is still written: run.log writes a run that is over. Wait for it by run.wait()."
+        )
     for name in names:
         write_once(run.path, name)
         if pictures := _pictures(run, figures):

@@ -61,7 +61,9 @@ def _facts(trial: WorkerTrial, parent: str) -> dict[str, object]:
 def _copied(spec: TrialSpec, facts: dict) -> Run:
     "Copy the run from which a trial goes on"
     path = Path(spec.path)
-    shutil.copytree(spec.resume, path, ignore=shutil.ignore_patterns("lock*", "*.lock", "logs", "tensorboard", "wandb"))
+    shutil.copytree(
+        spec.resume, path, ignore=shutil.ignore_patterns("lock*", "*.lock", "logs", "tensorboard", "wandb")
+    )
     run = Run(path)
     run.add_facts(name=path.name, **facts)
     return run
