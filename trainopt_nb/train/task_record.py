@@ -19,6 +19,7 @@ from ..data.dataset_batches import DatasetBatches
 from ..data.rows import is_pair
 from ..data.tensors import LABELS, size_of, split_batch
 from ..store.wrapped_models import plain_modules
+from .labels_mark import labels_mark
 from .loop import Loop
 from ..task.losses import IGNORE, given
 from ..task.preflight import forward_parameters
@@ -198,6 +199,9 @@ def task_record(
         "train": _source_facts(task.train_data, p.data.train),
         "valid": None if p.data.valid is None else _source_facts(valid_data, p.data.valid),
         "held_out": held_out,
+        "labels": labels_mark(task, p.data, held_out),
+        "model": type(task.model).__name__,
+        "parameters": sum(weight.numel() for weight in task.model.parameters()),
         "columns": p.columns,
         "class_axis": p.scoring.axis,
         "score_form": p.scoring.form,
