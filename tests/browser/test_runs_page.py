@@ -149,13 +149,11 @@ def test_a_row_says_what_a_run_is(open_table, tmp_path):
     never = Run.create(tmp_path, "never", {"epochs": 2})
     page = open_table()
     cells = [" ".join(text.split()) for text in page.row(run).locator("td").all_inner_texts()]
-    assert cells[1:3] == [run.name, "stopped"] and cells[3] == "5/12"
-    assert (
-        re.fullmatch(r"94\.4% accuracy, epoch 5 valid loss 0\.\d+", cells[4])
-        and cells[6] == "lr 0.01, loss focal"
-    )
+    assert cells[1] == f"▸ {run.name}" and cells[3] == "5/12"
+    assert cells[2] == "stopped a reason" and cells[4] == "94.4% accuracy, epoch 5"
+    assert re.fullmatch(r"0\.\d+", cells[5]) and cells[7] == "lr 0.01, loss focal"
     assert "not begun" in page.row(never).inner_text()
-    names = page.root.locator("tbody tr").evaluate_all("rows => rows.map((row) => row.dataset.name)")
+    names = page.root.locator("tbody tr[data-name]").evaluate_all("rows => rows.map((row) => row.dataset.name)")
     assert names == [never.name, run.name]
     figures = [" ".join(text.split()) for text in page.root.locator(".tonb-figure").all_inner_texts()]
     assert figures[:3] == ["2 runs", "0 running", "94.4% best accuracy"]
@@ -201,14 +199,14 @@ def test_buttons_fit_what_is_chosen(open_table, tmp_path):
         for name, state in (("done", "finished"), ("stopped", "stopped"), ("running", None))
     )
     page = open_table()
-    assert page.enabled() == {"Close"} and "select runs" in page.root.locator(".tonb-step").inner_text()
+    assert page.enabled() == {"Close", "CSV"} and "select runs" in page.root.locator(".tonb-step").inner_text()
     page.pick(stopped)
-    assert page.enabled() == {"Compare", "Attach", "Resume", "Delete", "Close"}
+    assert page.enabled() == {"Compare", "Attach", "Resume", "Delete", "Close", "CSV"}
     page.press("Resume")
     page.press("Attach")
     assert page.done == [("resume", stopped.name), ("attach", stopped.name)]
     page.pick(running)
-    assert page.enabled() == {"Compare", "Stop", "Close"}
+    assert page.enabled() == {"Compare", "Stop", "Close", "CSV"}
     inbox = running.inbox()
     page.press("Stop")
     assert "stopped by hand" in str(inbox()) and inbox() is None
@@ -218,7 +216,7 @@ def test_buttons_fit_what_is_chosen(open_table, tmp_path):
     page.row(running).locator(".tonb-pick").uncheck()
     page.row(stopped).locator(".tonb-run-name").click()  # a click on the row chooses as well
     page.pick(done)
-    assert page.enabled() == {"Compare", "Attach", "Delete", "Close"}
+    assert page.enabled() == {"Compare", "Attach", "Delete", "Close", "CSV"}
     assert f"resume {done.name} --epochs" in page.root.locator(".tonb-resume").get_attribute("title")
 
 

@@ -35,12 +35,13 @@ def _best(task, entries):
 
 def group_by_task(
     entries: list[RunEntry],
-) -> list[TaskGroup]:  # in the order of their first runs
-    "Group runs by what they learned"
+) -> list[TaskGroup]:  # that with the newest run first
+    "Group runs by what they learned; the runs of a group stay in their order"
     found: dict[LearnedTask, list[RunEntry]] = {}
     for entry in entries:
         found.setdefault(entry.task, []).append(entry)
-    return [TaskGroup(task, runs, _best(task, runs)) for task, runs in found.items()]
+    groups = [TaskGroup(task, runs, _best(task, runs)) for task, runs in found.items()]
+    return sorted(groups, key=lambda group: max(e.created for e in group.entries), reverse=True)
 
 # %% ../../nbs/runs/07e_arranged.ipynb #41728e84
 def group_labels(
