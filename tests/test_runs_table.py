@@ -8,13 +8,17 @@ import torch
 from helpers import Wire
 from torch import nn
 
-from trainopt_nb import fit
 from trainopt_nb.base.errors import OptionError, RunError
 from trainopt_nb.events.records import Ended, Epoch, Started
 from trainopt_nb.notebook.cli import main
 from trainopt_nb.panels.runs_panel import RunsPanel
 from trainopt_nb.runs.run import Run
 from trainopt_nb.runs.table import RunTable, find_run, list_runs
+from trainopt_nb.task.task import Task
+from trainopt_nb.task.train_options import TrainOptions
+from trainopt_nb.train.loop import Loop
+from trainopt_nb.train.prepare import prepare
+from trainopt_nb.train.task_record import task_record
 
 LONG = "the loss is not finite (nan) at step 93: lower --lr, clip gradients with --clip-norm 1, or train with --precision fp32"
 
@@ -126,21 +130,19 @@ def test_runs_of_different_tasks_have_no_common_best(folder):
     assert len(list_runs(folder).groups()) == 4  # losses of two kinds are no more comparable than metrics
 
 
-def test_real_runs_belong_together_when_their_validation_labels_do(tmp_path):
+def test_runs_belong_together_when_their_validation_labels_do(tmp_path):
     x, y = torch.randn(60, 4), torch.arange(60) % 3
-    learn = lambda inputs, labels, **more: fit(
-        nn.Linear(4, 3),
-        (inputs, labels),
-        epochs=1,
-        batch_size=60,
-        folder=tmp_path,
-        write=lambda line: None,
-        **more,
-    )
-    held = [learn(x * scale, y, valid_fraction=0.2, seed=seed) for scale, seed in ((1, 0), (2, 1))]
-    apart = learn(x, y, valid_data=(x, y)), learn(x, y, valid_data=(x, (y + 1) % 3))
+
+    def begin(inputs, labels, valid_data=None, **more):
+        task = Task(nn.Linear(4, 3), (inputs, labels), valid_data)
+        options = TrainOptions.of(epochs=1, device="cpu", **more)
+        record = task_record(task, Loop(prepare(task, options), options))
+        return Run.create(tmp_path, "real", options.plain(), **record)
+
+    held = {begin(x * scale, y, valid_fraction=0.2, seed=seed).name for scale, seed in ((1, 0), (2, 1))}
+    apart = begin(x, y, (x, y)), begin(x, y, (x, (y + 1) % 3))
     groups = [set(names(group)) for group in list_runs(tmp_path).groups().values()]
-    assert sorted(map(len, groups)) == [1, 1, 2] and {run.name for run in held} in groups
+    assert sorted(map(len, groups)) == [1, 1, 2] and held in groups
     assert apart[0].facts["seen"]["model"] == "Linear" and apart[0].facts["seen"]["parameters"] == 15
 
 
