@@ -75,7 +75,6 @@ def show_runs(
 ):
     "Show the table of runs in the output of the cell"
     box, loop = widgets.VBox(), asyncio.get_event_loop()
-
     more = Below(shell)
 
     def below(shown: Panel | Run) -> Callable[[dict[str, object]], None]:
@@ -99,9 +98,8 @@ def show_runs(
     def close():
         printed = panel.still()
         handle.update(printed, raw=True)
-        box.children = (
-            _card(printed),
-        )  # a page that was refreshed has forgotten which output the handle means
+        # a page that was refreshed has forgotten which output the handle means
+        box.children = (_card(printed),)
         panel.close()  # which stores the printed table
         panel.widget.close()
 

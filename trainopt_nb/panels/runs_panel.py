@@ -108,8 +108,27 @@ class _ArrangedPanel(Panel):
             "size": sum(folder_bytes(each.run.path) for each in runs),
         }
 
+# %% ../../nbs/panels/04_runs_panel.ipynb #69bcda25
+class _ClickedPanel(_ArrangedPanel):
+    "What the buttons of the table do"
+
+    _actions: dict[str, Callable[[Run], None]]
+
+    def _do(self, content: dict[str, object]) -> tuple[str, str]:
+        "Do what was clicked; returns what was refused, and what was done"
+        action, names = content.get("do"), content.get("names")
+        names = names if isinstance(names, list) else []
+        if action == "annotate":
+            return _apply(lambda run: _annotate(run, content), names, self.table), ""
+        if action == "export":
+            try:
+                return "", _export(self.printed(), self.table.folder, self.texts)
+            except RunError as error:
+                return str(error), ""
+        return _apply(self._actions[action], names, self.table) if action in self._actions else "", ""
+
 # %% ../../nbs/panels/04_runs_panel.ipynb #308089a8
-class RunsPanel(_ArrangedPanel):
+class RunsPanel(_ClickedPanel):
     "A table of runs that can be clicked"
 
     script = read_static("runs_rows.js", "runs_beside.js", "runs_panel.js")
@@ -158,19 +177,6 @@ class RunsPanel(_ArrangedPanel):
             self._look(now="do" in content)
             self.widget.send({"news": self._answer(content, said, told)})
         self.kept.look(content.get("view") or action)
-
-    def _do(self, content: dict[str, object]) -> tuple[str, str]:
-        "Do what was clicked; returns what was refused, and what was done"
-        action, names = content.get("do"), content.get("names")
-        names = names if isinstance(names, list) else []
-        if action == "annotate":
-            return _apply(lambda run: _annotate(run, content), names, self.table), ""
-        if action == "export":
-            try:
-                return "", _export(self.printed(), self.table.folder, self.texts)
-            except RunError as error:
-                return str(error), ""
-        return _apply(self._actions[action], names, self.table) if action in self._actions else "", ""
 
     def _look(self, now: bool = False):
         if now or time.monotonic() - self._looked > REST:

@@ -139,7 +139,7 @@ class RunsView(_Searched):
         view = {"query": self.query, "sort": self.sort, "said": card.plain(self.said), "number": self.number}
         return {"view": view, "shown": None if number == self.number else self.shown}
 
-
+# %% ../../nbs/panels/03c_runs_view.ipynb #79e96e53
 def _group(group: TaskGroup, label: str) -> dict[str, object]:
     best, names = group.best, [card.plain(entry.name) for entry in group.entries]
     said = f"{card.plain(group.task.monitor.replace('_', ' '))} {best.best}" if best else ""

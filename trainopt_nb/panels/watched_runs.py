@@ -132,8 +132,8 @@ def _fraction(summary: Summary) -> float | None:
     return done / planned if planned else None
 
 # %% ../../nbs/panels/03a_watched_runs.ipynb #30ee46c8
-class RunsTable:
-    "The runs of a folder, and what has changed since a version"
+class _FollowedFolder:
+    "The runs of a folder"
 
     def __init__(
         self,
@@ -168,6 +168,10 @@ class RunsTable:
         if name not in self._watched:
             raise RunError(f"The run {name} is not in {self.folder} any more.")
         return self._watched[name].run
+
+# %% ../../nbs/panels/03a_watched_runs.ipynb #1b81c1ca
+class RunsTable(_FollowedFolder):
+    "The runs of a folder, and what has changed since a version"
 
     def entries(self) -> list[RunEntry]:  # newest first
         "Return what is known of each run"

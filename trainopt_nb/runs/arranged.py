@@ -133,7 +133,8 @@ def differing(
     "Return the options in which trainings differ"
     trained = [e.options for e in entries if e.type in ("train", "trial")] or [e.options for e in entries]
     keys = dict.fromkeys(key for each in trained for key in each)
-    return [key for key in keys if len({json.dumps(each.get(key), default=str) for each in trained}) > 1]
+    first = trained[0] if trained else {}
+    return [key for key in keys if any(each.get(key) != first.get(key) for each in trained)]
 
 
 def find_columns(

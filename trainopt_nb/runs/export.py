@@ -85,7 +85,7 @@ def make_frame(
     columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ["run"])}
     return pandas.DataFrame({name: pandas.Series(held, dtype=_type(held)) for name, held in columns.items()})
 
-
+# %% ../../nbs/runs/07g_export.ipynb #9a338f41
 def csv_text(
     entries: list[RunEntry],
 ) -> str:

@@ -107,8 +107,8 @@ class _ExportedRuns(_ArrangedRuns):
         return RunTable(found) if isinstance(place, slice) else found
 
 # %% ../../nbs/runs/08_table.ipynb #adb2fdf4
-class RunTable(_ExportedRuns):
-    "Runs, newest first, shown as a table with the options in which they differ"
+class _PrintedRuns(_ExportedRuns):
+    "The cells of the table"
 
     def rows(self) -> tuple[list[str], list[list[str]]]:  # head, and cells of each row
         "Return the table as text"
@@ -135,6 +135,10 @@ class RunTable(_ExportedRuns):
             said = " · ".join(filter(None, parts)) if len(groups) > 1 or best else ""
             found.append((said, *self._rows(group.entries)))
         return found
+
+# %% ../../nbs/runs/08_table.ipynb #9b894ad2
+class RunTable(_PrintedRuns):
+    "Runs, newest first, shown as a table with the options in which they differ"
 
     def notes(self) -> list[str]:
         "Return sentences about what is damaged or left out"
