@@ -6,9 +6,11 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from trainopt_nb.api.fit import fit
+from trainopt_nb.base.errors import CompressError
 from trainopt_nb.compression.candidate import Floor
 from trainopt_nb.compression.engines import ENGINES, Engine
 from trainopt_nb.compression.examples import examples
+from trainopt_nb.compression.int8_training import train_for_int8
 from trainopt_nb.compression.judge import Judge
 from trainopt_nb.compression.quantize import quantizing
 from trainopt_nb.compression.quantize_step import QuantizeOptions, quantize_step
@@ -104,4 +106,37 @@ def test_layers_that_int8_harms_most_stay_in_float_where_the_floor_is_missed(
         for note in work.notes
     )
     assert sum("chosen" in note for note in work.notes) == 1
-    assert any("harms without 1 layers" in note for note in work.notes) == (not keep)
+    assert any("harms without 1 layer:" in note for note in work.notes) == (not keep)
+
+
+def test_epochs_train_the_network_to_bear_int8_before_an_engine_quantizes_it(net, data, tmp_path):
+    before = net[0].weight.clone()
+    task, options = Task(net, *data), TrainOptions(device="cpu", lr=1e-3)
+    original = TorchServed(net, "fp32")
+    work = Work(original, original, task, options, Judge(task, options), seconds=0.01, folder=tmp_path)
+    wish = QuantizeOptions("int8", engine="onnxruntime int8 products", epochs=1)
+    *events, served = drain(quantize_step(work, wish))
+    assert any(getattr(each, "train_loss", None) for each in events), "it was a run"
+    assert "Trained with layers that round as int8 does (epochs: 1, layers: 2)." in work.notes
+    assert torch.equal(net[0].weight, before), "the original is as it was"
+    x, y = data[1]
+    right = sum(
+        int(served(part).argmax(1).eq(label).sum()) for part, label in zip(x.split(1), y, strict=True)
+    )
+    assert right / len(y) > work.judge(original).whole.value - 0.02
+    with pytest.raises(CompressError, match="bf16 needs no training: leave epochs out"):
+        drain(quantize_step(work, QuantizeOptions("bf16", epochs=1)))
+    work.served = TorchServed(nn.LayerNorm(64), "no layers")
+    with pytest.raises(CompressError, match="has none that would round: leave epochs out"):
+        drain(train_for_int8(work, 1))
+
+
+def test_a_missed_floor_names_the_training_for_int8(net, data, monkeypatch, tmp_path):
+    make = lambda wish: TorchServed(Flipping(wish.module), "made")
+    monkeypatch.setitem(ENGINES._entries, "harms", Engine("int8", "harms", make))
+    task, options = Task(net, *data), TrainOptions(device="cpu")
+    original = TorchServed(net, "fp32")
+    work = Work(original, original, task, options, Judge(task, options), seconds=0.01, folder=tmp_path)
+    work.floor = Floor.of("0.5%")
+    drain(quantize_step(work, QuantizeOptions("int8", engine="harms", keep="0")))
+    assert work.notes[-1] == "The floor is missed: epochs=auto trains the network to bear int8."

@@ -25,6 +25,7 @@ from trainopt_nb.notebook.runs_verb import RunsOptions
 from trainopt_nb.notebook.sweep_verbs import SpaceWords
 from trainopt_nb.notebook.verb_help import terminal_usage, verb_rows
 from trainopt_nb.notebook.verbs import CellOptions, Trust
+from trainopt_nb.panels.form import sections as form_sections
 from trainopt_nb.search.options import SweepOptions
 from trainopt_nb.task.train_options import TrainOptions
 
@@ -194,7 +195,8 @@ _METAVAR = {
 def _options(cls, program="", head=_head):
     "Document all options of a class by group; `program` separates the flags of another command"
     known, parts, group = declared(cls), [f"```{{program}} {program}\n```"] if program else [], None
-    for row in rows(cls):
+    order = list(dict.fromkeys(row["group"] for row in rows(cls)))
+    for row in sorted(rows(cls), key=lambda row: order.index(row["group"])):
         if row["group"] != group:
             group = row["group"]
             parts += [f"## {GROUPS.get(group, group)}"] if group and not program else []
@@ -247,16 +249,11 @@ def _verbs():
 
 
 def _form():
-    "Write a table of the controls of the form, by group"
-    known, lines = declared(TrainOptions), ["| group | controls |", "| --- | --- |"]
-    front = [o for o in known.values() if o.front]
-    groups = {"at the top": front}
-    for o in known.values():
-        if not o.front:
-            groups.setdefault(o.group, []).append(o)
+    "Write a table of the fields of the form, by section"
+    known, lines = declared(TrainOptions), ["| section | fields |", "| --- | --- |"]
     lines += [
-        f"| {GROUPS.get(name, name)} | {', '.join(f'`{o.flag}`' for o in inside)} |"
-        for name, inside in groups.items()
+        f"| {GROUPS.get(name, name)} | {', '.join(f'`{known[each].flag}`' for each in inside)} |"
+        for name, inside in form_sections(TrainOptions()).items()
     ]
     return "\n".join(lines)
 

@@ -43,15 +43,16 @@ def panel(lab):
 
 
 def form(lab):
-    "The form before the training, with all its options open"
-    lab.open(LOAD, f"%%trainopt form\n{TASK}")
+    "The form before the training, with changed values, and a field that counts with one of them"
+    lab.open(LOAD, f"%%trainopt form --epochs 8 --lr 3e-3\n{TASK}")
     lab.command("application:toggle-left-area")
     lab.run_all()
-    shown = lab.output(1).locator(".lm-Widget.widget-vbox, .widget-vbox").first
-    shown.wait_for(timeout=60_000)
-    shown.get_by_text("More options", exact=True).click()
-    shown.get_by_text("Optimizer", exact=True).click()
-    lab.page.wait_for_timeout(500)  # it opens slowly
+    shown = lab.output(1).locator(".tonb-form")
+    shown.get_by_label("Schedule", exact=True).select_option("cosine", timeout=60_000)
+    shown.get_by_label("Final learning rate", exact=True).fill("0.1")
+    shown.get_by_label("Final learning rate", exact=True).press("Tab")
+    lab.page.mouse.move(5, 5)
+    lab.page.wait_for_timeout(500)
     return shown
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from .elsewhere import newest_run
 from .handle import load_final_weights
 from .prepare_run import stored_options
-from .run_task import Where, print_lines, run_task
+from .run_task import Where, begin_in_lines, print_lines, run_task
 from ..parallel.ranks import from_environment
 from ..runs.run import Run
 from ..runs.table import find_run
@@ -35,7 +35,8 @@ def fit(
 ) -> Run:
     "Train a model. Raises `OptionError`, `DataError` or `TaskError` before the first step, `RunError` where training failed"
     task, chosen = Task(model, train_data, valid_data, unlabelled=unlabelled), TrainOptions.of(**options)
-    run = print_lines(run_task(task, chosen, Where(folder, name)), write)
+    handle = begin_in_lines(lambda: run_task(task, chosen, Where(folder, name)), write)
+    run = print_lines(handle, write)
     return _with_all(run, model, chosen)
 
 
@@ -54,7 +55,7 @@ def resume(
     run = run if isinstance(run, Run) else find_run(run, folder) if run else newest_run(folder, write)
     chosen = stored_options(run, changes)
     task = Task(model, train_data, valid_data, unlabelled=unlabelled)
-    run = print_lines(run_task(task, chosen, resume=run), write)
+    run = print_lines(begin_in_lines(lambda: run_task(task, chosen, resume=run), write), write)
     return _with_all(run, model, chosen)
 
 

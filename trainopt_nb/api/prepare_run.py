@@ -12,9 +12,12 @@ from pathlib import Path
 import torch
 
 from .elsewhere import check_places
+from .finish_imports import finish_imports
 from .handle import LocalRun
 from .log import Log, follow
 from ..base.errors import OptionError, RunError
+from ..base.interrupts import defer_interrupt
+from ..base.phases import tell_phase
 from ..clean.change_log import change_events
 from ..clean.cleaning import again_clean, clean_task
 from ..events.progress import Progress
@@ -67,10 +70,12 @@ def _handle(run, loop, token="", every=0.1, late=False, prompt=()):
 
 def _loop(task, options, ranks=SINGLE, known=None):
     task, options = tuned(task, options, ranks)
+    tell_phase("data")
     task, opened, changes = clean_task(read_task(task, options), options, ranks)
     seed_torch(options.seed)
     opened, here = (each.on(ranks.data_shard[1]) for each in (opened, options))
     task = with_table(task, opened)
+    tell_phase("check")
     told = change_events(changes.get("changes"))
     loop = Loop(prepare(task, opened, ranks, known=known), here, told=told)
     return loop, task_record(task, loop) | changes, options, task.table
@@ -104,9 +109,11 @@ def start(
     **place: object,  # `folder`, `name`, `cell` and facts, as for `new_run`
 ) -> LocalRun:
     "Prepare a new run in this process; nothing is on the disk if that fails"
+    finish_imports()
     loop, record, options, table = _loop(task, options, known=known)
-    run = _store(new_run(task, options, **record, **place), table)
-    return _handle(run, loop, late=late, prompt=prompt)
+    with defer_interrupt():  # no half of a directory
+        run = _store(new_run(task, options, **record, **place), table)
+        return _handle(run, loop, late=late, prompt=prompt)
 
 
 def start_in(
@@ -215,12 +222,15 @@ def resume_in(
     prompt: tuple[type, ...] = (),  # as in `start`
 ) -> LocalRun:
     "Prepare to continue from the newest checkpoint that is not damaged"
+    finish_imports()
     _, model_state, training, lost = load_checkpoint(run.path / "checkpoints", "last")
     _check_done(run, training, options)
     lost += _early(run, training, options) + _damaged(run)
+    tell_phase("data")
     task, opened = again_clean(read_task(task, options), options, run.facts.get("changes"))
     here = options.on(ranks.data_shard[1])
     opened = opened.on(ranks.data_shard[1])
+    tell_phase("check")
     prepared = prepare(with_table(task, opened, stored_features(run.path)), opened, ranks)
     prepared.notes = [("resume", sentence) for sentence in lost]  # the others were said when the run began
     given = options.lr == run.options.get("lr")  # a new learning rate holds in place of those set by hand

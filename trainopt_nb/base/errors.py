@@ -25,9 +25,10 @@ class OptionError(TrainoptError, ValueError):
         self,
         text: str = "",  # for whoever typed a flag or a keyword
         page: str = "",  # for whoever used a control, without flags; `text` where nothing else is given
+        refused: tuple[str, str] | None = None,  # keyword and hint, where an option cannot have a value
     ):
         super().__init__(text)
-        self.page = page or text
+        self.page, self.refused = page or text, refused
 
 
 class PlanError(OptionError):

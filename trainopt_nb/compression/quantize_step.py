@@ -21,9 +21,12 @@ from .machine import fixed_threads
 from .measure import latencies
 from .measurement import Measurement
 from .quantize import quantizing
+from .int8_training import train_for_int8
 from .sensitivity import layers_to_keep, sensitivity
-from .served import Served
+from .served import Served, TorchServed
+from .step_options import epochs_option
 from .steps import Doing, LayersCost, Step, Work
+from .teacher import planned_epochs
 from ..task.task import Task
 
 _WORDS = tuple(kind.replace(" ", "-") for kind in KINDS)  # as a recipe writes them
@@ -50,6 +53,12 @@ class QuantizeOptions(Options):
         "layers that stay in float, with + between them; auto measures which ones harm most, and without it that is done where the floor is missed",
         type="text",
         group="Quantize",
+    )
+    epochs: int | str = epochs_option(
+        "Quantize",
+        5,
+        "with layers that round as int8 does, before an engine quantizes (quantization-aware)",
+        0,
     )
 
 
@@ -164,16 +173,26 @@ def _found_layers(work, share=None):
     return kept
 
 
-def _better(work, looks, made, best):
+def _trained(work, options, keep):
+    "Train the model for int8 where epochs are asked for"
+    epochs = planned_epochs(work, options.epochs, 5)
+    if not epochs:
+        return work.served
+    if options.kind == "bf16":
+        raise CompressError(
+            "epochs trains a network to bear int8, and bf16 needs no training: leave epochs out."
+        )
+    return TorchServed((yield from train_for_int8(work, epochs, keep)), work.served.name)
+
+
+def _better(work, served, looks, made, best):
     "Quantize once more without the layers that int8 harms most, where the floor is missed"
     keep = yield from _found_layers(work, 0.5)
     if not keep:
         return made
-    more = yield from quantizing(
-        work.served, work.task, "auto", made[best].engine, work.batch_sizes, keep, looks
-    )
+    more = yield from quantizing(served, work.task, "auto", made[best].engine, work.batch_sizes, keep, looks)
     return made + [
-        each._replace(engine=f"{each.engine} without {len(keep)} layers")
+        each._replace(engine=f"{each.engine} without {len(keep)} layer{'s' * (len(keep) > 1)}")
         for each in more
         if each.served is not None
     ]
@@ -190,7 +209,8 @@ def quantize_step(
     keep, looks = tuple(filter(None, options.keep.split("+"))), Looks(work)
     if options.keep == "auto":
         keep = yield from _found_layers(work)
-    found = yield from quantizing(work.served, work.task, kind, engine, work.batch_sizes, keep, looks)
+    served = yield from _trained(work, options, keep)
+    found = yield from quantizing(served, work.task, kind, engine, work.batch_sizes, keep, looks)
     made = [each for each in found if each.served is not None]
     refused = [f"{each.engine}: {each.reason}" for each in found if each.served is None]
     if not made:
@@ -198,7 +218,7 @@ def quantize_step(
     yield Doing("quantize", f"compares {', '.join(each.engine for each in made)}")
     best = looks.best([each.served for each in made])
     if not looks.seen[made[best].served].holds and not options.keep:
-        made = yield from _better(work, looks, made, best)
+        made = yield from _better(work, served, looks, made, best)
         best = looks.best([each.served for each in made])
     for each in made:
         look, chosen = looks.seen[each.served], ", chosen" * (each is made[best])
@@ -206,6 +226,8 @@ def quantize_step(
             f"{each.engine}: {look.speedup:.2f}x at batch {looks.size}, {look.judged.chooses}{chosen}."
         )
     work.notes += refused
+    if not looks.seen[made[best].served].holds and options.epochs == 0:
+        work.notes.append("The floor is missed: epochs=auto trains the network to bear int8.")
     return made[best].served
 
 

@@ -36,10 +36,11 @@ def epochs_option(
     group: str,
     least: int,  # epochs, however many updates they make
     when: str,  # such as `after channels were removed`
+    default: int | str = "auto",
 ):  # a dataclass field
     "Declare how long what is left is trained"
     help = f"training {when}; auto is as many as make {UPDATES} updates, and {least} or more"
-    return option("auto", help, type="int", choices=("auto",), low=0, high=10**4, unit="epochs", group=group)
+    return option(default, help, type="int", choices=("auto",), low=0, high=10**4, unit="epochs", group=group)
 
 
 def teacher_option(group: str):  # a dataclass field

@@ -111,7 +111,7 @@ def _freeze(call: Call):
     text, sweep = call.options(TrialArgument).trial, _newest_sweep(call)
     if text and not text.isdigit():
         raise OptionError(f"%trainopt freeze takes the number of a trial, and got {text!r}.")
-    cell = stored_cell(sweep.directory, call.options(Trust).trust, show=print)
+    cell = stored_cell(sweep.directory, call.options(Trust).trust, print, call.verb.name)
     offer_cell(call.shell, frozen(sweep, cell, int(text) if text else None))
 
 # %% ../../nbs/notebook/06d_freeze_verb.ipynb #695f7484

@@ -64,7 +64,7 @@ def _model(call: Call, run: Run) -> nn.Module | None:
     names = call.shell.user_ns
     variable = run.facts.get("names", {}).get("model", "model")
     if not isinstance(names.get(variable), nn.Module) and run.cell:
-        cell = stored_cell(run, call.options(Trust).trust, show=print)
+        cell = stored_cell(run, call.options(Trust).trust, print, call.verb.name)
         with stored_names(run, names):
             execute_cell(call.shell, cell, seed=run.options.get("seed", 0))
     found = names.get(variable)

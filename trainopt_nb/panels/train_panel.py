@@ -12,6 +12,7 @@ import queue
 from ..base.texts import wording
 from ..events.curves import Curve
 from ..events.fields import fits
+from ..events.preparing import phase_text, preparing
 from ..events.progress import LIVE, Progress, digits
 from ..events.records import SetLr
 from .base import Panel, read_static
@@ -102,6 +103,12 @@ def _standing_key(progress: Progress) -> tuple:
     return p.started, p.state, p.reason, p.saved, counts, *p.workers.values(), *watched
 
 # %% ../../nbs/panels/02_train_panel.ipynb #26815983
+def _preparing(progress: Progress, texts: dict[str, str]) -> list | None:
+    "Return what the run does before its first step, and since when: the page counts the seconds, because the kernel may be busy with it"
+    event = preparing(progress)
+    return [phase_text(event.phase, texts), finite(event.time)] if event else None
+
+
 def moving(
     progress: Progress,  # what is shown
     texts: dict[str, str] = TEXTS,  # the words
@@ -111,6 +118,7 @@ def moving(
     return {
         "step": progress.step,
         "headline": final_headline(progress, texts),
+        "preparing": _preparing(progress, texts),
         "fraction": finite(progress.fraction),
         "lr": _lr(progress.lr),
         "base": _base(progress),

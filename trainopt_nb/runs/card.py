@@ -12,6 +12,7 @@ import os
 from typing import NamedTuple
 
 from ..events.format import compact, digits, duration, figure
+from ..events.preparing import preparing_text
 from ..events.progress import LIVE, Progress
 from .axes import smooth, x_scale
 from .plain_text import escape, json_text, plain
@@ -27,8 +28,8 @@ def headline(
 ) -> str:  # such as `epoch 7 of 12 · step 196 of 336 · 4 s left`
     "Write how far a run is"
     started, live = progress.started, progress.state in LIVE
-    if started is None:
-        return ""
+    if (text := preparing_text(progress, texts)) or started is None:
+        return text
     whole = progress.state == "finished" and progress.epoch == started.epochs
     now = min(progress.epoch + live, started.epochs)
     parts = [texts["epochs" if whole and now > 1 else "epoch"].format(now=now, all=started.epochs)]

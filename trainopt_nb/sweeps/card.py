@@ -10,6 +10,7 @@ import math
 
 from ..base.texts import wording
 from ..events.format import compact, digits, duration
+from ..events.preparing import preparing_text
 from ..events.progress import LIVE, Progress
 from ..runs.card import Figure, is_share
 from .lines import measured_text, method_title
@@ -26,8 +27,8 @@ def sweep_headline(
 ) -> str:  # such as `58 of 200 trials · 2 at once · 1 min 40 s left`
     "Write how far a sweep is"
     s, live = sweep_of(progress), progress.state in LIVE
-    if s.started is None:
-        return ""
+    if (text := preparing_text(progress, texts)) or s.started is None:
+        return text
     planned = s.planned is not None and (live or s.ended < s.planned)
     parts = [texts["headline" if planned else "headline_open"].format(n=s.ended, all=s.planned)]
     parts += [texts["at_once"].format(n=s.workers)] * (live and s.workers > 1)

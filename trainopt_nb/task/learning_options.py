@@ -8,6 +8,7 @@ __all__ = ['LOSSES', 'LengthOptions', 'DataOptions', 'LossOptions', 'TargetOptio
 # %% ../../nbs/task/00b_learning_options.ipynb #fde47d66
 from dataclasses import dataclass
 
+from ..base.dependencies import when
 from ..base.options import Options, option
 from .score_form import FORMS
 
@@ -64,7 +65,7 @@ class DataOptions(LengthOptions):
         "processes that load samples of a Dataset",
         low=0,
         high=256,
-        group="Data",
+        group="Speed",
         unit="processes",
         aliases=("num_workers",),
     )
@@ -102,7 +103,8 @@ class LossOptions(DataOptions):
         low=0,
         high=0.99,
         search=(0, 0.2),
-        group="Objective",
+        group="Regularisation",
+        counts=when("loss", "auto", "cross-entropy", "focal"),
     )
     class_weights: str = option(
         "none",
@@ -110,6 +112,7 @@ class LossOptions(DataOptions):
         choices=("none", "balanced"),
         search=("none", "balanced"),
         group="Objective",
+        counts=when("loss", "auto", "cross-entropy", "focal", "bce"),
     )
     focal_gamma: float = option(
         2.0,
@@ -118,6 +121,7 @@ class LossOptions(DataOptions):
         high=10,
         search=(0.5, 5),
         group="Objective",
+        counts=when("loss", "focal"),
     )
     huber_delta: float = option(
         1.0,
@@ -126,6 +130,7 @@ class LossOptions(DataOptions):
         search=(0.1, 10),
         log=True,
         group="Objective",
+        counts=when("loss", "huber"),
         unit="target units",
     )
 

@@ -23,7 +23,7 @@ class TableOptions(TargetColumn):
         type="text",
         search=("auto", "robust", "quantile"),
         checked=read_words,
-        group="Table",
+        group="Files",
         aliases=("preprocessing", "transformers", "normalize"),
     )
     impute: str = option(
@@ -32,7 +32,7 @@ class TableOptions(TargetColumn):
         type="text",
         search=("auto", "mean", "knn"),
         checked=read_impute,
-        group="Table",
+        group="Files",
         aliases=("missing", "fillna", "imputation"),
     )
     balance: str = option(

@@ -22,6 +22,7 @@ from trainopt_nb.base.errors import (
     TaskError,
 )
 from ..events.assumptions import Assumptions
+from ..events.preparing import Preparing
 from ..events.records import Ended, Note, Started
 from ..store.plain import set_random_state
 from ..task.task import Task
@@ -98,6 +99,8 @@ class _Run:
                 else "warning"
             )
             yield from commands.emit(Note(level, text, self.state.step, topic))
+        if self.options.compile:
+            yield from commands.emit(Preparing("compile", self.state.step, time.time()))
         while not (reason := reason_to_end(self.state, self.loop.monitor)):
             yield from self.epochs.run()
         yield from self.saver.finish(self.options.restore_best and self.prepared.finds_best)
