@@ -21,6 +21,7 @@ from trainopt_nb.notebook.inspect_verb import InspectOptions
 from trainopt_nb.notebook.new import NewOptions
 from trainopt_nb.notebook.predict_verb import PredictOptions
 from trainopt_nb.notebook.profile_verb import ProfileOptions
+from trainopt_nb.notebook.runs_verb import RunsOptions
 from trainopt_nb.notebook.sweep_verbs import SpaceWords
 from trainopt_nb.notebook.verb_help import terminal_usage, verb_rows
 from trainopt_nb.notebook.verbs import CellOptions, Trust
@@ -153,6 +154,7 @@ def write_reference(
         "cell options": _options(CellOptions),
         "trust options": _plain_options(Trust),
         "predict options": _plain_options(PredictOptions),
+        "runs options": _plain_options(RunsOptions),
         "profile options": _plain_options(ProfileOptions),
         "inspect options": _plain_options(InspectOptions),
         "doctor options": _plain_options(DoctorOptions),
