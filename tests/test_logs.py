@@ -119,7 +119,9 @@ def test_a_run_and_its_resume_are_one_run_of_the_library(kind, tmp_path):
     mark = run.path / "logs" / f"{kind}.json"
     kept = json.loads(mark.read_text())
     log = (run.path / "events.jsonl").read_bytes()
-    epoch_1 = log.index(b"\n", log.index(b'"epoch": 1') if b'"epoch": 1' in log else log.index(b'"epoch":1')) + 1
+    epoch_1 = (
+        log.index(b"\n", log.index(b'"epoch": 1') if b'"epoch": 1' in log else log.index(b'"epoch":1')) + 1
+    )
     if kind != "wandb":  # which takes a step again where it is synced, and then passes over it
         mark.write_text(json.dumps(kept | {"position": epoch_1, "step": 8}))
     run = resume(run, model, *DATA, epochs=4, write=quiet)
@@ -216,7 +218,10 @@ def test_a_registered_log_is_an_option_and_catches_up_after_a_failure(tmp_path):
 def test_what_is_wrong_is_said_before_the_first_step(tmp_path):
     with pytest.raises(OptionError, match="There is no log 'tensorbord'. Did you mean 'tensorboard'"):
         fit(net(), *DATA, folder=tmp_path / "runs", log="tensorbord")
-    with pytest.raises(OptionError, match=r"needs no_such_one, which is not installed: pip install 'trainopt_nb\[no_such_one\]'"):
+    with pytest.raises(
+        OptionError,
+        match=r"needs no_such_one, which is not installed: pip install 'trainopt_nb\[no_such_one\]'",
+    ):
         check_package("--log x", "no_such_one", "no-such-one")
     with pytest.raises(OptionError, match="or objects with write"):
         fit(net(), *DATA, folder=tmp_path / "runs", log=[3])

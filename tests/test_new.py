@@ -37,7 +37,12 @@ def test_each_kind_trains_from_a_terminal(kind, tmp_path):
     assert "def load():" in script and "trainopt" not in re.sub("#.*", "", script)
 
 
-FORMS = {"image": "pictures", "audio": "clips", "text": "reviews.csv", "table": "table.csv"}  # what the comment names
+FORMS = {
+    "image": "pictures",
+    "audio": "clips",
+    "text": "reviews.csv",
+    "table": "table.csv",
+}  # what the comment names
 
 
 def write_own(kind, folder):
@@ -54,7 +59,9 @@ def write_own(kind, folder):
             wave = np.sin(2 * np.pi * (200 if label == "cat" else 900) * times + number)
             soundfile.write(place / label / f"{number}.wav", wave.astype("float32"), 8000)
     if kind in ("text", "table"):
-        table = pd.DataFrame({"text": [f"the {label} number {n}" for label, n in rows], "label": [r[0] for r in rows]})
+        table = pd.DataFrame(
+            {"text": [f"the {label} number {n}" for label, n in rows], "label": [r[0] for r in rows]}
+        )
         table["height"] = make.random(len(rows)) + (table["label"] == "dog")
         table[["text", "label"] if kind == "text" else ["height", "label"]].to_csv(place, index=False)
 

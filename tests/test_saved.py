@@ -74,7 +74,9 @@ def test_every_output_has_a_card_from_the_first_moment(kind, tmp_path):
 @pytest.mark.parametrize("made", [TrainPanel, SweepPanel, CompressPanel])
 def test_a_card_says_what_comes_before_the_first_step(made):
     page = made(Progress("digits").add([Preparing("data", 0, time.time() - 5)]))._card()
-    assert re.search(r"reading the data · \d+ s", page["text/html"]) and "reading the data" in page["text/plain"]
+    assert (
+        re.search(r"reading the data · \d+ s", page["text/html"]) and "reading the data" in page["text/plain"]
+    )
 
 
 def test_cards_can_be_read_where_notebooks_are_converted_or_not_trusted():

@@ -12,7 +12,10 @@ AVOIDED = {  # package -> why it is not in the tested set, and the way out
     "rfc3987-syntax": "it compiles a grammar for over a second in every process that imports jsonschema, such as "
     "each worker of Ray: pip install 'jsonschema<4.25' && pip uninstall -y rfc3987-syntax lark",
 }
-UNPINNED = ("mlflow_requirements", "wandb_requirements")  # too large for the tested set: their tests run where they are installed
+UNPINNED = (
+    "mlflow_requirements",
+    "wandb_requirements",
+)  # too large for the tested set: their tests run where they are installed
 
 
 def declared(config):

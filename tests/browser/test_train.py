@@ -257,7 +257,9 @@ def test_a_form_starts_the_run(lab, kernel):
     form.get_by_role("tab", name="Values of the cell").click()
     form.get_by_label("hidden", exact=True).fill("12")
     enter("Most used", "Learning rate", "fast")
-    refused = lambda: "Learning rate must be a number from 1e-12" in lab.read(form.locator(".tonb-option-error"))
+    refused = lambda: (
+        "Learning rate must be a number from 1e-12" in lab.read(form.locator(".tonb-option-error"))
+    )
     form.locator(".tonb-option-error").wait_for()
     lab.wait_for(refused, "the refusal")
     lab.save()
@@ -271,7 +273,9 @@ def test_a_form_starts_the_run(lab, kernel):
     line = "%%trainopt fit --epochs 1 --lr 0.002"
     assert line in lab.read(lab.output(1).locator(".tonb-form-done .tonb-line").first)
     lab.save()
-    stored = [output["data"]["text/html"] for output in lab.saved()["cells"][1]["outputs"] if "data" in output]
+    stored = [
+        output["data"]["text/html"] for output in lab.saved()["cells"][1]["outputs"] if "data" in output
+    ]
     assert line in stored[0] and "hidden = 12" in stored[0]
 
 

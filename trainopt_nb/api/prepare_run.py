@@ -37,8 +37,9 @@ from ..train.prepare import prepare
 from ..train.sync import synced_events, watchers_of
 from ..train.task_data import tuned
 from ..train.task_record import task_record
-from ..train.threads import choose_threads
 from ..data.generators import seed_torch
+from ..events.format import counted
+from ..train.threads import choose_threads
 
 # %% ../../nbs/api/03_prepare_run.ipynb #b7c69ac0
 def _save(loop, folder):
@@ -63,7 +64,7 @@ def _handle(run, loop, token="", every=0.1, late=False, prompt=()):
         tail.update()
     alone = single or loop.prepared.ranks.plan == "data"  # else all ranks put the state together
     save = (lambda folder: _save(loop, folder)) if alone else None
-    log = Log(run, tail.progress, save, wait=every if prompt else 0.0)
+    log = Log(run, tail.progress, save, wait=every if prompt else 0.0, logs=loop.options.log)
     events = synced_events(loop.events(run.path, run.name, log.write, late), loop, watchers)
     turns = follow(events, run, tail.progress, every, log, prompt, watchers=watchers if single else ())
     return LocalRun(run, tail.progress, turns, loop.prepared.model, log)
@@ -178,10 +179,9 @@ def _check_done(run, training, options):
     for name, done in (("epochs", training["epoch"]), ("max_steps", training["step"])):
         limit = getattr(options, name)
         if run.progress.state == "finished" and limit is not None and done >= limit:
-            what, flag = name.removeprefix("max_"), name.replace("_", "-")
-            raise RunError(
-                f"The run {run.name} has done all of its {limit} {what}: pass more, such as --{flag} {2 * limit}."
-            )
+            what, flag = name.removeprefix("max_").removesuffix("s"), name.replace("_", "-")
+            all_of = f"all of its {counted(limit, what)}" if limit > 1 else f"its only {what}"
+            raise RunError(f"The run {run.name} has done {all_of}: pass more, such as --{flag} {2 * limit}.")
 
 
 def _other_length(run, state):
@@ -214,7 +214,7 @@ def _early(run, training, options):
     if not (options.patience and before.started and before.state == "finished"):
         return []
     out = f"pass a larger one, such as --patience {2 * max(options.patience, training['bad'])}, or --patience none"
-    said = f"The run {run.name} had stopped early: {before.started.monitor} did not improve for {training['bad']} epochs"
+    said = f"The run {run.name} had stopped early: {before.started.monitor} did not improve for {counted(training['bad'], 'epoch')}"
     if training["bad"] >= options.patience and not training["batch"]:
         raise RunError(f"{said}, which is the patience of {options.patience}: {out}.")
     out_of_steps = before.step >= (run.options.get("max_steps") or float("inf"))

@@ -19,6 +19,7 @@ from ..events.progress import event_line
 from ..events.step_lines import StepLines
 from ..events.records import Stop
 from ..parallel.ranks import SINGLE, from_environment
+from ..runs.logged_values import check_logs
 from ..runs.plain_text import plain
 from ..runs.run import Run
 from ..runs.table import list_runs
@@ -65,6 +66,7 @@ def run_task(
     resume: Run | None = None,  # to be resumed, with options as from `stored_options`; None begins a new run
 ) -> RunHandle:
     "Begin to train or resume: here, in the background, on several devices, under torchrun or on Ray"
+    check_logs(options.log)
     handle = _begin(task, options, where, resume)
     handle.run.given = task, options
     return handle

@@ -25,6 +25,7 @@ from ..events.progress import LIVE
 from ..events.records import Ended, Note
 from ..parallel.device import find_device
 from ..parallel.ranks import SINGLE, Ranks
+from ..runs.logged_values import LOGS, follow_logs
 from ..runs.run import Run
 from ..store.checkpoint import load_checkpoint
 from ..task.train_options import TrainOptions
@@ -133,6 +134,8 @@ def report_failure(
             run.append([why, end._replace(state="finished", reason=before.reason)])
         else:
             run.append([end])
+        if logs := [name for name in run.options.get("log", ()) if name in LOGS]:
+            follow_logs(run, logs).finish()
         return True
     return False
 

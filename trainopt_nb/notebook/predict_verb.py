@@ -23,6 +23,7 @@ from ..runs.table import find_run
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+from ..events.format import counted
 
 # %% ../../nbs/notebook/06f_predict_verb.ipynb #0759a7ee
 @dataclass(frozen=True, repr=False)
@@ -89,7 +90,7 @@ def _predict(call: Call) -> "DataFrame | None":
         found.frame.to_parquet(out)
     else:
         found.frame.to_csv(out, index=False)
-    print(f"{len(found)} predictions are in {out}")
+    print(f"{counted(len(found), 'prediction')} {'is' if len(found) == 1 else 'are'} in {out}")
     return None
 
 

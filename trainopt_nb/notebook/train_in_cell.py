@@ -29,6 +29,7 @@ from ..events.records import Stop
 from .followers import Below, Follower, look_at_followed
 from .kernel import Page, has_frontend
 from .waiting import Place
+from .look_offers import look_offers
 from ..panels.form import OptionsForm
 from ..panels.base import Panel
 from ..runs.run import Run
@@ -161,7 +162,7 @@ async def run_in_cell(
 ) -> Run:
     "Train with a panel where there is a front end, with a line an epoch elsewhere"
     if has_frontend(shell):
-        return await train_with_panel(handle, page, place, **offers)
+        return await train_with_panel(handle, page, place, **offers, **look_offers(handle.run, shell))
     return run_in_lines(handle, shell, handle.run)
 
 # %% ../../nbs/notebook/05_train_in_cell.ipynb #fb93f594
@@ -234,7 +235,7 @@ def watch(
             f"{name} runs in a process of its own: trainopt runs shows how far it is, {word}.send('stop') ends it"
         )
         return
-    panel = panel_of(handle, **offers)
+    panel = panel_of(handle, **offers, **look_offers(handle.run, shell))
     replace = show(panel)
     follower = Follower(handle, panel, lambda: panel.give_way(replace))
     task = asyncio.get_event_loop().create_task(follower.follow())

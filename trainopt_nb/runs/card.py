@@ -204,7 +204,7 @@ def assumed(
 
 
 PARTS = ("data", "forward", "backward", "others", "rest")  # of a second
-SKEW = 0.1  # share of the time by which others wait longer for a device that is called slow
+SKEW = 0.1  # share of the time by which others work less, and wait longer, where a device is called slow
 
 
 class Device(NamedTuple):
@@ -231,8 +231,11 @@ def devices(
     loads = [progress.workers[rank] for rank in sorted(progress.workers)]
     if len(loads) < 2:
         return []
-    waits = [_spent(load)[3] for load in loads]
-    least, most = min(waits), max(waits)
+    waits, works = (
+        [part(_spent(load)) for load in loads]
+        for part in (lambda spent: spent[3], lambda spent: sum(spent[:3]))
+    )
+    least, uneven = min(waits), max(waits) - min(waits) > SKEW and max(works) - min(works) > SKEW
     return [
         Device(
             f"{load.rank} {plain(load.device)}",
@@ -243,7 +246,7 @@ def devices(
                 ("" if load.utilisation is None else f"GPU {load.utilisation:.0%}, ")
                 + f"{load.processor:.2f}",
             ),
-            most - least > SKEW and wait == least,
+            uneven and wait == least,
         )
         for load, wait in zip(loads, waits, strict=True)
     ]

@@ -163,6 +163,15 @@ class _ReportedRun(_CommandedRun):
         "Profile the next steps of a run that another process trains; raises `RunError` where none does"
         return RUN_ACTIONS["profile"](self, steps)
 
+    def log(
+        self,
+        *names: str,  # such as `tensorboard`, `mlflow` or `wandb`
+        figures: bool
+        | dict = False,  # True adds the charts of the run; a dict of name -> figure of matplotlib adds those
+    ):
+        "Write the values of a run that is over, or that died, for other libraries; raises `OptionError` or `RunError`"
+        RUN_ACTIONS["log"](self, names, figures)
+
     def inspect(
         self, train_data: object = None, valid_data: object = None, **how: object
     ) -> object:  # `Results`

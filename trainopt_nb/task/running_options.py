@@ -200,6 +200,15 @@ class SavingOptions(StoppingOptions):
         "record what the run uses of its machine, and where the time of its steps goes",
         group="Saving",
     )
+    log: tuple = option(
+        (),
+        "also write the values of the run for tensorboard, mlflow or wandb: into local files, unless you name a server",
+        type="words",
+        objects=True,
+        protocol="write",
+        group="Saving",
+        aliases=("logger", "loggers", "report_to"),
+    )
 
 # %% ../../nbs/task/00d_running_options.ipynb #0e943243
 @dataclass(frozen=True, repr=False)

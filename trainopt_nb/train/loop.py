@@ -36,6 +36,7 @@ from .saver import Saver
 from .state import TrainingState
 from ..data.generators import seed_everything
 from .torch_settings import torch_settings
+from ..events.format import counted
 
 # %% ../../nbs/train/15_loop.ipynb #651e0f24
 def reason_to_end(
@@ -45,13 +46,13 @@ def reason_to_end(
     "Say why nothing is left to do"
     o = state.options
     if o.max_steps and state.step >= o.max_steps and not state.batch:
-        return f"all {o.max_steps} steps are done"
+        return f"all {o.max_steps} steps are done" if o.max_steps > 1 else "its only step is done"
     if state.epoch >= o.epochs:
-        return f"all {o.epochs} epochs are done"
+        return f"all {o.epochs} epochs are done" if o.epochs > 1 else "its only epoch is done"
     if state.batch:
         return ""  # in the middle of an epoch, or before its validation
     if o.patience and state.bad >= o.patience:
-        return f"{monitor} did not improve for {state.bad} epochs"
+        return f"{monitor} did not improve for {counted(state.bad, 'epoch')}"
     return ""
 
 # %% ../../nbs/train/15_loop.ipynb #7708d42b
