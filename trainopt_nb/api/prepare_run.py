@@ -15,6 +15,7 @@ from .elsewhere import check_places
 from .finish_imports import finish_imports
 from .handle import LocalRun
 from .log import Log, follow
+from .resume_checks import check_done, damage_warning, early_stop_warning, length_warning
 from ..base.errors import OptionError, RunError
 from ..base.interrupts import defer_interrupt
 from ..base.phases import tell_phase
@@ -38,7 +39,6 @@ from ..train.sync import synced_events, watchers_of
 from ..train.task_data import tuned
 from ..train.task_record import task_record
 from ..data.generators import seed_torch
-from ..events.format import counted
 from ..train.threads import choose_threads
 
 # %% ../../nbs/api/03_prepare_run.ipynb #b7c69ac0
@@ -173,57 +173,6 @@ def stored_options(
             f"The run {run.name} was made with an option that no file can hold: {error} Pass it again."
         ) from error
 
-# %% ../../nbs/api/03_prepare_run.ipynb #751b4b5c
-def _check_done(run, training, options):
-    "Raise `RunError` for a run whose epochs or steps are all done"
-    for name, done in (("epochs", training["epoch"]), ("max_steps", training["step"])):
-        limit = getattr(options, name)
-        if run.progress.state == "finished" and limit is not None and done >= limit:
-            what, flag = name.removeprefix("max_").removesuffix("s"), name.replace("_", "-")
-            all_of = f"all of its {counted(limit, what)}" if limit > 1 else f"its only {what}"
-            raise RunError(f"The run {run.name} has done {all_of}: pass more, such as --{flag} {2 * limit}.")
-
-
-def _other_length(run, state):
-    "Return a warning about a schedule that spreads over another number of updates than it did so far"
-    started, schedule, now = run.progress.started, state.schedule, state.total
-    if started is None or not state.step or not schedule.by_length or started.steps in (None, now):
-        return []
-    name = "The warmup" if state.options.schedule == "constant" else f"The schedule {state.options.schedule}"
-    rate = schedule.base[0] * schedule.factor(state.step)
-    return [
-        f"{name} spreads over all updates, {now:,} from now on and {started.steps:,} so far: update {state.step + 1:,} has the learning rate {rate:.3g}, "
-        f"and the weights will differ from those of a run that had {now:,} updates from its beginning. Pass --schedule constant --warmup 0 --lr with a "
-        "rate of your own to go on without it."
-    ]
-
-
-def _damaged(run):
-    "Return a warning about a log that is damaged. Raises `RunError` where it cannot be read, and so not be written"
-    before = run.progress
-    if before.state == "unreadable":
-        raise RunError(f"The run {run.name} cannot go on, because {before.reason}.")
-    lines = f"{before.damaged:,} lines" if before.damaged > 1 else "1 line"
-    text = f"{lines} of the run's log cannot be read and are passed over: what they said is missing in its curves."
-    return [text] if before.damaged else []
-
-# %% ../../nbs/api/03_prepare_run.ipynb #e446a07a
-def _early(run, training, options):
-    "Return a warning about a run that was stopped by its patience. Raises `RunError` where it would stop again at once"
-    before = run.progress
-    if not (options.patience and before.started and before.state == "finished"):
-        return []
-    out = f"pass a larger one, such as --patience {2 * max(options.patience, training['bad'])}, or --patience none"
-    said = f"The run {run.name} had stopped early: {before.started.monitor} did not improve for {counted(training['bad'], 'epoch')}"
-    if training["bad"] >= options.patience and not training["batch"]:
-        raise RunError(f"{said}, which is the patience of {options.patience}: {out}.")
-    out_of_steps = before.step >= (run.options.get("max_steps") or float("inf"))
-    if training["bad"] and before.epoch < before.started.epochs and not out_of_steps:
-        return [
-            f"{said}, and goes on counting up to its patience of {options.patience}: {out} to train longer."
-        ]
-    return []
-
 # %% ../../nbs/api/03_prepare_run.ipynb #25c65597
 def resume_in(
     run: Run,  # to be resumed
@@ -237,8 +186,8 @@ def resume_in(
     "Prepare to continue from the newest checkpoint that is not damaged"
     finish_imports()
     _, model_state, training, lost = load_checkpoint(run.path / "checkpoints", "last")
-    _check_done(run, training, options)
-    lost += _early(run, training, options) + _damaged(run)
+    check_done(run, training, options)
+    lost += early_stop_warning(run, training, options) + damage_warning(run)
     tell_phase("data")
     task, opened = again_clean(read_task(task, options), options, run.facts.get("changes"))
     here = options.on(ranks.data_shard[1])
@@ -249,7 +198,7 @@ def resume_in(
     given = options.lr == run.options.get("lr")  # a new learning rate holds in place of those set by hand
     earlier = ranks.all_gather(earlier_commands(run.events(), training) if given else [])[0]
     loop = Loop(prepared, here, (model_state, training), earlier)
-    prepared.notes += [("resume", sentence) for sentence in _other_length(run, loop.state)]
+    prepared.notes += [("resume", sentence) for sentence in length_warning(run, loop.state)]
     handle = _handle(run, loop, token, every, prompt=prompt)
     if ranks.first:
         try:
