@@ -165,11 +165,11 @@ def test_an_option_is_stored_with_the_run(shell):
 def test_an_option_is_a_control_of_the_form(shell, monkeypatch):
     from trainopt_nb.panels.form import OptionsForm
 
-    async def ask(options, page):
-        form = OptionsForm(options, queue.SimpleQueue())
-        form.controls["noise"].value = "0.25"
-        form.controls["epochs"].value = 1
-        return form.options()
+    async def ask(options, page, **more):
+        form = OptionsForm(options, queue.SimpleQueue(), **more)
+        form.receive({"set": [["noise", "0.25"], ["epochs", "1"]], "do": "start"})
+        assert form.line()[0] == "%%trainopt fit --epochs 1 --noise 0.25 --guard user"
+        return form.chosen
 
     monkeypatch.setattr(fit_verbs, "ask", ask)
     monkeypatch.setattr(fit_verbs, "find_page", lambda shell, awaited: Page("await"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from trainopt_nb.base import texts
+from trainopt_nb.base.option_texts import option_help, option_label, option_unit
 from trainopt_nb.base.options import declared
 from trainopt_nb.search.options import SweepOptions
 from trainopt_nb.task.train_options import TrainOptions
@@ -47,6 +48,20 @@ def test_chinese_is_chinese():
     for section in CATALOGUE["zh-CN"].keys() - {"language"}:
         for key, text in CATALOGUE["zh-CN"][section].items():
             assert re.search(r"[\u4e00-\u9fff]", text), (section, key)
+
+
+@pytest.mark.parametrize("code", OTHERS)
+def test_every_option_is_named_and_explained_in_the_form(code):
+    known = declared(TrainOptions)
+    for option in known.values():
+        assert option_help(option, code) != option_help(option, "en"), option.name
+        assert option_label(option, code) != option_label(option, "en") or option.name == "dropout"
+        assert not option.unit or option_unit(option, code) != option.unit or option.unit == "Hz"
+    for file in LANGUAGES.glob("options.*.json"):
+        told = json.loads(file.read_text(encoding="utf-8"))
+        assert told["labels"].keys() | told.get("help", {}).keys() <= known.keys()
+    labels = [option_label(option, "en") for option in known.values()]
+    assert len(set(labels)) == len(labels)
 
 
 def test_every_group_of_options_has_a_name():

@@ -1,6 +1,7 @@
 "One declaration, five faces: flag, control, keyword, search dimension, documentation"
 
 import math
+import queue
 
 import pytest
 from hypothesis import given
@@ -12,8 +13,10 @@ from trainopt_nb.base.flags import help_text, parse_flags, rows, split
 from trainopt_nb.base.options import declared
 from trainopt_nb.notebook.completion import completions
 from trainopt_nb.notebook.verbs import CellOptions
-from trainopt_nb.panels.form import OptionsForm, control, read
-from trainopt_nb.task.train_options import TrainOptions
+from trainopt_nb.panels.form import OptionsForm, sections
+from trainopt_nb.panels.form_fields import field_text, read
+from trainopt_nb.panels.form_values import FormValues, line_of
+from trainopt_nb.task.train_options import GROUPS, TrainOptions
 
 OPTIONS = declared(TrainOptions)
 NAMES = pytest.mark.parametrize("name", OPTIONS)
@@ -64,8 +67,7 @@ def test_five_faces_agree(name):
         if value != ():
             flags, rest = parse_flags(split(typed(option, value)), TrainOptions)
             assert flags == {name: by_keyword} and not rest
-        by_control = read(option, control(option, by_keyword).value)
-        assert by_control == by_keyword or (by_control is None and by_keyword is None)
+        assert read(option, field_text(option, by_keyword)) == by_keyword
     row = next(row for row in rows(TrainOptions) if row["keyword"] == name)
     assert row["flag"] == option.flag and row["help"] == option.help
     assert (
@@ -173,18 +175,106 @@ def test_no_keyword_gives_a_raw_error(value):
             assert not (isinstance(kept, float) and math.isnan(kept))
 
 
-def test_form_gives_what_flags_give():
-    import queue
+@NAMES
+def test_form_gives_what_flags_give(name):
+    "Each value that a field can have, alone: the form, its line read again, and the keyword agree"
+    option = OPTIONS[name]
+    for value in samples(option):
+        form = FormValues(TrainOptions())
+        form.type(name, field_text(option, value))
+        chosen = TrainOptions() if option.choices == ("none",) else TrainOptions.of(**{name: value})
+        assert form.finished() == chosen
+        words = split(line_of(chosen, form.values)[0].removeprefix("%%trainopt fit"))
+        assert TrainOptions.of(**parse_flags(words, TrainOptions)[0]) == chosen
 
-    form = OptionsForm(TrainOptions(), queue.SimpleQueue())
-    assert form.options() == TrainOptions()
-    form.controls["lr"].value, form.controls["schedule"].value, form.controls["clip"].value = (
-        "0.01",
-        "cosine",
-        "1",
+
+def test_the_line_of_a_form_gives_exactly_its_options():
+    "Several at once, an object by its name in the notebook, flags of the cell; an object without a name is told"
+
+    def my_loss(scores, targets):
+        return (scores - targets).mean()
+
+    many = {
+        "lr": 3e-7,
+        "clip": 1.5,
+        "milestones": (3.0, 6.0),
+        "shuffle": False,
+        "augment": "flip colour:0.3",
+        "loss": my_loss,
+    }
+    form = OptionsForm(
+        TrainOptions(**many), queue.SimpleQueue(), given="--name 'my run'", names={"my_loss": my_loss}
     )
-    flags, _ = parse_flags(split("--lr 0.01 --schedule cosine --clip 1"), TrainOptions)
-    assert form.options() == TrainOptions.of(**flags)
+    form.receive({"set": [["freeze", "backbone.*, head"], ["epochs", "7"]], "do": "start"})
+    words = split(form.line()[0].removeprefix("%%trainopt fit"))
+    values, rest = parse_flags(words, CellOptions, TrainOptions, names={"my_loss": my_loss})
+    assert values.pop("name") == "my run" and not rest
+    assert (
+        TrainOptions.of(**values)
+        == form.chosen
+        == TrainOptions(**many, freeze=("backbone.*", "head"), epochs=7)
+    )
+    line, unsaid = line_of(form.chosen, vars(form.chosen))
+    assert unsaid == ["loss"] and "--loss" not in line
+
+
+def test_a_field_is_shown_where_it_counts():
+    "By the declaration alone, which also says what a run calls given in vain"
+    form = OptionsForm(TrainOptions(), queue.SimpleQueue())
+    idle = lambda: {name for name, row in {**form._link.sent.rows, **form.rows()}.items() if "idle" in row}
+    assert {
+        "focal_gamma",
+        "momentum",
+        "step_every",
+        "gamma",
+        "distill",
+        "distill_weight",
+        "unfreeze",
+    } <= idle()
+    form.receive({"set": [["loss", "focal"], ["optimizer", "momentum"], ["schedule", "step"]]})
+    assert not {"focal_gamma", "momentum", "step_every", "gamma"} & idle() and "final_lr" in idle()
+    for name, option in OPTIONS.items():
+        if option.counts:
+            assert option.counts.option in OPTIONS and name in idle() | {
+                "focal_gamma",
+                "momentum",
+                "step_every",
+                "gamma",
+                "class_weights",
+                "label_smoothing",
+                "weight_decay",
+                "decay_all",
+                "vocabulary",
+            }
+
+
+def test_every_option_has_its_place_in_the_form():
+    assert {option.group for option in OPTIONS.values()} == set(GROUPS)
+    assert sorted(name for names in sections(TrainOptions()).values() for name in names) == sorted(OPTIONS)
+
+
+def test_nothing_typed_is_lost_by_an_error():
+    form = OptionsForm(TrainOptions(), queue.SimpleQueue())
+    form.receive({"set": [["lr", "fast"], ["epochs", "7"], ["dropout", "3"]], "do": "start"})
+    rows = form._link.sent.rows
+    assert form.chosen is None and form._commands.empty() and rows["epochs"]["text"] == "7"
+    assert rows["lr"]["text"] == "fast" and rows["lr"]["error"].startswith(
+        "Learning rate must be a number from 1e-12"
+    )
+    assert rows["dropout"]["error"].endswith("(you entered “3”).") and "--" not in rows["dropout"]["error"]
+    assert form.facts()["first"] == ["lr", 1]
+    form.receive(
+        {
+            "put_back": ["dropout"],
+            "set": [["lr", "1e-2"], ["shard", "on"], ["tensor_plan", "auto"]],
+            "do": "start",
+        }
+    )
+    assert "both say what a device keeps" in form._link.sent.rows["shard"]["error"] and form.facts()[
+        "first"
+    ] == ["shard", 2]
+    form.receive({"put_back": ["shard", "tensor_plan"], "do": "start"})
+    assert form.chosen == TrainOptions(lr=0.01, epochs=7)
 
 
 def test_help_lists_every_flag(capsys):

@@ -66,7 +66,7 @@ def test_every_output_has_a_card_from_the_first_moment(kind, tmp_path):
     bundle = bundle[0] if isinstance(bundle, tuple) else bundle
     page, text = bundle["text/html"], bundle["text/plain"]
     assert bundle[WIDGET]["model_id"] and "Box(" not in text and "View(" not in text
-    assert {"runs": "digits", "data": "60", "form": "epochs=7"}.get(kind, "waiting") in page
+    assert {"runs": "digits", "data": "60", "form": "%%trainopt fit --epochs 7"}.get(kind, "waiting") in page
     assert re.search("Run %trainopt attach digits|Run the cell again", text)
     assert not re.search("<(script|style|link|iframe|svg|canvas)", page)
 

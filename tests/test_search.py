@@ -14,7 +14,7 @@ from trainopt_nb.base.errors import OptionError
 from trainopt_nb.base.flags import help_text, parse_flags, split
 from trainopt_nb.base.options import Dimension, declared
 from trainopt_nb.notebook.verbs import CellOptions
-from trainopt_nb.panels.form import control, read
+from trainopt_nb.panels.form_fields import field_text, read
 from trainopt_nb.search.budget import plan_budget
 from trainopt_nb.search.choose import choose, choose_sampler
 from trainopt_nb.search.dimensions import holds
@@ -150,7 +150,7 @@ def test_each_option_is_a_control_too(name):
         "repeats": 3,
     }
     for value in (option.default, values.get(name, option.default)):
-        assert read(option, control(option, value).value) == value
+        assert read(option, field_text(option, value)) == value
     assert option.help and option.help[-1] != "." and option.group == "Sweep"
 
 

@@ -551,17 +551,17 @@ train_data = x, (x.sum(1) > 0).long()
 
 
 def test_the_form_draws_the_values_of_the_cell_before_the_cell_runs(shell, monkeypatch):
-    async def ask(options, page):
+    async def ask(options, page, **more):
         assert "model" not in shell.user_ns
-        form = OptionsForm(options, queue.SimpleQueue())
-        shown = {name: control.value for name, control in form.controls.items() if name.startswith("cell_")}
+        form = OptionsForm(options, queue.SimpleQueue(), **more)
+        shown = {name: text for name, text in form.values.texts.items() if name.startswith("cell_")}
         assert shown == {
-            "cell_width": 8, "cell_lr": "0.001", "cell_kind": "none", "cell_depths": "[1, 2]", "cell_shift": -3
+            "cell_width": "8", "cell_lr": "0.001", "cell_kind": "none", "cell_depths": "[1, 2]", "cell_shift": "-3"
         }  # fmt: skip
-        form.controls["cell_width"].value = 16
-        form.controls["cell_kind"].value = "gelu"
-        form.controls["epochs"].value = 1
-        return form.options()
+        form.receive({"set": [["cell_width", "16"], ["cell_kind", "gelu"], ["epochs", "1"]], "do": "start"})
+        assert form.line()[0] == "%%trainopt fit --epochs 1 --lr 0.02"
+        assert form.cell_lines() == ["width = 16", "kind = 'gelu'"]
+        return form.chosen
 
     monkeypatch.setattr(fit_verbs, "ask", ask)
     monkeypatch.setattr(fit_verbs, "find_page", lambda shell, awaited: Page("await"))
@@ -573,7 +573,7 @@ def test_the_form_draws_the_values_of_the_cell_before_the_cell_runs(shell, monke
 
 
 def test_a_form_that_is_cancelled_runs_nothing(shell, monkeypatch):
-    async def ask(options, page):
+    async def ask(options, page, **more):
         return None
 
     monkeypatch.setattr(fit_verbs, "ask", ask)
@@ -585,12 +585,13 @@ def test_a_form_that_is_cancelled_runs_nothing(shell, monkeypatch):
 def test_what_is_typed_into_the_form_is_checked():
     tunables = find_tunables(FORM_CELL)
     form = OptionsForm(cell_options(tunables)(), queue.SimpleQueue())
-    assert chosen_values(tunables, form.options()) == {}
-    form.controls["cell_depths"].value = "[3]"
-    form.controls["cell_lr"].value = "2e-2"
-    assert chosen_values(tunables, form.options()) == {"lr": 0.02, "depths": [3]}
+    values = form.values
+    assert chosen_values(tunables, values.finished()) == {}
+    values.type("cell_depths", "[3]")
+    values.type("cell_lr", "2e-2")
+    assert chosen_values(tunables, values.finished()) == {"lr": 0.02, "depths": [3]}
     for name, wrong in {"cell_lr": "fast", "cell_depths": "[3"}.items():
-        before, form.controls[name].value = form.controls[name].value, wrong
-        with pytest.raises(OptionError):
-            form.options()
-        form.controls[name].value = before
+        before = values.texts[name]
+        values.type(name, wrong)
+        assert values.finished() is None and list(values.errors) == [name]
+        values.type(name, before)

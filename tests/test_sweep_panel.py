@@ -14,16 +14,17 @@ from test_panel import NASTY, Skeleton
 
 from trainopt_nb.base.cell_options import cell_options
 from trainopt_nb.base.errors import RunError
+from trainopt_nb.base.option_texts import option_label
 from trainopt_nb.base.options import declared
 from trainopt_nb.base.texts import wording
 from trainopt_nb.base.tunables import find_tunables
 from trainopt_nb.events.progress import Progress
 from trainopt_nb.events.records import Ended, Note, Pause, Resume, State, Stop, from_lines, to_lines
 from trainopt_nb.panels.folded_trials import FoldedTable, trial_rows
-from trainopt_nb.panels.form import control
 from trainopt_nb.panels.runs_panel import RunsPanel
-from trainopt_nb.panels.runs_rows import TEXTS, RunsTable
+from trainopt_nb.panels.runs_rows import TEXTS
 from trainopt_nb.panels.sweep_panel import SweepPanel, sweep_facts
+from trainopt_nb.panels.watched_runs import RunsTable
 from trainopt_nb.runs.card import plain
 from trainopt_nb.runs.run import Run
 from trainopt_nb.runs.summary import read_summary
@@ -623,4 +624,4 @@ def test_methods_have_the_names_of_the_literature_and_figures_their_units():
 
 def test_a_value_of_the_cell_is_shown_by_its_own_name():
     known = declared(cell_options(find_tunables('hidden_size = 8  #@param {type:"integer", min:1, max:9}')))
-    assert [control(each, 8).description for each in known.values()] == ["hidden size"]
+    assert [option_label(each) for each in known.values()] == ["hidden_size"]

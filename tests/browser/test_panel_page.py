@@ -482,11 +482,11 @@ def test_a_reader_chooses_what_the_charts_show(open_panel):
     assert page.clicked() == [] and "0.5 is 170 times the current learning rate (0.003)" in page.text(
         ".tonb-question"
     )
-    shown.get_by_role("button", name="Leave", exact=True).click()
+    shown.get_by_role("button", name="Keep current", exact=True).click()
     assert page.clicked() == [] and field.input_value() == "0.003"
     field.fill("0.5")
     field.press("Enter")
-    shown.get_by_role("button", name="Take it").click()
+    shown.get_by_role("button", name="Use it").click()
     assert page.clicked() == [SetLr(0.5)] and not page.root.locator(".tonb-question").is_visible()
 
 

@@ -230,7 +230,7 @@ def test_interrupt_saves_and_ends_run_all(lab, server, kernel):
     assert last["step"] == steps_of(records)[-1]
 
 
-def test_a_form_starts_the_run(lab):
+def test_a_form_starts_the_run(lab, kernel):
     """The options as a form, and a value of the cell with a form comment: a wrong value is refused, changed ones are used
 
     The form that was there before its cell was run again does not hold the kernel, though nobody sees it any more.
@@ -238,7 +238,7 @@ def test_a_form_starts_the_run(lab):
     first, rest = training_cell(1).replace("%%trainopt fit", "%%trainopt form").split("\n", 1)
     cell = first + '\nhidden = 8  #@param {type:"slider", min:4, max:32}\n' + rest
     seen = "print('trained', hidden, run.options['epochs'], run.options['lr'], run.state)"
-    lab.open("%load_ext trainopt_nb", cell, seen)
+    lab.open("%load_ext trainopt_nb", cell, seen, kernel=kernel)
     lab.run(0)
     lab.wait_done(0)
     form = lab.output(1).locator(".tonb-form:not([data-seen])")
@@ -247,22 +247,32 @@ def test_a_form_starts_the_run(lab):
         form.locator(".tonb-start").wait_for(timeout=60_000)
         if not again:
             form.evaluate("(form) => { form.dataset.seen = 1 }")
-    lab.run(2)
     lab.screenshot("form")
 
-    def enter(name, value):
-        field = form.locator(".widget-text", has_text=re.compile(rf"^\s*{name}\s*$")).locator("input")
-        field.fill(value)
-        field.press("Tab")
+    def enter(section, label, value):
+        form.get_by_role("tab", name=section).click()
+        form.get_by_label(label, exact=True).fill(value)
+        form.get_by_label(label, exact=True).press("Enter")
 
-    enter("hidden", "12")
-    enter("lr", "fast")
-    form.locator(".tonb-start").click()
-    refused = lambda: lab.read(form.locator(".tonb-say")).startswith("lr takes 1e-12 to 1000")
+    form.get_by_role("tab", name="Values of the cell").click()
+    form.get_by_label("hidden", exact=True).fill("12")
+    enter("Most used", "Learning rate", "fast")
+    refused = lambda: "Learning rate must be a number from 1e-12" in lab.read(form.locator(".tonb-option-error"))
+    form.locator(".tonb-option-error").wait_for()
     lab.wait_for(refused, "the refusal")
-    enter("lr", "0.002")
-    form.locator(".tonb-start").click()
+    lab.save()
+    lab.refresh()  # what was typed is in the kernel, whose cell is busy
+    form = lab.output(1).locator(".tonb-form").last
+    form.get_by_label("Learning rate", exact=True).wait_for(timeout=60_000)
+    assert form.get_by_label("Learning rate", exact=True).input_value() == "fast"
+    enter("Most used", "Learning rate", "0.002")
+    lab.run(2)
     lab.wait_text(2, "trained 12 1 0.002 finished", 60)
+    line = "%%trainopt fit --epochs 1 --lr 0.002"
+    assert line in lab.read(lab.output(1).locator(".tonb-form-done .tonb-line").first)
+    lab.save()
+    stored = [output["data"]["text/html"] for output in lab.saved()["cells"][1]["outputs"] if "data" in output]
+    assert line in stored[0] and "hidden = 12" in stored[0]
 
 
 def test_attach_shows_a_run_again(lab, server):

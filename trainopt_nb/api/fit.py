@@ -27,7 +27,7 @@ def fit(
     train_data: object,  # a pair `(inputs, targets)` of arrays, a path, a Dataset, a DataLoader, an iterable of batches
     valid_data: object = None,  # the same, or None
     *,
-    unlabelled: object = None,  # inputs without targets, of which a model with a teacher= learns too
+    unlabelled: object = None,  # inputs without targets, for training with a teacher
     folder: str | Path = "runs",  # where runs are kept
     name: str = "",  # what the run is about
     write: Callable[[str], object] = print,  # called with one line for each epoch
@@ -51,7 +51,7 @@ def resume(
     write: Callable[[str], object] = print,  # called with one line for each epoch
     **changes: object,  # options that change from now on, such as `epochs`
 ) -> Run:
-    "Resume a run from its newest whole checkpoint. Raises `RunError` where there is nothing to resume, and the errors of `fit`"
+    "Resume a run from its latest complete checkpoint. Raises `RunError` if there is nothing to resume, and the errors of `fit`"
     run = run if isinstance(run, Run) else find_run(run, folder) if run else newest_run(folder, write)
     chosen = stored_options(run, changes)
     task = Task(model, train_data, valid_data, unlabelled=unlabelled)

@@ -37,6 +37,7 @@ from ..train.prepare import prepare
 from ..train.sync import synced_events, watchers_of
 from ..train.task_data import tuned
 from ..train.task_record import task_record
+from ..train.threads import choose_threads
 from ..data.generators import seed_torch
 
 # %% ../../nbs/api/03_prepare_run.ipynb #b7c69ac0
@@ -68,7 +69,15 @@ def _handle(run, loop, token="", every=0.1, late=False, prompt=()):
     return LocalRun(run, tail.progress, turns, loop.prepared.model, log)
 
 
-def _loop(task, options, ranks=SINGLE, known=None):
+def _with_threads(prepared, options, here):
+    "Choose the number of CPU threads; returns both options with it, and a fact about the run"
+    if (chosen := choose_threads(prepared, here)) is None:
+        return options, here, {}
+    options, here = (each.replace(threads=chosen.threads) for each in (options, here))
+    return options, here, {"threads": chosen._asdict()}
+
+
+def _loop(task, options, ranks=SINGLE, known=None, shared=False):
     task, options = tuned(task, options, ranks)
     tell_phase("data")
     task, opened, changes = clean_task(read_task(task, options), options, ranks)
@@ -77,8 +86,11 @@ def _loop(task, options, ranks=SINGLE, known=None):
     task = with_table(task, opened)
     tell_phase("check")
     told = change_events(changes.get("changes"))
-    loop = Loop(prepare(task, opened, ranks, known=known), here, told=told)
-    return loop, task_record(task, loop) | changes, options, task.table
+    prepared, fact = prepare(task, opened, ranks, known=known), {}
+    if not shared:
+        options, here, fact = _with_threads(prepared, options, here)
+    loop = Loop(prepared, here, told=told)
+    return loop, task_record(task, loop) | changes | fact, options, task.table
 
 
 def _store(run, table):
@@ -106,11 +118,12 @@ def start(
     late: bool = False,  # whether the first checkpoint and the first summary are written after a while, or at the end
     prompt: tuple[type, ...] = (),  # as for `follow`
     known: KnownTask | None = None,  # as in `prepare`
+    shared: bool = False,  # whether other trainings have the other cores: the threads stay as they are
     **place: object,  # `folder`, `name`, `cell` and facts, as for `new_run`
 ) -> LocalRun:
     "Prepare a new run in this process; nothing is on the disk if that fails"
     finish_imports()
-    loop, record, options, table = _loop(task, options, known=known)
+    loop, record, options, table = _loop(task, options, known=known, shared=shared)
     with defer_interrupt():  # no half of a directory
         run = _store(new_run(task, options, **record, **place), table)
         return _handle(run, loop, late=late, prompt=prompt)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import NamedTuple
 
+from .dependencies import Dependence
 from .errors import OptionError
 from .option_values import CHECKS, SWITCH, decimal_comma, plain_value, possible_values
 
@@ -43,7 +44,7 @@ class Option(NamedTuple):
     type: str  # `int`, `float`, `bool`, `choice`, `text`, `numbers`, `names`, `words`, `rates`, `duration` (seconds) or `share`
     default: object
     help: str  # one phrase
-    group: str = ""  # heading that it stands under
+    group: str = ""  # what one wants to do with it: the heading that it stands under
     unit: str = ""  # such as `epochs`
     low: float | None = None  # smallest possible value
     high: float | None = None  # largest possible value
@@ -57,6 +58,7 @@ class Option(NamedTuple):
     aliases: tuple = ()  # names under which people look for it
     short: str = ""  # one letter that is typed in place of the flag, such as `j` for `-j`
     front: bool = False  # whether it is among those that people change first
+    counts: Dependence | None = None  # with which values of another option it counts; None for all
     argument: str = ""  # for a positional argument: how it is written in a usage line, such as `RUN`
     place: bool = False  # whether it names another machine or an address, to which model and data would go
     explain: Callable[[object], str] | None = None  # from a refused value to a sentence with the way out
@@ -75,11 +77,9 @@ class Option(NamedTuple):
     @property
     def dimension(self) -> Dimension | None:  # None where searching it makes no sense
         "Return how a sweep varies the option"
-        if not self.search:
-            return None
-        if self.type in ("int", "float"):
+        if self.search and self.type in ("int", "float"):
             return Dimension(self.type, *self.search, log=self.log)
-        return Dimension("choice", choices=tuple(self.search))
+        return Dimension("choice", choices=tuple(self.search)) if self.search else None
 
     def check(
         self,
@@ -104,10 +104,10 @@ def _refusal(option, value):
     values = f"{possible_values(option, unit)}{', or none' if option.optional else ''}"
     got = repr(value) if len(repr(value)) < 80 else f"an object of type {type(value).__name__}"
     way = f" {text}" if option.explain and (text := option.explain(value)) else ""
-    said = f"takes {values}, and got {got}.{hint}{way}{decimal_comma(option, value)}"
-    return OptionError(
-        f"{option.flag} (keyword {option.name}) {said}", f"{option.name.replace('_', ' ')} {said}"
-    )
+    hint += way + decimal_comma(option, value)
+    said = f"takes {values}, and got {got}.{hint}"
+    text = f"{option.flag} (keyword {option.name}) {said}"
+    return OptionError(text, f"{option.name.replace('_', ' ')} {said}", (option.name, hint))
 
 
 def _check(option, value):

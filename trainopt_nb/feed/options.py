@@ -8,6 +8,7 @@ __all__ = ['TargetColumn', 'ImageOptions', 'SoundOptions', 'TextOptions', 'FeedO
 # %% ../../nbs/feed/00_options.ipynb #d959b2ab
 from dataclasses import dataclass
 
+from ..base.dependencies import unless, when
 from ..base.options import Options, option
 
 # %% ../../nbs/feed/00_options.ipynb #45c6e5de
@@ -92,6 +93,7 @@ class TextOptions(SoundOptions):
         low=2,
         high=2**31 - 1,
         group="Files",
+        counts=when("text_tokens", "words"),
         unit="numbers",
         aliases=("vocab_size",),
     )
@@ -127,25 +129,26 @@ class FeedOptions(TextOptions):
         "stop",
         "when a file cannot be decoded: stop before the first step, or leave it out",
         choices=("stop", "skip"),
-        group="Files",
+        group="Faults",
     )
     in_memory: str = option(
         "auto",
         "decode files once and hold them in memory; auto does where they take at most a quarter of what is free",
         choices=("auto", "yes", "no"),
-        group="Files",
+        group="Speed",
     )
     prefetch: int = option(
         2,
         "batches that each worker process has ready",
         low=1,
         high=1000,
-        group="Data",
+        group="Speed",
+        counts=unless("workers", 0),
         unit="batches",
         aliases=("prefetch_factor",),
     )
     tune_loading: bool = option(
         False,
         "measure workers, prefetch and memory for some seconds before training, and take the fastest",
-        group="Data",
+        group="Speed",
     )

@@ -55,4 +55,5 @@ class Calibration:
         return float(np.abs(self._confidence - self._right).sum() / total) if total else float("nan")
 
     def __repr__(self):
-        return f"expected calibration error {self.error:.1%} over {int(self.counts.sum()):,} predictions"
+        count = int(self.counts.sum())
+        return f"expected calibration error {self.error:.1%} over {count:,} prediction{'s' * (count != 1)}"

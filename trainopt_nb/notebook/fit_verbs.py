@@ -16,6 +16,7 @@ from ..api.run_task import Where, run_task
 from ..base.cell_options import cell_options, chosen_values
 from ..base.cells import bound_names, earlier_cells
 from ..base.errors import Interrupted
+from ..base.flags import write_flags
 from ..base.options import Options, combine, declared
 from ..base.secret_values import without_secrets
 from ..base.texts import fault
@@ -23,6 +24,9 @@ from ..base.tunables import Tunable, find_tunables, with_values
 from ..insight.lr_find import LrCurve, find_lr
 from ..runs.run import Run
 from ..task.variables import TaskNames, earlier_variables_note, find_task, loss_and_metrics, resolve
+from trainopt_nb.task.variables import (
+    Variable,
+)
 from .execute_cell import execute_cell
 from .kernel import Page, find_page, run_page
 from .waiting import begin_in_cell
@@ -94,6 +98,20 @@ def secrets_note(cell: str, facts: dict[str, object]) -> tuple[str, ...]:
     )
 
 # %% ../../nbs/notebook/06b_fit_verbs.ipynb #6c48bbc6
+def _given(call: Call) -> str:
+    "Return the flags of the line that the form has no fields for"
+    own = {
+        name: value for name, value in call.values.items() if name in declared(CellOptions) and name != "form"
+    }
+    return write_flags(own, CellOptions)
+
+
+def _names(call: Call, values: dict[str, object]) -> dict[str, object]:
+    "Return what a flag can name: the user's variables, and those that the cell will define"
+    coming = {value.name: value for value in values.values() if isinstance(value, Variable)}
+    return call.shell.user_ns | coming
+
+
 async def _ask(
     call: Call, options: TrainOptions, added: dict[str, Options], page: Page
 ) -> tuple[TrainOptions, dict[str, Options]] | None:
@@ -103,7 +121,7 @@ async def _ask(
         return options, added
     every = combine(type(options), *map(type, added.values()))
     values = vars(options) | {name: value for each in added.values() for name, value in vars(each).items()}
-    chosen = await ask(every.of(**values), page)
+    chosen = await ask(every.of(**values), page, given=_given(call), names=_names(call, values))
     if chosen is None:
         return None
     part = lambda cls: cls.of(**{name: getattr(chosen, name) for name in declared(cls)})

@@ -26,6 +26,7 @@ from ..runs.table import list_runs
 from ..sweeps.freeze import frozen_cell
 from ..sweeps.sweep import Sweep
 from ..sweeps.trial_rows import TrialRow
+from ..train.threads import threads_given
 
 # %% ../../nbs/notebook/06d_freeze_verb.ipynb #2c8e00c1
 def frozen(
@@ -45,8 +46,9 @@ def as_trained(sweep: Sweep, row: TrialRow) -> dict[str, object]:
         return {}
     run, names = sweep.run(row.number), ("seed", "epochs", "threads")
     found = {name: run.options[name] for name in names if name in run.options}
-    if (started := run.progress.started) and started.threads != torch.get_num_threads():
-        found["threads"] = started.threads
+    if started := run.progress.started:
+        same = threads_given() and started.threads == torch.get_num_threads()
+        found |= {} if same else {"threads": started.threads}
     return found
 
 

@@ -23,9 +23,9 @@ from ..base.errors import Interrupted
 from ..base.interrupts import interrupts
 from ..base.options import Options
 from ..base.registry import Registry
-from ..base.texts import Sentence, fault, wording
+from ..base.texts import Sentence, fault
 from ..events.preparing import preparing
-from ..events.records import Resume, Stop
+from ..events.records import Stop
 from .followers import Below, Follower, look_at_followed
 from .kernel import Page, has_frontend
 from .waiting import Place
@@ -168,24 +168,27 @@ async def run_in_cell(
 async def ask(
     options: Options,  # what the form shows at first
     page: Page,  # as from `find_page`
+    **more: object,  # as `OptionsForm` takes it
 ) -> Options | None:  # None where it was cancelled
     "Show the form and wait for its button. Raises `Interrupted`"
     clicks = queue.SimpleQueue()
-    form = OptionsForm(options, clicks)
+    form = OptionsForm(options, clicks, **more)
     output = display(form, display_id=True)
     with interrupts() as interrupt:
-        while clicks.empty() and not interrupt.requested and not page.again:
-            await page.turn()
-            look_at_followed()
-            time.sleep(PATIENCE)
-    pressed = None if clicks.empty() or interrupt.requested else clicks.get_nowait()
-    chosen = form.options() if isinstance(pressed, Resume) else None
-    form.widget.close()
-    text = wording("form")["cancelled"] if chosen is None else f"Options: {chosen!r}"
-    output.update({"text/plain": text}, raw=True)
+        try:
+            while clicks.empty() and not interrupt.requested and not page.again:
+                await page.turn()
+                look_at_followed()
+                form.kept.look()
+                time.sleep(PATIENCE)
+        finally:
+            form.chosen = None if interrupt.requested else form.chosen
+            form.close()
+            if output is not None:
+                form.give_way(partial(output.update, raw=True))
     if interrupt.requested:
         raise Interrupted(fault("interrupted_form"))
-    return chosen
+    return form.chosen
 
 # %% ../../nbs/notebook/05_train_in_cell.ipynb #4715ba16
 def in_output(

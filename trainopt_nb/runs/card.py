@@ -33,7 +33,7 @@ def headline(
     whole = progress.state == "finished" and progress.epoch == started.epochs
     now = min(progress.epoch + live, started.epochs)
     parts = [texts["epochs" if whole and now > 1 else "epoch"].format(now=now, all=started.epochs)]
-    step = "steps" if whole else "step" if started.steps else "step_only"
+    step = "steps" if whole and progress.step > 1 else "step" if started.steps else "step_only"
     parts.append(texts[step].format(now=progress.step, all=progress.step if whole else started.steps))
     spent = duration(progress.seconds_left if live else progress.all_seconds)
     return " · ".join([*parts, texts["left" if live else "took"].format(time=spent)] if spent else parts)

@@ -49,7 +49,7 @@ def choose_sampler(
         many = f"{_counted(search)} has too many values"
     else:
         many = f"{_counted(search)} have too many combinations"
-    room = "" if trials is None else f" for a grid of {trials} trials"
+    room = "" if trials is None else f" for a grid of {trials} trial{'s' * (trials != 1)}"
     return "tpe", f"{many}{room}, so TPE proposes values like those that were best."
 
 # %% ../../nbs/search/17_choose.ipynb #084ad507

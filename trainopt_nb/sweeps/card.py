@@ -30,7 +30,8 @@ def sweep_headline(
     if (text := preparing_text(progress, texts)) or s.started is None:
         return text
     planned = s.planned is not None and (live or s.ended < s.planned)
-    parts = [texts["headline" if planned else "headline_open"].format(n=s.ended, all=s.planned)]
+    said = "headline" if planned else "headline_one" if s.ended == 1 else "headline_open"
+    parts = [texts[said].format(n=s.ended, all=s.planned)]
     parts += [texts["at_once"].format(n=s.workers)] * (live and s.workers > 1)
     spent = duration(progress.seconds_left if live else progress.all_seconds)
     return " · ".join([*parts, texts["left" if live else "took"].format(time=spent)] if spent else parts)

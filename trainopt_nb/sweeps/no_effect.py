@@ -19,13 +19,14 @@ from ..task.unused_options import unused_names
 from ..train.prepared import Prepared
 
 # %% ../../nbs/sweeps/22b_no_effect.ipynb #76bf283a
-_DECIDE = ("optimizer", "schedule", "loss", "weight_decay", "pipeline_plan")  # on them others depend
-_MOST = 100  # combinations of these
+_MOST = 100  # combinations of the options on which others depend
 
 
 def _combinations(space: Mapping[str, Dimension]) -> Iterator[dict]:
-    "Yield values of the options on which others depend"
-    names = [name for name in _DECIDE if name in space]
+    "Yield values of the searched options on which other searched ones depend"
+    known = declared(TrainOptions)
+    needs = [known[name].counts for name in space if name in known and known[name].counts]
+    names = [name for name in space if name in {each.option for each in needs}]
     values = [space[name].choices or (space[name].high,) for name in names]
     for chosen in itertools.islice(itertools.product(*values), _MOST):
         yield dict(zip(names, chosen, strict=True))

@@ -76,7 +76,7 @@ def _begin(
         return resume_in(_copied(spec, facts), task, options, prompt=(Epoch,))
     facts |= {"folder": path.parent, "name": path.name, "dated": False}
     try:
-        return start(task, options, late=True, prompt=(Epoch,), known=known, **facts)
+        return start(task, options, late=True, prompt=(Epoch,), known=known, shared=True, **facts)
     except BaseException:
         if not path.exists():
             Run.create(options=options.plain(), **facts)

@@ -101,9 +101,9 @@ def features(
     features: str = "auto",  # words, as for `--features`
     impute: str = "auto",  # as for `--impute`
     valid_fraction: float = 0.0,  # share of the rows to hold out if there is no validation data
-    seed: int = 0,  # of the draw
+    seed: int = 0,  # of the split
 ) -> Table:  # which `fit` takes as training data
-    "Preprocess a table, and tell how many numbers a model gets. Raises `DataError` or `OptionError` with the reason"
+    "Preprocess a table, and return the features that a model gets. Raises `DataError` or `OptionError` with the reason"
     usable = is_table(train_data) or (isinstance(train_data, tuple) and len(train_data) == 2)
     if not usable:
         raise DataError(

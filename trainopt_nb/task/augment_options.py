@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ..augment.augment import TOPS
 from ..augment.kinds import SHAPES
 from ..augment.policy import check_policy
+from ..base.dependencies import unless
 from ..base.options import Options, option
 
 # %% ../../nbs/task/00e_augment_options.ipynb #24c69a08
@@ -34,24 +35,28 @@ class PolicyOptions(Options):
         high=10,
         search=(0.3, 2.0),
         group="Augmentation",
+        counts=unless("augment", "none"),
     )
     augment_values: str = option(
         "auto",
         "what values images have: from 0 to this number, or normalised; auto reads it off the first ones",
         choices=("auto", *map(str, TOPS), "normalised"),
         group="Augmentation",
+        counts=unless("augment", "none"),
     )
     augment_kind: str = option(
         "auto",
         "what the inputs are, for the operations; auto reads it off the data, their shape and the names of the operations",
         choices=("auto", *SHAPES),
         group="Augmentation",
+        counts=unless("augment", "none"),
     )
     augment_targets: str = option(
         "auto",
         "what targets in one tensor are: boxes or points, which follow the images, or still, which do not; auto knows masks, and dicts with boxes, masks or keypoints",
         choices=("auto", "boxes", "points", "still"),
         group="Augmentation",
+        counts=unless("augment", "none"),
     )
 
 # %% ../../nbs/task/00e_augment_options.ipynb #cacb839b
@@ -65,6 +70,7 @@ class AugmentOptions(PolicyOptions):
         type="text",
         objects=True,
         group="Augmentation",
+        counts=unless("augment", "none"),
     )
     back_translation: str = option(
         "none",
@@ -72,6 +78,7 @@ class AugmentOptions(PolicyOptions):
         choices=("none",),
         objects=True,
         group="Augmentation",
+        counts=unless("augment", "none"),
     )
     synthetic: str = option(
         "none",
@@ -88,6 +95,7 @@ class AugmentOptions(PolicyOptions):
         high=0.99,
         search=(0.0, 0.5),
         group="Augmentation",
+        counts=unless("synthetic", "none"),
     )
     tta: int = option(
         1,

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..base.dependencies import unless, when
 from ..base.errors import OptionError
 from ..base.options import Options, nearest, option
 
@@ -66,10 +67,18 @@ def read_distill(
         found[word] = _number(word, number)
     return Imitated(found.get("logits"), found.get("features", 0.0), found.get("attention", 0.0))
 
-
+# %% ../../nbs/task/00g_distill_options.ipynb #c527f5ca
 def check_distill(text: str):
     "Raise `OptionError` for a text that does not say what is imitated"
     read_distill(text)
+
+
+def _compares_logits(text: str) -> bool:
+    return read_distill(text).temperature is not None
+
+
+def _compares_layers(text: str) -> bool:
+    return read_distill(text).layers
 
 # %% ../../nbs/task/00g_distill_options.ipynb #5f282306
 @dataclass(frozen=True, repr=False)
@@ -78,7 +87,7 @@ class DistillOptions(Options):
 
     teacher: str = option(
         "none",
-        "model that the trained one learns from: a variable, several variables separated by commas, or a stored run such as runs/NAME",
+        "model to learn from: a variable, several variables separated by commas, or a stored run such as runs/NAME",
         type="text",
         objects=True,
         protocol="load",
@@ -87,11 +96,12 @@ class DistillOptions(Options):
     )
     distill: str = option(
         "auto",
-        "what is imitated: logits:TEMPERATURE, features:FACTOR, attention:FACTOR, or several of them; auto with a teacher is logits:4",
+        "what to imitate: logits:TEMPERATURE, features:FACTOR, attention:FACTOR, or several of them; auto with a teacher is logits:4",
         type="text",
         search=("none", "logits:2", "logits:4", "logits:8"),
         checked=check_distill,
         group="Distillation",
+        counts=unless("teacher", "none"),
         aliases=("distillation", "kd", "knowledge_distillation"),
     )
     distill_weight: float = option(
@@ -101,6 +111,7 @@ class DistillOptions(Options):
         high=1,
         search=(0.1, 1.0),
         group="Distillation",
+        counts=when("distill", _compares_logits, why="--distill compares no logits"),
         aliases=("distill_alpha", "kd_weight"),
     )
     distill_layers: tuple = option(
@@ -108,6 +119,7 @@ class DistillOptions(Options):
         "distill features and attention: layers that are compared, as NAME where both models call them so, or STUDENT=TEACHER",
         type="names",
         group="Distillation",
+        counts=when("distill", _compares_layers, why="--distill compares no layers"),
         aliases=("hint_layers", "feature_layers"),
     )
     unlabelled_share: float = option(

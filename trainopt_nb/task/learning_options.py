@@ -8,6 +8,7 @@ __all__ = ['LOSSES', 'LengthOptions', 'DataOptions', 'LossOptions', 'TargetOptio
 # %% ../../nbs/task/00b_learning_options.ipynb #fde47d66
 from dataclasses import dataclass
 
+from ..base.dependencies import when
 from ..base.options import Options, option
 from .score_form import FORMS
 
@@ -64,7 +65,7 @@ class DataOptions(LengthOptions):
         "processes that load samples of a Dataset",
         low=0,
         high=256,
-        group="Data",
+        group="Speed",
         unit="processes",
         aliases=("num_workers",),
     )
@@ -90,7 +91,7 @@ class LossOptions(DataOptions):
 
     loss: str = option(
         "auto",
-        "what is minimised",
+        "loss to minimize",
         choices=LOSSES,
         objects=True,
         group="Objective",
@@ -102,22 +103,25 @@ class LossOptions(DataOptions):
         low=0,
         high=0.99,
         search=(0, 0.2),
-        group="Objective",
+        group="Regularisation",
+        counts=when("loss", "auto", "cross-entropy", "focal"),
     )
     class_weights: str = option(
         "none",
-        "weigh classes by the inverse of their frequency in the training labels",
+        "weight classes by the inverse of their frequency in the training labels",
         choices=("none", "balanced"),
         search=("none", "balanced"),
         group="Objective",
+        counts=when("loss", "auto", "cross-entropy", "focal", "bce"),
     )
     focal_gamma: float = option(
         2.0,
-        "focal loss: how much easy samples are discounted",
+        "focal loss: how strongly easy samples are down-weighted",
         low=0,
         high=10,
         search=(0.5, 5),
         group="Objective",
+        counts=when("loss", "focal"),
     )
     huber_delta: float = option(
         1.0,
@@ -126,6 +130,7 @@ class LossOptions(DataOptions):
         search=(0.1, 10),
         log=True,
         group="Objective",
+        counts=when("loss", "huber"),
         unit="target units",
     )
 
@@ -136,7 +141,7 @@ class TargetOptions(LossOptions):
 
     metrics: str = option(
         "auto",
-        "figures of the validation data, separated by commas",
+        "validation metrics, separated by commas",
         type="text",
         objects=True,
         group="Objective",
@@ -158,7 +163,7 @@ class TargetOptions(LossOptions):
     )
     scores: str = option(
         "auto",
-        "what the model returns for classes and answers",
+        "whether the model returns logits or probabilities",
         choices=("auto", *FORMS),
         group="Objective",
     )

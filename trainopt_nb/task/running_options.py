@@ -9,6 +9,7 @@ __all__ = ['PRECISIONS', 'SpeedOptions', 'DevicePlanOptions', 'DeviceOptions', '
 # %% ../../nbs/task/00d_running_options.ipynb #984ece47
 from dataclasses import dataclass
 
+from ..base.dependencies import unless, when
 from ..base.options import option
 from .optimizer_options import RegularisationOptions
 
@@ -22,7 +23,7 @@ class SpeedOptions(RegularisationOptions):
 
     precision: str = option(
         "fp32",
-        "number format of the heavy arithmetic",
+        "number format of matrix products and convolutions",
         choices=PRECISIONS,
         front=True,
         group="Speed",
@@ -41,7 +42,7 @@ class SpeedOptions(RegularisationOptions):
     )
     compile: bool = option(False, "compile the model by torch.compile", group="Speed")
     channels_last: bool = option(False, "keep images in memory with channels last", group="Speed")
-    device: str = option("auto", "where to train, such as cpu, cuda, cuda:1, mps", group="Speed")
+    device: str = option("auto", "where to train, such as cpu, cuda, cuda:1, mps", group="Devices")
     threads: int | None = option(
         None,
         "CPU threads that torch uses",
@@ -80,10 +81,11 @@ class DevicePlanOptions(SpeedOptions):
         "batch-scope each: how lr grows with the number of devices",
         choices=("none", "linear", "sqrt"),
         group="Devices",
+        counts=when("batch_scope", "each"),
     )
     shard: bool = option(
         False,
-        "keep only a part of each weight on each device, by FSDP2: for what does not fit",
+        "keep only a shard of each weight on each device (FSDP2), for models that do not fit",
         group="Devices",
     )
     tensor_plan: str = option(
@@ -114,26 +116,27 @@ class DeviceOptions(DevicePlanOptions):
         high=100_000,
         choices=("auto",),
         group="Devices",
+        counts=unless("pipeline_plan", "none"),
         aliases=("microbatches", "num_microbatches", "chunks"),
     )
     offload: bool = option(
         False,
-        "keep the optimizer and its numbers in the memory of the computer, not of the accelerator",
-        group="Devices",
+        "keep the optimizer and its state in CPU memory instead of the accelerator's",
+        group="Speed",
         aliases=("cpu_offload",),
     )
     restarts: int = option(
         0,
-        "how often a run whose process died goes on from its newest checkpoint",
+        "how often a run resumes from its latest checkpoint after a process dies",
         low=0,
         high=1000,
-        group="Devices",
+        group="Faults",
         unit="restarts",
         aliases=("max_restarts",),
     )
     cluster: str = option(
         "",
-        "train on a Ray cluster: local starts one here, an address such as ray://head:10001 names one that is there",
+        "train on a Ray cluster: local starts one here, an address such as ray://head:10001 connects to an existing one",
         type="text",
         group="Devices",
         place=True,
@@ -145,13 +148,13 @@ class StoppingOptions(DeviceOptions):
     "Which epoch is best, and when to stop early"
 
     monitor: str = option(
-        "auto", "figure that says which epoch is best: valid_loss, train_loss or a metric", group="Stopping"
+        "auto", "value that decides which epoch is best: valid_loss, train_loss or a metric", group="Length"
     )
     monitor_mode: str = option(
         "auto",
-        "whether a smaller or a larger value of that figure is better; auto knows losses and metrics",
+        "whether smaller or larger values of the monitored metric are better; auto knows losses and metrics",
         choices=("auto", "min", "max"),
-        group="Stopping",
+        group="Length",
     )
     patience: int | None = option(
         None,
@@ -159,14 +162,14 @@ class StoppingOptions(DeviceOptions):
         type="int",
         low=1,
         optional=True,
-        group="Stopping",
+        group="Length",
         unit="epochs",
         aliases=("early_stopping",),
     )
     min_delta: float = option(
-        0.0, "smallest change of the figure that counts as improvement", low=0, group="Stopping"
+        0.0, "smallest change of the monitored metric that counts as an improvement", low=0, group="Length"
     )
-    restore_best: bool = option(True, "leave the model with the weights of its best epoch", group="Stopping")
+    restore_best: bool = option(True, "leave the model with the weights of its best epoch", group="Length")
 
 # %% ../../nbs/task/00d_running_options.ipynb #667e34a0
 @dataclass(frozen=True, repr=False)
@@ -182,7 +185,7 @@ class SavingOptions(StoppingOptions):
     )
     save_steps: int | None = option(
         None,
-        "save after every so many updates as well",
+        "also save each time after this many updates",
         type="int",
         low=1,
         optional=True,
@@ -203,9 +206,9 @@ class SavingOptions(StoppingOptions):
 class RepeatingOptions(SavingOptions):
     "What makes a run reproducible"
 
-    seed: int = option(0, "start of every random number", low=0, high=2**32 - 1, group="Repeating")
+    seed: int = option(0, "seed of all random numbers", low=0, high=2**32 - 1, group="Saving")
     deterministic: bool = option(
-        False, "refuse operations that give different results on each run", group="Repeating"
+        False, "refuse operations that give different results on each run", group="Saving"
     )
 
 # %% ../../nbs/task/00d_running_options.ipynb #48c7a133

@@ -12,6 +12,7 @@ from ..data.batches import MemoryBatches
 from ..data.dataset_batches import DatasetBatches
 from ..data.stream_batches import StreamBatches
 from ..data.source import Data
+from ..base.dependencies import without_effect
 from ..base.options import Options, declared
 from .distill_options import Imitated, read_distill
 from .train_options import TrainOptions
@@ -41,20 +42,6 @@ def _of_the_data(o, train_data, data, held_out):
         yield ("workers",), "the data are in memory"
     if o.valid_fraction and not held_out:
         yield ("valid_fraction",), "there is valid_data"
-    if o.augment == "none":
-        yield (
-            (
-                "augment_strength",
-                "augment_values",
-                "augment_kind",
-                "augment_targets",
-                "synonyms",
-                "back_translation",
-            ),
-            "there is no --augment",
-        )
-    if o.synthetic == "none":
-        yield ("synthetic_share",), "there is no --synthetic"
     if data.valid is None:
         yield (
             ("tta", "metrics", "monitor", "monitor_mode", "restore_best", "eval_step"),
@@ -64,18 +51,15 @@ def _of_the_data(o, train_data, data, held_out):
 # %% ../../nbs/task/05_unused_options.ipynb #9d0a2bd9
 def _of_the_teacher(o, unlabelled):
     "(options, reason) for those about a teacher"
-    imitated = read_distill(o.distill)
     if not unlabelled:
         yield ("unlabelled_share",), "there is no --unlabelled"
-    if isinstance(o.teacher, str) and o.teacher == "none":
-        yield ("distill", "distill_weight", "distill_layers"), "there is no --teacher"
-    elif imitated == Imitated():
+    if not (isinstance(o.teacher, str) and o.teacher == "none") and read_distill(o.distill) == Imitated():
         yield ("teacher", "distill_weight", "distill_layers"), "--distill is none"
-    else:
-        if imitated.temperature is None:
-            yield ("distill_weight",), "--distill compares no logits"
-        if not imitated.layers:
-            yield ("distill_layers",), "--distill compares no layers"
+
+
+def _by_choice(o):
+    "Options that do not count beside the others, by what their declarations say"
+    return without_effect(declared(o).values(), vars(o))
 
 
 def _of_the_loss(o, task_type):
@@ -96,38 +80,18 @@ def _of_the_loss(o, task_type):
         yield ("loss_weights",), of
     if task_type != "classification":
         yield ("label_smoothing",), of
-    if o.loss != "focal":
-        yield ("focal_gamma",), of
-    if o.loss != "huber":
-        yield ("huber_delta",), of
+    yield [name for name, needs in _by_choice(o).items() if needs.option == "loss"], of
 
 # %% ../../nbs/task/05_unused_options.ipynb #96695ca8
 def _of_the_optimizer(o):
-    made = callable(o.optimizer) and not isinstance(o.optimizer, type)
-    if made:
+    if callable(o.optimizer) and not isinstance(o.optimizer, type):
         yield ("lr", "weight_decay", "decay_all"), "the optimizer comes from a function of yours"
-    elif o.optimizer == "sparseadam":
-        yield ("weight_decay", "decay_all"), "sparseadam decays no weights"
-    elif not o.weight_decay:
-        yield ("decay_all",), "the weight decay is 0"
-    if o.optimizer not in ("momentum", "nesterov"):
-        yield ("momentum",), "only the optimizers momentum and nesterov have it"
-    users = {
-        "final_lr": ("linear", "cosine"),
-        "step_every": ("step",),
-        "milestones": ("multistep",),
-        "gamma": ("step", "multistep", "exponential", "plateau"),
-        "plateau_patience": ("plateau",),
-    }
-    yield (
-        [name for name, schedules in users.items() if o.schedule not in schedules],
-        f"the schedule is {o.schedule}",
-    )
 
 
-def _of_the_devices(o):
-    if o.pipeline_plan == "none":
-        yield ("micro_batches",), "there is no --pipeline-plan"
+def _declared_so(o):
+    "(options, reason) for those whose declaration says when they count"
+    for name, needs in _by_choice(o).items():
+        yield (name,), needs.reason(getattr(o, needs.option))
 
 # %% ../../nbs/task/05_unused_options.ipynb #6c8a3bd7
 def _typed(options: Options) -> dict:  # keyword -> such as `--lr 0.1`
@@ -162,7 +126,7 @@ def unused_names(
         *_of_the_teacher(options, unlabelled),
         *_of_the_loss(options, task_type),
         *_of_the_optimizer(options),
-        *_of_the_devices(options),
+        *_declared_so(options),
     )
     reasons = {}
     for names, why in rules:

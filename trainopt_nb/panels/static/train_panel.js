@@ -129,6 +129,7 @@ export default panel((shared) => {
     <${Figures} figures=${face.figures} />
     <${Pictures} ...${shared} />
     <${Usage} ...${shared} waits=${waits} />
+    <${Looks} ...${shared} />
     <${Devices} devices=${face.devices} texts=${texts} />
     <${Assumed} rows=${face.assumed} texts=${texts} />
     <${Note} notes=${face.notes} texts=${texts} />
