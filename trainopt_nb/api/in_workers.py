@@ -127,7 +127,7 @@ def start_whole(
         raise
     return started
 
-
+# %% ../../nbs/api/05_in_workers.ipynb #9fd14bf1
 def start_in_workers(
     task: Task,  # what is being learned
     options: TrainOptions,  # how
