@@ -19,7 +19,7 @@ from .kept import Keeper, Kept, read_static, still_card, with_note
 # %% ../../nbs/panels/05_form.ipynb #0af4573f
 _STYLE = {"description_width": "9.5em"}
 _WIDE = {"width": "auto"}
-_SEVERAL = ("numbers", "names", "rates")  # types whose values are separated by commas
+_SEVERAL = ("numbers", "names", "rates", "words")  # types whose values are separated by commas
 
 
 def control(
