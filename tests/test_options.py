@@ -37,6 +37,8 @@ def samples(option):
         values += [(3.0,), (3.0, 6.0)]
     elif option.type == "names":
         values += [("backbone.*",), ("backbone.*", "head")]
+    elif option.type == "words":
+        values += [("tensorboard",), ("tensorboard", "mlflow")]
     elif option.type == "rates":
         values += [("backbone.*=1e-05",), ("backbone.*=0.1x", "head=0.5")]
     else:
@@ -100,7 +102,7 @@ def test_every_option_is_documented(name):
 def test_wrong_values_are_refused_alike(name):
     "By keyword, flag and control, with the option named"
     option = OPTIONS[name]
-    if option.type in ("text", "bool", "names"):
+    if option.type in ("text", "bool", "names", "words"):
         return
     for wrong in (
         "no such thing",

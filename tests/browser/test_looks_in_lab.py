@@ -17,7 +17,7 @@ def test_looks_at_a_finished_run_stand_below_the_panel_and_in_the_file(lab):
     lab.wait_for(lambda: panel(lab).get_attribute("data-state") == "finished", "the end", 120)
     row = panel(lab).locator(".tonb-looks")
     row.wait_for(timeout=20_000)
-    assert [b.inner_text() for b in row.locator("button").all()] == ["Inspect", "Doctor"]
+    assert [lab.read(button) for button in row.locator("button").all()] == ["Inspect", "Doctor"]
     lab.screenshot("looks")
     look(lab, "inspect", "(?i)confusion|most wrong")
     lab.screenshot("looks-inspect")
@@ -28,4 +28,4 @@ def test_looks_at_a_finished_run_stand_below_the_panel_and_in_the_file(lab):
     assert "updates" in kept and panel(lab).count() == 1
     lab.restart()
     panel(lab).locator(".tonb-inspect").click()
-    lab.wait_for(lambda: "%trainopt inspect" in row.inner_text(), "the sentence about the lost kernel", 30)
+    lab.wait_for(lambda: "%trainopt inspect" in lab.read(row), "the sentence about the lost kernel", 30)

@@ -23,8 +23,8 @@ from ..runs.run import Run
 from ..workers.processes import describe_error
 
 # %% ../../nbs/api/01_log.ipynb #630e7722
-class _Written:
-    "Events on their way to the disk"
+class _Writes:
+    "Where events go"
 
     def __init__(
         self,
@@ -44,6 +44,10 @@ class _Written:
         self._written = time.perf_counter()  # when others were written
         self._epoch_end = 0.0  # seconds of training at the end of the newest epoch
         self.problem: OSError | None = None  # why they are not
+
+# %% ../../nbs/api/01_log.ipynb #204b59d4
+class _Written(_Writes):
+    "Events on their way to the disk"
 
     def write(self):
         "Write new events. Raises `RunError` in a forked child, and `CheckpointError` once, where the directory of the run is gone"
@@ -65,8 +69,8 @@ class _Written:
     def _notes(self, said):
         return [Note(level, text, self.progress.step, "log") for level, text in said]
 
-    def finish_logs(self) -> list:  # records
-        "Let those that follow the run write its end, and return what they say"
+    def finish_logs(self) -> list:  # lists of records
+        "Let those that follow the run write its end, and return what they say as one turn, if anything"
         others, self.others = self.others, None
         if others is None:
             return []
@@ -75,7 +79,7 @@ class _Written:
         self.progress.add(notes)
         self._waiting += notes
         self.write()
-        return notes
+        return [notes] if notes else []
 
     def _append(self):
         self._written = time.perf_counter()
@@ -191,8 +195,7 @@ def follow(
                 for each in watchers:
                     each.woke()
     except StopIteration:
-        if notes := log.finish_logs():
-            yield notes
+        yield from log.finish_logs()
     except Exception as error:
         gone = log.gone()  # then that is why
         failure = describe_error(error) if gone is None else str(gone)

@@ -76,7 +76,8 @@ def _names(option, value):
 
 
 def _words(option, value):
-    words = tuple(value.split() if isinstance(value, str) else value)
+    apart = value.replace(",", " ") if isinstance(value, str) and option.protocol else value
+    words = tuple(apart.split() if isinstance(apart, str) else apart)
     if not all(isinstance(word, str) and word for word in words):
         raise ValueError
     return words
@@ -163,8 +164,7 @@ def possible_values(
     if option.type == "names":
         return "names or patterns separated by commas"
     if option.type == "words":
-        more = f", or objects with {option.protocol}" if option.protocol else ""
-        return f"words, up to the next flag{more}"
+        return "words, up to the next flag" + f", or objects with {option.protocol}" * bool(option.protocol)
     if option.type == "rates":
         return "pattern=number or pattern=factorx, separated by commas"
     if option.type == "literal":

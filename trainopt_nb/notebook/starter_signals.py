@@ -119,7 +119,7 @@ clips, labels = load()
 # from trainopt_nb import load_data
 #
 # data = load_data("clips", sound_rate=RATE)
-# clips, labels = data.train[0].numpy(), np.array(data.classes)[data.train[1]]
+# clips, labels = data.train[0][:, 0].numpy(), np.array(data.classes)[data.train[1]]
 
 order = np.random.default_rng(0).permutation(len(clips))
 train, valid = order[len(order) // 5 :], order[: len(order) // 5]

@@ -24,8 +24,8 @@ from .tail import Tail
 from ..store.private import PRIVATE_FOLDER
 
 # %% ../../nbs/runs/09e_log_follower.ipynb #35f1657e
-class LogFollower:
-    "Shows the events of a run to one writer, each once"
+class _Place:
+    "How far one writer has read"
 
     def __init__(
         self,
@@ -35,6 +35,10 @@ class LogFollower:
         self.path, self.name = path, name
         self._file, self._writer = path / "logs" / f"{name}.json", None
         self.kept = read_json(self._file) or {"position": 0}
+
+# %% ../../nbs/runs/09e_log_follower.ipynb #7e1b7c20
+class LogFollower(_Place):
+    "Shows the events of a run to one writer, each once"
 
     def turn(self) -> bool:  # whether there was something new
         "Write what is new. Raises what the writer raises, and then begins there again the next time"
@@ -88,7 +92,7 @@ class LogFollower:
             self._file.parent.mkdir(PRIVATE_FOLDER)
         write_json(self._file, self.kept)
 
-
+# %% ../../nbs/runs/09e_log_follower.ipynb #d7d00b56
 def write_once(
     path: Path,  # the run's directory
     name: str,  # in the registry
@@ -127,7 +131,7 @@ class _Own:
     def close(self):
         self._rest[1]()
 
-
+# %% ../../nbs/runs/09e_log_follower.ipynb #61eff016
 class LogThread:
     "Lets one writer follow a run in a thread"
 

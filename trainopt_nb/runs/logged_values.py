@@ -118,8 +118,8 @@ def task_facts(
     return {name: str(_plain(value)) for name, value in facts.items() if value is not None}
 
 # %% ../../nbs/runs/09_logged_values.ipynb #adb19904
-class ValueLog:
-    "Turn events into calls of a library, which a subclass makes"
+class _Library:
+    "What a subclass does for a library"
 
     def __init__(
         self,
@@ -141,6 +141,10 @@ class ValueLog:
 
     def end(self, state: str, reason: str, best: dict[str, float]):
         "Note how the run ended"
+
+# %% ../../nbs/runs/09_logged_values.ipynb #1bd50a1a
+class ValueLog(_Library):
+    "Turn events into calls of a library, which a subclass makes"
 
     def write(
         self,

@@ -112,8 +112,8 @@ _MOST = 100  # parameters at once
 _MOST_VALUES = 1000  # values at once
 
 
-class MlflowLog(_MlflowRun):
-    "Writes parameters, values and tags of a run"
+class _Described(_MlflowRun):
+    "What MLflow knows of a run"
 
     @staticmethod
     def check():
@@ -142,6 +142,10 @@ class MlflowLog(_MlflowRun):
         self._client.log_batch(self.kept["id"], tags=tags)
         if self.kept.get("ended"):
             self._client.update_run(self.kept["id"], "RUNNING")
+
+# %% ../../nbs/runs/09c_mlflow_log.ipynb #220362a7
+class MlflowLog(_Described):
+    "Writes parameters, values and tags of a run"
 
     def take(self, values, step, time):
         for name, value in values.items():

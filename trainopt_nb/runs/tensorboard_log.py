@@ -54,9 +54,9 @@ def _session_end(well):
     about = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME, content=content))
     return Summary(value=[Summary.Value(tag=SESSION_END_INFO_TAG, metadata=about)])
 
-
-class TensorBoardLog(ValueLog):
-    "Writes scalars, hyperparameters and facts into `RUN/tensorboard`"
+# %% ../../nbs/runs/09b_tensorboard_log.ipynb #dabb72d7
+class _Files(ValueLog):
+    "The files of a run"
 
     def __init__(
         self,
@@ -82,6 +82,10 @@ class TensorBoardLog(ValueLog):
         folder = self.run.path / "tensorboard"
         _next_second(folder)
         self._writer = SummaryWriter(str(folder), purge_step=purge)
+
+# %% ../../nbs/runs/09b_tensorboard_log.ipynb #3635ee9c
+class TensorBoardLog(_Files):
+    "Writes scalars, hyperparameters and facts into `RUN/tensorboard`"
 
     def back(self, step):
         self._writer.close()

@@ -36,9 +36,9 @@ _SETTINGS = {
     "save_code": False,
 }
 
-
-class WandbLog(ValueLog):
-    "Writes configuration, values and summary of a run"
+# %% ../../nbs/runs/09d_wandb_log.ipynb #07e0af35
+class _WandbRun(ValueLog):
+    "The run of Weights & Biases that stands for ours"
 
     def __init__(
         self,
@@ -78,6 +78,10 @@ class WandbLog(ValueLog):
         if mode == "disabled":
             return "Weights & Biases gets nothing, as WANDB_MODE says."
         return f"Weights & Biases gets this run by wandb sync {place}/offline-run-*; nothing is sent before."
+
+# %% ../../nbs/runs/09d_wandb_log.ipynb #3358c1d8
+class WandbLog(_WandbRun):
+    "Writes configuration, values and summary of a run"
 
     def back(self, step):
         self._done = self.kept["step"]
