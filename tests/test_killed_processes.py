@@ -321,7 +321,7 @@ if __name__ == "__main__":
     print(os.getpid(), flush=True)
     data, how = reporting_loaders({folder!r}), dict(epochs=10_000, device="cpu")
     if {background!r}:
-        run_task(Task(Slow(), *data), TrainOptions.of(**how), Where({folder!r}, background=True)).wait()
+        run_task(Task(Slow(), *data), TrainOptions.of(**how), Where({folder!r}, background=True)).run.wait()
     else:
         fit(Slow(), *data, folder={folder!r}, write=lambda line: None, **how)
 """

@@ -4,8 +4,12 @@ import json
 import re
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
+import soundfile
 from helpers import execute
+from PIL import Image
 
 from trainopt_nb import list_runs
 from trainopt_nb.base.errors import OptionError, RunError
@@ -31,6 +35,70 @@ def test_each_kind_trains_from_a_terminal(kind, tmp_path):
         return
     script = run.eject().text
     assert "def load():" in script and "trainopt" not in re.sub("#.*", "", script)
+
+
+FORMS = {
+    "image": "pictures",
+    "audio": "clips",
+    "text": "reviews.csv",
+    "table": "table.csv",
+}  # what the comment names
+
+
+def write_own(kind, folder):
+    "Files such as a user has, of two labels"
+    make, place = np.random.default_rng(0), folder / FORMS[kind]
+    rows = [(label, number) for label in ("cat", "dog") for number in range(20)]
+    for label, number in rows if kind in ("image", "audio") else ():
+        (place / label).mkdir(parents=True, exist_ok=True)
+        if kind == "image":
+            pixels = (make.random((40, 48, 3)) * (100 if label == "cat" else 255)).astype("uint8")
+            Image.fromarray(pixels).save(place / label / f"{number}.png")
+        else:
+            times = np.arange(2000) / 8000
+            wave = np.sin(2 * np.pi * (200 if label == "cat" else 900) * times + number)
+            soundfile.write(place / label / f"{number}.wav", wave.astype("float32"), 8000)
+    if kind in ("text", "table"):
+        table = pd.DataFrame(
+            {"text": [f"the {label} number {n}" for label, n in rows], "label": [r[0] for r in rows]}
+        )
+        table["height"] = make.random(len(rows)) + (table["label"] == "dog")
+        table[["text", "label"] if kind == "text" else ["height", "label"]].to_csv(place, index=False)
+
+
+def with_own(source):
+    "A cell whose lines for one's own data are no comments any more"
+    before, own = source.split("# Your own", 1)
+    title, *lines = own.splitlines(keepends=True)
+    count = next(i for i, line in enumerate(lines) if not line.startswith("#"))
+    awake = [re.sub("^# ?", "", line) for line in lines[:count]]
+    return f"{before}# Your own{title}{''.join([*awake, *lines[count:]])}"
+
+
+@pytest.mark.parametrize("kind", STARTERS)
+def test_the_lines_for_own_data_run_when_uncommented(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_own(kind, tmp_path)
+    names = {}
+    exec(with_own(STARTERS[kind].data), names)
+    data = names["train_data"]
+    labels = data["label"] if kind == "table" else data[1]
+    assert {"cat", "dog"} == set(labels) and 30 <= len(labels) <= 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", STARTERS)
+def test_each_kind_trains_on_own_files(kind, tmp_path):
+    write_own(kind, tmp_path)
+    made = new_notebook(tmp_path / "mine", kind)
+    book = nbformat.read(made, 4)
+    cell = next(cell for cell in book.cells if "# Your own" in cell.source)
+    cell.source = with_own(cell.source)
+    nbformat.write(book, made)
+    start = "import sys; from trainopt_nb.notebook.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = execute("-c", start, "fit", made.name, folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list_runs(tmp_path / "runs")) == 1
 
 
 def test_it_runs_as_a_notebook(tmp_path, warm_kernel):

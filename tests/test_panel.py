@@ -29,8 +29,8 @@ from trainopt_nb.events.records import (
     Stop,
 )
 from trainopt_nb.panels.runs_panel import RunsPanel
-from trainopt_nb.panels.runs_rows import RunsTable
 from trainopt_nb.panels.train_panel import TrainPanel
+from trainopt_nb.panels.watched_runs import RunsTable
 from trainopt_nb.runs.card import escape, json_text, plain
 from trainopt_nb.runs.report import report_bundle, report_html, report_text
 from trainopt_nb.runs.run import Run

@@ -46,6 +46,7 @@ BROUGHT = {
     "PIL": "matplotlib",
 }  # imported, and declared by what cannot be without it
 sys.path.insert(0, str(ROOT / "nbs/_tools"))
+import constraints  # noqa: E402
 from rooms import ROOMS, modules, order  # noqa: E402
 
 PAGE = {"IPython", "ipywidgets", "anywidget", "traitlets", "ipykernel", "comm", "jupyter_client"}
@@ -273,9 +274,10 @@ def test_import_is_light():
 
 
 def groups():
-    "The package's own requirements and those of each extra"
-    config = settings()
+    "The package's own requirements and those of each extra but for those that are not pinned"
+    config, unpinned = settings(), constraints.UNPINNED
     keys = [key for key in config if key == "requirements" or key.endswith("_requirements")]
+    keys = [key for key in keys if key not in unpinned]
     return {key: [Requirement(word) for word in config[key].split()] for key in keys}
 
 

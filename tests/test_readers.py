@@ -22,7 +22,7 @@ from trainopt_nb.api.handle import FollowedRun, load_final_weights
 from trainopt_nb.api.run_task import Where, print_lines, run_task
 from trainopt_nb.base.errors import CheckpointError, TrainoptError
 from trainopt_nb.events.records import Ended, Epoch, Note, SetLr, Started, Step, to_lines
-from trainopt_nb.panels.runs_rows import RunsTable
+from trainopt_nb.panels.watched_runs import RunsTable
 from trainopt_nb.runs.report import report_html, report_text
 from trainopt_nb.runs.run import Run
 from trainopt_nb.runs.summary import read_summary

@@ -3,15 +3,19 @@
 import json
 import queue
 import re
+import time
 
+import nbformat
 import pytest
 import torch
+from nbconvert import HTMLExporter, MarkdownExporter
 from test_panel import NASTY, STARTED, Skeleton, train
 from torch import nn
 
 from trainopt_nb import Task, TrainOptions
 from trainopt_nb.base.texts import wording
 from trainopt_nb.clean.report import inspect_data
+from trainopt_nb.events.preparing import Preparing
 from trainopt_nb.events.progress import Progress
 from trainopt_nb.events.records import Ended, Epoch, State
 from trainopt_nb.panels import kept
@@ -65,6 +69,26 @@ def test_every_output_has_a_card_from_the_first_moment(kind, tmp_path):
     assert {"runs": "digits", "data": "60", "form": "%%trainopt fit --epochs 7"}.get(kind, "waiting") in page
     assert re.search("Run %trainopt attach digits|Run the cell again", text)
     assert not re.search("<(script|style|link|iframe|svg|canvas)", page)
+
+
+@pytest.mark.parametrize("made", [TrainPanel, SweepPanel, CompressPanel])
+def test_a_card_says_what_comes_before_the_first_step(made):
+    page = made(Progress("digits").add([Preparing("data", 0, time.time() - 5)]))._card()
+    assert (
+        re.search(r"reading the data · \d+ s", page["text/html"]) and "reading the data" in page["text/plain"]
+    )
+
+
+def test_cards_can_be_read_where_notebooks_are_converted_or_not_trusted():
+    "nbconvert to Markdown, and to HTML from which styles and scripts are taken out"
+    panel = TrainPanel(train(Progress("digits").add([STARTED]), 1, 20), run_path="runs/digits")
+    live = panel._card()
+    panel.close()
+    outputs = [nbformat.v4.new_output("display_data", data) for data in (live, panel._card())]
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=outputs)])
+    page = HTMLExporter(sanitize_html=True).from_notebook_node(book)[0]
+    for text in (page, MarkdownExporter().from_notebook_node(book)[0]):
+        assert text.count("train loss") >= 2 and text.count("epoch") >= 2 and "Run %trainopt attach" in text
 
 
 @pytest.mark.parametrize("text", NASTY)

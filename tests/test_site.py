@@ -43,6 +43,29 @@ FOUND_BY = {  # what people search for -> where they should come out
     "resume": ("how-to/resume.html", "reference/magics.html#resume"),
     "schedule": ("reference/options.html#cmdoption-schedule",),
 }
+ASKED = {  # what people type -> the page that answers, among the first three
+    "how do I predict on new data": "how-to/predict",
+    "use in google colab": "how-to/colab",
+    "save model": "how-to/save-model",
+    "resume training": "how-to/resume",
+    "change the optimizer": "how-to/optimizer",
+    "use my csv": "tutorials/tables",
+    "my own dataset": "tutorials/your-model",
+    "early stopping": "how-to/early-stopping",
+    "class imbalance": "how-to/class-imbalance",
+    "CUDA out of memory": "how-to/troubleshooting",
+    "multiple GPUs": "how-to/devices",
+    "which learning rate": "how-to/learning-rate",
+    "why is my accuracy low": "how-to/doctor",
+    "export onnx": "how-to/onnx",
+    "make the model smaller": "tutorials/compress",
+    "hyperparameter search": "tutorials/sweep",
+    "same result every time": "how-to/reproducibility",
+    "Error displaying widget: model not found": "how-to/troubleshooting",
+    "the kernel appears to have died": "how-to/troubleshooting",
+    "pip behind a proxy": "how-to/troubleshooting",
+    "vs code": "how-to/install",
+}
 
 
 @pytest.fixture(scope="session")
@@ -313,6 +336,25 @@ def test_code_in_guides_and_templates_is_run():
         assert path.name.startswith("README") or not blocks.search(text), path
 
 
+def test_every_name_that_users_import_has_an_example(site):
+    page, places = soup(site / "reference/python.html"), documented(site)
+    for name in trainopt_nb.__all__:
+        head = page.find(id=places[f"trainopt_nb.{name}"].partition("#")[2])
+        example = head.find_parent("dl").find_next_sibling("div")
+        assert name in words(example) and "ipython3" in str(example["class"]), name
+
+
+def test_guides_can_be_downloaded_and_leave_assertions_out(site):
+    for guide in (ROOT / "nbs/guides").glob("[789]*.ipynb"):
+        name = re.sub(r"^\d+[a-z]?_", "", guide.stem).replace("_", "-")
+        (path,) = site.glob(f"*/{name}.html")
+        link = soup(path).find("a", class_="download")
+        assert (path.parent / link["href"]).read_bytes() == guide.read_bytes()
+        shown = [words(cell) for cell in soup(path).select("div.cell_input")]
+        kept = guide.read_text(encoding="utf-8").count("| asserts: show")
+        assert sum(bool(re.search(r"^assert |(?<!\S)assert (?!time)", cell)) for cell in shown) == kept, name
+
+
 # sound
 
 
@@ -553,6 +595,26 @@ def test_search_finds(site, server, watch, how, word):
     if how == "web":  # a page that was opened as a file may not read its neighbours
         page.wait_for_selector("#search-results li p.context")
         assert word in page.locator("#search-results").inner_text().lower()
+
+
+@pytest.mark.browser
+def test_questions_are_answered(site, watch):
+    page = watch(place(site)).open("search.html?q=resume")
+    page.wait_for_function("document.querySelector('#search-results li')")
+    asked = """query => Search._performSearch(...Search._parseQuery(query)).reverse().slice(0, 3).map(([page]) => page)"""
+    found = {query: page.evaluate(asked, query) for query in ASKED}
+    assert not {query: found[query] for query in ASKED if ASKED[query] not in found[query]}
+
+
+@pytest.mark.browser
+def test_the_sidebar_stays_where_it_was(site, watch):
+    page = watch(place(site), viewport={"width": 1200, "height": 700}).open("how-to/resume.html")
+    below = page.locator(".sidebar-tree a", has_text="Train on several hosts")
+    below.evaluate("link => link.scrollIntoView({ block: 'center', behavior: 'instant' })")
+    before = below.bounding_box()["y"]
+    with page.expect_navigation():
+        below.click()
+    assert page.url.endswith("several-hosts.html") and abs(below.bounding_box()["y"] - before) < 2
 
 
 @pytest.mark.browser

@@ -22,8 +22,9 @@ from trainopt_nb.events.progress import Progress
 from trainopt_nb.events.records import Ended, Note, Pause, Resume, State, Stop, from_lines, to_lines
 from trainopt_nb.panels.folded_trials import FoldedTable, trial_rows
 from trainopt_nb.panels.runs_panel import RunsPanel
-from trainopt_nb.panels.runs_rows import TEXTS, RunsTable
+from trainopt_nb.panels.runs_rows import TEXTS
 from trainopt_nb.panels.sweep_panel import SweepPanel, sweep_facts
+from trainopt_nb.panels.watched_runs import RunsTable
 from trainopt_nb.runs.card import plain
 from trainopt_nb.runs.run import Run
 from trainopt_nb.runs.summary import read_summary

@@ -36,7 +36,7 @@ from trainopt_nb.data.source import open_data
 from trainopt_nb.notebook.cli import main
 from trainopt_nb.notebook.new import new_notebook
 from trainopt_nb.notebook.runs_page import resume_behind
-from trainopt_nb.panels.runs_rows import RunsTable
+from trainopt_nb.panels.watched_runs import RunsTable
 from trainopt_nb.runs.plain_text import fenced, markdown, plain
 from trainopt_nb.script.write import Script
 from trainopt_nb.store.private import state_folder, user_key

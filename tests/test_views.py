@@ -1,7 +1,6 @@
 "Every view of every state that a run can be in is drawn, whatever its log holds"
 
 import json
-from types import SimpleNamespace
 from typing import Literal, get_args, get_origin
 
 import pytest
@@ -23,9 +22,12 @@ from trainopt_nb.events.records import (
     from_lines,
     to_lines,
 )
-from trainopt_nb.panels.runs_rows import run_curves, run_row, table_figures
+from trainopt_nb.panels.runs_rows import run_curves, run_row
 from trainopt_nb.panels.train_panel import moving, standing
 from trainopt_nb.runs import card
+from trainopt_nb.runs.annotations import Annotations
+from trainopt_nb.runs.arranged import cell_text, find_columns
+from trainopt_nb.runs.entry import SmallFiles, make_entry
 from trainopt_nb.runs.report import report_bundle, report_html, report_text
 from trainopt_nb.runs.summary import summarize
 
@@ -87,10 +89,11 @@ def trainings(draw):
 
 def described(progress):
     "Everything that is shown of a run without drawing a picture"
-    row = run_row(progress.name, progress, {"lr": 0.1}, False, 10)
-    watched = SimpleNamespace(progress=progress, bytes=10)
+    entry = make_entry(progress.name, summarize(progress, 0), SmallFiles({}, {"lr": 0.1}, Annotations()))
+    row = run_row(entry, False, progress.fraction)
+    row["cells"] = [cell_text(entry, column) for column in find_columns([entry])]
     panel = standing(progress) | moving(progress) | {"notes": card.messages(progress)}
-    shown = [row, run_curves(progress), table_figures([watched]), panel]
+    shown = [row, run_curves(progress), panel]
     for each in shown:
         card.json_text(each)
     lines = [epoch_line(progress, each) for each in progress.epochs]

@@ -11,7 +11,7 @@ from trainopt_nb.compression import lines as _compress_lines  # readers of a log
 from trainopt_nb.events import profiled as _profiled, usage as _usage  # the same for those that a run tells of itself
 from trainopt_nb.feed.convert import convert
 from trainopt_nb.insight.lr_find import find_lr
-from trainopt_nb.sweeps import lines as _lines  # readers of a log know the events of a sweep
+from trainopt_nb.sweeps import lines as _lines, trial_values as _trial_values  # readers of a log know the events of a sweep
 from trainopt_nb.tables.make_table import features
 from trainopt_nb.task.task import Task
 from trainopt_nb.task.train_options import TrainOptions
@@ -53,6 +53,7 @@ RUN_REPORTS.register("sweep", "trainopt_nb.sweeps.report:sweep_bundle")
 RUN_REPORTS.register("compress", "trainopt_nb.compression.report:compress_bundle")
 RUN_ACTIONS.register("eject", "trainopt_nb.script.write:write_script")
 RUN_ACTIONS.register("inspect", "trainopt_nb.insight.inspect_run:inspect_run")
+RUN_ACTIONS.register("log", "trainopt_nb.runs.write_logs:write_logs")
 RUN_ACTIONS.register("profile", "trainopt_nb.insight.profiler:profile_run")
 RUN_ACTIONS.register("predict", "trainopt_nb.api.predict:predict")
 RUN_ACTIONS.register("sweep", "trainopt_nb.sweeps.run_sweep:sweep")

@@ -145,6 +145,24 @@ def find_nodes(node, kind):
             levels.pop()
 
 
+# flags and names that are short stand in one line, and long ones break behind dots and the like
+
+WORD = re.compile(r'<span class="pre">([^<]+)</span>')
+WHOLE = 26  # letters that fit beside others on a phone
+
+
+def whole_words(match):
+    text = match[1]
+    if len(text) <= WHOLE:
+        return f'<span class="pre whole">{text}</span>'
+    return f'<span class="pre">{re.sub(r"(?<=[./_=,])(?=[^./_=,;])", "<wbr>", text)}</span>'
+
+
+def keep_words_whole(app, page, template, context, doctree):
+    if "body" in context and not page.startswith("_modules"):
+        context["body"] = WORD.sub(whole_words, context["body"])
+
+
 # the sidebar: Furo resolves and parses the tree of all pages anew for each page, two thirds of the time of a build
 
 ENTRY = re.compile(
@@ -158,6 +176,25 @@ def sidebar(app):
     every = {"collapse": False, "titles_only": True, "maxdepth": -1, "includehidden": True}
     nodes = TocTree(app.env).get_toctree_for(app.config.root_doc, app.builder, **every)
     return get_navigation_tree(app.builder.render_partial(nodes)["fragment"])
+
+
+STILL = """<script>
+(() => {  // the next page opens with the sidebar as this one left it
+  const box = document.currentScript.closest(".sidebar-scroll");
+  const toggles = [...box.querySelectorAll("input[type=checkbox]")];
+  try {
+    const kept = JSON.parse(sessionStorage.getItem("sidebar")) ?? { open: [], top: 0 };
+    for (const toggle of toggles) if (kept.open.includes(toggle.id)) toggle.checked = true;
+    box.scrollTo({ top: kept.top, behavior: "instant" });
+  } catch {}  // a browser may refuse storage
+  const current = box.querySelector(".current-page > a")?.getBoundingClientRect(), seen = box.getBoundingClientRect();
+  if (current && (current.bottom <= seen.top || current.top >= seen.bottom)) box.scrollBy({ top: current.top - seen.top - seen.height / 3, behavior: "instant" });
+  addEventListener("pagehide", () => {
+    const open = toggles.filter((toggle) => toggle.checked).map((toggle) => toggle.id);
+    try { sessionStorage.setItem("sidebar", JSON.stringify({ open, top: box.scrollTop })); } catch {}
+  });
+})();
+</script>"""
 
 
 def leave_out_sidebar(app, page, template, context, doctree):
@@ -192,13 +229,14 @@ def add_sidebar(app, page, template, context, doctree):
                     entry,
                 )
             tree = tree.replace(entries[name], entry)
-    context["furo_navigation_tree"] = tree
+    context["furo_navigation_tree"] = tree + STILL
 
 
 def setup(app):
     Node._fast_findall = find_nodes
     app.connect("env-before-read-docs", import_package)
     app.connect("viewcode-find-source", find_source)
+    app.connect("html-page-context", keep_words_whole)
     app.connect("html-page-context", leave_out_sidebar, priority=400)  # Furo has 500
     app.connect("html-page-context", add_sidebar, priority=600)
     app.add_domain(QuickPythonDomain, override=True)

@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 HIDE = {"hide", "default_exp"}
 DIRECTIVE = re.compile(r"^# ?\| ?(.*)\n?", re.M)
+ASKED = re.compile(r"^<!-- search: (.+?) -->$", re.M)
+LEAD = re.compile(r"\{\.lead\}\n(?:.+\n?)+")
 
 
 def cells_of(path):
@@ -120,10 +122,39 @@ def convert_text(
         part = re.sub(r"\]\(([^)\s]+)\)", lambda m: f"]({link_to(m[1], source, known, folder)})", part)
         return re.sub(r"(?<![`}\[])`([^`\n]+)`(?![`\]])", _refer, part)
 
-    return _outside_fences(_lexer(_lead(text)), change)
+    return _outside_fences(_lexer(ASKED.sub(_answers, _lead(text))), change)
+
+
+def _answers(match):
+    "Let the search find this place by the words that people type"
+    asked = (f"! {words.strip()}" for words in match[1].split(","))
+    return f"```{{index}} {', '.join(asked)}\n```\n\n"
 
 
 # notebooks
+
+
+def without_asserts(
+    source: str,  # of a cell
+) -> str:
+    "Leave out the assertions of a cell, which are for the tests; those in functions belong to the code"
+    head, line, body = source.partition("\n") if source.startswith("%%") else ("", "", source)
+    try:
+        tree = ast.parse(re.sub(r"^[%!]", "#", body, flags=re.M))
+    except SyntaxError:
+        return source
+    blocks, left_out = [tree.body], set()
+    for block in blocks:
+        for node in block:
+            if isinstance(node, ast.Assert) and (block is tree.body or len(block) > 1):
+                left_out |= set(range(node.lineno, node.end_lineno + 1))
+            if isinstance(node, (ast.With, ast.For, ast.If, ast.Try)):
+                blocks += [
+                    getattr(node, name) for name in ("body", "orelse", "finalbody") if hasattr(node, name)
+                ]
+            blocks += [handler.body for handler in getattr(node, "handlers", ())]
+    kept = [text for number, text in enumerate(body.split("\n"), 1) if number not in left_out]
+    return head + line + "\n".join(kept).strip("\n")
 
 
 def directives(source):
@@ -180,9 +211,14 @@ def _code(cell, words, path):
         if asked
     ]
     outputs = [o for o in cell["outputs"] if WIDGET not in o.get("data", {})]
+    source = DIRECTIVE.sub("", "".join(cell["source"]))
+    if path.parent.name == "guides" and words.get("asserts") != "show":
+        source = without_asserts(source)
+        if not source and not outputs:
+            return
     yield {
         **cell,
-        "source": DIRECTIVE.sub("", "".join(cell["source"])),
+        "source": source,
         "metadata": {"tags": tags},
         "outputs": outputs,
     }
@@ -211,6 +247,11 @@ def convert_notebook(
             cells += _entries(source, module)
         elif not HIDE & words.keys():
             cells += _code(cell, words, path)
+    if path.parent.name == "guides":
+        place = f"/files/{path.name}"
+        shutil.copy(path, folder / place[1:])
+        link = f"\n{{.download}}\n{{download}}`Download this notebook <{place}>`\n"
+        cells[0]["source"] = LEAD.sub(lambda m: f"{m[0].rstrip()}\n{link}\n", cells[0]["source"], count=1)
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     info = {"name": "python", "pygments_lexer": "ipython3"}
     for number, cell in enumerate(cells):
@@ -222,3 +263,25 @@ def convert_notebook(
         "nbformat_minor": 5,
     }
     target.write_text(json.dumps(book), encoding="utf-8")
+
+
+def examples(
+    pages: list,  # of notebooks
+) -> dict[str, str]:  # name that users import -> MyST
+    "Collect the cells that are marked as the example of a name, with what they returned"
+    found = {}
+    for page in pages:
+        if page.source.suffix != ".ipynb" or "| example:" not in page.source.read_text(encoding="utf-8"):
+            continue
+        for cell in cells_of(page.source):
+            source = "".join(cell["source"])
+            if name := directives(source).get("example"):
+                shown = without_asserts(DIRECTIVE.sub("", source))
+                given = "".join(_plain(output) for output in cell["outputs"]).rstrip()
+                found[name] = f"```ipython3\n{shown}\n```\n" + (f"\n```text\n{given}\n```\n" if given else "")
+    return found
+
+
+def _plain(output):
+    "Return an output as text"
+    return "".join(output.get("text") or output.get("data", {}).get("text/plain", "")) + "\n"

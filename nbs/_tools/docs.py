@@ -28,7 +28,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
 
 import pages  # noqa: E402
 import public  # noqa: E402
-from convert import convert_notebook, convert_text, headline  # noqa: E402
+from convert import convert_notebook, convert_text, examples, headline  # noqa: E402
 from rooms import ROOMS, notebooks, order  # noqa: E402
 
 GUIDES = {"7": "tutorials", "8": "how-to", "9": "explanation"}  # by the first digit of the number
@@ -94,6 +94,7 @@ def write_sources(
     "Write all pages for Sphinx"
     shutil.copytree(SITE, folder, ignore=shutil.ignore_patterns("README*", "__pycache__"))
     shutil.copytree(NBS / "images", folder / "images")
+    (folder / "files").mkdir()
     by_room, by_floor, plain = guides(), rooms_inside(), texts()
     every = [*chain(*by_room.values()), *chain(*by_floor.values()), *plain]
     known = {page.source: f"/{page.name}{page.source.suffix}" for page in every}
@@ -108,9 +109,11 @@ def write_sources(
                 convert_text(page.source.read_text(encoding="utf-8"), page.source, known, folder)
             )
     for room, inside in by_room.items():
-        pages.fill(folder / room / "index.md", {"pages": pages.listing(inside)})
+        pages.fill_room(folder / room / "index.md", inside)
     pages.write_inside(folder / "inside", by_floor, ROOMS)
-    pages.write_reference(folder / "reference", by_floor)
+    pages.write_reference(
+        folder / "reference", by_floor, examples(chain(*by_room.values(), *by_floor.values()))
+    )
     front = convert_text(pages.front(NBS / "index.ipynb"), NBS / "index.ipynb", known, folder)
     names = {"zh-CN": "In Chinese <zh-CN>"}  # its title is that of the front page
     values = pages.sections(front) | {"texts": "\n".join(names.get(page.name, page.name) for page in plain)}

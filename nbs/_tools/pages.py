@@ -21,6 +21,7 @@ from trainopt_nb.notebook.inspect_verb import InspectOptions
 from trainopt_nb.notebook.new import NewOptions
 from trainopt_nb.notebook.predict_verb import PredictOptions
 from trainopt_nb.notebook.profile_verb import ProfileOptions
+from trainopt_nb.notebook.runs_verb import RunsOptions
 from trainopt_nb.notebook.sweep_verbs import SpaceWords
 from trainopt_nb.notebook.verb_help import terminal_usage, verb_rows
 from trainopt_nb.notebook.verbs import CellOptions, Trust
@@ -58,8 +59,28 @@ def listing(
     inside: list,  # pages of one room
 ) -> str:
     "List the pages of a room with their sentences, and add them to the sidebar"
-    items = [f"[{page.title}](/{page.name}{page.source.suffix})\n: {page.lead}" for page in inside]
-    return "\n\n".join(items) + "\n\n" + tree([f"/{page.name}" for page in inside])
+    return _items(inside) + "\n\n" + tree([f"/{page.name}" for page in inside])
+
+
+def _items(inside):
+    return "\n\n".join(f"[{page.title}](/{page.name}{page.source.suffix})\n: {page.lead}" for page in inside)
+
+
+def fill_room(
+    path: Path,  # a template with places such as `guides: resume background`, and `pages` for all others
+    inside: list,  # pages of the room
+):
+    "List the guides of a room under the headings of its template"
+    left, values, order = {page.name.rpartition("/")[2]: page for page in inside}, {}, []
+    for place in PLACE.findall(path.read_text(encoding="utf-8")):
+        if place.startswith("guides: "):
+            group = [left.pop(name) for name in place.removeprefix("guides: ").split()]
+            values[place] = _items(group)
+            order += group
+    more = "## More\n\n" if order and left else ""
+    order += left.values()
+    values["pages"] = more + _items(left.values()) + "\n\n" + tree([f"/{page.name}" for page in order])
+    fill(path, values)
 
 
 def tree(names, caption=""):
@@ -118,9 +139,14 @@ def sections(
 def write_reference(
     folder: Path,  # of these pages
     by_floor: dict,  # folder of nbs/ -> pages
+    shown: dict[str, str],  # name that users import -> its example
 ):
     "Fill the templates of the reference"
-    every = {f"api {name}": api.entry(full) for full, name in public.places().items() if name}
+    every = {
+        f"api {name}": api.entry(full) + _example(shown.get(name.removeprefix(f"{public.LIB}.")))
+        for full, name in public.places().items()
+        if name
+    }
     values = {
         **every,
         "options": _options(TrainOptions),
@@ -128,6 +154,7 @@ def write_reference(
         "cell options": _options(CellOptions),
         "trust options": _plain_options(Trust),
         "predict options": _plain_options(PredictOptions),
+        "runs options": _plain_options(RunsOptions),
         "profile options": _plain_options(ProfileOptions),
         "inspect options": _plain_options(InspectOptions),
         "doctor options": _plain_options(DoctorOptions),
@@ -155,6 +182,10 @@ def write_reference(
                 for k, v in values.items()
             },
         )
+
+
+def _example(text):
+    return f"\n\n{{.also}}\nExample:\n\n{text}" if text else ""
 
 
 def _head(o):

@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -29,16 +30,61 @@ images, digits = load_digits(return_X_y=True)
 images = images.astype("float32") / 16
 train_data, valid_data = (images[:1400], digits[:1400]), (images[1400:], digits[1400:])
 model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))"""
+IMAGES = f"{TASK}\nimages = images.reshape(-1, 1, 8, 8)\ntrain_data, valid_data = (images[:1200], digits[:1200]), (images[1200:], digits[1200:])\nmodel = nn.Sequential(nn.Flatten(), *model)"
+WIDE = f"{TASK}\ntrain_data, valid_data = (images[:1200], digits[:1200]), (images[1200:], digits[1200:])\nmodel = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))"
+COMPRESS = "%trainopt compress model --floor 3% --batch 1,64 --seconds 0.3"
+STEPS = (
+    ("Prune", {"amount": "0.5", "target": "macs", "epochs": "4"}),
+    ("Quantize", {"kind": "int8", "engine": "onnxruntime"}),
+)
 
 
-def panel(lab):
-    "The panel of the quickstart when it is two thirds through"
-    lab.open_file(ROOT / "nbs/guides/70_quickstart.ipynb")
+def tutorial(guide, epoch, lab, assumed=False):
+    "The first panel of a tutorial at an epoch, with its assumptions open or closed"
+    lab.open_file(ROOT / f"nbs/guides/{guide}.ipynb")
     lab.command("application:toggle-left-area")
     lab.run_all()
     shown = lab.page.locator(".tonb-panel").first
-    begun = f"document.querySelector('.tonb-panel')?.innerText.includes('epoch {EPOCH} of')"
-    lab.page.wait_for_function(begun, timeout=120_000)
+    if assumed:
+        shown.locator(".tonb-assumed-head button").click(timeout=120_000)
+    reached = f"document.querySelector('.tonb-panel')?.innerText.includes('epoch {epoch} of')"
+    lab.page.wait_for_function(reached, timeout=120_000)
+    return shown
+
+
+def inspect(lab):
+    "The report on a run of digits"
+    lab.open(LOAD, f"%%trainopt fit --name digits --epochs 4 --lr 3e-3\n{IMAGES}", "%trainopt inspect --n 6")
+    lab.command("application:toggle-left-area")
+    lab.run_all()
+    lab.wait_text(2, "calibration", 120)
+    lab.page.wait_for_timeout(800)
+    return lab.output(2).locator(".jp-OutputArea-output").first
+
+
+def compress(lab):
+    "The panel of a compression after two steps"
+    lab.open(
+        LOAD,
+        f"%%trainopt fit --name digits --epochs 8 --lr 3e-3 --schedule onecycle --device cpu --threads 1\n{WIDE}",
+        COMPRESS,
+    )
+    lab.command("application:toggle-left-area")
+    lab.run_all()
+    shown = lab.page.locator(".tonb-compress")
+    ended = "document.querySelector('.tonb-compress[data-state=waits]')?.querySelectorAll('tr[data-candidate]').length >= "
+    lab.page.wait_for_function(f"{ended}1", timeout=120_000)
+    for count, (step, values) in enumerate(STEPS, 2):
+        shown.get_by_role("button", name=f"{step}: options", exact=True).click()
+        form = shown.get_by_role("form")
+        for option, value in values.items():
+            field = form.locator(f"[data-option={option}] :is(input, select)").last
+            chosen = field.evaluate("(node) => node.tagName") == "SELECT"
+            field.select_option(value) if chosen else field.fill(value)
+        form.get_by_role("button", name="Run").click()
+        lab.page.wait_for_function(f"{ended}{count}", timeout=180_000)
+    lab.page.mouse.move(5, 5)
+    lab.page.wait_for_timeout(800)
     return shown
 
 
@@ -146,10 +192,22 @@ def data(lab):
     return shown
 
 
-PICTURES = {"panel": panel, "form": form, "runs": runs, "devices": devices, "sweep": sweep, "data": data}
+PICTURES = {
+    "panel": partial(tutorial, "70_quickstart", EPOCH),
+    "form": form,
+    "runs": runs,
+    "devices": devices,
+    "sweep": sweep,
+    "data": data,
+    "compress": compress,
+    "inspect": inspect,
+    "own-model": partial(tutorial, "71_your_model", 5, assumed=True),
+    "eject": partial(tutorial, "75_eject", 4),
+    "images": partial(tutorial, "77_images", 9, assumed=True),
+}
 
 
-def _compress(path):
+def _fewer_colours(path):
     "Keep 256 colours of a picture, which are enough for a panel"
     Image.open(path).quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
@@ -173,7 +231,7 @@ def main(
                     page = browser.new_page(viewport={"width": 1180, "height": 1500}, device_scale_factor=2)
                     shown = PICTURES[name](Lab(server, page, home))
                     shown.screenshot(path=folder / f"{name}{ending}.png")
-                    _compress(folder / f"{name}{ending}.png")
+                    _fewer_colours(folder / f"{name}{ending}.png")
                     page.close()
                     server.end_sessions()
                     shutil.rmtree(

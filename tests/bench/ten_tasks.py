@@ -72,7 +72,7 @@ TASKS = {
             lit, trainer = Digits(model), L.Trainer(max_epochs=5)
             trainer.fit(lit, *loaders)""",
     },
-    "train a CSV with words and gaps": {
+    "train on a CSV file with text and missing values": {
         "trainopt_nb": """
             %%trainopt fit --target rich --epochs 5
             train_data, valid_data = "people.csv", None
@@ -134,7 +134,7 @@ TASKS = {
             losses = nn.functional.cross_entropy(scores, torch.tensor(valid_data[1]), reduction="none")
             losses.topk(9)""",
     },
-    "stop, and go on tomorrow": {
+    "stop, and resume tomorrow": {
         "trainopt_nb": "# press Stop\n\n%trainopt resume",
         "fastai": """
             # press interrupt
@@ -159,7 +159,7 @@ TASKS = {
                 scores = model.eval()(torch.tensor(new_images))
             scores.softmax(1), scores.argmax(1)""",
     },
-    "rare classes": {
+    "balance rare classes": {
         "trainopt_nb": "--balance weighted",
         "fastai": """
             weights = 1 / np.bincount(digits[:1400])[digits[:1400]]
@@ -169,7 +169,7 @@ TASKS = {
             weights = 1 / np.bincount(digits[:1400])[digits[:1400]]
             loaders = DataLoader(pairs[0], 32, sampler=WeightedRandomSampler(weights, 1400)), DataLoader(pairs[1], 32)""",
     },
-    "change training data at random": {
+    "augment the training data": {
         "trainopt_nb": "--augment noise:0.1",
         "fastai": """
             class Noise(Callback):
@@ -211,7 +211,7 @@ TASKS = {
             study = optuna.create_study(direction="maximize")
             study.optimize(objective, n_trials=4)""",
     },
-    "make the model smaller, as an ONNX file": {
+    "make the model smaller, and export it as ONNX": {
         "trainopt_nb": "%trainopt compress model --prune 0.5 --floor 2%\ncompressed.export('small')",
         "fastai": """
             import torch_pruning as tp
@@ -245,7 +245,7 @@ def _whole(tool, task, program):
     "The cells of a program that runs, where `program` is a part of one"
     program = textwrap.dedent(program).strip()
     first = textwrap.dedent(FIT[tool]).strip()
-    if task in ("train on arrays", "train a CSV with words and gaps"):
+    if task in ("train on arrays", "train on a CSV file with text and missing values"):
         return [program]
     if tool == "trainopt_nb":
         if program.startswith("--"):
@@ -259,7 +259,7 @@ def _whole(tool, task, program):
             "lightning": "return torch.optim.AdamW(self.parameters(), lr=3e-3)",
         }[tool]
         return [first.replace(old, f"metrics=accuracy, {program})" if tool == "fastai" else program)]
-    if task == "change training data at random":
+    if task == "augment the training data":
         if tool == "lightning":
             return [first.replace("x, y = batch\n", f"x, y = batch\n        {program}\n", 1)]
         callback, given = program.rsplit("\n\n", 1)

@@ -100,7 +100,7 @@ def shown(only_page):
 
 def test_the_page_shows_the_candidates_and_follows_the_compression(shown):
     page = shown.page
-    assert page.locator(".tonb-head .tonb-state").inner_text() == "waits for you"
+    assert page.locator(".tonb-head .tonb-state").inner_text() == "waiting for you"
     assert page.locator(".tonb-figure b").all_inner_texts() == ["9.1×", "12.7×", "13.4×", "98.3%", "41 s"]
     order = page.locator("tr[data-candidate]").evaluate_all("all => all.map((row) => row.dataset.candidate)")
     assert order == [
@@ -143,7 +143,7 @@ def test_one_click_takes_the_defaults_of_a_step(shown):
     ]  # what is in use is run by ONNX Runtime
     shown.add(Working("prune 0.5", "removes channels"))
     assert "tonb-pending" not in prune.get_attribute("class")
-    assert "“prune 0.5” is under way" in shown.button("Quantize").get_attribute("title")
+    assert "“prune 0.5” is running" in shown.button("Quantize").get_attribute("title")
     for button in (shown.button("Quantize"), shown.row(2).get_by_role("button", name="Use")):
         button.click(force=True)  # they are off, and can be reached by the keyboard
     assert shown.commands() == []

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import time
+from contextlib import suppress
 from queue import Empty
 
 import nbformat
@@ -105,6 +106,16 @@ def replies(client, last, timeout=30):
     return found
 
 
+def newest_state(client):
+    "The state that a page shows of the kernel"
+    state = None
+    with suppress(Empty):
+        while True:
+            message = client.get_iopub_msg(timeout=0.5)
+            state = message["content"].get("execution_state", state)
+    return state
+
+
 def value(client, expression):
     "What an expression is in the kernel"
     reply = client.execute_interactive("", user_expressions={"x": expression}, timeout=30, allow_stdin=False)
@@ -121,6 +132,7 @@ def test_comms_now_cells_later(client):
         last = run(client, f"order.append('cell {i}')")
     answers = replies(client, client.kernel_info())
     assert len(answers) == 1  # before that of the run: a page that is loaded again asks for it first
+    assert newest_state(client) == "busy"  # what a page shows, though comms were answered
     completion = client.complete("orde")
     last = run(client, "order.append('last')")
     comm(client, "comm_msg", "end")

@@ -4,12 +4,14 @@ import json
 import math
 import random
 import re
+import time
 
 import pytest
 from harness import Plain
 
 from trainopt_nb.events.assumptions import Assumption, Assumptions
 from trainopt_nb.events.curves import Curve
+from trainopt_nb.events.preparing import Preparing
 from trainopt_nb.events.progress import Progress
 from trainopt_nb.events.records import (
     Ended,
@@ -217,6 +219,16 @@ def test_shows_what_is_told(open_panel):
     assert page.text(".tonb-foot").split("\n")[0].startswith("run runs/one")
     figures = [" ".join(text.split()) for text in page.root.locator(".tonb-figure").all_inner_texts()]
     assert figures[2].startswith("96.8% accuracy +") and figures[3].endswith("k/s samples")
+
+
+def test_what_comes_before_the_first_step_is_told(open_panel):
+    page = open_panel()
+    page.tell(Preparing("data", 0, time.time() - 5))
+    assert (
+        re.match(r"reading the data · [567] s$", page.text(".tonb-step")) and page.data("state") == "waiting"
+    )
+    page.tell(*run_events(20))
+    assert page.text(".tonb-step").startswith("epoch 1 of 12")
 
 
 def drawn(page, chart, colour):
@@ -472,11 +484,11 @@ def test_a_reader_chooses_what_the_charts_show(open_panel):
     assert page.clicked() == [] and "0.5 is 170 times the current learning rate (0.003)" in page.text(
         ".tonb-question"
     )
-    shown.get_by_role("button", name="Leave", exact=True).click()
+    shown.get_by_role("button", name="Keep current", exact=True).click()
     assert page.clicked() == [] and field.input_value() == "0.003"
     field.fill("0.5")
     field.press("Enter")
-    shown.get_by_role("button", name="Take it").click()
+    shown.get_by_role("button", name="Use it").click()
     assert page.clicked() == [SetLr(0.5)] and not page.root.locator(".tonb-question").is_visible()
 
 

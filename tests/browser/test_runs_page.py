@@ -149,13 +149,13 @@ def test_a_row_says_what_a_run_is(open_table, tmp_path):
     never = Run.create(tmp_path, "never", {"epochs": 2})
     page = open_table()
     cells = [" ".join(text.split()) for text in page.row(run).locator("td").all_inner_texts()]
-    assert cells[1:3] == [run.name, "stopped"] and cells[3] == "5/12"
-    assert (
-        re.fullmatch(r"94\.4% accuracy, epoch 5 valid loss 0\.\d+", cells[4])
-        and cells[6] == "lr 0.01, loss focal"
-    )
+    assert cells[1] == f"▸ {run.name}" and cells[3] == "5/12"
+    assert cells[2] == "stopped a reason" and cells[4] == "94.4% accuracy, epoch 5"
+    assert re.fullmatch(r"0\.\d+", cells[5]) and cells[7] == "lr 0.01, loss focal"
     assert "not begun" in page.row(never).inner_text()
-    names = page.root.locator("tbody tr").evaluate_all("rows => rows.map((row) => row.dataset.name)")
+    names = page.root.locator("tbody tr[data-name]").evaluate_all(
+        "rows => rows.map((row) => row.dataset.name)"
+    )
     assert names == [never.name, run.name]
     figures = [" ".join(text.split()) for text in page.root.locator(".tonb-figure").all_inner_texts()]
     assert figures[:3] == ["2 runs", "0 running", "94.4% best accuracy"]
@@ -201,14 +201,16 @@ def test_buttons_fit_what_is_chosen(open_table, tmp_path):
         for name, state in (("done", "finished"), ("stopped", "stopped"), ("running", None))
     )
     page = open_table()
-    assert page.enabled() == {"Close"} and "select runs" in page.root.locator(".tonb-step").inner_text()
+    assert (
+        page.enabled() == {"Close", "CSV"} and "select runs" in page.root.locator(".tonb-step").inner_text()
+    )
     page.pick(stopped)
-    assert page.enabled() == {"Compare", "Attach", "Resume", "Delete", "Close"}
+    assert page.enabled() == {"Compare", "Attach", "Resume", "Delete", "Close", "CSV"}
     page.press("Resume")
     page.press("Attach")
     assert page.done == [("resume", stopped.name), ("attach", stopped.name)]
     page.pick(running)
-    assert page.enabled() == {"Compare", "Stop", "Close"}
+    assert page.enabled() == {"Compare", "Stop", "Close", "CSV"}
     inbox = running.inbox()
     page.press("Stop")
     assert "stopped by hand" in str(inbox()) and inbox() is None
@@ -218,7 +220,7 @@ def test_buttons_fit_what_is_chosen(open_table, tmp_path):
     page.row(running).locator(".tonb-pick").uncheck()
     page.row(stopped).locator(".tonb-run-name").click()  # a click on the row chooses as well
     page.pick(done)
-    assert page.enabled() == {"Compare", "Attach", "Delete", "Close"}
+    assert page.enabled() == {"Compare", "Attach", "Delete", "Close", "CSV"}
     assert f"resume {done.name} --epochs" in page.root.locator(".tonb-resume").get_attribute("title")
 
 
@@ -486,3 +488,95 @@ def test_a_sweep_is_unfolded_into_its_trials(open_table, tmp_path):
     page.hand_over()
     assert not inner.count() and "Attach" not in page.enabled()  # what is folded is not selected
     run.stop_writing()
+
+
+def arranged(page):
+    "What the page shows: the names of its runs, in their order"
+    return page.root.locator("tbody tr[data-name]").evaluate_all(
+        "rows => rows.map((row) => row.dataset.name)"
+    )
+
+
+def search(page, query):
+    page.root.locator(".tonb-query").fill(query)
+    for _ in range(20):
+        page.page.clock.run_for(100)
+        page.hand_over()
+        if any("view" in content for content in page.asked[-3:]):
+            break
+    page.hand_over()
+
+
+def test_runs_are_sorted_searched_and_annotated_and_it_stays_so(open_table, tmp_path):
+    low, high = (
+        make_run(tmp_path, "low", 56, "finished", lr=0.1),
+        make_run(tmp_path, "high", 140, "failed", 0.02, lr=0.01),
+    )
+    mid = make_run(tmp_path, "mid", 140, "finished", lr=0.05)
+    page = open_table(1200)
+    head = page.root.locator("th.tonb-head-best")
+    sort = head.locator("button")
+    assert arranged(page) == [mid.name, high.name, low.name] and head.get_attribute("aria-sort") == "none"
+    for names, way in (
+        ([high, mid, low], "descending"),
+        ([low, mid, high], "ascending"),
+        ([mid, high, low], "none"),
+    ):
+        sort.focus()
+        page.page.keyboard.press("Enter")
+        page.hand_over()
+        assert (arranged(page), head.get_attribute("aria-sort")) == ([run.name for run in names], way)
+    page.root.get_by_role("button", name="lr", exact=True).click()
+    page.hand_over()
+    assert arranged(page) == [high.name, mid.name, low.name]
+    search(page, "lr>=0.05")
+    assert (
+        arranged(page) == [mid.name, low.name] and "2 of 3" in page.root.locator(".tonb-count").inner_text()
+    )
+    search(page, "acuracy>1")
+    assert "Did you mean 'accuracy'" in page.root.locator(".tonb-search [role=alert]").inner_text()
+    search(page, "")
+    page.row(high).locator(".tonb-unfold").click()
+    page.settle()
+    details = page.root.locator(f"tr[data-of='{high.name}']")
+    assert (
+        "a reason" in details.inner_text() and "a reason" in page.row(high).locator(".tonb-why").inner_text()
+    )
+    details.locator(".tonb-note-of").fill("a first try")
+    details.locator(".tonb-tags-of").fill("baseline, paper")
+    details.get_by_role("button", name="Save").click()
+    page.hand_over()
+    assert high.note() == "a first try" and high.tags == ("baseline", "paper")
+    assert page.row(high).locator(".tonb-tag").all_inner_texts()[:2] == ["baseline", "paper"]
+    page.press("CSV")
+    assert "runs to" in page.root.locator(".tonb-told").inner_text()
+    again = page.page.evaluate(
+        "(state) => fromKernel({ method: 'update', state })", {"whole": page.panel.whole()}
+    )
+    assert again is None and arranged(page) == [
+        high.name,
+        mid.name,
+        low.name,
+    ]  # as a page that is loaded again has it
+
+
+def test_values_in_which_runs_differ_stand_below_their_curves(open_table, tmp_path):
+    runs = [
+        make_run(tmp_path, name, 56, "finished", lr=lr, seed=0) for name, lr in (("one", 0.1), ("two", 0.2))
+    ]
+    page = open_table()
+    page.pick(*runs)
+    page.press("Compare")
+    page.settle()
+    rows = lambda: page.root.locator(".tonb-beside tbody th[scope=row]").all_inner_texts()
+    assert "lr" in rows() and "seed" not in rows()
+    page.root.get_by_label("Show equal values").check()
+    assert "seed" in rows()
+
+
+@pytest.mark.parametrize(("width", "shown"), [(390, 4), (760, 7), (1200, 8)])
+def test_a_narrow_page_shows_what_matters_most(open_table, tmp_path, width, shown):
+    runs = [make_run(tmp_path, name, 56, "finished", lr=lr) for name, lr in (("one", 0.1), ("two", 0.2))]
+    page = open_table(width)
+    heads = [head for head in page.root.locator(".tonb-table thead th").all() if head.is_visible()]
+    assert len(heads) == shown and page.row(runs[0]).locator(".tonb-cell-best").is_visible()

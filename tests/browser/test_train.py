@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from harness import CONNECTION
 
 from trainopt_nb.events.curves import Curve
 
@@ -99,10 +100,13 @@ def test_panel_answers_while_the_cell_trains(lab, server, kernel, undisturbed):
     panel(lab).locator(".tonb-save").click()
     lab.wait_for(lambda: len([r for r in events(server) if r["kind"] == "Saved"]) > before, "a checkpoint")
 
+    looks_busy = lambda: lab.page.evaluate(CONNECTION)["kernel"] == "busy"
+    lab.wait_for(looks_busy, "a kernel that looks busy after clicks")
     lab.save()
     shown, at = points(lab), step(lab)
     lab.refresh()
     trains(lab)
+    lab.wait_for(looks_busy, "a kernel that looks busy for a page that was loaded anew")
     # a page that is loaded again gets the whole curve, of which half the points stay each time that it is full
     assert step(lab) > at and points(lab) >= min(shown, Curve().limit // 2) > 20
     lab.screenshot(f"train-{kernel}-refreshed")
@@ -253,7 +257,9 @@ def test_a_form_starts_the_run(lab, kernel):
     form.get_by_role("tab", name="Values of the cell").click()
     form.get_by_label("hidden", exact=True).fill("12")
     enter("Most used", "Learning rate", "fast")
-    refused = lambda: "Learning rate must be a number from 1e-12" in lab.read(form.locator(".tonb-option-error"))
+    refused = lambda: (
+        "Learning rate must be a number from 1e-12" in lab.read(form.locator(".tonb-option-error"))
+    )
     form.locator(".tonb-option-error").wait_for()
     lab.wait_for(refused, "the refusal")
     lab.save()
@@ -267,7 +273,9 @@ def test_a_form_starts_the_run(lab, kernel):
     line = "%%trainopt fit --epochs 1 --lr 0.002"
     assert line in lab.read(lab.output(1).locator(".tonb-form-done .tonb-line").first)
     lab.save()
-    stored = [output["data"]["text/html"] for output in lab.saved()["cells"][1]["outputs"] if "data" in output]
+    stored = [
+        output["data"]["text/html"] for output in lab.saved()["cells"][1]["outputs"] if "data" in output
+    ]
     assert line in stored[0] and "hidden = 12" in stored[0]
 
 

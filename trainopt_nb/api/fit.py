@@ -14,7 +14,7 @@ from torch import nn
 from .elsewhere import newest_run
 from .handle import load_final_weights
 from .prepare_run import stored_options
-from .run_task import Where, print_lines, run_task
+from .run_task import Where, begin_in_lines, print_lines, run_task
 from ..parallel.ranks import from_environment
 from ..runs.run import Run
 from ..runs.table import find_run
@@ -27,7 +27,7 @@ def fit(
     train_data: object,  # a pair `(inputs, targets)` of arrays, a path, a Dataset, a DataLoader, an iterable of batches
     valid_data: object = None,  # the same, or None
     *,
-    unlabelled: object = None,  # inputs without targets, of which a model with a teacher= learns too
+    unlabelled: object = None,  # inputs without targets, for training with a teacher
     folder: str | Path = "runs",  # where runs are kept
     name: str = "",  # what the run is about
     write: Callable[[str], object] = print,  # called with one line for each epoch
@@ -35,7 +35,8 @@ def fit(
 ) -> Run:
     "Train a model. Raises `OptionError`, `DataError` or `TaskError` before the first step, `RunError` where training failed"
     task, chosen = Task(model, train_data, valid_data, unlabelled=unlabelled), TrainOptions.of(**options)
-    run = print_lines(run_task(task, chosen, Where(folder, name)), write)
+    handle = begin_in_lines(lambda: run_task(task, chosen, Where(folder, name)), write)
+    run = print_lines(handle, write)
     return _with_all(run, model, chosen)
 
 
@@ -50,11 +51,11 @@ def resume(
     write: Callable[[str], object] = print,  # called with one line for each epoch
     **changes: object,  # options that change from now on, such as `epochs`
 ) -> Run:
-    "Resume a run from its newest whole checkpoint. Raises `RunError` where there is nothing to resume, and the errors of `fit`"
+    "Resume a run from its latest complete checkpoint. Raises `RunError` if there is nothing to resume, and the errors of `fit`"
     run = run if isinstance(run, Run) else find_run(run, folder) if run else newest_run(folder, write)
     chosen = stored_options(run, changes)
     task = Task(model, train_data, valid_data, unlabelled=unlabelled)
-    run = print_lines(run_task(task, chosen, resume=run), write)
+    run = print_lines(begin_in_lines(lambda: run_task(task, chosen, resume=run), write), write)
     return _with_all(run, model, chosen)
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from .log import Log
 from ..base.errors import CheckpointError, RunError
+from ..events.preparing import Preparing
 from ..events.progress import LIVE, Progress
 from ..events.received_commands import checked_command
 from ..events.records import Ended, Note, Pause, Resume, State, Stop
@@ -29,6 +30,7 @@ class RunHandle:
     run: Run  # its directory
     progress: Progress  # kept up to date by `events`
     model: nn.Module | None  # has the weights of the run when it has ended
+    given_up = ""  # why it was stopped before it began; empty where it was not
 
     def events(
         self,
@@ -56,7 +58,7 @@ class RunHandle:
                 pass
         finally:
             self.close()
-        if self.progress.state in ("failed", "dead", "not begun"):
+        if self.progress.state in ("failed", "dead", "not begun") and not self.given_up:
             error = RunError(self.progress.reason)
             error.run = self.run
             raise error
@@ -130,8 +132,8 @@ def _unwritten(failure, progress):
     return end
 
 # %% ../../nbs/api/02_handle.ipynb #02361363
-class FollowedRun(RunHandle):
-    "A run that other processes train, followed through its directory"
+class _Followed(RunHandle):
+    "The directory of a run that other processes train"
 
     def __init__(
         self,
@@ -160,13 +162,18 @@ class FollowedRun(RunHandle):
             if self.run.alive:  # else it ended meanwhile
                 raise
 
+# %% ../../nbs/api/02_handle.ipynb #a4df0011
+class FollowedRun(_Followed):
+    "A run that other processes train, followed through its directory"
+
     def events(self, asked=lambda: None, nap=0.01):
         while not self._over:
             # before the log, into which that thread writes first
             starting, failure = self.starting, self.failure
             new = self._tail.read() + _unwritten(failure, self.progress)
             self._over = bool(failure) or not (starting or self._tail.alive)
-            self._resuming = self._resuming and not (new or self._over)
+            begun = any(type(event) is not Preparing for event in new)
+            self._resuming = self._resuming and not (begun or self._over)
             self._await_start()
             yield new
             sent = self._pass_on(asked)
@@ -177,9 +184,28 @@ class FollowedRun(RunHandle):
         "Send the commands of the caller; a stop that is repeated is sent once"
         sent = False
         while not self._over and (command := asked()) is not None and command != self._sent:
+            if isinstance(command, Stop) and self.progress.state == "waiting" and self._parent_pipe:
+                self._give_up(command)
+                return True
             self.send(command)
             self._sent, sent = command if isinstance(command, Stop) else None, True
         return sent
+
+    def _give_up(self, stop):
+        "End the processes of this run, none of which has begun: there is nothing to wait for"
+        self._parent_pipe.close()
+        self._over, self.given_up = True, stop.reason
+        self.progress.state, self.progress.reason = self._tail.logged
+        if not self.progress.begun:
+            self.progress.state = "not begun"
+            self.progress.reason = f"{stop.reason} before the first step; run its cell again"
+
+    def abandon(self):
+        "End a run whose start was interrupted: one that outlives this process stops at its first step"
+        if self._parent_pipe:
+            self._parent_pipe.close()
+        else:
+            self.send(Stop("interrupted"))
 
     def close(self):
         ours = self._parent_pipe is not None

@@ -15,7 +15,7 @@ def load_data(
     train_data: object,  # a path, a table, texts and labels, a Hugging Face dataset
     valid_data: object = None,  # the same, or None
     **options: object,  # any of `FeedOptions`, such as image_size
-) -> ReadData:  # `train`, `valid`, `classes`, and what there is to say in `notes` and `assumptions`
+) -> ReadData:  # `train`, `valid`, `classes`, `notes` and `assumptions`
     "Read training and validation data. Raises `DataError` or `OptionError`"
     read = read_data(train_data, valid_data, FeedOptions.of(**options))
     if read is None:

@@ -17,7 +17,8 @@ from .rescue import Rescue
 from ..base.errors import CheckpointError, RunError
 from ..base.interrupts import interrupted
 from ..events.progress import ENDED, Progress
-from ..events.records import Ended, Epoch, Heartbeat, State, Step
+from ..events.records import Ended, Epoch, Heartbeat, Note, State, Step
+from ..runs.logged_values import follow_logs
 from ..runs.run import Run
 from ..workers.processes import describe_error
 
@@ -33,8 +34,10 @@ class _Written:
         | None = None,  # writes a checkpoint into a folder, where the directory of the run is gone; None where one process cannot
         keep: tuple[str, ...] = (),  # as for `Rescue`
         wait: float = 0.0,  # most seconds that events which are taken wait for the disk
+        logs: Sequence = (),  # names of `LOGS` and objects of the user's that follow the run
     ):
         self.run, self.progress, self.wait = run, progress, wait
+        self.others = follow_logs(run, logs) if logs else None
         self.rescue = Rescue(run.path, save, keep)
         self.new, self._seen = [], 0  # not returned yet; how many of these are in the progress
         self._waiting = []  # not on the disk yet
@@ -51,11 +54,28 @@ class _Written:
     def _add_new(self):
         "Take new events into the progress"
         self.run.check_process()
+        if self.others:
+            self.new += self._notes(self.others.said())
         part = _read_losses(self.new[self._seen :])
         self.new[self._seen :] = part
         self._seen = len(self.new)
         self.progress.add(part)
         self._waiting += part
+
+    def _notes(self, said):
+        return [Note(level, text, self.progress.step, "log") for level, text in said]
+
+    def finish_logs(self) -> list:  # records
+        "Let those that follow the run write its end, and return what they say"
+        others, self.others = self.others, None
+        if others is None:
+            return []
+        self.write()
+        notes = self._notes(others.finish())
+        self.progress.add(notes)
+        self._waiting += notes
+        self.write()
+        return notes
 
     def _append(self):
         self._written = time.perf_counter()
@@ -171,7 +191,8 @@ def follow(
                 for each in watchers:
                     each.woke()
     except StopIteration:
-        pass
+        if notes := log.finish_logs():
+            yield notes
     except Exception as error:
         gone = log.gone()  # then that is why
         failure = describe_error(error) if gone is None else str(gone)
@@ -213,6 +234,7 @@ def _close(events, log, failure):
         if log.progress.state not in ENDED:
             log.new.append(Ended(state, log.progress.step, log.progress.epoch, reason, time.time()))
             log.write()
+        log.finish_logs()
         log.run.stop_writing()
         log.rescue.close()
     if log.lost:

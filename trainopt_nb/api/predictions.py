@@ -15,6 +15,7 @@ from ..base.errors import DataError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+from ..events.format import counted
 
 # %% ../../nbs/api/08b_predictions.ipynb #a1ef56a5
 class Predictions(NamedTuple):
@@ -49,7 +50,9 @@ class Predictions(NamedTuple):
     def __repr__(self):
         first = self.labels[:5].tolist() if isinstance(self.labels, Tensor) else self.labels[:5]
         said = "".join(f"\n{note}" for note in self.notes)
-        return f"{len(self)} predictions: {', '.join(map(str, first))}{', …' * (len(self) > 5)}{said}"
+        return (
+            f"{counted(len(self), 'prediction')}: {', '.join(map(str, first))}{', …' * (len(self) > 5)}{said}"
+        )
 
 # %% ../../nbs/api/08b_predictions.ipynb #ad3efdb5
 def _probabilities(scores, form, axis, several):

@@ -12,9 +12,12 @@ from pathlib import Path
 import torch
 
 from .elsewhere import check_places
+from .finish_imports import finish_imports
 from .handle import LocalRun
 from .log import Log, follow
 from ..base.errors import OptionError, RunError
+from ..base.interrupts import defer_interrupt
+from ..base.phases import tell_phase
 from ..clean.change_log import change_events
 from ..clean.cleaning import again_clean, clean_task
 from ..events.progress import Progress
@@ -35,6 +38,8 @@ from ..train.sync import synced_events, watchers_of
 from ..train.task_data import tuned
 from ..train.task_record import task_record
 from ..data.generators import seed_torch
+from ..events.format import counted
+from ..train.threads import choose_threads
 
 # %% ../../nbs/api/03_prepare_run.ipynb #b7c69ac0
 def _save(loop, folder):
@@ -59,21 +64,34 @@ def _handle(run, loop, token="", every=0.1, late=False, prompt=()):
         tail.update()
     alone = single or loop.prepared.ranks.plan == "data"  # else all ranks put the state together
     save = (lambda folder: _save(loop, folder)) if alone else None
-    log = Log(run, tail.progress, save, wait=every if prompt else 0.0)
+    log = Log(run, tail.progress, save, wait=every if prompt else 0.0, logs=loop.options.log)
     events = synced_events(loop.events(run.path, run.name, log.write, late), loop, watchers)
     turns = follow(events, run, tail.progress, every, log, prompt, watchers=watchers if single else ())
     return LocalRun(run, tail.progress, turns, loop.prepared.model, log)
 
 
-def _loop(task, options, ranks=SINGLE, known=None):
+def _with_threads(prepared, options, here):
+    "Choose the number of CPU threads; returns both options with it, and a fact about the run"
+    if (chosen := choose_threads(prepared, here)) is None:
+        return options, here, {}
+    options, here = (each.replace(threads=chosen.threads) for each in (options, here))
+    return options, here, {"threads": chosen._asdict()}
+
+
+def _loop(task, options, ranks=SINGLE, known=None, shared=False):
     task, options = tuned(task, options, ranks)
+    tell_phase("data")
     task, opened, changes = clean_task(read_task(task, options), options, ranks)
     seed_torch(options.seed)
     opened, here = (each.on(ranks.data_shard[1]) for each in (opened, options))
     task = with_table(task, opened)
+    tell_phase("check")
     told = change_events(changes.get("changes"))
-    loop = Loop(prepare(task, opened, ranks, known=known), here, told=told)
-    return loop, task_record(task, loop) | changes, options, task.table
+    prepared, fact = prepare(task, opened, ranks, known=known), {}
+    if not shared:
+        options, here, fact = _with_threads(prepared, options, here)
+    loop = Loop(prepared, here, told=told)
+    return loop, task_record(task, loop) | changes | fact, options, task.table
 
 
 def _store(run, table):
@@ -101,12 +119,15 @@ def start(
     late: bool = False,  # whether the first checkpoint and the first summary are written after a while, or at the end
     prompt: tuple[type, ...] = (),  # as for `follow`
     known: KnownTask | None = None,  # as in `prepare`
+    shared: bool = False,  # whether other trainings have the other cores: the threads stay as they are
     **place: object,  # `folder`, `name`, `cell` and facts, as for `new_run`
 ) -> LocalRun:
     "Prepare a new run in this process; nothing is on the disk if that fails"
-    loop, record, options, table = _loop(task, options, known=known)
-    run = _store(new_run(task, options, **record, **place), table)
-    return _handle(run, loop, late=late, prompt=prompt)
+    finish_imports()
+    loop, record, options, table = _loop(task, options, known=known, shared=shared)
+    with defer_interrupt():  # no half of a directory
+        run = _store(new_run(task, options, **record, **place), table)
+        return _handle(run, loop, late=late, prompt=prompt)
 
 
 def start_in(
@@ -158,10 +179,9 @@ def _check_done(run, training, options):
     for name, done in (("epochs", training["epoch"]), ("max_steps", training["step"])):
         limit = getattr(options, name)
         if run.progress.state == "finished" and limit is not None and done >= limit:
-            what, flag = name.removeprefix("max_"), name.replace("_", "-")
-            raise RunError(
-                f"The run {run.name} has done all of its {limit} {what}: pass more, such as --{flag} {2 * limit}."
-            )
+            what, flag = name.removeprefix("max_").removesuffix("s"), name.replace("_", "-")
+            all_of = f"all of its {counted(limit, what)}" if limit > 1 else f"its only {what}"
+            raise RunError(f"The run {run.name} has done {all_of}: pass more, such as --{flag} {2 * limit}.")
 
 
 def _other_length(run, state):
@@ -194,7 +214,7 @@ def _early(run, training, options):
     if not (options.patience and before.started and before.state == "finished"):
         return []
     out = f"pass a larger one, such as --patience {2 * max(options.patience, training['bad'])}, or --patience none"
-    said = f"The run {run.name} had stopped early: {before.started.monitor} did not improve for {training['bad']} epochs"
+    said = f"The run {run.name} had stopped early: {before.started.monitor} did not improve for {counted(training['bad'], 'epoch')}"
     if training["bad"] >= options.patience and not training["batch"]:
         raise RunError(f"{said}, which is the patience of {options.patience}: {out}.")
     out_of_steps = before.step >= (run.options.get("max_steps") or float("inf"))
@@ -215,12 +235,15 @@ def resume_in(
     prompt: tuple[type, ...] = (),  # as in `start`
 ) -> LocalRun:
     "Prepare to continue from the newest checkpoint that is not damaged"
+    finish_imports()
     _, model_state, training, lost = load_checkpoint(run.path / "checkpoints", "last")
     _check_done(run, training, options)
     lost += _early(run, training, options) + _damaged(run)
+    tell_phase("data")
     task, opened = again_clean(read_task(task, options), options, run.facts.get("changes"))
     here = options.on(ranks.data_shard[1])
     opened = opened.on(ranks.data_shard[1])
+    tell_phase("check")
     prepared = prepare(with_table(task, opened, stored_features(run.path)), opened, ranks)
     prepared.notes = [("resume", sentence) for sentence in lost]  # the others were said when the run began
     given = options.lr == run.options.get("lr")  # a new learning rate holds in place of those set by hand

@@ -15,8 +15,8 @@ from pathlib import Path
 from ..base.errors import CheckpointError
 from ..base.guarded_files import is_regular, open_regular
 from ..events.records import to_lines
-from ..runs.files import CELL, LOCK, LOG
-from ..runs.run import INBOX, Run
+from ..runs.files import INBOX, CELL, LOCK, LOG
+from ..runs.run import Run
 from ..runs.signature import is_signed, sign
 from ..runs.summary import SUMMARY
 

@@ -18,11 +18,14 @@ import torch
 
 from .handle import RunHandle
 from .prepare_run import resume_in, start_in
+from .write_phases import phases_written, write_phase, writing
 from ..base.errors import CheckpointError, OptionError, RunError
+from ..base.phases import tell_phase
 from ..events.progress import LIVE
 from ..events.records import Ended, Note
 from ..parallel.device import find_device
 from ..parallel.ranks import SINGLE, Ranks
+from ..runs.logged_values import LOGS, follow_logs
 from ..runs.run import Run
 from ..store.checkpoint import load_checkpoint
 from ..task.train_options import TrainOptions
@@ -84,9 +87,11 @@ def train_here(
     run, guarded = Run(path), token if ranks is SINGLE else None
 
     def begin():
-        task, options, threads = cloudpickle.loads(payload)
-        torch.set_num_threads(share(threads))
-        return (resume_in if resumed else start_in)(run, task, options, guarded, ranks, TURN)
+        with phases_written(run, ranks.first):
+            tell_phase("task")
+            task, options, threads = cloudpickle.loads(payload)
+            torch.set_num_threads(share(threads))
+            return (resume_in if resumed else start_in)(run, task, options, guarded, ranks, TURN)
 
     run_here(begin, run, guarded, ranks.first)
 
@@ -121,7 +126,7 @@ def report_failure(
     token: str | None,  # as for `Run.start_writing`
 ) -> bool:  # whether it could be written
     "Write the reason of a failure into a run whose own process cannot; where the disk does not take it, it stands in the printed log"
-    with contextlib.suppress(Exception), _writing(run, token):
+    with contextlib.suppress(Exception), writing(run, token):
         before = run.progress
         end = Ended("failed", before.step, before.epoch, reason, time.time())
         if before.state == "finished":  # what was reached stays reached, though it cannot go on
@@ -129,17 +134,10 @@ def report_failure(
             run.append([why, end._replace(state="finished", reason=before.reason)])
         else:
             run.append([end])
+        if logs := [name for name in run.options.get("log", ()) if name in LOGS]:
+            follow_logs(run, logs).finish()
         return True
     return False
-
-
-@contextlib.contextmanager
-def _writing(run, token):
-    run.start_writing(token)
-    try:
-        yield
-    finally:
-        run.stop_writing()
 
 # %% ../../nbs/api/04_train_ranks.ipynb #ccdf5eb8
 class RunReport(Report):
@@ -155,6 +153,7 @@ class RunReport(Report):
     def begin(self):
         "Hold the lock of the run for the ranks"
         self.run.hold(self.token)
+        write_phase(self.run, "ranks")
 
     def failed(self, reason, always=False):
         "Write the end of the run where no rank did"
@@ -164,6 +163,7 @@ class RunReport(Report):
     def restart(self, reason, used, group):
         "Write a note, and let the next ranks resume from the newest checkpoint"
         path, token, resumed = group.arguments
+        self.run.forget_commands()  # the ranks that ended have done what was sent
         step = 0
         with contextlib.suppress(CheckpointError):
             step = load_checkpoint(self.run.path / "checkpoints", "last")[2]["step"]
@@ -176,7 +176,7 @@ class RunReport(Report):
     def warn(self, text, topic):
         "Write a warning while no rank writes the run"
         print(text, flush=True)
-        with contextlib.suppress(OSError, RunError), _writing(self.run, None):
+        with contextlib.suppress(OSError, RunError), writing(self.run, None):
             self.run.append([Note("warning", text, self.run.progress.step, topic)])
 
     def end(self):

@@ -19,12 +19,12 @@ class TrainoptError(Exception):
 
 
 class OptionError(TrainoptError, ValueError):
-    "An option has an unknown name or a value that it cannot have"
+    "An option has an unknown name or an invalid value"
 
     def __init__(
         self,
-        text: str = "",  # for whoever typed a flag or a keyword
-        page: str = "",  # for whoever used a control, without flags; `text` where nothing else is given
+        text: str = "",  # message for flags and keywords
+        page: str = "",  # message for a control of a page, without flags; `text` if it is empty
         refused: tuple[str, str] | None = None,  # keyword and hint, where an option cannot have a value
     ):
         super().__init__(text)

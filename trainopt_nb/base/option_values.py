@@ -163,7 +163,8 @@ def possible_values(
     if option.type == "names":
         return "names or patterns separated by commas"
     if option.type == "words":
-        return "words, up to the next flag"
+        more = f", or objects with {option.protocol}" if option.protocol else ""
+        return f"words, up to the next flag{more}"
     if option.type == "rates":
         return "pattern=number or pattern=factorx, separated by commas"
     if option.type == "literal":

@@ -129,6 +129,8 @@ def _check(option, value):
 def _check_object(option, value):
     "Accept a callable, a dict of objects, or a list of names and callables, or of dicts, in place of a name"
     known = lambda v: callable(v) or any(hasattr(v, name) for name in option.protocol.split())
+    if option.type == "words" and (known(value) or value in ((), [])):
+        return (value,) if known(value) else ()
     if known(value) or (isinstance(value, dict) and value):
         return value
     several = isinstance(value, (list, tuple)) and value

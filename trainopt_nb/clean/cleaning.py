@@ -9,6 +9,7 @@ __all__ = ['clean_changes', 'clean_note', 'clean_task', 'again_clean']
 import dataclasses
 
 from ..base.errors import DataError, RunError
+from ..base.phases import tell_phase
 from .duplicates import exact_duplicates, hashes, near_duplicates, overlaps
 from .finding import Finding, rows_text
 from .labels import finished, search_label_errors
@@ -102,6 +103,7 @@ def clean_task(
     found: list = []
     if options.clean != "none":
         if ranks.first:
+            tell_phase("clean")
             found = clean_changes(plain, options)
         found = ranks.all_gather(found if ranks.first else None)[0]
     changes = [change for _, change, _ in found if change is not None]

@@ -10,6 +10,7 @@ from .finding import few
 from .look import size_text
 from .values import class_counts
 from ..runs.plain_text import plain
+from ..events.format import counted
 
 # %% ../../nbs/clean/07d_report_text.ipynb #67272b8a
 def _settled(report, finding):
@@ -24,7 +25,8 @@ def report_text(
     lines = [size_text(part) for part in (report.train, report.valid) if part is not None]
     if counts := class_counts(report.train):
         lines.append(
-            f"{len(counts):,} classes: " + few((f"{name} {count:,}" for name, count in counts.items()), 10)
+            f"{counted(len(counts), 'class')}: "
+            + few((f"{name} {count:,}" for name, count in counts.items()), 10)
         )
     if not report.findings:
         lines.append("Nothing was found.")

@@ -21,6 +21,7 @@ from .number_texts import in_bytes, in_milliseconds, times_text
 from .progress import CompressProgress, compression_of
 from .records import CandidateMeasured
 from ..events.format import duration
+from ..events.preparing import preparing_text
 from ..events.progress import LIVE, Progress
 from ..runs.card import Figure
 from ..runs.plain_text import escape
@@ -34,7 +35,7 @@ def compress_headline(
     "Write how far a compression is"
     c, live = compression_of(progress), progress.state in LIVE
     if c.started is None:
-        return c.working.text if c.working and live else ""
+        return c.working.text if c.working and live else preparing_text(progress, texts)
     planned = c.planned is not None and live
     done = c.ended + len(c.refused)
     count = (

@@ -79,19 +79,19 @@ def _search(recipe, minutes, aim):
 
 # %% ../../nbs/compression/22_compress.ipynb #2edc9fa6
 def compress(
-    model: nn.Module,  # stays as it is
+    model: nn.Module,  # is not changed
     task: Task | tuple,  # or a tuple of training and validation data
     recipe: str | Path | Recipe,  # such as `prune 0.5, lowrank 0.25`; `best` searches for one
     *,
-    minutes: float | None = None,  # that a search may take; 2 where None
-    aim: str | None = None,  # of a search: `fastest`, `smallest` or `accurate`; `fastest` where None
+    minutes: float | None = None,  # time limit of a search; None means 2
+    aim: str | None = None,  # of a search: `fastest`, `smallest` or `accurate`; None means `fastest`
     floor: "str | float | Floor | None" = "1%",  # points of the metric that may be lost, or `min 97%`
     batch: int
     | Sequence[int] = 1,  # batch sizes that are served; the first one is what a latency target means
-    threads: int = 1,  # that a server gives the model
-    seconds: float = 1.0,  # for each timing
+    threads: int = 1,  # CPU threads of the serving process
+    seconds: float = 1.0,  # time for each measurement
     folder: str | Path = "runs",  # where fine-tuning keeps its runs
-    write: Callable[[str], object] = print,  # called with one line for each thing that is done
+    write: Callable[[str], object] = print,  # called with one line for each event
     **options: object,  # any of `TrainOptions`, for fine-tuning
 ) -> Compressed:
     "Make a model smaller and faster by a recipe, or find one. Raises `CompressError` or `OptionError`"

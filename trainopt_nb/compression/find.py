@@ -18,6 +18,7 @@ from .recipe import Recipe
 from .session import Compression, Measured
 from .steps import Doing, Searched
 from .trying import Trying
+from ..events.format import counted
 
 # %% ../../nbs/compression/69_find.ipynb #fbeeb339
 _FAR = 3  # times faster than the best quick step that an engine may be which is compiled before networks are made smaller
@@ -58,7 +59,7 @@ class _Ending(Trying):
         session, spent, best = self.session, time.perf_counter() - self.began, self.best()
         size, said = (
             session.served_sizes[0],
-            [f"Tried {self.tried} steps of recipes in {spent / 60:.1f} minutes."],
+            [f"Tried {counted(self.tried, 'step')} of recipes in {spent / 60:.1f} minutes."],
         )
         if best is None:
             better = "smaller" if self.aim == "smallest" else "faster"

@@ -36,6 +36,7 @@ from .translate import candidate_record, started_record
 from ..events.records import Ended, Heartbeat
 from ..runs.run import Run
 from ..tables.stored import store_features
+from ..events.format import counted
 
 # %% ../../nbs/compression/76_loop.ipynb #03c244a5
 class _Stepping(Following):
@@ -132,7 +133,7 @@ class _Beginning(_Stepping):
             yield candidate_record(each, number, each.parent)
         elsewhere = self.before.started.machine != str(this_machine(self.plan.how.threads))
         moved = f" They were measured on {self.before.started.machine}." if elsewhere else ""
-        yield self.note(f"Goes on with {self._told - 1} candidates.{moved}", "info")
+        yield self.note(f"Goes on with {counted(self._told - 1, 'candidate')}.{moved}", "info")
 
 # %% ../../nbs/compression/76_loop.ipynb #ec18b4f2
 class CompressLoop(_Beginning):

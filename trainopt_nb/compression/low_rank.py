@@ -23,6 +23,7 @@ from .step_options import amount_option, epochs_option, teacher_option
 from .steps import Doing, Step, Work, trainable
 from .strength import find_strength
 from .teacher import fine_tune, planned_epochs
+from ..events.format import counted
 
 # %% ../../nbs/compression/18_low_rank.ipynb #1c1bd31b
 _EPOCHS = 4  # of fine-tuning, or more where they make few updates
@@ -159,7 +160,7 @@ def low_rank(
         else f" The target was {target:.2f}, which no ranks come near to."
     )
     work.notes.append(
-        f"Replacing {len(ranks)} layers by thinner ones leaves {reached:.2f} of the {OF[options.target]}.{near}"
+        f"Replacing {counted(len(ranks), 'layer')} by thinner ones leaves {reached:.2f} of the {OF[options.target]}.{near}"
     )
     yield Doing("lowrank", work.notes[-1])
     epochs = planned_epochs(work, options.epochs, _EPOCHS)

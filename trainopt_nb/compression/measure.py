@@ -65,7 +65,7 @@ def check_call(
 def latencies(
     models: Sequence[Served],
     inputs: dict[int, Batch],  # batch size -> inputs
-    seconds: float,  # for each model and batch size
+    seconds: float,  # time for each model and batch size
 ) -> list[dict]:  # for each model: batch size -> `Times`
     "Time models in turns"
     found = [{} for _ in models]
@@ -92,7 +92,7 @@ def measure_served(
     inputs: dict[int, Batch],  # batch size -> inputs
     judge: Judge | None = None,
     threads: int = 1,
-    seconds: float = 1.0,  # for each model and batch size
+    seconds: float = 1.0,  # time for each model and batch size
     known: Sequence[Measurement] = (),  # of the first models: only their times are measured anew
 ) -> list[Measurement]:
     "Measure models in turns. Raises `CompressError`"
@@ -151,10 +151,10 @@ def _notes(judge, row):
 def measure(
     model: nn.Module | Served,
     inputs: object,  # a `Task`, or inputs as the model takes them
-    batch: int | Sequence[int] = (1, 64),  # that are served
+    batch: int | Sequence[int] = (1, 64),  # batch sizes to measure
     beside: Sequence[nn.Module | Served] = (),  # models to compare with
-    threads: int = 1,  # that a server gives the model
-    seconds: float = 1.0,  # for each model and batch size
+    threads: int = 1,  # CPU threads of the serving process
+    seconds: float = 1.0,  # time for each model and batch size
     options: TrainOptions = TrainOptions(),  # noqa: B008 a frozen value; loss and metrics of the task
 ) -> Measurements:  # prints as a table; the first row is the model
     "Measure size, multiplications, memory, latency and metric of models on this machine. Raises `CompressError`"

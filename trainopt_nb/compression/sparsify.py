@@ -25,6 +25,7 @@ from trainopt_nb.compression.step_options import (
 )
 from .steps import Doing, Step, Work
 from .teacher import fine_tune, planned_epochs, recalibrate
+from ..events.format import counted
 
 # %% ../../nbs/compression/16b_sparsify.ipynb #9c855c06
 _EPOCHS = 6  # of fine-tuning, or more where they make few updates
@@ -137,11 +138,11 @@ def sparsify(
         module, [rows_of_layers(module, work.inputs(size)) for size in work.batch_sizes], work.threads
     )
     faster = (
-        f"{len(sparse)} layers are faster as sparse matrices"
+        f"{counted(len(sparse), 'layer')} {'is' if len(sparse) == 1 else 'are'} faster as sparse matrices"
         if sparse
         else "no layer is faster as a sparse matrix here"
     )
-    work.notes.append(f"{o.amount:.0%} of the weights of {len(names)} layers are zero; {faster}.")
+    work.notes.append(f"{o.amount:.0%} of the weights of {counted(len(names), 'layer')} are zero; {faster}.")
     return PackedServed(module, f"{work.served.name} sparse")
 
 

@@ -21,8 +21,9 @@ from torch import nn
 
 from ..api.elsewhere import sign_places
 from ..api.handle import FollowedRun, LocalRun, RunHandle
-from ..api.in_workers import Where, launch
+from ..api.in_workers import Where, launch, start_whole
 from ..api.log import Log, follow
+from ..api.write_phases import write_phase
 from ..api.train_ranks import run_here
 from ..base.errors import OptionError, RunError
 from ..base.forks import close_in_forks
@@ -105,6 +106,7 @@ def compress_here(
     run, alone = GuardedRun(path), ranks is SINGLE
 
     def begin():
+        write_phase(run, "task")
         plan, threads, sources = cloudpickle.loads(payload)
         linecache.cache |= {name: (0, None, lines, name) for name, lines in sources.items()}
         torch.set_num_threads(share(threads))
@@ -135,14 +137,18 @@ def new_compression(
 
 def _start_elsewhere(plan, payload, where, resume):
     "Start the process of a compression, and return at once"
-    run, token = resume or new_compression(plan, where), secrets.token_hex(8)
-    run.claim(token)
-    ours, theirs = (None, None) if where.background else multiprocessing.Pipe()
-    if ours is not None:
-        close_in_forks(ours)
-    handle = FollowedCompression(run, None, ours)
-    handle.plan = plan
-    return launch(handle, Group(compress_here, payload, (str(run.path), token), str(run.path)), theirs)
+
+    def begin():
+        run, token = resume or new_compression(plan, where), secrets.token_hex(8)
+        run.claim(token)
+        ours, theirs = (None, None) if where.background else multiprocessing.Pipe()
+        if ours is not None:
+            close_in_forks(ours)
+        handle = FollowedCompression(run, None, ours)
+        handle.plan = plan
+        return launch(handle, Group(compress_here, payload, (str(run.path), token), str(run.path)), theirs)
+
+    return start_whole(begin)
 
 
 def start_plan(

@@ -23,6 +23,7 @@ from ..task.distill_options import Imitated, read_distill
 from ..task.signatures import call
 from ..task.task import Task
 from ..task.train_options import ALONE, UNTAUGHT, TrainOptions
+from ..events.format import counted
 
 # %% ../../nbs/compression/10_teacher.ipynb #eb2ff7b8
 def recalibrate(
@@ -121,7 +122,7 @@ def planned_epochs(
         return epochs
     batches = sum(1 for _ in work.judge.training_batches(-(-updates // least)))
     found = max(least, -(-updates // max(1, batches)))
-    said = f"Trained {found} epochs of {batches} updates each, as epochs=auto does for little data."
+    said = f"Trained {counted(found, 'epoch')} of {counted(batches, 'update')} each, as epochs=auto does for little data."
     if found > least and said not in work.notes:
         work.notes.append(said)
     return found

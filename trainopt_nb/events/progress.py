@@ -235,7 +235,9 @@ def event_line(
 
 
 def _ended_line(_, e):
-    return "" if e.state == "failed" or e.reason.startswith("all ") else f"{e.state}: {e.reason}"
+    return (
+        "" if e.state == "failed" or e.reason.startswith(("all ", "its only ")) else f"{e.state}: {e.reason}"
+    )
 
 
 LINES.update(

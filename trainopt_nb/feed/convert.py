@@ -48,7 +48,7 @@ FORMS.register("numpy", Form("trainopt_nb.feed.arrays:ArrayWriter", (".npy", ".n
 
 def form_of(
     target: Path,
-    to: str = "",  # name of a form; empty goes by the ending of the target
+    to: str = "",  # name of a form; empty chooses by the ending of the target
 ) -> str:
     "Return the name of the form in which a target is written. Raises `OptionError` where nothing says it"
     if to:
@@ -203,12 +203,12 @@ def _one(source, target, form, options, tell):
 def convert(
     source: object,  # a path, arrays, a table, a Dataset
     target: str | Path,  # what is written
-    to: str = "",  # `lmdb`, `tfrecord`, `webdataset`, `parquet` or `numpy`; empty goes by the ending of the target
+    to: str = "",  # `lmdb`, `tfrecord`, `webdataset`, `parquet` or `numpy`; empty chooses by the ending of the target
     *,
-    write: Callable[[str], object] | None = print,  # takes each line; None says nothing
+    write: Callable[[str], object] | None = print,  # called with each line; None prints nothing
     **options: object,  # of `FeedOptions`, such as target or image_size
 ) -> Path:  # what was written
-    "Write training data in another form. Run again, it goes on where it was interrupted. Raises `DataError` or `OptionError`"
+    "Write training data in another format. After an interruption, call it again to continue. Raises `DataError` or `OptionError`"
     target, chosen = Path(target).expanduser(), FeedOptions.of(**options)
     form, tell = form_of(target, to), write or (lambda line: None)
     parts = split_parts(Path(source).expanduser()) if is_path(source) else {}

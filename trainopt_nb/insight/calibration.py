@@ -7,6 +7,7 @@ __all__ = ['Calibration']
 
 # %% ../../nbs/insight/03b_calibration.ipynb #33c6c1e2
 import numpy as np
+from ..events.format import counted
 
 # %% ../../nbs/insight/03b_calibration.ipynb #8fc0923a
 class Calibration:
@@ -55,4 +56,4 @@ class Calibration:
         return float(np.abs(self._confidence - self._right).sum() / total) if total else float("nan")
 
     def __repr__(self):
-        return f"expected calibration error {self.error:.1%} over {int(self.counts.sum()):,} predictions"
+        return f"expected calibration error {self.error:.1%} over {counted(int(self.counts.sum()), 'prediction')}"

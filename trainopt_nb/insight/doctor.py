@@ -35,7 +35,7 @@ class Diagnosed(NamedTuple):
 
     def __repr__(self):
         seen = f"{self.looks} of {self.steps} updates were looked at"
-        lines = [repr(finding) for finding in self.findings] or ["Nothing was found that is wrong."]
+        lines = [repr(finding) for finding in self.findings] or ["No problems were found."]
         why = f" {self.untried}" if self.untried and self.findings else ""
         return "\n".join([*lines, f"({seen}.{why})"])
 
@@ -106,13 +106,13 @@ def _check(task, steps):
 
 # %% ../../nbs/insight/30_doctor.ipynb #723e28a5
 def doctor(
-    task: Task,  # what is learned; left as it is
+    task: Task,  # is not changed
     options: TrainOptions = TrainOptions(),  # noqa: B008 a frozen value
     *,
-    steps: int = 200,  # updates that are watched
-    seconds: float = 30.0,  # for each change that is tried
+    steps: int = 200,  # updates of the examined training
+    seconds: float = 30.0,  # time for testing each fix
 ) -> Diagnosed:
-    "Look for faults of a task, and try the changes that are proposed. Raises `TaskError`, `DataError` or `OptionError`, as `fit` does"
+    "Find faults in the training of a task, and test possible fixes. Raises `TaskError`, `DataError` or `OptionError`, as `fit` does"
     _check(task, steps)
     before, modes = random_state(), [(module, module.training) for module in task.model.modules()]
     options = options.replace(compile=False)

@@ -15,6 +15,7 @@ from torch import nn
 from .detectors import SYMPTOMS, detector
 from .finding import Change, Figure, Finding
 from .observations import Observations
+from ..events.format import counted
 
 # %% ../../nbs/insight/25_graph_rules.ipynb #ed0ace04
 def _few(names):
@@ -183,7 +184,7 @@ def not_finite(seen: Observations) -> Finding | None:
     where = (
         "the inputs of the batch hold NaN or infinity" if inputs else f"first in {look.broken or 'the loss'}"
     )
-    text = f"The loss is {look.loss} after {look.step} updates: {where}."
+    text = f"The loss is {look.loss} after {counted(look.step, 'update')}: {where}."
     losses = [each.loss for each in seen.looks]
     figure = Figure("Loss", "step", tuple(str(each.step) for each in seen.looks), tuple(losses))
     way = (

@@ -150,15 +150,15 @@ def _judge(read, options, most, names, fitted):
 
 # %% ../../nbs/insight/11_inspect.ipynb #09548a75
 def inspect_results(
-    task: Task,  # its model is judged on its validation data
+    task: Task,  # its model is evaluated on its validation data
     options: TrainOptions = TrainOptions(),  # noqa: B008 a frozen value; loss, metrics, and how data are read
     *,
-    n: int = 12,  # most wrong samples to keep
-    classes: Sequence[str] = (),  # names of the classes, where the data have numbers
+    n: int = 12,  # number of worst predictions to keep
+    classes: Sequence[str] = (),  # names of the classes, if the data have numbers
     fitted: Features | None = None,  # preprocessing of a table that a run stored; None fits it again
     first: Task | None = None,  # the task before its data were changed; None is the same
 ) -> Results:
-    "Judge a model and report where it errs. Raises `TaskError`, `DataError` or `OptionError` with the reason"
+    "Evaluate a model and report where it errs. Raises `TaskError`, `DataError` or `OptionError` with the reason"
     if not 1 <= n <= 1000:
         raise OptionError(f"A report keeps from 1 to 1,000 of the most wrong samples (you asked for {n}).")
     if not isinstance(task, Task):

@@ -6,6 +6,7 @@
 __all__ = ['inspect_run']
 
 # %% ../../nbs/insight/12_inspect_run.ipynb #df0b7d80
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -82,6 +83,17 @@ def _same_classes(run, results):
         )
 
 # %% ../../nbs/insight/12_inspect_run.ipynb #bd4307e1
+@contextlib.contextmanager
+def _named_as_given(only_valid):
+    "Let an error call the data as the user did, where the validation data stand in for the training data"
+    try:
+        yield
+    except DataError as error:
+        if not only_valid:
+            raise
+        raise DataError(str(error).replace("train_data", "valid_data")) from None
+
+
 def inspect_run(
     run: Run,
     train_data: object = None,  # as for `fit`; None takes those of the run
@@ -100,12 +112,13 @@ def inspect_run(
     options = _options(run, changes)
     model, said = _weights(run, model)
     first = _held_task(run, train_data, valid_data, model)
-    task = read_task(first, options)
-    if train_data is None and valid_data is None:
-        task, options = again_clean(task, options, run.facts.get("changes"))
-    found = inspect_results(
-        task, options, n=n, classes=classes, fitted=stored_features(run.path), first=first
-    )
+    with _named_as_given(train_data is None and valid_data is not None):
+        task = read_task(first, options)
+        if train_data is None and valid_data is None:
+            task, options = again_clean(task, options, run.facts.get("changes"))
+        found = inspect_results(
+            task, options, n=n, classes=classes, fitted=stored_features(run.path), first=first
+        )
     if not classes:
         _same_classes(run, found)
     progress = run.progress

@@ -109,8 +109,8 @@ _BEGIN = 10  # first updates, whose rates are too small to change the loss: it v
 
 
 def find_lr(
-    task: Task,  # what is to be learned
-    options: TrainOptions = TrainOptions(),  # noqa: B008 a frozen value; the optimizer and the batch size count
+    task: Task,  # model and data
+    options: TrainOptions = TrainOptions(),  # noqa: B008 a frozen value; the optimizer and the batch size are used
     *,
     lowest: float = 1e-7,  # first learning rate
     highest: float = 10.0,  # last learning rate

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from ..events.records import Ended, Step
 from ..events.usage import PARTS, Usage
-from .allowed import allowed_cores, allowed_memory
+from ..base.allowed import allowed_cores, allowed_memory
 from .gpu_meter import gpu_meter
 from .process_tree import ProcessTree
 from .step_parts import StepParts

@@ -101,7 +101,7 @@ class Watch(Observer):
         model: nn.Module,
         optimizer: Optimizer | list[Optimizer],  # of several, the last one to step
         loss: Callable[[Tensor, Tensor], Tensor]
-        | None = None,  # for `prove`; None takes the one that was called
+        | None = None,  # for `prove`; None uses the one that was called
         show: bool = True,  # whether to print exact findings at the end
     ):
         super().__init__(model, optimizer)
@@ -182,7 +182,7 @@ def judge(
 def watch(
     model: nn.Module,
     optimizer: Optimizer | list[Optimizer],  # of several, the last one to step
-    loss: Callable[[Tensor, Tensor], Tensor] | None = None,  # for `prove`; None takes the one that was called
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,  # for `prove`; None uses the one that was called
     show: bool = True,  # whether to print exact findings at the end
 ) -> Watch:  # to be used by `with`
     "Watch the updates of a training loop inside `with`; hooks are removed at its end"

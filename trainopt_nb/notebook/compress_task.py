@@ -62,7 +62,7 @@ def task_of_run(
             f"No cell is stored with {run.name}, so its model and data are not known here: define model, train_data and valid_data, then "
             "%trainopt compress model."
         )
-    cell = stored_cell(run, call.options(Trust).trust, show=print)
+    cell = stored_cell(run, call.options(Trust).trust, print, call.verb.name)
     names = dict(call.shell.user_ns)
     with stored_names(run, names):
         execute_cell(call.shell, cell, seed=run.options.get("seed", 0), names=names)

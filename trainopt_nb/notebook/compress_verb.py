@@ -24,6 +24,7 @@ from ..compression.records import AddStep, ExportTo, FindBest
 from ..compression.start import start_plan
 from .compress_task import TaskSource, find_model_and_data, task_of_run
 from .kernel import Page, find_page, has_frontend, run_page
+from .waiting import Place, begin_in_cell
 from .train_in_cell import run_in_cell, run_in_lines, watch
 from .verbs import Background, Call, Trust, Verb
 from ..runs.run import Run
@@ -102,13 +103,13 @@ def _plan(call):
     return plan, found.facts
 
 
-async def _shown(handle: RunHandle, shell: InteractiveShell, page: Page, at_once: bool):
+async def _shown(handle: RunHandle, place: Place, shell: InteractiveShell, page: Page, at_once: bool):
     "Show a compression to its end: a panel where there is a page, and a line for each candidate elsewhere; `at_once` gives the cell back"
     shell.user_ns["compressed"] = handle.compressed
     if at_once:
         watch(handle, shell)
     elif has_frontend(shell):
-        await run_in_cell(handle, page, shell)
+        await run_in_cell(handle, page, shell, place)
     else:
         run_in_lines(handle, shell, handle.compressed, above="\n")
 
@@ -117,8 +118,9 @@ async def _run(call: Call, page: Page):
     "Compress, with a panel where there is a page and a line for each candidate elsewhere"
     plan, facts = _plan(call)
     cell, shell = call.options(CompressCell), call.shell
-    handle = start_plan(plan, Where(cell.runs, cell.name, background=cell.background, facts=facts))
-    await _shown(handle, shell, page, cell.background or not (plan.orders or plan.alone))
+    where = Where(cell.runs, cell.name, background=cell.background, facts=facts)
+    handle, place = begin_in_cell(lambda: start_plan(plan, where), shell)
+    await _shown(handle, place, shell, page, cell.background or not (plan.orders or plan.alone))
     if plan.alone:
         print(f"Only the original was measured, because no steps were named. Name some, {_STEPS}.")
     if cell.export and not cell.background and not handle.compressed.progress.exported:
@@ -164,8 +166,8 @@ async def _go_on(call: Call, run: Run, page: Page):
     "Go on with a compression, with a panel where there is a page"
     plan = _plan_again(call, run)
     shell, background = call.shell, call.options(Background).background
-    handle = start_plan(plan, Where(background=background), run)
-    await _shown(handle, shell, page, background or not plan.orders)
+    handle, place = begin_in_cell(lambda: start_plan(plan, Where(background=background), run), shell)
+    await _shown(handle, place, shell, page, background or not plan.orders)
 
 
 def resume_compression(

@@ -6,13 +6,31 @@
 __all__ = ['PACKAGE', 'execute_cell', 'user_frames', 'run_cells']
 
 # %% ../../nbs/notebook/04_execute_cell.ipynb #9351cb78
+import traceback
 import types
 from pathlib import Path
 
 from IPython.core.interactiveshell import InteractiveShell
+from ..base.errors import Interrupted
+from ..base.texts import fault
 from ..data.generators import seed_everything
 
 # %% ../../nbs/notebook/04_execute_cell.ipynb #c556b59c
+_LONG = 60  # characters of a line that a sentence shows
+
+
+def _where(error, filename, source):
+    "Return the line of the cell in which it was interrupted"
+    numbers = [
+        number
+        for frame, number in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename == filename
+    ]
+    lines = source.splitlines()
+    line = lines[numbers[0] - 1].strip() if numbers and numbers[0] <= len(lines) else ""
+    return f"`{line[:_LONG]}{'…' * (len(line) > _LONG)}`" if line else "its first line"
+
+
 def execute_cell(
     shell: InteractiveShell,  # transforms the source
     source: str,  # of the cell
@@ -26,7 +44,12 @@ def execute_cell(
         seed_everything(seed)
     code = shell.transform_cell(source)
     filename = filename or shell.compile.cache(code, shell.execution_count)
-    exec(compile(code, filename, "exec"), shell.user_ns if names is None else names)
+    try:
+        exec(compile(code, filename, "exec"), shell.user_ns if names is None else names)
+    except Interrupted:
+        raise
+    except KeyboardInterrupt as error:
+        raise Interrupted(fault("interrupted_cell", line=_where(error, filename, source))) from None
 
 # %% ../../nbs/notebook/04_execute_cell.ipynb #c7239fde
 PACKAGE = str(Path(__file__).parents[1]) if "__file__" in globals() else "trainopt_nb"

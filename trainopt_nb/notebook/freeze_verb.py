@@ -26,6 +26,7 @@ from ..runs.table import list_runs
 from ..sweeps.freeze import frozen_cell
 from ..sweeps.sweep import Sweep
 from ..sweeps.trial_rows import TrialRow
+from ..train.threads import threads_given
 
 # %% ../../nbs/notebook/06d_freeze_verb.ipynb #2c8e00c1
 def frozen(
@@ -45,8 +46,9 @@ def as_trained(sweep: Sweep, row: TrialRow) -> dict[str, object]:
         return {}
     run, names = sweep.run(row.number), ("seed", "epochs", "threads")
     found = {name: run.options[name] for name in names if name in run.options}
-    if (started := run.progress.started) and started.threads != torch.get_num_threads():
-        found["threads"] = started.threads
+    if started := run.progress.started:
+        same = threads_given() and started.threads == torch.get_num_threads()
+        found |= {} if same else {"threads": started.threads}
     return found
 
 
@@ -111,7 +113,7 @@ def _freeze(call: Call):
     text, sweep = call.options(TrialArgument).trial, _newest_sweep(call)
     if text and not text.isdigit():
         raise OptionError(f"%trainopt freeze takes the number of a trial, and got {text!r}.")
-    cell = stored_cell(sweep.directory, call.options(Trust).trust, show=print)
+    cell = stored_cell(sweep.directory, call.options(Trust).trust, print, call.verb.name)
     offer_cell(call.shell, frozen(sweep, cell, int(text) if text else None))
 
 # %% ../../nbs/notebook/06d_freeze_verb.ipynb #695f7484

@@ -82,7 +82,7 @@ def with_data(call: Call, run: Run) -> Run:
                 f"No cell is stored with {run.name}, so its data are not known here: define {variables.model}, {variables.train_data} and "
                 f"{variables.valid_data}, then %trainopt inspect {run.name}."
             )
-        cell = stored_cell(run, call.options(Trust).trust, show=print)
+        cell = stored_cell(run, call.options(Trust).trust, print, call.verb.name)
         known, names = names, dict(names)
         with stored_names(run, known), preserve_rng():
             execute_cell(call.shell, cell, seed=run.options.get("seed", 0), names=names)

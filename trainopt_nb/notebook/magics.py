@@ -22,6 +22,7 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 from ..workers.processes import warm
+from ..api.finish_imports import WARMING
 from ..base.cells import bound_names
 from trainopt_nb.base.errors import (
     CheckpointError,
@@ -32,7 +33,8 @@ from trainopt_nb.base.errors import (
     RunError,
     TaskError,
 )
-from ..base.texts import fault_text
+from ..base.interrupts import defer_interrupt
+from ..base.texts import fault, fault_text
 from ..base.flags import parse_flags, split
 from ..base.options import declared
 from ..task.variables import typed_names
@@ -75,6 +77,12 @@ def _flags_of_file(verb: Verb, names: dict) -> dict[str, object]:
     return {name: value for name, value in given.items() if name in taken}
 
 # %% ../../nbs/notebook/07_magics.ipynb #e49147d2
+def _cut(line: str) -> Interrupted:
+    "Return the sentence about a verb that was interrupted where nothing else says so"
+    words = split(line)[:1]
+    return Interrupted(fault("interrupted_verb", verb=words[0] if words and words[0] in VERBS else "fit"))
+
+
 @magics_class
 class TrainoptMagics(Magics):
     "`%trainopt` and `%%trainopt`"
@@ -92,9 +100,11 @@ class TrainoptMagics(Magics):
         __tracebackhide__ = True  # the reader wants frames of their own code
         try:
             result = self._run(line, cell)
-            return self._awaited(result) if is_awaited() else result
+            return self._awaited(result, line) if is_awaited() else result
         except (*FAILURES, Interrupted) as error:
             raise self._usage(error) from None
+        except KeyboardInterrupt:
+            raise _cut(line) from None
         except UsageError:
             raise
         except Exception as error:
@@ -102,18 +112,21 @@ class TrainoptMagics(Magics):
 
     def _run(self, line: str, cell: str | None) -> object:
         "Do what the line says"
-        found = read_line(line, cell, self.shell)
+        with defer_interrupt():  # half an import could not be repeated
+            found = read_line(line, cell, self.shell)
         if isinstance(found, Call):
             return found.verb.run(found)
         print(verb_help(found))
         return None
 
-    async def _awaited(self, result: Awaitable | object) -> object:
+    async def _awaited(self, result: Awaitable | object, line: str) -> object:
         "Return the result to a cell that awaits the magic"
         try:
             return await result if inspect.isawaitable(result) else result
         except (*FAILURES, Interrupted) as error:
             raise self._usage(error) from None
+        except KeyboardInterrupt:
+            raise _cut(line) from None
 
     def _usage(self, error: BaseException) -> UsageError | Interrupted:
         "Return the sentence without the traceback, which would keep the tensors of the step in memory"
@@ -166,7 +179,7 @@ def load(
         timer.daemon = True
         timer.start()
     if "torch._dynamo" not in sys.modules:
-        threading.Thread(target=_warm, name="trainopt-warm", daemon=True).start()
+        threading.Thread(target=_warm, name=WARMING, daemon=True).start()
     unload(shell)
     shell.register_magics(TrainoptMagics)
     shell.input_transformers_cleanup.append(without_body)

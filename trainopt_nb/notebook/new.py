@@ -34,6 +34,8 @@ def _cells(name: str, kind: str) -> list[tuple[str, str]]:
         ("code", "%load_ext trainopt_nb"),
         ("markdown", f"## Data\n\n{s.yours}"),
         ("code", s.data.strip()),
+        ("markdown", "The panel shows the samples, with what looks wrong about them."),
+        ("code", f"%trainopt data {s.data_flags}".strip()),
         (
             "markdown",
             "## Training\n\nThe first line makes a training of the cell: while it runs, pause, change the learning rate, save or stop. It "
@@ -41,8 +43,13 @@ def _cells(name: str, kind: str) -> list[tuple[str, str]]:
             "`%trainopt lr-find` below the cell suggests a learning rate.",
         ),
         ("code", f"%%trainopt fit --name {shlex.quote(name)} {s.flags}\n{s.model.strip()}"),
-        ("markdown", "## A look\n\nThe next cell sees the trained `model` and the `run`."),
+        ("markdown", "## Predictions\n\nThe next cells see the trained `model` and the `run`."),
         ("code", s.look.strip()),
+        (
+            "markdown",
+            "## Errors\n\nWhere the model errs: which classes it takes for which, and the samples that it gets most wrong.",
+        ),
+        ("code", "%trainopt inspect"),
         (
             "markdown",
             "## And then\n\n`%trainopt runs` compares all runs in a table, `%trainopt resume --epochs 20` goes on with this one, "

@@ -23,6 +23,7 @@ from ..runs.table import find_run
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+from ..events.format import counted
 
 # %% ../../nbs/notebook/06f_predict_verb.ipynb #0759a7ee
 @dataclass(frozen=True, repr=False)
@@ -64,7 +65,7 @@ def _model(call: Call, run: Run) -> nn.Module | None:
     names = call.shell.user_ns
     variable = run.facts.get("names", {}).get("model", "model")
     if not isinstance(names.get(variable), nn.Module) and run.cell:
-        cell = stored_cell(run, call.options(Trust).trust, show=print)
+        cell = stored_cell(run, call.options(Trust).trust, print, call.verb.name)
         with stored_names(run, names):
             execute_cell(call.shell, cell, seed=run.options.get("seed", 0))
     found = names.get(variable)
@@ -89,7 +90,7 @@ def _predict(call: Call) -> "DataFrame | None":
         found.frame.to_parquet(out)
     else:
         found.frame.to_csv(out, index=False)
-    print(f"{len(found)} predictions are in {out}")
+    print(f"{counted(len(found), 'prediction')} {'is' if len(found) == 1 else 'are'} in {out}")
     return None
 
 

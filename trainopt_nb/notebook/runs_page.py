@@ -16,7 +16,7 @@ from IPython.display import display
 
 from ..runs.card import escape
 from ..runs.files import CELL
-from ..runs.table import RunTable, list_runs
+from ..runs.table import RunTable, arranged_runs
 from .followers import Below
 from .train_in_cell import attach
 from ..task.variables import TaskNames, find_task
@@ -70,10 +70,11 @@ def _card(bundle: dict[str, str]) -> widgets.HTML:
 def show_runs(
     folder: str | Path,  # where runs are kept
     shell: InteractiveShell,  # IPython's shell
+    query: str = "",  # what the table shows at first
+    sort: str = "",  # its order at first
 ):
     "Show the table of runs in the output of the cell"
     box, loop = widgets.VBox(), asyncio.get_event_loop()
-
     more = Below(shell)
 
     def below(shown: Panel | Run) -> Callable[[dict[str, object]], None]:
@@ -95,15 +96,14 @@ def show_runs(
         look(run)
 
     def close():
-        printed = list_runs(folder)._repr_mimebundle_()
+        printed = panel.still()
         handle.update(printed, raw=True)
-        box.children = (
-            _card(printed),
-        )  # a page that was refreshed has forgotten which output the handle means
+        # a page that was refreshed has forgotten which output the handle means
+        box.children = (_card(printed),)
         panel.close()  # which stores the printed table
         panel.widget.close()
 
-    panel = RunsPanel(folder, attach=look, resume=resume, close=close)
+    panel = RunsPanel(folder, attach=look, resume=resume, close=close, query=query, sort=sort)
     panel.shown_in(box)
     box.children = (panel.widget,)
     handle = display(panel, display_id=True)
@@ -116,9 +116,11 @@ class LiveTable(RunTable):
         self,
         folder: str | Path,  # where runs are kept
         shell: InteractiveShell,  # IPython's shell
+        query: str = "",  # words and terms that the runs fit
+        sort: str = "",  # by what they are sorted
     ):
-        super().__init__(list_runs(folder))
-        self._folder, self._shell = folder, shell
+        super().__init__(arranged_runs(folder, query, sort))
+        self._folder, self._shell, self._asked = folder, shell, (query, sort)
 
     def _ipython_display_(self):
-        show_runs(self._folder, self._shell)
+        show_runs(self._folder, self._shell, *self._asked)

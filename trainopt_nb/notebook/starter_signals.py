@@ -17,14 +17,16 @@ class Starter(NamedTuple):
 
     about: str  # what is learned, from what, how well and how long it takes
     yours: str  # what your own data must look like
-    data: str  # a cell that defines `load`
+    data: str  # a cell that defines `train_data`, and shows how your own are read
     flags: str  # of the training
-    model: str  # a cell that defines data and model
-    look: str  # a cell that asks the trained model
+    model: str  # a cell that defines the model
+    look: str  # a cell that shows what the trained model predicts
     then: str = _SCRIPT  # what comes after
+    data_flags: str = ""  # of the look at the data
 
 # %% ../../nbs/notebook/07b_starter_signals.ipynb #c9b49520
 _IMAGE_DATA = """
+import numpy as np
 from sklearn.datasets import load_digits
 
 
@@ -32,21 +34,23 @@ def load():
     "Images of shape (samples, channels, height, width), and labels"
     images, labels = load_digits(return_X_y=True)
     return images.reshape(-1, 1, 8, 8).astype("float32") / 16, labels
-    # Your own, from a folder with one folder of pictures for each label:
-    # data = trainopt_nb.load_data("pictures", image_size="32")
-    # return data.train[0].numpy(), np.array(data.classes)[data.train[1]]
 
 
 images, labels = load()
+
+# Your own, from a folder with one folder of pictures for each label:
+# from trainopt_nb import load_data
+#
+# data = load_data("pictures", image_size="32")
+# images, labels = data.train[0].numpy(), np.array(data.classes)[data.train[1]]
+
+order = np.random.default_rng(0).permutation(len(images))
+train, valid = order[len(order) // 5 :], order[: len(order) // 5]
+train_data, valid_data = (images[train], labels[train]), (images[valid], labels[valid])
 images.shape, labels[:10]
 """
 _IMAGE_MODEL = """
-import numpy as np
 from torch import nn
-
-order = np.random.permutation(len(images))
-train, valid = order[len(order) // 5 :], order[: len(order) // 5]
-train_data, valid_data = (images[train], labels[train]), (images[valid], labels[valid])
 
 _, channels, size, _ = images.shape
 model = nn.Sequential(
@@ -67,16 +71,23 @@ model = nn.Sequential(
 IMAGE = Starter(
     "A small convolutional network learns to read handwritten digits: scikit-learn's 1,797 scans of 8 by 8 pixels. It takes some "
     "seconds on two cores and ends with an accuracy of about 99%.",
-    "`load` returns images of shape (samples, channels, height, width) with values around 0 to 1, and one label an image, as numbers or "
-    "as text. `load_data` reads them from a folder, as the comment in the cell shows. What does not fit into memory is better named below: "
+    "Images have the shape (samples, channels, height, width) and values around 0 to 1, and each has one label, a number or a text. "
+    "To read your own, remove the `#` in front of the lines below `Your own`. What does not fit into memory is better named: "
     '`train_data = "pictures"` trains on the folder itself. `--augment` shows the network each image shifted a little in each epoch; '
     "photographs also take flips and colours: `--augment default`.",
     _IMAGE_DATA,
     "--epochs 8 --lr 3e-3 --schedule onecycle --augment crop",
     _IMAGE_MODEL,
     """
-guesses = run.predict(valid_data[0])
-print(f"The first validation image is read as {guesses.labels[0]}, and labelled {valid_data[1][0]}.")
+import matplotlib.pyplot as plt
+
+guesses = run.predict(valid_data[0][:12]).labels
+figure, places = plt.subplots(2, 6, figsize=(9, 3.6), layout="constrained")
+for place, image, guess, label in zip(places.flat, valid_data[0], guesses, valid_data[1]):
+    place.imshow(image.transpose(1, 2, 0), cmap="gray")
+    place.set_title(f"{guess} (label {label})", size=9)
+for place in places.flat:
+    place.axis("off")
 """,
 )
 
@@ -100,12 +111,19 @@ def load():
     pitches = make.uniform(110, 880, 1200)
     clips = np.stack([shapes[label](2 * np.pi * pitch * time) for label, pitch in zip(labels, pitches)])
     return (clips + 0.3 * make.standard_normal(clips.shape)).astype("float32"), labels
-    # Your own, from a folder with one folder of recordings for each label:
-    # data = trainopt_nb.load_data("clips", sound_rate=RATE)
-    # return data.train[0].numpy(), np.array(data.classes)[data.train[1]]
 
 
 clips, labels = load()
+
+# Your own, from a folder with one folder of recordings for each label:
+# from trainopt_nb import load_data
+#
+# data = load_data("clips", sound_rate=RATE)
+# clips, labels = data.train[0].numpy(), np.array(data.classes)[data.train[1]]
+
+order = np.random.default_rng(0).permutation(len(clips))
+train, valid = order[len(order) // 5 :], order[: len(order) // 5]
+train_data, valid_data = (clips[train], labels[train]), (clips[valid], labels[valid])
 clips.shape, labels[:4]
 """
 
@@ -113,10 +131,6 @@ clips.shape, labels[:4]
 _AUDIO_MODEL = """
 import torch
 from torch import nn
-
-order = np.random.permutation(len(clips))
-train, valid = order[len(order) // 5 :], order[: len(order) // 5]
-train_data, valid_data = (clips[train], labels[train]), (clips[valid], labels[valid])
 
 
 class Spectrogram(nn.Module):
@@ -150,13 +164,18 @@ model = nn.Sequential(
 AUDIO = Starter(
     "A convolutional network learns to tell waveforms apart by ear, as it were: sine, square, sawtooth and noise, made here at random "
     "pitches with some hiss. It works on spectrograms. It takes some seconds on two cores and ends with an accuracy of more than 95%.",
-    "`load` returns clips of shape (samples, time), all of the same length and sampling rate, and one label a clip, as numbers or as text. "
-    "`load_data` reads them from a folder, as the comment in the cell shows, and cuts or pads them.",
+    "Clips have the shape (samples, time), all the same length and sampling rate, and each has one label, a number or a text. "
+    "To read your own, remove the `#` in front of the lines below `Your own`: `load_data` cuts and pads them.",
     _AUDIO_DATA,
     "--epochs 6 --batch-size 32 --lr 3e-3 --schedule onecycle",
     _AUDIO_MODEL,
     """
-guesses = run.predict(valid_data[0])
-print(f"The first validation clip sounds like {guesses.labels[0]}, and is labelled {valid_data[1][0]}.")
+import matplotlib.pyplot as plt
+
+guesses = run.predict(valid_data[0][:6]).labels
+figure, places = plt.subplots(2, 3, figsize=(9, 3.6), layout="constrained")
+for place, clip, guess, label in zip(places.flat, valid_data[0], guesses, valid_data[1]):
+    place.specgram(clip, NFFT=128, Fs=RATE, noverlap=64)
+    place.set_title(f"{guess} (label {label})", size=9)
 """,
 )

@@ -24,21 +24,23 @@ def load():
     texts = [f"{thing} was {turn}{word}{place}" for thing, turn, word, place in choices]
     labels = ["praise" if (word in good) != turns[turn] else "blame" for _, turn, word, _ in choices]
     return texts, labels
-    # Your own, from a table with the columns text and label:
-    # table = pd.read_csv("reviews.csv")
-    # return list(table["text"]), list(table["label"])
 
 
 texts, labels = load()
+
+# Your own, from a table with the columns text and label:
+# import pandas as pd
+#
+# table = pd.read_csv("reviews.csv")
+# texts, labels = list(table["text"]), list(table["label"])
+
+train_data = texts, labels
 list(zip(texts, labels))[:3]
 """
 
 # %% ../../nbs/notebook/07c_starters.ipynb #7a4fd54f
 _TEXT_MODEL = """
-import torch
 from torch import nn
-
-train_data = texts, labels
 
 
 class Reader(nn.Module):
@@ -63,15 +65,17 @@ TEXT = Starter(
     "A small convolutional network learns whether a sentence praises or blames. The sentences are made here, with words such as `not` and "
     "`never` that turn the meaning round, so that the order of words matters. It takes some seconds on two cores and ends with an "
     "accuracy of more than 95%.",
-    "`load` returns a list of texts and one label a text, as numbers or as text. Each word becomes a number "
+    "You need a list of texts and one label a text, a number or a word. To read your own, remove the `#` in front of the lines below `Your own`. Each word becomes a number "
     "below `--vocabulary`, so the embedding has as many rows. A fifth of the texts is held out for validation. Long texts are cut: "
     "`--text-length` says where.",
     _TEXT_DATA,
     "--epochs 5 --lr 1e-2 --schedule onecycle --valid-fraction 0.2 --vocabulary 4000",
     _TEXT_MODEL,
     """
-guess = run.predict(["my soup was hardly bad last night"])
-print(f"That is {guess.labels[0]}.")
+import pandas as pd
+
+some = texts[:5]  # or sentences of your own
+pd.DataFrame({"text": some, "prediction": run.predict(some).labels, "label": labels[:5]})
 """,
 )
 
@@ -84,17 +88,21 @@ def load():
     "A table whose column `label` is to be predicted"
     table, labels = load_breast_cancer(return_X_y=True, as_frame=True)
     return table.assign(label=labels.map({0: "malignant", 1: "benign"}))
-    # Your own:
-    # return pd.read_csv("table.csv")
 
 
 table = load()
+
+# Your own:
+# import pandas as pd
+#
+# table = pd.read_csv("table.csv")
+
+train_data = table
 table.iloc[:3, -5:]
 """
 _TABLE_MODEL = """
 from torch import nn
 
-train_data = table
 model = nn.Sequential(
     nn.LazyLinear(64),  # finds how many numbers the columns become
     nn.ReLU(),
@@ -107,16 +115,18 @@ model = nn.Sequential(
 TABLE = Starter(
     "A small network learns from a table: scikit-learn's 569 measurements of cells, of which 212 were malignant. It takes a few seconds "
     "on two cores and ends with an accuracy of more than 95% and an area under the ROC curve of about 0.99.",
-    "`load` returns a data frame, one row a sample. Columns of text, dates and missing values may stay as they are: what becomes of them is "
+    "You need a data frame, one row a sample. To read your own, remove the `#` in front of the lines below `Your own`. Columns of text, dates and missing values may stay as they are: what becomes of them is "
     "fitted on the training rows, and said above the first epoch with the option that changes it. `--target` names the column to "
     "predict, and `--valid-fraction` is the share of the rows that is held out. To predict a number, give the network one output.",
     _TABLE_DATA,
     "--target label --valid-fraction 0.2 --epochs 20 --batch-size 32 --lr 3e-3 --schedule cosine --metrics accuracy,auroc",
     _TABLE_MODEL,
     """
-run.predict(table.drop(columns="label").head(3)).frame
+some = table.tail(5)
+run.predict(some.drop(columns="label")).frame.assign(label=some["label"].to_list())
 """,
     "`trainopt predict RUN table.csv` predicts the rows of a file",
+    "--target label",
 )
 
 # %% ../../nbs/notebook/07c_starters.ipynb #0622131a

@@ -17,10 +17,18 @@ from ..runs.run import Run
 from ..runs.signature import is_signed, sign
 
 # %% ../../nbs/notebook/04b_stored_cell.ipynb #2bfbf8c3
+def _again(verb, run):
+    "Return how to say that the cell is trusted"
+    if verb != "resume":  # which takes more than a name
+        return f"add --trust to %trainopt {verb}."
+    return f"%trainopt resume {shlex.quote(plain(run.name))} --trust."
+
+
 def stored_cell(
     run: Run,  # to be resumed
     trust: bool = False,  # whether the user trusts a cell from elsewhere
     show: Callable[[str], object] | None = None,  # called with the source of a cell that is not trusted
+    verb: str = "resume",  # that was typed
 ) -> str:  # source; what was left out of it as a secret is put back from the environment
     "Return the cell of a run. Raises `RunError` where it is from elsewhere and not trusted, or where a secret is missing"
     cell = run.cell
@@ -30,8 +38,8 @@ def stored_cell(
                 show(f"The cell of {run.name}:\n\n{plain(cell)}\n")
             raise RunError(
                 f"The cell of the run {run.name} was not executed, because you did not write it on this machine (or did with version 0.1.0). "
-                f"Read {run.path / 'cell.py'}. If you trust it: %trainopt resume {shlex.quote(plain(run.name))} --trust. "
-                "Otherwise define model and train_data yourself, and resume then."
+                f"Read {run.path / 'cell.py'}. If you trust it: {_again(verb, run)} "
+                f"Otherwise define model and train_data yourself, and {verb} then."
             )
         sign(run.path, cell=cell)
     return with_secrets(cell)

@@ -15,7 +15,7 @@ from ..api.elsewhere import check_places
 from ..api.handle import load_final_weights
 from ..api.run_task import Where
 from ..base.cells import bound_names
-from ..base.errors import RunError
+from ..base.errors import Interrupted, RunError
 from ..base.flags import split, write_flags
 from ..base.options import Options, declared, option
 from ..base.tunables import find_tunables, with_values
@@ -26,6 +26,7 @@ from .fit_verbs import FIT, read_task, run_facts, secrets_note
 from .followers import Below
 from .kernel import Page, find_page, run_page
 from .stored_cell import stored_cell, stored_names
+from .waiting import begin_in_cell
 from .train_in_cell import run_in_cell, watch
 from .verbs import Background, Call, RunFolder, Trust, Verb
 from ..runs.run import Run
@@ -191,7 +192,7 @@ class _CellSweep(_CellSearch):
 async def _search(found: _CellSweep, page: Page, resume: Run | None = None):
     "Run a sweep with its panel, and leave the best trial in the notebook's variables"
     try:
-        handle = found.start(resume)
+        handle, place = begin_in_cell(lambda: found.start(resume), found.shell)
     except NameError as error:
         if resume is None:
             raise
@@ -199,14 +200,13 @@ async def _search(found: _CellSweep, page: Page, resume: Run | None = None):
             f"The stored cell of {resume.name} does not run here: {error}. Run the cells that it needs, then %trainopt resume {resume.name}."
         ) from error
     if isinstance(handle, FollowedSweep):
-        handle.leave = found.leave_behind
-        watch(handle, found.shell, use=found.take, **offers_elsewhere(handle.run, found.shell, found.below))
-        return
-    offers = SweepOffers(handle.sweep, found.shell, lambda: found.cell, found.below)
+        handle.leave, offers = found.leave_behind, offers_elsewhere(handle.run, found.shell, found.below)
+        return watch(handle, found.shell, use=found.take, **offers)
+    opens = SweepOffers(handle.sweep, found.shell, lambda: found.cell, found.below).open
     try:
-        await run_in_cell(handle, page, found.shell, open=offers.open, use=found.take, freeze=found.freeze)
+        await run_in_cell(handle, page, found.shell, place, open=opens, use=found.take, freeze=found.freeze)
     except BaseException:
-        with contextlib.suppress(RunError):  # what the sweep failed with is what the user should read
+        with contextlib.suppress(RunError, Interrupted):  # what the sweep ended with is to be read
             found.leave()
         raise
     found.leave()

@@ -24,9 +24,12 @@ from ..base.interrupts import interrupts
 from ..base.options import Options
 from ..base.registry import Registry
 from ..base.texts import Sentence, fault
+from ..events.preparing import preparing
 from ..events.records import Stop
 from .followers import Below, Follower, look_at_followed
 from .kernel import Page, has_frontend
+from .waiting import Place
+from .look_offers import look_offers
 from ..panels.form import OptionsForm
 from ..panels.base import Panel
 from ..runs.run import Run
@@ -63,6 +66,8 @@ INTERRUPTED = Stop("interrupted")  # what a run gets when the user interrupts it
 def _interrupted(handle: RunHandle) -> Sentence:
     "Return the sentence below a run that the user interrupted"
     kind = handle.run.run_type
+    if handle.given_up or (not handle.progress.begun and kind == "train"):
+        return fault("interrupted_before")
     if handle.progress.state == "finished":
         return fault("interrupted_finished")
     if kind in ("sweep", "compress"):
@@ -75,8 +80,9 @@ def run_or_interrupt(
     requested: bool = False,  # whether the user interrupted the cell, also where the run had just finished
 ) -> Run:
     "Return the run of a cell; raises `Interrupted` where the user interrupted it, and `RunError` where it failed"
-    run = handle.result()
-    if requested or (handle.progress.state, handle.progress.reason) == ("stopped", INTERRUPTED.reason):
+    run, progress = handle.result(), handle.progress
+    reason = progress.reason if progress.state == "stopped" else handle.given_up
+    if requested or reason == INTERRUPTED.reason:
         raise Interrupted(_interrupted(handle))
     return run
 
@@ -84,29 +90,40 @@ def run_or_interrupt(
 async def train_with_panel(
     handle: RunHandle,  # about to train
     page: Page,  # as from `find_page`
+    place: Place | None = None,  # where the panel appears; None means below what the cell shows
     **offers: Callable,  # as for `panel_of`
 ) -> Run:
     "Train to the end with a panel in the cell's output; raises as `run_or_interrupt`"
-    panel = panel_of(handle, **offers)
-    output, again = display(panel, display_id=True), None
     with interrupts() as interrupt:
         try:
-            for _ in handle.events(lambda: INTERRUPTED if interrupt.requested else _clicked(panel)):
-                panel.follow(handle.progress.state)
-                await page.turn()
-                panel.act()
-                look_at_followed()
-                if page.again is not again:
-                    again = page.again
-                    _move(panel, output, page)
-        finally:
-            handle.close()
-            panel.close()
-            if again and output is not None:
-                output.update({"text/plain": repr(handle.run)}, raw=True)
-            elif output is not None:
-                panel.give_way(partial(output.update, raw=True))
+            await _drive(handle, page, interrupt, place or Place(), offers)
+        except KeyboardInterrupt:  # the second one, which does not wait for the step
+            raise Interrupted(_interrupted(handle)) from None
     return run_or_interrupt(handle, interrupt.requested)
+
+
+async def _drive(handle, page, interrupt, place, offers):
+    "Take the events of a run, and show them"
+    panel = output = again = None
+    try:
+        panel = panel_of(handle, **offers)
+        output = place.show(panel)
+        for _ in handle.events(lambda: INTERRUPTED if interrupt.requested else _clicked(panel)):
+            panel.follow((handle.progress.state, preparing(handle.progress)))
+            await page.turn()
+            panel.act()
+            look_at_followed()
+            if page.again is not again:
+                again = page.again
+                _move(panel, output, page)
+    finally:
+        handle.close()
+        if panel is not None:
+            panel.close()
+        if again and output is not None:
+            output.update({"text/plain": repr(handle.run)}, raw=True)
+        elif output is not None:
+            panel.give_way(partial(output.update, raw=True))
 
 
 def _move(panel: Panel, output: DisplayHandle, page: Page):
@@ -140,11 +157,12 @@ async def run_in_cell(
     handle: RunHandle,  # about to train
     page: Page,  # as from `find_page`
     shell: InteractiveShell,  # IPython's shell
+    place: Place | None = None,  # as for `train_with_panel`
     **offers: Callable,  # as for `panel_of`
 ) -> Run:
     "Train with a panel where there is a front end, with a line an epoch elsewhere"
     if has_frontend(shell):
-        return await train_with_panel(handle, page, **offers)
+        return await train_with_panel(handle, page, place, **offers, **look_offers(handle.run, shell))
     return run_in_lines(handle, shell, handle.run)
 
 # %% ../../nbs/notebook/05_train_in_cell.ipynb #fb93f594
@@ -217,7 +235,7 @@ def watch(
             f"{name} runs in a process of its own: trainopt runs shows how far it is, {word}.send('stop') ends it"
         )
         return
-    panel = panel_of(handle, **offers)
+    panel = panel_of(handle, **offers, **look_offers(handle.run, shell))
     replace = show(panel)
     follower = Follower(handle, panel, lambda: panel.give_way(replace))
     task = asyncio.get_event_loop().create_task(follower.follow())

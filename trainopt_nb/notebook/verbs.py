@@ -147,7 +147,7 @@ for _name, _place in {
     "doctor": "doctor_verb:DOCTOR",
     "data": "data_verb:DATA",
     "compress": "compress_verb:COMPRESS",
-    "runs": "run_verbs:RUNS",
+    "runs": "runs_verb:RUNS",
     "attach": "run_verbs:ATTACH",
     "resume": "run_verbs:RESUME",
     "predict": "predict_verb:PREDICT",

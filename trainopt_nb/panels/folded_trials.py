@@ -12,7 +12,7 @@ from pathlib import Path
 from ..base.errors import RunError
 from ..events.format import compact, duration, figure
 from ..events.progress import Progress
-from .runs_rows import TEXTS, RunsTable, Watched
+from .watched_runs import RunsTable, Watched
 from ..runs import card
 from ..runs.run import Run
 from ..sweeps.progress import SweepProgress, sweep_of
@@ -53,7 +53,11 @@ def _row(sweep: str, own: SweepProgress, trial: TrialRow, alive: bool) -> dict[s
         "time": duration(trial.seconds) if trial.seconds else "",
         "changed": card.plain(_written(trial.values)),
         "resumable": False,
-        "bytes": 0,
+        "monitor": card.plain(own.monitor),
+        "metrics": {} if value is None else {card.plain(own.monitor): figure(own.monitor, value)},
+        "options": {},
+        "tags": [],
+        "note": "",
     }
 
 
@@ -87,8 +91,13 @@ class FoldedTable(RunsTable):
             return super().__getitem__(name)
         return Run(super().__getitem__(found[1]).path / found[2])
 
-    def _drawn(self, name: str) -> Watched | None:
-        "Return a trial whose curves are drawn, with what its log has by now"
+    def look(
+        self,
+        name: str,  # of a run or a trial
+    ) -> Watched | None:  # None where it is gone
+        "Return a run or a trial with what its log has by now"
+        if not _TRIAL.fullmatch(name):
+            return self._watched.get(name)
         try:
             self._trials[name] = self._trials.get(name) or Watched(self[name])
             self._trials[name].refresh()
@@ -100,14 +109,13 @@ class FoldedTable(RunsTable):
         self,
         since: int = 0,
         curves: dict[str, int] | None = None,
-        texts: dict[str, str] = TEXTS,
         trials: dict[str, int]
         | None = None,  # name of each unfolded sweep -> mark of the trials that the page has
     ) -> dict[str, object]:  # plain data
         "Return what has changed"
-        known = super().news(since, curves, texts)
+        known = super().news(since, curves)
         for name in filter(_TRIAL.fullmatch, curves or {}):
-            if (trial := self._drawn(name)) and trial.place != curves[name]:
+            if (trial := self.look(name)) and trial.place != curves[name]:
                 known["curves"][name] = trial.curves()
         known["trials"] = {}
         for name, mark in (trials or {}).items():

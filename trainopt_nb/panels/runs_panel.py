@@ -14,11 +14,15 @@ from pathlib import Path
 
 from ..base.errors import CheckpointError, RunError
 from .base import Panel, read_static
-from .protocol import PROTOCOL
 from .folded_trials import FoldedTable
+from .protocol import PROTOCOL
+from .runs_view import RunsView, compared, run_details, table_figures
+from .watched_runs import folder_bytes
 from ..runs import card
+from ..runs.annotations import write_annotations
+from ..runs.export import csv_text, free_path, write_csv
 from ..runs.run import Run
-from ..runs.table import list_runs
+from ..runs.table import RunTable, arranged_runs
 from ..sweeps.records import StopTrial
 
 # %% ../../nbs/panels/04_runs_panel.ipynb #9b203be5
@@ -50,12 +54,86 @@ def _apply(action: Callable[[Run], None], names: list[str], table: FoldedTable) 
             refused.append(str(error))
     return " ".join(refused)
 
+
+def _texts(value: object) -> tuple[str, ...] | None:
+    return tuple(map(str, value)) if isinstance(value, list) else None
+
+
+def _annotate(run: Run, content: dict[str, object]):
+    "Store what was written about a run in the page"
+    note, tags = content.get("note"), _texts(content.get("tags"))
+    write_annotations(run, note if isinstance(note, str) else None, tags)
+
+
+def _export(table: RunTable, folder: Path, texts: dict[str, str]) -> str:
+    "Write the runs that are shown beside their folder, and say where"
+    entries = table.entries()
+    path = write_csv(entries, free_path(folder, csv_text(entries)))
+    return texts["exported"].format(n=len(entries), path=card.short_path(str(path)))
+
 # %% ../../nbs/panels/04_runs_panel.ipynb #74ed9d09
-class RunsPanel(Panel):
+class _ArrangedPanel(Panel):
+    "A table of runs with a search, an order and groups"
+
+    table: FoldedTable
+    view: RunsView
+
+    def still(self) -> dict[str, str]:
+        "Return the table as it is printed, with the search and the order of the page"
+        return self.printed()._repr_mimebundle_()
+
+    def printed(self) -> RunTable:
+        "Return the runs that the page shows, in its order"
+        view = self.view
+        return arranged_runs(self.table.folder, view.understood, "" if view.said else view.sort)
+
+    def _arranged(self, content: dict[str, object]) -> dict[str, object]:
+        "Return what the page asks for beside the rows: what is shown, opened and compared"
+        self.view.arrange(self.table, self.texts)
+        opened, beside, sizes = (content.get(key) for key in ("open", "compare", "sizes"))
+        told = self.view.news(content.get("number")) | {"figures": table_figures(self.table, self.texts)}
+        details = {
+            name: found
+            for name, mark in (opened.items() if isinstance(opened, dict) else ())
+            if (run := self.table.look(name)) and (found := run_details(run, self.texts))["mark"] != mark
+        }
+        names = _texts(beside.get("names")) if isinstance(beside, dict) else None
+        found = compared(self.table, list(names), self.texts) if names else None
+        if found and found["mark"] == beside.get("mark"):
+            found = None
+        runs = [run for name in _texts(sizes) or () if (run := self.table.look(name))]
+        return told | {
+            "details": details,
+            "compared": found,
+            "size": sum(folder_bytes(each.run.path) for each in runs),
+        }
+
+# %% ../../nbs/panels/04_runs_panel.ipynb #69bcda25
+class _ClickedPanel(_ArrangedPanel):
+    "What the buttons of the table do"
+
+    _actions: dict[str, Callable[[Run], None]]
+
+    def _do(self, content: dict[str, object]) -> tuple[str, str]:
+        "Do what was clicked; returns what was refused, and what was done"
+        action, names = content.get("do"), content.get("names")
+        names = names if isinstance(names, list) else []
+        if action == "annotate":
+            return _apply(lambda run: _annotate(run, content), names, self.table), ""
+        if action == "export":
+            try:
+                return "", _export(self.printed(), self.table.folder, self.texts)
+            except RunError as error:
+                return str(error), ""
+        return _apply(self._actions[action], names, self.table) if action in self._actions else "", ""
+
+# %% ../../nbs/panels/04_runs_panel.ipynb #308089a8
+class RunsPanel(_ClickedPanel):
     "A table of runs that can be clicked"
 
-    script = read_static("runs_panel.js")
-    words = ("runs",)
+    script = read_static("runs_rows.js", "runs_beside.js", "runs_panel.js")
+    styles = read_static("runs.css")
+    words = ("tasks", "runs")
 
     def __init__(
         self,
@@ -64,8 +142,11 @@ class RunsPanel(Panel):
         attach: Callable[[Run], None] | None = None,  # shows a run; None leaves the button out
         resume: Callable[[Run], None] | None = None,  # continues a run, or raises one of `REFUSALS`
         close: Callable[[], None] | None = None,  # puts the printed table in the place of the panel
+        query: str = "",  # what is shown at first
+        sort: str = "",  # its order at first
     ):
         self.table, self._lock, self._looked = FoldedTable(folder), threading.Lock(), -math.inf
+        self.view = RunsView(query, sort)
         actions = {"stop": _stop, "delete": _delete, "attach": attach, "resume": resume}
         self._actions = {name: action for name, action in actions.items() if action}
         self._leave = close
@@ -79,34 +160,32 @@ class RunsPanel(Panel):
         "Return everything that the page shows, as JSON"
         with self._lock:
             self._look()
-            return self._answer()
+            return self._answer({"since": 0})
 
     def receive(self, content: dict[str, object]):
         "Do what was clicked and answer what was asked; two pages may ask in two threads"
-        since, curves, trials, action, names = map(content.get, ("since", "curves", "trials", "do", "names"))
+        since, curves, trials, action = map(content.get, ("since", "curves", "trials", "do"))
         if type(since) is not int or not isinstance(curves, dict) or not isinstance(trials or {}, dict):
             return
         if action == "close" and self._leave:
             return self._leave()
-        does = action in self._actions and isinstance(names, list)
         with self._lock:
-            since = 0 if self._link.reword() else since  # rows in another language are sent again
-            said = _apply(self._actions[action], names, self.table) if does else ""
+            if self._link.reword():  # rows in another language are sent again
+                content = {**content, "since": 0, "number": -1}
+            self.view.take(content.get("view"))
+            said, told = self._do(content)
             self._look(now="do" in content)
-            self.widget.send({"news": self._answer(since, curves, said, trials)})
-        self.kept.look()
-
-    def still(self) -> dict[str, str]:
-        "Return the table as it is printed"
-        return list_runs(self.table.folder)._repr_mimebundle_()
+            self.widget.send({"news": self._answer(content, said, told)})
+        self.kept.look(content.get("view") or action)
 
     def _look(self, now: bool = False):
         if now or time.monotonic() - self._looked > REST:
             self.table.refresh()
             self._looked = time.monotonic()
 
-    def _answer(self, since: int = 0, curves=None, said: str = "", trials=None) -> str:
-        offers = [*self._actions, *(["close"] if self._leave else [])]
+    def _answer(self, content: dict[str, object], said: str = "", told: str = "") -> str:
+        offers = [*self._actions, "export", *(["close"] if self._leave else [])]
         path = card.short_path(str(self.table.folder.absolute()))
-        own = {"protocol": PROTOCOL, "said": card.plain(said), "folder": path, "offers": offers}
-        return card.json_text(self.table.news(since, curves, self.texts, trials) | own)
+        own = {"protocol": PROTOCOL, "said": card.plain(said), "told": told, "folder": path, "offers": offers}
+        rows = self.table.news(content["since"], content.get("curves"), content.get("trials"))
+        return card.json_text(rows | self._arranged(content) | own)

@@ -12,6 +12,7 @@ import os
 from typing import NamedTuple
 
 from ..events.format import compact, digits, duration, figure
+from ..events.preparing import preparing_text
 from ..events.progress import LIVE, Progress
 from .axes import smooth, x_scale
 from .plain_text import escape, json_text, plain
@@ -27,12 +28,12 @@ def headline(
 ) -> str:  # such as `epoch 7 of 12 · step 196 of 336 · 4 s left`
     "Write how far a run is"
     started, live = progress.started, progress.state in LIVE
-    if started is None:
-        return ""
+    if (text := preparing_text(progress, texts)) or started is None:
+        return text
     whole = progress.state == "finished" and progress.epoch == started.epochs
     now = min(progress.epoch + live, started.epochs)
     parts = [texts["epochs" if whole and now > 1 else "epoch"].format(now=now, all=started.epochs)]
-    step = "steps" if whole else "step" if started.steps else "step_only"
+    step = "steps" if whole and progress.step > 1 else "step" if started.steps else "step_only"
     parts.append(texts[step].format(now=progress.step, all=progress.step if whole else started.steps))
     spent = duration(progress.seconds_left if live else progress.all_seconds)
     return " · ".join([*parts, texts["left" if live else "took"].format(time=spent)] if spent else parts)
@@ -203,7 +204,7 @@ def assumed(
 
 
 PARTS = ("data", "forward", "backward", "others", "rest")  # of a second
-SKEW = 0.1  # share of the time by which others wait longer for a device that is called slow
+SKEW = 0.1  # share of the time by which others work less, and wait longer, where a device is called slow
 
 
 class Device(NamedTuple):
@@ -230,8 +231,11 @@ def devices(
     loads = [progress.workers[rank] for rank in sorted(progress.workers)]
     if len(loads) < 2:
         return []
-    waits = [_spent(load)[3] for load in loads]
-    least, most = min(waits), max(waits)
+    waits, works = (
+        [part(_spent(load)) for load in loads]
+        for part in (lambda spent: spent[3], lambda spent: sum(spent[:3]))
+    )
+    least, uneven = min(waits), max(waits) - min(waits) > SKEW and max(works) - min(works) > SKEW
     return [
         Device(
             f"{load.rank} {plain(load.device)}",
@@ -242,7 +246,7 @@ def devices(
                 ("" if load.utilisation is None else f"GPU {load.utilisation:.0%}, ")
                 + f"{load.processor:.2f}",
             ),
-            most - least > SKEW and wait == least,
+            uneven and wait == least,
         )
         for load, wait in zip(loads, waits, strict=True)
     ]

@@ -14,7 +14,7 @@ from ..base.errors import RunError
 from ..events.data_changes import DataChanged
 from ..events.progress import Progress
 from ..events.records import Epoch, Started, Step
-from .directory import RunDirectory
+from .annotations import AnnotatedRun
 from .files import LOG, whole_lines
 from .summary import Summary, epoch_metrics, run_summary
 from .tail import Tail
@@ -65,7 +65,7 @@ def _without_repeats(events):
     return kept
 
 # %% ../../nbs/runs/06_reader.ipynb #978af938
-class RunReader(RunDirectory):
+class RunReader(AnnotatedRun):
     "What can be read of a run while any process writes it"
 
     def __init__(self, path: str | Path):

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..base.errors import RunError, run_errors
 from ..events.progress import Progress
 from ..events.records import Ended, Epoch, Started, State, Step, to_lines
-from .files import LOCK, LOG
+from .files import INBOX, LOCK, LOG
 from .line_file import LineFile
 from .reader import RunReader
 from .summary import follow_summary, read_summary, summarize, write_summary
@@ -99,6 +99,13 @@ class HeldRun(RunReader):
     ):
         "Keep the run for a process that is about to start"
         claim_lock(self.path / LOCK, token, pid)
+        if pid is None:
+            self.forget_commands()
+
+    def forget_commands(self):
+        "Drop what was sent to an earlier process; what is sent from now on waits for the next one"
+        with contextlib.suppress(OSError):
+            (self.path / INBOX).unlink(missing_ok=True)
 
     def hold(
         self,
@@ -133,6 +140,8 @@ class RunWriter(HeldRun):
         "Become the only writer; raises `RunError` where another process is"
         if token is not None:
             self.hold(token)
+        if token == "":
+            self.forget_commands()
         self._owns_lock, self._pid = token is not None, os.getpid()
         try:
             self._log = LogWriter(self.path, late)

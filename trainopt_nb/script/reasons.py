@@ -20,6 +20,7 @@ SILENT = (
     "keep",
     "on_disk_full",
     "usage",
+    "log",
     "restarts",
     "cluster",
     "prefetch",

@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 from ..base.errors import OptionError
-from ..events.format import duration
+from ..events.format import counted, duration
 from .options import SweepOptions
 from .pruners import choose_pruner, parse_pruner
 
@@ -45,7 +45,7 @@ def _trial_epochs(options: SweepOptions, epochs: int, objectives: int) -> int:
     if room < _LEAST:
         least = math.ceil(1000 * _LEAST / (options.processes * epochs)) / 10
         raise OptionError(
-            f"--budget {100 * options.budget:.4g}% of a training of {epochs} epochs has room for {room:.2g} epochs, and a sweep needs {_LEAST}: give at least --budget {least:g}%, or --trials."
+            f"--budget {100 * options.budget:.4g}% of a training of {counted(epochs, 'epoch')} has room for {room:.2g} epochs, and a sweep needs {_LEAST}: give at least --budget {least:g}%, or --trials."
         )
     for length in range(min(epochs, int(room)), 1, -1):
         if room >= _WANTED * length * _trial_share(options, length, room / length, objectives):
@@ -89,4 +89,4 @@ def _text(trials: int, length: int, epochs: int, seconds: float, cost: float, li
     shorter = f" of {length} epoch{'s' * (length > 1)}, not {epochs}," if length < epochs else ""
     if limit is not None and cost > limit:
         return f"One trial takes about {duration(cost)}, more than the {duration(limit)} of this sweep."
-    return f"About {trials} trials{shorter} in {duration(seconds)}."
+    return f"About {counted(trials, 'trial')}{shorter} in {duration(seconds)}."

@@ -18,6 +18,7 @@ from .pruners import choose_pruner, make_pruner
 from .samplers import Made, Search, make_sampler
 from .space import Space
 from .space_sampler import SpaceSampler
+from ..events.format import counted
 
 # %% ../../nbs/search/17_choose.ipynb #2e674897
 def _counted(search: Search) -> str:
@@ -36,7 +37,7 @@ def choose_sampler(
         return "tpe", "The function draws its own values, and TPE can follow values that depend on others."
     size, trials = combinations(search.space), search.trials
     if trials is not None and size <= min(trials, MOST_COMBINATIONS):
-        return "grid", f"All {size:.0f} combinations fit into {trials} trials."
+        return "grid", f"All {size:.0f} combinations fit into {counted(trials, 'trial')}."
     if search.objectives > 1 and trials is not None and trials >= MANY_TRIALS:
         name = "nsga2" if search.objectives < 4 else "nsga3"
         return (
@@ -49,7 +50,7 @@ def choose_sampler(
         many = f"{_counted(search)} has too many values"
     else:
         many = f"{_counted(search)} have too many combinations"
-    room = "" if trials is None else f" for a grid of {trials} trials"
+    room = "" if trials is None else f" for a grid of {counted(trials, 'trial')}"
     return "tpe", f"{many}{room}, so TPE proposes values like those that were best."
 
 # %% ../../nbs/search/17_choose.ipynb #084ad507

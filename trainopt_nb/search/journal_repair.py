@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 
 from ..base.errors import RunError
 from ..store.private import private
+from ..events.format import counted
 
 # %% ../../nbs/search/18b_journal_repair.ipynb #c92c43d8
 _BEGIN = b'{"op_code":'
@@ -133,7 +134,7 @@ def _mended(gap, records, path):
     lines = b"".join(_beginning(trial, study, ended) for trial in gap.lost)
     room = gap.end - gap.begin
     if len(lines) > room or not _studies_begin(records):
-        what = f"{len(gap.lost)} trials" if gap.lost else "its study"
+        what = counted(len(gap.lost), "trial") if gap.lost else "its study"
         raise RunError(
             f"{path} is damaged at byte {gap.begin:,}, where {what} began: restore it from a backup, or begin a new study."
         )

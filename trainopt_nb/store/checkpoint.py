@@ -19,6 +19,7 @@ from ..base.guarded_files import read_object
 from .folders import disk_errors, new_folder, remove_folder
 from .checkpoint_content import FILES, as_json, put_together, read_state, take_apart
 from .tensors import MANIFEST, damage, write_hashed, write_manifest, write_safetensors
+from ..events.format import counted
 
 # %% ../../nbs/store/05_checkpoint.ipynb #a4724b22
 @dataclass(frozen=True)
@@ -163,7 +164,11 @@ def _losses(damaged, used, which, wanted):
             f"No checkpoint is marked as best, so the newest whole one, of step {used.step}, is loaded."
         )
     for checkpoint, wrong in damaged:
-        cost = f": {n} steps are lost" if (n := checkpoint.step - used.step) > 0 else ""
+        cost = (
+            f": {counted(n, 'step')} {'is' if n == 1 else 'are'} lost"
+            if (n := checkpoint.step - used.step) > 0
+            else ""
+        )
         sentences.append(
             f"The checkpoint of step {checkpoint.step} is damaged ({wrong}), so that of step {used.step} is loaded{cost}."
         )

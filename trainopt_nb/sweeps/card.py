@@ -10,6 +10,7 @@ import math
 
 from ..base.texts import wording
 from ..events.format import compact, digits, duration
+from ..events.preparing import preparing_text
 from ..events.progress import LIVE, Progress
 from ..runs.card import Figure, is_share
 from .lines import measured_text, method_title
@@ -26,10 +27,11 @@ def sweep_headline(
 ) -> str:  # such as `58 of 200 trials · 2 at once · 1 min 40 s left`
     "Write how far a sweep is"
     s, live = sweep_of(progress), progress.state in LIVE
-    if s.started is None:
-        return ""
+    if (text := preparing_text(progress, texts)) or s.started is None:
+        return text
     planned = s.planned is not None and (live or s.ended < s.planned)
-    parts = [texts["headline" if planned else "headline_open"].format(n=s.ended, all=s.planned)]
+    said = "headline" if planned else "headline_one" if s.ended == 1 else "headline_open"
+    parts = [texts[said].format(n=s.ended, all=s.planned)]
     parts += [texts["at_once"].format(n=s.workers)] * (live and s.workers > 1)
     spent = duration(progress.seconds_left if live else progress.all_seconds)
     return " · ".join([*parts, texts["left" if live else "took"].format(time=spent)] if spent else parts)

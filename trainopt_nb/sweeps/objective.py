@@ -32,6 +32,7 @@ from ..workers.shared_arrays import SharedArrays
 from .goals import resolve_goals, trial_options
 from .no_effect import searched_in_vain
 from ..search.options import Goal
+from ..events.format import counted
 
 # %% ../../nbs/sweeps/23_objective.ipynb #f5606fbb
 Trainable = tuple[Task, TrainOptions]
@@ -235,6 +236,6 @@ def _goals_of_numbers(made, goals):
         )
     if len(goals) != len(made):
         raise OptionError(
-            f"The objective returns {len(made)} numbers, and goal names {len(goals)}: name one for each."
+            f"The objective returns {counted(len(made), 'number')}, and goal names {len(goals)}: name one for each."
         )
     return list(goals)

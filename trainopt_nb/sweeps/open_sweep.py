@@ -165,7 +165,7 @@ def _put_together(plan: SweepPlan, run: Run, pool: RayPool | None) -> SweepHandl
     )
     tail = run.tail()
     tail.update()
-    log, missed = Log(run, tail.progress, keep=(JOURNAL,)), _missed(trials, known)
+    log, missed = Log(run, tail.progress, keep=(JOURNAL,), logs=plan.options.log), _missed(trials, known)
     loop.shared = shared
     first = [*missed, _started(plan, run, choice, budget, done), *notes]  # it counts what ended before
     modes = modes_of(plan.how, choice, goals, plan.options.seed, earlier_of(known, missed))

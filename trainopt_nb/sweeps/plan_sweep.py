@@ -16,6 +16,7 @@ from ..search.any_space import take_space
 from ..search.foreign_space import ForeignSpace
 from ..search.options import Goal, SweepOptions
 from ..search.space import Space
+from ..runs.logged_values import check_logs
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..workers.submit import submit
@@ -100,6 +101,7 @@ def plan_sweep(
     options: TrainOptions,
 ) -> SweepPlan:
     "Put a sweep together. Raises `OptionError`, `WorkerError` for a function that fails, and what `prepare` raises for a task that is wrong"
+    check_logs(options.log)
     goals, found = named_goals(how.goals), _taken(space, isinstance(make_task, Task))
     cluster, options, here = split_cluster(options)
     if isinstance(make_task, Task):

@@ -130,6 +130,7 @@ def _add_started(p, e):
 
 
 def _add_trial(p, e):
+    p.parts.pop("preparing", None)  # the workers are there
     s, row = _own(p), TrialRow(e.number)
     s.tick(e.time)
     if e.number in s.trials:  # it is taken up again

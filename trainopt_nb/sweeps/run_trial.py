@@ -61,7 +61,9 @@ def _facts(trial: WorkerTrial, parent: str) -> dict[str, object]:
 def _copied(spec: TrialSpec, facts: dict) -> Run:
     "Copy the run from which a trial goes on"
     path = Path(spec.path)
-    shutil.copytree(spec.resume, path, ignore=shutil.ignore_patterns("lock*", "*.lock"))
+    shutil.copytree(
+        spec.resume, path, ignore=shutil.ignore_patterns("lock*", "*.lock", "logs", "tensorboard", "wandb")
+    )
     run = Run(path)
     run.add_facts(name=path.name, **facts)
     return run
@@ -76,7 +78,7 @@ def _begin(
         return resume_in(_copied(spec, facts), task, options, prompt=(Epoch,))
     facts |= {"folder": path.parent, "name": path.name, "dated": False}
     try:
-        return start(task, options, late=True, prompt=(Epoch,), known=known, **facts)
+        return start(task, options, late=True, prompt=(Epoch,), known=known, shared=True, **facts)
     except BaseException:
         if not path.exists():
             Run.create(options=options.plain(), **facts)
@@ -110,7 +112,7 @@ def options_of(
     place: Place,
 ) -> TrainOptions:
     "Return the options of a trial. Raises `OptionError` where it is to train on other devices than those of its sweep"
-    given = {"seed": spec.seed, "epochs": place.epochs}
+    given = {"seed": spec.seed, "epochs": place.epochs, "log": ()}  # the sweep writes those of its trials
     own = {name: value for name, value in given.items() if value is not None}
     chosen = trial_options(place.goals, options, **{**spec.options, **own})
     check_place(chosen, place.devices)

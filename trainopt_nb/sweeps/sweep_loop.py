@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 
 from ..base.errors import OptionError
+from ..events.preparing import Preparing
 from ..events.records import Ended, Heartbeat, Note, Stop
 from ..search.space import Space
 from ..search.space_record import to_json
@@ -190,6 +191,7 @@ class SweepLoop(_TimedLoop):
         try:
             yield from self._emit(first)
             yield from self._emit(mode(self, []))  # where a sweep goes on, only its finals may be left
+            yield from self._emit([Preparing("workers", self.ended, time.time())])
             self.workers.resize(jobs)
             while not self.over:
                 yield from self._turn(mode)

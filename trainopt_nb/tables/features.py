@@ -30,6 +30,7 @@ from .reduce import fit_reduce, reduce, reduced_names
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+from ..events.format import counted
 
 # %% ../../nbs/tables/07_features.ipynb #51ec3810
 class Known(NamedTuple):
@@ -133,7 +134,7 @@ class Features:
         return np.ascontiguousarray(x, dtype=np.float32)
 
     def __repr__(self):
-        return f"Features: {len(self.columns)} columns become {self.width} numbers: {listed(self.names)}"
+        return f"Features: {counted(len(self.columns), 'column')} become{'s' * (len(self.columns) == 1)} {counted(self.width, 'number')}: {listed(self.names)}"
 
 # %% ../../nbs/tables/07_features.ipynb #18f23bd9
 def _fit_encoder(name, values, how, most, known, folds, ordered):

@@ -16,6 +16,7 @@ from .feature_words import ENCODERS, SCALES, read_impute, read_words
 from .features import Features, fit_features
 from .frames import is_table
 from .table import Table, TableChoices, known_target, split_target
+from ..events.format import counted
 
 # %% ../../nbs/tables/10_make_table.ipynb #d9a038eb
 def _complete(frame, targets, words, name):
@@ -49,7 +50,7 @@ def _assumed(frame, features, choices, words, target):
         )
     scale = next((word.name for word in words if word.name in SCALES), "standard")
     usual = next((word.name for word in words if word.name in ENCODERS and not word.column), "onehot")
-    text = f"{len(features.columns)} columns become {features.width} numbers: scaling {scale}, categories {usual}"
+    text = f"{counted(len(features.columns), 'column')} become{'s' * (len(features.columns) == 1)} {counted(features.width, 'number')}: scaling {scale}, categories {usual}"
     return [*rows, Assumption("features", text, "--features")]
 
 # %% ../../nbs/tables/10_make_table.ipynb #f510fd1b
@@ -101,9 +102,9 @@ def features(
     features: str = "auto",  # words, as for `--features`
     impute: str = "auto",  # as for `--impute`
     valid_fraction: float = 0.0,  # share of the rows to hold out if there is no validation data
-    seed: int = 0,  # of the draw
+    seed: int = 0,  # of the split
 ) -> Table:  # which `fit` takes as training data
-    "Preprocess a table, and tell how many numbers a model gets. Raises `DataError` or `OptionError` with the reason"
+    "Preprocess a table, and return the features that a model gets. Raises `DataError` or `OptionError` with the reason"
     usable = is_table(train_data) or (isinstance(train_data, tuple) and len(train_data) == 2)
     if not usable:
         raise DataError(

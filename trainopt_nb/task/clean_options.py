@@ -72,7 +72,7 @@ class CleanOptions(Options):
 
     clean: str = option(
         "none",
-        "what to mend in the training data before the run, such as 'duplicates overlap labels outliers:0.01'",
+        "what to fix in the training data before the run, such as 'duplicates overlap labels outliers:0.01'",
         type="text",
         search=("none", "duplicates overlap", "duplicates overlap outliers:0.01"),
         checked=parse_clean,

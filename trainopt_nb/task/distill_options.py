@@ -87,7 +87,7 @@ class DistillOptions(Options):
 
     teacher: str = option(
         "none",
-        "model that the trained one learns from: a variable, several variables separated by commas, or a stored run such as runs/NAME",
+        "model to learn from: a variable, several variables separated by commas, or a stored run such as runs/NAME",
         type="text",
         objects=True,
         protocol="load",
@@ -96,7 +96,7 @@ class DistillOptions(Options):
     )
     distill: str = option(
         "auto",
-        "what is imitated: logits:TEMPERATURE, features:FACTOR, attention:FACTOR, or several of them; auto with a teacher is logits:4",
+        "what to imitate: logits:TEMPERATURE, features:FACTOR, attention:FACTOR, or several of them; auto with a teacher is logits:4",
         type="text",
         search=("none", "logits:2", "logits:4", "logits:8"),
         checked=check_distill,

@@ -171,7 +171,8 @@ def check_data(
         inputs = _inputs(data.train.data)
         said += [("inputs", note) for note in check_inputs(inputs, data.train.names)]
         if isinstance(data.valid, MemoryBatches) and (same := overlap(inputs, _inputs(data.valid.data))):
-            text = f"{same} of {data.valid.samples} validation rows are also training rows: validation metrics will look better than they are."
+            alike = "is also a training row" if same == 1 else "are also training rows"
+            text = f"{same} of {data.valid.samples} validation rows {alike}: validation metrics will look better than they are."
             said.append(("overlap", text))
     return said, seen._replace(figures=figures)
 

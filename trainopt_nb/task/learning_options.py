@@ -91,7 +91,7 @@ class LossOptions(DataOptions):
 
     loss: str = option(
         "auto",
-        "what is minimised",
+        "loss to minimize",
         choices=LOSSES,
         objects=True,
         group="Objective",
@@ -108,7 +108,7 @@ class LossOptions(DataOptions):
     )
     class_weights: str = option(
         "none",
-        "weigh classes by the inverse of their frequency in the training labels",
+        "weight classes by the inverse of their frequency in the training labels",
         choices=("none", "balanced"),
         search=("none", "balanced"),
         group="Objective",
@@ -116,7 +116,7 @@ class LossOptions(DataOptions):
     )
     focal_gamma: float = option(
         2.0,
-        "focal loss: how much easy samples are discounted",
+        "focal loss: how strongly easy samples are down-weighted",
         low=0,
         high=10,
         search=(0.5, 5),
@@ -141,7 +141,7 @@ class TargetOptions(LossOptions):
 
     metrics: str = option(
         "auto",
-        "figures of the validation data, separated by commas",
+        "validation metrics, separated by commas",
         type="text",
         objects=True,
         group="Objective",
@@ -163,7 +163,7 @@ class TargetOptions(LossOptions):
     )
     scores: str = option(
         "auto",
-        "what the model returns for classes and answers",
+        "whether the model returns logits or probabilities",
         choices=("auto", *FORMS),
         group="Objective",
     )

@@ -48,7 +48,7 @@ class OptimizerOptions(ObjectiveOptions):
 
     optimizer: str = option(
         "adamw",
-        "how weights are updated; any torch.optim class by name",
+        "optimizer by name, or any class of torch.optim",
         choices=OPTIMIZERS,
         search=COMMON,
         objects=True,
@@ -96,7 +96,7 @@ class DecayOptions(OptimizerOptions):
     )
     decay_all: bool = option(
         False,
-        "let weight decay reach biases and normalisation layers too",
+        "apply weight decay to biases and normalization layers too",
         group="Regularisation",
         counts=unless("weight_decay", 0),
     )

@@ -23,7 +23,7 @@ class SpeedOptions(RegularisationOptions):
 
     precision: str = option(
         "fp32",
-        "number format of the heavy arithmetic",
+        "number format of matrix products and convolutions",
         choices=PRECISIONS,
         front=True,
         group="Speed",
@@ -85,7 +85,7 @@ class DevicePlanOptions(SpeedOptions):
     )
     shard: bool = option(
         False,
-        "keep only a part of each weight on each device, by FSDP2: for what does not fit",
+        "keep only a shard of each weight on each device (FSDP2), for models that do not fit",
         group="Devices",
     )
     tensor_plan: str = option(
@@ -121,13 +121,13 @@ class DeviceOptions(DevicePlanOptions):
     )
     offload: bool = option(
         False,
-        "keep the optimizer and its numbers in the memory of the computer, not of the accelerator",
+        "keep the optimizer and its state in CPU memory instead of the accelerator's",
         group="Speed",
         aliases=("cpu_offload",),
     )
     restarts: int = option(
         0,
-        "how often a run whose process died goes on from its newest checkpoint",
+        "how often a run resumes from its latest checkpoint after a process dies",
         low=0,
         high=1000,
         group="Faults",
@@ -136,7 +136,7 @@ class DeviceOptions(DevicePlanOptions):
     )
     cluster: str = option(
         "",
-        "train on a Ray cluster: local starts one here, an address such as ray://head:10001 names one that is there",
+        "train on a Ray cluster: local starts one here, an address such as ray://head:10001 connects to an existing one",
         type="text",
         group="Devices",
         place=True,
@@ -148,11 +148,11 @@ class StoppingOptions(DeviceOptions):
     "Which epoch is best, and when to stop early"
 
     monitor: str = option(
-        "auto", "figure that says which epoch is best: valid_loss, train_loss or a metric", group="Length"
+        "auto", "value that decides which epoch is best: valid_loss, train_loss or a metric", group="Length"
     )
     monitor_mode: str = option(
         "auto",
-        "whether a smaller or a larger value of that figure is better; auto knows losses and metrics",
+        "whether smaller or larger values of the monitored metric are better; auto knows losses and metrics",
         choices=("auto", "min", "max"),
         group="Length",
     )
@@ -167,7 +167,7 @@ class StoppingOptions(DeviceOptions):
         aliases=("early_stopping",),
     )
     min_delta: float = option(
-        0.0, "smallest change of the figure that counts as improvement", low=0, group="Length"
+        0.0, "smallest change of the monitored metric that counts as an improvement", low=0, group="Length"
     )
     restore_best: bool = option(True, "leave the model with the weights of its best epoch", group="Length")
 
@@ -185,7 +185,7 @@ class SavingOptions(StoppingOptions):
     )
     save_steps: int | None = option(
         None,
-        "save after every so many updates as well",
+        "also save each time after this many updates",
         type="int",
         low=1,
         optional=True,
@@ -200,13 +200,22 @@ class SavingOptions(StoppingOptions):
         "record what the run uses of its machine, and where the time of its steps goes",
         group="Saving",
     )
+    log: tuple = option(
+        (),
+        "also write the values of the run for tensorboard, mlflow or wandb: into local files, unless you name a server",
+        type="words",
+        objects=True,
+        protocol="write",
+        group="Saving",
+        aliases=("logger", "loggers", "report_to"),
+    )
 
 # %% ../../nbs/task/00d_running_options.ipynb #0e943243
 @dataclass(frozen=True, repr=False)
 class RepeatingOptions(SavingOptions):
     "What makes a run reproducible"
 
-    seed: int = option(0, "start of every random number", low=0, high=2**32 - 1, group="Saving")
+    seed: int = option(0, "seed of all random numbers", low=0, high=2**32 - 1, group="Saving")
     deterministic: bool = option(
         False, "refuse operations that give different results on each run", group="Saving"
     )

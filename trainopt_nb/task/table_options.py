@@ -19,7 +19,7 @@ class TableOptions(TargetColumn):
 
     features: str = option(
         "auto",
-        "what becomes of the columns of a table, as a list of words, such as 'robust target:city pca:10 select:20'",
+        "how the columns of a table are encoded, as a list of words, such as 'robust target:city pca:10 select:20'",
         type="text",
         search=("auto", "robust", "quantile"),
         checked=read_words,
@@ -37,7 +37,7 @@ class TableOptions(TargetColumn):
     )
     balance: str = option(
         "none",
-        "make rare classes as frequent as the others in training: repeat, leave out or draw rows, or make rows of a table",
+        "make rare classes as frequent as the others in training: repeat, drop or sample rows, or create rows of a table",
         choices=("none", "over", "under", "weighted", "smote", "borderline-smote", "svm-smote", "adasyn"),
         search=("none", "over", "weighted"),
         group="Data",

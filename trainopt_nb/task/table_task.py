@@ -11,6 +11,7 @@ import dataclasses
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
+from ..base.phases import tell_phase
 from ..base.errors import OptionError, TaskError
 from ..tables.features import Features
 from ..tables.make_table import check_same, make_table
@@ -52,6 +53,7 @@ def with_table(
     if isinstance(table, Table):
         check_same(table, choices)
     elif is_table_data(table, choices):
+        tell_phase("table")
         table = make_table(table, task.valid_data, choices, fitted)
     elif choices.asked or choices.target:
         flag = "--target" if choices.target else "--features" if choices.features != "auto" else "--impute"

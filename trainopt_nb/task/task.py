@@ -22,9 +22,9 @@ class Task:
     model: nn.Module
     train_data: object  # a pair `(inputs, targets)` of arrays, a path, a Dataset, a DataLoader, an iterable of batches
     valid_data: object = None  # the same; None trains without validation
-    notes: Sequence[str] = ()  # sentences on where it comes from, which a run shows to its reader
-    read: ReadData | None = None  # what there is to say about data that were read from files
-    table: Table | None = None  # what a table became, where the data were one
+    notes: Sequence[str] = ()  # notes on its origin, which the run shows
+    read: ReadData | None = None  # facts about data that were read from files
+    table: Table | None = None  # the preprocessed table, if the data were one
     unlabelled: object = (
         None  # inputs without targets, as arrays or a Dataset, of which training batches get a share
     )

@@ -19,6 +19,7 @@ from ..task.signatures import forward_parameters, name_of
 from ..task.train_options import TrainOptions
 from ..task.unused_options import not_validated
 from .first_batch import Sample
+from ..events.format import counted
 
 # %% ../../nbs/train/03g_assume.ipynb #5c6076b8
 def _name(options, inferred):
@@ -33,7 +34,7 @@ def _kind(figures, columns):
     return {
         "classification": f"classification into {columns} classes",
         "binary": "binary classification",
-        "multilabel": f"multi-label classification with {columns} labels",
+        "multilabel": f"multi-label classification with {counted(columns, 'label')}",
         "regression": "regression" if columns == 1 else f"regression of {columns} numbers",
     }[figures]
 

@@ -22,6 +22,7 @@ from .recovery import Recovery
 from .saver import Saver
 from .state import TrainingState, evaluating, keep_place
 from .validate import validate
+from ..events.format import counted
 
 # %% ../../nbs/train/14_epoch.ipynb #20301496
 def choose_monitor(
@@ -57,7 +58,7 @@ def _next_rate(loop):
     loop.said_zero = True
     why = "the optimizer was made with it."
     if state.schedule.moves:
-        why = f"the schedule {loop.options.schedule} ended after {state.total} updates. Pass --max-steps with the updates in all."
+        why = f"the schedule {loop.options.schedule} ended after {counted(state.total, 'update')}. Pass --max-steps with the updates in all."
     text = f"The learning rate is 0 from update {state.step + 1} on, so that nothing more is learned: {why}"
     yield from loop.commands.emit(Note("warning", text, state.step, "lr"))
     return state.apply_lr()
@@ -74,7 +75,7 @@ def _check_length(loop):
         return
     ends = f" The schedule {loop.options.schedule} counts on it." if state.schedule.moves else ""
     text = (
-        f"train_data gave {state.batch} batches in this epoch, and its length says {announced}.{ends} "
+        f"train_data gave {counted(state.batch, 'batch')} in this epoch, and its length says {announced}.{ends} "
         "Correct its __len__, or pass --max-steps with the updates in all."
     )
     yield from loop.commands.emit(Note("warning", text, state.step, "length"))

@@ -22,6 +22,7 @@ from trainopt_nb.base.errors import (
     TaskError,
 )
 from ..events.assumptions import Assumptions
+from ..events.preparing import Preparing
 from ..events.records import Ended, Note, Started
 from ..store.plain import set_random_state
 from ..task.task import Task
@@ -35,6 +36,7 @@ from .saver import Saver
 from .state import TrainingState
 from ..data.generators import seed_everything
 from .torch_settings import torch_settings
+from ..events.format import counted
 
 # %% ../../nbs/train/15_loop.ipynb #651e0f24
 def reason_to_end(
@@ -44,13 +46,13 @@ def reason_to_end(
     "Say why nothing is left to do"
     o = state.options
     if o.max_steps and state.step >= o.max_steps and not state.batch:
-        return f"all {o.max_steps} steps are done"
+        return f"all {o.max_steps} steps are done" if o.max_steps > 1 else "its only step is done"
     if state.epoch >= o.epochs:
-        return f"all {o.epochs} epochs are done"
+        return f"all {o.epochs} epochs are done" if o.epochs > 1 else "its only epoch is done"
     if state.batch:
         return ""  # in the middle of an epoch, or before its validation
     if o.patience and state.bad >= o.patience:
-        return f"{monitor} did not improve for {state.bad} epochs"
+        return f"{monitor} did not improve for {counted(state.bad, 'epoch')}"
     return ""
 
 # %% ../../nbs/train/15_loop.ipynb #7708d42b
@@ -94,10 +96,12 @@ class _Run:
         for topic, text in self.prepared.notes:
             level = (
                 "info"
-                if topic in ("data", "table", "task", "devices", "frozen", "teacher", "unlabelled")
+                if topic in ("data", "table", "task", "devices", "frozen", "teacher", "unlabelled", "threads")
                 else "warning"
             )
             yield from commands.emit(Note(level, text, self.state.step, topic))
+        if self.options.compile:
+            yield from commands.emit(Preparing("compile", self.state.step, time.time()))
         while not (reason := reason_to_end(self.state, self.loop.monitor)):
             yield from self.epochs.run()
         yield from self.saver.finish(self.options.restore_best and self.prepared.finds_best)

@@ -193,6 +193,7 @@ def _put_together(tried, sources, freezing, notes):
         assume(task.model, o, sample, inferred, metrics, data) + rows, inferred.own,
         shift=inferred.shift, parts=loss.parts, loss_module=loss.module, freezing=freezing,
         record=_record(taught, transforms), distilled={} if taught is None else taught.facts,
+        first=sample.first,
     )  # fmt: skip
     return with_own_figures(prepared, tried.place, sources)
 

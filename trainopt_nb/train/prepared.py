@@ -78,6 +78,7 @@ class PreparedParts:
     freezing: Freezing | None = None  # what is frozen in the model; None makes it from the options
     record: object = None  # the `TeacherRecord` of a model that learns from a teacher
     distilled: dict = field(default_factory=dict)  # what a script must know of the teachers; plain values
+    first: Batch | None = None  # some samples, or a batch, as they were loaded; None where they were not kept
 
     def __post_init__(self):
         self.freezing = self.freezing or Freezing(self.model, self.strategy.options)

@@ -38,7 +38,10 @@ def _numbers(optimizer):
     ]
 
 
-def _length(prepared, options):
+def run_length(
+    prepared: Prepared,
+    options: TrainOptions,
+) -> tuple[int | None, int | None]:  # None where the data have no length
     "Return the number of updates in an epoch and in all; None if the data have no length"
     steps = prepared.data.train.steps
     epoch_steps = None if steps is None else -(-steps // options.accumulate)
@@ -142,7 +145,7 @@ class TrainingState(Counters):
     ):
         super().__init__()
         self.prepared, self.options = prepared, options
-        self.epoch_steps, self.total = _length(prepared, options)  # updates an epoch, and in all
+        self.epoch_steps, self.total = run_length(prepared, options)  # updates an epoch, and in all
         self.optimizer = optimizer_for(prepared.learned, options)
         self._asked = _numbers(self.optimizer)
         self.schedule = Schedule(self.optimizer, options, self.total, self.epoch_steps)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import DataLoader
 
+from ..base.phases import tell_phase
 from ..data.batch_layout import parse_layout
 from ..data.batches import Batches, MemoryBatches
 from ..data.changed_data import viewed
@@ -135,5 +136,6 @@ def tuned(
             "--tune-loading measures one process, and several train together: loading stays as the options say."
         ]
     else:
+        tell_phase("loading")
         options, said = tune_task(task, options)
     return dataclasses.replace(task, notes=(*task.notes, *said)), options

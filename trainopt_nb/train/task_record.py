@@ -19,6 +19,7 @@ from ..data.dataset_batches import DatasetBatches
 from ..data.rows import is_pair
 from ..data.tensors import LABELS, size_of, split_batch
 from ..store.wrapped_models import plain_modules
+from .labels_mark import compared_facts
 from .loop import Loop
 from ..task.losses import IGNORE, given
 from ..task.preflight import forward_parameters
@@ -190,7 +191,6 @@ def task_record(
     "What was found out about a task"
     p, s = loop.prepared, loop.state
     batch, outputs = p.sample
-    targets = split_batch(batch)[1]
     held_out = p.data.valid is not None and task.valid_data is None
     sources = {"read": task.read, "table": task.table}
     valid_data = task.train_data if held_out else task.valid_data
@@ -213,7 +213,8 @@ def task_record(
     }
     facts |= {"distill": p.distilled, "unlabelled": task.unlabelled is not None}
     facts |= _loss_facts(p, loop.options.loss) | _augment_facts(p, loop.options)
-    facts |= _batch_facts(batch, p.model) | _output_facts(outputs, targets)
+    facts |= _batch_facts(batch, p.model) | _output_facts(outputs, split_batch(batch)[1])
+    facts |= compared_facts(task, p.data, held_out)
     facts |= _layout_facts(p.data.train.layout, loop.options.batch_layout != "auto")
     facts |= _optimizer_facts(p.model, s.optimizer, loop.options)
     return {

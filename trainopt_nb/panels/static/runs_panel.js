@@ -5,7 +5,8 @@ const INKS = Array.from({ length: 8 }, (_, i) => `r${i + 1}`); // colours that o
 const OFTEN = 1000, SELDOM = 5000; // milliseconds between two questions, while something trains and otherwise
 const PATIENCE = 15000; // milliseconds after which a question counts as lost
 const AT_WORK = ["waiting", "training", "validating", "paused"];
-const BUTTONS = ["compare", "attach", "resume", "stop", "delete", "close"];
+const BUTTONS = ["compare", "attach", "resume", "stop", "delete", "export", "close"];
+const TYPED = 200; // milliseconds after the last key until a search is asked for
 
 function size(bytes) {
   const [unit, name] = bytes < 1e6 ? [1e3, "kB"] : bytes < 1e9 ? [1e6, "MB"] : [1e9, "GB"];
@@ -19,8 +20,10 @@ function mergeRows(store, news) {
   const rows = { ...store.face?.rows };
   for (const row of news.rows) rows[row.name] = row;
   if (news.order) for (const name of Object.keys(rows)) if (!news.order.includes(name)) delete rows[name];
-  const { order, figures } = store.face ?? {}, { said, folder, offers } = news;
-  store.face = { live: true, rows, order: news.order ?? order ?? [], figures: news.figures ?? figures ?? [], said, folder, offers };
+  const { order, shown } = store.face ?? {}, { said, told, folder, offers, figures, view } = news;
+  store.face = { live: true, rows, order: news.order ?? order ?? [], figures, said, told, folder, offers, view, shown: news.shown ?? shown, size: news.size };
+  store.details = { ...store.details, ...news.details };
+  store.compared = news.compared ?? store.compared;
   store.seq = Math.max(store.seq, news.version);
   store.curves = { ...store.curves };
   for (const [name, { lines, ...known }] of Object.entries(news.curves)) {
@@ -46,9 +49,12 @@ const titleOf = ({ texts }, row) => (row.parent ? fill(texts.trial_of, { n: row.
 function ask({ ui, store }, more = {}) {
   const drawn = ui.comparing ? inked(ui).map((name) => [name, store.curves[name]?.mark ?? -1]) : [];
   const trials = [...ui.unfolded].map((name) => [name, store.trials?.[name]?.mark ?? -1]);
+  const open = [...ui.unfolded].map((name) => [name, store.details?.[name]?.mark ?? -1]);
+  const compare = ui.comparing ? { names: inked(ui), mark: store.compared?.mark } : null;
   ui.asked = Date.now();
   store.answered = false;
-  store.send({ since: Math.max(store.seq, 0), curves: Object.fromEntries(drawn), trials: Object.fromEntries(trials), ...more });
+  store.send({ since: Math.max(store.seq, 0), number: store.face?.view.number ?? -1, curves: Object.fromEntries(drawn), trials: Object.fromEntries(trials),
+    open: Object.fromEntries(open), compare, ...more });
 }
 
 // the next question waits for the answer: a kernel that is busy would find a heap of them
@@ -59,12 +65,18 @@ function tick({ ui, store, line }) {
   if (waited > PATIENCE || (store.answered && waited > (busy ? OFTEN : SELDOM))) ask({ ui, store });
 }
 
+// what the page wants to see: a search, an order
+function look(shared, view) {
+  shared.ui.most = FIRST;
+  ask(shared, { view });
+}
+
 function choose(shared, name, on) {
   const { ui, refresh } = shared, taken = new Set(ui.chosen.values());
   if (!on) ui.chosen.delete(name);
   else ui.chosen.set(name, INKS.find((ink) => !taken.has(ink)) ?? null);
   ui.question = false;
-  if (ui.comparing && on) ask(shared);
+  if (ui.comparing) ask(shared);
   refresh();
 }
 
@@ -91,6 +103,7 @@ function Toolbar(shared) {
     resume: one && picked[0].resumable,
     stop: picked.some((row) => row.alive && AT_WORK.includes(row.state)),
     delete: some && !written && !parts,
+    export: true,
     close: true,
   };
   const titles = {
@@ -99,7 +112,8 @@ function Toolbar(shared) {
   };
   const does = {
     compare: () => (ui.comparing = !ui.comparing, ask(shared), refresh()),
-    delete: () => refresh((ui.question = true)),
+    delete: () => (refresh((ui.question = true)), ask(shared, { sizes: picked.map((row) => row.name) })),
+    export: () => ask(shared, { do: "export" }),
   };
   const act = (name) => does[name] ?? (() => ask(shared, { do: name, names: picked.map((row) => row.name) }));
   return html`<div class="tonb-controls" role="toolbar" aria-label=${texts.runs}>${BUTTONS.map((name) => html`<${Button} key=${name} name=${name}
@@ -119,91 +133,33 @@ function Question(shared) {
     settle();
   };
   const what = picked.length === 1 ? picked[0].name : fill(texts.these, { n: picked.length });
-  const bytes = size(picked.reduce((sum, row) => sum + row.bytes, 0));
+  const bytes = size(shared.face.size || 0);
   return html`<div class="tonb-note tonb-question" role="alertdialog" data-level="warning" onKeyDown=${(event) => event.key === "Escape" && settle()}>
     <span class="tonb-note-text">${fill(texts.question, { what, size: bytes })}</span><span class="tonb-answers">
     <button type="button" class="tonb-button tonb-no" onClick=${settle} ref=${no}>${texts.no}</button>
     <button type="button" class="tonb-button tonb-yes" onClick=${remove}>${texts.yes}</button></span></div>`;
 }
 
-// ---- rows
+// ---- the search
 
-function Name({ row, texts, open, unfold }) {
-  if (row.parent) return html`<td class="tonb-cell-name"><span class="tonb-run-name">${fill(texts.trial_name, { n: row.number })}</span></td>`;
-  const label = fill(open ? texts.fold : texts.unfold, { name: row.name });
-  return html`<td class="tonb-cell-name">${row.unit === "trial" && html`<button type="button" class="tonb-unfold" aria-expanded=${String(open)} aria-label=${label} title=${label}
-    onClick=${unfold}>${open ? "▾" : "▸"}</button>`}<b class="tonb-run-name" title=${row.name}>${row.name}</b></td>`;
-}
-
-function Row({ row, chosen, ink, texts, choose, open, unfold }) {
-  const fixed = row.parent && !row.run; // a trial of numbers has no run that could be shown
-  const pick = (event) => {
-    if (fixed || event.target.closest("input, button") || getSelection()?.toString()) return; // a text that was marked is not a click
-    choose(!chosen);
+function Search(shared) {
+  const { ui, face: { view, shown }, texts, gone } = shared, box = useRef();
+  const search = (query) => {
+    clearTimeout(ui.typing);
+    ui.typing = setTimeout(() => look(shared, { query }), TYPED);
   };
-  return html`<tr class=${classes(chosen && "tonb-chosen", row.parent && "tonb-inner", row.first && "tonb-first")} data-name=${row.name} data-state=${row.state} onClick=${pick}>
-    <td class="tonb-cell-pick">${!fixed && html`<input type="checkbox" class="tonb-pick" aria-label=${fill(texts.choose, { name: titleOf({ texts }, row) })} checked=${chosen}
-      onChange=${(event) => choose(event.target.checked)} /><i class="tonb-dot" data-ink=${ink}></i>`}</td>
-    <${Name} ...${{ row, texts, open, unfold }} />
-    <td><span class="tonb-state" data-state=${row.state} title=${[row.why, row.damage].filter(Boolean).join("; ")}>${texts[row.state] ?? row.state}${row.damage && " ⚠"}</span></td>
-    <td class="tonb-cell-done"><span>${`${row.done[0]}/${row.done[1] ?? "–"}${row.unit && ` ${texts[`${row.unit}s`] ?? ""}`}`}</span><span class="tonb-bar"><i class="tonb-fill"
-      style=${{ width: `${(row.fraction ?? 0) * 100}%` }}></i></span></td>
-    <td class="tonb-cell-best"><b>${row.best ? row.best[0] : "–"}</b><small>${
-      row.best && row.best[1] ? fill(texts[`at_${row.unit || "epoch"}`] ?? "{name}", { name: row.best[1], epoch: row.best[2] }) : ""}</small>${
-      row.others && html`<small class="tonb-others" title=${row.others}>${row.others}</small>`}</td>
-    <td class="tonb-cell-time"><span>${row.time}</span></td>
-    <td class="tonb-cell-changed"><span title=${row.changed}>${row.changed}</span></td></tr>`;
+  useLayoutEffect(() => {
+    if (document.activeElement !== box.current && box.current.value !== view.query) box.current.value = view.query;
+  });
+  const [count, all] = shown.count;
+  return html`<div class="tonb-search"><input type="search" class="tonb-query" ref=${box} disabled=${gone} aria-label=${texts.search} placeholder=${texts.search_hint} spellcheck="false"
+    aria-invalid=${view.said ? "true" : undefined} defaultValue=${view.query} onInput=${(event) => search(event.target.value)} /><span class="tonb-count" role="status">${
+    count === all && !view.query ? "" : fill(texts.counted, { shown: count, total: all })}</span><${Say} text=${view.said} /></div>`;
 }
 
-// a row whose run did not change keeps its node, which Preact then skips
-function rows(shared) {
-  const { ui, face, texts } = shared, before = ui.rows ?? new Map();
-  const shown = face.order.filter((name) => face.rows[name]).flatMap((name) => {
-    const { rows: trials, more } = trialsOf(shared, name);
-    return [face.rows[name], ...trials, ...(more ? [{ name: `${name}/`, parent: name, more }] : [])];
-  });
-  ui.rows = new Map(shown.map((row) => {
-    const { name } = row, chosen = ui.chosen.has(name), ink = (ui.comparing && ui.chosen.get(name)) || "", open = ui.unfolded.has(name);
-    const held = before.get(name), seen = [row, chosen, ink, texts, open];
-    if (held && seen.every((each, i) => each === held.seen[i])) return [name, held];
-    const does = { choose: (on) => choose(shared, name, on), unfold: () => unfold(shared, name) };
-    const node = row.more ? html`<tr key=${name} class="tonb-inner tonb-rest"><td></td><td colspan="6">${fill(texts.more_trials, { n: row.more })}</td></tr>`
-      : html`<${Row} key=${name} ...${{ row, chosen, ink, texts, open, ...does }} />`;
-    return [name, { seen, node }];
-  }));
-  return [...ui.rows.values()].map((held) => held.node);
-}
-
-// ---- the curves of the chosen runs
-
-function Picture(shared) {
-  const { ui, store, curves, texts, board } = shared;
-  const held = inked(ui).filter((name) => curves[name]);
-  const names = [...new Set(held.flatMap((name) => Object.keys(curves[name].lines)))];
-  if (!names.includes(ui.curve)) {
-    const wanted = [...held.map((name) => curves[name].monitor), "valid loss", "train loss"];
-    ui.curve = wanted.find((name) => names.includes(name)) ?? names[0] ?? null;
-  }
-  const having = held.filter((name) => curves[name].lines[ui.curve]);
-  const epochs = held.length > 0 && held.every((name) => curves[name].unit > 1); // else the axis counts steps
-  const lines = having.map((name) => {
-    const curve = curves[name].lines[ui.curve];
-    return { name, colour: ui.chosen.get(name), unit: epochs ? curves[name].unit : 1, curve: ui.curve === "train loss" ? smoothed(curve) : curve };
-  });
-  const share = having.some((name) => curves[name].shares.includes(ui.curve));
-  const end = Math.max(...lines.map(({ curve, unit }) => curve.x.at(-1) / unit), 1e-9);
-  const note = ui.chosen.size > INKS.length ? texts.most : lines.length || !store.answered ? "" : texts.nothing_drawn;
-  const pick = (event) => {
-    ui.curve = event.target.value;
-    board.zoomTo(null);
-  };
-  const title = html`<select class="tonb-metric" aria-label=${texts.drawn} hidden=${!names.length} value=${ui.curve} onChange=${pick}>${names.map((name) =>
-    html`<option key=${name} value=${name} selected=${name === ui.curve}>${titled(texts[name] ?? name)}</option>`)}</select>`;
-  const keys = (reading) => html`<div class="tonb-keys">${lines.map(({ name, colour, curve }, i) => html`<span class="tonb-key" key=${name}>
-    <i class="tonb-dot" data-ink=${colour}></i>${titleOf(shared, rowOf(shared, name))}${" "}<b>${written(reading ? reading.values[i] : curve.y.findLast((value) => value != null), share)}</b></span>`)}</div>`;
-  board.axis = { unit: epochs ? 0 : 1, end };
-  return html`<div class="tonb-picture"><${Chart} board=${board} name="tonb-compared" title=${title} said=${ui.curve ?? ""} lines=${lines}
-    share=${share} note=${note} legend=${false} below=${keys} empty=${!lines.length} /></div>`;
+// one sentence about what was done
+function Told({ text }) {
+  return html`<div class="tonb-told" role="status" hidden=${!text}>${text}</div>`;
 }
 
 export default panel((shared) => {
@@ -218,9 +174,10 @@ export default panel((shared) => {
     <${Head} name=${texts.runs} step=${counted} texts=${texts}><${Toolbar} ...${shared} picked=${picked} /><//><div class="tonb-rule"></div>
     <${Say} text=${gone ? texts.gone : face.said} />
     <${Figures} figures=${face.figures} hidden=${!count} />
-    ${count ? html`<${Table} heads=${["", texts.name, texts.state, texts.done, texts.best_head, texts.time, texts.changed]}>${rows(shared)}<//>`
-      : html`<div class="tonb-none">${texts.none}</div>`}
+    <${Told} text=${face.told} />
+    ${count > 0 && html`<${Search} ...${shared} />`}
+    ${count ? (face.shown.count[0] ? html`<${Runs} ...${shared} />` : html`<div class="tonb-none">${texts.no_match}</div>`) : html`<div class="tonb-none">${texts.none}</div>`}
     ${ui.question && chosen > 0 && html`<${Question} ...${shared} picked=${picked} />`}
-    ${ui.comparing && chosen > 0 && html`<${Picture} ...${shared} />`}
+    ${ui.comparing && chosen > 0 && html`<${Picture} ...${shared} /><${Values} ...${shared} />`}
     <${Foot}><code class="tonb-path">${face.folder}</code><//><//>`;
 }, { merge: mergeRows, tick, every: 250 });

@@ -96,12 +96,23 @@ function Assumed({ rows, texts }) {
       <td>${!certain && html`<b class="tonb-doubt">? </b>`}${text}</td><td><code>${option}</code></td></tr>`)}</tbody></table></div>`;
 }
 
+// seconds in the unit that suits them
+function spent(seconds) {
+  const [n, unit] = seconds < 60 ? [seconds, "s"] : seconds < 5400 ? [seconds / 60, "min"] : [seconds / 3600, "h"];
+  return `${Math.floor(n)} ${unit}`;
+}
+
+// what the run does before its first step; the kernel may be too busy with it to count the seconds
+function phase({ face, live, store }) {
+  if (!face.preparing || !live) return face.headline;
+  const [text, since] = face.preparing, seconds = Math.floor(Date.now() / 1000 - store.skew - since);
+  return seconds > 0 ? `${text} · ${spent(seconds)}` : text;
+}
+
 function saved({ face, texts, live, store }) {
   if (!face.saved) return "";
   if (!live) return fill(texts.saved, { step: face.saved.step });
-  const seconds = Math.max(0, Date.now() / 1000 - store.skew - face.saved.time);
-  const [n, unit] = seconds < 60 ? [seconds, "s"] : seconds < 5400 ? [seconds / 60, "min"] : [seconds / 3600, "h"];
-  return fill(texts.saved_ago, { time: `${Math.floor(n)} ${unit}` });
+  return fill(texts.saved_ago, { time: spent(Math.max(0, Date.now() / 1000 - store.skew - face.saved.time)) });
 }
 
 export default panel((shared) => {
@@ -110,7 +121,7 @@ export default panel((shared) => {
   const lost = face.live && gone, { name: waits, slow } = pending(ui, face, live);
   if (!live) ui.lr = null;
   return html`<${Frame} label=${texts.group} data=${{ state: face.state, step: face.step }}>
-    <${Head} state=${lost ? "lost" : face.state} name=${face.name} step=${face.headline} texts=${texts}>
+    <${Head} state=${lost ? "lost" : face.state} name=${face.name} step=${phase(shared)} texts=${texts}>
       <${Controls} ...${shared} waits=${waits} /><//>
     <${Bar} fraction=${face.fraction} label=${texts.progress} />
     <${Say} text=${lost ? texts.gone : ui.lr?.refused || (slow && texts.slow) || ""} />
@@ -118,6 +129,7 @@ export default panel((shared) => {
     <${Figures} figures=${face.figures} />
     <${Pictures} ...${shared} />
     <${Usage} ...${shared} waits=${waits} />
+    <${Looks} ...${shared} />
     <${Devices} devices=${face.devices} texts=${texts} />
     <${Assumed} rows=${face.assumed} texts=${texts} />
     <${Note} notes=${face.notes} texts=${texts} />

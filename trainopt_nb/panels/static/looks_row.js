@@ -1,0 +1,18 @@
+// The looks at a run that has ended: what they show stands below the panel.
+
+function Looks({ ui, face, texts, gone, send, refresh }) {
+  const looks = face.looks ?? [], from = face.looked;
+  if (!looks.length) return null;
+  if (ui.look && (gone || ui.look.from !== from)) ui.look = null;
+  const press = (name) => () => {
+    ui.lookLost = gone;
+    if (!gone) {
+      send({ look: name });
+      ui.look = { name, from };
+    }
+    refresh();
+  };
+  return html`<div class="tonb-looks">${looks.map((name) => html`<${Button} key=${name} name=${name} waits=${ui.look?.name === name}
+      disabled=${Boolean(ui.look)} onClick=${press(name)}>${texts[name]}<//>`)}
+    <span class="tonb-look-text" role="status">${ui.lookLost ? fill(texts.look_lost, { name: face.name }) : ui.look ? texts.looking : texts.looks}</span></div>`;
+}
