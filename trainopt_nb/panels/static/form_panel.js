@@ -149,9 +149,11 @@ export default panel((shared) => {
   const all = { ...shared, go, filter, words, count, refused, id: ui.id };
   const start = (event) => {
     event.preventDefault();
-    if (live && event.submitter !== null) send({ do: "start", set: [...ui.typed].map(([name, { text, token }]) => [name, text, token, true]) });
+    if (live) send({ do: "start", set: [...ui.typed].map(([name, { text, token }]) => [name, text, token, true]) });
   };
   const key = (event) => {
+    // by hand: in JupyterLab the key does not submit a form
+    if (event.key === "Enter" && !event.isComposing && !event.defaultPrevented && event.target.matches(".tonb-option input")) return start(event);
     if (event.key !== "Escape" || !(ui.query || ui.only)) return;
     event.stopPropagation();
     event.preventDefault();
