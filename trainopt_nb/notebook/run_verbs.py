@@ -17,6 +17,8 @@ from ..task.variables import TaskNames, find_task
 from .execute_cell import execute_cell
 from .kernel import Page, find_page, run_page
 from .stored_cell import stored_cell, stored_names
+from .waiting import begin_in_cell
+from .fit_verbs import attach_started
 from .train_in_cell import attach, run_in_cell
 from .verbs import Background, Call, RunArgument, RunFolder, Trust, Verb
 from ..runs.run import Run
@@ -49,12 +51,14 @@ def _attach(call: Call):
 async def _go_on(call: Call, run: Run, task: Task, options: TrainOptions, page: Page):
     "Resume a run here, or in the background"
     background = call.options(Background).background
-    handle = run_task(task, options, Where(background=background), resume=run)
+    handle, place = begin_in_cell(
+        lambda: run_task(task, options, Where(background=background), resume=run), call.shell
+    )
     call.shell.user_ns["run"] = run
     if background:
-        attach(run, call.shell, task.model)
+        attach_started(run, call.shell, task.model)
     else:
-        await run_in_cell(handle, page, call.shell)
+        await run_in_cell(handle, page, call.shell, place)
 
 
 RESUMES: Registry[Callable] = Registry(
@@ -74,7 +78,7 @@ def _resume(call: Call) -> Coroutine | None:
     changes = {name: call.values[name] for name in declared(TrainOptions) if name in call.values}
     options = named_teachers(stored_options(run, changes), names)
     if not {variables.model, variables.train_data} <= names.keys() and run.cell:
-        cell = stored_cell(run, call.options(Trust).trust, show=print)
+        cell = stored_cell(run, call.options(Trust).trust, print, call.verb.name)
         with stored_names(run, names):
             execute_cell(call.shell, cell, seed=options.seed)
     page = find_page(call.shell, awaited=call.awaited)

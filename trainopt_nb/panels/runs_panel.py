@@ -113,6 +113,8 @@ class _ClickedPanel(_ArrangedPanel):
     "What the buttons of the table do"
 
     _actions: dict[str, Callable[[Run], None]]
+    _leave: Callable[[], None] | None
+    _looked = -math.inf  # when the folder was looked at
 
     def _do(self, content: dict[str, object]) -> tuple[str, str]:
         "Do what was clicked; returns what was refused, and what was done"
@@ -126,6 +128,18 @@ class _ClickedPanel(_ArrangedPanel):
             except RunError as error:
                 return str(error), ""
         return _apply(self._actions[action], names, self.table) if action in self._actions else "", ""
+
+    def _look(self, now: bool = False):
+        if now or time.monotonic() - self._looked > REST:
+            self.table.refresh()
+            self._looked = time.monotonic()
+
+    def _answer(self, content: dict[str, object], said: str = "", told: str = "") -> str:
+        offers = [*self._actions, "export", *(["close"] if self._leave else [])]
+        path = card.short_path(str(self.table.folder.absolute()))
+        own = {"protocol": PROTOCOL, "said": card.plain(said), "told": told, "folder": path, "offers": offers}
+        rows = self.table.news(content["since"], content.get("curves"), content.get("trials"))
+        return card.json_text(rows | self._arranged(content) | own)
 
 # %% ../../nbs/panels/04_runs_panel.ipynb #308089a8
 class RunsPanel(_ClickedPanel):
@@ -145,7 +159,7 @@ class RunsPanel(_ClickedPanel):
         query: str = "",  # what is shown at first
         sort: str = "",  # its order at first
     ):
-        self.table, self._lock, self._looked = FoldedTable(folder), threading.Lock(), -math.inf
+        self.table, self._lock = FoldedTable(folder), threading.Lock()
         self.view = RunsView(query, sort)
         actions = {"stop": _stop, "delete": _delete, "attach": attach, "resume": resume}
         self._actions = {name: action for name, action in actions.items() if action}
@@ -177,15 +191,3 @@ class RunsPanel(_ClickedPanel):
             self._look(now="do" in content)
             self.widget.send({"news": self._answer(content, said, told)})
         self.kept.look(content.get("view") or action)
-
-    def _look(self, now: bool = False):
-        if now or time.monotonic() - self._looked > REST:
-            self.table.refresh()
-            self._looked = time.monotonic()
-
-    def _answer(self, content: dict[str, object], said: str = "", told: str = "") -> str:
-        offers = [*self._actions, "export", *(["close"] if self._leave else [])]
-        path = card.short_path(str(self.table.folder.absolute()))
-        own = {"protocol": PROTOCOL, "said": card.plain(said), "told": told, "folder": path, "offers": offers}
-        rows = self.table.news(content["since"], content.get("curves"), content.get("trials"))
-        return card.json_text(rows | self._arranged(content) | own)
