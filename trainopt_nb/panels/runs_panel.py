@@ -16,7 +16,7 @@ from ..base.errors import CheckpointError, RunError
 from .base import Panel, read_static
 from .folded_trials import FoldedTable
 from .protocol import PROTOCOL
-from .runs_view import RunsView, compared, run_details, table_figures
+from .runs_view import MEASURING, RunsView, compared, run_details, table_figures
 from .watched_runs import folder_bytes
 from ..runs import card
 from ..runs.annotations import write_annotations
@@ -77,6 +77,8 @@ class _ArrangedPanel(Panel):
 
     table: FoldedTable
     view: RunsView
+    _figured: tuple = ()  # version, size and language of the figures
+    _figures: list[list[str]]
 
     def still(self) -> dict[str, str]:
         "Return the table as it is printed, with the search and the order of the page"
@@ -91,7 +93,11 @@ class _ArrangedPanel(Panel):
         "Return what the page asks for beside the rows: what is shown, opened and compared"
         self.view.arrange(self.table, self.texts)
         opened, beside, sizes = (content.get(key) for key in ("open", "compare", "sizes"))
-        told = self.view.news(content.get("number")) | {"figures": table_figures(self.table, self.texts)}
+        size = self.table.measured(MEASURING)
+        seen = self.table.version, size, self.texts["runs"]
+        if seen != self._figured:
+            self._figured, self._figures = seen, table_figures(self.table, size, self.texts)
+        told = self.view.news(content.get("number")) | {"figures": self._figures}
         details = {
             name: found
             for name, mark in (opened.items() if isinstance(opened, dict) else ())
