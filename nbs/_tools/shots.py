@@ -103,18 +103,27 @@ def form(lab):
 
 
 def runs(lab):
-    "The table of four runs, with the curves of three laid over each other"
+    "The table of runs of two tasks, with a note and tags, sorted by the best figure, and three of them beside each other"
     ways = ("", "--lr 3e-3", "--lr 1e-2", "--lr 1e-2 --schedule onecycle")
     fits = [f"%%trainopt fit --name digits --epochs 8 {way}\n{TASK}" for way in ways]
-    lab.open(LOAD, *fits, "%trainopt runs --runs runs")
+    even = f"{TASK.replace('10))', '2))')}\ntrain_data, valid_data = ((x, y % 2) for x, y in (train_data, valid_data))"
+    notes = "%trainopt runs digits-1 --tag baseline --note 'all options as they are'"
+    lab.open(
+        LOAD,
+        *fits,
+        f"%%trainopt fit --name even --epochs 3\n{even}",
+        notes,
+        "%trainopt runs --runs runs --sort best",
+    )
     lab.command("application:toggle-left-area")
     lab.run_all()
-    shown = lab.output(5).locator(".tonb-runs")
-    shown.wait_for(timeout=120_000)
-    for box in shown.locator("tbody input[type=checkbox]").all()[:3]:
+    shown = lab.output(7).locator(".tonb-runs")
+    shown.wait_for(timeout=240_000)
+    for box in shown.locator("tr[data-name*=digits] input[type=checkbox]").all()[:3]:
         box.click()
     shown.get_by_role("button", name="Compare").click()
     shown.locator(".tonb-compared canvas").wait_for()
+    shown.locator(".tonb-beside").wait_for()
     lab.page.wait_for_timeout(800)
     return shown
 

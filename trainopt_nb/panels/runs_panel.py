@@ -16,7 +16,7 @@ from ..base.errors import CheckpointError, RunError
 from .base import Panel, read_static
 from .folded_trials import FoldedTable
 from .protocol import PROTOCOL
-from .runs_view import RunsView, compared, run_details, table_figures
+from .runs_view import MEASURING, RunsView, compared, run_details, table_figures
 from .watched_runs import folder_bytes
 from ..runs import card
 from ..runs.annotations import write_annotations
@@ -77,6 +77,8 @@ class _ArrangedPanel(Panel):
 
     table: FoldedTable
     view: RunsView
+    _figured: tuple = ()  # version, size and language of the figures
+    _figures: list[list[str]]
 
     def still(self) -> dict[str, str]:
         "Return the table as it is printed, with the search and the order of the page"
@@ -91,7 +93,11 @@ class _ArrangedPanel(Panel):
         "Return what the page asks for beside the rows: what is shown, opened and compared"
         self.view.arrange(self.table, self.texts)
         opened, beside, sizes = (content.get(key) for key in ("open", "compare", "sizes"))
-        told = self.view.news(content.get("number")) | {"figures": table_figures(self.table, self.texts)}
+        size = self.table.measured(MEASURING)
+        seen = self.table.version, size, self.texts["runs"]
+        if seen != self._figured:
+            self._figured, self._figures = seen, table_figures(self.table, size, self.texts)
+        told = self.view.news(content.get("number")) | {"figures": self._figures}
         details = {
             name: found
             for name, mark in (opened.items() if isinstance(opened, dict) else ())
@@ -113,6 +119,8 @@ class _ClickedPanel(_ArrangedPanel):
     "What the buttons of the table do"
 
     _actions: dict[str, Callable[[Run], None]]
+    _leave: Callable[[], None] | None
+    _looked = -math.inf  # when the folder was looked at
 
     def _do(self, content: dict[str, object]) -> tuple[str, str]:
         "Do what was clicked; returns what was refused, and what was done"
@@ -126,6 +134,18 @@ class _ClickedPanel(_ArrangedPanel):
             except RunError as error:
                 return str(error), ""
         return _apply(self._actions[action], names, self.table) if action in self._actions else "", ""
+
+    def _look(self, now: bool = False):
+        if now or time.monotonic() - self._looked > REST:
+            self.table.refresh()
+            self._looked = time.monotonic()
+
+    def _answer(self, content: dict[str, object], said: str = "", told: str = "") -> str:
+        offers = [*self._actions, "export", *(["close"] if self._leave else [])]
+        path = card.short_path(str(self.table.folder.absolute()))
+        own = {"protocol": PROTOCOL, "said": card.plain(said), "told": told, "folder": path, "offers": offers}
+        rows = self.table.news(content["since"], content.get("curves"), content.get("trials"))
+        return card.json_text(rows | self._arranged(content) | own)
 
 # %% ../../nbs/panels/04_runs_panel.ipynb #308089a8
 class RunsPanel(_ClickedPanel):
@@ -145,7 +165,7 @@ class RunsPanel(_ClickedPanel):
         query: str = "",  # what is shown at first
         sort: str = "",  # its order at first
     ):
-        self.table, self._lock, self._looked = FoldedTable(folder), threading.Lock(), -math.inf
+        self.table, self._lock = FoldedTable(folder), threading.Lock()
         self.view = RunsView(query, sort)
         actions = {"stop": _stop, "delete": _delete, "attach": attach, "resume": resume}
         self._actions = {name: action for name, action in actions.items() if action}
@@ -177,15 +197,3 @@ class RunsPanel(_ClickedPanel):
             self._look(now="do" in content)
             self.widget.send({"news": self._answer(content, said, told)})
         self.kept.look(content.get("view") or action)
-
-    def _look(self, now: bool = False):
-        if now or time.monotonic() - self._looked > REST:
-            self.table.refresh()
-            self._looked = time.monotonic()
-
-    def _answer(self, content: dict[str, object], said: str = "", told: str = "") -> str:
-        offers = [*self._actions, "export", *(["close"] if self._leave else [])]
-        path = card.short_path(str(self.table.folder.absolute()))
-        own = {"protocol": PROTOCOL, "said": card.plain(said), "told": told, "folder": path, "offers": offers}
-        rows = self.table.news(content["since"], content.get("curves"), content.get("trials"))
-        return card.json_text(rows | self._arranged(content) | own)

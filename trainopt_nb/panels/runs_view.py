@@ -152,13 +152,13 @@ def _column(column: Column, texts: dict[str, str]) -> list[str]:
 # %% ../../nbs/panels/03c_runs_view.ipynb #127761a6
 def table_figures(
     table: RunsTable,
+    size: float,  # bytes on the disk; NaN while that is measured
     texts: dict[str, str] = TEXTS,  # the words
 ) -> list[list[str]]:  # value and label of each
     "Return five figures over all runs"
     entries = table.entries()
     groups = [group for group in group_by_task(entries) if group.task.kind]
     taken = duration(sum(entry.seconds for entry in entries)) if entries else "–"
-    size = table.measured(MEASURING)
     return [
         [str(len(entries)), texts["total"]],
         [str(table.running()), texts["running"]],

@@ -132,9 +132,12 @@ def differing(
 ) -> list[str]:
     "Return the options in which trainings differ"
     trained = [e.options for e in entries if e.type in ("train", "trial")] or [e.options for e in entries]
-    keys = dict.fromkeys(key for each in trained for key in each)
-    first = trained[0] if trained else {}
-    return [key for key in keys if any(each.get(key) != first.get(key) for each in trained)]
+    keys: dict[str, None] = {}
+    for each in trained:
+        if each.keys() - keys.keys():
+            keys |= dict.fromkeys(each)
+    columns = {key: [each.get(key) for each in trained] for key in keys}
+    return [key for key, held in columns.items() if held.count(held[0]) < len(held)]
 
 
 def find_columns(

@@ -58,6 +58,10 @@ def find_key(
 ) -> str:
     "Return the value that a word names; raises `OptionError` where no run has it"
     key = word.strip().lower().lstrip("-").replace("-", "_")
+    if key in FIELDS or key in _SAME:
+        return _SAME.get(key, key)
+    if any(key in e.metrics or key in e.options for e in entries):
+        return key
     known = [*FIELDS, *_SAME, *dict.fromkeys(name for e in entries for name in (*e.metrics, *e.options))]
     match = next((name for name in known if name.lower() == key), None)
     if match is None:
@@ -67,7 +71,7 @@ def find_key(
             else ""
         )
         raise OptionError(f"No run of this table has a value {word!r}.{nearest(key, known)}{there}")
-    return match if match in FIELDS else _SAME.get(match, match)
+    return match
 
 # %% ../../nbs/runs/07d_query.ipynb #31d53c13
 _SIGNS = {
