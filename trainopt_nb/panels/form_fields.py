@@ -15,7 +15,7 @@ from ..base.texts import ENGLISH, language, languages, wording
 from ..runs.plain_text import plain
 
 # %% ../../nbs/panels/05_form_fields.ipynb #0c88831d
-_SEVERAL = ("numbers", "names", "rates")  # types whose values are separated by commas
+_SEVERAL = ("numbers", "names", "rates", "words")  # types whose values are separated by commas
 
 
 def _number(value) -> str:

@@ -195,7 +195,7 @@ class _Looks:
             self.news()
             self._link.send_whole()
 
-
+# %% ../../nbs/panels/02_train_panel.ipynb #f1ede738
 class TrainPanel(_Closer, _Looks, Panel):
     "A live view of a run"
 

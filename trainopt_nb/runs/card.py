@@ -231,11 +231,9 @@ def devices(
     loads = [progress.workers[rank] for rank in sorted(progress.workers)]
     if len(loads) < 2:
         return []
-    waits, works = (
-        [part(_spent(load)) for load in loads]
-        for part in (lambda spent: spent[3], lambda spent: sum(spent[:3]))
-    )
-    least, uneven = min(waits), max(waits) - min(waits) > SKEW and max(works) - min(works) > SKEW
+    spent = [_spent(load) for load in loads]
+    waits, works = [each[3] for each in spent], [sum(each[:3]) for each in spent]
+    least, uneven = min(waits), min(max(w) - min(w) for w in (waits, works)) > SKEW
     return [
         Device(
             f"{load.rank} {plain(load.device)}",
