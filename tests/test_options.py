@@ -37,6 +37,8 @@ def samples(option):
         values += [(3.0,), (3.0, 6.0)]
     elif option.type == "names":
         values += [("backbone.*",), ("backbone.*", "head")]
+    elif option.type == "words":
+        values += [("tensorboard",), ("tensorboard", "mlflow")]
     elif option.type == "rates":
         values += [("backbone.*=1e-05",), ("backbone.*=0.1x", "head=0.5")]
     else:
@@ -48,6 +50,8 @@ def typed(option, value):
     "How a value is typed after the flag"
     if isinstance(value, bool):
         return option.flag if value else "--no-" + option.flag[2:]
+    if option.type == "words":
+        return f"{option.flag} {' '.join(value)}"
     text = (
         ",".join(map(str, value))
         if isinstance(value, tuple)
@@ -100,7 +104,7 @@ def test_every_option_is_documented(name):
 def test_wrong_values_are_refused_alike(name):
     "By keyword, flag and control, with the option named"
     option = OPTIONS[name]
-    if option.type in ("text", "bool", "names"):
+    if option.type in ("text", "bool", "names", "words"):
         return
     for wrong in (
         "no such thing",
