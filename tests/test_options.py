@@ -50,6 +50,8 @@ def typed(option, value):
     "How a value is typed after the flag"
     if isinstance(value, bool):
         return option.flag if value else "--no-" + option.flag[2:]
+    if option.type == "words":
+        return f"{option.flag} {' '.join(value)}"
     text = (
         ",".join(map(str, value))
         if isinstance(value, tuple)

@@ -46,6 +46,7 @@ class Form(Page):
         "Show the form as a page does that has just been loaded"
         state = self.panel.widget.get_state()
         shown = {key: state[key] for key in ("whole", "texts")}
+        self.page.evaluate("() => { window.remove?.(); }")
         self.page.evaluate(OPEN, {"esm": state["_esm"], "css": state["_css"], "state": shown})
         self.root = self.page.locator("#first .tonb-form")
 

@@ -93,6 +93,8 @@ def _words(option: Option, value: object, names: dict[str, object]) -> list[str]
     "Return an option as it is typed"
     if option.type == "bool":
         return [option.flag if value else f"--no-{option.flag[2:]}"]
+    if option.type == "words" and value:
+        return [option.flag, *map(str, value)]
     if isinstance(value, tuple):
         text = ",".join(each if isinstance(each, str) else repr(each) for each in value)
     elif value is None:
