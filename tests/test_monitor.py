@@ -16,7 +16,8 @@ from trainopt_nb.events.usage import PARTS, Usage
 from trainopt_nb.insight import monitor as module
 from trainopt_nb.insight.gpu_meter import GpuMeter, gpu_meter
 from trainopt_nb.insight.monitor import Monitor
-from trainopt_nb.panels.train_panel import TrainPanel, standing
+from trainopt_nb.panels.train_facts import standing
+from trainopt_nb.panels.train_panel import TrainPanel
 from trainopt_nb.runs.report import report_html, report_text
 from trainopt_nb.task.task import Task
 from trainopt_nb.task.train_options import TrainOptions

@@ -23,7 +23,7 @@ from trainopt_nb.events.records import (
     to_lines,
 )
 from trainopt_nb.panels.runs_rows import run_curves, run_row
-from trainopt_nb.panels.train_panel import moving, standing
+from trainopt_nb.panels.train_facts import moving, standing
 from trainopt_nb.runs import card
 from trainopt_nb.runs.annotations import Annotations
 from trainopt_nb.runs.arranged import cell_text, find_columns

@@ -30,6 +30,8 @@ def field_text(
     "Return what the field of an option shows"
     if option.type == "literal":
         return value if isinstance(value, str) else repr(value)
+    if option.type == "words":
+        return " ".join(map(str, value))
     if isinstance(value, bool):
         return "on" if value else "off"
     if option.type in _SEVERAL and not isinstance(value, str):
@@ -110,7 +112,8 @@ def field_kind(
     str
 ):  # `switch`, `buttons`, `list`, `number`, `text`, `object`, or `function` where there is nothing to choose
     "Return which control an option gets"
-    if option.objects and not isinstance(value, str):
+    words = option.type == "words" and all(isinstance(each, str) for each in value)
+    if option.objects and not isinstance(value, str) and not words:
         return "object"
     if option.type == "bool":
         return "switch"

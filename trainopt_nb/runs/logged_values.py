@@ -143,6 +143,13 @@ class _Library:
         "Note how the run ended"
 
 # %% ../../nbs/runs/09_logged_values.ipynb #1bd50a1a
+def _best_values(progress):
+    "Return the values of the best epoch or trial"
+    if progress.overall:
+        return {**progress.overall.metrics, progress.overall.unit: progress.overall.best}
+    return {**row.values, "epoch": row.epoch} if (row := progress.best) else {}
+
+
 class ValueLog(_Library):
     "Turn events into calls of a library, which a subclass makes"
 
@@ -174,12 +181,7 @@ class ValueLog(_Library):
         self._end("dead", "its process is gone")
 
     def _end(self, state, reason):
-        progress = Tail(self.run.path).update()
-        best = {}
-        if progress.overall:
-            best = {**progress.overall.metrics, progress.overall.unit: progress.overall.best}
-        elif row := progress.best:
-            best = {**row.values, "epoch": row.epoch}
+        best = _best_values(Tail(self.run.path).update())
         known = {f"best/{name}": value for name, value in best.items() if isinstance(value, (int, float))}
         self.end(state, reason, known)
 
