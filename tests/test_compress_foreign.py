@@ -98,7 +98,7 @@ def test_a_layer_whose_weight_the_model_reads_itself_is_left_and_the_others_beco
     assert not session.refused
     said = " ".join(session.candidates[-1].notes)
     assert "network fails with thinner layers in their place: second (AttributeError" in said
-    assert "Replacing 1 layers" in said
+    assert "Replacing 1 layer by" in said
 
 
 class Standardized(nn.Conv2d):

@@ -333,7 +333,7 @@ def test_a_killed_process_leaves_its_candidates(digits, tmp_path):
     handle.send("finish")
     assert handle.result().state == "finished" and list(compressed.candidates) == [0, 1, 2]
     assert compressed.candidates[2].steps == [HALF, "prune 0.3 macs epochs=0"]
-    assert "Goes on with 1 candidates." in run.progress.notes[-1].text
+    assert "Goes on with 1 candidate." in run.progress.notes[-1].text
 
 
 OWNER = """

@@ -237,7 +237,8 @@ def test_floors_hold(module):
 
 def test_what_is_imported_is_declared():
     words = " ".join(
-        settings()[f"{group}requirements"] for group in ("", "ray_", "hyperopt_", "clean_", "tables_")
+        settings()[f"{group}requirements"]
+        for group in ("", "ray_", "hyperopt_", "clean_", "tables_", "tensorboard_", "mlflow_", "wandb_")
     )
     known, declared = modules(), [Requirement(word).name for word in words.split()]
     allowed = {IMPORT_NAMES.get(name, name) for name in declared} | sys.stdlib_module_names | {"trainopt_nb"}

@@ -228,3 +228,9 @@ def test_a_run_says_which_epoch_it_leaves(restore):
 
 def test_rests_follow_from_what_a_card_costs():
     assert kept.REST >= 10 and kept.SHARE >= 100  # at most one percent of the time
+
+
+def test_the_card_of_a_form_holds_its_line_as_text():
+    form = OptionsForm(TrainOptions(), queue.SimpleQueue(), given="--name '<img src=x onerror=alert(1)>'")
+    page = form.still()["text/html"]
+    assert "&lt;img" in page and "<img" not in page

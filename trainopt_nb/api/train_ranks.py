@@ -17,6 +17,7 @@ import cloudpickle
 import torch
 
 from .handle import RunHandle
+from .log import follow_logs
 from .prepare_run import resume_in, start_in
 from .write_phases import phases_written, write_phase, writing
 from ..base.errors import CheckpointError, OptionError, RunError
@@ -25,7 +26,7 @@ from ..events.progress import LIVE
 from ..events.records import Ended, Note
 from ..parallel.device import find_device
 from ..parallel.ranks import SINGLE, Ranks
-from ..runs.logged_values import LOGS, follow_logs
+from ..runs.logged_values import LOGS
 from ..runs.run import Run
 from ..store.checkpoint import load_checkpoint
 from ..task.train_options import TrainOptions

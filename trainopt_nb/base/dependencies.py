@@ -36,7 +36,9 @@ class Dependence(NamedTuple):
             return self.why
         if value in ("none", (), "", None):
             return f"there is no {flag}"
-        return f"{flag} is {value:g}" if isinstance(value, float) else f"{flag} is {_name(value)}"
+        known = self.values if not self.excluded and all(isinstance(v, str) for v in self.values) else ()
+        others = f", not {' or '.join(known)}" if known else ""
+        return f"{flag} is {value:g}" if isinstance(value, float) else f"{flag} is {_name(value)}{others}"
 
 
 def _same(one, other) -> bool:

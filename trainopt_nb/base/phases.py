@@ -67,9 +67,11 @@ def phases_watched(
         target=contextvars.copy_context().run, args=(watch,), name="trainopt-phases", daemon=True
     )
     with phases_heard(take):
-        thread.start()
+        with contextlib.suppress(RuntimeError):  # a process that may have no more threads does without
+            thread.start()
         try:
             yield
         finally:
             over.set()
-            thread.join()
+            if thread.ident is not None:
+                thread.join()

@@ -6,6 +6,8 @@
 __all__ = ['need_sklearn', 'outlier_scores', 'outliers', 'drift']
 
 # %% ../../nbs/clean/05_outliers.ipynb #39b32b9a
+import warnings
+
 import numpy as np
 
 from ..base.errors import TrainoptError
@@ -49,9 +51,11 @@ def outlier_scores(
     if numbers.shape[1] > 64:
         fitted, numbers = fitted[:, :64], numbers[:, :64]
     near = LocalOutlierFactor(min(20, len(fitted) - 1), novelty=len(fitted) < len(numbers))
-    if len(fitted) < len(numbers):
-        return forest, -near.fit(fitted).score_samples(numbers)
-    near.fit(numbers)
+    with warnings.catch_warnings():  # of equal rows, which other findings name
+        warnings.simplefilter("ignore", UserWarning)
+        if len(fitted) < len(numbers):
+            return forest, -near.fit(fitted).score_samples(numbers)
+        near.fit(numbers)
     return forest, -near.negative_outlier_factor_
 
 # %% ../../nbs/clean/05_outliers.ipynb #720b4e59

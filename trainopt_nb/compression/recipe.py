@@ -26,13 +26,18 @@ class RecipeStep(NamedTuple):
 
     def __str__(self):
         known, words = declared(self.options), [self.name]
-        first = next((name for name, each in known.items() if each.type in ("int", "float")), None)
+        first = next((name for name, each in known.items() if _counts(each)), None)
         for name, value in self.options.changed().items():
             plain = name == first or (known[name].type == "choice" and _choice(known, value) == name)
             words.append(_text(value) if plain else f"{name}={_text(value)}")
         if first and first not in self.options.changed():
             words.insert(1, _text(getattr(self.options, first)))
         return " ".join(words)
+
+
+def _counts(option: Option):
+    "Whether a number alone can stand for an option"
+    return option.type in ("int", "float") and not option.choices
 
 
 def _text(value):
@@ -87,7 +92,7 @@ def _of_word(step, known, word, given):
             raise _unknown(step, name, known)
         return name, value
     if re.fullmatch(r"[\d.]+(e-?\d+)?%?", word):
-        free = [name for name, each in known.items() if each.type in ("int", "float") and name not in given]
+        free = [name for name, each in known.items() if _counts(each) and name not in given]
         if free:
             return free[0], str(float(word[:-1]) / 100) if word.endswith("%") else word
     elif found := _choice(known, word):

@@ -26,7 +26,8 @@ def counted(
     noun: str,  # in the singular
 ) -> str:  # such as `1 epoch` or `2,000 batches`
     "Write how many there are"
-    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+    many = "es" if noun.endswith(("ch", "s", "x")) and not noun.endswith("epoch") else "s"
+    return f"{count:,} {noun}{many * (count != 1)}"
 
 
 def digits(

@@ -145,8 +145,7 @@ class TrainPanel(_Closer, _Looks, Panel):
     def receive(self, content: dict[str, object]):
         "Put what was clicked into the queue, and note what was asked"
         self._asked = piece_from(content) or self._asked
-        command = command_from(content)
-        if command is not None:
+        if (command := command_from(content)) is not None:
             self.commands.put(command)
         self._look(content)
 

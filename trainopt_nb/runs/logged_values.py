@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['APART', 'VALUES', 'STARTS', 'CHILDREN', 'LOGS', 'StepPoints', 'hyperparameters', 'task_facts', 'ValueLog',
-           'check_logs', 'follow_logs']
+           'check_logs']
 
 # %% ../../nbs/runs/09_logged_values.ipynb #dd8899ae
 import math
@@ -142,14 +142,14 @@ class _Library:
     def end(self, state: str, reason: str, best: dict[str, float]):
         "Note how the run ended"
 
-# %% ../../nbs/runs/09_logged_values.ipynb #1bd50a1a
+# %% ../../nbs/runs/09_logged_values.ipynb #828a9607
 def _best_values(progress):
     "Return the values of the best epoch or trial"
     if progress.overall:
         return {**progress.overall.metrics, progress.overall.unit: progress.overall.best}
     return {**row.values, "epoch": row.epoch} if (row := progress.best) else {}
 
-
+# %% ../../nbs/runs/09_logged_values.ipynb #2f3db054
 class ValueLog(_Library):
     "Turn events into calls of a library, which a subclass makes"
 
@@ -225,13 +225,3 @@ def check_logs(
                 f"There is no log {name!r}.{nearest(name, LOGS)} Known: {known}. A writer of your own is passed as an object: log=[writer]."
             )
         getattr(LOGS[name], "check", lambda: None)()
-
-# %% ../../nbs/runs/09_logged_values.ipynb #99ad6ddb
-def follow_logs(
-    run: RunDirectory,  # whose log this process writes
-    logs: Sequence,  # names, and objects or functions of the user's
-) -> object:  # a `RunLogs`
-    "Let other logs follow a run in threads of their own; who asks for none imports nothing for them"
-    from trainopt_nb.runs.log_follower import RunLogs
-
-    return RunLogs(run, logs)
