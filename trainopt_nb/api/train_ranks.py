@@ -16,8 +16,8 @@ from collections.abc import Callable
 import cloudpickle
 import torch
 
+from .follow_logs import follow_logs
 from .handle import RunHandle
-from .log import follow_logs
 from .prepare_run import resume_in, start_in
 from .write_phases import phases_written, write_phase, writing
 from ..base.errors import CheckpointError, OptionError, RunError
