@@ -222,12 +222,12 @@ def test_shows_what_is_told(open_panel):
 
 
 def test_what_comes_before_the_first_step_is_told(open_panel):
-    page = open_panel()
+    page = open_panel(Progress("digits-cnn"))
     page.tell(Preparing("data", 0, time.time() - 5))
     assert (
         re.match(r"reading the data · [567] s$", page.text(".tonb-step")) and page.data("state") == "waiting"
     )
-    page.tell(*run_events(20))
+    page.tell(STARTED, *run_events(20))
     assert page.text(".tonb-step").startswith("epoch 1 of 12")
 
 

@@ -406,8 +406,8 @@ def test_runs_are_stopped_resumed_compared_and_deleted_in_a_notebook(lab, server
         if "-one-" in str(path) or "-two-" in str(path)
     ] == ["one"]
     table.locator(".tonb-close").click()
-    lab.output(3).locator("table:not(.tonb-table)").wait_for()
-    assert lab.page.locator(".tonb-runs").count() == 0
+    lab.output(3).locator("table:not(.tonb-table)", has_text="-one-").wait_for()  # a table for each group
+    assert lab.page.locator(".tonb-runs").count() == 0 and "-two-" not in lab.text(3)
     assert not lab.errors
 
 

@@ -133,7 +133,10 @@ export default panel((shared) => {
   ui.typed ??= new Map();
   ui.query ??= "";
   ui.only ??= false;
-  if (!face.sections.some(([key]) => key === ui.section)) ui.section = face.sections[0][0];
+  if (!face.sections.some(([key]) => key === ui.section)) { // a page that was loaded anew opens where something is wrong
+    const wrong = face.sections.find(([, , names]) => names.some((name) => rows[name].error));
+    ui.section = (wrong ?? face.sections[0])[0];
+  }
   const sectionOf = (name) => face.sections.find(([, , names]) => names.includes(name))?.[0], turn = face.first?.[1] ?? 0;
   const go = (section, name = null) => refresh(Object.assign(ui, { section, focus: name, query: "", only: false }));
   if (turn !== (ui.turn ??= turn)) Object.assign(ui, { turn, starting: false, ...(face.first[0] ? { section: sectionOf(face.first[0]), focus: face.first[0], query: "", only: false } : {}) });
