@@ -237,11 +237,10 @@ def test_workers_change_nothing(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["sounds", "tables"])
 def test_devices_change_nothing(kind, tmp_path):
-    data = task_data(kind)
-    runs = [
-        fit(net(kind), *data, folder=tmp_path, devices=devices, write=quiet, **options_of(kind, epochs=2))
-        for devices in (1, 2)
-    ]
+    "Pitch has a test of its own: it follows the rounding of Fourier transforms, which depends on the processor"
+    data, policy = task_data(kind), MANY[kind].replace("pitch ", "")
+    how = options_of(kind, epochs=2) | {"augment": policy, "folder": tmp_path, "write": quiet}
+    runs = [fit(net(kind), *data, devices=devices, **how) for devices in (1, 2)]
     assert torch.allclose(losses(runs[0]), losses(runs[1]), rtol=1e-4, atol=1e-5)
 
 
