@@ -17,8 +17,8 @@ from warm_python import run_warm
 
 from trainopt_nb.base.errors import CompressError, OptionError
 from trainopt_nb.compression.agreement import agreement, compare, outputs_on
-from trainopt_nb.compression.compiled import CompiledServed, converted
 from trainopt_nb.compression.chip import this_chip
+from trainopt_nb.compression.compiled import CompiledServed, converted
 from trainopt_nb.compression.engines import ENGINES, Engine, Wish
 from trainopt_nb.compression.examples import examples
 from trainopt_nb.compression.export import export
