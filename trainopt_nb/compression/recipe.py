@@ -36,7 +36,7 @@ class RecipeStep(NamedTuple):
 
 
 def _counts(option: Option):
-    "Whether a number alone can stand for an option"
+    "Whether an option is written as a number alone"
     return option.type in ("int", "float") and not option.choices
 
 
@@ -92,7 +92,7 @@ def _of_word(step, known, word, given):
             raise _unknown(step, name, known)
         return name, value
     if re.fullmatch(r"[\d.]+(e-?\d+)?%?", word):
-        free = [name for name, each in known.items() if _counts(each) and name not in given]
+        free = [name for name, each in known.items() if each.type in ("int", "float") and name not in given]
         if free:
             return free[0], str(float(word[:-1]) / 100) if word.endswith("%") else word
     elif found := _choice(known, word):
