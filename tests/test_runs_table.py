@@ -9,6 +9,7 @@ from helpers import Wire
 from torch import nn
 
 from trainopt_nb.base.errors import OptionError, RunError
+from trainopt_nb.base.texts import languages, wording
 from trainopt_nb.events.records import Ended, Epoch, Started
 from trainopt_nb.notebook.cli import main
 from trainopt_nb.panels.runs_panel import RunsPanel
@@ -258,3 +259,15 @@ def test_the_page_shows_what_the_terminal_shows(folder):
     assert ["options", "loss", ["focal", "auto"], True] in beside["rows"]
     assert ask(compare={"names": ["two", "worse"], "mark": beside["mark"]})["compared"] is None
     panel.widget.close()
+
+
+def test_heads_of_options_are_their_names_in_every_language(folder):
+    record(folder, "long", 0.9, epochs=9, precision="bf16")
+    panel, _ = opened(folder)
+    panel.table.refresh()
+    for code in languages():
+        panel.view.arrange(panel.table, wording("base", "card", "tasks", "runs", code=code))
+        heads = {key: title for key, title, kind in panel.view.shown["columns"] if kind == "option"}
+        assert {"epochs", "precision", "lr"} <= heads.keys() and all(
+            k == title for k, title in heads.items()
+        ), code

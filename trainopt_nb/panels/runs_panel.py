@@ -69,7 +69,9 @@ def _export(table: RunTable, folder: Path, texts: dict[str, str]) -> str:
     "Write the runs that are shown beside their folder, and say where"
     entries = table.entries()
     path = write_csv(entries, free_path(folder, csv_text(entries)))
-    return texts["exported"].format(n=len(entries), path=card.short_path(str(path)))
+    return texts["exported_one" if len(entries) == 1 else "exported"].format(
+        n=len(entries), path=card.short_path(str(path))
+    )
 
 # %% ../../nbs/panels/04_runs_panel.ipynb #74ed9d09
 class _ArrangedPanel(Panel):

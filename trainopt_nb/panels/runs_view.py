@@ -147,7 +147,8 @@ def _group(group: TaskGroup, label: str) -> dict[str, object]:
 
 
 def _column(column: Column, texts: dict[str, str]) -> list[str]:
-    return [card.plain(column.key), texts.get(column.title, column.title), column.kind]
+    title = column.title if column.kind == "option" else texts.get(column.title, column.title)
+    return [card.plain(column.key), title, column.kind]
 
 # %% ../../nbs/panels/03c_runs_view.ipynb #127761a6
 def table_figures(

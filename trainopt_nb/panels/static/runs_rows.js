@@ -105,7 +105,7 @@ function GroupHead({ group, folded, turn, span, texts }) {
   const label = folded ? texts.unfold_group : texts.fold_group;
   return html`<tr class="tonb-group"><th scope="rowgroup" colspan=${span}><div class="tonb-group-line"><button type="button" class="tonb-unfold" aria-expanded=${String(!folded)}
     aria-label=${`${label}: ${group.label}`} title=${label} onClick=${turn}>${folded ? "▸" : "▾"}</button><span class="tonb-group-name">${group.label}</span><span class="tonb-group-facts">${
-    fill(texts.group_runs, { n: group.names.length })}${group.best && ` · ${fill(texts.group_best, { name: group.best, value: group.said })}`}</span></div></th></tr>`;
+    fill(group.names.length === 1 ? texts.group_runs_one : texts.group_runs, { n: group.names.length })}${group.best && ` · ${fill(texts.group_best, { name: group.best, value: group.said })}`}</span></div></th></tr>`;
 }
 
 // a row whose run did not change keeps its node, which Preact then skips
