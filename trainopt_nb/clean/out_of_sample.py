@@ -6,7 +6,6 @@
 __all__ = ['FoldProgress', 'out_of_sample']
 
 # %% ../../nbs/clean/06b_out_of_sample.ipynb #35e49a63
-import os
 import time
 from collections.abc import Generator
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..base.allowed import affinity_cores
 from ..base.errors import DataError
 from .fold_table import judged_rows, table_columns
 from .folds import fresh_copy, keeps_weights, stratified, train_fold
@@ -74,7 +74,7 @@ def _check_folds(folds, samples):
 
 def _workers(asked, jobs, options):
     "How many processes train; one where they would share a device"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = affinity_cores()
     count = min(jobs, cores) if asked is None else asked
     return count if find_device(options.device).type == "cpu" else min(count, 1)
 

@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import torch
 
+from ..base.allowed import affinity_cores
+
 # %% ../../nbs/compression/01_machine.ipynb #79e3efbb
 _TELLING = "avx avx2 avx512f avx512_vnni avx512_bf16 avx512_fp16 avx_vnni amx_tile amx_int8 amx_bf16 asimd asimddp i8mm sve bf16".split()
 _LIBRARIES = ("torch", "onnxruntime", "openvino", "torchao")
@@ -82,8 +84,7 @@ def this_machine(
     held = os.environ.get("ONEDNN_MAX_CPU_ISA")
     versions = installed_versions(_LIBRARIES)
     versions |= {"ONEDNN_MAX_CPU_ISA": held} if held else {}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(name, flags, cores, threads or torch.get_num_threads(), versions)
+    return Machine(name, flags, affinity_cores(), threads or torch.get_num_threads(), versions)
 
 # %% ../../nbs/compression/01_machine.ipynb #a5171a64
 @contextmanager

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import DataLoader
 
+from ..base.allowed import affinity_cores
 from ..base.phases import tell_phase
 from ..data.batch_layout import parse_layout
 from ..data.batches import Batches, MemoryBatches
@@ -28,7 +29,6 @@ from trainopt_nb.feed.tune_loading import (
     can_tune,
     choose,
     measure,
-    processors,
     settings_to_try,
     tuning_table,
 )
@@ -83,7 +83,7 @@ def _ways(task, options):
     usual = open_task_data(read_task(task, options), options).train
     fixed = "" if read else can_tune(usual)
     asked = Setting(options.workers, options.prefetch, isinstance(usual, MemoryBatches))
-    settings = [asked] if fixed else settings_to_try(asked, processors())
+    settings = [asked] if fixed else settings_to_try(asked, affinity_cores())
     return _Ways(settings, partial(_open_with, task, options, read), fixed, read)
 
 

@@ -17,7 +17,7 @@ import psutil
 import torch
 from torch import nn
 
-from ..base.allowed import allowed_cores
+from ..base.allowed import affinity_cores, allowed_cores
 from ..data.tensors import leaves, split_batch
 from ..store.remembered import is_due, recall, remember
 from ..task.train_options import TrainOptions
@@ -39,7 +39,7 @@ def threads_given() -> bool:
     "Return whether the user, or who started this process, has set the number of threads"
     if any(os.environ.get(name) for name in _VARIABLES):
         return True
-    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    own = affinity_cores()
     kinds = {own, os.cpu_count() or 1, psutil.cpu_count(logical=False) or own}
     return torch.get_num_threads() not in kinds | {min(kinds)}
 

@@ -7,12 +7,12 @@ __all__ = ['hold_cluster']
 
 # %% ../../nbs/workers/06b_ray_carrier.ipynb #60482579
 import contextlib
-import os
 import threading
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
+from ..base.allowed import affinity_cores
 from ..base.errors import RunError
 from trainopt_nb.workers.ray_actor import (
     RayActor,
@@ -31,8 +31,7 @@ _PATIENCE = 300  # seconds in which a node starts its first process
 
 def _open_cluster(connection: RayConnection, needs: RayNeeds, payload: bytes, check: Callable):
     "Connect, and look at the cluster. Returns what there is room for, and the payload as the cluster holds it"
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = needs.workers or max(1, here // needs.cpus)
+    workers = needs.workers or max(1, affinity_cores() // needs.cpus)
     connection.connect(workers * needs.cpus, 2 * len(payload))
     import ray
 
