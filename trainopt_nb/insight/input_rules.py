@@ -62,8 +62,11 @@ def sorted_batches(seen: Observations) -> Finding | None:
     labels = [found for look in seen.recent(10) if (found := _labels(look)) is not None]
     if len(labels) < 5:
         return None
-    each, whole = [_entropy(found) for found in labels], _entropy(torch.cat(labels))
-    if whole < 0.3 or max(each) > 0.5 * whole:
+    whole = _entropy(torch.cat(labels))
+    if whole < 0.3 or _entropy(labels[-1]) > 0.5 * whole:
+        return None
+    each = [_entropy(found) for found in labels]
+    if max(each) > 0.5 * whole:
         return None
     text = "The training data are sorted by class and not shuffled: each batch holds few classes, and others follow later."
     names = tuple(str(look.step) for look in seen.recent(10))[-len(each) :]

@@ -26,6 +26,7 @@ from trainopt_nb.runs.card_parts import (
     notes_html,
     pictures_html,
 )
+from .found_rows import found_html, found_text
 from .held import final_figures, final_headline
 from .html_tables import assumptions_html, devices_html
 from .pictures import charts
@@ -47,6 +48,7 @@ def report_html(
         head_html(progress.state, progress.name, final_headline(progress, texts), texts),
         bar_html(progress.fraction),
         figures_html(final_figures(progress, texts)),
+        found_html(progress, texts),
         pictures_html(charts(progress, texts) if drawn else []),
         usage_html(progress, texts),
         devices_html(progress, texts),
@@ -70,6 +72,7 @@ def report_text(
     lines += [usage] if (usage := usage_text(progress, texts)) else []
     best = [best_loss(progress, texts)] + [best_text(progress, n, texts) for n in metric_curves(progress)[:1]]
     lines += [plain(text) for text in best if text]
+    lines += found_text(progress, texts)
     lines += [f"{texts.get(level, '')} {text}".strip() for level, text in messages(progress, texts)]
     rows = [
         f"{topic}: {'' if certain else '? '}{text}" for topic, text, _, certain in assumed(progress, texts)

@@ -243,3 +243,17 @@ class FaultOptions(RepeatingOptions):
         choices=("stop", "continue"),
         group="Faults",
     )
+    doctor: bool = option(
+        True,
+        "look for faults in some of the steps, and say what is certain",
+        group="Faults",
+        aliases=("diagnose", "watch"),
+    )
+    silence: tuple = option(
+        (),
+        "findings of the doctor that are not shown, by name",
+        type="names",
+        group="Faults",
+        counts=when("doctor", True),
+        aliases=("ignore", "mute"),
+    )

@@ -95,6 +95,9 @@ def sync(
             event = events.send(command)
             command = None
             own += [record for each in watchers if (record := each.see(event)) is not None]
+            while own and ranks.first:
+                if (sent := (yield own.pop(0))) is not None:
+                    waiting.append(sent)
             if type(event) is Step:
                 load.data += event.wait
             if (sent := (yield event)) is not None:
@@ -119,15 +122,19 @@ def sync(
         events.close()
 
 # %% ../../nbs/train/17_sync.ipynb #9585cdaa
-WATCHERS: Registry[Callable[[Loop], object]] = Registry(
+WATCHERS: Registry[Callable[[Loop, object], object]] = Registry(
     "watcher"
-)  # name -> function that returns an object with `see`, `woke` and `close`, or None
+)  # name -> function of (loop, run or None) that returns an object with `see`, `woke` and `close`, or None
 WATCHERS.register("usage", "trainopt_nb.insight.monitor:watch")
+WATCHERS.register("doctor", "trainopt_nb.insight.training_doctor:watch")
 
 
-def watchers_of(loop: Loop) -> list:
+def watchers_of(
+    loop: Loop,
+    run: object = None,  # the `Run` that it trains, where there is one
+) -> list:
     "Return what watches a run"
-    return [each for _, watch in WATCHERS.items() if (each := watch(loop)) is not None]
+    return [each for _, watch in WATCHERS.items() if (each := watch(loop, run)) is not None]
 
 
 def synced_events(
