@@ -43,4 +43,6 @@ def silence(
         with open_regular(Path(folder) / FILE, "ab") as file:
             file.write(f"{name}\n".encode())
     except OSError as error:
-        raise RunError(f"{name} is not silenced, because {Path(folder) / FILE} cannot be written: {error.strerror}.") from error
+        raise RunError(
+            f"{name} is not silenced, because {Path(folder) / FILE} cannot be written: {error.strerror}."
+        ) from error

@@ -75,24 +75,21 @@ class _StepLook(StepHooks):
 
     def open(self):
         "Look at the next step"
-        began, last = self.now(), self.optimizers[-1]
         self.step, self.own, self._plain_pass = self.loop.state.step, 0.0, self.stepper.forward_backward
         self.stepper.forward_backward = self._pass
-        self._handles = [
-            self.model.register_forward_pre_hook(self._forward, with_kwargs=True),
-            last.register_step_pre_hook(self._before),
-            last.register_step_post_hook(self._after),
-        ]
-        self.own += time.perf_counter() - began
 
     def _pass(self, stepper, batches):
         "Compute the gradients, and see how"
-        began, plain = time.perf_counter(), self._plain_pass
+        began, plain, last = self.now(), self._plain_pass, self.optimizers[-1]
+        self._unhook()  # of a step that was given up
+        hook = self.model.register_forward_pre_hook(self._forward, with_kwargs=True)
+        self._handles = [last.register_step_pre_hook(self._before), last.register_step_post_hook(self._after)]
         self._open = OpenLook(self.model, self.held, self.optimizers[-1], len(self.seen.looks) < BEGIN)
         self.own += time.perf_counter() - began
         try:
             return plain(stepper, batches)
         finally:
+            hook.remove()  # between steps the model can be copied
             self._open.close()
 
     def _before(self, optimizer, args, kwargs):
@@ -106,10 +103,13 @@ class _StepLook(StepHooks):
             self._finish(look)
         self.own += time.perf_counter() - began
 
-    def shut(self):
-        "Put everything back; harmless the second time"
+    def _unhook(self):
         while self._handles:
             self._handles.pop().remove()
+
+    def shut(self):
+        "Put everything back; harmless the second time"
+        self._unhook()
         if self._plain_pass is not None:
             self.stepper.forward_backward, self._plain_pass = self._plain_pass, None
         self._open = None

@@ -254,6 +254,5 @@ class FaultOptions(RepeatingOptions):
         "findings of the doctor that are not shown, by name",
         type="names",
         group="Faults",
-        counts=when("doctor", True),
         aliases=("ignore", "mute"),
     )
