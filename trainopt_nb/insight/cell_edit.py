@@ -58,13 +58,11 @@ def _pieces(tree: ast.AST, modules: set[str], functions: set[str], offsets: list
 
 
 def _is_module(node):
-    return (
-        (isinstance(node, ast.Name)
-        and node.id in ("F", "torch", "functional", "nn"))
-        or (isinstance(node, ast.Attribute) and node.attr == "functional")
+    return (isinstance(node, ast.Name) and node.id in ("F", "torch", "functional", "nn")) or (
+        isinstance(node, ast.Attribute) and node.attr == "functional"
     )
 
-
+# %% ../../nbs/insight/20c_cell_edit.ipynb #67618ba9
 def without(
     source: str,  # body of a cell
     modules: set[str],  # classes of layers, such as `Softmax`

@@ -130,7 +130,7 @@ def doctor(
             untried = _prove(w, prepared, seconds)
     return Diagnosed(tuple(w.findings), w.step, len(w.seen.looks), untried)
 
-
+# %% ../../nbs/insight/30_doctor.ipynb #a48fa325
 @contextmanager
 def _copy_of(task, options):
     "Prepare a copy of a task; what this process had is put back"
@@ -164,7 +164,7 @@ def _prove(w, prepared, seconds):
         return str(problem)
     return ""
 
-
+# %% ../../nbs/insight/30_doctor.ipynb #68f7301d
 def try_change(
     task: Task,  # as it began; is not changed
     options: TrainOptions,

@@ -123,14 +123,6 @@ class Looks:
         "The tensors in the optimizers"
         return [p for each in self.optimizers for group in each.param_groups for p in group["params"]]
 
-    def describe(self):
-        "Note what does not change from update to update"
-        last, seen = self.optimizers[-1], self.seen
-        group = last.param_groups[0]
-        seen.uses_modes, seen.first = _modes(self.model), _first_kind(self.model)
-        seen.decoupled, seen.maximize = _decoupled(last), group.get("maximize", False)
-        seen.weight_decay = group.get("weight_decay", 0.0)
-
     def _finish(self, look):
         "Turn what was collected into a look"
         mode, seen = look.mode, self.seen
@@ -169,6 +161,14 @@ class Looks:
 # %% ../../nbs/insight/28_observer.ipynb #1ff564e0
 class StepHooks(Looks):
     "What happens within an update"
+
+    def describe(self):
+        "Note what does not change from update to update"
+        last, seen = self.optimizers[-1], self.seen
+        group = last.param_groups[0]
+        seen.uses_modes, seen.first = _modes(self.model), _first_kind(self.model)
+        seen.decoupled, seen.maximize = _decoupled(last), group.get("maximize", False)
+        seen.weight_decay = group.get("weight_decay", 0.0)
 
     def _forward(self, model, args, kwargs):
         if not torch.is_grad_enabled():

@@ -118,8 +118,8 @@ class _StepLook(StepHooks):
 _TWICE = ("probabilities_to_cross_entropy", "sigmoid_before_logits_loss")
 
 
-class TrainingDoctor:
-    "Sees the events of a run one after the other, and tells what is wrong with it"
+class _Told:
+    "Keeps what was found until it is told"
 
     def __init__(
         self,
@@ -132,6 +132,23 @@ class TrainingDoctor:
         notes = loop.prepared.notes
         self._notes = [Note("warning", text, 0, "loss") for topic, text in notes if topic == "twice"]
         notes[:] = [note for note in notes if note[0] != "twice"]
+
+    def _tell(self):
+        "Ask the detectors, and keep what is new for the reader"
+        if not self.look.seen.looks:  # such as a step that a scaler left out
+            return
+        self.diagnosis.look(self.look.seen)
+        for finding in self.diagnosis.findings:
+            if self._known.get(finding.name) != finding.confidence:
+                self._known[finding.name] = finding.confidence
+                self._told.append(finding.event)
+        notes, self._notes = self._notes, []
+        if not any(name in self._known or name in self.diagnosis.silenced for name in _TWICE):
+            self._told += notes
+
+# %% ../../nbs/insight/31_training_doctor.ipynb #44865887
+class TrainingDoctor(_Told):
+    "Sees the events of a run one after the other, and tells what is wrong with it"
 
     def see(self, event: tuple) -> tuple | None:  # a record that stands before the event
         "Take in an event as soon as the loop yields it"
@@ -170,19 +187,6 @@ class TrainingDoctor:
             self.budget.plain(took)
         if self.budget.due(step):
             self._open()
-
-    def _tell(self):
-        "Ask the detectors, and keep what is new for the reader"
-        if not self.look.seen.looks:  # such as a step that a scaler left out
-            return
-        self.diagnosis.look(self.look.seen)
-        for finding in self.diagnosis.findings:
-            if self._known.get(finding.name) != finding.confidence:
-                self._known[finding.name] = finding.confidence
-                self._told.append(finding.event)
-        notes, self._notes = self._notes, []
-        if not any(name in self._known or name in self.diagnosis.silenced for name in _TWICE):
-            self._told += notes
 
 # %% ../../nbs/insight/31_training_doctor.ipynb #45a660be
 def watch(

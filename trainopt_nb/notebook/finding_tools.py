@@ -84,8 +84,18 @@ def line_with(
     return " ".join(["%%trainopt fit", *filter(None, flags)])
 
 # %% ../../nbs/notebook/04d_finding_tools.ipynb #d8e003f2
-class _Trials(FindingActions):
-    "Trials of changes, one at a time"
+def _append(run, result):
+    "Write an event into the log of a run that has ended; one that goes on again gets it as a command"
+    kept = Run(run.path)
+    try:
+        with writing(kept, ""):
+            kept.append([result])
+    except RunError:
+        kept.send(Tell(result._asdict()))
+
+
+class _Results(FindingActions):
+    "Takes the results of trials"
 
     def __init__(self, run: Run, weights: dict | None):
         self.run, self.weights = run, weights
@@ -95,30 +105,6 @@ class _Trials(FindingActions):
             {},
         )  # the last two: by name, what is said and how many trials ended
         self._thread: threading.Thread | None = None
-
-    def _submit(self, found: Found, niceness: int = 0) -> WorkerHandle:
-        task, options = self.run.given
-        model = copy.deepcopy(task.model).cpu()
-        if self.weights is not None:
-            model.load_state_dict(self.weights, strict=False)
-        options = options.replace(devices=1, cluster="", log=())
-        return submit(_prove_beside, replace(task, model=model, notes=()), options, found, niceness)
-
-    def prove(self, name, panel, niceness=0):
-        if self.trying:
-            return
-        found, self.trying = panel.progress.parts["found"][name], name
-        self.said.pop(name, None)
-        work = contextvars.copy_context().run  # so that what the thread sends lands in the right cell
-        self._thread = threading.Thread(
-            target=work, args=(self._try, found, panel), daemon=True, name="trainopt-prove"
-        )
-        try:
-            self._handle = self._submit(found, niceness)
-        except Exception as error:
-            self._over(name, panel, describe_error(error))
-            return
-        self._thread.start()
 
     def _try(self, found, panel):
         "Wait for the result of a trial, and write it down"
@@ -157,15 +143,33 @@ class _Trials(FindingActions):
         panel.progress.add([result])
         _append(self.run, result)
 
+# %% ../../nbs/notebook/04d_finding_tools.ipynb #f5fbea30
+class _Trials(_Results):
+    "Trials of changes, one at a time"
 
-def _append(run, result):
-    "Write an event into the log of a run that has ended; one that goes on again gets it as a command"
-    kept = Run(run.path)
-    try:
-        with writing(kept, ""):
-            kept.append([result])
-    except RunError:
-        kept.send(Tell(result._asdict()))
+    def _submit(self, found: Found, niceness: int = 0) -> WorkerHandle:
+        task, options = self.run.given
+        model = copy.deepcopy(task.model).cpu()
+        if self.weights is not None:
+            model.load_state_dict(self.weights, strict=False)
+        options = options.replace(devices=1, cluster="", log=())
+        return submit(_prove_beside, replace(task, model=model, notes=()), options, found, niceness)
+
+    def prove(self, name, panel, niceness=0):
+        if self.trying:
+            return
+        found, self.trying = panel.progress.parts["found"][name], name
+        self.said.pop(name, None)
+        work = contextvars.copy_context().run  # so that what the thread sends lands in the right cell
+        self._thread = threading.Thread(
+            target=work, args=(self._try, found, panel), daemon=True, name="trainopt-prove"
+        )
+        try:
+            self._handle = self._submit(found, niceness)
+        except Exception as error:
+            self._over(name, panel, describe_error(error))
+            return
+        self._thread.start()
 
 # %% ../../nbs/notebook/04d_finding_tools.ipynb #f291e248
 class FindingTools(_Trials):

@@ -141,6 +141,12 @@ class _Findings:
             if self.closed:
                 self.act()
 
+    def close(self):
+        "Show the end, and try what is only suspected"
+        super().close()
+        if self._actions is not None:
+            self._actions.ended(self)
+
     def act(self):
         "Do what was clicked"
         while not self._clicked.empty():
@@ -208,12 +214,6 @@ class TrainPanel(_Closer, _Looks, _Findings, Panel):
             self.commands.put(command)
         self._look(content)
         self._hear(content)
-
-    def close(self):
-        "Show the end, and try what is only suspected"
-        super().close()
-        if self._actions is not None:
-            self._actions.ended(self)
 
     def still(self) -> dict[str, str]:
         "Return the report of the run"

@@ -244,15 +244,6 @@ class FaultOptions(RepeatingOptions):
         group="Faults",
     )
     doctor: bool = option(
-        True,
-        "look for faults in some of the steps, and say what is certain",
-        group="Faults",
-        aliases=("diagnose", "watch"),
+        True, "look for faults in some of the steps, and say what is certain", group="Faults"
     )
-    silence: tuple = option(
-        (),
-        "findings of the doctor that are not shown, by name",
-        type="names",
-        group="Faults",
-        aliases=("ignore", "mute"),
-    )
+    silence: tuple = option((), "findings that are not shown, by name", type="names", group="Faults")
