@@ -1,4 +1,4 @@
-"Another language says the same: every word of the catalogue, the whole README; the reader's choice counts"
+"Another language says the same: every word of the catalog, the whole README; the reader's choice counts"
 
 import json
 import os

@@ -73,7 +73,7 @@ def check_change(
         )
     if change.kind == "relabel" and len(change.values) != len(change.rows):
         raise DataError(
-            f"A relabelling needs a label for each of its {len(change.rows)} rows, and has {len(change.values)}."
+            f"A relabeling needs a label for each of its {len(change.rows)} rows, and has {len(change.values)}."
         )
     if change.kind == "impute" and (change.column is None or len(change.values) not in (1, len(change.rows))):
         raise DataError(

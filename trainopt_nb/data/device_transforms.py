@@ -59,7 +59,7 @@ class InputTransform(nn.Module):
         self,
         transform: nn.Module,  # or a function, from tensor to tensor; a module is moved to the device
         key: int | str = 0,  # which part: a place in a tuple, or a key of a dict
-        evaluation: bool = False,  # whether it is also applied in validation, as a normalisation must be
+        evaluation: bool = False,  # whether it is also applied in validation, as a normalization must be
     ):
         super().__init__()
         self.transform, self.key, self.evaluation = transform, key, evaluation

@@ -32,7 +32,7 @@ def packed_order(
     epoch: int,
     shuffle: bool = True,  # False sorts all samples by length
 ) -> torch.Tensor:  # places of all samples, int64
-    "Return the places of all samples so that neighbours in a batch have similar lengths; a short last batch stays last"
+    "Return the places of all samples so that neighbors in a batch have similar lengths; a short last batch stays last"
     count, lengths = len(lengths), torch.as_tensor(np.asarray(lengths))
     if not shuffle:
         return torch.argsort(lengths, stable=True)

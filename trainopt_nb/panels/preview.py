@@ -112,7 +112,7 @@ class _Rows(_Grid):
         return {name: self._shown[key(policy)] for name, policy in policies.items()}
 
     def _legend(self):
-        "What the colours of masks stand for, once the rows are drawn"
+        "What the colors of masks stand for, once the rows are drawn"
         if not hasattr(self._held, "legend"):
             return []
         self.rows()

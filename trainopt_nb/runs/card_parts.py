@@ -80,7 +80,7 @@ def figures_html(
 def pictures_html(
     pictures: Iterable[
         tuple[str, str, list, bytes]
-    ],  # title, alternative text, legend of (text, colour), PNG or SVG
+    ],  # title, alternative text, legend of (text, color), PNG or SVG
     widest: int = 480,  # pixels of each
 ) -> str:  # empty without pictures
     "The pictures side by side where there is room"

@@ -165,7 +165,7 @@ class _PackedCell:
         self._payload = cloudpickle.dumps(value) if shared is None else pickle_shared(value, {}, shared)
 
     def _load(self):
-        "Open what has travelled, and prepare the cell"
+        "Open what has traveled, and prepare the cell"
         probe, names, self.given, self._dtype = cloudpickle.loads(self._payload)
         self._space, self._base = probe.__globals__, {"__name__": "__main__", **probe.__globals__, **names}
         if self._runner is None:
@@ -197,7 +197,7 @@ class CellObjective(_PackedCell):
             self._load()
         self._runner.begin()
         self._classes.put_back()
-        if not self._runner.keep:  # a trial may have changed what had travelled
+        if not self._runner.keep:  # a trial may have changed what had traveled
             self._load()
         self._space.clear()
         self._space.update(self._base, **copy.deepcopy(self._copied), **{DRAW: Draws(suggest)})

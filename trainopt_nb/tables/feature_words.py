@@ -23,7 +23,7 @@ WORDS = {  # word -> what it does
     "standard": "mean 0 and standard deviation 1",
     "robust": "median 0 and distance of the quartiles 1",
     "minmax": "smallest value 0 and largest value 1",
-    "power": "make numbers more normal by a power (Yeo-Johnson), then standardise",
+    "power": "make numbers more normal by a power (Yeo-Johnson), then standardize",
     "quantile": "ranks, turned into a normal distribution",
     "noscale": "leave numbers as they are",
     "onehot": "a column for each category; onehot:city for one column, onehot:city:20 with at most 20 categories",
@@ -151,7 +151,7 @@ class Impute(NamedTuple):
     "What happens to missing numbers"
 
     how: str = "auto"  # one of `IMPUTATIONS`
-    value: float | None = None  # the constant, or the number of neighbours
+    value: float | None = None  # the constant, or the number of neighbors
 
 
 def read_impute(

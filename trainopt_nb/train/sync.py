@@ -42,7 +42,7 @@ def broadcast_command(
 
 # %% ../../nbs/train/17_sync.ipynb #b6bc138f
 def _utilisation(device):
-    "Return the utilisation of a GPU, 0 to 1; None without nvidia-ml-py, or if the driver does not report it"
+    "Return the utilization of a GPU, 0 to 1; None without nvidia-ml-py, or if the driver does not report it"
     try:
         return torch.cuda.utilization(device) / 100
     except Exception:  # a figure is no reason to end a run
