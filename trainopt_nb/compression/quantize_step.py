@@ -27,6 +27,7 @@ from .served import Served, TorchServed
 from .step_options import epochs_option
 from .steps import Doing, LayersCost, Step, Work
 from .teacher import planned_epochs
+from ..events.format import counted
 from ..task.task import Task
 
 _WORDS = tuple(kind.replace(" ", "-") for kind in KINDS)  # as a recipe writes them
@@ -192,7 +193,7 @@ def _better(work, served, looks, made, best):
         return made
     more = yield from quantizing(served, work.task, "auto", made[best].engine, work.batch_sizes, keep, looks)
     return made + [
-        each._replace(engine=f"{each.engine} without {len(keep)} layer{'s' * (len(keep) > 1)}")
+        each._replace(engine=f"{each.engine} without {counted(len(keep), 'layer')}")
         for each in more
         if each.served is not None
     ]

@@ -17,6 +17,7 @@ from ..base.errors import DataError
 from ..base.texts import fault
 from .rows import are_items, are_samples, describe, is_columns, is_pair
 from .tensors import is_array, is_frame
+from ..events.format import counted
 
 # %% ../../nbs/data/12_changes.ipynb #30bbf7bc
 KINDS = ("drop", "relabel", "impute", "mark")
@@ -49,9 +50,7 @@ class Change(NamedTuple):
 
     def __str__(self):
         what = {"relabel": "relabel", "impute": f"impute {self.column!r} in"}.get(self.kind, self.kind)
-        return f"{what} {len(self.rows):,} row{'s' * (len(self.rows) != 1)}" + (
-            f" ({self.why})" if self.why else ""
-        )
+        return f"{what} {counted(len(self.rows), 'row')}" + (f" ({self.why})" if self.why else "")
 
 
 def plain_value(value: object) -> object:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..base.errors import DataError, OptionError
+from ..events.format import counted
 from .records import require
 
 # %% ../../nbs/feed/04_images.ipynb #a7d0cbcd
@@ -148,6 +149,6 @@ def image_decoder(
     if sizes.keys() == {(height, width)}:
         how = "as all of them are"
     else:
-        how = f"resized and stretched from {len(sizes)} size{'s' * (len(sizes) > 1)}"
+        how = f"resized and stretched from {counted(len(sizes), 'size')}"
     text = f"{height} x {width} pixels, {how}; {colours}; values from 0 to 1"
     return ImageDecoder((height, width), grey), text, same or asked is not None

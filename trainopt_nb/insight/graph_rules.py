@@ -36,7 +36,7 @@ def optimizer_of_another_model(seen: Observations) -> Finding | None:
     if not (missing and seen.strangers):
         return None
     text = (
-        f"The optimizer holds {seen.strangers} tensor{'s' * (seen.strangers > 1)} that this model does not have, "
+        f"The optimizer holds {counted(seen.strangers, 'tensor')} that this model does not have, "
         f"and leaves out {_few(missing)}: the model, or a part of it, was made anew after the optimizer."
     )
     way = "Make the optimizer after the model, from model.parameters()."

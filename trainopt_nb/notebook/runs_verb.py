@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ..base.errors import OptionError
 from ..base.options import Options, option
+from ..events.format import counted
 from .kernel import has_frontend
 from .runs_page import LiveTable
 from .verbs import Call, RunFolder, Verb
@@ -61,7 +62,7 @@ def _runs(call: Call) -> RunTable | None:
     query = " ".join(o.filter)
     if o.csv:
         table = arranged_runs(folder, query, o.sort)
-        return print(f"Wrote {len(table)} run{'s' * (len(table) != 1)} to {table.to_csv(o.csv)}.")
+        return print(f"Wrote {counted(len(table), 'run')} to {table.to_csv(o.csv)}.")
     if has_frontend(call.shell):
         return LiveTable(folder, call.shell, query, o.sort)
     return arranged_runs(folder, query, o.sort)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..base.errors import RunError
 from ..base.guarded_files import is_regular
+from ..events.format import counted
 from .arranged import cell_text, find_columns, group_by_task, group_labels, sort_entries
 from .comparison import FEWEST, MOST, Comparison, compare_entries, text_table
 from .entry import RunEntry, read_entry
@@ -131,7 +132,7 @@ class _PrintedRuns(_ExportedRuns):
                 if group.best
                 else ""
             )
-            parts = [label, f"{len(group.entries)} run{'s' * (len(group.entries) > 1)}", best]
+            parts = [label, counted(len(group.entries), "run"), best]
             said = " · ".join(filter(None, parts)) if len(groups) > 1 or best else ""
             found.append((said, *self._rows(group.entries)))
         return found

@@ -13,6 +13,7 @@ import numpy as np
 from ..base.errors import DataError
 from ..data.labels import no_target, target_tensor, uneven
 from ..data.rows import is_pair
+from ..events.format import counted
 from .columns import listed
 from .features import Features, Known
 from .frames import as_frame, is_table
@@ -109,7 +110,7 @@ def split_target(
     if gaps := _gaps(targets):
         what = f"The target {target!r}" if target else "The target"
         raise DataError(
-            f"{what} has no value in {len(gaps)} row{'s' * (len(gaps) > 1)} of {name}, first in row {gaps[0]}: drop these rows, for instance by frame.dropna(subset=[...])."
+            f"{what} has no value in {counted(len(gaps), 'row')} of {name}, first in row {gaps[0]}: drop these rows, for instance by frame.dropna(subset=[...])."
         )
     return frame, targets
 

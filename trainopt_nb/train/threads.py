@@ -19,6 +19,7 @@ from torch import nn
 
 from ..base.allowed import affinity_cores, allowed_cores
 from ..data.tensors import leaves, split_batch
+from ..events.format import counted
 from ..store.remembered import is_due, recall, remember
 from ..task.train_options import TrainOptions
 from .pairs import compare
@@ -172,7 +173,7 @@ class Choice(NamedTuple):
     @property
     def text(self) -> str:  # empty where nothing was chosen
         "Say what was chosen and why"
-        count = f"{self.threads} CPU thread" + "s" * (self.threads != 1)
+        count = counted(self.threads, "CPU thread")
         if self.how == "size":
             return (
                 "" if self.threads == self.usual else f"{count}: the network is too small for {self.usual}."
