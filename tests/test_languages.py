@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from trainopt_nb.base import texts
-from trainopt_nb.base.option_texts import option_help, option_label, option_unit
+from trainopt_nb.base.option_texts import option_help, option_label, option_unit, phrase
 from trainopt_nb.base.options import declared
+from trainopt_nb.notebook.verb_help import verb_row
+from trainopt_nb.notebook.verbs import TERMINAL_COMMANDS, VERBS
 from trainopt_nb.search.options import SweepOptions
 from trainopt_nb.task.train_options import TrainOptions
 
@@ -67,6 +69,24 @@ def test_every_option_is_named_and_explained_in_the_form(code):
 def test_every_group_of_options_has_a_name():
     groups = {option.group for each in (TrainOptions, SweepOptions) for option in declared(each).values()}
     assert groups <= CATALOGUE["en"]["form"].keys()
+
+
+@pytest.mark.parametrize("code", OTHERS)
+def test_the_help_of_every_verb_is_translated(code):
+    "An English phrase that changes loses its translation, and is found here"
+    verbs, forms, trained = (
+        [verb for _, verb in VERBS.items()],
+        CATALOGUE["en"]["form"],
+        declared(TrainOptions),
+    )
+    options = [each for verb in verbs for cls in verb.option_classes for each in declared(cls).values()]
+    places = {place for verb in verbs for _, place in verb_row(verb).usage}
+    headings = {each.group for each in options} - {"", *forms} | {"Cell"}
+    helps = {each.help for each in options if trained.get(each.name) != each}
+    said = {*places, *headings, *helps, *(verb.help for verb in verbs)}
+    said |= {command.help for _, command in TERMINAL_COMMANDS.items()}
+    assert [text for text in said if phrase(text, code) == text] == []
+    assert not [each.unit for each in options if each.unit and option_unit(each, code) == each.unit != "Hz"]
 
 
 @pytest.fixture

@@ -211,7 +211,7 @@ FIT = Verb(
 )
 FORM = Verb(
     "form",
-    "the same with a form of all options first",
+    "choose the options in a form, then train",
     _fit,
     (CellOptions, TrainOptions),
     cell=True,

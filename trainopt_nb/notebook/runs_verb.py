@@ -31,7 +31,7 @@ class RunsOptions(Options):
         group="Table",
     )
     sort: str = option(
-        "", "metric, option or column to sort by; a minus before it turns the order round", group="Table"
+        "", "metric, option or column to sort by; a minus before it reverses the order", group="Table"
     )
     csv: str = option("", "file to write the table to", group="Table")
     note: str = option("", "note to keep with the run; an empty one removes it", group="One run")

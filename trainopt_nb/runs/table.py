@@ -51,7 +51,7 @@ class _ArrangedRuns(list):
 
     def sort(
         self,
-        by: str = "created",  # a metric, an option, or a column; `-` before it turns the order round
+        by: str = "created",  # a metric, an option, or a column; `-` before it reverses the order
     ) -> "RunTable":  # a new table
         "Return the runs sorted, the best or the newest first; raises `OptionError` for a value that no run has"
         entries = self.entries()
