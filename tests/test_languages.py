@@ -171,3 +171,50 @@ def test_errors_of_data_are_said_in_the_language_of_the_page(nobody):
     shell.user_ns |= {"train_data": {"a": 1}, "model": None}
     with pytest.raises(UsageError, match="样本按行查看和更改"):
         shell.run_line_magic("trainopt", "data")
+
+
+def test_what_a_run_assumes_is_said_in_the_language_of_its_card():
+    import torch
+    from torch import nn
+
+    from trainopt_nb.data.rows import held_out_note
+    from trainopt_nb.task.task import Task
+    from trainopt_nb.train.prepare import prepare
+    from trainopt_nb.train.threads import Choice
+
+    x, card = torch.randn(64, 4), texts.wording("card", code="zh-CN")
+    cases = [((x[:, 0] > 0).long(), 2, {}), (x[:, :1], 1, {"loss": "huber"}), ((x[:, :3] > 0).float(), 3, {})]
+    said = [
+        str(held_out_note(0.2, 0)),
+        *(
+            Choice(1, 2, how, 2, 3.5, clear, "2026-11-28").text
+            for how in ("size", "measured", "remembered")
+            for clear in (True, False)
+        ),
+    ]
+    for target, width, given in cases:
+        task = prepare(Task(nn.Linear(4, width), (x, target)), TrainOptions(device="cpu", threads=1, **given))
+        said += [row.text for row in task.assumptions]
+    assert len(said) > 20
+    assert [text for text in said if not re.search(r"[\u4e00-\u9fff]", texts.retold(text, card))] == []
+    assert all(texts.retold(text, texts.wording("card", code="en")) == text for text in said)
+    assert texts.retold("boom at four", card) == "boom at four"
+
+
+def test_a_form_says_an_error_whole_in_one_language(nobody):
+    from trainopt_nb.panels.form_values import FormValues
+
+    nobody.setenv("TRAINOPT_LANGUAGE", "zh-CN")
+    for given, chinese in (
+        ({"lr": "abc"}, True),
+        ({"augment": "flipp"}, False),
+        ({"shard": "on", "tensor_plan": "auto"}, False),
+    ):
+        form = FormValues(TrainOptions())
+        for name, text in given.items():
+            form.type(name, text)
+        form.finished()
+        (error,) = form.errors.values()
+        lead, marked, english = error(texts.wording("form")).partition("（英文）：")
+        assert re.search(r"[\u4e00-\u9fff]", lead) and bool(marked) != chinese
+        assert not re.search(r"[\u4e00-\u9fff]", english)

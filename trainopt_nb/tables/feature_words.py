@@ -57,8 +57,8 @@ def _wrong(said, name="features"):
     return OptionError(f"--{name} (keyword {name}) {said}", f"{name} {said}")
 
 
-def _refuse(word, why):
-    raise _wrong(f"holds {word!r}, {why}. The words are {', '.join(WORDS)}.")
+def _refuse(word, why, near=""):
+    raise _wrong(f"holds {word!r}, {why}.{near} The words are {', '.join(WORDS)}.")
 
 
 def _number(word, text, low, whole=True):
@@ -89,7 +89,7 @@ def _read_word(word):
     name, *rest = word.split(":")
     name = {"scale": "standard", "none": "noscale"}.get(name, name)
     if name not in WORDS:
-        _refuse(word, f"which is none of its words.{nearest(name, WORDS)}")
+        _refuse(word, "which is none of its words", nearest(name, WORDS))
     if name in (*SCALES, "auto"):
         return Word(name) if not rest else _refuse(word, "and this word stands alone")
     if len(rest) > _MOST.get(name, 1):
