@@ -54,7 +54,7 @@ class Change(NamedTuple):
 
 
 def plain_value(value: object) -> object:
-    "Return a number of NumPy or torch as one of Python"
+    "Convert a number of NumPy or torch to Python"
     return value.item() if hasattr(value, "item") else value
 
 # %% ../../nbs/data/12_changes.ipynb #d65e378d
@@ -108,7 +108,7 @@ def is_polars_pair(data: object) -> bool:
 
 
 def _rebuilt(loader):
-    "Refuse a loader whose order is its own: rows that are left out would have to be left out of that order"
+    "Refuse a loader with its own order, because dropped rows would have to be removed from that order"
     if (
         type(loader) is not DataLoader
         or loader.batch_size is None

@@ -21,7 +21,7 @@ from ..runs.table import RunTable, arranged_runs, find_run
 # %% ../../nbs/notebook/06n_runs_verb.ipynb #b70c7dcb
 @dataclass(frozen=True, repr=False)
 class RunsOptions(Options):
-    "Which runs are shown, in which order, and what is written about one of them"
+    "Which runs are shown, in which order, and the annotations of one of them"
 
     run: str = option("", "name of a run, or a part of it, to show or annotate it alone", argument="RUN")
     filter: tuple = option(
@@ -40,7 +40,7 @@ class RunsOptions(Options):
 
 
 def _annotated(call: Call, run: Run) -> RunTable:
-    "Write what was said about a run, and return its row"
+    "Write the note and tags of a run, and return its row"
     o = call.options(RunsOptions)
     if o.untag:
         run.untag(*o.untag)
@@ -50,7 +50,7 @@ def _annotated(call: Call, run: Run) -> RunTable:
 
 
 def _runs(call: Call) -> RunTable | None:
-    "Return the table of runs, live where there is a page, or do what was asked with it"
+    "Return the table of runs, live if there is a page, or export or annotate"
     o, folder = call.options(RunsOptions), call.options(RunFolder).runs
     writes = [f"--{name}" for name in ("note", "tag", "untag") if name in call.values]
     if writes and not o.run:
