@@ -107,7 +107,7 @@ def test_notebooks_show_each_exported_thing_in_short_cells():
 BRITISH = re.compile(
     r"(?i)\b(\w*(?:colour|behaviour|neighbour|favour|centre[sd]?\b|centring|artefact|judgement|labell(?:ed|ing)|cancell(?:ed|ing)|travell(?:ed|ing)"
     r"|modell(?:ed|ing)|(?:normal|standard|regular|optim|initial|recogn|quant|util|minim|maxim|general|special|organ|serial|synchron|parallel)"
-    r"is(?:e[sd]?|ing|ations?)\b)\w*|grey|towards|learnt|whilst|analyse[sd]?)\b"
+    r"is(?:e[sd]?|ing|ations?)\b)\w*|grey|towards|learnt|whilst|analys(?:ed?|ing))\b"
 )
 NAMED = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|https?://\S+|--[\w-]+|<!--.*?-->|^# \S+$", re.S | re.M)
 
