@@ -240,10 +240,8 @@ def choose_pruner(
     if trainings is None:
         return "rank", "Only the best quarter of the trials at the same epoch continues, which saves time."
     if trainings > FEW_TRAININGS:
-        return (
-            "rank",
-            f"There is room for {trainings:.0f} full trainings, so only the best quarter of the trials at the same epoch continues.",
-        )
+        why = f"There is room for {trainings:.0f} full trainings, so only the best quarter of the trials at the same epoch continues."
+        return "rank", why
     first = first_decision(reports)
     return (
         f"halving:{first}",
