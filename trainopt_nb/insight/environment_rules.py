@@ -180,6 +180,7 @@ def twice(here: Environment) -> list[Finding]:
 @_rule
 def stale(here: Environment) -> list[Finding]:
     "Find packages that were updated after the process had imported them"
+    released = lambda version: version.partition("+")[0]  # the build, which not every module tells, aside
     return [
         found(
             "stale",
@@ -188,22 +189,19 @@ def stale(here: Environment) -> list[Finding]:
         )
         for name, version in here.loaded.items()
         for package in [here.packages[here.modules[name]]]
-        if canonicalize_name(name) == package.name and _released(version) != _released(package.version)
+        if canonicalize_name(name) == package.name and released(version) != released(package.version)
     ]
 
 
-def _released(version: str) -> str:
-    "Return a version without the build, which not every module tells"
-    return version.partition("+")[0]
+_HARMLESS = {"tests", "test", "docs", "examples", "scripts"}  # some packages install such folders by mistake
 
 
 @_rule
 def shadowed(here: Environment) -> list[Finding]:
     "Find files of the working directory that are imported in place of a module"
     taken = lambda entry: entry.removesuffix("/").removesuffix(".py")
-    own = {name for name, package in here.modules.items() if package in ("trainopt-nb", "torch")}
-    known = (here.modules.keys() | sys.stdlib_module_names) - own
-    known |= {"torch"}
+    own = {name for name, package in here.modules.items() if package == "trainopt-nb"}
+    known = (here.modules.keys() | sys.stdlib_module_names) - own - _HARMLESS
     return [
         found(
             "shadowed",
