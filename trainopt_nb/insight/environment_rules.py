@@ -245,8 +245,6 @@ def small_shared_memory(here: Environment) -> list[Finding]:
     ]
 
 # %% ../../nbs/insight/31b_environment_rules.ipynb #bbf36c83
-def check_packages(
-    here: Environment,
-) -> list[Finding]:  # in the order of the rules
-    "Apply all rules"
+def check_packages(here: Environment) -> list[Finding]:
+    "Apply all rules, in their order"
     return [finding for rule in ENVIRONMENT_RULES for finding in rule(here)]
