@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from trainopt_nb.base.broken_packages import import_despite
 from trainopt_nb.insight.check_environment import check_environment
 from trainopt_nb.insight.environment import read_environment
 from trainopt_nb.insight.environment_rules import check_packages
@@ -130,3 +131,21 @@ def test_in_a_terminal(capsys):
 
     assert main(["doctor"]) == 2
     assert "--environment" in capsys.readouterr().err
+
+
+def test_a_package_is_imported_although_others_that_it_uses_are_broken(site, monkeypatch):
+    site("first", "1", first="raise RuntimeError('first is broken')")
+    site("second", "1", second="import nothing_of_this_name")
+    site("uses", "1", uses="from first.models import net\nimport second.parts as parts\nanswer = 42")
+    folder = site("bad", "1", bad="import first\n", worse="raise ValueError('of its own')")
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    uses = import_despite("uses")
+    assert uses.answer == 42 and not {"first", "second"} & sys.modules.keys()
+    with pytest.raises(ImportError, match=r"first\.models\.net is not available.*first is broken"):
+        uses.net(1)
+    with pytest.raises(ImportError, match="second cannot be imported"):
+        uses.parts.anything()
+    with pytest.raises(ValueError, match="of its own"):
+        import_despite("worse")
+    with pytest.raises(RuntimeError, match="first is broken"):
+        import_despite("bad", trusted=("first",))
