@@ -72,7 +72,7 @@ def sorted_batches(seen: Observations) -> Finding | None:
 
 # %% ../../nbs/insight/26_input_rules.ipynb #a1f7e1f4
 def _standardised(trial):
-    "Standardise the inputs by what the training batches hold"
+    "Standardize the inputs by what the training batches hold"
     first = next(iter(trial.batches(0)))[0]
     mean, spread = first.mean(0, keepdim=True), first.std(0, keepdim=True)
     spread = torch.where(spread > 1e-6, spread, torch.ones_like(spread))

@@ -39,7 +39,7 @@ def report_html(
     texts: dict | None = None,  # texts; None means the current language
     drawn: bool = True,  # whether there are pictures, which take matplotlib a moment
 ) -> str:  # a `<div>` that needs nothing around it
-    "The card of a run, as it stays in a saved notebook"
+    "Return the card of a run for a saved notebook"
     texts = texts or wording("card")
     saved = texts["saved"].format(step=progress.saved.step) if progress.saved else ""
     return frame_html(
@@ -62,7 +62,7 @@ def report_text(
     run_path: str = "",  # the run's directory
     texts: dict | None = None,  # texts; None means the current language
 ) -> str:  # a few lines without an end of line
-    "The same in plain text"
+    "Return the same in plain text"
     texts = texts or wording("card")
     line = [texts.get(progress.state, progress.state), plain(progress.name), final_headline(progress, texts)]
     lines = ["  ".join(part for part in line if part)]

@@ -9,9 +9,11 @@ __all__ = ['Later', 'left_for_later']
 import importlib
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from types import ModuleType
+
+from ..base.broken_packages import import_despite
 
 # %% ../../nbs/task/02c_light_torchmetrics.ipynb #7daae231
 class Later(ModuleType):
@@ -41,8 +43,6 @@ def left_for_later(
             del sys.modules[name]
 
 # %% ../../nbs/task/02c_light_torchmetrics.ipynb #f86326ab
-if find_spec("scipy") and not find_spec("srmrpy"):
-    with left_for_later("scipy.signal", hamming=None):
-        import torchmetrics
-else:
-    import torchmetrics
+_spared = find_spec("scipy") and not find_spec("srmrpy")
+with left_for_later("scipy.signal", hamming=None) if _spared else nullcontext():
+    torchmetrics = import_despite("torchmetrics", ("torch", "numpy"))
