@@ -80,7 +80,7 @@ function Own({ row, details, shared }) {
   const { texts, gone } = shared, note = useRef(), tags = useRef(), [done, tell] = useState(false);
   const save = (event) => {
     event.preventDefault();
-    ask(shared, { do: "annotate", names: [row.name], note: note.current.value, tags: tags.current.value.split(/[\s,]+/).filter(Boolean) });
+    ask(shared, { do: "annotate", names: [row.name], note: note.current.value, tags: wordsOf(tags.current.value) });
     tell(true);
     setTimeout(() => tell(false), 2000);
   };
