@@ -42,6 +42,8 @@ function rowOf(shared, name) {
   return shared.face.rows[name] ?? (shared.face.rows[parent] && trialsOf(shared, parent).rows.find((row) => row.name === name));
 }
 
+// JupyterLab takes the Enter key of a cell for itself, so that a form does not see it
+const entered = (event, save) => event.key === "Enter" && event.target.tagName === "INPUT" && !event.isComposing && save(event);
 const wordsOf = (text) => text.split(/[\s,]+/).filter(Boolean);
 
 const titleOf = ({ texts }, row) => (row.parent ? fill(texts.trial_of, { n: row.number, name: row.parent }) : row.name);
@@ -164,7 +166,7 @@ function Labels(shared) {
     ask(shared, { do: "annotate", names, remove: [tag] });
     tags.current.focus();
   };
-  return html`<form class="tonb-own tonb-labels" onSubmit=${save} onKeyDown=${(event) => event.key === "Escape" && close()}>
+  return html`<form class="tonb-own tonb-labels" onSubmit=${save} onKeyDown=${(event) => (event.key === "Escape" ? close() : entered(event, save))}>
     <label>${texts.add_tags}<input class="tonb-tags-of" ref=${tags} placeholder=${texts.tags_hint} /></label>
     <label>${texts.note}<input class="tonb-note-of" ref=${note} placeholder=${texts.note_hint} /></label>
     <span class="tonb-answers"><button type="button" class="tonb-button" onClick=${close}>${texts.no}</button>
