@@ -205,7 +205,11 @@ def test_the_terminal_annotates_filters_sorts_and_exports(folder, tmp_path, caps
     lines = shown.out.splitlines()
     assert [line.split()[0] for line in lines if line.startswith(("two", "worse", "one"))] == ["worse", "two"]
     status, shown = say("--tag", "x")
-    assert status == 2 and "one run: name it" in shown.err
+    assert status == 2 and "about runs that you name" in shown.err
+    status, shown = say("two", "one", "--tag", "both", "--untag", "baseline")
+    assert status == 0 and Run(folder / "one").tags == Run(folder / "two").tags == ("both",)
+    assert say("two", "nothing", "--tag", "half")[0] == 1 and Run(folder / "two").tags == ("both",)
+    assert say("two", "one", "--untag", "both,absent")[0] == 1 and Run(folder / "one").tags == ("both",)
     status, shown = say("--csv", str(tmp_path / "out.csv"), "--filter", "name=one")
     assert status == 0 and "Wrote 1 run to" in shown.out
     with open(tmp_path / "out.csv", encoding="utf-8") as file:
@@ -254,6 +258,10 @@ def test_the_page_shows_what_the_terminal_shows(folder):
     assert ask(do="export")["told"] == told and not (folder.parent / "runs-2.csv").exists()
     ask(do="annotate", names=["two"], note="from the page", tags=["paper"])
     assert Run(folder / "two").note() == "from the page" and Run(folder / "two").tags == ("paper",)
+    ask(do="annotate", names=["two", "worse"], add=["both", "paper"])
+    assert [Run(folder / name).tags for name in ("two", "worse")] == [("paper", "both"), ("both", "paper")]
+    ask(do="annotate", names=["two", "worse"], remove=["both"])
+    assert Run(folder / "worse").tags == ("paper",) and Run(folder / "two").note() == "from the page"
     assert "paper" in panel.still()["text/plain"] and "other" not in panel.still()["text/plain"]
     beside = ask(compare={"names": ["two", "worse"], "mark": None})["compared"]
     assert ["options", "loss", ["focal", "auto"], True] in beside["rows"]

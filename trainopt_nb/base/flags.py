@@ -133,17 +133,23 @@ def parse_arguments(
     *classes: type[Options],  # sets of options, whose positional arguments are filled in order
     command: str,  # such as `trainopt new`, for messages
 ) -> dict[str, object]:  # values by keyword
-    "Read positional arguments; a missing one, or one too many, raises `OptionError`"
+    "Read positional arguments, of which the last takes all that is left where it is of words; a missing one, or one too many, raises `OptionError`"
     wanted = [o for cls in classes for o in declared(cls).values() if o.argument]
     got = " ".join(words) or "none"
     if not wanted and words:
         flags = {o.name: o for cls in classes for o in declared(cls).values()}
         near = nearest_option(words[0], flags).replace("_", "-").replace(" '", " '--")
         raise OptionError(f"{command} takes flags only, and got {words[0]!r}.{near}")
+    if wanted and wanted[-1].type == "words" and len(words) >= len(wanted):
+        last = len(wanted) - 1
+        words = [*words[:last], tuple(words[last:])]
     if len(words) > len(wanted) or any(o.default is None for o in wanted[len(words) :]):
         names = " and ".join(f"one {o.argument.lower()}" for o in wanted)
         raise OptionError(f"{command} takes {names}, and got {got}.")
-    return {o.name: o.parse(word) for o, word in zip(wanted, words, strict=False)}
+    return {
+        o.name: o.parse(word) if isinstance(word, str) else o.check(word)
+        for o, word in zip(wanted, words, strict=False)
+    }
 
 # %% ../../nbs/base/02b_flags.ipynb #d120e77d
 def _shown(o):

@@ -57,7 +57,7 @@ def _held(row):
 
 def peak_memory(
     function: Callable[[], object],
-) -> int | None:  # bytes; None where the system does not tell
+) -> int | None:  # bytes; None where the system does not tell, or the first call left all that the next one needs
     "Return what a call adds to the memory of this process at its peak"
     try:
         function()
@@ -65,6 +65,6 @@ def peak_memory(
         before = _held("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")
         function()
-        return max(0, _held("VmHWM") - before)
+        return max(0, _held("VmHWM") - before) or None
     except (OSError, AttributeError, StopIteration):
         return None

@@ -165,8 +165,13 @@ def table_figures(
         [str(table.running()), texts["running"]],
         _third(groups, texts),
         [taken, texts["trained"]],
-        ["–" if size != size or not entries else compact(size) + "B", texts["disk"]],
+        ["–" if size != size or not entries else _bytes(size), texts["disk"]],
     ]
+
+
+def _bytes(size: float) -> str:
+    text = compact(size)
+    return f"{text}B" if text[-1].isalpha() else f"{text} B"
 
 
 def _third(groups: list[TaskGroup], texts: dict[str, str]) -> list[str]:

@@ -46,7 +46,8 @@ def final_figures(
     last = progress.epochs[-1]
 
     def one(name, label, value, of_last, write):
-        differs = last is not row and of_last is not None and value is not None
+        known = last is not row and of_last is not None and value is not None
+        differs = known and write(of_last) != write(value)
         return Figure(write(value), label, texts["of_last"].format(value=write(of_last)) if differs else "")
 
     shown = [

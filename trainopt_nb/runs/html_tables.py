@@ -14,6 +14,7 @@ from .pictures import TRAIN
 
 LINE = "1px solid rgba(128,128,128,.35)"  # between rows
 SOFT = "opacity:.7"  # of what matters less
+_ONE_LINE = 32  # letters of a cell that does not wrap, such as the name of a run
 
 # %% ../../nbs/runs/01c_html_tables.ipynb #2f5100de
 def table_html(
@@ -24,8 +25,9 @@ def table_html(
 ) -> str:
     "A table that is readable in light and dark, every text escaped"
     cell = f"padding:3px 14px 3px 0;text-align:left;vertical-align:top;border-bottom:{LINE}"
+    width = lambda text: "white-space:nowrap" if len(text) <= _ONE_LINE else "min-width:16em"
     line = lambda tag, texts, more="": "".join(
-        f'<{tag} style="{cell};{more}">{escape(text)}</{tag}>' for text in texts
+        f'<{tag} style="{cell};{width(text)};{more}">{escape(text)}</{tag}>' for text in texts
     )
     body = "".join(
         f"<tr>{line('td', row, 'opacity:.55' if place in soft else '')}</tr>"
@@ -34,7 +36,7 @@ def table_html(
     below = "".join(f'<div style="padding-top:6px;font-size:12px">{escape(note)}</div>' for note in notes)
     return (
         f'<div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums">'
-        f"<thead><tr>{line('th', head, 'font-weight:600;white-space:nowrap')}</tr></thead><tbody>{body}</tbody></table>{below}</div>"
+        f"<thead><tr>{line('th', head, 'font-weight:600')}</tr></thead><tbody>{body}</tbody></table>{below}</div>"
     )
 
 # %% ../../nbs/runs/01c_html_tables.ipynb #aaa8e674

@@ -107,7 +107,7 @@ function Found(shared) {
 }
 
 function Line({ face, texts }) {
-  return html`<div class="tonb-line-row"><div class="tonb-lines" title=${texts.line_tip}><code class="tonb-line">${face.line}</code></div><${Copy} text=${face.line} texts=${texts} aria-label=${`${texts.copy}: ${texts.line}`} /></div>
+  return html`<div class="tonb-line-row"><div class="tonb-lines" title=${texts.line_tip}><code class="tonb-line">${face.line.split(/( )/).map((word) => (word === " " ? word : html`<span>${word}</span>`))}</code></div><${Copy} text=${face.line} texts=${texts} aria-label=${`${texts.copy}: ${texts.line}`} /></div>
     ${face.cell.length > 0 && html`<div class="tonb-line-row"><div class="tonb-lines"><span class="tonb-unit">${texts.cell_changed}</span><code class="tonb-line">${face.cell.join("\n")}</code></div><${Copy} text=${face.cell.join("\n")} texts=${texts} aria-label=${`${texts.copy}: ${texts.cell_changed}`} /></div>`}
     <div class="tonb-said" hidden=${!face.unsaid}>${face.unsaid}</div>`;
 }

@@ -5,7 +5,7 @@ const INKS = Array.from({ length: 8 }, (_, i) => `r${i + 1}`); // colors that on
 const OFTEN = 1000, SELDOM = 5000; // milliseconds between two questions, while something trains and otherwise
 const PATIENCE = 15000; // milliseconds after which a question counts as lost
 const AT_WORK = ["waiting", "training", "validating", "paused"];
-const BUTTONS = ["compare", "attach", "resume", "stop", "delete", "export", "close"];
+const BUTTONS = ["compare", "label", "attach", "resume", "stop", "delete", "export", "close"];
 const TYPED = 200; // milliseconds after the last key until a search is asked for
 
 function size(bytes) {
@@ -41,6 +41,10 @@ function rowOf(shared, name) {
   const parent = name.split("/")[0];
   return shared.face.rows[name] ?? (shared.face.rows[parent] && trialsOf(shared, parent).rows.find((row) => row.name === name));
 }
+
+// JupyterLab takes the Enter key of a cell for itself, so that a form does not see it
+const entered = (event, save) => event.key === "Enter" && event.target.tagName === "INPUT" && !event.isComposing && save(event);
+const wordsOf = (text) => text.split(/[\s,]+/).filter(Boolean);
 
 const titleOf = ({ texts }, row) => (row.parent ? fill(texts.trial_of, { n: row.number, name: row.parent }) : row.name);
 
@@ -99,6 +103,7 @@ function Toolbar(shared) {
   const one = picked.length === 1, some = picked.length > 0, written = picked.some((row) => row.alive), parts = picked.some((row) => row.parent);
   const allowed = {
     compare: some || ui.comparing,
+    label: some && !parts,
     attach: one,
     resume: one && picked[0].resumable,
     stop: picked.some((row) => row.alive && AT_WORK.includes(row.state)),
@@ -108,17 +113,19 @@ function Toolbar(shared) {
   };
   const titles = {
     resume: one && picked[0].state === "finished" && `${picked[0].name} ${texts.resume_done.replace("NAME", picked[0].name)}`,
+    label: parts && texts.of_sweep,
     delete: (written && texts.writing) || (parts && texts.delete_trial),
   };
   const does = {
     compare: () => (ui.comparing = !ui.comparing, ask(shared), refresh()),
+    label: () => refresh((ui.labelling = !ui.labelling)),
     delete: () => (refresh((ui.question = true)), ask(shared, { sizes: picked.map((row) => row.name) })),
     export: () => ask(shared, { do: "export" }),
   };
   const act = (name) => does[name] ?? (() => ask(shared, { do: name, names: picked.map((row) => row.name) }));
   return html`<div class="tonb-controls" role="toolbar" aria-label=${texts.runs}>${BUTTONS.map((name) => html`<${Button} key=${name} name=${name}
-    title=${titles[name] || texts[`${name}_tip`]} hidden=${name !== "compare" && !offers.includes(name)} disabled=${gone || !allowed[name]}
-    aria-pressed=${name === "compare" ? String(Boolean(ui.comparing)) : undefined} onClick=${act(name)}>${texts[name]}<//>`)}</div>`;
+    title=${titles[name] || texts[`${name}_tip`]} hidden=${!["compare", "label"].includes(name) && !offers.includes(name)} disabled=${gone || !allowed[name]}
+    aria-pressed=${name === "compare" ? String(Boolean(ui.comparing)) : undefined} aria-expanded=${name === "label" ? String(Boolean(ui.labelling)) : undefined} onClick=${act(name)}>${texts[name]}<//>`)}</div>`;
 }
 
 function Question(shared) {
@@ -138,6 +145,34 @@ function Question(shared) {
     <span class="tonb-note-text">${fill(texts.question, { what, size: bytes })}</span><span class="tonb-answers">
     <button type="button" class="tonb-button tonb-no" onClick=${settle} ref=${no}>${texts.no}</button>
     <button type="button" class="tonb-button tonb-yes" onClick=${remove}>${texts.yes}</button></span></div>`;
+}
+
+// tags and a note for all chosen runs at once: a tag that some of them have leaves with a click
+function Labels(shared) {
+  const { ui, texts, picked, refresh, board, gone } = shared, tags = useRef(), note = useRef();
+  useLayoutEffect(() => tags.current.focus(), []);
+  const names = picked.map((row) => row.name), had = [...new Set(picked.flatMap((row) => row.tags))];
+  const close = () => {
+    refresh((ui.labelling = false));
+    board.root.querySelector(".tonb-label").focus();
+  };
+  const save = (event) => {
+    event.preventDefault();
+    const written = note.current.value.trim();
+    ask(shared, { do: "annotate", names, add: wordsOf(tags.current.value), ...(written && { note: written }) });
+    close();
+  };
+  const leave = (tag) => {
+    ask(shared, { do: "annotate", names, remove: [tag] });
+    tags.current.focus();
+  };
+  return html`<form class="tonb-own tonb-labels" onSubmit=${save} onKeyDown=${(event) => (event.key === "Escape" ? close() : entered(event, save))}>
+    <label>${texts.add_tags}<input class="tonb-tags-of" ref=${tags} placeholder=${texts.tags_hint} /></label>
+    <label>${texts.note}<input class="tonb-note-of" ref=${note} placeholder=${texts.note_hint} /></label>
+    <span class="tonb-answers"><button type="button" class="tonb-button" onClick=${close}>${texts.no}</button>
+    <button type="submit" class="tonb-button tonb-save" disabled=${gone}>${names.length === 1 ? texts.save : fill(texts.save_all, { n: names.length })}</button></span>
+    ${had.length > 0 && html`<span class="tonb-tags">${had.map((tag) => html`<button type="button" class="tonb-tag" key=${tag} disabled=${gone} title=${fill(texts.untag, { tag })}
+      aria-label=${fill(texts.untag, { tag })} onClick=${() => leave(tag)}>${tag} ×</button>`)}</span>`}</form>`;
 }
 
 // ---- the search
@@ -178,6 +213,7 @@ export default panel((shared) => {
     ${count > 0 && html`<${Search} ...${shared} />`}
     ${count ? (face.shown.count[0] ? html`<${Runs} ...${shared} />` : html`<div class="tonb-none">${texts.no_match}</div>`) : html`<div class="tonb-none">${texts.none}</div>`}
     ${ui.question && chosen > 0 && html`<${Question} ...${shared} picked=${picked} />`}
+    ${ui.labelling && chosen > 0 && !picked.some((row) => row.parent) && html`<${Labels} ...${shared} picked=${picked} />`}
     ${ui.comparing && chosen > 0 && html`<${Picture} ...${shared} /><${Values} ...${shared} />`}
     <${Foot}><code class="tonb-path">${face.folder}</code><//><//>`;
 }, { merge: mergeRows, tick, every: 250 });

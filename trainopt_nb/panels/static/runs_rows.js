@@ -80,11 +80,11 @@ function Own({ row, details, shared }) {
   const { texts, gone } = shared, note = useRef(), tags = useRef(), [done, tell] = useState(false);
   const save = (event) => {
     event.preventDefault();
-    ask(shared, { do: "annotate", names: [row.name], note: note.current.value, tags: tags.current.value.split(/[\s,]+/).filter(Boolean) });
+    ask(shared, { do: "annotate", names: [row.name], note: note.current.value, tags: wordsOf(tags.current.value) });
     tell(true);
     setTimeout(() => tell(false), 2000);
   };
-  return html`<form class="tonb-own" onSubmit=${save}>
+  return html`<form class="tonb-own" onSubmit=${save} onKeyDown=${(event) => entered(event, save)}>
     <label>${texts.note}<textarea class="tonb-note-of" rows="2" ref=${note} defaultValue=${details.note}></textarea></label>
     <label>${texts.tags}<input class="tonb-tags-of" ref=${tags} placeholder=${texts.tags_hint} defaultValue=${details.tags.join(" ")} /></label>
     <button type="submit" class="tonb-button tonb-small tonb-save" disabled=${gone}>${done ? texts.saved : texts.save}</button></form>`;
