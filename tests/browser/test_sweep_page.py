@@ -96,7 +96,8 @@ def test_the_page_counts_the_seconds_until_the_workers_are_there(plain, log):
     sweep = Sweep(plain, log[:1])
     step = sweep.page.locator(".tonb-step")
     sweep.add(Preparing("workers", 0, time.time() - 5))
-    assert re.match(r"starting worker processes · [567] s$", first := step.inner_text())
+    first = step.inner_text()
+    assert re.match(r"starting worker processes · [567] s$", first)
     sweep.page.wait_for_function(
         "(first) => document.querySelector('.tonb-step').innerText !== first", arg=first
     )
