@@ -181,6 +181,10 @@ class Server:
             "LabApp.news_url": "None",
             "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
             "LabApp.extension_manager": "readonly",
+            # each page that is loaded would have Node look whether JupyterLab should be built anew
+            "ServerApp.tornado_settings": {
+                "page_config_data": {"buildCheck": False, "buildAvailable": False}
+            },
         }
         command = [sys.executable, "-m", "jupyterlab", *(f"--{k}={v}" for k, v in flags.items())]
         self.process = subprocess.Popen(
@@ -290,7 +294,7 @@ class Plain:
         *,
         width: int = 1000,
         height: int = 900,
-        dark: bool = False,  # the colours that the page prefers
+        dark: bool = False,  # the colors that the page prefers
     ):
         "The page, as if it was new"
         self.take = lambda content: None

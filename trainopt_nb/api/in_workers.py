@@ -43,7 +43,7 @@ from trainopt_nb.workers.processes import (
 )
 from ..workers.supervise import Supervisor
 
-PRELOAD.append("trainopt_nb.api.in_workers")
+PRELOAD.extend(["trainopt_nb.task.light_torchmetrics", "trainopt_nb.api.in_workers"])
 AnyRun = TypeVar("AnyRun", bound=FollowedRun)
 
 # %% ../../nbs/api/05_in_workers.ipynb #55676959

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ..base.errors import OptionError
 from ..base.options import Options, option
+from ..events.format import counted
 from .kernel import has_frontend
 from .runs_page import LiveTable
 from .verbs import Call, RunFolder, Verb
@@ -20,7 +21,7 @@ from ..runs.table import RunTable, arranged_runs, find_run
 # %% ../../nbs/notebook/06n_runs_verb.ipynb #b70c7dcb
 @dataclass(frozen=True, repr=False)
 class RunsOptions(Options):
-    "Which runs are shown, in which order, and what is written about one of them"
+    "Which runs are shown, in which order, and the annotations of one of them"
 
     run: str = option("", "name of a run, or a part of it, to show or annotate it alone", argument="RUN")
     filter: tuple = option(
@@ -30,7 +31,7 @@ class RunsOptions(Options):
         group="Table",
     )
     sort: str = option(
-        "", "metric, option or column to sort by; a minus before it turns the order round", group="Table"
+        "", "metric, option or column to sort by; a minus before it reverses the order", group="Table"
     )
     csv: str = option("", "file to write the table to", group="Table")
     note: str = option("", "note to keep with the run; an empty one removes it", group="One run")
@@ -39,7 +40,7 @@ class RunsOptions(Options):
 
 
 def _annotated(call: Call, run: Run) -> RunTable:
-    "Write what was said about a run, and return its row"
+    "Write the note and tags of a run, and return its row"
     o = call.options(RunsOptions)
     if o.untag:
         run.untag(*o.untag)
@@ -49,7 +50,7 @@ def _annotated(call: Call, run: Run) -> RunTable:
 
 
 def _runs(call: Call) -> RunTable | None:
-    "Return the table of runs, live where there is a page, or do what was asked with it"
+    "Return the table of runs, live if there is a page, or export or annotate"
     o, folder = call.options(RunsOptions), call.options(RunFolder).runs
     writes = [f"--{name}" for name in ("note", "tag", "untag") if name in call.values]
     if writes and not o.run:
@@ -61,7 +62,7 @@ def _runs(call: Call) -> RunTable | None:
     query = " ".join(o.filter)
     if o.csv:
         table = arranged_runs(folder, query, o.sort)
-        return print(f"Wrote {len(table)} run{'s' * (len(table) != 1)} to {table.to_csv(o.csv)}.")
+        return print(f"Wrote {counted(len(table), 'run')} to {table.to_csv(o.csv)}.")
     if has_frontend(call.shell):
         return LiveTable(folder, call.shell, query, o.sort)
     return arranged_runs(folder, query, o.sort)

@@ -1,7 +1,7 @@
 // The table of runs: it asks the kernel what is new, shows it, and sends back what is clicked.
 // Nothing is kept here that the kernel could not send again, but which runs are chosen.
 
-const INKS = Array.from({ length: 8 }, (_, i) => `r${i + 1}`); // colours that one can tell apart: as many runs are compared
+const INKS = Array.from({ length: 8 }, (_, i) => `r${i + 1}`); // colors that one can tell apart: as many runs are compared
 const OFTEN = 1000, SELDOM = 5000; // milliseconds between two questions, while something trains and otherwise
 const PATIENCE = 15000; // milliseconds after which a question counts as lost
 const AT_WORK = ["waiting", "training", "validating", "paused"];
@@ -89,7 +89,7 @@ function unfold(shared, name) {
   refresh();
 }
 
-// names of the chosen runs that have a colour
+// names of the chosen runs that have a color
 function inked(ui) {
   return [...ui.chosen].filter(([, ink]) => ink).map(([name]) => name);
 }
@@ -165,7 +165,7 @@ function Told({ text }) {
 export default panel((shared) => {
   const { ui, store, face, texts, gone } = shared;
   if (!face) return null;
-  ui.chosen ??= new Map(); // name -> colour, in the order in which they were chosen
+  ui.chosen ??= new Map(); // name -> color, in the order in which they were chosen
   ui.unfolded ??= new Set(); // names of the sweeps whose trials are shown
   for (const name of ui.chosen.keys()) if (!rowOf(shared, name)) ui.chosen.delete(name);
   const picked = [...ui.chosen.keys()].map((name) => rowOf(shared, name)), { length: count } = face.order, { size: chosen } = ui.chosen;
