@@ -130,6 +130,10 @@ def test_a_run_and_its_resume_are_one_run_of_the_library(kind, tmp_path):
     assert len(values["valid/loss"]) == 4
     if kind != "wandb":
         assert dict(values["best/epoch"])[32] == run.progress.best.epoch
+    if kind == "tensorboard":  # a kill before the first note
+        mark.unlink()
+        run.log(kind)
+        assert len(check_complete(run, kind)[0]["valid/loss"]) == 4
 
 
 class Breaks(nn.Module):

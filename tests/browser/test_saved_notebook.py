@@ -38,14 +38,14 @@ def cards(book):
     return found
 
 
-def check_file(lab):
+def check_file(lab, names):
     "Every cell has a card with its figures as html and as text, without a script and without a widget"
     lab.save()
     book = lab.saved()
     for i, data in cards(book).items():
         assert WIDGET not in data and "<script" not in data["text/html"]
         for text in (data["text/html"], data["text/plain"]):
-            assert re.search(rf"{NAMES[i]}-1.*epoch|epoch.*{NAMES[i]}-1|3 epochs", text, re.S), (
+            assert re.search(rf"{names[i]}-1.*epoch|epoch.*{names[i]}-1|3 epochs", text, re.S), (
                 i,
                 text[:300],
             )
@@ -57,9 +57,9 @@ def shown(lab, i):
     return " ".join(lab.text(i).split())
 
 
-def check_page(lab):
+def check_page(lab, names):
     "Every cell shows its card"
-    for i, name in NAMES.items():
+    for i, name in names.items():
         lab.wait_for(
             lambda i=i, name=name: name in shown(lab, i) and "train loss" in shown(lab, i),
             f"the card of {name}",
@@ -90,7 +90,11 @@ def kill_kernel(server):
 @pytest.mark.parametrize("how", ["restarted", "killed"])
 def test_a_saved_notebook_shows_its_results(lab, server, every_kernel, how):
     "Three panels: of a run that has ended, of one in the background, and of one that trains until its kernel ends"
-    lab.open("%load_ext trainopt_nb", *CELLS.values(), kernel=every_kernel)
+    names = {
+        i: f"{every_kernel}-{how}-{name}" for i, name in NAMES.items()
+    }  # the tests share a folder of runs
+    cells = [CELLS[kind].replace(NAMES[i], names[i], 1) for i, kind in enumerate(CELLS, 1)]
+    lab.open("%load_ext trainopt_nb", *cells, kernel=every_kernel)
     panels = lab.page.locator(".tonb-panel")
     for i in range(3):
         lab.run(i)
@@ -99,13 +103,13 @@ def test_a_saved_notebook_shows_its_results(lab, server, every_kernel, how):
     lab.wait_for(lambda: panels.count() == 3 and "epoch" in shown(lab, 3), "three panels", 90)
     check_charts(lab, panels.first)
     lab.page.wait_for_timeout(11_000)  # the distance of two cards
-    check_file(lab)
+    check_file(lab, names)
 
     lab.refresh()
     lab.wait_for(lambda: panels.count() == 3, "three panels after a reload")
     lab.wait_for(lambda: int(panels.nth(2).get_attribute("data-step") or 0) > 0, "the run that trains")
     check_charts(lab, panels.first)
-    check_file(lab)
+    check_file(lab, names)
 
     if how == "restarted":
         lab.restart()
@@ -115,20 +119,20 @@ def test_a_saved_notebook_shows_its_results(lab, server, every_kernel, how):
         lab.wait_for(lambda: "attach" in shown(lab, 3), "the sentence of a panel without its kernel")
     for button in lab.page.locator(".jp-Dialog .jp-mod-accept").all():
         button.click()
-    check_file(lab)
+    check_file(lab, names)
     server.end_sessions()
     lab.refresh()  # beside a new kernel
-    check_page(lab)
+    check_page(lab, names)
     assert panels.count() == 0
     lab.screenshot(f"saved-{every_kernel}-{how}")
-    book = check_file(lab)
+    book = check_file(lab, names)
 
     page = HTMLExporter(sanitize_html=True).from_notebook_node(book)[0]  # neither scripts nor styles
     markdown = MarkdownExporter().from_notebook_node(book)[0]
-    for name in NAMES.values():
+    for name in names.values():
         assert f"{name}-1" in page and f"{name}-1" in markdown
     lab.open_file(untrusted(book, server.work), kernel=every_kernel)
-    check_page(lab)
+    check_page(lab, names)
     lab.screenshot(f"saved-{every_kernel}-{how}-untrusted")
     lab.stale = True
 

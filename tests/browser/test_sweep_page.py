@@ -1,12 +1,15 @@
 "The panel of a sweep in a real page: what is shown, what is clicked, and that both stay in step with the kernel"
 
 import json
+import re
+import time
 
 import pytest
 from helpers import Wire
 from test_new_panel_page import SHOW
 from test_sweep_panel import BEGAN, SPACE, searched
 
+from trainopt_nb.events.preparing import Preparing
 from trainopt_nb.events.progress import Progress
 from trainopt_nb.events.records import Ended, Note, State
 from trainopt_nb.panels.sweep_panel import SweepPanel
@@ -87,6 +90,21 @@ def test_the_page_shows_the_sweep_and_follows_it(sweep):
         *SPACE,
         "accuracy",
     ]
+
+
+def test_the_page_counts_the_seconds_until_the_workers_are_there(plain, log):
+    sweep = Sweep(plain, log[:1])
+    step = sweep.page.locator(".tonb-step")
+    sweep.add(Preparing("workers", 0, time.time() - 5))
+    first = step.inner_text()
+    assert re.match(r"starting worker processes · [567] s$", first)
+    sweep.page.wait_for_function(
+        "(first) => document.querySelector('.tonb-step').innerText !== first", arg=first
+    )
+    assert step.inner_text().startswith("starting worker processes · ")  # the kernel said nothing in between
+    sweep.add(TrialStarted(0, {"lr": 2e-3, "schedule": "cosine"}, "trials/0", 0, "sampled", 1090.0))
+    assert step.inner_text().startswith("0 of 200 trials")
+    sweep.panel.widget.close()
 
 
 def test_buttons_send_commands_and_wait_for_their_effect(sweep):

@@ -16,6 +16,7 @@ from .base import Panel, read_static
 from .protocol import finite
 from .sweep_commands import sweep_commands
 from .sweep_rows import Spaces, TrialRows
+from .train_facts import preparing_fact
 from ..runs import card
 from ..sweeps.card import best_sentence, gain_text, sweep_figures, sweep_headline, sweep_methods
 from ..sweeps.lines import UNITS
@@ -49,6 +50,7 @@ def sweep_facts(
         "state": progress.state,
         "name": card.plain(progress.name),
         "headline": sweep_headline(progress, texts),
+        "preparing": preparing_fact(progress, texts),
         "fraction": finite(progress.fraction),
         "figures": _figures(progress, texts),
         "workers": s.workers,

@@ -64,7 +64,8 @@ class _Files(ValueLog):
         kept: dict,  # as for `ValueLog`
     ):
         super().__init__(run, kept)
-        self._open(kept["step"] + 1 if "step" in kept else None)
+        earlier = "step" in kept or any((run.path / "tensorboard").glob("events.out.tfevents.*"))
+        self._open(kept.get("step", -1) + 1 if earlier else None)  # a kill may come before a step was noted
 
     @staticmethod
     def check():

@@ -268,6 +268,19 @@ function Bar({ fraction, label }) {
     style=${{ width: `${(fraction ?? 0) * 100}%` }}></i></div>`;
 }
 
+// seconds in the unit that suits them
+function spent(seconds) {
+  const [n, unit] = seconds < 60 ? [seconds, "s"] : seconds < 5400 ? [seconds / 60, "min"] : [seconds / 3600, "h"];
+  return `${Math.floor(n)} ${unit}`;
+}
+
+// how far a run is, or what it does before its first step; the kernel may be too busy with that to count the seconds
+function headline({ face, live, store }) {
+  if (!face.preparing || !live) return face.headline;
+  const [text, since] = face.preparing, seconds = Math.floor(Date.now() / 1000 - store.skew - since);
+  return seconds > 0 ? `${text} · ${spent(seconds)}` : text;
+}
+
 // one sentence about what went wrong
 function Say({ text }) {
   return html`<div class="tonb-say" role="alert" hidden=${!text}>${text}</div>`;

@@ -152,7 +152,7 @@ export default panel((shared) => {
   const choose = (number, keep) => refresh((ui.trial = ui.trial === number && !keep ? null : number));
   const all = { ...shared, order: ui.order, waits, choose };
   return html`<${Frame} name="tonb-sweep" label=${texts.group} data=${{ state: face.state, trials: ui.order.length }}>
-    <${Head} state=${lost ? "lost" : face.state} name=${face.name} step=${face.headline} texts=${texts}><${Controls} ...${all} /><//>
+    <${Head} state=${lost ? "lost" : face.state} name=${face.name} step=${headline(shared)} texts=${texts}><${Controls} ...${all} /><//>
     <${Bar} fraction=${face.fraction} label=${texts.progress} />
     <${Say} text=${lost ? texts.gone : ui.refused || face.said || (slow && texts.slow) || ""} />
     <div class="tonb-note tonb-told" role="status" hidden=${!face.told}><span class="tonb-note-text">${face.told}</span></div>

@@ -96,19 +96,6 @@ function Assumed({ rows, texts }) {
       <td>${!certain && html`<b class="tonb-doubt">? </b>`}${text}</td><td><code>${option}</code></td></tr>`)}</tbody></table></div>`;
 }
 
-// seconds in the unit that suits them
-function spent(seconds) {
-  const [n, unit] = seconds < 60 ? [seconds, "s"] : seconds < 5400 ? [seconds / 60, "min"] : [seconds / 3600, "h"];
-  return `${Math.floor(n)} ${unit}`;
-}
-
-// what the run does before its first step; the kernel may be too busy with it to count the seconds
-function phase({ face, live, store }) {
-  if (!face.preparing || !live) return face.headline;
-  const [text, since] = face.preparing, seconds = Math.floor(Date.now() / 1000 - store.skew - since);
-  return seconds > 0 ? `${text} · ${spent(seconds)}` : text;
-}
-
 function saved({ face, texts, live, store }) {
   if (!face.saved) return "";
   if (!live) return fill(texts.saved, { step: face.saved.step });
@@ -121,7 +108,7 @@ export default panel((shared) => {
   const lost = face.live && gone, { name: waits, slow } = pending(ui, face, live);
   if (!live) ui.lr = null;
   return html`<${Frame} label=${texts.group} data=${{ state: face.state, step: face.step }}>
-    <${Head} state=${lost ? "lost" : face.state} name=${face.name} step=${phase(shared)} texts=${texts}>
+    <${Head} state=${lost ? "lost" : face.state} name=${face.name} step=${headline(shared)} texts=${texts}>
       <${Controls} ...${shared} waits=${waits} /><//>
     <${Bar} fraction=${face.fraction} label=${texts.progress} />
     <${Say} text=${lost ? texts.gone : ui.lr?.refused || (slow && texts.slow) || ""} />

@@ -1,6 +1,6 @@
 """A table of runs: the time to list and print runs with and without their summaries
 
-    python tests/bench/runs_table.py [RUNS] [STEPS]
+    python tests/bench/bench_runs_listing.py [RUNS] [STEPS]
 
 Each run has STEPS steps in 10 epochs. `with summaries` is what a user waits for; `first listing` is a folder of version 0.1.0, whose
 logs are parsed once and get their summaries; `logs parsed` counts the logs that were read.

@@ -1,6 +1,6 @@
 """The table of hundreds of runs in the page: what the kernel and Chromium take
 
-    python tests/bench/bench_runs_table.py [RUNS]
+    python tests/bench/bench_runs_page.py [RUNS]
 
 A real training of ten epochs is copied RUNS times with other options, values and ends. `first paint` is from the call in the kernel to the second
 frame after the rows are in the page; `sort` and `filter` are from the click or the last key, without the 200 ms that the page waits for another key,
