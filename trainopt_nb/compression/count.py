@@ -57,7 +57,9 @@ def _held(row):
 
 def peak_memory(
     function: Callable[[], object],
-) -> int | None:  # bytes; None where the system does not tell, or the first call left all that the next one needs
+) -> (
+    int | None
+):  # bytes; None where the system does not tell, or the first call left all that the next one needs
     "Return what a call adds to the memory of this process at its peak"
     try:
         function()

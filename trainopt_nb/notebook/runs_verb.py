@@ -21,9 +21,14 @@ from ..runs.table import RunTable, arranged_runs, find_run
 # %% ../../nbs/notebook/06n_runs_verb.ipynb #b70c7dcb
 @dataclass(frozen=True, repr=False)
 class RunsOptions(Options):
-    "Which runs are shown, in which order, and the annotations of one of them"
+    "Which runs are shown, in which order, and what is written about some of them"
 
-    run: str = option("", "name of a run, or a part of it, to show or annotate it alone", argument="RUN")
+    run: tuple = option(
+        (),
+        "names of runs, or parts of them, to show or annotate these alone",
+        type="words",
+        argument="RUN",
+    )
     filter: tuple = option(
         (),
         "words and terms that a run must fit, such as digits lr<1e-3 tag:baseline",
@@ -34,19 +39,26 @@ class RunsOptions(Options):
         "", "metric, option or column to sort by; a minus before it reverses the order", group="Table"
     )
     csv: str = option("", "file to write the table to", group="Table")
-    note: str = option("", "note to keep with the run; an empty one removes it", group="One run")
-    tag: tuple = option((), "tags to add to the run, with commas between them", type="names", group="One run")
-    untag: tuple = option((), "tags to remove from the run", type="names", group="One run")
+    note: str = option("", "note to keep with each run; an empty one removes it", group="Named runs")
+    tag: tuple = option(
+        (), "tags to add to each run, with commas between them", type="names", group="Named runs"
+    )
+    untag: tuple = option((), "tags to remove from each run", type="names", group="Named runs")
 
 
-def _annotated(call: Call, run: Run) -> RunTable:
-    "Write the note and tags of a run, and return its row"
+def _annotated(call: Call, runs: list[Run]) -> RunTable:
+    "Write what was said about some runs, and return their rows"
     o = call.options(RunsOptions)
-    if o.untag:
-        run.untag(*o.untag)
-    if "note" in call.values or o.tag:
-        write_annotations(run, o.note if "note" in call.values else None, (*run.tags, *o.tag))
-    return RunTable([run])
+    known = {tag for run in runs for tag in run.tags}
+    for tag in sorted(
+        o.untag, key=known.__contains__
+    ):  # what no run has is refused before anything is written
+        for run in [run for run in runs if tag in run.tags] or runs:
+            run.untag(tag)
+    for run in runs:
+        if "note" in call.values or o.tag:
+            write_annotations(run, o.note if "note" in call.values else None, (*run.tags, *o.tag))
+    return RunTable(runs)
 
 
 def _runs(call: Call) -> RunTable | None:
@@ -55,10 +67,11 @@ def _runs(call: Call) -> RunTable | None:
     writes = [f"--{name}" for name in ("note", "tag", "untag") if name in call.values]
     if writes and not o.run:
         raise OptionError(
-            f"{writes[0]} is about one run: name it, such as `runs digits-3 {writes[0]} baseline`."
+            f"{writes[0]} is about runs that you name, such as `runs digits-3 digits-4 {writes[0]} baseline`."
         )
     if o.run:
-        return _annotated(call, find_run(o.run, folder))
+        named = {run.path: run for run in (find_run(name, folder) for name in o.run)}
+        return _annotated(call, list(named.values()))
     query = " ".join(o.filter)
     if o.csv:
         table = arranged_runs(folder, query, o.sort)

@@ -11,16 +11,22 @@ from typing import NamedTuple
 from ..base.flags import rows
 from ..base.help_text import help_text, said_rows
 from ..base.option_texts import phrase
-from ..base.options import declared
+from ..base.options import Option, declared
 from .verbs import TERMINAL_COMMANDS, VERBS, Call, Verb
 from ..runs.html_tables import table_html
 from ..task.train_options import TrainOptions
 
 # %% ../../nbs/notebook/02b_verb_help.ipynb #9ce19f80
+def _placed(option: Option) -> str:
+    "Return a positional argument as it stands in a usage line"
+    name = f"{option.argument} ..." if option.type == "words" else option.argument
+    return name if option.default is None else f"[{name}]"
+
+
 def _usage(verb: Verb, flags: int = 2) -> str:
     "Return what stands behind the verb; up to `flags` flags are spelled out"
     found = [o for cls in verb.option_classes for o in declared(cls).values()]
-    words = [o.argument if o.default is None else f"[{o.argument}]" for o in found if o.argument]
+    words = [_placed(o) for o in found if o.argument]
     known = [o for o in found if not o.argument]
     if 0 < len(known) <= flags:
         words += [f"[{o.flag} {'|'.join(map(str, o.choices)) or o.name.upper()}]" for o in known]

@@ -61,7 +61,10 @@ def _texts(value: object) -> tuple[str, ...] | None:
 
 def _annotate(run: Run, content: dict[str, object]):
     "Store what was written about a run in the page: all its tags, or those that come and go"
-    note, tags, add, remove = content.get("note"), *(_texts(content.get(k)) for k in ("tags", "add", "remove"))
+    note, tags, add, remove = (
+        content.get("note"),
+        *(_texts(content.get(k)) for k in ("tags", "add", "remove")),
+    )
     if add or remove:
         tags = (*(tag for tag in run.tags if tag not in (remove or ())), *(add or ()))
     write_annotations(run, note if isinstance(note, str) else None, tags)
