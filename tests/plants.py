@@ -16,7 +16,7 @@ ADULT = "adult-train.csv.gz"
 
 
 class Data:
-    "Standardised inputs and labels, shuffled and split"
+    "Standardized inputs and labels, shuffled and split"
 
     def __init__(self, x, y, shape=None):
         order = np.random.default_rng(0).permutation(len(x))

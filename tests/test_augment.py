@@ -372,7 +372,7 @@ def test_nothing_is_drawn_from_global_generators():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("policy", [*NAMES, MANY])
 def test_a_gpu_gives_what_the_cpu_gives(policy):
-    "Up to rounding; where a pixel is read may round to its neighbour"
+    "Up to rounding; where a pixel is read may round to its neighbor"
     images, labels = torch.rand(40, 3, 16, 16), torch.arange(40) % 3
     change = made(policy, images, classes=3)
     here = change((images, labels), training=True)

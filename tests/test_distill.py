@@ -253,7 +253,7 @@ def test_attention_of_a_layer_without_places_is_one_sentence(shape, said):
         find_pairs(("0",), model, model, lambda each: each(x), places=True)
 
 
-# --- unlabelled samples
+# --- unlabeled samples
 
 
 def test_unlabelled_samples_count_for_the_teacher_alone():
@@ -272,7 +272,7 @@ def test_unlabelled_samples_count_for_the_teacher_alone():
     assert torch.allclose(loss, 0.3 * F.cross_entropy(scores[:32], Y[:32]) + 0.7 * soft, atol=1e-6)
     assert prepared.sample_weight(batch) == 64
     (text,) = [text for topic, text in prepared.notes if topic == "unlabelled"]
-    assert "70 unlabelled samples" in text
+    assert "70 unlabeled samples" in text
 
 
 class Rows(Dataset):
@@ -401,7 +401,7 @@ def test_killed_and_resumed_is_uninterrupted(tmp_path):
         go_on(unlabelled=POOL)
     with pytest.raises(TaskError, match="learned from another teacher"):
         go_on(unlabelled=POOL, teacher=big(seed=9))
-    with pytest.raises(TaskError, match="began with 70 unlabelled samples, and has 0 now"):
+    with pytest.raises(TaskError, match="began with 70 unlabeled samples, and has 0 now"):
         go_on(teacher=big())
     again, whole = net(), net()
     resume(run, again, TRAIN, VALID, folder=tmp_path / "killed", write=quiet, unlabelled=POOL, teacher=big())

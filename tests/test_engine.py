@@ -192,7 +192,7 @@ def test_without_gradient_hooks_nothing_is_added_to_the_update():
 
 
 def mixed(batch, training):
-    "Noise and mixup in training, a normalisation always"
+    "Noise and mixup in training, a normalization always"
     inputs, labels = batch
     if training:
         ratio, other = torch.rand(()), torch.randperm(len(inputs))

@@ -104,6 +104,29 @@ def test_notebooks_show_each_exported_thing_in_short_cells():
     assert wrong == [], "\n" + "\n".join(wrong)
 
 
+BRITISH = re.compile(
+    r"(?i)\b(\w*(?:colour|behaviour|neighbour|favour|centre[sd]?\b|centring|artefact|judgement|labell(?:ed|ing)|cancell(?:ed|ing)|travell(?:ed|ing)"
+    r"|modell(?:ed|ing)|(?:normal|standard|regular|optim|initial|recogn|quant|util|minim|maxim|general|special|organ|serial|synchron|parallel)"
+    r"is(?:e[sd]?|ing|ations?)\b)\w*|grey|towards|learnt|whilst|analys(?:ed?|ing))\b"
+)
+NAMED = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|https?://\S+|--[\w-]+|<!--.*?-->|^# \S+$", re.S | re.M)
+
+
+def test_words_are_spelled_as_in_the_documentation_of_pytorch():
+    told = {"CHANGELOG.md", "README.md", "CONTRIBUTING.md"}
+    texts = {name: (ROOT / name).read_text() for name in told}
+    texts |= {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "nbs").rglob("*.md")}
+    for path in (ROOT / "nbs").rglob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        texts[str(path.relative_to(ROOT))] = "\n\n".join(
+            "".join(c["source"]) for c in cells if c["cell_type"] == "markdown"
+        )
+    for path in (PACKAGE / "base/languages").glob("*.en.json"):
+        texts[path.name] = "\n".join(re.findall(r'": "(.*)"', path.read_text()))
+    found = {name: [hit[0] for hit in BRITISH.finditer(NAMED.sub(" ", text))] for name, text in texts.items()}
+    assert {name: hits for name, hits in found.items() if hits} == {}
+
+
 def modules_on_the_stack():
     "Modules of ours from the outermost frame to here, each once for a visit"
     found, frame = [], sys._getframe(1)

@@ -1,4 +1,4 @@
-"Another language says the same: every word of the catalogue, the whole README; the reader's choice counts"
+"Another language says the same: every word of the catalog, the whole README; the reader's choice counts"
 
 import json
 import os
@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from trainopt_nb.base import texts
-from trainopt_nb.base.option_texts import option_help, option_label, option_unit
+from trainopt_nb.base.option_texts import option_help, option_label, option_unit, phrase
 from trainopt_nb.base.options import declared
+from trainopt_nb.notebook.verb_help import verb_row
+from trainopt_nb.notebook.verbs import TERMINAL_COMMANDS, VERBS
 from trainopt_nb.search.options import SweepOptions
 from trainopt_nb.task.train_options import TrainOptions
 
@@ -67,6 +69,24 @@ def test_every_option_is_named_and_explained_in_the_form(code):
 def test_every_group_of_options_has_a_name():
     groups = {option.group for each in (TrainOptions, SweepOptions) for option in declared(each).values()}
     assert groups <= CATALOGUE["en"]["form"].keys()
+
+
+@pytest.mark.parametrize("code", OTHERS)
+def test_the_help_of_every_verb_is_translated(code):
+    "An English phrase that changes loses its translation, and is found here"
+    verbs, forms, trained = (
+        [verb for _, verb in VERBS.items()],
+        CATALOGUE["en"]["form"],
+        declared(TrainOptions),
+    )
+    options = [each for verb in verbs for cls in verb.option_classes for each in declared(cls).values()]
+    places = {place for verb in verbs for _, place in verb_row(verb).usage}
+    headings = {each.group for each in options} - {"", *forms} | {"Cell"}
+    helps = {each.help for each in options if trained.get(each.name) != each}
+    said = {*places, *headings, *helps, *(verb.help for verb in verbs)}
+    said |= {command.help for _, command in TERMINAL_COMMANDS.items()}
+    assert [text for text in said if phrase(text, code) == text] == []
+    assert not [each.unit for each in options if each.unit and option_unit(each, code) == each.unit != "Hz"]
 
 
 @pytest.fixture
@@ -151,3 +171,50 @@ def test_errors_of_data_are_said_in_the_language_of_the_page(nobody):
     shell.user_ns |= {"train_data": {"a": 1}, "model": None}
     with pytest.raises(UsageError, match="样本按行查看和更改"):
         shell.run_line_magic("trainopt", "data")
+
+
+def test_what_a_run_assumes_is_said_in_the_language_of_its_card():
+    import torch
+    from torch import nn
+
+    from trainopt_nb.data.rows import held_out_note
+    from trainopt_nb.task.task import Task
+    from trainopt_nb.train.prepare import prepare
+    from trainopt_nb.train.threads import Choice
+
+    x, card = torch.randn(64, 4), texts.wording("card", code="zh-CN")
+    cases = [((x[:, 0] > 0).long(), 2, {}), (x[:, :1], 1, {"loss": "huber"}), ((x[:, :3] > 0).float(), 3, {})]
+    said = [
+        str(held_out_note(0.2, 0)),
+        *(
+            Choice(1, 2, how, 2, 3.5, clear, "2026-11-28").text
+            for how in ("size", "measured", "remembered")
+            for clear in (True, False)
+        ),
+    ]
+    for target, width, given in cases:
+        task = prepare(Task(nn.Linear(4, width), (x, target)), TrainOptions(device="cpu", threads=1, **given))
+        said += [row.text for row in task.assumptions]
+    assert len(said) > 20
+    assert [text for text in said if not re.search(r"[\u4e00-\u9fff]", texts.retold(text, card))] == []
+    assert all(texts.retold(text, texts.wording("card", code="en")) == text for text in said)
+    assert texts.retold("boom at four", card) == "boom at four"
+
+
+def test_a_form_says_an_error_whole_in_one_language(nobody):
+    from trainopt_nb.panels.form_values import FormValues
+
+    nobody.setenv("TRAINOPT_LANGUAGE", "zh-CN")
+    for given, chinese in (
+        ({"lr": "abc"}, True),
+        ({"augment": "flipp"}, False),
+        ({"shard": "on", "tensor_plan": "auto"}, False),
+    ):
+        form = FormValues(TrainOptions())
+        for name, text in given.items():
+            form.type(name, text)
+        form.finished()
+        (error,) = form.errors.values()
+        lead, marked, english = error(texts.wording("form")).partition("（英文）：")
+        assert re.search(r"[\u4e00-\u9fff]", lead) and bool(marked) != chinese
+        assert not re.search(r"[\u4e00-\u9fff]", english)

@@ -136,8 +136,8 @@ def test_a_recorded_run_holds_records_before_their_steps(tmp_path, monkeypatch):
 
 
 def test_watched_by_default_and_not_where_it_is_not_wanted():
-    assert watchers_of(loop_of(usage=False)) == []
-    assert [type(each) for each in watchers_of(loop_of())] == [Monitor]
+    assert watchers_of(loop_of(usage=False, doctor=False)) == []
+    assert [type(each) for each in watchers_of(loop_of(doctor=False))] == [Monitor]
 
 
 def test_short_runs_have_no_record():

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 
 from trainopt_nb.base.errors import OptionError
-from trainopt_nb.base.flags import help_text, parse_flags, rows, split
+from trainopt_nb.base.flags import parse_flags, rows, split
+from trainopt_nb.base.help_text import help_text
 from trainopt_nb.base.options import declared
 from trainopt_nb.notebook.completion import completions
 from trainopt_nb.notebook.verbs import CellOptions

@@ -597,7 +597,7 @@ class Temperature(nn.Module):
 
 
 class Centres(nn.Module):
-    "A head of angles and centres, as ArcFace's"
+    "A head of angles and centers, as ArcFace's"
 
     def __init__(self):
         super().__init__()

@@ -226,7 +226,7 @@ def test_normalisation_over_the_batch_is_said(tmp_path):
     assert one[3].num_batches_tracked == two[3].num_batches_tracked == 8
     fit(two, TRAIN, VALID, **how, devices=2, pipeline_plan="auto")
     assert two[3].num_batches_tracked == 8 + 7 * 8 + 8  # the last batch of 17 has 8 micro-batches too
-    assert any("BatchNorm normalises each micro-batch" in e.text for e in run.events() if type(e) is Note)
+    assert any("BatchNorm normalizes each micro-batch" in e.text for e in run.events() if type(e) is Note)
 
 
 # checkpoints

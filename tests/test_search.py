@@ -11,7 +11,8 @@ import pytest
 from optuna.trial import TrialState
 
 from trainopt_nb.base.errors import OptionError
-from trainopt_nb.base.flags import help_text, parse_flags, split
+from trainopt_nb.base.flags import parse_flags, split
+from trainopt_nb.base.help_text import help_text
 from trainopt_nb.base.options import Dimension, declared
 from trainopt_nb.notebook.verbs import CellOptions
 from trainopt_nb.panels.form_fields import field_text, read

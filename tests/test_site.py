@@ -592,7 +592,7 @@ def test_search_finds(site, server, watch, how, word):
     found = [part.path + (f"#{part.fragment}" if part.fragment else "") for part in parts]
     for wanted in FOUND_BY[word]:
         assert wanted in found[:12], found[:20]
-    if how == "web":  # a page that was opened as a file may not read its neighbours
+    if how == "web":  # a page that was opened as a file may not read its neighbors
         page.wait_for_selector("#search-results li p.context")
         assert word in page.locator("#search-results").inner_text().lower()
 

@@ -177,7 +177,7 @@ def test_what_cannot_be_balanced_is_one_sentence(change, options, said):
 def test_three_rows_get_fewer_neighbours_and_two_ways_at_once_are_refused():
     x, y = torch.randn(203, 4), torch.tensor([0] * 200 + [1] * 3)
     notes = balance_data(open_data((x, y)), TrainOptions(balance="smote")).notes
-    assert any("uses 2 neighbours in place of 5" in note for note in notes)
+    assert any("uses 2 neighbors in place of 5" in note for note in notes)
     with pytest.raises(OptionError, match="choose one"):
         balance_data(open_data((x, y)), TrainOptions(balance="over", class_weights="balanced"))
 

@@ -23,6 +23,7 @@ __all__ = [
     "Sweep",
     "Task",
     "TrainOptions",
+    "check_environment",
     "compress",
     "convert",
     "doctor",
@@ -41,6 +42,7 @@ __all__ = [
 
 _LATER = {  # they import Optuna, or what measures, inspects, watches and changes models
     "Sweep": "trainopt_nb.sweeps.sweep",
+    "check_environment": "trainopt_nb.insight.check_environment",
     "compress": "trainopt_nb.compression.compress",
     "doctor": "trainopt_nb.insight.doctor",
     "inspect_results": "trainopt_nb.insight.inspect",

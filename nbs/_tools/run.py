@@ -37,6 +37,7 @@ NOISE = (  # what differs from machine to machine in printed text
     (r"(?:/[\w.@+-]+)+/(?=runs/)", ""),  # where the folder of runs is
     (r"^(trial \d+.*?)  \d+(?:\.\d)? (?:s|min|h)(?: \d\d (?:s|min))?(?=  )", r"\1"),  # how long a trial took
     (r"(: stopped, epoch \d+, step )\d+", r"\1…"),  # how far it was when it was stopped
+    (r"^importing PyTorch …\n", ""),  # said where it lasts
     (r"\[IPKernelApp\] WARNING .*\n?", ""),  # how a kernel is reached
     (r"\r\n", "\n"),
 )

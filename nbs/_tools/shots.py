@@ -217,7 +217,7 @@ PICTURES = {
 
 
 def _fewer_colours(path):
-    "Keep 256 colours of a picture, which are enough for a panel"
+    "Keep 256 colors of a picture, which are enough for a panel"
     Image.open(path).quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 

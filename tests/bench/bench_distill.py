@@ -3,7 +3,7 @@
     python tests/bench/bench_distill.py            # test accuracy, three seeds
     python tests/bench/bench_distill.py --seeds 0
 
-All students of a group are one architecture with a quarter of the teacher's bytes. They learn from the same 300 labelled images in as many updates. The gain
+All students of a group are one architecture with a quarter of the teacher's bytes. They learn from the same 300 labeled images in as many updates. The gain
 is over new weights that learn from the labels alone. `distill 4` is the step of a recipe as it is without further options. One teacher learned from 1137
 images, as a model does that is to be made smaller; the other from the same 300 images, changed at random.
 """

@@ -143,7 +143,7 @@ def steps_of(kind):
 class Turns:
     """
     To be called at every epoch end of some training: lets the hand-written loop train an epoch of its own in between,
-    so that both have the same neighbours in time. CPU seconds of the whole process, all of its threads.
+    so that both have the same neighbors in time. CPU seconds of the whole process, all of its threads.
     """
 
     def __init__(self, kind, skip=3):

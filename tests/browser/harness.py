@@ -290,7 +290,7 @@ class Plain:
         *,
         width: int = 1000,
         height: int = 900,
-        dark: bool = False,  # the colours that the page prefers
+        dark: bool = False,  # the colors that the page prefers
     ):
         "The page, as if it was new"
         self.take = lambda content: None

@@ -92,7 +92,7 @@ def test_table_and_form_speak_it_too(lab, speak):
     form.get_by_text("开始训练").wait_for(timeout=60_000)
     form.get_by_label("学习率", exact=True).fill("fast")
     form.get_by_role("button", name="开始训练").click()
-    form.get_by_text("学习率必须是1e-12 到 1000 之间的数（您输入的是“fast”）。").wait_for()
+    form.get_by_text("学习率的取值应为：1e-12 到 1000 之间的数（您输入的是“fast”）。").wait_for()
     form.scroll_into_view_if_needed()
     lab.screenshot("form-chinese")
     form.get_by_role("button", name="取消").click()

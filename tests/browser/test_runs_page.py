@@ -280,7 +280,7 @@ def test_curves_of_chosen_runs_lie_over_each_other(open_table, tmp_path):
     page.row(first).locator(".tonb-pick").uncheck()
     page.hand_over()
     assert chart.get_attribute("data-lines") == "1"
-    assert drawn(page_like(page), ".tonb-compared", inks["first"]) < 20  # colours stay with their runs
+    assert drawn(page_like(page), ".tonb-compared", inks["first"]) < 20  # colors stay with their runs
 
 
 def page_like(page):

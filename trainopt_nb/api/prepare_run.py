@@ -54,7 +54,7 @@ def _save(loop, folder):
 
 def _handle(run, loop, token="", every=0.1, late=False, prompt=()):
     "Return the handle of a loop that is ready"
-    watchers, single = watchers_of(loop), loop.prepared.ranks.world == 1
+    watchers, single = watchers_of(loop, run), loop.prepared.ranks.world == 1
     if not loop.prepared.ranks.first:
         events = synced_events(loop.events(run.path, run.name, late=late), loop, watchers)
         return LocalRun(run, Progress(run.name), ([] for _ in events), loop.prepared.model)

@@ -40,7 +40,7 @@ def _start_elastic(ranks, task, options, where, run):
 
 
 def _begun(group, folder):
-    "Return the run that an earlier attempt of the same group began and did not end; a group without a name is recognised by its restart"
+    "Return the run that an earlier attempt of the same group began and did not end; a group without a name is recognized by its restart"
     if group in ("", "none") and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         return None
     known = (run for run in list_runs(folder) if run.facts.get("elastic") == group)

@@ -56,7 +56,7 @@ def find_values(
         low, high = float(images.min()), float(images.max())
         asked = "normalised" if low < 0 or high > TOPS[-1] else str(next(top for top in TOPS if high <= top))
     if asked == "normalised":
-        return Values(-2.0, 2.0, False, "normalised, mostly from -2 to 2")
+        return Values(-2.0, 2.0, False, "normalized, mostly from -2 to 2")
     return Values(0.0, float(asked), True, f"from 0 to {asked}")
 
 # %% ../../nbs/augment/09_augment.ipynb #b1bafe5b

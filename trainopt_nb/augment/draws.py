@@ -20,7 +20,7 @@ FIRST_MIX, SECOND_MIX = -4658895280553007687, -7723592293110705685
 
 def scrambled(
     numbers: Tensor,  # int64
-) -> Tensor:  # int64, of the same shape; neighbours give unrelated numbers
+) -> Tensor:  # int64, of the same shape; neighbors give unrelated numbers
     "Scramble the bits of whole numbers"
     numbers = (numbers ^ (numbers >> 30 & 0x3FFFFFFFF)) * FIRST_MIX
     numbers = (numbers ^ (numbers >> 27 & 0x1FFFFFFFFF)) * SECOND_MIX

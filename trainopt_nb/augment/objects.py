@@ -75,7 +75,7 @@ def _check_boxes(boxes, height, width):
         row = rows[(rows[:, 2:] < rows[:, :2]).any(1)][0]
         said = ", ".join(f"{value:g}" for value in row.tolist())
         raise DataError(
-            f"--augment takes boxes as corners, and ({said}) ends before it begins: {_CORNERS}. Centres and sizes become corners by {_CONVERT['CXCYWH']}."
+            f"--augment takes boxes as corners, and ({said}) ends before it begins: {_CORNERS}. Centers and sizes become corners by {_CONVERT['CXCYWH']}."
         )
     _check_pixels(rows, height, width, "boxes")
 

@@ -44,8 +44,8 @@ class Unlabelled:
         seed: int,  # of the run
         target: Tensor,  # of one sample, of which zeros stand where there is none
         batch_size: int
-        | None = None,  # labelled samples of a batch on all ranks; None where batches come as they are
-        samples: int = 0,  # labelled samples of an epoch on all ranks, where the batch size is known
+        | None = None,  # labeled samples of a batch on all ranks; None where batches come as they are
+        samples: int = 0,  # labeled samples of an epoch on all ranks, where the batch size is known
         shard: tuple[int, int] = (0, 1),  # (rank, number of ranks)
         transforms: Sequence[DeviceTransform] = (),  # of these samples alone
     ):

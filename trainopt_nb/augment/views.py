@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .policy import Step
 from ..base.errors import OptionError
 from ..data.tensors import Batch, leaves, tree_map
+from ..events.format import counted
 
 # %% ../../nbs/augment/08_views.ipynb #b9913b55
 def views_of(
@@ -40,7 +41,7 @@ def views_of(
             else f"pass at most {len(found)}"
         )
         raise OptionError(
-            f"--tta {count} takes the mean over flips and crops of the policy, which has {len(found)} view{'s' * (len(found) != 1)}: {more}."
+            f"--tta {count} takes the mean over flips and crops of the policy, which has {counted(len(found), 'view')}: {more}."
         )
     return found[:count]
 

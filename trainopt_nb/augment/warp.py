@@ -38,20 +38,20 @@ def composed(
 
 # %% ../../nbs/augment/03_warp.ipynb #bd17997e
 def _from_centre(size, like):
-    "Return the places of rows and columns, from the centre"
+    "Return the places of rows and columns, from the center"
     kind = {"device": like.device, "dtype": like.dtype}
     return [torch.arange(count, **kind) - (count - 1) / 2 for count in size]
 
 
 def _sources(matrices, height, width):
-    "Return where each pixel of the result is read, from the centre: shape (samples, 2, height * width)"
+    "Return where each pixel of the result is read, from the center: shape (samples, 2, height * width)"
     y, x = _from_centre((height, width), matrices)
     grid = torch.stack([x.repeat(height), y.repeat_interleave(width)])
     return torch.baddbmm(matrices[:, :, 2:], matrices[:, :, :2], grid.expand(len(matrices), -1, -1))
 
 
 def _mirrored(places, size):
-    "Return places from the centre as whole numbers within a side of the image"
+    "Return places from the center as whole numbers within a side of the image"
     places = (places + (size - 1) / 2).round().long().remainder(2 * size)
     return torch.minimum(places, 2 * size - 1 - places)
 

@@ -34,7 +34,7 @@ class Dimension(NamedTuple):
     high: float | None = None  # largest sensible value
     log: bool = False  # whether factors matter rather than differences
     choices: tuple = ()  # for `choice`
-    step: float | None = None  # distance between neighbouring values; None for any value between the ends
+    step: float | None = None  # distance between neighboring values; None for any value between the ends
 
 # %% ../../nbs/base/02_options.ipynb #e3bd1e59
 class Option(NamedTuple):

@@ -147,7 +147,7 @@ def _take(process, entries):
 
 
 def _open(entries, value):
-    "Return what has travelled"
+    "Return what has traveled"
     return value
 
 

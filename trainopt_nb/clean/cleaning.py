@@ -11,13 +11,14 @@ import dataclasses
 from ..base.errors import DataError, RunError
 from ..base.phases import tell_phase
 from .duplicates import exact_duplicates, hashes, near_duplicates, overlaps
-from .finding import Finding, rows_text
+from .finding import Finding
 from .labels import finished, search_label_errors
 from .look import by_row, look_at
 from .outliers import outliers
 from ..data.changed_data import ChangedData, viewed
 from ..data.changes import Change, row_count
 from ..data.rows import held_out_note, hold_out
+from ..events.format import counted
 from ..parallel.ranks import SINGLE, Ranks
 from ..task.clean_options import parse_clean
 from ..task.task import Task
@@ -145,7 +146,7 @@ def again_clean(
     plain, opened = _held_out(dataclasses.replace(task, train_data=parts[0], valid_data=parts[1]), opened)
     if (rows := row_count(plain.train_data)) != record["rows"]:
         raise RunError(
-            f"The run trained on {rows_text(record['rows'])} before its cleaning, and these data have {rows:,}: resume it with the same data."
+            f"The run trained on {counted(record['rows'], 'row')} before its cleaning, and these data have {rows:,}: resume it with the same data."
         )
     try:
         train = ChangedData(plain.train_data, cleaned).view() if cleaned else plain.train_data

@@ -113,7 +113,7 @@ def _candidates(bands, most=200):
 
 def image_pairs(
     part: Part,
-    alike: float = 0.98,  # correlation of the small grey versions
+    alike: float = 0.98,  # correlation of the small gray versions
     bits: int = 6,  # of 64 that may differ
 ) -> list[tuple[int, int, float]]:  # two places and how alike they are
     "Return pairs of images that are nearly equal"

@@ -61,7 +61,7 @@ def small_grey(
     images: np.ndarray,  # as from `as_images`
     side: int,
 ) -> np.ndarray:  # shape (samples, side, side)
-    "Return images grey and small, by means over areas"
+    "Return images gray and small, by means over areas"
     from torch.nn.functional import adaptive_avg_pool2d
 
     grey = torch.from_numpy(np.ascontiguousarray(images[..., :3].mean(-1)))

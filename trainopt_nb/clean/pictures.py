@@ -35,7 +35,7 @@ SHINES = 0.45  # share of the image under a mask
 def colour_of(
     label: int,  # of a class
 ) -> str:
-    "Return the colour in which masks of a class are drawn"
+    "Return the color in which masks of a class are drawn"
     return COLOURS[(int(label) - 1) % len(COLOURS)]
 
 
@@ -89,6 +89,6 @@ def legend(
     part: Part,
     labels: Iterable[int],  # of masks
     most: int = 12,
-) -> list[list[str]]:  # of [name, colour]
-    "Return what the colours of masks stand for"
+) -> list[list[str]]:  # of [name, color]
+    "Return what the colors of masks stand for"
     return [[str(part.class_name(label)), colour_of(label)] for label in sorted(labels)[:most]]

@@ -19,7 +19,7 @@ from .look import Part, as_images
 from .values import columns_of, missing_in
 
 # %% ../../nbs/clean/03b_sample_views.ipynb #8e975bb5
-_OUTLINE = 1.0, 0.55, 0.0  # colour of boxes
+_OUTLINE = 1.0, 0.55, 0.0  # color of boxes
 
 
 def data_url(data: bytes, kind: str) -> str:

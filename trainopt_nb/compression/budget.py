@@ -17,6 +17,7 @@ from .recipe import Recipe
 from .session import Compression
 from .shortlist import shortlist
 from .teacher import planned_epochs
+from ..events.format import counted
 
 FINALISTS, _EPOCHS = 4, 8
 
@@ -90,7 +91,7 @@ class Budget(_Time):
             spent += each[count % min(2, len(each)) if late else count] + (body / 2 if late else 0)
             count += 1
         trained = (
-            f"up to {epochs} epoch{'s' * (epochs != 1)} of fine-tuning"
+            f"up to {counted(epochs, 'epoch')} of fine-tuning"
             if epochs
             else f"none for fine-tuning, of which an epoch takes about {epoch:.0f} s"
         )

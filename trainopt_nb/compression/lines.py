@@ -22,7 +22,7 @@ from trainopt_nb.compression.records import (
     Taken,
     Working,
 )
-from ..events.format import digits
+from ..events.format import counted, digits
 from ..events.progress import Progress
 from ..events.registry import LINES
 from ..runs.plain_text import plain
@@ -136,7 +136,7 @@ def candidate_line(
 def _started_line(_, e):
     sizes = ", ".join(map(str, e.served))
     return plain(
-        f"compressing {e.model}: served at batch {sizes} with {e.threads} thread{'s' * (e.threads != 1)}. {e.floor_said}\n"
+        f"compressing {e.model}: served at batch {sizes} with {counted(e.threads, 'thread')}. {e.floor_said}\n"
         f"measured on {e.machine}"
     )
 

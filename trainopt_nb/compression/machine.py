@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 
 from ..base.allowed import affinity_cores
+from ..events.format import counted
 
 # %% ../../nbs/compression/01_machine.ipynb #79e3efbb
 _TELLING = "avx avx2 avx512f avx512_vnni avx512_bf16 avx512_fp16 avx_vnni amx_tile amx_int8 amx_bf16 asimd asimddp i8mm sve bf16".split()
@@ -40,9 +41,7 @@ class Machine(NamedTuple):
         known = ", ".join(flags) or next(
             (flag.upper() for flag in reversed(self.flags)), "no vector instructions known"
         )
-        threads = (
-            f"{self.threads} thread{'s' * (self.threads != 1)} of {self.cores} core{'s' * (self.cores != 1)}"
-        )
+        threads = f"{counted(self.threads, 'thread')} of {counted(self.cores, 'core')}"
         return f"{self.processor} ({known}), {threads}, " + ", ".join(
             f"{name} {number}" for name, number in self.versions.items()
         )

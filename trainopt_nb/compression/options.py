@@ -93,7 +93,7 @@ class StepOptions(Options):
     best: bool = option(False, "search over recipes, after the steps that are named", group="Steps")
     minutes: float = option(
         2.0,
-        "that a search with `best` may take",
+        "minutes that a search with `best` may take",
         low=MINUTES[0],
         high=MINUTES[1],
         group="Steps",

@@ -27,6 +27,7 @@ from .served import Served, TorchServed
 from .step_options import epochs_option
 from .steps import Doing, LayersCost, Step, Work
 from .teacher import planned_epochs
+from ..events.format import counted
 from ..task.task import Task
 
 _WORDS = tuple(kind.replace(" ", "-") for kind in KINDS)  # as a recipe writes them
@@ -34,7 +35,7 @@ _WORDS = tuple(kind.replace(" ", "-") for kind in KINDS)  # as a recipe writes t
 # %% ../../nbs/compression/60_quantize_step.ipynb #c10f6717
 @dataclass(frozen=True, repr=False)
 class QuantizeOptions(Options):
-    "How a model gets smaller numbers"
+    "How the numbers of a model are quantized"
 
     kind: str = option(
         "auto",
@@ -63,7 +64,7 @@ class QuantizeOptions(Options):
 
 
 class Look(NamedTuple):
-    "What is seen of a model before it is measured thoroughly"
+    "A first look at a model before it is measured thoroughly"
 
     speedup: float  # times faster than what was quantized
     judged: Judged
@@ -88,7 +89,7 @@ _LOOK, _NEAR = 0.2, 0.75  # share of the seconds for a timing; of the best speed
 
 
 class Looks:
-    "Looks at speed and metric of quantized models"
+    "Measure speed and metric of quantized models briefly"
 
     def __init__(self, work: Work):
         self.work, self.size, self.seen = work, work.batch_sizes[0], {}
@@ -101,7 +102,7 @@ class Looks:
         models: Sequence[Served],
         seconds: float,  # for each
     ) -> list[float]:
-        "Time models in turns with what was quantized"
+        "Time models in turns with the original"
         with fixed_threads(self.work.threads):
             models = [each.set_threads(self.work.threads) for each in (self.work.served, *models)]
             first, *rows = latencies(models, self.inputs, seconds)
@@ -144,7 +145,7 @@ def layer_costs(
     task: Task,  # whose training inputs are the examples
     share: float | None = None,  # of the error of all layers that may be left; None means 5% of the outputs
 ) -> LayersCost:
-    "Measure what rounding single layers to int8 does to the outputs, and choose those that stay in float. Raises `CompressError`"
+    "Measure how rounding single layers to int8 changes the outputs, and choose those that stay in float. Raises `CompressError`"
     effects = sensitivity(module, examples(task, 128))
     whole = sum(each.error**2 for each in effects) ** 0.5
     kept = layers_to_keep(effects) if share is None else layers_to_keep(effects, share * whole)
@@ -192,7 +193,7 @@ def _better(work, served, looks, made, best):
         return made
     more = yield from quantizing(served, work.task, "auto", made[best].engine, work.batch_sizes, keep, looks)
     return made + [
-        each._replace(engine=f"{each.engine} without {len(keep)} layer{'s' * (len(keep) > 1)}")
+        each._replace(engine=f"{each.engine} without {counted(len(keep), 'layer')}")
         for each in more
         if each.served is not None
     ]

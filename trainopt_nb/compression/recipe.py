@@ -234,7 +234,7 @@ def code_of_recipe(
     options: Mapping[str, str] | None = None,  # of fine-tuning, as of `options_as_code`
     data: str = "task",  # the name of the data, or several in parentheses
 ) -> str:  # with the name `model` and those of the data, which it takes as they are
-    "Return Python code that makes a compressed model again"
+    "Return Python code that builds the compressed model again"
     if not recipe:
         return "compressed_model = model  # the original is taken\n"
     sizes = tuple(batch_sizes)

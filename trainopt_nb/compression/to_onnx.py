@@ -124,7 +124,7 @@ MOST = 1_900_000_000  # bytes: a file of the format cannot be larger than 2 GB
 def strip_notes(
     model: object,  # a `ModelProto`, changed in place
 ):
-    "Remove what an exporter notes of each node, such as lines of source code: in a small model that is half of the file"
+    "Remove an exporter's metadata of each node, such as lines of source code, which is half of the file of a small model"
     graphs = [model.graph, *model.functions]
     for each in (part for graph in graphs for part in (graph, *graph.node, *graph.value_info)):
         del each.metadata_props[:]

@@ -20,7 +20,7 @@ Rows = TypeVar("Rows")
 def mix(
     *numbers: int,  # such as seed, epoch, index
 ) -> int:  # 0 to 2**63 - 1
-    "Return one seed made of several numbers; neighbours give unrelated seeds. SplitMix64 (Steele, Lea and Flood, 2014)"
+    "Return one seed made of several numbers; neighbors give unrelated seeds. SplitMix64 (Steele, Lea and Flood, 2014)"
     state, mask = 0, 2**64 - 1
     for number in numbers:
         state = (state + number + 0x9E3779B97F4A7C15) & mask

@@ -17,6 +17,7 @@ from ..base.errors import DataError
 from ..base.texts import fault
 from .rows import are_items, are_samples, describe, is_columns, is_pair
 from .tensors import is_array, is_frame
+from ..events.format import counted
 
 # %% ../../nbs/data/12_changes.ipynb #30bbf7bc
 KINDS = ("drop", "relabel", "impute", "mark")
@@ -49,13 +50,11 @@ class Change(NamedTuple):
 
     def __str__(self):
         what = {"relabel": "relabel", "impute": f"impute {self.column!r} in"}.get(self.kind, self.kind)
-        return f"{what} {len(self.rows):,} row{'s' * (len(self.rows) != 1)}" + (
-            f" ({self.why})" if self.why else ""
-        )
+        return f"{what} {counted(len(self.rows), 'row')}" + (f" ({self.why})" if self.why else "")
 
 
 def plain_value(value: object) -> object:
-    "Return a number of NumPy or torch as one of Python"
+    "Convert a number of NumPy or torch to Python"
     return value.item() if hasattr(value, "item") else value
 
 # %% ../../nbs/data/12_changes.ipynb #d65e378d
@@ -73,7 +72,7 @@ def check_change(
         )
     if change.kind == "relabel" and len(change.values) != len(change.rows):
         raise DataError(
-            f"A relabelling needs a label for each of its {len(change.rows)} rows, and has {len(change.values)}."
+            f"A relabeling needs a label for each of its {len(change.rows)} rows, and has {len(change.values)}."
         )
     if change.kind == "impute" and (change.column is None or len(change.values) not in (1, len(change.rows))):
         raise DataError(
@@ -109,7 +108,7 @@ def is_polars_pair(data: object) -> bool:
 
 
 def _rebuilt(loader):
-    "Refuse a loader whose order is its own: rows that are left out would have to be left out of that order"
+    "Refuse a loader with its own order, because dropped rows would have to be removed from that order"
     if (
         type(loader) is not DataLoader
         or loader.batch_size is None

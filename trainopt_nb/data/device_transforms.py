@@ -17,7 +17,7 @@ from .tensors import Batch
 
 # %% ../../nbs/data/09_device_transforms.ipynb #5eeccb37
 class DeviceTransform(Protocol):
-    "Changes a batch that is on the device. Random numbers come from the global generators, or follow from what `at` was told"
+    "Changes a batch that is on the device. Random numbers come from the global generators, or are derived from the arguments of `at`"
 
     def __call__(
         self,
@@ -46,7 +46,7 @@ def tell_place(
     epoch: int,
     batch: int,  # of the epoch, from 0
 ):
-    "Tell the transforms that ask for it which training batch comes next"
+    "Pass the position of the next training batch to the transforms that have `at`"
     for transform in transforms:
         if hasattr(transform, "at"):
             transform.at(epoch, batch)
@@ -59,7 +59,7 @@ class InputTransform(nn.Module):
         self,
         transform: nn.Module,  # or a function, from tensor to tensor; a module is moved to the device
         key: int | str = 0,  # which part: a place in a tuple, or a key of a dict
-        evaluation: bool = False,  # whether it is also applied in validation, as a normalisation must be
+        evaluation: bool = False,  # whether it is also applied in validation, as a normalization must be
     ):
         super().__init__()
         self.transform, self.key, self.evaluation = transform, key, evaluation

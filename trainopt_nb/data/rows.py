@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from .batches import order
 from ..base.errors import DataError
-from ..base.texts import fault
+from ..base.texts import fault, note
 from .labels import no_target, target_tensor, uneven
 from .tensors import LABELS, Batch, WeightedBatch, input_tensor, is_array, leaves, split_batch
 
@@ -233,4 +233,4 @@ def held_out_note(
     seed: int,  # of the draw
 ) -> str:
     "Say what `hold_out` did"
-    return f"{fraction:.0%} of the training data, drawn with seed {seed}, are held out for validation."
+    return note("held_out", share=f"{fraction:.0%}", seed=seed)

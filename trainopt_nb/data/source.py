@@ -234,7 +234,7 @@ def open_data(
     notes += said
     if train.dropped == 1 and opening.drop_single:
         notes.append(
-            "The last batch would hold one sample, which BatchNorm cannot normalise: that sample is left out of each epoch."
+            "The last batch would hold one sample, which BatchNorm cannot normalize: that sample is left out of each epoch."
         )
     if valid_data is None:
         return Data(train, None, classes, tuple(notes))

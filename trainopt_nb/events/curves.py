@@ -17,7 +17,7 @@ Point = tuple[float, float]  # updates so far, value
 
 
 def extremes(
-    bucket: Iterable[Point],  # neighbouring points
+    bucket: Iterable[Point],  # neighboring points
 ) -> list[Point]:  # at most three, in their order
     "Return the lowest and the highest point of a bucket, and its first point without a finite value"
     finite = [point for point in bucket if math.isfinite(point[1])]

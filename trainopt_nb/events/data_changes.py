@@ -8,6 +8,7 @@ __all__ = ['DataChanged']
 # %% ../../nbs/events/01d_data_changes.ipynb #ef4384bc
 from typing import Literal, NamedTuple
 
+from .format import counted
 from .registry import event
 
 # %% ../../nbs/events/01d_data_changes.ipynb #6a1f3f37
@@ -31,5 +32,5 @@ class DataChanged(NamedTuple):
 
     def __str__(self):
         what = {"relabel": "relabel", "impute": f"impute {self.column!r} in"}.get(self.change, self.change)
-        rows = f"{len(self.rows):,} row{'s' * (len(self.rows) != 1)}"
+        rows = counted(len(self.rows), "row")
         return " ".join(filter(None, (what, rows, self.why and f"({self.why})")))

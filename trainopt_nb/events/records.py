@@ -197,7 +197,7 @@ class Damaged(NamedTuple):
 def to_lines(
     events: Iterable[tuple],  # in the order in which they happened
 ) -> list[str]:  # lines of JSON without line ends
-    "Write events as text; neighbouring steps share a line, and events that are not registered are left out"
+    "Write events as text; neighboring steps share a line, and events that are not registered are left out"
     lines = []
     for cls, group in groupby(events, type):
         if cls is Step:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..base.errors import DataError
+from ..events.format import counted
 from .readers import Found, Reader, Reading
 from .records import Records
 
@@ -89,7 +90,7 @@ def _refuse_flat(folder, name):
         )
     kind, count = kinds.most_common(1)[0]
     raise DataError(
-        f"{folder} holds {count} {kind}{'s' * (count != 1)} and no folder for each class: move them into folders whose names are the classes, such as "
+        f"{folder} holds {counted(count, kind)} and no folder for each class: move them into folders whose names are the classes, such as "
         f"{os.path.join(folder.name, 'CLASS', files[0])}."
     )
 
@@ -103,7 +104,7 @@ def _kind(found, folder):
     kind = known.most_common(1)[0][0]
     left = sum(kinds.values()) - kinds[kind]
     return kind, (
-        [f"{left} file{'s' * (left != 1)} below {folder} left out, which are no {kind}s by their ending."]
+        [f"{counted(left, 'file')} below {folder} left out, which are no {kind}s by their ending."]
         if left
         else []
     )

@@ -14,6 +14,7 @@ from ..base.errors import DataError
 from ..data.labels import target_tensor, uneven
 from ..data.rows import are_samples, describe
 from ..data.tensors import LABELS, is_frame
+from ..events.format import counted
 from .readers import Found, Reader, Reading
 from .records import ListRows, Records
 
@@ -86,7 +87,7 @@ def _check_texts(texts, name):
         return
     gaps = [i for i in wrong if _is_missing(texts[i])]
     if gaps:
-        rows = f"{len(gaps)} row{'s' * (len(gaps) > 1)}"
+        rows = counted(len(gaps), "row")
         raise DataError(
             f"{name} has no text in {rows}, first in row {gaps[0]}: leave such rows out, or give them an empty text."
         )

@@ -38,7 +38,7 @@ class ImageOptions(TargetColumn):
     )
     image_mode: str = option(
         "auto",
-        "channels of images; auto is grey where no image has colours",
+        "channels of images; auto is gray where no image has colors",
         choices=("auto", "grey", "rgb"),
         group="Files",
     )

@@ -32,7 +32,7 @@ def packed_order(
     epoch: int,
     shuffle: bool = True,  # False sorts all samples by length
 ) -> torch.Tensor:  # places of all samples, int64
-    "Return the places of all samples so that neighbours in a batch have similar lengths; a short last batch stays last"
+    "Return the indices of all samples so that neighbors in a batch have similar lengths; a short last batch stays last"
     count, lengths = len(lengths), torch.as_tensor(np.asarray(lengths))
     if not shuffle:
         return torch.argsort(lengths, stable=True)
@@ -62,7 +62,7 @@ class _PackedOrder(_Order):
 
 
 class PadBatch:
-    "Put samples into a batch, padded to the longest or of one shape; a class, so that worker processes can be sent it"
+    "Put samples into a batch, padded to the longest or of one shape; a class, so that it can be pickled for worker processes"
 
     def __init__(self, dtype: torch.dtype, name: str = "train_data", pads: bool = True):
         self.dtype, self.name, self.pads = dtype, name, pads
@@ -112,7 +112,7 @@ def part_of(
     value: Samples | Subset,
     training: bool = True,  # False for validation data, whose texts are never changed
 ) -> Samples:
-    "Return samples as they are, or some of them as samples of their own"
+    "Return samples unchanged, or a subset of them as samples"
     whole, records, lengths = value, getattr(value, "records", None), getattr(value, "lengths", None)
     if isinstance(value, Subset):
         whole, places = value.dataset, np.asarray(value.indices)

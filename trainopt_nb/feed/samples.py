@@ -56,7 +56,7 @@ class Samples(Dataset):
         self.with_lengths, self.lengths, self.change, self._epoch = with_lengths, lengths, change, 0
 
     def set_epoch(self, number: int):
-        "Say which epoch comes next"
+        "Set the next epoch"
         self._epoch = number
 
     def __len__(self) -> int:
@@ -68,7 +68,7 @@ class Samples(Dataset):
         return self.records.targets
 
     def __getitems__(self, places: list[int]) -> list[tuple]:
-        "Return several samples; arrays as they lie in their file, since making a batch of them copies them anyway"
+        "Return several samples; arrays are views of their file, because making a batch copies them anyway"
         rows = self.records.rows
         if self.decoder is not as_array or self.steps is not None or not hasattr(rows, "many"):
             return [self[place] for place in places]
@@ -90,7 +90,7 @@ class Samples(Dataset):
 
 # %% ../../nbs/feed/07_samples.ipynb #c31f8642
 def reason_of(error: Exception) -> str:
-    "Return what a library said about a broken file, on one line and without an address in memory"
+    "Return a library's message about a broken file, on one line and without memory addresses"
     said = str(error).splitlines()[0] if str(error) else type(error).__name__
     return said.partition(" <_io.BytesIO")[0].partition(": <_io.")[0].partition(" <_io")[0]
 
@@ -111,7 +111,7 @@ SHARE = 0.25  # of the free memory, that decoded samples may take
 
 
 def free_memory() -> int:  # bytes
-    "Return how much memory is free for this process, also in a container"
+    "Return the free memory of this process, also in a container"
     free = psutil.virtual_memory().available
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
@@ -122,7 +122,7 @@ def free_memory() -> int:  # bytes
 
 
 def sample_bytes(samples: Samples) -> int:
-    "Return how much memory one decoded sample takes"
+    "Return the memory of one decoded sample"
     inputs = samples[0][0]
     tensor = inputs[0] if isinstance(inputs, tuple) else inputs
     return tensor.numel() * tensor.element_size() + 16

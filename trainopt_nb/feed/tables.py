@@ -17,6 +17,7 @@ from typing import Any
 from ..base.errors import DataError
 from ..data.labels import no_target
 from ..data.tensors import LABELS
+from ..events.format import counted
 from .readers import Found, Reader, Reading
 from .records import require
 
@@ -69,7 +70,7 @@ def _check_rows(path, file, separator, fields, before):
         count, line = count + 1, line + before
         if len(row) != fields:
             raise DataError(
-                f"Line {line} of {path} has {len(row)} field{'s' * (len(row) != 1)}, and the first line has {fields}: a {separator!r} or a quote is missing or too many there."
+                f"Line {line} of {path} has {counted(len(row), 'field')}, and the first line has {fields}: a {separator!r} or a quote is missing or too many there."
             )
     if not count:
         raise DataError(f"{path} holds names of columns and no rows.")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ..data.batches import Batches, MemoryBatches
 from ..data.dataset_batches import DatasetBatches
 from ..data.tensors import size_of
+from ..events.format import counted
 
 # %% ../../nbs/feed/22_tune_loading.ipynb #91894fe2
 class Setting(NamedTuple):
@@ -27,9 +28,7 @@ class Setting(NamedTuple):
         if self.in_memory:
             return "decoded once, in memory"
         return (
-            f"{self.workers} worker{'s' * (self.workers != 1)}, prefetch {self.prefetch}"
-            if self.workers
-            else "this process"
+            f"{counted(self.workers, 'worker')}, prefetch {self.prefetch}" if self.workers else "this process"
         )
 
 

@@ -6,8 +6,11 @@
 __all__ = ['CONFIDENCE', 'Figure', 'Change', 'Proof', 'Finding']
 
 # %% ../../nbs/insight/20_finding.ipynb #910b2c71
+import math
 from collections.abc import Callable
 from typing import NamedTuple
+
+from ..events.found import Found
 
 # %% ../../nbs/insight/20_finding.ipynb #0aa3e982
 class Figure(NamedTuple):
@@ -44,7 +47,6 @@ class Proof(NamedTuple):
 
 # %% ../../nbs/insight/20_finding.ipynb #4b5ba8b1
 CONFIDENCE = ("exact", "proven", "proposed")
-_SHOWN = {"exact": "certain", "proven": "proven", "proposed": "possible"}
 
 
 class Finding(NamedTuple):
@@ -64,10 +66,22 @@ class Finding(NamedTuple):
         "Return whether this is certain enough to be told without being asked for"
         return self.confidence != "proposed"
 
+    @property
+    def event(self) -> Found:
+        "Return it as a run keeps it"
+        proof = {} if self.proof is None else self.proof._asdict()
+        return Found(
+            self.name, self.text, self.change.text, self.confidence, self.step, self.change.option,
+            [_plain(each) for each in self.figures], list(self.symptoms),
+            {key: list(value) if isinstance(value, tuple) else value for key, value in proof.items()},
+            self.change.amend is not None,
+        )  # fmt: skip
+
     def __repr__(self):
-        tried = ""
-        if self.proof is not None:
-            before, after = (sum(side) / len(side) for side in self.proof[:2])
-            tried = f" Tried: {self.proof.metric} {before:.3g} as it is, {after:.3g} changed ({self.proof.steps} steps, {len(self.proof.before)} seeds)."
-        option = f" (option {self.change.option})" if self.change.option else ""
-        return f"{_SHOWN[self.confidence]}: {self.text} {self.change.text}{option}{tried}"
+        return str(self.event)
+
+
+def _plain(figure):
+    "Return a figure as JSON can hold it, without numbers that are not finite"
+    kept = [pair for pair in zip(figure.names, figure.values, strict=False) if math.isfinite(pair[1])]
+    return [figure.title, figure.axis, [name for name, _ in kept], [float(value) for _, value in kept]]

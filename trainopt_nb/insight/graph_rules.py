@@ -36,7 +36,7 @@ def optimizer_of_another_model(seen: Observations) -> Finding | None:
     if not (missing and seen.strangers):
         return None
     text = (
-        f"The optimizer holds {seen.strangers} tensor{'s' * (seen.strangers > 1)} that this model does not have, "
+        f"The optimizer holds {counted(seen.strangers, 'tensor')} that this model does not have, "
         f"and leaves out {_few(missing)}: the model, or a part of it, was made anew after the optimizer."
     )
     way = "Make the optimizer after the model, from model.parameters()."
@@ -136,7 +136,7 @@ def validates_in_training_mode(seen: Observations) -> Finding | None:
 
 # %% ../../nbs/insight/25_graph_rules.ipynb #7c4088dd
 def _fresh(trial):
-    "Initialise all layers as PyTorch does"
+    "Initialize all layers as PyTorch does"
     for module in trial.model.modules():
         if hasattr(module, "reset_parameters"):
             with torch.no_grad():
@@ -166,7 +166,7 @@ def equal_units(seen: Observations) -> Finding | None:
     matrices = [w for w in seen.last.weights if w.dims > 1]
     text = f"All units of {_few(same)} begin with the same weights, so they learn the same: a layer is as good as one unit."
     figure = Figure("Whether all units are the same", "layer", *_alike(matrices))
-    way = "Initialise the weights with random numbers, as reset_parameters() does."
+    way = "Initialize the weights with random numbers, as reset_parameters() does."
     return Finding("equal_units", text, Change(way, amend=_fresh), (figure,), "exact")
 
 

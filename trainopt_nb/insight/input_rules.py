@@ -62,8 +62,11 @@ def sorted_batches(seen: Observations) -> Finding | None:
     labels = [found for look in seen.recent(10) if (found := _labels(look)) is not None]
     if len(labels) < 5:
         return None
-    each, whole = [_entropy(found) for found in labels], _entropy(torch.cat(labels))
-    if whole < 0.3 or max(each) > 0.5 * whole:
+    whole = _entropy(torch.cat(labels))
+    if whole < 0.3 or _entropy(labels[-1]) > 0.5 * whole:
+        return None
+    each = [_entropy(found) for found in labels]
+    if max(each) > 0.5 * whole:
         return None
     text = "The training data are sorted by class and not shuffled: each batch holds few classes, and others follow later."
     names = tuple(str(look.step) for look in seen.recent(10))[-len(each) :]
@@ -72,7 +75,7 @@ def sorted_batches(seen: Observations) -> Finding | None:
 
 # %% ../../nbs/insight/26_input_rules.ipynb #a1f7e1f4
 def _standardised(trial):
-    "Standardise the inputs by what the training batches hold"
+    "Standardize the inputs by what the training batches hold"
     first = next(iter(trial.batches(0)))[0]
     mean, spread = first.mean(0, keepdim=True), first.std(0, keepdim=True)
     spread = torch.where(spread > 1e-6, spread, torch.ones_like(spread))

@@ -120,7 +120,7 @@ def lr_too_low(seen: Observations) -> Finding | None:
 
 # %% ../../nbs/insight/26b_learning_rules.ipynb #419689fe
 def reset(model: nn.Module):
-    "Initialise all layers as PyTorch does"
+    "Initialize all layers as PyTorch does"
     for module in model.modules():
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
@@ -151,7 +151,7 @@ def vanishing(seen: Observations) -> Finding | None:
         return None
     text = f"Gradients vanish on the way to the first layer: its updates are {values[0]:.0e} of its weights, those of the last layer {values[-1]:.0e}."
     figure = Figure("Size of an update relative to the weights", "layer", tuple(ratios), tuple(values))
-    way = "Use ReLU with kaiming_normal_ weights in place of sigmoid or tanh, normalisation layers, or residual connections."
+    way = "Use ReLU with kaiming_normal_ weights in place of sigmoid or tanh, normalization layers, or residual connections."
     return Finding("vanishing", text, Change(way, amend=_with_relu), (figure,))
 
 # %% ../../nbs/insight/26b_learning_rules.ipynb #0d30d83e
@@ -186,7 +186,7 @@ def dead_units(seen: Observations) -> Finding | None:
     figure = Figure("Share of units that are always 0", "layer", tuple(shares), tuple(shares.values()))
     factor = _calmer(seen) if max(_ratios(seen.looks[0]).values(), default=0.0) > 0.1 else 1.0
     rate = f"{seen.last.lr * factor:.2g}"
-    way = f"Initialise the layers anew, and start with a learning rate of {rate}."
+    way = f"Initialize the layers anew, and start with a learning rate of {rate}."
     return Finding(
         "dead_units",
         text,

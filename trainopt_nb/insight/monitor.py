@@ -153,6 +153,9 @@ class Monitor:
         return Usage(*head, round(seconds, 3), speed, cpu, m.cores, memory, m.memory, parts, gpu)
 
 # %% ../../nbs/insight/15_monitor.ipynb #95e669b0
-def watch(loop: Loop) -> Monitor | None:
+def watch(
+    loop: Loop,
+    run: object = None,  # that it trains
+) -> Monitor | None:
     "Return what watches a run, where its options ask for it"
     return Monitor(loop) if loop.options.usage else None

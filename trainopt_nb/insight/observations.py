@@ -6,7 +6,9 @@
 __all__ = ['ROWS', 'LossCall', 'LayerLook', 'WeightLook', 'Look', 'Observations', 'improving', 'kind']
 
 # %% ../../nbs/insight/21_observations.ipynb #684c5069
+import math
 from dataclasses import dataclass, field
+from statistics import fmean, variance
 from typing import NamedTuple
 
 import torch
@@ -107,10 +109,12 @@ def improving(
     n = min(len(losses) // 2, 5)
     if n < 2:
         return True  # it is too early to tell
-    before, now = torch.tensor(losses[-2 * n : -n]), torch.tensor(losses[-n:])
-    error = ((before.var() + now.var()) / n).sqrt()
-    as_before = losses[0] > 0 and not bool(now.mean() < 0.97 * losses[0])
-    return not as_before and bool(before.mean() - now.mean() > error)
+    before, now = losses[-2 * n : -n], losses[-n:]
+    if not all(map(math.isfinite, [*before, *now])):
+        return False
+    error = math.sqrt((variance(before) + variance(now)) / n)
+    as_before = losses[0] > 0 and not fmean(now) < 0.97 * losses[0]
+    return not as_before and fmean(before) - fmean(now) > error
 
 
 def kind(

@@ -52,7 +52,7 @@ _INK = "#111111"  # of counts, which stand on cells that are light on every page
 
 
 def _cells(matrix):
-    "Return the colour of each cell: blue where it is right, orange where it is wrong, stronger for a larger share of the row"
+    "Return the color of each cell: blue where it is right, orange where it is wrong, stronger for a larger share of the row"
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     right = np.eye(len(matrix), dtype=bool)
     inks = [np.array([int(ink[i : i + 2], 16) / 255 for i in (1, 3, 5)]) for ink in (TRAIN, VALID)]

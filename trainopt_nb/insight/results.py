@@ -10,7 +10,7 @@ import numpy as np
 
 from ..base.errors import DataError
 from ..clean.look import Part
-from ..events.format import compact, figure
+from ..events.format import compact, counted, figure
 from trainopt_nb.insight.class_counts import (
     ClassCounts,
     ClassFigures,
@@ -155,7 +155,7 @@ class Results(_Listed):
             *(f"{name.replace('_', ' ')} {figure(name, value)}" for name, value in self.metrics.items()),
         ]
         lines = [
-            f"{self.title or 'Results'}: {self.samples:,} validation sample{'s' * (self.samples != 1)}, {', '.join(values)}"
+            f"{self.title or 'Results'}: {counted(self.samples, 'validation sample')}, {', '.join(values)}"
         ]
         if self.calibration is not None and self.calibration.counts.any():
             lines.append(repr(self.calibration))

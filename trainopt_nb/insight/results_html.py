@@ -152,7 +152,7 @@ def _tables(results, texts):
 
 # %% ../../nbs/insight/09b_results_html.ipynb #b83a7cc0
 def _masks(results, rows, texts):
-    "Pairs of images, each with its true and its predicted mask, and what the colours stand for"
+    "Pairs of images, each with its true and its predicted mask, and what the colors stand for"
     part, pairs = results.part._replace(names=results.names), []
     for i, row in enumerate(rows):
         said = [f"{texts['mask_truth']}\n{caption(row, texts)}", texts["mask_predicted"]]

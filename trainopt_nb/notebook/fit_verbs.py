@@ -115,7 +115,7 @@ def _names(call: Call, values: dict[str, object]) -> dict[str, object]:
 async def _ask(
     call: Call, options: TrainOptions, added: dict[str, Options], page: Page
 ) -> tuple[TrainOptions, dict[str, Options]] | None:
-    "Show the form; return the options as they were set there, or None if it was cancelled"
+    "Show the form; return the options as they were set there, or None if it was canceled"
     if page.how == "none":
         print(f"A form cannot be shown here: training begins with the options as they stand. {options!r}")
         return options, added
@@ -211,7 +211,7 @@ FIT = Verb(
 )
 FORM = Verb(
     "form",
-    "the same with a form of all options first",
+    "choose the options in a form, then train",
     _fit,
     (CellOptions, TrainOptions),
     cell=True,

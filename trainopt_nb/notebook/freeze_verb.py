@@ -53,7 +53,7 @@ def as_trained(sweep: Sweep, row: TrialRow) -> dict[str, object]:
 
 
 def offer_cell(shell: InteractiveShell, source: str):
-    "Put a new cell below where there is a page, and print it elsewhere"
+    "Add a new cell below if there is a page, or else print it"
     if has_frontend(shell):
         shell.set_next_input(source)
     else:

@@ -152,7 +152,7 @@ def _warm():
 
 WARM = (
     "torch._dynamo",
-    "torchmetrics",
+    "trainopt_nb.task.light_torchmetrics",
 )  # the first for the first optimizer, the second for the first validation
 WARM_AFTER = 3.0  # seconds after loading: the first cell comes first
 

@@ -88,7 +88,7 @@ def _resume(call: Call) -> Coroutine | None:
 ATTACH = Verb("attach", "show a run with its whole history", _attach, (RunArgument, RunFolder))
 RESUME = Verb(
     "resume",
-    "go on with a run from its newest checkpoint, with flags that change",
+    "continue a run from its newest checkpoint; flags change its options",
     _resume,
     (RunArgument, TaskNames, RunFolder, Background, Trust, SweepOptions, TrainOptions),
 )

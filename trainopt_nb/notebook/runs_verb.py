@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ..base.errors import OptionError
 from ..base.options import Options, option
+from ..events.format import counted
 from .kernel import has_frontend
 from .runs_page import LiveTable
 from .verbs import Call, RunFolder, Verb
@@ -20,7 +21,7 @@ from ..runs.table import RunTable, arranged_runs, find_run
 # %% ../../nbs/notebook/06n_runs_verb.ipynb #b70c7dcb
 @dataclass(frozen=True, repr=False)
 class RunsOptions(Options):
-    "Which runs are shown, in which order, and what is written about some of them"
+    "Which runs are shown, in which order, and the annotations of some of them"
 
     run: tuple = option(
         (),
@@ -35,7 +36,7 @@ class RunsOptions(Options):
         group="Table",
     )
     sort: str = option(
-        "", "metric, option or column to sort by; a minus before it turns the order round", group="Table"
+        "", "metric, option or column to sort by; a minus before it reverses the order", group="Table"
     )
     csv: str = option("", "file to write the table to", group="Table")
     note: str = option("", "note to keep with each run; an empty one removes it", group="Named runs")
@@ -46,10 +47,12 @@ class RunsOptions(Options):
 
 
 def _annotated(call: Call, runs: list[Run]) -> RunTable:
-    "Write what was said about some runs, and return their rows"
+    "Write the note and tags of some runs, and return their rows"
     o = call.options(RunsOptions)
     known = {tag for run in runs for tag in run.tags}
-    for tag in sorted(o.untag, key=known.__contains__):  # what no run has is refused before anything is written
+    for tag in sorted(
+        o.untag, key=known.__contains__
+    ):  # what no run has is refused before anything is written
         for run in [run for run in runs if tag in run.tags] or runs:
             run.untag(tag)
     for run in runs:
@@ -59,7 +62,7 @@ def _annotated(call: Call, runs: list[Run]) -> RunTable:
 
 
 def _runs(call: Call) -> RunTable | None:
-    "Return the table of runs, live where there is a page, or do what was asked with it"
+    "Return the table of runs, live if there is a page, or export or annotate"
     o, folder = call.options(RunsOptions), call.options(RunFolder).runs
     writes = [f"--{name}" for name in ("note", "tag", "untag") if name in call.values]
     if writes and not o.run:
@@ -72,7 +75,7 @@ def _runs(call: Call) -> RunTable | None:
     query = " ".join(o.filter)
     if o.csv:
         table = arranged_runs(folder, query, o.sort)
-        return print(f"Wrote {len(table)} run{'s' * (len(table) != 1)} to {table.to_csv(o.csv)}.")
+        return print(f"Wrote {counted(len(table), 'run')} to {table.to_csv(o.csv)}.")
     if has_frontend(call.shell):
         return LiveTable(folder, call.shell, query, o.sort)
     return arranged_runs(folder, query, o.sort)

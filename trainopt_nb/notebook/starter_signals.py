@@ -74,7 +74,7 @@ IMAGE = Starter(
     "Images have the shape (samples, channels, height, width) and values around 0 to 1, and each has one label, a number or a text. "
     "To read your own, remove the `#` in front of the lines below `Your own`. What does not fit into memory is better named: "
     '`train_data = "pictures"` trains on the folder itself. `--augment` shows the network each image shifted a little in each epoch; '
-    "photographs also take flips and colours: `--augment default`.",
+    "photographs also take flips and colors: `--augment default`.",
     _IMAGE_DATA,
     "--epochs 8 --lr 3e-3 --schedule onecycle --augment crop",
     _IMAGE_MODEL,

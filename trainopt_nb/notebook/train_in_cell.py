@@ -170,7 +170,7 @@ async def ask(
     options: Options,  # what the form shows at first
     page: Page,  # as from `find_page`
     **more: object,  # as `OptionsForm` takes it
-) -> Options | None:  # None where it was cancelled
+) -> Options | None:  # None where it was canceled
     "Show the form and wait for its button. Raises `Interrupted`"
     clicks = queue.SimpleQueue()
     form = OptionsForm(options, clicks, **more)

@@ -8,8 +8,9 @@ __all__ = ['OPTIONS', 'HELP', 'VerbRow', 'verb_row', 'verb_rows', 'verbs_text', 
 # %% ../../nbs/notebook/02b_verb_help.ipynb #338c5763
 from typing import NamedTuple
 
-from ..base.flags import help_text
 from ..base.flags import rows
+from ..base.help_text import help_text, said_rows
+from ..base.option_texts import phrase
 from ..base.options import Option, declared
 from .verbs import TERMINAL_COMMANDS, VERBS, Call, Verb
 from ..runs.html_tables import table_html
@@ -77,7 +78,7 @@ def _terminal(verb: Verb) -> str:
 def verbs_text() -> str:
     "Return one line for each verb that works in a notebook"
     verbs = [verb for _, verb in VERBS.items() if verb.line or verb.cell]
-    return "\n".join(f"  {verb.name:<8} {verb.help}" for verb in verbs)
+    return "\n".join(f"  {verb.name:<8} {phrase(verb.help)}" for verb in verbs)
 
 
 def verb_help(
@@ -86,8 +87,10 @@ def verb_help(
     "Return what `--help` prints behind a verb"
     usage = verb_row(verb).usage
     width = max(len(text) for text, _ in usage)
-    lines = [f"  {text:<{width}}   {place}" for text, place in usage]
-    return f"{verb.name}: {verb.help}\n\n" + "\n".join(lines) + f"\n\n{help_text(*verb.option_classes)}"
+    lines = [f"  {text:<{width}}   {phrase(place)}" for text, place in usage]
+    return (
+        f"{verb.name}: {phrase(verb.help)}\n\n" + "\n".join(lines) + f"\n\n{help_text(*verb.option_classes)}"
+    )
 
 
 def terminal_usage() -> str:
@@ -96,11 +99,11 @@ def terminal_usage() -> str:
     for name, verb in VERBS.items():
         if verb.terminal:
             text = TERMINAL_COMMANDS[name].help if name in TERMINAL_COMMANDS else verb.help
-            shown.append((f"trainopt {name} {_terminal(verb)}".rstrip(), text))
+            shown.append((f"trainopt {name} {_terminal(verb)}".rstrip(), phrase(text)))
     lines = [
         f"{usage:<28} {text}" if len(usage) < 28 else f"{usage}\n{'':<36}{text}" for usage, text in shown
     ]
-    return "usage: " + "\n       ".join(lines) + "\n"
+    return f"{phrase('usage')}: " + "\n       ".join(lines) + "\n"
 
 # %% ../../nbs/notebook/02b_verb_help.ipynb #d354f837
 class OptionTable(list):
@@ -110,14 +113,14 @@ class OptionTable(list):
         return help_text(TrainOptions)
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        head = ["", "flag", "default", "values", "meaning"]
+        head = ["", *map(phrase, ("flag", "default", "values", "meaning"))]
         cells = [[r["group"], r["flag"], r["shown"], r["values"], r["help"]] for r in self]
         return {"text/plain": repr(self), "text/html": table_html(head, cells)}
 
 # %% ../../nbs/notebook/02b_verb_help.ipynb #63415d1f
 def _options(call: Call) -> OptionTable:
     "Show all options of a training"
-    return OptionTable(rows(TrainOptions))
+    return OptionTable(said_rows(TrainOptions))
 
 
 def _help(call: Call):

@@ -137,6 +137,7 @@ class Command(NamedTuple):
 TERMINAL_COMMANDS = Registry("command")
 TERMINAL_COMMANDS.register("fit", "trainopt_nb.notebook.cli:FIT_FILE")
 TERMINAL_COMMANDS.register("sweep", "trainopt_nb.notebook.cli:SWEEP_FILE")
+TERMINAL_COMMANDS.register("doctor", "trainopt_nb.notebook.doctor_verb:DOCTOR_ENVIRONMENT")
 VERBS = Registry("verb")
 for _name, _place in {
     "fit": "fit_verbs:FIT",

@@ -47,7 +47,7 @@ def groups_by_name(
     named: Iterable[tuple[str, nn.Parameter]],  # its parameters, of which the trainable ones are taken
     lr: float,  # of what no pattern fits
     weight_decay: float,  # of what no pattern fits
-    decay_all: bool = False,  # whether biases and normalisation layers decay too
+    decay_all: bool = False,  # whether biases and normalization layers decay too
     rates: Mapping[str, float] = {},
     decays: Mapping[str, float] = {},
     freeze: Sequence[str] = (),  # patterns of what is frozen for a time, and taken too
@@ -92,5 +92,5 @@ def _check_decays(model, decays):
     for pattern, decay in decays.items():
         if decay and not any(pattern_of([pattern], name) for name in held):
             raise OptionError(
-                f"--weight-decay-for: {pattern!r} fits only biases, normalisation layers or sparse gradients, which do not decay: add --decay-all."
+                f"--weight-decay-for: {pattern!r} fits only biases, normalization layers or sparse gradients, which do not decay: add --decay-all."
             )

@@ -151,7 +151,7 @@ class _Heard:
 
     def cancel(self):
         "Put the command into the queue that ends the form"
-        self._commands.put(Stop("cancelled in the form"))
+        self._commands.put(Stop("canceled in the form"))
 
 # %% ../../nbs/panels/05c_form.ipynb #260b169a
 class OptionsForm(_Rows, _Heard, Panel):

@@ -12,7 +12,7 @@ from ..base.dependencies import without_effect
 from ..base.errors import OptionError
 from ..base.flags import write_flags
 from ..base.options import Option, Options, declared
-from .form_fields import field_kind, field_text, in_labels, read, refusal
+from .form_fields import field_kind, field_text, read, reason, refusal
 
 # %% ../../nbs/panels/05b_form_values.ipynb #1df0e2de
 class _Typed:
@@ -112,7 +112,11 @@ class FormValues(_Typed):
         if named:
             self._refuse(named[0], error)
         else:
-            self.general = lambda texts: in_labels(error.page, self.known)
+            self.general = lambda texts: self._generally(error, texts)
+
+    def _generally(self, error, texts):
+        said, spoken = reason(error, self.known)
+        return said if spoken else texts["general_english"].format(said=said)
 
 # %% ../../nbs/panels/05b_form_values.ipynb #b8fdf635
 def line_of(

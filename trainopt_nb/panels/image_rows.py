@@ -105,8 +105,8 @@ class _Images(TensorRows):
 class ImageRows(_Images):
     "A row is one picture of all images side by side"
 
-    def legend(self) -> list[list[str]]:  # of [name, colour]
-        "Return what the colours of masks stand for"
+    def legend(self) -> list[list[str]]:  # of [name, color]
+        "Return what the colors of masks stand for"
         return legend(self.part, self.seen)
 
     def row(self, policy: Sequence[Step], seed: int) -> dict:
@@ -120,7 +120,7 @@ class ImageRows(_Images):
         if self.part.sizes:
             return {"url": strip_url(pixels)}
         high, wide = pixels[0].shape[:2]
-        channels = max(each.shape[-1] for each in pixels)  # one that shows nothing over it may stay grey
+        channels = max(each.shape[-1] for each in pixels)  # one that shows nothing over it may stay gray
         pixels = [
             np.repeat(each[..., :1], channels, -1) if each.shape[-1] < channels else each for each in pixels
         ]

@@ -112,7 +112,7 @@ def pipeline_notes(
     text = f"{ranks.world} devices take consecutive layers, for each batch of {options.batch_size} samples in {parts} micro-batches"
     notes = [("devices", f"{text}; the learning rate begins with {options.lr:g}.")]
     if has_batchnorm(model):
-        text = f"BatchNorm normalises each micro-batch of {-(-options.batch_size // parts)} samples by itself, so that losses differ from those of one device"
+        text = f"BatchNorm normalizes each micro-batch of {-(-options.batch_size // parts)} samples by itself, so that losses differ from those of one device"
         notes.append(
             (
                 "devices",

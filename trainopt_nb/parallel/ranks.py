@@ -134,7 +134,7 @@ def init_process_group(
     file: str | Path,  # the same for all ranks; does not exist yet
     device: torch.device,
 ):
-    "Initialise the process group of the ranks of one machine; returns when all ranks are there"
+    "Initialize the process group of the ranks of one machine; returns when all ranks are there"
     if name := _loopback():
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
@@ -178,7 +178,7 @@ def rendezvous(
 
 # %% ../../nbs/parallel/01_ranks.ipynb #5b4a6871
 def _join_elastic():
-    "Initialise the process group from the environment variables of torchrun"
+    "Initialize the process group from the environment variables of torchrun"
     here, seconds = os.environ, float(os.environ.get("TRAINOPT_JOIN_SECONDS", "60"))
     rank, world = int(here["RANK"]), int(here["WORLD_SIZE"])
     agent = here.get("TORCHELASTIC_USE_AGENT_STORE") == "True"

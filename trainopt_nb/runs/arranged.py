@@ -103,7 +103,7 @@ def split_sort(
 
 def sort_entries(
     entries: list[RunEntry],  # newest first
-    sort: str = "",  # a metric, an option or a field, `-` before it turns the order round; empty leaves the order
+    sort: str = "",  # a metric, an option or a field, `-` before it reverses the order; empty leaves the order
     known: list[RunEntry] | None = None,  # runs whose values can be named; these where None
 ) -> list[RunEntry]:
     "Sort runs; those that are equal stay newest first. Raises `OptionError` for a value that no run has"

@@ -33,7 +33,7 @@ def _room(done, whole, least):
     return max(whole, done) if whole <= end * 1.25 else end
 
 
-SMOOTH = 0.8  # weight of the neighbours; 0 draws the curve itself
+SMOOTH = 0.8  # weight of the neighbors; 0 draws the curve itself
 
 
 def smooth(

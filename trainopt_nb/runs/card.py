@@ -16,7 +16,7 @@ from ..events.preparing import preparing_text
 from ..events.progress import LIVE, Progress
 from .axes import smooth, x_scale
 from .plain_text import escape, json_text, plain
-from ..base.texts import wording
+from ..base.texts import retold, wording
 
 # %% ../../nbs/runs/01_card.ipynb #ba7b49ad
 TEXTS = wording("card", code="en")  # the default
@@ -179,14 +179,14 @@ def messages(
     texts: dict = TEXTS,  # of the language
 ) -> list[tuple[str, str]]:  # level and sentence, the newest last
     "Return the notes of a run, and why it ended if it ended before its last step"
-    notes = [(note.level, plain(note.text)) for note in progress.notes]
+    notes = [(note.level, plain(retold(note.text, texts))) for note in progress.notes]
     if count := progress.damaged:
         notes.append(("warning", texts["damaged" if count == 1 else "damaged_lines"].format(n=count)))
     bad = progress.state in ("failed", "dead", "unreadable")
     early = (
         progress.state == "finished" and progress.started and progress.step < (progress.started.steps or 0)
     )
-    end = ("error" if bad else "info", plain(progress.reason))
+    end = ("error" if bad else "info", plain(retold(progress.reason, texts)))
     ended = (bad or early or progress.state in ("stopped", "not begun")) and progress.reason
     return [*dict.fromkeys(notes), *([end] if ended and end not in notes else [])]
 
@@ -198,7 +198,7 @@ def assumed(
     "Return what a run assumes about its task"
     topic = lambda row: texts.get(f"about {row.topic}", row.topic)
     return [
-        (plain(topic(row)), plain(row.text), plain(row.option), bool(row.certain))
+        (plain(topic(row)), plain(retold(row.text, texts)), plain(row.option), bool(row.certain))
         for row in progress.assumptions
     ]
 

@@ -39,7 +39,7 @@ def head_html(
     headline: str,  # how far it is
     texts: dict,  # of the language
 ) -> str:
-    "State, name and headline"
+    "Return state, name and headline"
     chip = f"padding:1px 9px;border-radius:10px;font-size:12px;{_tint(state, '.2')}"
     return (
         f'<div style="display:flex;flex-wrap:wrap;align-items:center;gap:4px 12px;padding:10px 14px">'
@@ -52,7 +52,7 @@ def head_html(
 def bar_html(
     fraction: float,  # 0 to 1; NaN where it is not known
 ) -> str:
-    "The share that is done"
+    "Return the progress bar"
     done = 0 if math.isnan(fraction) else fraction * 100
     return (
         f'<div style="height:3px;background:rgba(128,128,128,.25)">'
@@ -63,7 +63,7 @@ def bar_html(
 def figures_html(
     items: Iterable[Figure],
 ) -> str:
-    "The figures in a row that wraps"
+    "Return the figures in a row that wraps"
     cells = []
     for item in items:
         tone = "color:#43a047" if item.better else SOFT
@@ -80,10 +80,10 @@ def figures_html(
 def pictures_html(
     pictures: Iterable[
         tuple[str, str, list, bytes]
-    ],  # title, alternative text, legend of (text, colour), PNG or SVG
+    ],  # title, alternative text, legend of (text, color), PNG or SVG
     widest: int = 480,  # pixels of each
 ) -> str:  # empty without pictures
-    "The pictures side by side where there is room"
+    "Return the pictures, side by side if there is room"
     cells = []
     for title, alt, legend, picture in pictures:
         kind = "svg+xml" if picture.startswith(b"<svg") else "png"
@@ -107,7 +107,7 @@ def notes_html(
     texts: dict,  # of the language
     most: int = 5,  # of the newest that are shown
 ) -> str:
-    "The messages to the user"
+    "Return the messages to the user"
     rows = [
         f'<div style="padding:8px 14px;border-top:{LINE};overflow-wrap:anywhere;white-space:pre-wrap;{_tint(level, ".1")}">'
         + (f"<b>{escape(texts[level])}</b> " if level in ("warning", "error") else "")
@@ -125,7 +125,7 @@ def foot_html(
     run_path: str,  # the run's directory; an empty text leaves it out
     parts: Iterable[str],  # short facts; empty ones are left out
 ) -> str:
-    "Where things are, and short facts"
+    "Return the foot: places and short facts"
     code = f'<code style="font:12px ui-monospace,Menlo,Consolas,monospace;background:none;padding:0" title="{escape(run_path)}">{escape(short_path(run_path))}</code>'
     shown = [f"{escape(word)} {code}" if run_path else "", *map(escape, parts)]
     spans = " ".join(f'<span style="overflow-wrap:anywhere">{part}</span>' for part in shown if part)
@@ -139,7 +139,7 @@ def frame_html(
     label: str,  # what the card is, for a reader of the screen
     *parts: str,  # HTML
 ) -> str:  # a `<div>` that needs nothing around it
-    "The frame of a card around its parts"
+    "Return the frame of a card around its parts"
     frame = f"max-width:1200px;box-sizing:border-box;margin:2px;border:{LINE};border-radius:6px;overflow:hidden;text-align:left;font:13px/1.45 system-ui,sans-serif"
     return (
         f'<div class="tonb-report tex2jax_ignore mathjax_ignore" role="group" aria-label="{escape(label)}" style="{frame}">'

@@ -70,7 +70,7 @@ def _experiment(client, artifacts):
 
 # %% ../../nbs/runs/09c_mlflow_log.ipynb #05cc016b
 class _MlflowRun(ValueLog):
-    "The run of MLflow that stands for ours"
+    "The MLflow run of one of our runs"
 
     def __init__(self, run, kept):
         super().__init__(run, kept)
@@ -113,7 +113,7 @@ _MOST_VALUES = 1000  # values at once
 
 
 class _Described(_MlflowRun):
-    "What MLflow knows of a run"
+    "The state of a run in MLflow"
 
     @staticmethod
     def check():
@@ -145,7 +145,7 @@ class _Described(_MlflowRun):
 
 # %% ../../nbs/runs/09c_mlflow_log.ipynb #220362a7
 class MlflowLog(_Described):
-    "Writes parameters, values and tags of a run"
+    "Write parameters, values and tags of a run"
 
     def take(self, values, step, time):
         for name, value in values.items():

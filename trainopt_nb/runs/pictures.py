@@ -92,7 +92,7 @@ _BEYOND = {True: "^", False: "v"}  # marks of outliers above and below the range
 
 
 def _picture(lines, unit, end, share, axis, held=None, log=False):
-    "Draw `lines` of (x, y, colour, width, opacity, dot) as a PNG; values outside of `held` are marked at its edge"
+    "Draw `lines` of (x, y, color, width, opacity, dot) as a PNG; values outside of `held` are marked at its edge"
     values = [value for _, y, *_ in lines for value in y if math.isfinite(value)] or [0.0, 1.0]
     held = held or Bounds(min(values), max(values), [])
     limits, clip = _limits(held, share, log), bool(held.outside)
@@ -174,7 +174,7 @@ def _rate_chart(progress, scale, over, texts):
 def charts(
     progress: Progress,  # what is drawn
     texts: dict = TEXTS,  # the words
-) -> list[tuple[str, str, list, bytes]]:  # title, alternative text, legend of (text, colour), PNG
+) -> list[tuple[str, str, list, bytes]]:  # title, alternative text, legend of (text, color), PNG
     "Draw the losses of a run, its metrics, the monitored one first, and a learning rate that changes"
     unit, end = x_scale(progress)
     name = "axis_step" if unit == 1 else "axis_epoch"

@@ -26,6 +26,7 @@ from trainopt_nb.runs.card_parts import (
     notes_html,
     pictures_html,
 )
+from .found_rows import found_html, found_text
 from .held import final_figures, final_headline
 from .html_tables import assumptions_html, devices_html
 from .pictures import charts
@@ -39,7 +40,7 @@ def report_html(
     texts: dict | None = None,  # texts; None means the current language
     drawn: bool = True,  # whether there are pictures, which take matplotlib a moment
 ) -> str:  # a `<div>` that needs nothing around it
-    "The card of a run, as it stays in a saved notebook"
+    "Return the card of a run for a saved notebook"
     texts = texts or wording("card")
     saved = texts["saved"].format(step=progress.saved.step) if progress.saved else ""
     return frame_html(
@@ -48,6 +49,7 @@ def report_html(
         bar_html(progress.fraction),
         figures_html(final_figures(progress, texts)),
         pictures_html(charts(progress, texts) if drawn else []),
+        found_html(progress, texts),
         usage_html(progress, texts),
         devices_html(progress, texts),
         assumptions_html(progress, texts),
@@ -62,7 +64,7 @@ def report_text(
     run_path: str = "",  # the run's directory
     texts: dict | None = None,  # texts; None means the current language
 ) -> str:  # a few lines without an end of line
-    "The same in plain text"
+    "Return the same in plain text"
     texts = texts or wording("card")
     line = [texts.get(progress.state, progress.state), plain(progress.name), final_headline(progress, texts)]
     lines = ["  ".join(part for part in line if part)]
@@ -70,6 +72,7 @@ def report_text(
     lines += [usage] if (usage := usage_text(progress, texts)) else []
     best = [best_loss(progress, texts)] + [best_text(progress, n, texts) for n in metric_curves(progress)[:1]]
     lines += [plain(text) for text in best if text]
+    lines += found_text(progress, texts)
     lines += [f"{texts.get(level, '')} {text}".strip() for level, text in messages(progress, texts)]
     rows = [
         f"{topic}: {'' if certain else '? '}{text}" for topic, text, _, certain in assumed(progress, texts)

@@ -20,6 +20,8 @@ SILENT = (
     "keep",
     "on_disk_full",
     "usage",
+    "doctor",
+    "silence",
     "log",
     "restarts",
     "cluster",

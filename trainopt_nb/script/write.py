@@ -79,7 +79,7 @@ def _cut_loop(
     texts: dict[str, str],  # expression -> what is written for it
     names: dict[str, str],  # keyword -> variable of the user's
 ) -> tuple[Written, list[str], str]:  # functions, parameters of the first, lines that name the user's objects
-    "Specialise the plain loop for a run"
+    "Specialize the plain loop for a run"
     cut = Cut(train_model, {"o": o, "seen": seen}, kept=(seed_everything.__name__, order.__name__))
     parts = specialise(cut)
     own, aliases = own_objects(names, names_in([part.text for part in parts.values()]))

@@ -86,7 +86,7 @@ def plan_budget(
 
 
 def _text(trials: int, length: int, epochs: int, seconds: float, cost: float, limit: float | None) -> str:
-    shorter = f" of {length} epoch{'s' * (length > 1)}, not {epochs}," if length < epochs else ""
+    shorter = f" of {counted(length, 'epoch')}, not {epochs}," if length < epochs else ""
     if limit is not None and cost > limit:
         return f"One trial takes about {duration(cost)}, more than the {duration(limit)} of this sweep."
     return f"About {counted(trials, 'trial')}{shorter} in {duration(seconds)}."

@@ -23,7 +23,7 @@ from ..events.format import counted
 # %% ../../nbs/search/17_choose.ipynb #2e674897
 def _counted(search: Search) -> str:
     counts = {"range": len(search.numbers), "choice": len(search.choices)}
-    return " and ".join(f"{n} {word}{'s' * (n > 1)}" for word, n in counts.items() if n)
+    return " and ".join(counted(n, word) for word, n in counts.items() if n)
 
 
 MANY_TRIALS = 2000  # from which TPE would take long for several objectives

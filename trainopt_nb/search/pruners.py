@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..base.errors import OptionError
 from ..base.registry import Registry
+from ..events.format import counted
 
 # %% ../../nbs/search/16_pruners.ipynb #4f0fe0c2
 class Rule(NamedTuple):
@@ -235,14 +236,12 @@ def choose_pruner(
     if objectives > 1:
         return "none", f"A pruner compares one objective, and this sweep has {objectives}."
     if reports < 4:
-        return "none", f"A trial has {reports} report{'s' * (reports != 1)}: too few to end it early."
+        return "none", f"A trial has {counted(reports, 'report')}: too few to end it early."
     if trainings is None:
         return "rank", "Only the best quarter of the trials at the same epoch continues, which saves time."
     if trainings > FEW_TRAININGS:
-        return (
-            "rank",
-            f"There is room for {trainings:.0f} full trainings, so only the best quarter of the trials at the same epoch continues.",
-        )
+        why = f"There is room for {trainings:.0f} full trainings, so only the best quarter of the trials at the same epoch continues."
+        return "rank", why
     first = first_decision(reports)
     return (
         f"halving:{first}",

@@ -18,6 +18,7 @@ from optuna.storages import BaseStorage, JournalStorage
 
 from ..base.errors import OptionError
 from ..base.options import nearest
+from ..events.format import counted
 from .quiet_optuna import quiet_optuna
 from .study_journal import StudyJournal
 
@@ -114,7 +115,7 @@ def open_study(
 
 
 def _words(directions):
-    return f"{len(directions)} objective{'s' * (len(directions) > 1)} ({', '.join(directions)})"
+    return f"{counted(len(directions), 'objective')} ({', '.join(directions)})"
 
 # %% ../../nbs/search/18e_study_storage.ipynb #73705797
 def join_study(

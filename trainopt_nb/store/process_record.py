@@ -56,7 +56,7 @@ def _describe(pid):
         "host": socket.gethostname(),
         "boot": boot_id(),
         "namespace": _namespace(),
-        "started": psutil.Process(pid).create_time(),  # by which earlier versions recognise a process
+        "started": psutil.Process(pid).create_time(),  # by which earlier versions recognize a process
         "ticks": _ticks(pid),
     }
 

@@ -127,7 +127,7 @@ def _later(values: dict[str, object]) -> dict[str, frozenset[str]]:
 
 # %% ../../nbs/sweeps/32_cell_objective.ipynb #daec68b5
 class _PackedCell:
-    "A cell and what travels with it"
+    "A cell and the variables that are sent with it"
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class _PackedCell:
 
     @property
     def notes(self) -> list[str]:
-        "Return sentences about what is not kept from trial to trial, and about lines that are left out"
+        "Return notes on what is not kept from trial to trial, and on lines that are left out"
         left = [f"The trials skip what needs a shell: {', '.join(self.left_out)}."] if self.left_out else []
         return left + (self._runner.notes if self._runner else [])
 
@@ -159,13 +159,13 @@ class _PackedCell:
         self,
         shared: SharedArrays | None,  # as for `Objective.repack`
     ):
-        "Pack again what travels"
+        "Pack the cell and its variables again"
         value = cloudpickle.loads(self._payload)
         self.shared = shared
         self._payload = cloudpickle.dumps(value) if shared is None else pickle_shared(value, {}, shared)
 
     def _load(self):
-        "Open what has travelled, and prepare the cell"
+        "Unpack the cell and its variables, and prepare the cell"
         probe, names, self.given, self._dtype = cloudpickle.loads(self._payload)
         self._space, self._base = probe.__globals__, {"__name__": "__main__", **probe.__globals__, **names}
         if self._runner is None:
@@ -197,7 +197,7 @@ class CellObjective(_PackedCell):
             self._load()
         self._runner.begin()
         self._classes.put_back()
-        if not self._runner.keep:  # a trial may have changed what had travelled
+        if not self._runner.keep:  # a trial may have changed what had traveled
             self._load()
         self._space.clear()
         self._space.update(self._base, **copy.deepcopy(self._copied), **{DRAW: Draws(suggest)})

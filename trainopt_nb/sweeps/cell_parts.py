@@ -47,7 +47,7 @@ def fuse(
     first: int,  # index of a part
     last: int,  # index of a later one
 ) -> list[Part]:  # the same list where one of them cannot be kept
-    "Make one part of several neighbours"
+    "Make one part of several neighbors"
     own = parts[first : last + 1]
     if any(part.varies or not _may_be_kept(part) for part in own):
         return parts

@@ -6,7 +6,7 @@
 __all__ = ['UNITS', 'TITLES', 'measured_text', 'method_title', 'values_text', 'trial_line']
 
 # %% ../../nbs/sweeps/11b_lines.ipynb #12702e66
-from ..events.format import digits, duration, figure
+from ..events.format import counted, digits, duration, figure
 from ..events.progress import Progress
 from ..events.registry import LINES
 from ..runs.plain_text import plain
@@ -83,7 +83,7 @@ def trial_line(
 
 
 def _started_line(_, e):
-    trials = "trials without a limit" if e.trials is None else f"{e.trials} trial{'s' * (e.trials != 1)}"
+    trials = "trials without a limit" if e.trials is None else counted(e.trials, "trial")
     named = (method_title(e.sampler), e.sampler_reason), (method_title(e.pruner), e.pruner_reason)
     methods = (f"{title}{f' ({why})' if why else ''}" for title, why in named if title)
     return plain("  ".join([f"searching: {trials}", f"{e.workers} at a time", *methods]))
@@ -92,9 +92,7 @@ def _started_line(_, e):
 def _spread_line(progress, e):
     name = sweep_of(progress).monitor or "value"
     shown = ", ".join(measured_text(name, value) for value in e.values)
-    return plain(
-        f"trial {e.trial} with {len(e.values)} other seed{'s' * (len(e.values) != 1)}: {name} {shown}"
-    )
+    return plain(f"trial {e.trial} with {counted(len(e.values), 'other seed')}: {name} {shown}")
 
 
 LINES.update(

@@ -14,6 +14,7 @@ import optuna
 from ..api.handle import LocalRun
 from ..api.log import Log, follow
 from ..base.errors import OptionError
+from ..events.format import counted
 from ..events.records import Note
 from ..runs.run import Run
 from ..search.budget import Budget
@@ -135,7 +136,7 @@ def _said_of(plan: SweepPlan, budget: Budget, differing: list[str]) -> list[Note
     "Return what is to be known of a sweep before its first trial"
     notes = [Note("warning", text, 0, "options") for text in differing] + plan.notes(budget)
     if plan.cluster:
-        trials = f"{plan.how.processes} trial{'s' * (plan.how.processes > 1)} at once"
+        trials = f"{counted(plan.how.processes, 'trial')} at once"
         notes.append(Note("info", f"Trains {trials} on the Ray cluster {plan.cluster}.", 0, "cluster"))
     return notes
 

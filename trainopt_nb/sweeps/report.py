@@ -71,7 +71,7 @@ def trial_table(
 def sweep_pictures(
     progress: Progress,  # of a sweep
     texts: dict,  # of the language
-) -> list[tuple[str, str, list, bytes]]:  # title, alternative text, legend of (text, colour), PNG
+) -> list[tuple[str, str, list, bytes]]:  # title, alternative text, legend of (text, color), PNG
     "Draw what the panel shows; the last picture is the wide one"
     s = sweep_of(progress)
     if s.started is None or s.best is None:

@@ -20,6 +20,7 @@ from torch import nn
 from ..api.handle import LocalRun
 from ..api.prepare_run import resume_in, start
 from ..base.errors import TaskError
+from ..events.format import counted
 from ..events.records import Epoch, Stop
 from ..runs.run import Run
 from ..store.synced import without_sync
@@ -194,7 +195,7 @@ def _train_trial(
 
 # %% ../../nbs/sweeps/24_run_trial.ipynb #b7cbdde0
 def _numbers(count):
-    return f"{count} number{'s' * (count != 1)}"
+    return counted(count, "number")
 
 
 def run_trial(

@@ -13,7 +13,7 @@ from pathlib import Path
 import optuna
 
 from ..base.errors import RunError
-from ..events.format import compact, duration
+from ..events.format import compact, counted, duration
 from ..runs.html_tables import table_html
 from ..runs.plain_text import plain
 from ..runs.run import RUN_ACTIONS, Run
@@ -126,7 +126,7 @@ def _stand(sweep):
     "Write in one line how a sweep stands"
     row, progress = sweep.best, sweep.progress
     state, count = sweep.directory.state, len(progress.trials)
-    trials = f"{count} trial{'s' * (count != 1)}"
+    trials = counted(count, "trial")
     if row is None:
         return plain(f"Sweep {sweep.name}: {state}, {trials}, none of them with a finite result")
     values = ", ".join(

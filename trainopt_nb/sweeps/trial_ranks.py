@@ -72,7 +72,7 @@ def on_ranks(
 
 
 def _arrived(payload):
-    "Return what travelled, and set up this process as that of rank 0 is"
+    "Return what traveled, and set up this process as that of rank 0 is"
     task, options, process = cloudpickle.loads(payload)
     process.put_back()
     return task, options

@@ -15,6 +15,7 @@ import cloudpickle
 import torch
 from ..base.errors import RunError, WorkerError
 from ..data.snapshot import Snapshot
+from ..events.format import counted
 from ..train.process_state import ProcessState
 from ..workers.channel import parent_channel
 from ..workers.processes import PRELOAD, end_process
@@ -103,7 +104,7 @@ def serve_trials(
 def _left(tensors: int, parts: list[str]) -> Iterator[str]:
     "Yield what a trial left to the next ones, a sentence each"
     if tensors:
-        yield f"A trial changed {tensors} tensor{'s' * (tensors != 1)} of the data. The next trials train on the changed data."
+        yield f"A trial changed {counted(tensors, 'tensor')} of the data. The next trials train on the changed data."
     if parts:
         yield f"A trial changed the {', '.join(parts)} of its process. This is undone before the next trial."
 

@@ -23,7 +23,7 @@ WORDS = {  # word -> what it does
     "standard": "mean 0 and standard deviation 1",
     "robust": "median 0 and distance of the quartiles 1",
     "minmax": "smallest value 0 and largest value 1",
-    "power": "make numbers more normal by a power (Yeo-Johnson), then standardise",
+    "power": "make numbers more normal by a power (Yeo-Johnson), then standardize",
     "quantile": "ranks, turned into a normal distribution",
     "noscale": "leave numbers as they are",
     "onehot": "a column for each category; onehot:city for one column, onehot:city:20 with at most 20 categories",
@@ -57,8 +57,8 @@ def _wrong(said, name="features"):
     return OptionError(f"--{name} (keyword {name}) {said}", f"{name} {said}")
 
 
-def _refuse(word, why):
-    raise _wrong(f"holds {word!r}, {why}. The words are {', '.join(WORDS)}.")
+def _refuse(word, why, near=""):
+    raise _wrong(f"holds {word!r}, {why}.{near} The words are {', '.join(WORDS)}.")
 
 
 def _number(word, text, low, whole=True):
@@ -89,7 +89,7 @@ def _read_word(word):
     name, *rest = word.split(":")
     name = {"scale": "standard", "none": "noscale"}.get(name, name)
     if name not in WORDS:
-        _refuse(word, f"which is none of its words.{nearest(name, WORDS)}")
+        _refuse(word, "which is none of its words", nearest(name, WORDS))
     if name in (*SCALES, "auto"):
         return Word(name) if not rest else _refuse(word, "and this word stands alone")
     if len(rest) > _MOST.get(name, 1):
@@ -151,7 +151,7 @@ class Impute(NamedTuple):
     "What happens to missing numbers"
 
     how: str = "auto"  # one of `IMPUTATIONS`
-    value: float | None = None  # the constant, or the number of neighbours
+    value: float | None = None  # the constant, or the number of neighbors
 
 
 def read_impute(

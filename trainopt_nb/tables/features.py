@@ -90,7 +90,7 @@ def _refuse_gaps(values, name):
         gaps = [i for i, value in enumerate(found) if value is None or value != value]
         if gaps:
             raise DataError(
-                f"Column {column!r} of {name} has no value in {len(gaps)} row{'s' * (len(gaps) > 1)}, first in row {gaps[0]}, and --impute drop taught the model only whole rows: leave such rows out, or train with another --impute."
+                f"Column {column!r} of {name} has no value in {counted(len(gaps), 'row')}, first in row {gaps[0]}, and --impute drop taught the model only whole rows: leave such rows out, or train with another --impute."
             )
 
 # %% ../../nbs/tables/07_features.ipynb #23e8ff43

@@ -18,6 +18,7 @@ from ..data.batches import MemoryBatches
 from ..data.dataset_batches import DatasetBatches
 from ..data.source import Data
 from ..data.targets import known_targets
+from ..events.format import counted
 from ..tables.category_groups import category_groups
 from ..tables.table import Table
 from .mixed_rows import make_mixed
@@ -50,7 +51,7 @@ def _labels(data, how):
 
 # %% ../../nbs/task/11_balance_task.ipynb #438b5552
 def _maker(how, count, seed):
-    "Return the object that makes rows, and a sentence where it gets fewer neighbours than usual"
+    "Return the object that makes rows, and a sentence where it gets fewer neighbors than usual"
     try:
         from imblearn import over_sampling
     except ImportError:
@@ -61,7 +62,7 @@ def _maker(how, count, seed):
         raise DataError(fault("balance_one_row", flag=f"--balance {how}", label=label))
     near = min(5, least - 1)
     name = "n_neighbors" if how == "adasyn" else "k_neighbors"
-    said = f"--balance {how} uses {near} neighbour{'s' * (near > 1)} in place of 5, because the smallest class has {least} training rows."
+    said = f"--balance {how} uses {counted(near, 'neighbor')} in place of 5, because the smallest class has {least} training rows."
     return getattr(over_sampling, _MAKERS[how])(random_state=seed, **{name: near}), [said] if near < 5 else []
 
 # %% ../../nbs/task/11_balance_task.ipynb #80cb9d9b
@@ -70,9 +71,9 @@ def _groups(how, table):
     groups = (category_groups(table.features) if table is not None else None) or []
     if not groups:
         return [], []
-    count = f"{len(groups)} column{'s' * (len(groups) > 1)} of categories"
+    count = f"{counted(len(groups), 'column')} of categories"
     if how == "smote":
-        said = f"--balance smote is SMOTENC here, because the table has {count}: a row that is made gets the category that most of its neighbours have."
+        said = f"--balance smote is SMOTENC here, because the table has {count}: a row that is made gets the category that most of its neighbors have."
         return groups, [said]
     return [], [
         f"--balance {how} takes {count} as numbers, so a row that is made can lie between two categories: --balance smote leaves them whole."

@@ -71,6 +71,6 @@ def check_batchnorm(
     except ValueError as error:
         if "more than 1 value per channel" in str(error):
             raise DataError(
-                "BatchNorm normalises over the samples of a batch, and every batch holds one: pass more rows and --batch-size 2 "
+                "BatchNorm normalizes over the samples of a batch, and every batch holds one: pass more rows and --batch-size 2 "
                 "or more, or use LayerNorm or GroupNorm."
             ) from error

@@ -124,7 +124,7 @@ class DistillOptions(Options):
     )
     unlabelled_share: float = option(
         0.5,
-        "share of unlabelled samples in training batches, where unlabelled data are given",
+        "share of unlabeled samples in training batches, where unlabeled data are given",
         low=0,
         high=0.99,
         search=(0.0, 0.9),

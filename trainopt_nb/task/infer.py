@@ -229,4 +229,5 @@ def loss_notes(
         return [("loss", text)]
     if observed.form != "probabilities":
         return []
-    return [("loss", text) for text in _activation_notes(seen, observed)]
+    again = seen.task_type in ("custom", "model")
+    return [("twice" if again else "loss", text) for text in _activation_notes(seen, observed)]

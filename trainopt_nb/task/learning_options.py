@@ -103,7 +103,7 @@ class LossOptions(DataOptions):
         low=0,
         high=0.99,
         search=(0, 0.2),
-        group="Regularisation",
+        group="Regularization",
         counts=when("loss", "auto", "cross-entropy", "focal"),
     )
     class_weights: str = option(

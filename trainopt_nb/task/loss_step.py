@@ -221,7 +221,7 @@ def _label_weight(labels, weight, ignore):
 
 def own_sample_weight(
     loss: str | Callable,  # of the user's own, or `model`
-    task_type: str,  # of what it was recognised as; `custom` if it is not known
+    task_type: str,  # of what it was recognized as; `custom` if it is not known
     shift: int = 0,  # 1 where it compares the scores at a place with the target at the next one
 ) -> tuple[
     Callable[[Batch], float], bool

@@ -63,9 +63,9 @@ def known_metrics(
 
 def _perplexity(ignore):
     "Return torchmetrics' perplexity for scores whose classes are on axis 1"
-    from torchmetrics.text import Perplexity
+    from trainopt_nb.task.light_torchmetrics import torchmetrics
 
-    class ClassesSecond(Perplexity):
+    class ClassesSecond(torchmetrics.text.Perplexity):
         def update(self, scores, targets):
             rows = scores.movedim(1, -1).reshape(1, -1, scores.shape[1])
             super().update(rows, targets.reshape(1, -1).long())
@@ -80,7 +80,7 @@ def build_metric(
     ignore: int,  # label that is ignored
 ) -> nn.Module:
     "Return the torchmetrics object of a name. Raises `OptionError` for an unknown one"
-    import torchmetrics
+    from trainopt_nb.task.light_torchmetrics import torchmetrics
 
     known = known_metrics(task_type)
     if name not in known:

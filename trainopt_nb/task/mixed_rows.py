@@ -13,7 +13,7 @@ def make_mixed(
     x: np.ndarray,  # training rows, shape (rows, columns)
     labels: np.ndarray,  # class of each
     groups: list[list[int]],  # columns of each category
-    near: int,  # neighbours
+    near: int,  # neighbors
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:  # the same rows and new ones, and their classes
     "Add rows until all classes are as frequent as the most frequent one. Raises `ImportError` or `ValueError`"

@@ -18,7 +18,7 @@ def over_present_classes(
     ignore: int,  # label that is ignored
 ) -> nn.Module:  # of torchmetrics too
     "Return a metric that is the mean over the classes that occur; its `absent` lists the others after `compute`"
-    import torchmetrics
+    from trainopt_nb.task.light_torchmetrics import torchmetrics
 
     class PresentClasses(torchmetrics.Metric):
         full_state_update = False

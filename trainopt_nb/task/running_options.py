@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 from ..base.dependencies import unless, when
 from ..base.options import option
-from .optimizer_options import RegularisationOptions
+from .optimizer_options import RegularizationOptions
 
 # %% ../../nbs/task/00d_running_options.ipynb #abc80b45
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 # %% ../../nbs/task/00d_running_options.ipynb #3a249d38
 @dataclass(frozen=True, repr=False)
-class SpeedOptions(RegularisationOptions):
+class SpeedOptions(RegularizationOptions):
     "Precision, accumulation and device"
 
     precision: str = option(
@@ -243,3 +243,7 @@ class FaultOptions(RepeatingOptions):
         choices=("stop", "continue"),
         group="Faults",
     )
+    doctor: bool = option(
+        True, "look for faults in some of the steps, and say what is certain", group="Faults"
+    )
+    silence: tuple = option((), "findings that are not shown, by name", type="names", group="Faults")

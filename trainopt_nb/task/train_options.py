@@ -98,7 +98,7 @@ GROUPS = (
     "Optimizer",
     "Data",
     "Objective",
-    "Regularisation",
+    "Regularization",
     "Augmentation",
     "Fine-tuning",
     "Speed",

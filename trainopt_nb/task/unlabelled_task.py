@@ -108,5 +108,5 @@ def choose_unlabelled(
         moved, count, share, options.seed, target, size, samples, shard, _own(transforms, options.seed)
     )
     Unlabelled(moved, count, 0.5, options.seed, target)(mover(first), training=True)
-    text = f"{count} unlabelled samples are a share of {share:g} of the training batches, and count for what the teacher says alone."
+    text = f"{count} unlabeled samples are a share of {share:g} of the training batches, and count for what the teacher says alone."
     return found, [("unlabelled", text)]

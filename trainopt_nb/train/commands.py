@@ -92,6 +92,7 @@ EXECUTORS.register("Pause", lambda commands, command: ())
 EXECUTORS.register("Resume", lambda commands, command: ())
 EXECUTORS.register("Profile", "trainopt_nb.insight.profiler:begin")
 EXECUTORS.register("EndProfile", "trainopt_nb.insight.profiler:end")
+EXECUTORS.register("Tell", "trainopt_nb.insight.training_doctor:tell")
 
 
 @EXECUTORS.register("Stop")

@@ -88,7 +88,7 @@ class DataParallel(Strategy):
         text = f"{world} devices take {each} samples each of a batch of {o.batch_size}; the learning rate begins with {o.lr:g}."
         notes = [("devices", text)]
         alone = has_batchnorm(model) and device.type != "cuda"
-        text = f"BatchNorm normalises the {each} samples of each device by themselves: PyTorch has no other here."
+        text = f"BatchNorm normalizes the {each} samples of each device by themselves: PyTorch has no other here."
         return [*notes, ("devices", text)] if alone else notes
 
     def distribute(self, model, device, sample, task_type, step_functions):

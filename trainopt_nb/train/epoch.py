@@ -47,7 +47,7 @@ def choose_monitor(
     return name, "min" if name.endswith("loss") else metrics.mode(name)
 
 # %% ../../nbs/train/14_epoch.ipynb #ee72a329
-_SINGLE = "A batch holds one sample, which BatchNorm cannot normalise: it is left out of each epoch."
+_SINGLE = "A batch holds one sample, which BatchNorm cannot normalize: it is left out of each epoch."
 
 
 def _next_rate(loop):

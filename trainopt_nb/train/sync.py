@@ -33,7 +33,7 @@ SHARED = frozenset((Started, Step, Epoch, State, LrChanged, Heartbeat))  # only 
 
 def broadcast_command(
     ranks: Ranks,
-    command: tuple | None,  # of rank 0; passed over on the others
+    command: tuple | None,  # of rank 0; ignored on the others
     ask: bool,  # whether rank 0 asks for a report
 ) -> tuple[tuple | None, bool]:
     "Return the command of rank 0 on every rank, and whether a report is asked for"
@@ -42,7 +42,7 @@ def broadcast_command(
 
 # %% ../../nbs/train/17_sync.ipynb #b6bc138f
 def _utilisation(device):
-    "Return the utilisation of a GPU, 0 to 1; None without nvidia-ml-py, or if the driver does not report it"
+    "Return the utilization of a GPU, 0 to 1; None without nvidia-ml-py, or if the driver does not report it"
     try:
         return torch.cuda.utilization(device) / 100
     except Exception:  # a figure is no reason to end a run
@@ -50,7 +50,7 @@ def _utilisation(device):
 
 
 class Load:
-    "Measures what one rank spent since the last report"
+    "Measure how one rank spent its time since the last report"
 
     def __init__(self, loop: Loop):
         self.loop, self.process, self.data = loop, psutil.Process(), 0.0
@@ -84,7 +84,7 @@ class Load:
 def sync(
     events: Generator,  # of `loop`
     loop: Loop,
-    every: float = 1.0,  # seconds between two looks at how the ranks fare
+    every: float = 1.0,  # seconds between two reports of the ranks
     watchers: Sequence = (),  # as from `watchers_of`; rank 0 yields what those of all ranks give
 ) -> Generator:  # yields the events, and takes commands on rank 0
     "Yield the events of one of several ranks, with the commands of rank 0"
@@ -95,6 +95,9 @@ def sync(
             event = events.send(command)
             command = None
             own += [record for each in watchers if (record := each.see(event)) is not None]
+            while own and ranks.first:
+                if (sent := (yield own.pop(0))) is not None:
+                    waiting.append(sent)
             if type(event) is Step:
                 load.data += event.wait
             if (sent := (yield event)) is not None:
@@ -119,15 +122,19 @@ def sync(
         events.close()
 
 # %% ../../nbs/train/17_sync.ipynb #9585cdaa
-WATCHERS: Registry[Callable[[Loop], object]] = Registry(
+WATCHERS: Registry[Callable[[Loop, object], object]] = Registry(
     "watcher"
-)  # name -> function that returns an object with `see`, `woke` and `close`, or None
+)  # name -> function of (loop, run or None) that returns an object with `see`, `woke` and `close`, or None
 WATCHERS.register("usage", "trainopt_nb.insight.monitor:watch")
+WATCHERS.register("doctor", "trainopt_nb.insight.training_doctor:watch")
 
 
-def watchers_of(loop: Loop) -> list:
-    "Return what watches a run"
-    return [each for _, watch in WATCHERS.items() if (each := watch(loop)) is not None]
+def watchers_of(
+    loop: Loop,
+    run: object = None,  # the `Run` that it trains, where there is one
+) -> list:
+    "Return the watchers of a run"
+    return [each for _, watch in WATCHERS.items() if (each := watch(loop, run)) is not None]
 
 
 def synced_events(

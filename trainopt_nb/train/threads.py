@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from ..base.allowed import affinity_cores, allowed_cores
+from ..base.texts import note
 from ..data.tensors import leaves, split_batch
 from ..store.remembered import is_due, recall, remember
 from ..task.train_options import TrainOptions
@@ -155,7 +156,7 @@ def _question(prepared, options, usual):
 
 
 def _times(ratio):
-    return f"{ratio:.0f} times" if ratio >= 10 else f"{ratio:.1f} times"
+    return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}"
 
 
 class Choice(NamedTuple):
@@ -172,15 +173,14 @@ class Choice(NamedTuple):
     @property
     def text(self) -> str:  # empty where nothing was chosen
         "Say what was chosen and why"
-        count = f"{self.threads} CPU thread" + "s" * (self.threads != 1)
+        count = note("thread") if self.threads == 1 else note("threads", n=self.threads)
         if self.how == "size":
-            return (
-                "" if self.threads == self.usual else f"{count}: the network is too small for {self.usual}."
-            )
-        when = f" on {self.date}, and used in all equal runs since" if self.how == "remembered" else ""
-        if self.clear:
-            return f"{count}, measured{when}: {_times(self.ratio)} as fast as {self.other}."
-        return f"{count}: {self.other} were measured{when}, and are not clearly faster."
+            return "" if self.threads == self.usual else note("threads_small", count=count, usual=self.usual)
+        key = "threads_faster" if self.clear else "threads_equal"
+        key, when = (f"{key}_kept", {"date": self.date}) if self.how == "remembered" else (key, {})
+        return note(
+            key, count=count, other=self.other, **when, **{"ratio": _times(self.ratio)} if self.clear else {}
+        )
 
 # %% ../../nbs/train/10c_threads.ipynb #f1d0d2d2
 BETTER = 1.25  # times as fast as a remembered number, from which another one is told
@@ -191,10 +191,8 @@ def _advice(step, known, updates):
     first, found = known["threads"], measure_threads(step, known["usual"], updates)
     if found.threads == first or not found.clear or found.ratio < BETTER:
         return ""
-    return (
-        f"--threads {found.threads} is {_times(found.ratio)} as fast now as {first}, which was measured on {known['date']} and is kept so that equal runs end "
-        f"with equal weights."
-    )
+    ratio, date = _times(found.ratio), known["date"]
+    return note("threads_advice", found=found.threads, ratio=ratio, first=first, date=date)
 
 
 def _measured(prepared, options, usual, updates, notes):

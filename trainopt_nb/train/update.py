@@ -138,7 +138,7 @@ class Stepper(LossReader):
         self.parts = self._compose()
         self.average = self.parts.states.get("average")
         self.penalty = l1_penalty(prepared.model, options.l1) if options.l1 else None
-        self._forward_backward = prepared.strategy.forward_backward
+        self.forward_backward = prepared.strategy.forward_backward
         self._reset = gradient_reset(optimizer)
         self._reset()  # a model may come with gradients that its owner computed
         self._statistics = Statistics(prepared.learned)
@@ -153,7 +153,7 @@ class Stepper(LossReader):
     ) -> float | Tensor:  # the mean loss: a float on the CPU, a 0-d tensor on an accelerator
         "Do one update; raises `NonFinite` before the weights are touched"
         self._statistics.keep()
-        loss = self._forward_backward(self, batches)
+        loss = self.forward_backward(self, batches)
         self.parts.update()
         self._reset()
         return loss

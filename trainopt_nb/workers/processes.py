@@ -32,7 +32,7 @@ from .forkserver import start_forkserver
 from .inner_parts import inner_parts
 
 # modules that the forkserver imports; rooms above add theirs
-PRELOAD = ["trainopt_nb.workers.forkserver", "torch", "torch._dynamo", "torchmetrics"]
+PRELOAD = ["trainopt_nb.workers.forkserver", "torch", "torch._dynamo"]
 LONGEST = 72  # bytes of the folder for sockets: macOS takes paths of 103, and names follow
 
 # %% ../../nbs/workers/01_processes.ipynb #239523de

@@ -1,4 +1,4 @@
-// A page that was opened as a file may not fetch its neighbours: the search then shows titles without extracts.
+// A page that was opened as a file may not fetch its neighbors: the search then shows titles without extracts.
 if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS === "object") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 
 // Questions: an index entry answers a search if it has all of its words, apart from small ones such as "how do I".

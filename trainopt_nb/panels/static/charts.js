@@ -143,7 +143,7 @@ class Board {
     this.refresh();
   }
 
-  // the colours of the page, which may change at any time
+  // the colors of the page, which may change at any time
   ink(key) {
     return (this.inks[key] ??= getComputedStyle(this.root).getPropertyValue(`--tonb-${key}`).trim());
   }
@@ -160,7 +160,7 @@ class Board {
     if (keys.some((key) => this.ink(key) !== before[key])) for (const plot of this.plots) plot.uplot?.redraw(false);
   }
 
-  // the colour of an unseen property follows the theme by a transition of no length, whatever switched the theme
+  // the color of an unseen property follows the theme by a transition of no length, whatever switched the theme
   watch() {
     for (const event of ["transitionrun", "transitionend"]) this.el.addEventListener(event, this.seen);
   }

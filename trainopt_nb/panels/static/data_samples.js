@@ -42,7 +42,7 @@ function Images({ shared, samples }) {
     <img alt="" src=${sample.url} draggable="false" />${shared.editable && html`<${Pick} ...${{ shared, sample }} />`}<${Caption} sample=${sample} texts=${shared.texts} /></div>`)}</div>`;
 }
 
-// what the colours of masks stand for: [name, colour]
+// what the colors of masks stand for: [name, color]
 function Legend({ rows }) {
   return rows?.length > 0 && html`<div class="tonb-masks">${rows.map(([name, colour]) => html`<span key=${name}><i style=${{ background: colour }}></i>${name}</span>`)}</div>`;
 }

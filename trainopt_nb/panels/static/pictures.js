@@ -1,4 +1,4 @@
-// The frame of a picture that is drawn as SVG, and its scales: colours are CSS variables, and many dots or lines of one kind are one path.
+// The frame of a picture that is drawn as SVG, and its scales: colors are CSS variables, and many dots or lines of one kind are one path.
 
 const TALL = 172; // height of a picture, pixels
 const SPARE = { left: 46, right: 14, top: 8, bottom: 24 }; // room around it, for the numbers
@@ -19,7 +19,7 @@ function useWidth() {
 
 // ---- scales
 
-// neighbouring numbers on an axis: 1, 2 or 5 times a power of ten
+// neighboring numbers on an axis: 1, 2 or 5 times a power of ten
 function stepOf(span, count) {
   const raw = span / count, unit = 10 ** Math.floor(Math.log10(raw));
   return [1, 2, 5, 10].find((n) => n * unit >= raw * 0.999) * unit;

@@ -1,7 +1,7 @@
 // The table of runs: it asks the kernel what is new, shows it, and sends back what is clicked.
 // Nothing is kept here that the kernel could not send again, but which runs are chosen.
 
-const INKS = Array.from({ length: 8 }, (_, i) => `r${i + 1}`); // colours that one can tell apart: as many runs are compared
+const INKS = Array.from({ length: 8 }, (_, i) => `r${i + 1}`); // colors that one can tell apart: as many runs are compared
 const OFTEN = 1000, SELDOM = 5000; // milliseconds between two questions, while something trains and otherwise
 const PATIENCE = 15000; // milliseconds after which a question counts as lost
 const AT_WORK = ["waiting", "training", "validating", "paused"];
@@ -93,7 +93,7 @@ function unfold(shared, name) {
   refresh();
 }
 
-// names of the chosen runs that have a colour
+// names of the chosen runs that have a color
 function inked(ui) {
   return [...ui.chosen].filter(([, ink]) => ink).map(([name]) => name);
 }
@@ -118,14 +118,14 @@ function Toolbar(shared) {
   };
   const does = {
     compare: () => (ui.comparing = !ui.comparing, ask(shared), refresh()),
-    label: () => refresh((ui.labelling = !ui.labelling)),
+    label: () => refresh((ui.labeling = !ui.labeling)),
     delete: () => (refresh((ui.question = true)), ask(shared, { sizes: picked.map((row) => row.name) })),
     export: () => ask(shared, { do: "export" }),
   };
   const act = (name) => does[name] ?? (() => ask(shared, { do: name, names: picked.map((row) => row.name) }));
   return html`<div class="tonb-controls" role="toolbar" aria-label=${texts.runs}>${BUTTONS.map((name) => html`<${Button} key=${name} name=${name}
     title=${titles[name] || texts[`${name}_tip`]} hidden=${!["compare", "label"].includes(name) && !offers.includes(name)} disabled=${gone || !allowed[name]}
-    aria-pressed=${name === "compare" ? String(Boolean(ui.comparing)) : undefined} aria-expanded=${name === "label" ? String(Boolean(ui.labelling)) : undefined} onClick=${act(name)}>${texts[name]}<//>`)}</div>`;
+    aria-pressed=${name === "compare" ? String(Boolean(ui.comparing)) : undefined} aria-expanded=${name === "label" ? String(Boolean(ui.labeling)) : undefined} onClick=${act(name)}>${texts[name]}<//>`)}</div>`;
 }
 
 function Question(shared) {
@@ -153,7 +153,7 @@ function Labels(shared) {
   useLayoutEffect(() => tags.current.focus(), []);
   const names = picked.map((row) => row.name), had = [...new Set(picked.flatMap((row) => row.tags))];
   const close = () => {
-    refresh((ui.labelling = false));
+    refresh((ui.labeling = false));
     board.root.querySelector(".tonb-label").focus();
   };
   const save = (event) => {
@@ -200,7 +200,7 @@ function Told({ text }) {
 export default panel((shared) => {
   const { ui, store, face, texts, gone } = shared;
   if (!face) return null;
-  ui.chosen ??= new Map(); // name -> colour, in the order in which they were chosen
+  ui.chosen ??= new Map(); // name -> color, in the order in which they were chosen
   ui.unfolded ??= new Set(); // names of the sweeps whose trials are shown
   for (const name of ui.chosen.keys()) if (!rowOf(shared, name)) ui.chosen.delete(name);
   const picked = [...ui.chosen.keys()].map((name) => rowOf(shared, name)), { length: count } = face.order, { size: chosen } = ui.chosen;
@@ -213,7 +213,7 @@ export default panel((shared) => {
     ${count > 0 && html`<${Search} ...${shared} />`}
     ${count ? (face.shown.count[0] ? html`<${Runs} ...${shared} />` : html`<div class="tonb-none">${texts.no_match}</div>`) : html`<div class="tonb-none">${texts.none}</div>`}
     ${ui.question && chosen > 0 && html`<${Question} ...${shared} picked=${picked} />`}
-    ${ui.labelling && chosen > 0 && !picked.some((row) => row.parent) && html`<${Labels} ...${shared} picked=${picked} />`}
+    ${ui.labeling && chosen > 0 && !picked.some((row) => row.parent) && html`<${Labels} ...${shared} picked=${picked} />`}
     ${ui.comparing && chosen > 0 && html`<${Picture} ...${shared} /><${Values} ...${shared} />`}
     <${Foot}><code class="tonb-path">${face.folder}</code><//><//>`;
 }, { merge: mergeRows, tick, every: 250 });

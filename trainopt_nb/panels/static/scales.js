@@ -2,7 +2,7 @@
 // A curve is {stride, x, y, mean}: a gap in `y` is null, and `mean` is there where a point stands for several steps. As in axes.py and
 // scales.py, whose pictures stay in the saved notebook: tests compare the two.
 
-const SMOOTH = 0.8; // weight of the neighbours at first; 0 draws the curve itself
+const SMOOTH = 0.8; // weight of the neighbors at first; 0 draws the curve itself
 const MEDIAN = 4; // points to either side that a running median takes in
 const NOISE = 12; // how many median deviations a point may lie outside of the usual values
 const LOG = 50; // highest usual value over the lowest one from which the axis is logarithmic

@@ -128,6 +128,7 @@ export default panel((shared) => {
     <${RateQuestion} ...${shared} />
     <${Figures} figures=${face.figures} />
     <${Pictures} ...${shared} />
+    <${FoundRows} ...${shared} />
     <${Usage} ...${shared} waits=${waits} />
     <${Looks} ...${shared} />
     <${Devices} devices=${face.devices} texts=${texts} />
