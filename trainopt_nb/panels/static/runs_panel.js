@@ -118,14 +118,14 @@ function Toolbar(shared) {
   };
   const does = {
     compare: () => (ui.comparing = !ui.comparing, ask(shared), refresh()),
-    label: () => refresh((ui.labelling = !ui.labelling)),
+    label: () => refresh((ui.labeling = !ui.labeling)),
     delete: () => (refresh((ui.question = true)), ask(shared, { sizes: picked.map((row) => row.name) })),
     export: () => ask(shared, { do: "export" }),
   };
   const act = (name) => does[name] ?? (() => ask(shared, { do: name, names: picked.map((row) => row.name) }));
   return html`<div class="tonb-controls" role="toolbar" aria-label=${texts.runs}>${BUTTONS.map((name) => html`<${Button} key=${name} name=${name}
     title=${titles[name] || texts[`${name}_tip`]} hidden=${!["compare", "label"].includes(name) && !offers.includes(name)} disabled=${gone || !allowed[name]}
-    aria-pressed=${name === "compare" ? String(Boolean(ui.comparing)) : undefined} aria-expanded=${name === "label" ? String(Boolean(ui.labelling)) : undefined} onClick=${act(name)}>${texts[name]}<//>`)}</div>`;
+    aria-pressed=${name === "compare" ? String(Boolean(ui.comparing)) : undefined} aria-expanded=${name === "label" ? String(Boolean(ui.labeling)) : undefined} onClick=${act(name)}>${texts[name]}<//>`)}</div>`;
 }
 
 function Question(shared) {
@@ -153,7 +153,7 @@ function Labels(shared) {
   useLayoutEffect(() => tags.current.focus(), []);
   const names = picked.map((row) => row.name), had = [...new Set(picked.flatMap((row) => row.tags))];
   const close = () => {
-    refresh((ui.labelling = false));
+    refresh((ui.labeling = false));
     board.root.querySelector(".tonb-label").focus();
   };
   const save = (event) => {
@@ -213,7 +213,7 @@ export default panel((shared) => {
     ${count > 0 && html`<${Search} ...${shared} />`}
     ${count ? (face.shown.count[0] ? html`<${Runs} ...${shared} />` : html`<div class="tonb-none">${texts.no_match}</div>`) : html`<div class="tonb-none">${texts.none}</div>`}
     ${ui.question && chosen > 0 && html`<${Question} ...${shared} picked=${picked} />`}
-    ${ui.labelling && chosen > 0 && !picked.some((row) => row.parent) && html`<${Labels} ...${shared} picked=${picked} />`}
+    ${ui.labeling && chosen > 0 && !picked.some((row) => row.parent) && html`<${Labels} ...${shared} picked=${picked} />`}
     ${ui.comparing && chosen > 0 && html`<${Picture} ...${shared} /><${Values} ...${shared} />`}
     <${Foot}><code class="tonb-path">${face.folder}</code><//><//>`;
 }, { merge: mergeRows, tick, every: 250 });
