@@ -55,6 +55,13 @@ def pytest_configure(config):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder.name}/inductor"
         os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
         os.environ["XDG_STATE_HOME"] = folder.name  # the key that signs runs is not the developer's
+        if config.args_source is config.ArgsSource.TESTPATHS:  # no files are named, which may need none of it
+            start_warm(config.option)
+
+
+def start_warm(option):
+    "Have one warm process for all, of which the processes of pytest-xdist are forks: each would import for as long as it does"
+    option.tx = [f"popen//python={python()[0]}" if how == "popen" else how for how in option.tx]
 
 
 def memory():

@@ -260,11 +260,12 @@ LIGHT = {  # what is imported, one after the other in one process -> what that m
     "import trainopt_nb": HEAVY,
     "from trainopt_nb.feed.readers import READERS; assert len(READERS.items()) > 8": LIBRARIES,
     "from trainopt_nb.runs import report": ("IPython", "ipywidgets", "anywidget", "matplotlib"),
+    "import trainopt_nb.task.light_torchmetrics": ("scipy.signal", "scipy.stats", "pandas", "sklearn"),
 }
 
 
 def test_import_is_light():
-    "The package, its readers, which import what they need when they read, and the report, which needs no widget"
+    "The package, its readers, which import what they need when they read, the report, which needs no widget, and metrics"
     seen = "import sys"
     for code, names in LIGHT.items():
         seen += f"\n{code}\nprint([name for name in {names} if name in sys.modules])"

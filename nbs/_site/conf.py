@@ -7,13 +7,17 @@ import re
 from functools import cache, cached_property
 from pathlib import Path
 
+from docutils import frontend
 from docutils.nodes import Node
 from furo.navigation import get_navigation_tree
+from myst_parser.mdit_to_docutils import base as myst_documents
 from pygments.lexer import bygroups
 from pygments.lexers import PythonLexer
 from pygments.token import Keyword, Operator, String, Text
+from sphinx.builders import html as builders_html
 from sphinx.domains.python import PythonDomain
 from sphinx.environment.adapters.toctree import TocTree
+from sphinx.highlighting import PygmentsBridge
 
 project = "trainopt_nb"
 author = "The trainopt_nb authors"
@@ -145,6 +149,26 @@ def find_nodes(node, kind):
             levels.pop()
 
 
+class QuickPygments(PygmentsBridge):
+    "Sphinx makes a formatter, with all its styles, for each piece of code"
+
+    @cached_property
+    def made(self):
+        return {}
+
+    def get_formatter(self, **kwargs):
+        key = repr(kwargs)
+        if key not in self.made:
+            self.made[key] = super().get_formatter(**kwargs)
+        return self.made[key]
+
+
+@cache
+def usual_settings(*components):
+    "Return docutils' settings: to collect them anew takes longer than to parse most texts"
+    return frontend.get_default_settings(*components)
+
+
 # flags and names that are short stand in one line, and long ones break behind dots and the like
 
 WORD = re.compile(r'<span class="pre">([^<]+)</span>')
@@ -234,6 +258,8 @@ def add_sidebar(app, page, template, context, doctree):
 
 def setup(app):
     Node._fast_findall = find_nodes
+    builders_html.PygmentsBridge = QuickPygments
+    myst_documents.get_default_settings = lambda *components: usual_settings(*components).copy()
     app.connect("env-before-read-docs", import_package)
     app.connect("viewcode-find-source", find_source)
     app.connect("html-page-context", keep_words_whole)

@@ -5,7 +5,7 @@ import inspect
 import re
 from collections.abc import Callable
 
-from fastcore.docments import docments
+from fastcore import docments
 from public import FUNCTIONS, LIB, find, link, modules, nodes, places, targets, words
 from sphinx.ext.autodoc.preserve_defaults import update_default_value
 from sphinx.util.inspect import signature, stringify_signature
@@ -29,9 +29,19 @@ def _beside(module, *numbers):
     return next((text for match in found if match and (text := NOT_FOR_READERS.sub("", match[1]))), "")
 
 
+def _head(function, node):
+    "Return the source of a function without its body, which `docments` would read, too, and does not need"
+    lines, first = inspect.getsourcelines(function)
+    number, column = node.body[0].lineno - first, node.body[0].col_offset
+    if lines[number][:column].strip():  # the body stands on a line of the head
+        return "".join(lines)
+    return "".join([*lines[:number], f"{lines[number][:column]}pass\n"])
+
+
 def comments(function: Callable, node: ast.FunctionDef) -> dict[str, str]:  # name or `return` -> comment
     "Collect the comments beside the parameters and the result of a function"
-    found = {name: text or "" for name, text in docments(function, args_kwargs=True).items()}
+    docments.get_source = lambda asked: _head(asked, node) if asked is function else inspect.getsource(asked)
+    found = {name: text or "" for name, text in docments.docments(function, args_kwargs=True).items()}
     last = node.body[0].lineno - 1  # of the head
     args = [arg for arg in ast.iter_child_nodes(node.args) if isinstance(arg, ast.arg)]
     for arg, end in zip(args, [*(after.lineno - 1 for after in args[1:]), last - 1], strict=False):

@@ -181,6 +181,10 @@ class Server:
             "LabApp.news_url": "None",
             "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
             "LabApp.extension_manager": "readonly",
+            # each page that is loaded would have Node look whether JupyterLab should be built anew
+            "ServerApp.tornado_settings": {
+                "page_config_data": {"buildCheck": False, "buildAvailable": False}
+            },
         }
         command = [sys.executable, "-m", "jupyterlab", *(f"--{k}={v}" for k, v in flags.items())]
         self.process = subprocess.Popen(
