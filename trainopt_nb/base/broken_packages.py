@@ -32,7 +32,7 @@ class Placeholder(ModuleType):
             f"{self.__name__} is not available, because {package} cannot be imported ({self._reason}). `%trainopt doctor --environment` says what repairs it."
         )
 
-
+# %% ../../nbs/base/09_broken_packages.ipynb #246812f0
 class _Finder:
     def __init__(self, package, reason):
         self.package, self.reason = package, reason

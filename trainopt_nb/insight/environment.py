@@ -95,7 +95,7 @@ def _beside(folder: Path) -> tuple[str, ...]:
         if each.suffix == ".py" or package(each)
     )
 
-
+# %% ../../nbs/insight/31_environment.ipynb #ca71fa58
 def read_environment(
     folders: Iterable[str] | None = None,  # in which packages are installed; those of this process where None
     beside: Path | None = None,  # the working directory, where None

@@ -53,7 +53,7 @@ class Import(NamedTuple):
     error: str = ""  # empty where it was imported
     passed: tuple[str, ...] = ()  # modules through which the error came
 
-
+# %% ../../nbs/insight/31c_import_check.ipynb #8bc092e2
 def _needs_torch(package):
     for text in package.requires:
         try:
@@ -162,7 +162,7 @@ def missing_module(
     said = re.match(r"ModuleNotFoundError: No module named '([^'.]+)", failed.error)
     return said[1] if said else ""
 
-
+# %% ../../nbs/insight/31c_import_check.ipynb #08ff676b
 def _culprit(here: Environment, failed: Import) -> str:
     "Return the package in which the error arose"
     through = [

@@ -21,7 +21,7 @@ from ..runs.table import RunTable, arranged_runs, find_run
 # %% ../../nbs/notebook/06n_runs_verb.ipynb #b70c7dcb
 @dataclass(frozen=True, repr=False)
 class RunsOptions(Options):
-    "Which runs are shown, in which order, and what is written about some of them"
+    "Which runs are shown, in which order, and the annotations of some of them"
 
     run: tuple = option(
         (),
@@ -45,9 +45,9 @@ class RunsOptions(Options):
     )
     untag: tuple = option((), "tags to remove from each run", type="names", group="Named runs")
 
-
+# %% ../../nbs/notebook/06n_runs_verb.ipynb #848505d9
 def _annotated(call: Call, runs: list[Run]) -> RunTable:
-    "Write what was said about some runs, and return their rows"
+    "Write the note and tags of some runs, and return their rows"
     o = call.options(RunsOptions)
     known = {tag for run in runs for tag in run.tags}
     for tag in sorted(

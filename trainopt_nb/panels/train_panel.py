@@ -156,8 +156,21 @@ class _Findings:
                 if self.closed:
                     self.refresh()
 
+# %% ../../nbs/panels/02_train_panel.ipynb #a05ed064
+class _Shown:
+    "What a panel shows of a run besides its facts"
+
+    def curves(self) -> dict[str, Curve]:
+        "Return the curves of the run"
+        return {**self.progress.curves, RATE: self.progress.rates.curve}
+
+    def still(self) -> dict[str, str]:
+        "Return the report of the run"
+        drawn = self.closed or self.progress.training_seconds > _PICTURES
+        return report_bundle(self.progress, self.place, self.run_path, self.texts, drawn)
+
 # %% ../../nbs/panels/02_train_panel.ipynb #f1ede738
-class TrainPanel(_Closer, _Looks, _Findings, Panel):
+class TrainPanel(_Closer, _Looks, _Findings, _Shown, Panel):
     "A live view of a run"
 
     script = read_static("train_charts.js", "usage_row.js", "looks_row.js", "found_rows.js", "train_panel.js")
@@ -203,10 +216,6 @@ class TrainPanel(_Closer, _Looks, _Findings, Panel):
             **card.path_facts(self.run_path),
         }
 
-    def curves(self) -> dict[str, Curve]:
-        "Return the curves of the run"
-        return {**self.progress.curves, RATE: self.progress.rates.curve}
-
     def receive(self, content: dict[str, object]):
         "Put what was clicked into the queue, and note what was asked"
         self._asked = piece_from(content) or self._asked
@@ -214,8 +223,3 @@ class TrainPanel(_Closer, _Looks, _Findings, Panel):
             self.commands.put(command)
         self._look(content)
         self._hear(content)
-
-    def still(self) -> dict[str, str]:
-        "Return the report of the run"
-        drawn = self.closed or self.progress.training_seconds > _PICTURES
-        return report_bundle(self.progress, self.place, self.run_path, self.texts, drawn)
