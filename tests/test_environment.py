@@ -137,7 +137,14 @@ def test_a_package_is_imported_although_others_that_it_uses_are_broken(site, mon
     site("first", "1", first="raise RuntimeError('first is broken')")
     site("second", "1", second="import nothing_of_this_name")
     site("uses", "1", uses="from first.models import net\nimport second.parts as parts\nanswer = 42")
-    folder = site("bad", "1", bad="import first\n", worse="raise ValueError('of its own')")
+    site("third", "1", third="import ctypes\nctypes.CDLL('libnothing_of_this_name.so')")
+    folder = site(
+        "bad",
+        "1",
+        bad="import first\n",
+        worse="raise ValueError('of its own')",
+        binary="import third\nanswer = 1",
+    )
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
     uses = import_despite("uses")
     assert uses.answer == 42 and not {"first", "second"} & sys.modules.keys()
@@ -145,6 +152,9 @@ def test_a_package_is_imported_although_others_that_it_uses_are_broken(site, mon
         uses.net(1)
     with pytest.raises(ImportError, match="second cannot be imported"):
         uses.parts.anything()
+    assert (
+        import_despite("binary").answer == 1 and "ctypes" in sys.modules
+    )  # Python's own modules are never at fault
     with pytest.raises(ValueError, match="of its own"):
         import_despite("worse")
     with pytest.raises(RuntimeError, match="first is broken"):

@@ -9,16 +9,15 @@ __all__ = ['EnvironmentReport', 'check_environment']
 from collections.abc import Callable
 from typing import NamedTuple
 
+from packaging.utils import canonicalize_name
+
 from ..base.texts import wording
 from ..events.format import counted
-from .diagnosis_html import finding_html
+from .diagnosis_html import findings_html
 from .environment import read_environment
-from .environment_rules import check_packages
+from .environment_rules import askers, check_packages
 from .finding import Finding
 from .import_check import Import, explain, missing_module, to_import, try_imports
-from ..runs.card_parts import frame_html
-from ..runs.html_tables import LINE, SOFT
-from ..runs.plain_text import escape
 
 # %% ../../nbs/insight/40d_check_environment.ipynb #506ede39
 class EnvironmentReport(NamedTuple):
@@ -28,11 +27,6 @@ class EnvironmentReport(NamedTuple):
     packages: int  # that are installed
     imports: tuple[Import, ...]  # that were tried
     untried: str = ""  # why none was
-
-    @property
-    def slow(self) -> tuple[Import, ...]:
-        "Return the imports that took longer than 3 s"
-        return tuple(each for each in self.imports if each.seconds > 3 and not each.error)
 
     def __repr__(self):
         lines = [repr(each) for each in self.findings] or ["No problems were found."]
@@ -47,16 +41,13 @@ class EnvironmentReport(NamedTuple):
 
     def _repr_html_(self):
         texts = wording("card", "doctor")
-        head = f'<div style="padding:10px 14px"><b>{escape(texts["environment"])}</b> <span style="{SOFT}">{escape(self._seen())}</span></div>'
-        nothing = f'<div style="padding:10px 14px;border-top:{LINE}">{escape(texts["nothing"])}</div>'
-        body = "".join(finding_html(each, texts) for each in self.findings) or nothing
-        return frame_html(texts["environment"], head, body)
+        return findings_html(texts["environment"], self._seen(), self.findings, texts)
 
 # %% ../../nbs/insight/40d_check_environment.ipynb #94fbf5cb
-def _told(failed, findings):
-    "Return whether a missing requirement explains the failure, which is told already"
-    missing = missing_module(failed)
-    return bool(missing) and any(each.text.startswith(f"{missing} is not installed") for each in findings)
+def _told(here, failed):
+    "Return whether a missing requirement explains the failure: the rules tell it"
+    missing = canonicalize_name(missing_module(failed))
+    return missing not in here.packages and missing in askers(here)
 
 
 def check_environment(
@@ -74,5 +65,5 @@ def check_environment(
         if tell:
             tell(f"Importing {counted(len(modules), 'package')} in a process of their own …")
         tried = try_imports(modules)
-        findings += explain(here, [each for each in tried if each.error and not _told(each, findings)])
+        findings += explain(here, [each for each in tried if each.error and not _told(here, each)])
     return EnvironmentReport(tuple(findings), len(here.packages), tuple(tried), untried)

@@ -11,11 +11,13 @@ import os
 import shutil
 import sys
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 # %% ../../nbs/insight/40_environment.ipynb #801504f1
@@ -27,6 +29,14 @@ class Package(NamedTuple):
     folder: str  # that it is installed in
     requires: tuple[str, ...] = ()  # as in `numpy>=2.0; python_version > "3.8"`
     files: tuple[tuple[str, str], ...] = ()  # path and hash of each file that Python imports
+
+    def needs(self) -> Iterator[Requirement]:
+        "Yield what the package requires here, without its extras"
+        for text in self.requires:
+            with suppress(InvalidRequirement):
+                need = Requirement(text)
+                if need.marker is None or need.marker.evaluate({"extra": ""}):
+                    yield need
 
 
 _IMPORTED = (".py", *importlib.machinery.EXTENSION_SUFFIXES)

@@ -18,9 +18,9 @@ from pathlib import Path
 from threading import Timer
 from typing import NamedTuple
 
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from ..base.broken_packages import culprit
 from .environment import BUILT_WITH_TORCH, Environment, index_of, refit
 from .environment_rules import found
 from .finding import Finding
@@ -39,7 +39,7 @@ for name in sys.argv[1:]:
     except BaseException as problem:
         error, frame = f"{type(problem).__name__}: {problem}", problem.__traceback__
         while frame is not None:
-            passed.append(frame.tb_frame.f_globals.get("__name__", "").partition(".")[0])
+            passed.append(frame.tb_frame.f_globals.get("__name__", ""))
             frame = frame.tb_next
     print(json.dumps({"name": name, "seconds": time.perf_counter() - began, "error": error, "passed": passed}), flush=True)
 """
@@ -54,17 +54,8 @@ class Import(NamedTuple):
     passed: tuple[str, ...] = ()  # modules through which the error came
 
 # %% ../../nbs/insight/40c_import_check.ipynb #8bc092e2
-def _needs_torch(package):
-    for text in package.requires:
-        try:
-            need = Requirement(text)
-        except InvalidRequirement:
-            continue
-        if canonicalize_name(need.name) == "torch" and (
-            need.marker is None or need.marker.evaluate({"extra": ""})
-        ):
-            return True
-    return False
+def _needed(package) -> set[str]:
+    return {canonicalize_name(need.name) for need in package.needs()}
 
 
 def to_import(
@@ -72,12 +63,8 @@ def to_import(
 ) -> list[str]:  # modules
     "Return what is worth importing: what needs PyTorch, and what this package needs"
     own = here.packages.get("trainopt-nb")
-    names = (
-        {canonicalize_name(Requirement(text).name) for text in own.requires if ";" not in text}
-        if own
-        else set()
-    )
-    names |= {name for name, package in here.packages.items() if _needs_torch(package)}
+    names = _needed(own) if own else set()
+    names |= {name for name, package in here.packages.items() if "torch" in _needed(package)}
     wanted = {
         module: package
         for module, package in here.modules.items()
@@ -163,16 +150,6 @@ def missing_module(
     return said[1] if said else ""
 
 # %% ../../nbs/insight/40c_import_check.ipynb #08ff676b
-def _culprit(here: Environment, failed: Import) -> str:
-    "Return the package in which the error arose"
-    through = [
-        here.modules[name]
-        for name in failed.passed
-        if here.modules.get(name, "torch") not in ("torch", "numpy")
-    ]
-    return through[-1] if through else here.modules[failed.module]
-
-
 def _why(here, name, failed):
     "Return why a package cannot be imported, and what to do"
     has = lambda signs: any(sign in failed.error for sign in signs)
@@ -201,7 +178,8 @@ def explain(
     "Return what to do about modules that cannot be imported"
     causes = defaultdict(list)
     for each in failed:
-        causes[_culprit(here, each)].append(each)
+        broken = culprit(each.passed, each.module, ("torch", "numpy"))
+        causes[here.modules.get(broken, here.modules[each.module])].append(each)
     findings = []
     for name, group in causes.items():
         shown = group[0].error.strip().splitlines()[0][:300].rstrip(".")
