@@ -478,7 +478,7 @@ def test_what_is_guessed_is_said():
     assert "the usual one for 3 channels" in said["augment"].text and "values" not in said
     rows = prepare(Task(net(), (X - 0.5, Y)), TrainOptions(device="cpu", augment="colour")).assumptions
     (values,) = [row for row in rows if row.topic == "values"]
-    assert "normalised" in values.text and not values.certain and values.option == "--augment-values"
+    assert "normalized" in values.text and not values.certain and values.option == "--augment-values"
     told = TrainOptions(device="cpu", augment="colour", augment_values="normalised")
     assert all(row.certain for row in prepare(Task(net(), TRAIN), told).assumptions if row.topic == "values")
     numbers = prepare(

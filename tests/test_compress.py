@@ -550,7 +550,7 @@ def test_a_recipe_takes_the_options_that_the_model_was_distilled_with(digits, tr
     assert {"teacher", "distill"} <= tuned.options.keys() and tuned.options["distill"] == run.options[
         "distill"
     ]
-    assert any("unlabelled" in note.text for note in tuned.progress.notes) == (pool is not None)
+    assert any("unlabeled" in note.text for note in tuned.progress.notes) == (pool is not None)
 
 
 # --- low rank, recipes

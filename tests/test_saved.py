@@ -196,7 +196,7 @@ def test_a_finished_card_headlines_what_the_model_has():
         ("99.4%", "accuracy", "· last 98.1%"),
         ("89.4%", "f1", "· last 88.1%"),
         ("0.006", "valid loss", "· last 0.019"),
-        ("0.3", "train loss", "· last 0.3"),
+        ("0.3", "train loss", ""),
     ]
     panel = TrainPanel(progress)
     assert panel.facts()["headline"] == final_headline(progress)

@@ -14,7 +14,9 @@ from trainopt_nb.api.prepare_run import start
 from trainopt_nb.events.found import Found, Tell, told_of
 from trainopt_nb.events.progress import Progress
 from trainopt_nb.events.records import Step
+from trainopt_nb.insight import observer
 from trainopt_nb.insight.silence import FILE, silence
+from trainopt_nb.insight.step_mode import StepMode
 from trainopt_nb.insight.training_doctor import Budget, TrainingDoctor, watch
 from trainopt_nb.runs.report import report_html, report_text
 from trainopt_nb.task.task import Task
@@ -177,3 +179,16 @@ def test_functions_are_put_back_where_a_run_ends_early():
     hooks = [h for m in loop.prepared.model.modules() for h in (m._forward_hooks, m._forward_pre_hooks)]
     assert loop.state.stepper.forward_backward == plain and not any(hooks)
     assert not torch.overrides._get_current_function_mode_stack()
+
+
+@pytest.mark.parametrize(
+    "part", [(StepMode, "ran_through"), (observer, "Weights")], ids=["hook", "beginning"]
+)
+def test_a_look_that_fails_never_ends_the_training(tmp_path, monkeypatch, part):
+    def fails(*args):
+        raise RuntimeError("cannot be read")
+
+    monkeypatch.setattr(*part, fails)
+    run = train(task_of(), tmp_path)
+    (note,) = [note for note in run.progress.notes if note.topic == "doctor"]
+    assert run.state == "finished" and "cannot be read" in note.text and note.level == "info"

@@ -205,12 +205,12 @@ def test_buttons_fit_what_is_chosen(open_table, tmp_path):
         page.enabled() == {"Close", "CSV"} and "select runs" in page.root.locator(".tonb-step").inner_text()
     )
     page.pick(stopped)
-    assert page.enabled() == {"Compare", "Attach", "Resume", "Delete", "Close", "CSV"}
+    assert page.enabled() == {"Compare", "Tag…", "Attach", "Resume", "Delete", "Close", "CSV"}
     page.press("Resume")
     page.press("Attach")
     assert page.done == [("resume", stopped.name), ("attach", stopped.name)]
     page.pick(running)
-    assert page.enabled() == {"Compare", "Stop", "Close", "CSV"}
+    assert page.enabled() == {"Compare", "Tag…", "Stop", "Close", "CSV"}
     inbox = running.inbox()
     page.press("Stop")
     assert "stopped by hand" in str(inbox()) and inbox() is None
@@ -220,7 +220,7 @@ def test_buttons_fit_what_is_chosen(open_table, tmp_path):
     page.row(running).locator(".tonb-pick").uncheck()
     page.row(stopped).locator(".tonb-run-name").click()  # a click on the row chooses as well
     page.pick(done)
-    assert page.enabled() == {"Compare", "Attach", "Delete", "Close", "CSV"}
+    assert page.enabled() == {"Compare", "Tag…", "Attach", "Delete", "Close", "CSV"}
     assert f"resume {done.name} --epochs" in page.root.locator(".tonb-resume").get_attribute("title")
 
 

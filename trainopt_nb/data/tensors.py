@@ -186,9 +186,17 @@ def leaves(
     tree: Batch,
 ) -> list[torch.Tensor]:  # in order
     "Return all tensors of a batch"
-    found = []
-    tree_map(found.append, tree)
-    return found
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    if isinstance(tree, dict) or hasattr(tree, "keys"):
+        parts = [tree[name] for name in tree.keys()]
+    elif isinstance(tree, (list, tuple)):  # a packed sequence too, which can't be built from other parts
+        parts = tree
+    elif is_dataclass(tree) and not isinstance(tree, type):
+        parts = [getattr(tree, each.name) for each in fields(tree)]
+    else:
+        parts = ()
+    return [leaf for part in parts for leaf in leaves(part)]
 
 
 def listed_samples(

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from ..data.tensors import leaves
 from .step_mode import StepMode, Weights, has_data, has_modes, loose_layers, some_gradient
-from .observations import ROWS, Look, Observations, kind
+from .observations import ROWS, Look, Observations, guarded, kind
 
 # %% ../../nbs/insight/28_observer.ipynb #009e3d80
 FIRST, EVERY = 4, 20  # updates at the start that are looked at, and then each n-th
@@ -63,14 +63,16 @@ class OpenLook:
         own = [p for group in last.param_groups for p in group["params"]]
         self.mode, self.inputs = StepMode(graph, own), None
         self.weights = Weights(model, {id(p) for p in held})
-        self.empty, self.handles = False, []
-        self.handles.append(model.register_forward_hook(lambda m, args, out: self._whole(out)))
+        self.empty, self.handles, self.error = False, [], None  # the last: what a hook raised
+        self.handles.append(model.register_forward_hook(guarded(self, lambda m, args, out: self._whole(out))))
         for name, module in model.named_modules():
             if not next(module.children(), None):
                 self.handles += [
                     module.register_forward_pre_hook(lambda m, args, name=name: self._enter(name)),
                     module.register_forward_hook(
-                        lambda m, args, out, name=name: self.mode.ran_through(name, m, args, out)
+                        guarded(
+                            self, lambda m, args, out, name=name: self.mode.ran_through(name, m, args, out)
+                        )
                     ),
                 ]
         self.mode.__enter__()

@@ -8,6 +8,7 @@ __all__ = ['LOSSES', 'FLAT', 'loss_call', 'layer_look', 'nodes', 'has_data', 'st
 
 # %% ../../nbs/insight/23_step_mode.ipynb #40c53498
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import torch
 import torch.nn.functional as F
@@ -100,9 +101,7 @@ def storage_of(values: object) -> int | None:
     return first.untyped_storage().data_ptr() if first is not None and has_data(first) else None
 
 # %% ../../nbs/insight/23_step_mode.ipynb #a7f8b24d
-def some_gradient(
-    parameters: list[Tensor],
-) -> bool:
+def some_gradient(parameters: list[Tensor]) -> bool:
     "Return whether a gradient is there that is not 0"
     kept = (p.grad for p in parameters if p.grad is not None)
     return any(each.is_sparse or bool(each.any()) for each in kept)
@@ -113,7 +112,7 @@ class StepMode(BroadcastWatch):
 
     def __init__(
         self, graph: bool, held: list[Tensor]
-    ):  # whether to walk through the graph; tensors of the optimizer whose update ends the look
+    ):  # whether to walk the graph; tensors of the optimizer
         super().__init__()
         self.graph, self.held, self.layer, self.on = graph, held, "", True
         self.calls, self.layers, self.losses = [], [], []
@@ -127,11 +126,12 @@ class StepMode(BroadcastWatch):
         if self.on and func is Tensor.backward:
             self.given.append(some_gradient(self.held))
         if self.on and torch.is_grad_enabled() and isinstance(result, Tensor) and has_data(result):
-            if func in LOSSES and result.requires_grad and (pair := _first_two(args, kwargs or {})):
-                self.calls.append(loss_call(func, *pair, result, self.output))
-                self._broadcast(*pair)
-            elif func in _KINDS and result.dim() > 1:
-                self.layers.append(layer_look(self.layer, _KINDS[func], result))
+            with suppress(RuntimeError, ValueError, TypeError, IndexError):  # what cannot be read is left out
+                if func in LOSSES and result.requires_grad and (pair := _first_two(args, kwargs or {})):
+                    self.calls.append(loss_call(func, *pair, result, self.output))
+                    self._broadcast(*pair)
+                elif func in _KINDS and result.dim() > 1:
+                    self.layers.append(layer_look(self.layer, _KINDS[func], result))
         return result
 
     def ran_through(self, name: str, module: nn.Module, args: tuple, out: object):

@@ -17,6 +17,7 @@ from ..events.found import Found
 from ..events.records import Note, Started, Step
 from . import graph_rules, input_rules, learning_rules, loss_rules  # noqa: F401 they register detectors
 from .detectors import Diagnosis
+from .observations import guarded
 from .observer import EVERY, SHARE, OpenLook, StepHooks, is_compiled
 from .silence import silenced
 from ..train.commands import Commands
@@ -58,13 +59,14 @@ class Budget:
         return self.spent + cost <= self.share * (time.perf_counter() - self.began)
 
 # %% ../../nbs/insight/31_training_doctor.ipynb #da0dbecd
-class _StepLook(StepHooks):
-    "Looks at single steps of a loop"
+class _StepOf(StepHooks):
+    "The step of a loop, and its clock"
 
     def __init__(self, loop: Loop):
         super().__init__(loop.prepared.learned, loop.state.optimizer)
         self.loop, self.stepper, self.own = loop, loop.state.stepper, 0.0  # the last: seconds in this code
         self._plain_pass = None  # the function of the step as it was, while a look waits
+        self.error = None  # what a look raised
         self._waits = loop.prepared.device.type == "cuda"
 
     def now(self) -> float:
@@ -72,6 +74,10 @@ class _StepLook(StepHooks):
         if self._waits:
             torch.cuda.synchronize(self.loop.prepared.device)
         return time.perf_counter()
+
+# %% ../../nbs/insight/31_training_doctor.ipynb #12ea4df0
+class _StepLook(_StepOf):
+    "Looks at single steps of a loop"
 
     def open(self):
         "Look at the next step"
@@ -82,15 +88,22 @@ class _StepLook(StepHooks):
         "Compute the gradients, and see how"
         began, plain, last = self.now(), self._plain_pass, self.optimizers[-1]
         self._unhook()  # of a step that was given up
-        hook = self.model.register_forward_pre_hook(self._forward, with_kwargs=True)
-        self._handles = [last.register_step_pre_hook(self._before), last.register_step_post_hook(self._after)]
-        self._open = OpenLook(self.model, self.held, self.optimizers[-1], len(self.seen.looks) < BEGIN)
+        hook = self.model.register_forward_pre_hook(guarded(self, super()._forward), with_kwargs=True)
+        self._handles = [
+            last.register_step_pre_hook(guarded(self, self._before)),
+            last.register_step_post_hook(guarded(self, self._after)),
+        ]
+        try:
+            self._open = OpenLook(self.model, self.held, self.optimizers[-1], len(self.seen.looks) < BEGIN)
+        except Exception as error:  # such as a parameter without numbers
+            self.error = error
         self.own += time.perf_counter() - began
         try:
             return plain(stepper, batches)
         finally:
             hook.remove()  # between steps the model can be copied
-            self._open.close()
+            if self._open is not None:
+                self._open.close()
 
     def _before(self, optimizer, args, kwargs):
         began = self.now()
@@ -99,8 +112,10 @@ class _StepLook(StepHooks):
 
     def _after(self, optimizer, args, kwargs):
         began, look, self._open = self.now(), self._open, None
-        if look is not None:
+        if look is not None and look.error is None:
             self._finish(look)
+        elif look is not None:
+            self.error = look.error
         self.own += time.perf_counter() - began
 
     def _unhook(self):
@@ -132,6 +147,12 @@ class _Told:
         notes = loop.prepared.notes
         self._notes = [Note("warning", text, 0, "loss") for topic, text in notes if topic == "twice"]
         notes[:] = [note for note in notes if note[0] != "twice"]
+
+    def _give_up(self, error):
+        "Keep a note that nothing is looked at any more"
+        self.look.error = error
+        text = f"The doctor does not look at this run any more, because it cannot read a step ({type(error).__name__}: {error})."
+        self._told.append(Note("info", text, self.look.step, "doctor"))
 
     def _tell(self):
         "Ask the detectors, and keep what is new for the reader"
@@ -180,12 +201,17 @@ class TrainingDoctor(_Told):
             began, look = time.perf_counter(), self.look
             self.looking = False
             look.shut()
-            self._tell()
+            try:
+                if look.error is not None:
+                    raise look.error
+                self._tell()
+            except Exception as error:  # of a detector too: the training goes on
+                self._give_up(error)
             self.budget.looked(step, took, look.own)
             self.budget.spent += time.perf_counter() - began
         else:
             self.budget.plain(took)
-        if self.budget.due(step):
+        if self.look.error is None and self.budget.due(step):
             self._open()
 
 # %% ../../nbs/insight/31_training_doctor.ipynb #45a660be
