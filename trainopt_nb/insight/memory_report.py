@@ -45,7 +45,7 @@ class MemoryReport:
 
     @property
     def predicted(self) -> float | None:  # bytes
-        "Bytes that the smaller batches let expect"
+        "Bytes that the smaller batches let expect at least, without blocks that the allocator keeps"
         return None if self.line is None else self.line.at(self.batch)
 
     @property
@@ -89,7 +89,6 @@ def sentence(
     if report.fits:
         return texts["says_fits"].format(**values)
     if tried is None or tried.outcome == "slow":
-        values["error"] = f"{line.error if line else 1:.0%}"
         key = "says_predicted" if report.verdict == "does_not_fit" else "says_untried"
         return texts[key if line else "says_unknown"].format(**values)
     return texts["says_tight" if tried.fits else "says_tried"].format(**values)
