@@ -24,8 +24,8 @@ from ..data.tensors import Batch, leaves, size_of, tree_map
 from ..events.records import Epoch, Note, Step
 from ..parallel.device import find_device
 from ..task.train_options import TrainOptions
+from ..train import sync
 from ..train.faults import is_out_of_memory
-from ..train.sync import WATCHERS
 from ..workers.submit import submit
 
 UPDATES, VALIDATIONS = 3, 2  # of a round, which ends with a checkpoint as an epoch does
@@ -174,7 +174,7 @@ def _run(task, options, shared):
         found.append(_Rounds(loop, options))
         return found[0]
 
-    WATCHERS.register("memory", watch)
+    sync.WATCHERS.register("memory", watch)
     with tempfile.TemporaryDirectory() as folder:
         for _ in start(task, options, folder=folder, shared=shared).events():
             pass
