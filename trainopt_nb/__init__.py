@@ -38,6 +38,7 @@ __all__ = [
     "resume",
     "sweep",
     "watch",
+    "will_it_fit",
 ]
 
 _LATER = {  # they import Optuna, or what measures, inspects, watches and changes models
@@ -49,6 +50,7 @@ _LATER = {  # they import Optuna, or what measures, inspects, watches and change
     "measure": "trainopt_nb.compression.measure",
     "sweep": "trainopt_nb.sweeps.run_sweep",
     "watch": "trainopt_nb.insight.watch",
+    "will_it_fit": "trainopt_nb.insight.will_it_fit",
 }
 
 RUN_REPORTS.register("sweep", "trainopt_nb.sweeps.report:sweep_bundle")
