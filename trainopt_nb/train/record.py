@@ -110,6 +110,8 @@ class Recorder(TorchDispatchMode):
             if place_of(t) not in self._made:
                 self._before.setdefault((place_of(t), t.storage_offset(), t.shape), (t, t.clone()))
         out = op(*args, **(kwargs or {}))
+        if any(t.layout is not torch.strided for t in tensors_of(out)):
+            raise Unreplayable(note("replay_sparse", kernel=op.name()))
         self._made |= {place_of(t) for t in tensors_of(out)} - {
             place_of(t) for t in tensors_of((args, kwargs))
         }

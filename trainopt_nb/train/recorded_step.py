@@ -148,10 +148,8 @@ def form_of(
     return form
 
 
-def _as_backward(grad, parameter, name, seen):
+def _as_backward(grad, parameter, seen):
     "Return a gradient with the layout that `backward` gives it, in memory of its own"
-    if grad.layout is not torch.strided:
-        raise Unreplayable(note("replay_sparse", name=name))
     if grad.stride() != parameter.stride() or place_of(grad) in seen:
         grad = torch.empty_like(parameter, requires_grad=False).copy_(grad)
     seen.add(place_of(grad))
@@ -173,9 +171,9 @@ class RecordedStep:
         total = sum(map(size_of, batches))
         self._factors = [size_of(batch) / total for batch in batches] if len(batches) > 1 else [1.0]
         self._into, self.params = leaves(self.batches), []
-        named = [(name, p) for name, p in learned.named_parameters() if p.requires_grad]
+        params = [p for p in learned.parameters() if p.requires_grad]
         before, numbers = Marks(learned, *others), _python_state()
-        self._replay = Replay(lambda: self._compute(loss_step, named), memory, dense=True)
+        self._replay = Replay(lambda: self._compute(loss_step, params), memory, dense=True)
         self.losses, self.grads = self._replay.results[: len(batches)], self._replay.results[len(batches) :]
         self.random, self.fused = self._replay.random, None
         self.left, self.wait, self.since = (
@@ -193,17 +191,17 @@ class RecordedStep:
             name = next((named[place] for place in self._replay.changed if place in named), "?")
             raise Unreplayable(note("replay_writes", name=name))
 
-    def _compute(self, loss_step, named):
+    def _compute(self, loss_step, params):
         "Return the losses of the batches, and the gradients"
-        losses, sums, params = [], [None] * len(named), [p for _, p in named]
+        losses, sums = [], [None] * len(params)
         for batch, factor in zip(self.batches, self._factors, strict=True):
             loss = loss_step(batch)
             losses.append(loss.detach().clone())
             scaled = loss * factor if len(self._factors) > 1 else loss
             grads, seen = torch.autograd.grad(scaled, params, allow_unused=True), set()
-            for n, ((name, p), grad) in enumerate(zip(named, grads, strict=True)):
+            for n, (p, grad) in enumerate(zip(params, grads, strict=True)):
                 if grad is not None:
-                    grad = _as_backward(grad, p, name, seen)
+                    grad = _as_backward(grad, p, seen)
                     sums[n] = grad if sums[n] is None else sums[n] + grad
         self.params = [p for p, grad in zip(params, sums, strict=True) if grad is not None]
         return [*losses, *(grad for grad in sums if grad is not None)]

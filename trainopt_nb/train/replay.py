@@ -183,6 +183,16 @@ def _entry(places, n, c):
     places.release(n, c, taken)
     return entry
 
+
+def _in_mode(calls, entries):
+    "Yield the lines, and between them what switches the gradient mode to that of the recording"
+    grad = False
+    for call, entry in zip(calls, entries, strict=True):
+        if entry and call.grad != grad:
+            grad = call.grad
+            yield _Entry(torch._C._set_grad_enabled, (grad,), {}, [], None, [])
+        yield entry
+
 # %% ../../nbs/train/06c_replay.ipynb #19c3a3b4
 class Replay:
     "A computation that is recorded once and repeated by calling it; results hold until another replay of the same memory is called"
@@ -199,7 +209,7 @@ class Replay:
         self.changed = recorder.changed  # places of tensors that were there before
         free = {} if memory is None else memory
         places = Places(needed(recorder.calls, results), results, free)
-        entries = [_entry(places, n, c) for n, c in enumerate(places.calls)]
+        entries = [*_in_mode(places.calls, [_entry(places, n, c) for n, c in enumerate(places.calls)])]
         # the method within an overload is the same without a call of Python's
         self._tape = [e._replace(call=getattr(e.call, "_op", e.call)) for e in entries if e]
         self.random = any(c.random for c in places.calls)
