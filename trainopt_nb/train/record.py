@@ -91,7 +91,7 @@ class _NoLooks(TorchFunctionMode):
             raise Unreplayable(note("replay_outside", method=_OUTSIDE[function]))
         return function(*args, **(kwargs or {}))
 
-
+# %% ../../nbs/train/06b_record.ipynb #e398c7e7
 class Recorder(TorchDispatchMode):
     "Collects the kernel calls within a `with` block, and leaves no trace in what was there before"
 

@@ -162,7 +162,7 @@ class _Entry(NamedTuple):
     slot: int | None  # where the result is kept
     ended: list  # slots that nothing reads afterwards
 
-
+# %% ../../nbs/train/06c_replay.ipynb #f9039239
 def _entry(places, n, c):
     "Return the line that repeats a call; None where nothing is to do"
     variant, name = _variant(c), name_of(c.op)
