@@ -7,7 +7,7 @@ __all__ = ['why_not', 'Marks', 'form_of', 'RecordedStep']
 
 # %% ../../nbs/train/07c_recorded_step.ipynb #7194f2e6
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
 import numpy as np
@@ -155,41 +155,19 @@ def _as_backward(grad, parameter, seen):
     seen.add(place_of(grad))
     return grad
 
-# %% ../../nbs/train/07c_recorded_step.ipynb #ead0fcb8
-class RecordedStep:
-    "The forward and backward pass of an update, recorded for batches of one form. Raises `Unreplayable`"
+# %% ../../nbs/train/07c_recorded_step.ipynb #04ce95ee
+class _Passes:
+    "The forward and backward pass of an update"
 
-    def __init__(
-        self,
-        loss_step,  # from a batch to its loss
-        learned: nn.Module,  # all that is trained
-        batches: Sequence[Batch],  # of the update
-        memory: dict,  # that several recordings share
-        others: Iterable[object] = (),  # modules that the step calls beside these
-    ):
+    def __init__(self, loss_step, learned, batches, memory):
         self.form, self.batches = form_of(batches), [tree_map(torch.clone, batch) for batch in batches]
         total = sum(map(size_of, batches))
         self._factors = [size_of(batch) / total for batch in batches] if len(batches) > 1 else [1.0]
         self._into, self.params = leaves(self.batches), []
         params = [p for p in learned.parameters() if p.requires_grad]
-        before, numbers = Marks(learned, *others), _python_state()
         self._replay = Replay(lambda: self._compute(loss_step, params), memory, dense=True)
-        self.losses, self.grads = self._replay.results[: len(batches)], self._replay.results[len(batches) :]
-        self.random, self.fused = self._replay.random, None
-        self.left, self.wait, self.since = (
-            0,
-            0,
-            0,
-        )  # steps until the next comparison, between two, since the last
-        if _python_state() != numbers:
-            raise Unreplayable(note("replay_python_random"))
-        if name := before.changed(Marks(learned, *others)):
-            raise Unreplayable(note("replay_changes", name=name))
-        kept = {place_of(t) for t in chain(learned.buffers(), self._into)}
-        if self._replay.changed - kept:
-            named = {place_of(p): name for name, p in learned.named_parameters()}
-            name = next((named[place] for place in self._replay.changed if place in named), "?")
-            raise Unreplayable(note("replay_writes", name=name))
+        results, count = self._replay.results, len(batches)
+        self.losses, self.grads, self.random = results[:count], results[count:], self._replay.random
 
     def _compute(self, loss_step, params):
         "Return the losses of the batches, and the gradients"
@@ -217,6 +195,37 @@ class RecordedStep:
         for loss, factor in zip(self.losses, self._factors, strict=True):
             value = value + loss.item() * factor
         return value
+
+# %% ../../nbs/train/07c_recorded_step.ipynb #11af5c13
+class RecordedStep(_Passes):
+    "The forward and backward pass of an update, recorded for batches of one form. Raises `Unreplayable`"
+
+    def __init__(
+        self,
+        loss_step: Callable[[Batch], Tensor],  # from a batch to its loss
+        learned: nn.Module,  # all that is trained
+        batches: Sequence[Batch],  # of the update
+        memory: dict,  # that several recordings share
+        others: Iterable[object] = (),  # modules that the step calls beside these
+    ):
+        before, numbers = Marks(learned, *others), _python_state()
+        super().__init__(loss_step, learned, batches, memory)
+        self.fused = None
+        self.left, self.wait, self.since = (
+            0,
+            0,
+            0,
+        )  # steps until the next comparison, between two, since the last
+        if _python_state() != numbers:
+            raise Unreplayable(note("replay_python_random"))
+        if name := before.changed(Marks(learned, *others)):
+            raise Unreplayable(note("replay_changes", name=name))
+        kept = {place_of(t) for t in chain(learned.buffers(), self._into)}
+        if others := self._replay.changed - kept:
+            named = {place_of(p): name for name, p in learned.named_parameters()}
+            raise Unreplayable(
+                note("replay_writes", name=next((named[p] for p in others if p in named), "?"))
+            )
 
     def update(
         self, optimizer: Optimizer

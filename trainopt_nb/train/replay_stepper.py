@@ -35,8 +35,8 @@ def same_bits(first: Tensor, second: Tensor) -> bool:
     return torch.equal(one, two)
 
 # %% ../../nbs/train/08a_replay_stepper.ipynb #1f79ee17
-class Recordings(Stepper):
-    "Keeps the recordings of a training, and compares them with its usual steps"
+class _Told(Stepper):
+    "An update that says why it is not replayed"
 
     def __init__(
         self,
@@ -78,6 +78,10 @@ class Recordings(Stepper):
         "Look at the losses that were not read yet, and at the modules before the next step, as an epoch ends"
         super().check()
         self._stale = True
+
+# %% ../../nbs/train/08a_replay_stepper.ipynb #046c350a
+class Recordings(_Told):
+    "Keeps the recordings of a training"
 
     def _refresh(self):
         "Forget all recordings if something in the modules is another one now, such as what is frozen"
@@ -142,8 +146,41 @@ def _difference(stepper, recorded, value, before, drawn):
             return note("replay_of_buffer", name=name)
     return None if torch.equal(torch.get_rng_state(), drawn) else note("replay_of_random")
 
+# %% ../../nbs/train/08a_replay_stepper.ipynb #900baf94
+class _Compared(Recordings):
+    "Compares recordings with the usual steps of a training"
+
+    def _compared(self, recorded, batches):
+        "Do an update the usual way, and see whether the recording gives the same"
+        self._statistics.keep()
+        drawn, buffers = torch.get_rng_state(), self.prepared.learned.buffers
+        try:
+            loss = recorded.run(batches)
+        except Exception:
+            loss = math.nan
+        found = loss, [grad.clone() for grad in recorded.grads], [buffer.clone() for buffer in buffers()]
+        then = torch.get_rng_state()
+        self._statistics.put_back()
+        torch.set_rng_state(drawn)
+        value = self.forward_backward(self, batches)
+        self._judge(recorded, _difference(self, recorded, value, found, then))
+        self.parts.update()
+        self._reset()
+        return value
+
+    def _judge(self, recorded, difference):
+        "Trust a recording for twice as many steps as before, or never again"
+        if difference is not None:
+            key = "replay_late" if recorded.since else "replay_differs"
+            return self.refuse(note(key, what=difference, count=recorded.since))
+        recorded.wait += 1 if recorded.wait < CHECKS else recorded.wait
+        if recorded.wait >= CHECKS:
+            recorded.left = min(recorded.wait, MOST)
+            self._say("info", "replay_ready", count=CHECKS)
+        recorded.since = 0
+
 # %% ../../nbs/train/08a_replay_stepper.ipynb #4b1e3d16
-class ReplayStepper(Recordings):
+class ReplayStepper(_Compared):
     "Does updates by replaying recorded steps"
 
     def __call__(
@@ -187,32 +224,3 @@ class ReplayStepper(Recordings):
             self._now = None
         if not bare:
             self._reset()
-
-    def _compared(self, recorded, batches):
-        "Do an update the usual way, and see whether the recording gives the same"
-        self._statistics.keep()
-        drawn, buffers = torch.get_rng_state(), self.prepared.learned.buffers
-        try:
-            loss = recorded.run(batches)
-        except Exception:
-            loss = math.nan
-        found = loss, [grad.clone() for grad in recorded.grads], [buffer.clone() for buffer in buffers()]
-        then = torch.get_rng_state()
-        self._statistics.put_back()
-        torch.set_rng_state(drawn)
-        value = self.forward_backward(self, batches)
-        self._judge(recorded, _difference(self, recorded, value, found, then))
-        self.parts.update()
-        self._reset()
-        return value
-
-    def _judge(self, recorded, difference):
-        "Trust a recording for twice as many steps as before, or never again"
-        if difference is not None:
-            key = "replay_late" if recorded.since else "replay_differs"
-            return self.refuse(note(key, what=difference, count=recorded.since))
-        recorded.wait += 1 if recorded.wait < CHECKS else recorded.wait
-        if recorded.wait >= CHECKS:
-            recorded.left = min(recorded.wait, MOST)
-            self._say("info", "replay_ready", count=CHECKS)
-        recorded.since = 0
