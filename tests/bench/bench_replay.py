@@ -28,7 +28,7 @@ from trainopt_nb.events.records import Epoch
 from trainopt_nb.train.loop import train
 from trainopt_nb.train.recorded_step import RecordedStep
 
-SAMPLES, EPOCHS = 1437, 60
+SAMPLES = 1437
 BARS = {"mlp": 0.60, "cnn": 0.75, "encoder": 0.75}
 
 
@@ -127,6 +127,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=MAKERS, default=[*MAKERS])
     parser.add_argument("--instances", type=int, default=6, help="trainings of each kind")
+    parser.add_argument("--epochs", type=int, default=60, help="of each training")
     parser.add_argument("--parts", action="store_true", help="what a step consists of")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -134,7 +135,7 @@ def main():
     for kind in asked.only:
         bar = f" (bar {BARS[kind]})" if kind in BARS else ""
         print(f"\n{kind}{bar}: same weights as by hand: {'yes' if same_weights(kind) else 'NO'}\n{HEAD}")
-        for name, (times, reference) in take_turns(TRAININGS, kind, asked.instances, EPOCHS).items():
+        for name, (times, reference) in take_turns(TRAININGS, kind, asked.instances, asked.epochs).items():
             print(row(name, kind, times, reference), flush=True)
         if asked.parts:
             print(parts(kind), flush=True)
