@@ -150,6 +150,7 @@ def test_every_verdict_is_said_and_drawn(code, monkeypatch):
 
 
 @pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_memory_of_a_gpu_is_what_pytorch_reserves():
     report = will_it_fit(wide_task(), TrainOptions(batch_size=64, device="cuda"), largest=False)
     assert report.fits and report.room.kind == "gpu" and report.needs > 64 * 64 * 2000 * 4
