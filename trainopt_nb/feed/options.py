@@ -133,7 +133,7 @@ class FeedOptions(TextOptions):
     )
     in_memory: str = option(
         "auto",
-        "decode files once and hold them in memory; auto does where they take at most a quarter of what is free",
+        "hold samples in memory: auto decodes files once where they take at most a quarter of what is free, yes also reads a Dataset once",
         choices=("auto", "yes", "no"),
         group="Speed",
     )

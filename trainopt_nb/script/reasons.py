@@ -27,6 +27,7 @@ SILENT = (
     "cluster",
     "prefetch",
     "tune_loading",
+    "tune",
     "in_memory",
 )  # change nothing in what is learned
 UNWRITTEN = {  # option -> (value that needs nothing, what the script does instead)

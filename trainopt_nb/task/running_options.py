@@ -53,6 +53,11 @@ class SpeedOptions(RegularizationOptions):
         group="Speed",
         unit="threads",
     )
+    tune: bool = option(
+        False,
+        "try faster settings for some seconds before the first step, and train with those that are clearly faster",
+        group="Speed",
+    )
 
 # %% ../../nbs/task/00d_running_options.ipynb #1f8adde7
 @dataclass(frozen=True, repr=False)
