@@ -13,7 +13,7 @@ import torch
 from ..base.errors import DataError
 from .batches import Batches, MemoryBatches, order
 from .dataset_batches import DatasetBatches
-from .generators import held_state, preserve_rng, seed_everything
+from .generators import GENERATORS, held_generators, preserve_rng, seed_everything
 from .tensors import Batch, leaves, tree_map
 from ..store.plain import random_state
 
@@ -43,45 +43,42 @@ def _joined(parts: list[Batch]) -> Batch:
     raise TypeError(f"a batch holds {type(first).__name__}, and not only tensors")
 
 # %% ../../nbs/data/03d_kept_rows.ipynb #58e269b7
-def _generators(batches: DatasetBatches) -> bytes:
-    "Return the states of all random generators"
-    states = random_state(), held_state(batches.dataset)
-    return pickle.dumps(tree_map(lambda tensor: tensor.numpy().tobytes(), states))
+class _Reader:
+    "Reads samples of a dataset, and says why they can't be kept"
 
+    def __init__(self, batches: DatasetBatches):
+        self.batches = batches
+        self._held = list(held_generators(batches.dataset).values())
 
-def _refusal(batches: DatasetBatches, rows: list[int], kept: Batch | None) -> tuple[Batch, str]:
-    "Read some rows; returns their batch, and why they can't be kept"
-    with preserve_rng(batches.dataset):
-        seed_everything(len(rows) + (kept is None))
-        before = _generators(batches)
-        batch = batches.read(rows)
-        drawn = before != _generators(batches)
-    if drawn:
-        return batch, "reading its samples draws random numbers"
-    if any(len(tensor) != len(rows) for tensor in leaves(batch) if tensor.dim()):
-        return batch, "its collate_fn does not give one row for each sample"
-    if kept is not None and not _same(batch, tree_map(lambda tensor: tensor[torch.tensor(rows)], kept)):
-        return batch, "a sample is not the same each time that it is read"
-    return batch, ""
+    def _states(self):
+        "Return the states of all random generators"
+        states = random_state(), [GENERATORS[type(each)][0](each) for each in self._held]
+        return pickle.dumps(tree_map(lambda tensor: tensor.numpy().tobytes(), states))
+
+    def read(self, rows: list[int], seed: int) -> Batch:
+        "Return some rows as a batch. Raises `ValueError`"
+        seed_everything(seed)
+        before, batch = self._states(), self.batches.read(rows)
+        if before != self._states():
+            raise ValueError("reading its samples draws random numbers")
+        if any(len(tensor) != len(rows) for tensor in leaves(batch) if tensor.dim()):
+            raise ValueError("its collate_fn does not give one row for each sample")
+        return batch
 
 
 def _read_all(batches):
     "Return all rows; raises `TypeError` or `ValueError` with the reason where they can't be kept"
-    count, parts = len(batches.dataset), []
+    count, reader = len(batches.dataset), _Reader(batches)
     if hasattr(batches.dataset, "set_epoch"):
         raise ValueError("its samples follow from the epoch (set_epoch)")
-    for start in range(0, count, CHUNK):
-        part, why = _refusal(batches, list(range(start, min(start + CHUNK, count))), None)
-        if why:
-            raise ValueError(why)
-        parts.append(part)
+    chunks = [list(range(start, min(start + CHUNK, count))) for start in range(0, count, CHUNK)]
     try:
-        kept = _joined(parts)
+        kept = _joined([reader.read(rows, 1) for rows in chunks])
     except RuntimeError:
         raise ValueError("its samples have different shapes") from None
     for rows in order(count, 1, 0)[:AGAIN].split(max(2, min(batches.batch_size, AGAIN))):
-        if why := _refusal(batches, rows.tolist(), kept)[1]:
-            raise ValueError(why)
+        if not _same(reader.read(rows.tolist(), 2), tree_map(lambda tensor, rows=rows: tensor[rows], kept)):
+            raise ValueError("a sample is not the same each time that it is read")
     return kept
 
 # %% ../../nbs/data/03d_kept_rows.ipynb #d3d8fee8
@@ -105,7 +102,8 @@ def keep_rows(
     if type(batches) is not DatasetBatches:
         return batches
     try:
-        data = _read_all(batches)
+        with preserve_rng(batches.dataset):
+            data = _read_all(batches)
     except (TypeError, ValueError) as error:
         raise DataError(
             f"{name} can't be kept in memory, because {error}: leave out --in-memory yes."
