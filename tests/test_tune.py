@@ -12,6 +12,7 @@ from trainopt_nb.base.errors import DataError, OptionError, TaskError
 from trainopt_nb.events.tuned import Tuned
 from trainopt_nb.insight.candidates import CANDIDATES, candidate
 from trainopt_nb.insight.tune import tune
+from trainopt_nb.runs.report import report_html
 
 QUIET = {"write": lambda text: None, "device": "cpu", "threads": 1}
 
@@ -61,7 +62,7 @@ def test_rows_of_a_dataset_are_proposed_to_be_kept_and_nothing_of_the_user_chang
     task = Task(net(), Rows())
     weights, torch_state, python_state = net().state_dict(), torch.get_rng_state(), random.getstate()
     threads, options = torch.get_num_threads(), TrainOptions(device="cpu", threads=1, epochs=7)
-    found = tune(task, options, seconds=1)
+    found = tune(task, options, seconds=30)  # it ends as soon as it is clear
     assert found.line == "--in-memory yes" and found.options == options.replace(in_memory="yes")
     assert found.whole.low > 1 and "in_memory" in repr(found) and "--in-memory yes" in found._repr_html_()
     assert all(torch.equal(weights[name], value) for name, value in task.model.state_dict().items())
@@ -85,18 +86,19 @@ def test_kept_rows_train_to_the_same_weights_and_random_samples_are_refused(tmp_
 
 def test_random_samples_are_not_kept(only):
     only("in_memory")
-    found = tune(Task(net(), Rows(drawn=True)), TrainOptions(device="cpu", threads=1), seconds=1)
+    found = tune(Task(net(), Rows(drawn=True)), TrainOptions(device="cpu", threads=1), seconds=30)
     (row,) = found.table
     assert row.why == "failed" and "random" in row.more and not found.line
 
 
-def test_a_run_stores_what_it_trained_with_and_resumes_exactly(only, tmp_path):
+def test_a_run_stores_what_it_trained_with_and_resumes_exactly(only, tmp_path, monkeypatch):
     only("in_memory")
+    monkeypatch.setattr("trainopt_nb.insight.tune.LEAST", 20.0)
     how = {"folder": tmp_path, "batch_size": 16, **QUIET}
     run = fit(net(), Rows(), epochs=2, tune=True, **how)
     (told,) = [event for event in Run(run.path).events() if isinstance(event, Tuned)]
     assert told.flags == "--in-memory yes" and run.options["in_memory"] == "yes" and run.options["tune"]
-    assert "--in-memory yes" in run._repr_html_()
+    assert "--in-memory yes" in report_html(run.progress, drawn=False)
     again = net()
     resume(run, again, Rows(), epochs=3, write=lambda text: None)
     whole = net()
@@ -125,7 +127,7 @@ def test_a_setting_that_fails_is_a_row_and_useless_ones_are_not_taken(only, monk
     try:
         x = torch.randn(256, 8, 8)
         options = TrainOptions(device="cpu", threads=1)
-        found = tune(Task(net(), (x, torch.arange(256) % 3)), options, seconds=1.5)
+        found = tune(Task(net(), (x, torch.arange(256) % 3)), options, seconds=5)
     finally:
         for name in ("breaks", "nothing"):
             CANDIDATES._entries.pop(name)
@@ -138,7 +140,7 @@ def test_larger_batches_that_learn_less_are_proposed_and_not_taken(only):
     only("batch_size")
     data = torch.randn(640, 8, 8), torch.arange(640) % 3
     options = TrainOptions(device="cpu", threads=1, batch_size=4)
-    found = tune(Task(net(), data), options, seconds=2)  # without validation data nothing is proved
+    found = tune(Task(net(), data), options, seconds=10)  # without validation data nothing is proved
     tried = [row for row in found.table if row.pairs]
     assert tried and all(row.why in ("unproven", "slower") for row in tried) and not found.line
     assert found.apply("batch_size").batch_size > 4

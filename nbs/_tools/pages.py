@@ -23,6 +23,7 @@ from trainopt_nb.notebook.predict_verb import PredictOptions
 from trainopt_nb.notebook.profile_verb import ProfileOptions
 from trainopt_nb.notebook.runs_verb import RunsOptions
 from trainopt_nb.notebook.sweep_verbs import SpaceWords
+from trainopt_nb.notebook.tune_verb import TuneOptions
 from trainopt_nb.notebook.verb_help import terminal_usage, verb_rows
 from trainopt_nb.notebook.verbs import CellOptions, Trust
 from trainopt_nb.panels.form import sections as form_sections
@@ -158,6 +159,7 @@ def write_reference(
         "profile options": _plain_options(ProfileOptions),
         "inspect options": _plain_options(InspectOptions),
         "doctor options": _plain_options(DoctorOptions),
+        "tune options": _plain_options(TuneOptions),
         "data options": _plain_options(DataView),
         "convert options": _plain_options(ConvertArguments),
         "new options": _options(NewOptions, "trainopt new"),
