@@ -52,7 +52,7 @@ def _run(task, options, seed, samples):
     seed_everything(seed)
     steps = RealSteps(task, options.replace(seed=seed))
     try:
-        steps(max(1, round(samples / options.batch_size / options.accumulate)))
+        steps.train(max(1, round(samples / options.batch_size / options.accumulate)))
         return _judge(steps)
     finally:
         steps.close()
