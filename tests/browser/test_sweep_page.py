@@ -93,17 +93,18 @@ def test_the_page_shows_the_sweep_and_follows_it(sweep):
 
 
 def test_the_page_counts_the_seconds_until_the_workers_are_there(plain, log):
-    sweep = Sweep(plain, log[:1])
+    "Of a sweep that goes on after its process was killed"
+    sweep = Sweep(plain, [*log, BEGAN._replace(done=40)])
     step = sweep.page.locator(".tonb-step")
-    sweep.add(Preparing("workers", 0, time.time() - 5))
+    sweep.add(Preparing("workers", 40, time.time() - 5))
     first = step.inner_text()
     assert re.match(r"starting worker processes · [567] s$", first)
     sweep.page.wait_for_function(
         "(first) => document.querySelector('.tonb-step').innerText !== first", arg=first
     )
     assert step.inner_text().startswith("starting worker processes · ")  # the kernel said nothing in between
-    sweep.add(TrialStarted(0, {"lr": 2e-3, "schedule": "cosine"}, "trials/0", 0, "sampled", 1090.0))
-    assert step.inner_text().startswith("0 of 200 trials")
+    sweep.add(TrialStarted(40, {"lr": 2e-3, "schedule": "cosine"}, "trials/40", 0, "sampled", 1090.0))
+    assert step.inner_text().startswith("40 of 200 trials")
     sweep.panel.widget.close()
 
 

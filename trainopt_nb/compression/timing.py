@@ -6,11 +6,12 @@
 __all__ = ['Times', 'quantile', 'without_interruptions', 'take_turns']
 
 # %% ../../nbs/compression/02_timing.ipynb #a38c23cd
-import gc
 import time
 from collections.abc import Callable
 from statistics import median
 from typing import NamedTuple
+
+from ..base.garbage import garbage_waits
 
 try:
     import resource
@@ -111,16 +112,12 @@ def take_turns(
     "Time functions in turns until the time is used up"
     for call in calls.values():
         _warm(call)
-    names, found, collects = list(calls), {name: [] for name in calls}, gc.isenabled()
-    gc.disable()  # a collection takes milliseconds
-    try:
+    names, found = list(calls), {name: [] for name in calls}
+    with garbage_waits():
         end, turn = time.perf_counter() + seconds, 0
         while turn < least or (turn < most and time.perf_counter() < end):
             first = turn % len(names)
             for name in names[first:] + names[:first]:
                 found[name].append(_timed(calls[name]))
             turn += 1
-    finally:
-        if collects:
-            gc.enable()
     return {name: without_interruptions(rows) for name, rows in found.items()}

@@ -33,6 +33,8 @@ def fits(
     hint: object,  # a type, such as `int`, `float | None`, `dict[str, float]` or `Literal["max", "min"]`
 ) -> bool:  # True for a type that is not known here
     "Return whether a value is of a type; a whole number is a number too"
+    if type(value) is hint and hint is not int:  # most fields of most records
+        return True
     kind, parts = get_origin(hint), get_args(hint)
     if kind in (Union, types.UnionType):
         return any(fits(value, part) for part in parts)

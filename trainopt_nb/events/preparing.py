@@ -20,7 +20,7 @@ LATE = ("compile", "workers")  # phases that a run has after its first event
 
 
 def _keep(progress, event):
-    progress.parts["preparing"] = event
+    progress.parts["preparing"] = event._replace(step=progress.step)  # that of a sweep counts trials
 
 
 @event(fold=_keep)

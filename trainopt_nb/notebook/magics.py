@@ -36,6 +36,7 @@ from trainopt_nb.base.errors import (
 from ..base.interrupts import defer_interrupt
 from ..base.texts import fault, fault_text
 from ..base.flags import parse_flags, split
+from ..base.garbage import garbage_waits
 from ..base.options import declared
 from ..task.variables import typed_names
 from .completion import matcher
@@ -140,14 +141,9 @@ class TrainoptMagics(Magics):
 # %% ../../nbs/notebook/07_magics.ipynb #8affdfb4
 def _warm():
     "Import what the first run needs; garbage collection during the imports would take a third of the time"
-    collected = gc.isenabled()
-    gc.disable()
-    try:
+    with garbage_waits():
         for name in WARM:
             importlib.import_module(name)
-    finally:
-        if collected:
-            gc.enable()
 
 
 WARM = (

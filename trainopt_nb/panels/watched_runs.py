@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from ..base.errors import RunError
+from ..base.garbage import garbage_waits
 from ..events.progress import LIVE, Progress
 from .runs_rows import OVER, run_curves, run_row
 from ..runs import card
@@ -154,14 +155,18 @@ class _FollowedFolder:
         for watched in self._watched.values():
             if watched.refresh():
                 watched.version = self.version = now
-        for name in found.keys() - self._watched.keys():
-            with contextlib.suppress(RunError):  # no run, or one that is being deleted
-                self._watched[name] = Watched(Run(found[name]))
-                self._watched[name].version = self.version = now
+        with garbage_waits():
+            self._add_new(found, now)
         if self.version == now or len(self._order) != len(self._watched):
             order = sorted(self._watched, key=lambda name: self._watched[name].created, reverse=True)
             if order != self._order:
                 self._order, self._ordered, self.version = order, now, now
+
+    def _add_new(self, found, now):
+        for name in found.keys() - self._watched.keys():
+            with contextlib.suppress(RunError):  # no run, or one that is being deleted
+                self._watched[name] = Watched(Run(found[name]))
+                self._watched[name].version = self.version = now
 
     def __getitem__(self, name: str) -> Run:
         "Return a run by its name; raises `RunError` if it is gone"

@@ -136,8 +136,8 @@ def differing(
     for each in trained:
         if each.keys() - keys.keys():
             keys |= dict.fromkeys(each)
-    columns = {key: [each.get(key) for each in trained] for key in keys}
-    return [key for key, held in columns.items() if held.count(held[0]) < len(held)]
+    columns = zip(*({**keys, **each}.values() for each in trained), strict=True)
+    return [key for key, held in zip(keys, columns, strict=True) if held.count(held[0]) < len(held)]
 
 
 def find_columns(

@@ -12,6 +12,7 @@ import operator
 import re
 import time
 from collections.abc import Callable
+from functools import lru_cache
 
 from ..base.errors import OptionError
 from ..base.options import nearest
@@ -83,6 +84,7 @@ _SIGNS = {
     "==": operator.eq,
     "=": operator.eq,
 }
+_PLAIN = (str, int, float, bool, type(None))
 _PIECE = re.compile(r"""((?:[^\s"']|"[^"]*"|'[^']*')+)""")
 _TERM = re.compile(r"([A-Za-z_][\w.@-]*)\s*(<=|>=|!=|==|=|<|>|:)(.*)", re.DOTALL)
 _UNITS = {"%": 0.01, "s": 1, "min": 60, "h": 3600, "d": 86_400, "k": 1e3}
@@ -143,11 +145,18 @@ def _compared(word, sign, text, entries):
     return lambda e: _compares(value_of(e, key), sign, text, number)
 
 
+@lru_cache(4096, typed=True)  # hundreds of runs share most of their options
+def _option_words(name, value):
+    text = _text(value)
+    return f"{name}={text} {name.replace('_', ' ')} {text}"
+
+
 def everything(
     entry: RunEntry,
 ) -> str:  # lower case
     "Return all that can be found by a word"
-    options = (f"{name}={_text(v)} {name.replace('_', ' ')} {_text(v)}" for name, v in entry.options.items())
+    words = lambda value: _option_words if type(value) in _PLAIN else _option_words.__wrapped__
+    options = (words(value)(name, value) for name, value in entry.options.items())
     parts = [entry.name, entry.type, entry.state, entry.reason, entry.task.label(), entry.note, entry.damage]
     return "\n".join([*parts, *entry.tags, *entry.metrics, *options]).lower()
 

@@ -1,7 +1,7 @@
 // Numbers as they are written, and charts that stand side by side: they share their axis, their zoom and the place of the cursor.
 
 const HEIGHT = 172; // of a chart, pixels
-const GUTTER = 46; // for the numbers of its vertical axis, pixels
+const GUTTER = 54; // for the numbers of its vertical axis, pixels
 const FONT = 'system-ui, -apple-system, "Segoe UI", sans-serif';
 const STEPS = Array.from({ length: 13 }, (_, k) => [1, 2, 5].map((n) => Number(`${n}e${k - 3}`))).flat(); // of the horizontal axis
 const EMPTY = { stride: 1, x: [], y: [] };

@@ -2,10 +2,13 @@
 
 let fields = 0; // so that no two fields of a page share an id
 
+// a pattern for a word that is searched for: "rate" is not found within "separated"
+const patternOf = (word) => (/^[a-z]{3,}$/.test(word) ? "(?<![a-z])" : "") + word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+
 // a text in which what was searched for is marked
 function Marked({ text, words }) {
   if (!words.length || !text) return text;
-  const parts = text.split(new RegExp(`(${words.map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|")})`, "gi"));
+  const parts = text.split(new RegExp(`(${words.map(patternOf).join("|")})`, "gi"));
   return parts.map((part, i) => (i % 2 ? html`<mark>${part}</mark>` : part));
 }
 

@@ -31,7 +31,7 @@ const searched = (text) => text.toLowerCase().split(/\s+/).filter(Boolean);
 
 // whether a field has all words, and what has those that it does not show; null where a word is missing
 function lookUp(fact, title, words, texts) {
-  const has = (text) => (word) => text.toLowerCase().includes(word), seen = [fact.label, fact.help, fact.flag, fact.values, title].join("\n");
+  const has = (text) => (word) => new RegExp(patternOf(word), "i").test(text), seen = [fact.label, fact.help, fact.flag, fact.values, title].join("\n");
   const hidden = words.filter((word) => !has(seen)(word));
   const values = fact.choices.filter((each) => hidden.some(has(each))), also = [];
   for (const word of hidden) {

@@ -215,5 +215,5 @@ export default panel((shared) => {
     ${ui.question && chosen > 0 && html`<${Question} ...${shared} picked=${picked} />`}
     ${ui.labeling && chosen > 0 && !picked.some((row) => row.parent) && html`<${Labels} ...${shared} picked=${picked} />`}
     ${ui.comparing && chosen > 0 && html`<${Picture} ...${shared} /><${Values} ...${shared} />`}
-    <${Foot}><code class="tonb-path">${face.folder}</code><//><//>`;
+    <${Foot}><span>${texts.folder} <code class="tonb-path">${face.folder}</code></span><//><//>`;
 }, { merge: mergeRows, tick, every: 250 });

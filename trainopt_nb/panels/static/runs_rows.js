@@ -1,6 +1,7 @@
 // The rows of the table of runs: heads that sort, groups by task, a row for each run and what is opened below it.
 
-const FIRST = 60, FURTHER = 120; // rows that are drawn at once, and how many more each time that the end is reached
+const FIRST = 20, THEN = 60, FURTHER = 120; // rows that are drawn at once, those soon after, and how many more each time that the end is reached
+const SOON = 100; // milliseconds
 
 // ---- heads
 
@@ -150,6 +151,12 @@ function Runs(shared) {
     return html`<tbody key=${group.label}>${groups.length > 1 && html`<${GroupHead} ...${{ group, folded, turn, span: shared.span, texts }} />`}${rows}</tbody>`;
   });
   ui.rows = ui.drawn;
+  const some = left <= 0 && ui.most < THEN; // there are more, which need not be waited for: they are below what one sees
+  useLayoutEffect(() => {
+    if (!some) return;
+    const due = setTimeout(() => refresh((ui.most = Math.max(ui.most, THEN))), SOON);
+    return () => clearTimeout(due);
+  }, [some, face.view.number]);
   const further = () => {
     const { scrollTop, clientHeight, scrollHeight } = scroll.current;
     if (left <= 0 && scrollTop + 2 * clientHeight > scrollHeight) refresh((ui.most += FURTHER));
