@@ -17,10 +17,10 @@ from trainopt_nb.population.cuda_graphs import make_replay
 from trainopt_nb.population.fold import Unbatchable
 from trainopt_nb.population.plan import plan_batch
 from trainopt_nb.population.population import Population
-from trainopt_nb.population.record import Recorder
 from trainopt_nb.population.train_trials import Drop, prepare_trials, train_trials, trial_options
 from trainopt_nb.population.trial_batches import epoch_batches
 from trainopt_nb.train.loop import train
+from trainopt_nb.train.record import Recorder
 
 G = torch.Generator().manual_seed(0)
 X, V = torch.randn(200, 6, generator=G), torch.randn(60, 6, generator=G)

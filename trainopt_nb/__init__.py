@@ -39,6 +39,7 @@ __all__ = [
     "sweep",
     "tune",
     "watch",
+    "will_it_fit",
 ]
 
 _LATER = {  # they import Optuna, or what measures, inspects, watches and changes models
@@ -51,6 +52,7 @@ _LATER = {  # they import Optuna, or what measures, inspects, watches and change
     "sweep": "trainopt_nb.sweeps.run_sweep",
     "tune": "trainopt_nb.insight.tune",
     "watch": "trainopt_nb.insight.watch",
+    "will_it_fit": "trainopt_nb.insight.will_it_fit",
 }
 
 RUN_REPORTS.register("sweep", "trainopt_nb.sweeps.report:sweep_bundle")

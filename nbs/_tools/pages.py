@@ -18,6 +18,7 @@ from trainopt_nb.notebook.convert_verb import ConvertArguments
 from trainopt_nb.notebook.data_verb import DataView
 from trainopt_nb.notebook.doctor_verb import DoctorOptions
 from trainopt_nb.notebook.inspect_verb import InspectOptions
+from trainopt_nb.notebook.memory_verb import MemoryOptions
 from trainopt_nb.notebook.new import NewOptions
 from trainopt_nb.notebook.predict_verb import PredictOptions
 from trainopt_nb.notebook.profile_verb import ProfileOptions
@@ -160,6 +161,7 @@ def write_reference(
         "inspect options": _plain_options(InspectOptions),
         "doctor options": _plain_options(DoctorOptions),
         "tune options": _plain_options(TuneOptions),
+        "memory options": _plain_options(MemoryOptions),
         "data options": _plain_options(DataView),
         "convert options": _plain_options(ConvertArguments),
         "new options": _options(NewOptions, "trainopt new"),

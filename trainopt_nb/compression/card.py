@@ -17,7 +17,7 @@ from trainopt_nb.compression.lines import (
     smaller,
     verdict_text,
 )
-from .number_texts import in_bytes, in_milliseconds, times_text
+from ..events.number_texts import in_bytes, in_milliseconds, times_text
 from .progress import CompressProgress, compression_of
 from .records import CandidateMeasured
 from ..events.format import duration

@@ -15,7 +15,7 @@ from torch import nn
 from .candidate import Candidate, Floor, describe_floor
 from .machine import Machine
 from .measurement import text_table
-from .number_texts import in_bytes, in_milliseconds, times_text
+from ..events.number_texts import in_bytes, in_milliseconds, times_text
 from .recipe import Recipe, code_of_recipe, options_as_code
 from .served import Served, TorchServed
 from .steps import EXPORTERS, Refused

@@ -6,14 +6,13 @@
 __all__ = ['count_parameters', 'count_macs', 'peak_memory']
 
 # %% ../../nbs/compression/03_count.ipynb #f6a0c5d6
-import ctypes
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..base.peak_memory import PeakMeter
 from ..data.tensors import Batch
 from ..task.signatures import call
 
@@ -49,24 +48,15 @@ def count_macs(
     return counter.get_total_flops() // 2 - sum(saved)
 
 # %% ../../nbs/compression/03_count.ipynb #7122a450
-def _held(row):
-    "Return a row of the status of this process in bytes"
-    text = Path("/proc/self/status").read_text()
-    return 1024 * next(int(line.split()[1]) for line in text.splitlines() if line.startswith(row))
-
-
 def peak_memory(
     function: Callable[[], object],
 ) -> (
     int | None
 ):  # bytes; None where the system does not tell, or the first call left all that the next one needs
     "Return what a call adds to the memory of this process at its peak"
-    try:
+    function()
+    meter = PeakMeter()
+    if not meter.sampled:
         function()
-        ctypes.CDLL(None).malloc_trim(0)  # or the call would be given memory that was used before
-        before = _held("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")
-        function()
-        return max(0, _held("VmHWM") - before) or None
-    except (OSError, AttributeError, StopIteration):
-        return None
+    meter.close()
+    return None if meter.sampled else meter.added or None

@@ -11,7 +11,7 @@ import math
 
 from ..base.texts import wording
 from .figure import Figure
-from .number_texts import in_bytes, in_milliseconds, times_text
+from ..events.number_texts import in_bytes, in_milliseconds, times_text
 from .progress import CompressProgress, compression_of
 from trainopt_nb.compression.records import (
     CandidateMeasured,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from .figure import Figure
 from .judge import Judged
 from .machine import Machine
-from .number_texts import in_bytes, in_counts, in_milliseconds, three_digits
+from ..events.number_texts import in_bytes, in_counts, in_milliseconds, three_digits
 from .timing import Times
 from ..runs.html_tables import table_html
 

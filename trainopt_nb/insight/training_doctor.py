@@ -18,10 +18,11 @@ from ..events.records import Note, Started, Step
 from . import graph_rules, input_rules, learning_rules, loss_rules  # noqa: F401 they register detectors
 from .detectors import Diagnosis
 from .observations import guarded
-from .observer import EVERY, SHARE, OpenLook, StepHooks, is_compiled
+from .observer import EVERY, SHARE, OpenLook, StepHooks
 from .silence import silenced
 from ..train.commands import Commands
 from ..train.loop import Loop
+from ..store.wrapped_models import is_compiled
 
 # %% ../../nbs/insight/31_training_doctor.ipynb #5c3b4351
 BEGIN = 2  # steps at the start that are looked at in any case

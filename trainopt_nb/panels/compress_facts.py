@@ -10,7 +10,7 @@ from ..base.texts import wording
 from ..compression.card import compress_figures, taken_of
 from ..compression.compressed_run import taken_code
 from ..compression.lines import floor_text, name_of, short_name
-from ..compression.number_texts import in_bytes
+from ..events.number_texts import in_bytes
 from ..compression.progress import CompressProgress, compression_of
 from ..compression.records import CandidateMeasured, Exported, SearchEnded, StepRefused
 from ..events.format import duration

@@ -11,7 +11,7 @@ import re
 from ..base.options import declared
 from ..compression.engines import ENGINES
 from ..compression.lines import metric_change, metric_text, short_name, smaller
-from ..compression.number_texts import in_bytes, in_counts, in_milliseconds, times_text
+from ..events.number_texts import in_bytes, in_counts, in_milliseconds, times_text
 from ..compression.progress import CompressProgress
 from ..compression.recipe import clicked_step
 from ..compression.records import CandidateMeasured

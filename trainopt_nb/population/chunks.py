@@ -18,7 +18,7 @@ from ..data.tensors import Batch, leaves, split_batch, tree_map
 from ..optim.freeze import train_unfrozen
 from .fold import Fold, Unbatchable, fold_model, spread_bare
 from .masks import DropoutMasks, Draws, dropout_orders
-from .record import place_of
+from ..train.record import place_of
 from .cuda_graphs import make_replay
 from .rows import stacked_tensors
 from .trial_losses import TrialLosses, row_of

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .record import Recorder
-from .replay import Replay
+from .fold import Unbatchable
+from ..train.record import Recorder, Unreplayable
+from ..train.replay import Replay
 
 # %% ../../nbs/population/05b_cuda_graphs.ipynb #e1bccf9b
 class GraphReplay:
@@ -30,11 +31,11 @@ class GraphReplay:
         with torch.cuda.stream(
             side
         ):  # autograd adds up the gradient of a weight on the stream where it met it first
-            with Recorder() as recorder:
+            with Recorder(random=False) as recorder:
                 compute()
             self.changed, self.bytes = recorder.changed, 0
             del recorder
-            with Recorder():  # libraries choose their kernels outside of a capture
+            with Recorder(random=False):  # libraries choose their kernels outside of a capture
                 compute()
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
@@ -55,4 +56,9 @@ def make_replay(
     memory: dict | None = None,  # that several replays share; their results hold until the next one is called
 ) -> Replay | GraphReplay:
     "Record a computation in the way of its device"
-    return (GraphReplay if device.type == "cuda" else Replay)(compute, memory)
+    try:
+        return (
+            GraphReplay(compute, memory) if device.type == "cuda" else Replay(compute, memory, random=False)
+        )
+    except Unreplayable as error:
+        raise Unbatchable(str(error)) from None

@@ -12,71 +12,20 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 
+from ..optim.fused_updates import group_updates, is_fused
 from ..train.state import TrainingState
 
-# %% ../../nbs/population/07b_row_updates.ipynb #732f1c87
-def _adam(group, params, states, step):
-    "Return the update of one group of Adam or AdamW, from gradients"
-    decoupled = group.get("decoupled_weight_decay", False)
-    kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
-    means, squares = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
-    steps = [step] * len(params)
-
-    def update(grads):
-        (beta1, beta2), lr, decay = group["betas"], group["lr"], group["weight_decay"]
-        kernel(
-            params, grads, means, squares, [], steps, lr=lr, beta1=beta1, beta2=beta2, weight_decay=decay, eps=group["eps"],
-            amsgrad=False, maximize=False,
-        )  # fmt: skip
-
-    return update
-
-
-def _sgd(group, params, states, step):
-    "Return the update of one group of SGD, from gradients"
-    momenta = [state["momentum_buffer"] for state in states] if group["momentum"] else []
-
-    def update(grads):
-        torch._fused_sgd_(
-            params, grads, momenta, weight_decay=group["weight_decay"], momentum=group["momentum"], lr=group["lr"],
-            dampening=group["dampening"], nesterov=group["nesterov"], maximize=False, is_first_step=False,
-        )  # fmt: skip
-
-    return update
-
-
-_KERNELS = {torch.optim.Adam: _adam, torch.optim.AdamW: _adam, torch.optim.SGD: _sgd}
-
-# %% ../../nbs/population/07b_row_updates.ipynb #88d7c8f6
-def _fits(optimizer):
-    "Whether an optimizer does no more than its fused kernel"
-    usual = lambda g: (
-        g.get("fused") and not (g.get("amsgrad") or g.get("maximize") or isinstance(g["lr"], Tensor))
-    )
-    return (
-        type(optimizer) in _KERNELS
-        and all(map(usual, optimizer.param_groups))
-        and not optimizer._optimizer_step_post_hooks
-    )
-
-
+# %% ../../nbs/population/07b_row_updates.ipynb #cb7d76a3
 def _kernels(optimizer, params, step):
     "Return (update, selection of its gradients) for each group; None where only `step` will do"
-    if not _fits(optimizer):
+    if not is_fused(optimizer):
         return None
-    place, made = {id(p): n for n, p in enumerate(params)}, []
-    for group in optimizer.param_groups:
-        held = [p for p in group["params"] if id(p) in place]
-        if not held:
-            continue
-        states, places = [optimizer.state[p] for p in held], [place[id(p)] for p in held]
-        for state in states:
-            if "step" in state:  # one tensor for all
-                step.copy_(state["step"])
-                state["step"] = step
-        pick = itemgetter(*places) if len(places) > 1 else lambda grads, at=places[0]: (grads[at],)
-        made.append((_KERNELS[type(optimizer)](group, held, states, step), pick))
-    return made
+    for state in filter(None, map(optimizer.state.get, params)):
+        if "step" in state:  # one tensor for all
+            step.copy_(state["step"])
+            state["step"] = step
+    pick = lambda places: itemgetter(*places) if len(places) > 1 else lambda grads, at=places[0]: (grads[at],)
+    return [(update, pick(places)) for update, places in group_updates(optimizer, params)]
 
 # %% ../../nbs/population/07b_row_updates.ipynb #91de3300
 class RowUpdate:

@@ -108,12 +108,16 @@ def _count(loop, taken, kept, loss, lr, wait):
     return Step(state.step, state.epoch, loss, lr, samples, seconds, wait)
 
 
-def _obey(commands, command):
-    "Execute a command, and what the run before did at this step"
+def _obey(loop, command):
+    "Execute a command, and what the run before did at this step, and yield what the update has to say"
+    commands, told = loop.commands, loop.state.stepper.told
     if command is not None:
         yield from commands.execute(command)
     if commands.earlier:
         yield from commands.replay()
+    while told:
+        level, text = told.pop(0)
+        yield from commands.emit(Note(level, text, loop.state.step, "replay"))
 
 
 def _save(loop, limit):
@@ -166,8 +170,8 @@ class StepLoop:
                 if loss is None:
                     continue
             command = yield _count(self, taken, kept, loss, lr, got - asked)
-            if command is not None or self.commands.earlier:
-                yield from _obey(self.commands, command)
+            if command is not None or self.commands.earlier or stepper.told:
+                yield from _obey(self, command)
                 lr = state.apply_lr()
             if o.save_steps and state.step % o.save_steps == 0:
                 yield from _save(self, limit)

@@ -21,7 +21,7 @@ from .first_batch import Sample
 # %% ../../nbs/train/03i_known_task.ipynb #dfe2f035
 WITHOUT_EFFECT = frozenset(
     "epochs max_steps seed optimizer lr weight_decay decay_all momentum l1 schedule warmup final_lr step_every milestones gamma "
-    "plateau_patience clip clip_value dropout ema label_smoothing accumulate patience min_delta save_seconds save_steps keep".split()
+    "plateau_patience clip clip_value dropout ema label_smoothing accumulate replay patience min_delta save_seconds save_steps keep".split()
 )  # options that no check of the first batch depends on
 
 _PLAIN = (int, float, str, bool, tuple, type(None))

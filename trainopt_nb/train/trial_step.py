@@ -63,7 +63,8 @@ def trial_step(
     with preserve_state(prepared.model, prepared.loss_module, prepared.device_transforms, room=2 * ROOM):
         with prepared.freezing:
             prepared.freezing.train()
-            stepper = make_stepper(own, optimizer_for(own.learned, options), options)
+            usual = options.replace(replay=False)  # a few steps would be those of the recording
+            stepper = make_stepper(own, optimizer_for(own.learned, options), usual)
             copy = lambda tensor: tensor.clone()  # a model may change its inputs in place
             try:
                 yield lambda: stepper([own.on_device(tree_map(copy, batch), True)])

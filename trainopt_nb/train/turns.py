@@ -16,6 +16,7 @@ from ..data.tensors import size_of
 from ..task.train_options import TrainOptions
 from .average import Average
 from .prepare import Prepared
+from .replay_stepper import ReplayStepper
 from .update import Stepper, make_step
 
 # %% ../../nbs/train/08b_turns.ipynb #a9562ef9
@@ -76,4 +77,5 @@ def make_stepper(
     options: TrainOptions,
 ) -> Stepper:
     "Return what does the updates of a task"
-    return (TurnStepper if prepared.turns else Stepper)(prepared, optimizer, options)
+    usual = ReplayStepper if options.replay else Stepper
+    return (TurnStepper if prepared.turns else usual)(prepared, optimizer, options)

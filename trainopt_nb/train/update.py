@@ -38,11 +38,12 @@ def make_step(
     optimizer: Optimizer,
     options: TrainOptions,
     backward: Callable[[Tensor], None] = Tensor.backward,  # adds gradients
+    step: Callable[[], None] | None = None,  # changes the weights; None is the step of the optimizer
 ) -> StepParts:
     "Compose what the options add to an update, from the inside out"
     o, strategy, hooks, scaler = options, prepared.strategy, prepared.gradient_hooks, None
     trainable = [p for p in prepared.learned.parameters() if p.requires_grad]  # what is frozen for a time too
-    parts = StepParts(prepared.loss_step, backward, optimizer.step)
+    parts = StepParts(prepared.loss_step, backward, step or optimizer.step)
     if o.precision in ("bf16", "fp16"):
         parts = with_autocast(parts, prepared.device, o.precision)
     if o.l1:
@@ -89,6 +90,7 @@ class LossReader:
     ):
         self.prepared, self.options = prepared, options
         self.pieces = 1  # into how many parts each batch is cut; doubled when memory runs out
+        self.told: list[tuple[str, str]] = []  # (level, sentence) that the reader has not got yet
         self.reads = prepared.device.type == "cpu" or options.on_nonfinite == "skip"
         self._unread = []
 
