@@ -93,7 +93,7 @@ def test_random_samples_are_not_kept(only):
 
 def test_a_run_stores_what_it_trained_with_and_resumes_exactly(only, tmp_path, monkeypatch):
     only("in_memory")
-    monkeypatch.setattr("trainopt_nb.insight.tune.LEAST", 20.0)
+    monkeypatch.setattr("trainopt_nb.insight.settings.LEAST", 20.0)
     how = {"folder": tmp_path, "batch_size": 16, **QUIET}
     run = fit(net(), Rows(), epochs=2, tune=True, **how)
     (told,) = [event for event in Run(run.path).events() if isinstance(event, Tuned)]

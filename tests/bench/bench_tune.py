@@ -29,6 +29,8 @@ from trainopt_nb.events.records import Epoch
 from trainopt_nb.insight.real_steps import RealSteps
 from trainopt_nb.insight.tune import tune
 from trainopt_nb.train.pairs import compare
+from trainopt_nb.train.prepare import prepare
+from trainopt_nb.train.threads import threads_by_size
 
 GOAL = 0.97
 
@@ -150,6 +152,13 @@ def drawn(number):
     return Task(model, train, valid), options, f"{kind}, batch {batch}, threads {options.threads}"
 
 
+def _as_run(task, options):
+    "The options with the threads that a run chooses where nothing is said"
+    if options.threads:
+        return options
+    return options.replace(threads=threads_by_size(prepare(task, options), options))
+
+
 def starts(args):
     slower, ratios, kept = [], [], 0
     for number in range(args.first, args.first + args.starts):
@@ -160,11 +169,9 @@ def starts(args):
             ratios.append(1.0)
             print(f"{number}: {text}: start kept ({found.seconds:.1f} s)", flush=True)
             continue
-        # the start as a run would train it: a small network has one thread where nothing is said
-        first = RealSteps(task, options if options.threads else options.replace(threads=1))
-        second = RealSteps(task, found.options if found.options.threads else found.options.replace(threads=1))
+        first, second = (RealSteps(task, _as_run(task, each)) for each in (options, found.options))
         size = options.batch_size / found.options.batch_size
-        pair = compare(first, lambda steps, second=second, size=size: second(steps) * size, 3.0)
+        pair = compare(first, lambda n, second=second, size=size: second(n) * size, 5.0, few=False)
         ratios.append(pair.ratio)
         if pair.high < 1:
             slower.append(number)

@@ -77,7 +77,7 @@ def _with_threads(prepared, options, here):
     options, here = (each.replace(threads=chosen.threads) for each in (options, here))
     return options, here, {"threads": chosen._asdict()}
 
-
+# %% ../../nbs/api/03_prepare_run.ipynb #628ad774
 def _loop(task, options, ranks=SINGLE, known=None, shared=False):
     task, options = tuned(task, options, ranks)
     tell_phase("data")

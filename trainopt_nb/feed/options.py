@@ -152,3 +152,8 @@ class FeedOptions(TextOptions):
         "measure workers, prefetch and memory for some seconds before training, and take the fastest",
         group="Speed",
     )
+    tune: bool = option(
+        False,
+        "try faster settings for some seconds before the first step, and train with those that are clearly faster",
+        group="Speed",
+    )

@@ -112,6 +112,13 @@ def _channels_last(now):
     return [{"channels_last": True}] if images and not now.options.channels_last else []
 
 
+@candidate("replay")
+def _replay(now):
+    "Recorded kernels of the step"
+    able = now.prepared.device.type == "cpu" and not (now.options.compile or now.options.replay)
+    return [{"replay": True}] if able and now.prepared.runner is None else []
+
+
 @candidate("precision", exact=False)
 def _precision(now):
     "Number formats that the device computes faster"

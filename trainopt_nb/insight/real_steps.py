@@ -23,6 +23,11 @@ from ..train.prepare import prepare
 from ..train.torch_settings import torch_settings
 from ..train.turns import make_stepper
 
+# %% ../../nbs/insight/61_real_steps.ipynb #4301b522
+BLOCK = (
+    0.02  # seconds that are timed together, at least: another process may have the core for some milliseconds
+)
+
 # %% ../../nbs/insight/61_real_steps.ipynb #3b4315c4
 BLOCK = (
     0.02  # seconds that are timed together, at least: another process may have the core for some milliseconds

@@ -30,7 +30,7 @@ def is_as_good(proof: Proof) -> bool:
     losses = [(before - after) / level for before, after in zip(proof.before, proof.after, strict=True)]
     return sum(losses) / len(losses) <= MEAN and max(losses) <= EACH
 
-
+# %% ../../nbs/insight/62_same_quality.ipynb #fb8e5b38
 def _judge(steps):
     "Return the figure of the validation, higher is better, and its name"
     prepared, options = steps.prepared, steps.options

@@ -35,7 +35,7 @@ def tuned_facts(
         "taken": taken,
     }
 
-
+# %% ../../nbs/runs/01g_tuned_rows.ipynb #af72236b
 def table_html(
     tuned: Tuned,
     texts: dict = TEXTS,  # of the language

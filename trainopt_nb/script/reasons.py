@@ -29,6 +29,7 @@ SILENT = (
     "tune_loading",
     "tune",
     "in_memory",
+    "replay",
 )  # change nothing in what is learned
 UNWRITTEN = {  # option -> (value that needs nothing, what the script does instead)
     "devices": (1, "The run used several devices; the script uses one, with the batches of all of them"),

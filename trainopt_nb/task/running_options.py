@@ -41,6 +41,7 @@ class SpeedOptions(RegularizationOptions):
         aliases=("gradient_accumulation", "accumulate_grad_batches"),
     )
     compile: bool = option(False, "compile the model by torch.compile", group="Speed")
+    replay: bool = option(False, "replay recorded steps on the CPU, faster for small models", group="Speed")
     channels_last: bool = option(False, "keep images in memory with channels last", group="Speed")
     device: str = option("auto", "where to train, such as cpu, cuda, cuda:1, mps", group="Devices")
     threads: int | None = option(
@@ -52,11 +53,6 @@ class SpeedOptions(RegularizationOptions):
         optional=True,
         group="Speed",
         unit="threads",
-    )
-    tune: bool = option(
-        False,
-        "try faster settings for some seconds before the first step, and train with those that are clearly faster",
-        group="Speed",
     )
 
 # %% ../../nbs/task/00d_running_options.ipynb #1f8adde7
