@@ -34,8 +34,8 @@ BLOCK = (
 )
 
 
-class RealSteps:
-    "Does real steps of a task on a copy of its model, by some options"
+class _Steps:
+    "Single steps on a copy of a model, with batches without end"
 
     def __init__(self, task: Task, options: TrainOptions):
         self.options = options
@@ -64,6 +64,10 @@ class RealSteps:
         if self.prepared.device.type == "cuda":
             torch.cuda.synchronize(self.prepared.device)
         return time.perf_counter()
+
+# %% ../../nbs/insight/61_real_steps.ipynb #4e4e294f
+class RealSteps(_Steps):
+    "Does real steps of a task on a copy of its model, by some options"
 
     def __call__(self, steps: int) -> float:  # seconds of one
         "Do so many steps, or more where they are short"

@@ -40,8 +40,8 @@ class Sides:
         self.start = self.now
         self.first(1)
         self.step = self.first(2)
-        updates = run_length(prepared, options)[1]
-        self.left = None if updates is None else updates * self.step
+        self.updates = run_length(prepared, options)[1]
+        self.left = None if self.updates is None else self.updates * self.step
         if share is not None and self.left is not None:
             seconds = min(seconds, max(LEAST, share * self.left))
         self.seconds = seconds

@@ -117,7 +117,7 @@ def _question(sides: Sides) -> dict:
     names = ("workers", "prefetch", "in_memory", "compile", "loss")
     options = {name: str(getattr(o, name)) for name in names}
     kind = f"{type(data).__module__}.{type(data).__qualname__}"
-    long = None if sides.left is None else round(math.log2(max(1.0, sides.left)))
+    long = None if sides.updates is None else round(math.log2(max(1, sides.updates)))
     speed = speed_question(sides.first.prepared, o, usual_threads())
     return {
         "speed": speed,
