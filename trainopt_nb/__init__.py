@@ -8,7 +8,7 @@ from trainopt_nb.runs.run import RUN_ACTIONS, RUN_REPORTS, Run
 from trainopt_nb.api.fit import fit, resume
 from trainopt_nb.api.load_data import load_data
 from trainopt_nb.compression import lines as _compress_lines  # readers of a log know the events of a compression
-from trainopt_nb.events import profiled as _profiled, usage as _usage  # the same for those that a run tells of itself
+from trainopt_nb.events import profiled as _profiled, tuned as _tuned, usage as _usage  # the same for those that a run tells of itself
 from trainopt_nb.feed.convert import convert
 from trainopt_nb.insight.lr_find import find_lr
 from trainopt_nb.sweeps import lines as _lines, trial_values as _trial_values  # readers of a log know the events of a sweep
@@ -37,6 +37,7 @@ __all__ = [
     "measure",
     "resume",
     "sweep",
+    "tune",
     "watch",
     "will_it_fit",
 ]
@@ -49,6 +50,7 @@ _LATER = {  # they import Optuna, or what measures, inspects, watches and change
     "inspect_results": "trainopt_nb.insight.inspect",
     "measure": "trainopt_nb.compression.measure",
     "sweep": "trainopt_nb.sweeps.run_sweep",
+    "tune": "trainopt_nb.insight.tune",
     "watch": "trainopt_nb.insight.watch",
     "will_it_fit": "trainopt_nb.insight.will_it_fit",
 }

@@ -24,6 +24,7 @@ from trainopt_nb.notebook.predict_verb import PredictOptions
 from trainopt_nb.notebook.profile_verb import ProfileOptions
 from trainopt_nb.notebook.runs_verb import RunsOptions
 from trainopt_nb.notebook.sweep_verbs import SpaceWords
+from trainopt_nb.notebook.tune_verb import TuneOptions
 from trainopt_nb.notebook.verb_help import terminal_usage, verb_rows
 from trainopt_nb.notebook.verbs import CellOptions, Trust
 from trainopt_nb.panels.form import sections as form_sections
@@ -159,6 +160,7 @@ def write_reference(
         "profile options": _plain_options(ProfileOptions),
         "inspect options": _plain_options(InspectOptions),
         "doctor options": _plain_options(DoctorOptions),
+        "tune options": _plain_options(TuneOptions),
         "memory options": _plain_options(MemoryOptions),
         "data options": _plain_options(DataView),
         "convert options": _plain_options(ConvertArguments),

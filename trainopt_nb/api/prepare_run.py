@@ -36,7 +36,7 @@ from ..train.known_task import KnownTask
 from ..train.loop import Loop
 from ..train.prepare import prepare
 from ..train.sync import synced_events, watchers_of
-from ..train.task_data import tuned
+from ..train.task_data import tuned, tuned_settings
 from ..train.task_record import task_record
 from ..data.generators import seed_torch
 from ..train.threads import choose_threads
@@ -77,16 +77,19 @@ def _with_threads(prepared, options, here):
     options, here = (each.replace(threads=chosen.threads) for each in (options, here))
     return options, here, {"threads": chosen._asdict()}
 
-
+# %% ../../nbs/api/03_prepare_run.ipynb #628ad774
 def _loop(task, options, ranks=SINGLE, known=None, shared=False):
     task, options = tuned(task, options, ranks)
     tell_phase("data")
     task, opened, changes = clean_task(read_task(task, options), options, ranks)
     seed_torch(options.seed)
     opened, here = (each.on(ranks.data_shard[1]) for each in (opened, options))
-    task = with_table(task, opened)
+    task, told = with_table(task, opened), change_events(changes.get("changes"))
+    if options.tune and not shared:
+        task, options, more = tuned_settings(task, options, ranks)
+        opened, here = (each.on(ranks.data_shard[1]) for each in (options, options))
+        told = [*told, *more]
     tell_phase("check")
-    told = change_events(changes.get("changes"))
     prepared, fact = prepare(task, opened, ranks, known=known), {}
     if not shared:
         options, here, fact = _with_threads(prepared, options, here)

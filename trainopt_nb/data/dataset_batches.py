@@ -6,7 +6,7 @@
 __all__ = ['DatasetLoader', 'DatasetBatches']
 
 # %% ../../nbs/data/03b_dataset_batches.ipynb #186679ae
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
@@ -140,8 +140,31 @@ class DatasetLoader:
             **{"persistent_workers": bool(workers), **more},
         )
 
+# %% ../../nbs/data/03b_dataset_batches.ipynb #9f5a2225
+class _Reads(DatasetLoader):
+    "Samples of a dataset as one batch, and the order of an epoch"
+
+    def read(
+        self,
+        rows: Iterable[int],  # of the dataset
+    ) -> Batch:
+        "Read samples as one batch, in this process"
+        return self._loader.collate_fn([self.dataset[row] for row in rows])
+
+    @property
+    def ordered(self) -> dict:
+        "Return what `MemoryBatches` needs to give the same batches"
+        drop_last, drop_single = self._drops
+        return {
+            "shuffle": self._order.shuffle,
+            "drop_last": drop_last,
+            "drop_single": drop_single,
+            "seed": self._order.seed,
+            "data_shard": self.data_shard,
+        }
+
 # %% ../../nbs/data/03b_dataset_batches.ipynb #de914c55
-class DatasetBatches(DatasetLoader):
+class DatasetBatches(_Reads):
     "Batches of a map-style `Dataset`"
 
     def epoch(
@@ -177,8 +200,7 @@ class DatasetBatches(DatasetLoader):
     def peek(self) -> Batch:
         "Return a few samples as a batch, without changing random numbers"
         with preserve_rng(self.dataset):
-            few = [self.dataset[i] for i in range(min(self.batch_size, 8, len(self.dataset)))]
-            return self._loader.collate_fn(few)
+            return self.read(range(min(self.batch_size, 8, len(self.dataset))))
 
     def arrange(self, layout: Callable[[Batch], Batch]):
         "Arrange each batch where it is made"

@@ -133,7 +133,7 @@ class FeedOptions(TextOptions):
     )
     in_memory: str = option(
         "auto",
-        "decode files once and hold them in memory; auto does where they take at most a quarter of what is free",
+        "hold samples in memory: auto decodes files once where they take at most a quarter of what is free, yes also reads a Dataset once",
         choices=("auto", "yes", "no"),
         group="Speed",
     )
@@ -150,5 +150,10 @@ class FeedOptions(TextOptions):
     tune_loading: bool = option(
         False,
         "measure workers, prefetch and memory for some seconds before training, and take the fastest",
+        group="Speed",
+    )
+    tune: bool = option(
+        False,
+        "try faster settings for some seconds before the first step, and train with those that are clearly faster",
         group="Speed",
     )

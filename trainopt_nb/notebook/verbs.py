@@ -138,6 +138,7 @@ TERMINAL_COMMANDS = Registry("command")
 TERMINAL_COMMANDS.register("fit", "trainopt_nb.notebook.cli:FIT_FILE")
 TERMINAL_COMMANDS.register("sweep", "trainopt_nb.notebook.cli:SWEEP_FILE")
 TERMINAL_COMMANDS.register("doctor", "trainopt_nb.notebook.doctor_verb:DOCTOR_ENVIRONMENT")
+TERMINAL_COMMANDS.register("tune", "trainopt_nb.notebook.cli:TUNE_FILE")
 VERBS = Registry("verb")
 for _name, _place in {
     "fit": "fit_verbs:FIT",
@@ -146,6 +147,7 @@ for _name, _place in {
     "freeze": "freeze_verb:FREEZE",
     "lr-find": "fit_verbs:LR_FIND",
     "doctor": "doctor_verb:DOCTOR",
+    "tune": "tune_verb:TUNE",
     "memory": "memory_verb:MEMORY",
     "data": "data_verb:DATA",
     "compress": "compress_verb:COMPRESS",

@@ -14,6 +14,7 @@ from ..events.progress import Progress, digits
 from .protocol import finite
 from ..runs import card
 from ..runs.found_rows import found_rows
+from ..runs.tuned_rows import tuned_facts
 from ..runs.held import final_figures, final_headline
 from ..runs.usage_row import usage_text
 
@@ -82,6 +83,7 @@ def standing(
         "usage": card.plain(usage_text(progress, texts)),
         "profile": _profile(progress),
         "found": found_rows(progress, texts),
+        "tuned": tuned_facts(progress, texts),
         "devices": [[d.name, d.shares, d.cells, d.slow] for d in card.devices(progress)],
     }
 
@@ -92,7 +94,12 @@ def standing_key(
     "Return the values on which the facts of `standing` depend"
     p = progress
     counts = len(p.epochs), len(p.notes), len(p.curves), p.damaged, len(p.assumptions), len(p.rates.changes)
-    watched = p.parts.get("profile"), *p.parts.get("usage", {}).values(), *p.parts.get("found", {}).values()
+    watched = (
+        p.parts.get("profile"),
+        p.parts.get("tuned"),
+        *p.parts.get("usage", {}).values(),
+        *p.parts.get("found", {}).values(),
+    )
     return p.started, p.state, p.reason, p.saved, counts, *p.workers.values(), *watched
 
 # %% ../../nbs/panels/01b_train_facts.ipynb #26815983

@@ -30,6 +30,7 @@ from .found_rows import found_html, found_text
 from .held import final_figures, final_headline
 from .html_tables import assumptions_html, devices_html
 from .pictures import charts
+from .tuned_rows import tuned_html, tuned_text
 from .usage_row import usage_html, usage_text
 
 # %% ../../nbs/runs/02_report.ipynb #a240b4d7
@@ -50,6 +51,7 @@ def report_html(
         figures_html(final_figures(progress, texts)),
         pictures_html(charts(progress, texts) if drawn else []),
         found_html(progress, texts),
+        tuned_html(progress, texts),
         usage_html(progress, texts),
         devices_html(progress, texts),
         assumptions_html(progress, texts),
@@ -73,6 +75,7 @@ def report_text(
     best = [best_loss(progress, texts)] + [best_text(progress, n, texts) for n in metric_curves(progress)[:1]]
     lines += [plain(text) for text in best if text]
     lines += found_text(progress, texts)
+    lines += tuned_text(progress, texts)
     lines += [f"{texts.get(level, '')} {text}".strip() for level, text in messages(progress, texts)]
     rows = [
         f"{topic}: {'' if certain else '? '}{text}" for topic, text, _, certain in assumed(progress, texts)

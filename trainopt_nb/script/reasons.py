@@ -27,6 +27,7 @@ SILENT = (
     "cluster",
     "prefetch",
     "tune_loading",
+    "tune",
     "in_memory",
     "replay",
 )  # change nothing in what is learned

@@ -53,8 +53,8 @@ def compared(
     return Compared(median(ordered), ordered[low], ordered[high], count)
 
 # %% ../../nbs/train/05_pairs.ipynb #5b0b330e
-def _looks(count):
-    return count in CLEAR or count in LOOKS
+def _looks(count, few):
+    return (few and count in CLEAR) or count in LOOKS
 
 
 def compare(
@@ -63,19 +63,20 @@ def compare(
     seconds: float = 1.0,  # at most, about; three pairs are timed in any case
     block: float = 0.05,  # seconds of steps that are timed together
     warm: bool = True,  # whether a step of each is done first, because the first one does more
+    few: bool = True,  # whether fewer than six pairs decide, where each of them shows a large difference
 ) -> Compared:
     "Time two settings in interleaved pairs, until it is clear whether the second is faster"
     end, ratios, sides = time.perf_counter() + seconds, [], (first, second)
     for side in sides if warm else ():
         side(1)
     single = [max(side(1), 1e-12) for side in sides]
-    if (found := compared([single[0] / single[1]])).decided:
+    if few and (found := compared([single[0] / single[1]])).decided:
         return found
     counts = [max(1, min(1000, round(block / each))) for each in single]
     while len(ratios) < LOOKS[-1] and (time.perf_counter() < end or len(ratios) < 3):
         order = (0, 1) if len(ratios) % 2 == 0 else (1, 0)
         taken = {place: sides[place](counts[place]) for place in order}
         ratios.append(taken[0] / max(taken[1], 1e-12))
-        if _looks(len(ratios)) and compared(ratios).decided:
+        if _looks(len(ratios), few) and compared(ratios).decided:
             break
     return compared(ratios)

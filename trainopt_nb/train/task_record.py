@@ -48,7 +48,7 @@ def held(
 
 def _source_facts(value, batches):
     "How training or validation data were opened, and through which attributes"
-    through = ""
+    through, batches = "", getattr(batches, "source", batches)  # of rows that were kept: what a script reads
     for kind, name in ((DataLoader, "dataset"), (TensorDataset, "tensors")):
         if isinstance(value, kind) and isinstance(batches, (MemoryBatches, DatasetBatches)):
             through, value = f"{through}.{name}", getattr(value, name)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'LEAST', 'LIMIT', 'BETTER', 'usual_threads', 'threads_given', 'operations', 'threads_by_size', 'Measured',
-           'measure_threads', 'Choice', 'choose_threads']
+           'measure_threads', 'speed_question', 'Choice', 'choose_threads']
 
 # %% ../../nbs/train/10c_threads.ipynb #6806d1cf
 import math
@@ -139,8 +139,12 @@ def measure_threads(
 _SPEED = "optimizer precision channels_last accumulate clip clip_value ema l1 batch_size augment".split()
 
 
-def _question(prepared, options, usual):
-    "Return what the fastest number of threads depends on, as plain values"
+def speed_question(
+    prepared: Prepared,
+    options: TrainOptions,
+    usual: int,  # threads, as from `usual_threads`
+) -> dict:  # plain values
+    "Return what the speed of a step depends on: the network, the batch, the machine and the options"
     learned = prepared.learned
     batch = full_batch(prepared)
     return {
@@ -200,7 +204,7 @@ def _measured(prepared, options, usual, updates, notes):
     with trial_step(prepared, options) as step:
         if step is None:
             return None
-        question = _question(prepared, options, usual)
+        question = speed_question(prepared, options, usual)
         if (known := recall("threads", question)) is not None:
             if is_due("threads", question):
                 notes.append(_advice(step, known, updates))

@@ -119,6 +119,7 @@ export default panel((shared) => {
     <${Usage} ...${shared} waits=${waits} />
     <${Looks} ...${shared} />
     <${Devices} devices=${face.devices} texts=${texts} />
+    <${Tuned} tuned=${face.tuned} texts=${texts} />
     <${Assumed} rows=${face.assumed} texts=${texts} />
     <${Note} notes=${face.notes} texts=${texts} />
     <${Foot}><span class="tonb-run" hidden=${!face.run_path}>${texts.run} <code class="tonb-path" title=${face.run_path}>${face.short_path}</code></span>

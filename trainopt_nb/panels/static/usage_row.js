@@ -17,3 +17,14 @@ function Usage({ ui, face, texts, live, send, refresh, waits }) {
         html`<tr key=${name}><td><code class="tonb-path">${name}</code></td><td>${calls}</td><td>${time}</td><td>${share}</td></tr>`)}<//>
       ${profile.path && html`<div class="tonb-assumed-line">${fill(texts.trace, profile)}</div>`}</div></div>`}`;
 }
+
+// What was tried before the run to make it faster.
+function Tuned({ tuned, texts }) {
+  const [open, turn] = useState(false);
+  if (!tuned) return null;
+  return html`<div class="tonb-profiled tonb-tuned"><div class="tonb-assumed-head"><b class="tonb-title">${tuned.title}</b>
+    <span class="tonb-assumed-line">${tuned.summary}</span>
+    <button type="button" class="tonb-more" aria-expanded=${String(open)} onClick=${() => turn(!open)}>${open ? texts.hide : texts.show}</button></div>
+    <div hidden=${!open}><${Table} heads=${tuned.heads}>${tuned.rows.map((row, i) =>
+      html`<tr key=${i}>${row.map((text, j) => html`<td key=${j}>${tuned.taken[i] ? html`<b>${text}</b>` : text}</td>`)}</tr>`)}<//></div></div>`;
+}
