@@ -16,7 +16,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorD
 from torchmetrics import MetricCollection, classification
 from warm_python import python
 
-from trainopt_nb import RunError, Task, TrainOptions, fit, list_runs
+from trainopt_nb import RunError, Task, TrainOptions, fit, list_runs, resume
 from trainopt_nb.base.errors import DataError, OptionError, TaskError
 from trainopt_nb.events.records import Ended, Note, Step
 from trainopt_nb.store.checkpoint import load_checkpoint
@@ -80,6 +80,39 @@ def test_nan_in_a_batch_stops_there_with_the_weights_from_before(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
     _, saved, _, _ = load_checkpoint(run.path / "checkpoints")
     assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
+
+
+class Unreadable(Dataset):
+    "Pairs of which one cannot be read from some time on"
+
+    def __init__(self, rows=64, fails=None):
+        self.x, self.fails, self.reads = torch.linspace(-1, 1, 4 * rows).view(rows, 4), fails, 0
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, row):
+        self.reads += 1
+        if self.fails is not None and self.reads > self.fails and row == len(self.x) // 2:
+            raise OSError("picture.png cannot be read")
+        return self.x[row], row % 2
+
+
+@pytest.mark.parametrize("part", ["train_data", "valid_data"])
+def test_what_was_done_before_an_error_of_the_data_is_saved(tmp_path, part):
+    model, whole = nn.Linear(4, 2), nn.Linear(4, 2)
+    whole.load_state_dict(model.state_dict())
+    data = {"train_data": Unreadable(), "valid_data": Unreadable()}
+    options = dict(epochs=3, batch_size=8, folder=tmp_path, write=quiet)
+    fit(whole, **data, **options)
+    bad = Unreadable(fails=150)
+    with pytest.raises(OSError, match=r"picture\.png"):
+        fit(model, **data | {part: bad}, **options)
+    (run,) = (each for each in list_runs(tmp_path) if each.state == "failed")
+    assert run.progress.step > 8 and notes(run, "saved")
+    bad.fails = None
+    resume(run, model, **data | {part: bad}, write=quiet)
+    assert all(map(torch.equal, model.parameters(), whole.parameters()))
 
 
 class LogOfNegative(nn.Module):
@@ -564,6 +597,6 @@ def test_an_error_of_the_users_keeps_its_traceback_and_is_recorded(tmp_path):
     calls = []
     with pytest.raises(ZeroDivisionError, match="mine") as caught:
         fit(net(), (X, Y), loss=loss, folder=tmp_path, batch_size=16, metrics="none", write=quiet)
-    (run,) = list_runs(tmp_path)
-    assert run.state == "failed" and "ZeroDivisionError: mine" in run.progress.reason
+    (run,) = (each for each in list_runs(tmp_path) if each.state == "failed")
+    assert "ZeroDivisionError: mine" in run.progress.reason
     assert any(frame.name == "loss" for frame in caught.traceback) and not os.path.exists(run.path / "lock")

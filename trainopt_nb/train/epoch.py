@@ -136,6 +136,7 @@ class StepLoop:
         self.state, self.saver, self.prepared, self.options = state, saver, state.prepared, state.options
         self.commands, self.recovery = Commands(state, saver), Recovery(state, saver)
         self.began = time.perf_counter()
+        self.within = False  # whether an update is half done, because an error ended it
         self.said_zero = False  # whether a learning rate of 0 was said
         self.save_at_end = False  # one checkpoint for the last step and the end of the epoch
         streams = self.prepared.data.train.samples is None and self.prepared.ranks.world == 1
@@ -166,7 +167,9 @@ class StepLoop:
             try:
                 loss = stepper(kept)
             except Exception as error:
+                self.within = True
                 loss = yield from self.commands.relay(self.recovery.recover(error, kept))
+                self.within = False
                 if loss is None:
                     continue
             command = yield _count(self, taken, kept, loss, lr, got - asked)

@@ -23,7 +23,7 @@ from trainopt_nb.base.errors import (
 )
 from ..events.assumptions import Assumptions
 from ..events.preparing import Preparing
-from ..events.records import Ended, Note, Started
+from ..events.records import Ended, Note, Saved, Started
 from ..store.plain import set_random_state
 from ..task.task import Task
 from ..task.train_options import TrainOptions
@@ -135,6 +135,20 @@ def _save_rest(saver):
         saver.roll_back()
 
 
+def _save_done(run):
+    "Save the updates before an error of the data; yields what is saved, and a `Note`"
+    saved = []
+    try:
+        for event in run.saver.save():
+            saved.append(event)
+            yield event
+    except Exception:  # such as a device that does not answer any more: the first error is the one to tell
+        return
+    if run.state.step and any(isinstance(event, Saved) for event in saved):
+        text = f"All that was done before the error, {counted(run.state.step, 'update')}, is saved. A resumed run goes on from there."
+        yield Note("info", text, run.state.step, "saved")
+
+
 def _describe(error):
     if isinstance(error, (DataError, TaskError, OptionError)):
         return str(error)
@@ -189,6 +203,8 @@ class Loop:
                 raise
             except Exception as error:
                 self.prepared.ranks.check(error)
+                if self.prepared.ranks.world == 1 and not run.epochs.within:
+                    yield from _save_done(run)
                 yield run.ended("failed", _describe(error))
                 raise
             finally:
