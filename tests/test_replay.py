@@ -231,6 +231,27 @@ def test_many_shapes_run_the_usual_way():
     assert len(stepper.recorded) == 4 and any("more than 4 shapes" in note for note in notes)
 
 
+class Noisy(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 3)
+        self.draw = torch.Generator().manual_seed(3)
+
+    def forward(self, x):
+        return super().forward(x + torch.randn(x.shape, generator=self.draw) * self.training)
+
+
+def test_a_generator_of_the_models_own_is_left_alone():
+    notes, stepper = assert_same(Noisy, data(4))
+    assert not stepper.replays and "torch.Generator" in notes[0]
+
+
+def test_what_a_kernel_writes_with_out_is_repeated():
+    _, stepper = assert_same(
+        lambda: nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3))), data(4)
+    )
+    assert stepper.replays > 5
+
+
 def test_a_loss_that_is_not_finite_is_skipped_as_usual():
     x, y = data(4)
     x[70, 0] = torch.nan

@@ -227,4 +227,5 @@ def measure_point(
                 return known._replace(outcome="killed")
             if _ran_out(error):
                 return known._replace(outcome="refused")
+            error.args = (str(error).removeprefix(f"{handle.name}: "),)  # a function that no user knows
             raise

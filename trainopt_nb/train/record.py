@@ -43,13 +43,13 @@ def name_of(op: torch._ops.OpOverload) -> str:
     return op._schema.name.partition("::")[2]
 
 
-def written_by(op: torch._ops.OpOverload, args: Sequence) -> list[Tensor]:
+def written_by(op: torch._ops.OpOverload, args: Sequence, kwargs: dict) -> list[Tensor]:
     "Return the arguments that a kernel changes"
-    found = [
-        v
-        for v, a in zip(args, op._schema.arguments, strict=False)
-        if a.alias_info is not None and a.alias_info.is_write
-    ]
+    written = [a.alias_info is not None and a.alias_info.is_write for a in op._schema.arguments]
+    found = [v for v, changed in zip(args, written, strict=False) if changed]
+    found += [
+        kwargs.get(a.name) for a, changed in zip(op._schema.arguments, written, strict=True) if changed
+    ]  # `out=` is a keyword
     return tensors_of([*found, *args[3:5]] if name_of(op) in _NORMS else found)
 
 # %% ../../nbs/train/06b_record.ipynb #cd7e95dc
@@ -63,19 +63,21 @@ class Call:
     def __init__(self, op, args, kwargs, out):
         self.op, self.args, self.kwargs, self.out = op, args, kwargs, out
         self.reads = {place_of(t) for t in tensors_of((args, kwargs))}
-        self.writes = {place_of(t) for t in written_by(op, args)}
+        self.writes = {place_of(t) for t in written_by(op, args, kwargs)}
         self.makes = {place_of(t) for t in tensors_of(out)} - self.reads
         self.factory = name_of(op).startswith(_FACTORIES)
         self.random = torch.Tag.nondeterministic_seeded in op.tags
         self.grad = torch.is_grad_enabled()  # some kernels prepare a backward pass only then
 
 
-def _check(op, args, random):
+def _check(op, args, kwargs, random):
     "Raise `Unreplayable` for a kernel that reads values, or draws random numbers where it may not"
     by_mask = lambda: any(t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1])
     masks = op != torch.ops.aten.index.Tensor or by_mask()
     if torch.Tag.data_dependent_output in op.tags or (torch.Tag.dynamic_output_shape in op.tags and masks):
         raise Unreplayable(note("replay_reads", kernel=op.name()))
+    if any(isinstance(v, torch.Generator) for v in (*args, *kwargs.values())):
+        raise Unreplayable(note("replay_generator"))
     if not random and torch.Tag.nondeterministic_seeded in op.tags:
         raise Unreplayable(note("replay_draws", kernel=op.name()))
 
@@ -105,8 +107,8 @@ class Recorder(TorchDispatchMode):
         self.random, self._made, self._before, self._no_looks = random, set(), {}, _NoLooks()
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
-        _check(op, args, self.random)
-        for t in written_by(op, args):
+        _check(op, args, kwargs or {}, self.random)
+        for t in written_by(op, args, kwargs or {}):
             if place_of(t) not in self._made:
                 self._before.setdefault((place_of(t), t.storage_offset(), t.shape), (t, t.clone()))
         out = op(*args, **(kwargs or {}))
