@@ -35,6 +35,8 @@ def _float(option, value):
 
 
 def _bool(option, value):
+    if isinstance(value, str):
+        value = SWITCH.get(value.lower())
     if not isinstance(value, (bool, int)) or value not in (0, 1):
         raise ValueError
     return bool(value)

@@ -88,6 +88,8 @@ def sentence(
     values["need"] = in_bytes(report.needs)
     if report.fits:
         return texts["says_fits"].format(**values)
+    if report.room.size <= 0:
+        return texts["says_none_free"].format(**values)
     if tried is None or tried.outcome == "slow":
         key = "says_predicted" if report.verdict == "does_not_fit" else "says_untried"
         return texts[key if line else "says_unknown"].format(**values)

@@ -29,6 +29,7 @@ from ..train.faults import is_out_of_memory
 from ..workers.submit import submit
 
 UPDATES, VALIDATIONS = 3, 2  # of a round, which ends with a checkpoint as an epoch does
+_NEVER = 86400.0  # seconds between checkpoints: the best epoch is held in memory meanwhile, which needs the most
 _LOOK, _LOOK_SECONDS = 8, 2.0  # batches whose sizes are compared, and the time for it
 
 # %% ../../nbs/insight/50b_memory_step.ipynb #1b35835b
@@ -190,7 +191,7 @@ def _train(payload, size, room, most, exact):
     meter = _meter(find_device(options.device), room)
     point = MemoryPoint(size, options.accumulate, 0, meter.base, math.nan, sampled=meter.sampled)
     options = options.replace(
-        batch_size=size, epochs=most, max_steps=None, patience=None, save_seconds=0.0, save_steps=None, workers=0,
+        batch_size=size, epochs=most, max_steps=None, patience=None, save_seconds=_NEVER, save_steps=None, workers=0,
         log=(), compile=False, on_memory="stop", on_nonfinite="skip",
     )  # fmt: skip
     try:

@@ -23,10 +23,42 @@ from ..train.prepare import prepare
 from ..train.torch_settings import torch_settings
 from ..train.turns import make_stepper
 
-# %% ../../nbs/insight/61_real_steps.ipynb #4301b522
+# %% ../../nbs/insight/61_real_steps.ipynb #3b4315c4
 BLOCK = (
     0.02  # seconds that are timed together, at least: another process may have the core for some milliseconds
 )
+
+
+class _Steps:
+    "Single steps on a copy of a model, with batches without end"
+
+    def __init__(self, task: Task, options: TrainOptions):
+        self.options = options
+        self.prepared = prepare(replace(task, model=plain_copy(task.model)), options)
+        self.prepared.freezing.train()
+        optimizer = optimizer_for(self.prepared.learned, options)
+        self._stepper = make_stepper(self.prepared, optimizer, options)
+        self._batches, self._waited, self._spent, self._least = self._endless(), 0.0, 0.0, 1
+
+    def _endless(self) -> Iterator:
+        for epoch in count():
+            any_batch = False
+            for batch in self.prepared.device_batches(iter(self.prepared.data.train.epoch(epoch)), epoch):
+                any_batch = True
+                yield batch
+            if not any_batch:
+                raise DataError("train_data gave no batch.")
+
+    def _step(self):
+        began = time.perf_counter()
+        taken = list(islice(self._batches, self.options.accumulate))
+        self._waited += time.perf_counter() - began
+        self._stepper(taken)
+
+    def _now(self):
+        if self.prepared.device.type == "cuda":
+            torch.cuda.synchronize(self.prepared.device)
+        return time.perf_counter()
 
 # %% ../../nbs/insight/61_real_steps.ipynb #4e4e294f
 class RealSteps(_Steps):
