@@ -61,6 +61,17 @@ def candidate(
 
     return register
 
+# %% ../../nbs/insight/60_candidates.ipynb #0a2363b4
+@candidate("threads")
+def _threads(now):
+    "CPU threads; those that the user set stay"
+    given = now.options.threads is None and threads_given()
+    if now.prepared.device.type != "cpu" or given:
+        return []
+    usual = usual_threads()
+    counts = {usual, *(2**k for k in range(usual.bit_length()) if 2**k < usual)}
+    return [{"threads": n} for n in sorted(counts) if n != (now.options.threads or torch.get_num_threads())]
+
 # %% ../../nbs/insight/60_candidates.ipynb #f3e22b27
 FITS, WAITS = (
     0.25,
@@ -94,17 +105,6 @@ def _workers(now):
     return [{"workers": each.workers, "prefetch": each.prefetch} for each in settings if each.workers]
 
 # %% ../../nbs/insight/60_candidates.ipynb #ad993184
-@candidate("threads")
-def _threads(now):
-    "CPU threads; those that the user set stay"
-    given = now.options.threads is None and threads_given()
-    if now.prepared.device.type != "cpu" or given:
-        return []
-    usual = usual_threads()
-    counts = {usual, *(2**k for k in range(usual.bit_length()) if 2**k < usual)}
-    return [{"threads": n} for n in sorted(counts) if n != (now.options.threads or torch.get_num_threads())]
-
-
 @candidate("channels_last")
 def _channels_last(now):
     "Images in memory with channels last"
