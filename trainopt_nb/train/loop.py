@@ -137,6 +137,8 @@ def _save_rest(saver):
 
 def _save_done(run):
     "Save the updates before an error of the data; yields what is saved, and a `Note`"
+    if run.prepared.ranks.world > 1 or run.epochs.within:  # the others would have to save too
+        return
     saved = []
     try:
         for event in run.saver.save():
@@ -153,6 +155,11 @@ def _describe(error):
     if isinstance(error, (DataError, TaskError, OptionError)):
         return str(error)
     return "".join(traceback.format_exception_only(error)).strip()
+
+
+def _fail(run, error):
+    yield from _save_done(run)
+    yield run.ended("failed", _describe(error))
 
 # %% ../../nbs/train/15_loop.ipynb #12bbed7f
 class Loop:
@@ -203,9 +210,7 @@ class Loop:
                 raise
             except Exception as error:
                 self.prepared.ranks.check(error)
-                if self.prepared.ranks.world == 1 and not run.epochs.within:
-                    yield from _save_done(run)
-                yield run.ended("failed", _describe(error))
+                yield from _fail(run, error)
                 raise
             finally:
                 self.state.swap()  # the model keeps the average, where there is one
