@@ -28,11 +28,6 @@ from ..train.turns import make_stepper
 BLOCK = 0.02, 0.3
 
 # %% ../../nbs/insight/61_real_steps.ipynb #3b4315c4
-BLOCK = (
-    0.02  # seconds that are timed together, at least: another process may have the core for some milliseconds
-)
-
-
 class _Steps:
     "Single steps on a copy of a model, with batches without end"
 
@@ -84,13 +79,13 @@ class RealSteps(_Steps):
             if steps > 1:  # the first one after a change of threads starts them
                 self._step()
             began = self._now()
-            for done in range(1, steps + 1):
+            for number in range(1, steps + 1):
                 self._step()
                 if time.perf_counter() - began > most:
                     break
             spent = self._now() - began
         self._spent += spent
-        return spent / done
+        return spent / number
 
     @property
     def wait(self) -> float:
