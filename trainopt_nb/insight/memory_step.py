@@ -29,7 +29,9 @@ from ..train.faults import is_out_of_memory
 from ..workers.submit import submit
 
 UPDATES, VALIDATIONS = 3, 2  # of a round, which ends with a checkpoint as an epoch does
-_NEVER = 86400.0  # seconds between checkpoints: the best epoch is held in memory meanwhile, which needs the most
+_NEVER = (
+    86400.0  # seconds between checkpoints: the best epoch is held in memory meanwhile, which needs the most
+)
 _LOOK, _LOOK_SECONDS = 8, 2.0  # batches whose sizes are compared, and the time for it
 
 # %% ../../nbs/insight/50b_memory_step.ipynb #1b35835b

@@ -23,12 +23,11 @@ from ..train.prepare import prepare
 from ..train.torch_settings import torch_settings
 from ..train.turns import make_stepper
 
+# %% ../../nbs/insight/61_real_steps.ipynb #4301b522
+# seconds that are timed together, about: at least, because another process may have the core for some milliseconds, and at most
+BLOCK = 0.02, 0.3
+
 # %% ../../nbs/insight/61_real_steps.ipynb #3b4315c4
-BLOCK = (
-    0.02  # seconds that are timed together, at least: another process may have the core for some milliseconds
-)
-
-
 class _Steps:
     "Single steps on a copy of a model, with batches without end"
 
@@ -65,22 +64,28 @@ class RealSteps(_Steps):
     "Does real steps of a task on a copy of its model, by some options"
 
     def __call__(self, steps: int) -> float:  # seconds of one
-        "Do so many steps, or more where they are short"
-        each = self.train(max(steps, self._least))
-        self._least = min(1000, math.ceil(BLOCK / max(each, 1e-9)))
+        "Do about so many steps: more where they are short, fewer where they have become long"
+        each = self.train(max(steps, self._least), BLOCK[1])
+        self._least = min(1000, math.ceil(BLOCK[0] / max(each, 1e-9)))
         return each
 
-    def train(self, steps: int) -> float:  # seconds of one
+    def train(
+        self,
+        steps: int,
+        most: float = math.inf,  # seconds after which no further step is begun
+    ) -> float:  # seconds of one
         "Do so many steps, besides one that is not timed"
         with torch_settings(self.options), self.prepared.freezing:
             if steps > 1:  # the first one after a change of threads starts them
                 self._step()
             began = self._now()
-            for _ in range(steps):
+            for number in range(1, steps + 1):
                 self._step()
+                if time.perf_counter() - began > most:
+                    break
             spent = self._now() - began
         self._spent += spent
-        return spent / steps
+        return spent / number
 
     @property
     def wait(self) -> float:
