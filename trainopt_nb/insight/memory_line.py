@@ -40,9 +40,9 @@ class MemoryLine(NamedTuple):
 
 
 def _through(points):
-    "Return the line through the last two points, of which the slope is not below 0"
+    "Return the line through the last two points, of which the slope is not below 0; one point says only what is needed at least"
     if len(points) == 1:
-        return MemoryLine(0.0, points[0].size / points[0].batch)
+        return MemoryLine(points[0].size, 0.0)
     first, last = points[-2:]
     slope = max(0.0, (last.size - first.size) / (last.batch - first.batch))
     return MemoryLine(last.size - slope * last.batch, slope)
