@@ -78,14 +78,13 @@ class RealSteps(_Steps):
         with torch_settings(self.options), self.prepared.freezing:
             if steps > 1:  # the first one after a change of threads starts them
                 self._step()
-            began = self._now()
-            for number in range(1, steps + 1):
+            began, done = self._now(), 0
+            while done < steps and (done == 0 or time.perf_counter() - began < most):
                 self._step()
-                if time.perf_counter() - began > most:
-                    break
+                done += 1
             spent = self._now() - began
         self._spent += spent
-        return spent / number
+        return spent / done
 
     @property
     def wait(self) -> float:
