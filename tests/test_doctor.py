@@ -256,6 +256,35 @@ def test_a_compiled_model_is_told_by_watch_and_seen_by_the_doctor(capsys):
     assert model.training and not model._orig_mod[0].training
 
 
+class Unreadable(torch.Tensor):
+    "A tensor whose norm cannot be taken"
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if "norm" in getattr(function, "__name__", ""):
+            raise NotImplementedError("no norm")
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_what_cannot_be_read_never_ends_a_loop(lazy, capsys):
+    if lazy:
+        model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 2))
+    else:
+        model = nn.Linear(4, 2)
+        model.weight = nn.Parameter(model.weight.detach().as_subclass(Unreadable))
+    optimizer, x, done = torch.optim.SGD(model.parameters(), 0.1), torch.rand(16, 4), 0
+    with watch(model, optimizer) as watched:
+        for _ in range(30):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), torch.zeros(16, dtype=int)).backward()
+            optimizer.step()
+            done += 1
+    said = capsys.readouterr().out
+    assert done == 30 and not model._forward_pre_hooks
+    assert watched.error is not None and said.count("cannot read a step") == 1
+
+
 def test_what_cannot_be_watched_is_told_in_one_sentence():
     d = plants.digits()
     model = plants.mlp(d, 10)

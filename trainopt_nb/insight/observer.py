@@ -110,7 +110,7 @@ class Looks:
         )
         self.seen, self.step, self.spent = Observations(), 0, 0.0  # updates, and seconds that looks took
         self.free = FREE  # seconds that looks may take in any case
-        self.blind = is_compiled(model)
+        self.blind, self.error = is_compiled(model), None  # the last: what ended the looks
         self._open, self._left, self._handles = None, [], []
         self._validating, self._plain, self._training = 0, [], model.training
         self._start = self._began = 0.0
@@ -197,12 +197,12 @@ class Observer(StepHooks):
         last = self.optimizers[-1]
         self.describe()
         self._handles = [
-            self.model.register_forward_pre_hook(self._forward, with_kwargs=True),
-            last.register_step_pre_hook(self._before),
-            last.register_step_post_hook(self._after),
+            self.model.register_forward_pre_hook(guarded(self, self._forward), with_kwargs=True),
+            last.register_step_pre_hook(guarded(self, self._before)),
+            last.register_step_post_hook(guarded(self, self._after)),
         ]
         self._start = self._began = time.thread_time()
-        self._next_look()
+        guarded(self, self._next_look)()
 
     def close(self):
         "Remove all hooks"
@@ -220,17 +220,20 @@ class Observer(StepHooks):
         self._left = [each for each in self._left if not each.close()]
         allowed = self.free + SHARE * (time.thread_time() - self._start)
         due = self.step < FIRST or (self.step % EVERY == 0 and self.spent < allowed)
-        if due and not self.blind and not self._left:
+        if due and not self.blind and not self._left and self.error is None:
             self._open = OpenLook(self.model, self.held, self.optimizers[-1], len(self.seen.looks) < FIRST)
 
     def _after(self, optimizer, args, kwargs):
         look, self._open = self._open, None
         self._validating = 0
         if look is not None:
-            self._finish(look)
+            self.error = self.error or look.error
+            if self.error is None:
+                guarded(self, self._finish)(look)
             if not look.close():
                 self._left.append(look)
-            self.looked()
+            if self.error is None:
+                guarded(self, self.looked)()
         self._pace(look is not None)
         self.step += 1
         self._next_look()

@@ -6,6 +6,7 @@
 __all__ = ['pair_of', 'Watch', 'judge', 'watch']
 
 # %% ../../nbs/insight/29_watch.ipynb #4a8fb8af
+import contextlib
 import copy
 from collections.abc import Callable, Iterable
 
@@ -16,10 +17,11 @@ from torch.optim import Optimizer
 
 from ..base.errors import TaskError
 from ..data.tensors import split_batch
+from ..events.format import counted
 from . import graph_rules, input_rules, learning_rules, loss_rules  # noqa: F401 they register detectors
 from .detectors import DETECTORS, Diagnosis, deepest
 from .finding import Finding
-from .observations import kind
+from .observations import guarded, kind
 from .observer import Observer
 from .trial import SEEDS, STEPS, Trial, prove
 from ..task.preflight import check_model
@@ -53,10 +55,11 @@ def pair_of(
 
 # %% ../../nbs/insight/29_watch.ipynb #57cb96cb
 def _state_of(model, optimizers):
-    "Return a copy of the state of a model and its optimizers; None where it is large"
-    if sum(p.numel() for p in model.parameters()) > _KEPT:
-        return None
-    return copy.deepcopy((model.state_dict(), [each.state_dict() for each in optimizers]))
+    "Return a copy of the state of a model and its optimizers; None where it is large or cannot be copied"
+    with contextlib.suppress(Exception):  # such as parameters that get their shape from the first batch
+        if sum(p.numel() for p in model.parameters()) <= _KEPT:
+            return copy.deepcopy((model.state_dict(), [each.state_dict() for each in optimizers]))
+    return None
 
 
 def _trial(w, state, train_data, valid_data):
@@ -88,6 +91,10 @@ def _print(w):
     "Print what is certain, and whether nothing was seen"
     if w.blind:
         print("watch did not look at the compiled model. Watch it without torch.compile.")
+    if w.error is not None:
+        print(
+            f"watch looked at {counted(len(w.seen.looks), 'update')} and then no more, because it cannot read a step ({kind(w.error)}: {w.error})."
+        )
     for finding in w.findings:
         if finding.told:
             print(finding)
@@ -115,8 +122,8 @@ class Watch(Observer):
 
     def __exit__(self, kind, error, trace):
         self.close()
-        if self.seen.looks:
-            self.looked()  # what was seen after the last look
+        if self.seen.looks and self.error is None:
+            guarded(self, self.looked)()  # what was seen after the last look
         if self.show:
             _print(self)
 
