@@ -102,8 +102,6 @@ def run_file(
         return 1
     if "sweep" in shell.user_ns and verb == "sweep":
         print(f"\n{shell.user_ns['sweep']!r}\nsweep: {shell.user_ns['sweep'].path}")
-    if "tuning" in shell.user_ns and verb == "tune":
-        print(shell.user_ns["tuning"])
     run = shell.user_ns.get("run")
     if run is not None and verb != "tune":
         best = run.progress.best
