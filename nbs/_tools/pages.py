@@ -160,7 +160,7 @@ def write_reference(
         "profile options": _plain_options(ProfileOptions),
         "inspect options": _plain_options(InspectOptions),
         "doctor options": _plain_options(DoctorOptions),
-        "tune options": _plain_options(TuneOptions),
+        "tune options": _options(TuneOptions, "trainopt tune") + "\n\n```{program} None\n```",
         "memory options": _plain_options(MemoryOptions),
         "data options": _plain_options(DataView),
         "convert options": _plain_options(ConvertArguments),
