@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from .dependencies import Dependence
 from .errors import OptionError
-from .option_values import CHECKS, SWITCH, decimal_comma, plain_value, possible_values
+from .option_values import CHECKS, decimal_comma, plain_value, possible_values
 
 # %% ../../nbs/base/02_options.ipynb #6b4f91c6
 def nearest(
@@ -150,10 +150,6 @@ def _parse(option, text, names):
         return option.check(names[text])
     if option.optional and text.lower() == "none":
         return None
-    if option.type == "bool":
-        if text.lower() not in SWITCH:
-            raise _refusal(option, text)
-        return SWITCH[text.lower()]
     return option.check(text.split(",") if option.type == "numbers" else text)
 
 # %% ../../nbs/base/02_options.ipynb #9ab88eaa

@@ -15,7 +15,7 @@ from .sample_views import label_text, places_of_rows
 from .samples_html import said_samples
 from .values import class_counts
 from ..runs.card import Figure
-from ..runs.card_parts import figures_html, frame_html
+from ..runs.card_parts import figures_html, frame_html, title_html
 from ..runs.html_tables import LINE, SOFT
 from ..runs.plain_text import escape
 from ..runs.pictures import TRAIN, VALID
@@ -124,7 +124,7 @@ def report_html(
         f'<div style="padding:4px 14px;border-top:{LINE}">{escape(change)}</div>'
         for change in map(str, report.changes)
     )
-    head = f'<div style="padding:10px 14px"><b>{texts["name"]}</b> <span style="{SOFT}">{escape(sizes)}</span></div>'
+    head = title_html(texts["name"], sizes)
     labels = (
         ""
         if report.chances is not None or not train.classes

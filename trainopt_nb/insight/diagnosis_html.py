@@ -13,7 +13,7 @@ from ..base.texts import wording
 from ..events.format import compact, figure
 from .finding import Figure, Finding
 from .result_pictures import short_name
-from ..runs.card_parts import frame_html, pictures_html
+from ..runs.card_parts import frame_html, pictures_html, title_html
 from ..runs.html_tables import LINE, SOFT
 from ..runs.pictures import AXIS, TRAIN, sketch
 from ..runs.plain_text import escape
@@ -122,11 +122,10 @@ def findings_html(
     more: str = "",  # a sentence below them
 ) -> str:
     "Return findings below a head, as HTML"
-    head = f'<div style="padding:10px 14px"><b>{escape(title)}</b> <span style="{SOFT}">{escape(seen)}</span></div>'
     nothing = f'<div style="padding:10px 14px;border-top:{LINE}">{escape(texts["nothing"])}</div>'
     body = "".join(finding_html(finding, texts) for finding in findings) or nothing
     below = f'<div style="padding:8px 14px;border-top:{LINE};{SOFT}">{escape(more)}</div>' if more else ""
-    return frame_html(title, head, body, below)
+    return frame_html(title, title_html(title, seen), body, below)
 
 
 def diagnosis_html(

@@ -177,6 +177,12 @@ class StepHooks(Looks):
             first = next(iter(leaves((*args, *kwargs.values()))), None)
             self._open.inputs = None if first is None or not has_data(first) else first.detach()[:ROWS]
 
+    def _read(self, look):
+        "Turn what was collected into a look, unless a hook or this fails: the error is kept, and nothing is looked at any more"
+        self.error = self.error or look.error
+        if self.error is None:
+            guarded(self, self._finish)(look)
+
     def _before(self, optimizer, args, kwargs):
         self.seen.closure = self.seen.closure or any(
             each is not None for each in (*args[1:], *kwargs.values())
@@ -227,9 +233,7 @@ class Observer(StepHooks):
         look, self._open = self._open, None
         self._validating = 0
         if look is not None:
-            self.error = self.error or look.error
-            if self.error is None:
-                guarded(self, self._finish)(look)
+            self._read(look)
             if not look.close():
                 self._left.append(look)
             if self.error is None:

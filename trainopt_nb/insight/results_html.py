@@ -30,8 +30,15 @@ from trainopt_nb.insight.result_tables import (
     wrong_rows,
 )
 from ..runs.card import Figure, titled
-from ..runs.card_parts import figures_html, foot_html, frame_html, notes_html, pictures_html
-from ..runs.html_tables import LINE, SOFT, table_html
+from trainopt_nb.runs.card_parts import (
+    figures_html,
+    foot_html,
+    frame_html,
+    notes_html,
+    pictures_html,
+    title_html,
+)
+from ..runs.html_tables import LINE, table_html
 from ..runs.pictures import sketch
 from ..runs.plain_text import escape
 
@@ -200,7 +207,7 @@ def results_html(
 ) -> str:
     "Return a report as HTML"
     texts = wording("card", "inspect")
-    head = f'<div style="padding:10px 14px"><b>{escape(texts["name"])}</b> <span style="{SOFT};overflow-wrap:anywhere">{escape(results.title)}</span></div>'
+    head = title_html(texts["name"], results.title)
     return frame_html(
         texts["name"],
         head,

@@ -67,7 +67,6 @@ class _StepOf(StepHooks):
         super().__init__(loop.prepared.learned, loop.state.optimizer)
         self.loop, self.stepper, self.own = loop, loop.state.stepper, 0.0  # the last: seconds in this code
         self._plain_pass = None  # the function of the step as it was, while a look waits
-        self.error = None  # what a look raised
         self._waits = loop.prepared.device.type == "cuda"
 
     def now(self) -> float:
@@ -113,10 +112,8 @@ class _StepLook(_StepOf):
 
     def _after(self, optimizer, args, kwargs):
         began, look, self._open = self.now(), self._open, None
-        if look is not None and look.error is None:
-            self._finish(look)
-        elif look is not None:
-            self.error = look.error
+        if look is not None:
+            self._read(look)
         self.own += time.perf_counter() - began
 
     def _unhook(self):

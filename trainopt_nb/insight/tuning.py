@@ -12,10 +12,10 @@ from ..base.errors import OptionError
 from ..base.flags import parse_flags, split, write_flags
 from ..base.texts import wording
 from ..events.tuned import Tuned, TunedRow, tuned_summary
-from ..runs.card_parts import frame_html
-from ..runs.html_tables import LINE, SOFT
+from ..runs.card_parts import frame_html, title_html
+from ..runs.html_tables import LINE
 from ..runs.plain_text import escape
-from ..runs.tuned_rows import table_html
+from ..runs.tuned_rows import tuned_table
 from ..task.train_options import TrainOptions
 from ..train.pairs import Compared
 
@@ -67,8 +67,8 @@ class Tuning(NamedTuple):
     def _repr_html_(self):
         texts, event = wording("card"), self.event
         code = "font:12px ui-monospace,Menlo,Consolas,monospace"
-        head = f'<div style="padding:10px 14px"><b>{escape(texts["tuned_title"])}</b> <span style="{SOFT}">{escape(tuned_summary(event, texts))}</span></div>'
-        table = f'<div style="padding:4px 14px 10px;border-top:{LINE}">{table_html(event, texts)}</div>'
+        head = title_html(texts["tuned_title"], tuned_summary(event, texts))
+        table = f'<div style="padding:4px 14px 10px;border-top:{LINE}">{tuned_table(event, texts)}</div>'
         line = f"%%trainopt fit {self.line}"
         paste = f'<div style="padding:8px 14px;border-top:{LINE}"><code style="{code}">{escape(line)}</code></div>'
         return frame_html(texts["tuned_title"], head, table, paste if self.line else "")

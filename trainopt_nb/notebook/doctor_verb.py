@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..base.options import Options, option
 from ..insight.check_environment import EnvironmentReport, check_environment
 from ..insight.doctor import Diagnosed, doctor
-from .fit_verbs import read_task
+from .fit_verbs import told_task
 from .verbs import Call, Command, Verb
 from ..task.train_options import TrainOptions
 from ..task.variables import TaskNames
@@ -41,8 +41,7 @@ def _doctor(call: Call) -> Diagnosed | EnvironmentReport:
     if call.options(DoctorOptions).environment:
         found = call.shell.user_ns["diagnosis"] = check_environment(tell=print)
         return found
-    (task, options), asked = read_task(call), call.options(DoctorOptions)
-    print(*task.notes, sep="\n", end="\n" * bool(task.notes))
+    (task, options), asked = told_task(call), call.options(DoctorOptions)
     found = doctor(task, options, steps=asked.updates, seconds=asked.try_seconds)
     call.shell.user_ns["diagnosis"] = found
     return found

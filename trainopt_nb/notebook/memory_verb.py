@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ..base.options import Options, option
 from ..insight.memory_report import MemoryReport
 from ..insight.will_it_fit import will_it_fit
-from .fit_verbs import read_task
+from .fit_verbs import told_task
 from .verbs import Call, Verb
 from ..task.train_options import TrainOptions
 from ..task.variables import TaskNames
@@ -34,8 +34,7 @@ class MemoryOptions(Options):
 
 def _memory(call: Call) -> MemoryReport:
     "Say whether the task fits"
-    (task, options), asked = read_task(call), call.options(MemoryOptions)
-    print(*task.notes, sep="\n", end="\n" * bool(task.notes))
+    (task, options), asked = told_task(call), call.options(MemoryOptions)
     report = will_it_fit(
         task, options, limit=asked.limit or None, seconds=asked.seconds, largest=asked.largest
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ..base.options import Options, option
 from ..insight.tune import tune
 from ..insight.tuning import Tuning
-from .fit_verbs import read_task
+from .fit_verbs import told_task
 from .verbs import Call, Verb
 from ..task.train_options import TrainOptions
 from ..task.variables import TaskNames
@@ -28,8 +28,7 @@ class TuneOptions(Options):
 
 def _tune(call: Call) -> Tuning:
     "Try faster settings of the task"
-    task, options = read_task(call)
-    print(*task.notes, sep="\n", end="\n" * bool(task.notes))
+    task, options = told_task(call)
     found = tune(task, options, seconds=call.options(TuneOptions).seconds)
     call.shell.user_ns["tuning"] = found
     return found

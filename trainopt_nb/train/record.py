@@ -45,11 +45,9 @@ def name_of(op: torch._ops.OpOverload) -> str:
 
 def written_by(op: torch._ops.OpOverload, args: Sequence, kwargs: dict) -> list[Tensor]:
     "Return the arguments that a kernel changes"
-    written = [a.alias_info is not None and a.alias_info.is_write for a in op._schema.arguments]
-    found = [v for v, changed in zip(args, written, strict=False) if changed]
-    found += [
-        kwargs.get(a.name) for a, changed in zip(op._schema.arguments, written, strict=True) if changed
-    ]  # `out=` is a keyword
+    known = op._schema.arguments
+    given = {a.name: v for a, v in zip(known, args, strict=False)} | kwargs  # `out=` is a keyword
+    found = [given.get(a.name) for a in known if a.alias_info is not None and a.alias_info.is_write]
     return tensors_of([*found, *args[3:5]] if name_of(op) in _NORMS else found)
 
 # %% ../../nbs/train/06b_record.ipynb #cd7e95dc
