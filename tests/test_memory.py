@@ -81,6 +81,12 @@ def test_a_real_training_is_measured_and_nothing_of_the_task_changes():
     assert task.model.training and all(p.grad is None for p in task.model.parameters())
 
 
+def test_where_nothing_is_free_nothing_is_tried():
+    report = will_it_fit(wide_task(), TrainOptions(), limit="1MB")
+    assert report.verdict == "does_not_fit" and not report.points and report.room.size == 0
+    assert repr(report).startswith("Does not fit: Nothing is free within the limit")
+
+
 def test_what_does_not_fit_is_an_answer_and_no_error():
     payload = pack_task(wide_task(), TrainOptions())
     found = measure_point(payload, 256, 1, room=2**26)

@@ -226,7 +226,8 @@ def measure_point(
         except TimeoutError:
             return known._replace(outcome="slow")
         except WorkerError as error:
-            if not error.details and (handle.process.exitcode or 0) < 0:
+            code = handle.process.exitcode or 0
+            if not error.details and (code < 0 or code == 1):  # OpenMP ends a process that gets no thread
                 return known._replace(outcome="killed")
             if _ran_out(error):
                 return known._replace(outcome="refused")

@@ -20,6 +20,7 @@ from .candidates import CANDIDATES, Candidate
 from .same_quality import compare_quality, is_as_good
 from .settings import PAIR, Sides, measure_setting
 from .tuning import Tuning, flags_of
+from ..runs.query import value_text
 from ..store.plain import random_state, set_random_state
 from ..store.remembered import recall, remember
 from ..task.preflight import check_model
@@ -52,8 +53,7 @@ def _first_line(error: Exception) -> str:
 
 def _values(options: TrainOptions, changes: dict) -> str:
     return ", ".join(
-        str(getattr(options, name)) if place == 0 else f"{name} {getattr(options, name)}"
-        for place, name in enumerate(changes)
+        f"{name} " * (place > 0) + value_text(getattr(options, name)) for place, name in enumerate(changes)
     )
 
 

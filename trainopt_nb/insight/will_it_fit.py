@@ -124,6 +124,8 @@ def _round(guess, best, over):
 def _first_point(probe, size, least):
     "Measure small batches, then this one unless it is far too large; returns the line and the point at this size"
     line = None
+    if not probe.room.size:  # not even a process could start
+        return line, None
     for small in first_sizes(size, least):
         point = probe.measure(small, 2, exact=True)
         if point.fixed:  # its tensors do not have one row a sample
