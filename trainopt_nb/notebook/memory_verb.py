@@ -19,7 +19,7 @@ from ..task.variables import TaskNames
 # %% ../../nbs/notebook/06o_memory_verb.ipynb #050d70a5
 @dataclass(frozen=True, repr=False)
 class MemoryOptions(Options):
-    "How much memory there is, and how long is looked"
+    "The memory limit, and the time for measuring"
 
     limit: str = option(
         "",
