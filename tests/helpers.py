@@ -120,9 +120,9 @@ TRAIN, VALID = (
 )  # seven batches of 16, the last one of 14; three of 64
 
 
-def net(normalise=True, dropout=0.3, seed=1):
+def net(normalize=True, dropout=0.3, seed=1):
     torch.manual_seed(seed)
-    norm = [nn.BatchNorm1d(24)] if normalise else []
+    norm = [nn.BatchNorm1d(24)] if normalize else []
     return nn.Sequential(nn.Linear(64, 24), *norm, nn.ReLU(), nn.Dropout(dropout), nn.Linear(24, 10))
 
 

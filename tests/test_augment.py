@@ -35,7 +35,7 @@ from trainopt_nb.train.loop import train
 from trainopt_nb.train.prepare import prepare
 
 NAMES = list(OPERATIONS)
-MANY = "rotate crop flip colour noise mixup cutmix"
+MANY = "rotate crop flip color noise mixup cutmix"
 X = torch.rand(160, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 Y = (X.mean((1, 2, 3)) * 300).long() % 3
 TRAIN, VALID = (X[:118], Y[:118]), (X[118:], Y[118:])
@@ -53,13 +53,13 @@ def made(policy, images, seed=0, **more):
 
 def images_like(kind, count=16, channels=3, height=10, width=14):
     images = torch.rand(count, channels, height, width, generator=torch.Generator().manual_seed(2))
-    return {"uint8": (images * 255).to(torch.uint8), "unit": images, "normalised": 4 * images - 2, "half": images.half(), "double": images.double()}[kind]  # fmt: skip
+    return {"uint8": (images * 255).to(torch.uint8), "unit": images, "normalized": 4 * images - 2, "half": images.half(), "double": images.double()}[kind]  # fmt: skip
 
 
 # --- properties of every operation
 
 
-@pytest.mark.parametrize("kind", ["uint8", "unit", "normalised", "half", "double"])
+@pytest.mark.parametrize("kind", ["uint8", "unit", "normalized", "half", "double"])
 @pytest.mark.parametrize("name", NAMES)
 def test_images_keep_shape_type_and_range(name, kind):
     for channels in (1, 2, 3, 4):
@@ -72,7 +72,7 @@ def test_images_keep_shape_type_and_range(name, kind):
             assert (
                 changed.shape == images.shape and changed.dtype == images.dtype and changed.isfinite().all()
             )
-            if kind != "normalised":
+            if kind != "normalized":
                 assert 0 <= changed.min() and changed.max() <= find_values(images).high
             mixes = OPERATIONS[name].mix is not None
             assert torch.allclose(targets.sum(1), torch.ones(16)) if mixes else targets is labels
@@ -124,7 +124,7 @@ def test_ranks_change_their_rows_as_one_process_does(policy, ranks):
 
 def test_strength_zero_changes_nothing_and_more_changes_more():
     images = torch.rand(64, 3, 16, 16)
-    for name in ("rotate", "crop", "resize-crop", "flip", "colour", "blur", "noise", "erase"):
+    for name in ("rotate", "crop", "resize-crop", "flip", "color", "blur", "noise", "erase"):
         sizes = []
         for share in (0, 0.2, 0.9):
             high = min(OPERATIONS[name].high, 3.0) if name != "rotate" else 90
@@ -394,7 +394,7 @@ def refused(error, match, data=TRAIN, model=None, **options):
 def test_wrong_policies_are_refused_with_the_nearest_right_one():
     for text, match in {
         "flipp": "no operation 'flipp'. Did you mean 'flip'?",
-        "crop colour:2": "strength of colour is 0 to 1",
+        "crop color:2": "strength of color is 0 to 1",
         "rotate:nan": "strength of rotate is 0 to 180",
         "crop:": "strength of crop",
         "flip flip": "stands twice",
@@ -403,7 +403,7 @@ def test_wrong_policies_are_refused_with_the_nearest_right_one():
         with pytest.raises(OptionError, match=match.replace("?", r"\?")):
             TrainOptions(augment=text)
     assert TrainOptions(augment="none").augment == "none"
-    assert read_policy("color:0.1+hflip, Resize_Crop") == read_policy("colour:0.1 flip resize-crop")
+    assert read_policy("color:0.1+hflip, Resize_Crop") == read_policy("color:0.1 flip resize-crop")
 
 
 def test_data_that_is_not_for_images_is_refused():
@@ -424,14 +424,14 @@ def test_data_that_is_not_for_images_is_refused():
         def forward(self, x):
             return self.inner(x.float())
 
-    refused(DataError, "found int64", ((X * 255).long(), Y), Casts(), augment="colour")
+    refused(DataError, "found int64", ((X * 255).long(), Y), Casts(), augment="color")
 
 
 def test_labels_that_would_not_stay_right_are_refused():
     boxes = torch.rand(160, 2, 4)
     model = nn.Sequential(nn.Flatten(), nn.Linear(432, 8), nn.Unflatten(1, (2, 4)))
-    refused(DataError, "would stay where they are", (X, boxes), model, augment="colour crop", loss="mse")
-    prepare(Task(model, (X, boxes), None), TrainOptions(device="cpu", augment="colour", loss="mse"))
+    refused(DataError, "would stay where they are", (X, boxes), model, augment="color crop", loss="mse")
+    prepare(Task(model, (X, boxes), None), TrainOptions(device="cpu", augment="color", loss="mse"))
     masks = (X[:, 0] > 0.5).long()
     refused(DataError, "mixes labels", (X, masks), nn.Conv2d(3, 2, 1), augment="cutmix")
     ignored = torch.where(torch.arange(160) % 7 == 0, -100, Y)
@@ -459,7 +459,7 @@ def test_a_step_of_the_users_own_gets_changed_images(tmp_path):
 
 def test_views_that_are_not_there_are_refused():
     refused(OptionError, "has 1 view: name flip", tta=2)
-    refused(OptionError, "has 2 views: pass at most 2", augment="flip colour", tta=3)
+    refused(OptionError, "has 2 views: pass at most 2", augment="flip color", tta=3)
     refused(
         OptionError,
         "leave it out for masks",
@@ -476,10 +476,10 @@ def test_what_is_guessed_is_said():
     default = prepare(Task(net(), TRAIN), TrainOptions(device="cpu", augment="default"))
     said = {row.topic: row for row in default.assumptions}
     assert "the usual one for 3 channels" in said["augment"].text and "values" not in said
-    rows = prepare(Task(net(), (X - 0.5, Y)), TrainOptions(device="cpu", augment="colour")).assumptions
+    rows = prepare(Task(net(), (X - 0.5, Y)), TrainOptions(device="cpu", augment="color")).assumptions
     (values,) = [row for row in rows if row.topic == "values"]
     assert "normalized" in values.text and not values.certain and values.option == "--augment-values"
-    told = TrainOptions(device="cpu", augment="colour", augment_values="normalised")
+    told = TrainOptions(device="cpu", augment="color", augment_values="normalized")
     assert all(row.certain for row in prepare(Task(net(), TRAIN), told).assumptions if row.topic == "values")
     numbers = prepare(
         Task(net(outputs=1), (X, X.mean((1, 2, 3)))), TrainOptions(device="cpu", augment="crop")
@@ -572,8 +572,8 @@ def test_an_operation_that_cannot_travel_is_named_before_the_run_begins():
 
 
 def test_sweeps_search_policies_and_strengths_one_by_one():
-    space = parse_space("augment=none|crop+flip|'crop colour:0.3' augment_strength=0.5..2")
-    assert space["augment"].choices == ("none", "crop+flip", "crop colour:0.3")
+    space = parse_space("augment=none|crop+flip|'crop color:0.3' augment_strength=0.5..2")
+    assert space["augment"].choices == ("none", "crop+flip", "crop color:0.3")
     assert (space["augment_strength"].low, space["augment_strength"].high) == (0.5, 2.0)
     with pytest.raises(OptionError, match="Did you mean 'flip'"):
         parse_space("augment=none|flipp")

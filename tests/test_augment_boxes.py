@@ -41,9 +41,9 @@ def target(boxes, image, **more):
     masks = torch.zeros(len(boxes), *image.shape[-2:], dtype=torch.bool)
     for mask, (left, top, right, bottom) in zip(masks, boxes.long().tolist(), strict=True):
         mask[top:bottom, left:right] = True
-    centres = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, torch.full((len(boxes), 1), 2.0)], 1)
+    centers = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, torch.full((len(boxes), 1), 2.0)], 1)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    return {"boxes": boxes, "labels": torch.arange(len(boxes)) + 1, "masks": masks, "keypoints": centres[:, None], "area": area, **more}  # fmt: skip
+    return {"boxes": boxes, "labels": torch.arange(len(boxes)) + 1, "masks": masks, "keypoints": centers[:, None], "area": area, **more}  # fmt: skip
 
 
 def made(policy, images, seed=0, **more):
@@ -113,11 +113,11 @@ def test_key_points_that_leave_the_image_are_no_longer_visible():
     image, boxes = scene(0)
     one = target(boxes, image)
     _, (row,) = made("crop:0.6", image[None], seed=3)((image[None], [one]), True)
-    centres = (row["boxes"][:, :2] + row["boxes"][:, 2:]) / 2
+    centers = (row["boxes"][:, :2] + row["boxes"][:, 2:]) / 2
     assert len(row["boxes"]) < 2 or (row["keypoints"][:, 0, 2] > 0).any()
-    for points, centre in zip(row["keypoints"][:, 0], centres, strict=True):
+    for points, center in zip(row["keypoints"][:, 0], centers, strict=True):
         assert points[2] in (0, 2) and (points[2] == 0) == bool((points == 0).all())
-        assert points[2] == 0 or (points[:2] - centre).abs().max() < 5
+        assert points[2] == 0 or (points[:2] - center).abs().max() < 5
 
 
 def test_lists_of_images_of_several_sizes_change_as_each_alone_would():
@@ -126,7 +126,7 @@ def test_lists_of_images_of_several_sizes_change_as_each_alone_would():
     pairs = [scene(k, *size) for k, size in enumerate(sizes)]
     images = [image for image, _ in pairs]
     targets = [target(boxes, image, image_id=torch.tensor([k])) for k, (image, boxes) in enumerate(pairs)]
-    change = made("crop rotate:20 colour:0.2 flip", images[0])
+    change = made("crop rotate:20 color:0.2 flip", images[0])
     changed, fitting = change((images, targets), True)
     assert isinstance(changed, list) and [image.shape for image in changed] == [
         image.shape for image in images
@@ -224,7 +224,7 @@ def test_a_step_of_the_users_own_gets_moved_boxes(workers, tmp_path):
 
     data = Scenes(sizes=((24, 32), (30, 36)))
     loader = DataLoader(data, batch_size=8, collate_fn=listed, num_workers=workers)
-    options = TrainOptions(device="cpu", epochs=1, augment="flip:1 colour:0.1", training_step=step)
+    options = TrainOptions(device="cpu", epochs=1, augment="flip:1 color:0.1", training_step=step)
     prepared = prepare(Task(Finder(), loader, loader), options)
     said = {row.topic: row for row in prepared.assumptions}
     assert "objects of which less than a tenth is left are taken out" in said["targets"].text
@@ -269,10 +269,10 @@ def test_one_box_for_each_image_follows_where_it_is_declared():
     for image, box in zip(images, boxes.tolist(), strict=True):
         assert box == [float(v) for v in bright(image, 0)]
     assert follow(train(prepared, options))[-1].state == "finished"
-    centres = (y[:, :2] + y[:, 2:]) / 2
-    points = prepare(Task(nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 32, 2)), (x, centres)), TrainOptions(device="cpu", augment="flip:1", augment_targets="points", batch_size=64, shuffle=False))  # fmt: skip
+    centers = (y[:, :2] + y[:, 2:]) / 2
+    points = prepare(Task(nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 32, 2)), (x, centers)), TrainOptions(device="cpu", augment="flip:1", augment_targets="points", batch_size=64, shuffle=False))  # fmt: skip
     _, moved = next(points.device_batches(iter(points.data.train.epoch(0))))
-    assert torch.allclose(moved, torch.stack([32 - centres[:, 0], centres[:, 1]], 1))
+    assert torch.allclose(moved, torch.stack([32 - centers[:, 0], centers[:, 1]], 1))
 
 
 def refused(error, match, data, model=None, **options):
@@ -302,10 +302,10 @@ def test_places_in_another_form_get_one_sentence():
     refused(DataError, "boxes of four numbers", of(lambda b: torch.cat([b, b[:, :1]], 1)), **step)
     refused(DataError, "mixes labels", of(lambda b: b), **step | {"augment": "mixup"})
 
-    centres = torch.ones(1, 4)
-    centres.format = SimpleNamespace(name="CXCYWH")  # as of torchvision's tv_tensors
+    centers = torch.ones(1, 4)
+    centers.format = SimpleNamespace(name="CXCYWH")  # as of torchvision's tv_tensors
     with pytest.raises(DataError, match="these have the format CXCYWH: pass corners") as refusal:
-        check_objects([{"boxes": centres}], 24, 32)
+        check_objects([{"boxes": centers}], 24, 32)
     names = {"torch": torch, "boxes": torch.tensor([[10.0, 6, 8, 4]])}
     exec(str(refusal.value).partition("for instance by ")[2].rstrip("."), names)  # the sentence has the code
     assert names["boxes"].tolist() == [[6, 4, 14, 8]]

@@ -221,7 +221,7 @@ def test_clean_is_applied_to_the_training_fold_and_said(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("where", "words"), [("background", "mislabelled"), ("two devices", "duplicates outliers:0.05")]
+    ("where", "words"), [("background", "mislabeled"), ("two devices", "duplicates outliers:0.05")]
 )
 def test_clean_does_the_same_in_other_processes(where, words, tmp_path):
     x, y = table()
@@ -290,7 +290,7 @@ def test_changed_data_are_stored_and_replayed(tmp_path):
         ("duplicate", "Did you mean 'duplicates'"),
         ("outliers:2", "share of samples"),
         ("overlap:1", "no number"),
-        ("labels mislabelled", "choose one"),
+        ("labels mislabeled", "choose one"),
         ("overlap overlap", "twice"),
     ],
 )

@@ -417,10 +417,10 @@ class Shifted(nn.Module):
         return self.net(x).roll(1, 1)
 
 
-def tuned(net, data, folder, student, epochs=1, step_teacher=True, unlabelled=None, **options):
+def tuned(net, data, folder, student, epochs=1, step_teacher=True, unlabeled=None, **options):
     "Fine-tune a student of a trained network; returns the work, and the run"
     options = CPU.replace(lr=0.01, batch_size=50, **options)
-    task, original = Task(net, *data, unlabelled=unlabelled), TorchServed(net, "fp32")
+    task, original = Task(net, *data, unlabeled=unlabeled), TorchServed(net, "fp32")
     work = Work(original, original, task, options, Judge(task, options), seconds=0.1, folder=folder)
     list(fine_tune(work, student, epochs, step_teacher))
     (run,) = list_runs(folder)
@@ -532,16 +532,16 @@ def test_a_teacher_that_was_asked_for_is_refused_before_anything_starts(
 
 @pytest.mark.parametrize(
     "more",
-    [{"distill": "logits:2"}, {"distill": "features:0.1", "distill_layers": "1"}, {"unlabelled": True}],
+    [{"distill": "logits:2"}, {"distill": "features:0.1", "distill_layers": "1"}, {"unlabeled": True}],
 )
 def test_a_recipe_takes_the_options_that_the_model_was_distilled_with(digits, trained, tmp_path, more):
     (x, y), valid = digits
     student, options = mlp(64), {"teacher": trained, "device": "cpu", "lr": 3e-3, **more}
-    pool = x[600:] if options.pop("unlabelled", False) else None
+    pool = x[600:] if options.pop("unlabeled", False) else None
     data, quiet = ((x[:600], y[:600]), valid), {"folder": tmp_path, "write": lambda line: None}
-    run = fit(student, *data, unlabelled=pool, epochs=5, batch_size=32, **options, **quiet)
+    run = fit(student, *data, unlabeled=pool, epochs=5, batch_size=32, **options, **quiet)
     options = stored_options(run, {"teacher": trained}).changed()
-    task = Task(student, *data, unlabelled=pool)
+    task = Task(student, *data, unlabeled=pool)
     compressed = compress(
         student, task, "prune 0.4 macs taylor epochs=3", floor=None, seconds=0.05, **options, **quiet
     )

@@ -236,7 +236,7 @@ def test_layers_are_imitated(digits, teacher, tmp_path, what):
 
 
 def test_samples_without_labels_are_learned_from(digits, teacher, tmp_path):
-    task = Task(teacher, *digits[:2], unlabelled=digits[2][0][:200])
+    task = Task(teacher, *digits[:2], unlabeled=digits[2][0][:200])
     run(teacher, task, "distill 4 epochs=1", tmp_path)
     assert "200 unlabeled samples" in " ".join(note.text for note in list_runs(tmp_path)[-1].progress.notes)
 

@@ -258,7 +258,7 @@ def test_a_run_begun_on_the_gpu_goes_on_on_the_cpu(tmp_path):
     assert back.state == "finished" and back.progress.epoch == 2
 
 
-def test_a_loss_that_no_label_fits_is_recognised_without_a_fault_of_the_gpu(tmp_path):
+def test_a_loss_that_no_label_fits_is_recognized_without_a_fault_of_the_gpu(tmp_path):
     "Three grades in two columns: as classes they would be out of range"
     above = lambda labels: (labels[:, None] > torch.arange(2, device=labels.device)).float()
     ordered = lambda scores, labels: F.binary_cross_entropy_with_logits(scores, above(labels))

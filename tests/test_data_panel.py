@@ -283,21 +283,21 @@ def test_changes_of_a_cell_reach_the_panel():
 
 def test_the_preview_follows_strengths_and_says_the_option():
     x = torch.rand(40, 3, 16, 16)
-    panel = opened((x, torch.arange(40) % 4), options=TrainOptions.of(augment="flip colour:0.2"))
+    panel = opened((x, torch.arange(40) % 4), options=TrainOptions.of(augment="flip color:0.2"))
     before = json.loads(panel.whole())["rows"]
     panel.widget.comm.click(
-        {"policy": [["flip", 0.5], ["colour", 0.9], ["mixup", 0.4]], "factor": 0.5, "turn": 1}
+        {"policy": [["flip", 0.5], ["color", 0.9], ["mixup", 0.4]], "factor": 0.5, "turn": 1}
     )
     (news,) = panel.widget.comm.news()
-    assert set(news["rows"]) == {"colour", "mixup", "policy", "flip"} - (
+    assert set(news["rows"]) == {"color", "mixup", "policy", "flip"} - (
         {"flip"} if "flip" not in news["rows"] else set()
     )
     assert (
-        news["face"]["preview"]["flags"] == '--augment "flip:0.5 colour:0.9 mixup:0.4" --augment-strength 0.5'
+        news["face"]["preview"]["flags"] == '--augment "flip:0.5 color:0.9 mixup:0.4" --augment-strength 0.5'
     )
     after = json.loads(panel.whole())["rows"]
-    assert after["original"] == before["original"] and after["colour"] != before["colour"]
-    TrainOptions.of(augment="flip:0.5 colour:0.9 mixup:0.4")
+    assert after["original"] == before["original"] and after["color"] != before["color"]
+    TrainOptions.of(augment="flip:0.5 color:0.9 mixup:0.4")
 
 
 def test_images_that_no_run_augments_get_its_sentence():

@@ -256,13 +256,13 @@ def test_attention_of_a_layer_without_places_is_one_sentence(shape, said):
 # --- unlabeled samples
 
 
-def test_unlabelled_samples_count_for_the_teacher_alone():
-    options = TrainOptions(**flags(shuffle=False, teacher=big(), unlabelled_share=0.5))
-    prepared = prepare(Task(net(dropout=0), TRAIN, VALID, unlabelled=POOL), options)
+def test_unlabeled_samples_count_for_the_teacher_alone():
+    options = TrainOptions(**flags(shuffle=False, teacher=big(), unlabeled_share=0.5))
+    prepared = prepare(Task(net(dropout=0), TRAIN, VALID, unlabeled=POOL), options)
     batches = list(prepared.device_batches(prepared.data.train.epoch(1), 1))
     assert [len(batch.inputs) for batch in batches] == [64, 64, 64, 44]
     assert torch.equal(batches[0].inputs[:32], X[:32])
-    met = torch.cat([batch.inputs[int(batch.labelled.sum()) :] for batch in batches])
+    met = torch.cat([batch.inputs[int(batch.labeled.sum()) :] for batch in batches])
     assert {row.numpy().tobytes() for row in met} == {row.numpy().tobytes() for row in POOL}
     model, batch = prepared.model.train(), batches[0]
     again = copy.deepcopy(model)
@@ -271,7 +271,7 @@ def test_unlabelled_samples_count_for_the_teacher_alone():
     soft = F.kl_div((scores / 4).log_softmax(1), wanted, reduction="batchmean", log_target=True) * 16
     assert torch.allclose(loss, 0.3 * F.cross_entropy(scores[:32], Y[:32]) + 0.7 * soft, atol=1e-6)
     assert prepared.sample_weight(batch) == 64
-    (text,) = [text for topic, text in prepared.notes if topic == "unlabelled"]
+    (text,) = [text for topic, text in prepared.notes if topic == "unlabeled"]
     assert "70 unlabeled samples" in text
 
 
@@ -287,7 +287,7 @@ def test_a_dataset_gives_the_same_samples(tmp_path):
     found = []
     for source in (POOL, Rows(), (POOL, torch.zeros(70))):
         model = net()
-        fit(model, TRAIN, folder=tmp_path, write=quiet, unlabelled=source, **flags(teacher=big()))
+        fit(model, TRAIN, folder=tmp_path, write=quiet, unlabeled=source, **flags(teacher=big()))
         found.append(weights(model))
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
@@ -307,10 +307,10 @@ MORE = {
 
 
 @pytest.mark.parametrize("name", MORE)
-@pytest.mark.parametrize("unlabelled", [False, True])
-def test_stopped_and_resumed_is_uninterrupted(name, unlabelled, tmp_path):
+@pytest.mark.parametrize("unlabeled", [False, True])
+def test_stopped_and_resumed_is_uninterrupted(name, unlabeled, tmp_path):
     options = TrainOptions(**flags(epochs=3, batch_size=16, teacher=Pixels(8, seed=5), **MORE[name]))
-    task = lambda model: Task(model, PIXELS, JUDGED, unlabelled=IMAGES[64:] if unlabelled else None)
+    task = lambda model: Task(model, PIXELS, JUDGED, unlabeled=IMAGES[64:] if unlabeled else None)
     whole, again = Pixels(3), Pixels(3)
     follow(train(task(whole), options))
     at = lambda e: type(e) is Step and e.step == (3 if options.accumulate > 1 else 6)
@@ -373,7 +373,7 @@ def test_devices_change_nothing(distill, tmp_path):
     for devices in (1, 2):
         ends.append(Pixels(3))
         how = flags(teacher=Pixels(8, seed=5), distill=distill, optimizer="sgd", lr=0.1, devices=devices)
-        fit(ends[-1], PIXELS, JUDGED, folder=tmp_path, write=quiet, unlabelled=IMAGES[64:], **how)
+        fit(ends[-1], PIXELS, JUDGED, folder=tmp_path, write=quiet, unlabeled=IMAGES[64:], **how)
     assert torch.allclose(weights(ends[0]), weights(ends[1]), atol=1e-5)
 
 
@@ -389,7 +389,7 @@ KILLED = """
 import sys
 from test_distill import TRAIN, VALID, POOL, big, flags, net, quiet
 from trainopt_nb import fit
-fit(net(), TRAIN, VALID, folder=sys.argv[1], save_steps=1, write=quiet, unlabelled=POOL, **flags(epochs=3, teacher=big()))
+fit(net(), TRAIN, VALID, folder=sys.argv[1], save_steps=1, write=quiet, unlabeled=POOL, **flags(epochs=3, teacher=big()))
 """
 
 
@@ -398,20 +398,20 @@ def test_killed_and_resumed_is_uninterrupted(tmp_path):
     run = until(lambda: find_run(None, tmp_path / "killed"), "the killed run")
     go_on = lambda **more: resume(run, net(), TRAIN, VALID, folder=tmp_path / "killed", write=quiet, **more)
     with pytest.raises(OptionError, match="a resume needs it again"):
-        go_on(unlabelled=POOL)
+        go_on(unlabeled=POOL)
     with pytest.raises(TaskError, match="learned from another teacher"):
-        go_on(unlabelled=POOL, teacher=big(seed=9))
+        go_on(unlabeled=POOL, teacher=big(seed=9))
     with pytest.raises(TaskError, match="began with 70 unlabeled samples, and has 0 now"):
         go_on(teacher=big())
     again, whole = net(), net()
-    resume(run, again, TRAIN, VALID, folder=tmp_path / "killed", write=quiet, unlabelled=POOL, teacher=big())
+    resume(run, again, TRAIN, VALID, folder=tmp_path / "killed", write=quiet, unlabeled=POOL, teacher=big())
     fit(
         whole,
         TRAIN,
         VALID,
         folder=tmp_path / "whole",
         write=quiet,
-        unlabelled=POOL,
+        unlabeled=POOL,
         **flags(epochs=3, teacher=big()),
     )
     assert torch.equal(weights(again), weights(whole))
@@ -451,9 +451,9 @@ def test_a_stored_run_teaches_in_the_background(tmp_path):
 # --- what is refused
 
 
-def refused(error, match, data=TRAIN, model=None, unlabelled=None, **options):
+def refused(error, match, data=TRAIN, model=None, unlabeled=None, **options):
     with pytest.raises(error, match=match) as caught:
-        prepare(Task(model or net(), data, unlabelled=unlabelled), TrainOptions(device="cpu", **options))
+        prepare(Task(model or net(), data, unlabeled=unlabeled), TrainOptions(device="cpu", **options))
     text = str(caught.value)
     assert "\n" not in text and text.endswith((".", ")"))
 
@@ -478,14 +478,14 @@ def test_what_does_not_fit_gets_one_sentence():
     refused(TaskError, "name it by --task-type", teacher=big(), loss=own)
     model = net()
     refused(OptionError, "is the model that is trained", model=model, teacher=model)
-    refused(OptionError, "--unlabelled needs a teacher", unlabelled=POOL)
+    refused(OptionError, "--unlabeled needs a teacher", unlabeled=POOL)
     refused(
-        DataError, r"of shape \(6,\), and gave some of shape \(5,\)", unlabelled=POOL[:, :5], teacher=big()
+        DataError, r"of shape \(6,\), and gave some of shape \(5,\)", unlabeled=POOL[:, :5], teacher=big()
     )
     refused(
         TaskError,
         "needs a loss of PyTorch",
-        unlabelled=POOL,
+        unlabeled=POOL,
         teacher=big(),
         loss=own,
         task_type="classification",
@@ -504,8 +504,8 @@ def test_what_changes_nothing_is_said():
     assert "compares no logits" in said(teacher=big(), distill="features", distill_weight=0.5)[0]
     assert "--distill is none" in said(teacher=big(), distill="none")[0]
     assert (
-        "--unlabelled-share 0.2 (because there is no --unlabelled)"
-        in said(teacher=big(), unlabelled_share=0.2)[0]
+        "--unlabeled-share 0.2 (because there is no --unlabeled)"
+        in said(teacher=big(), unlabeled_share=0.2)[0]
     )
 
 

@@ -225,7 +225,7 @@ CASES = {  # name -> (cell, flags); all of them in memory, on the CPU, in fp32
     ),
     "augment, focal": (
         IMAGES,
-        "--augment 'randaugment blur colour cutmix' --augment-strength 0.5 --loss focal",
+        "--augment 'randaugment blur color cutmix' --augment-strength 0.5 --loss focal",
     ),
     "augment, bytes": (
         IMAGES.replace("x = torch.rand(120", "x = 255 * torch.rand(120")
@@ -719,7 +719,7 @@ def test_what_no_script_repeats_is_refused_in_one_sentence(name, tmp_path):
     assert ":" in text and text.endswith(".") and "\n" not in text and not (run.path / "train.py").exists()
 
 
-LABELLED = DATA + "y[::7] = -100\n" + SPLIT + MODEL.format(outputs=3)
+LABELED = DATA + "y[::7] = -100\n" + SPLIT + MODEL.format(outputs=3)
 AGREE = {  # name -> (cell, flags): the same weights bit for bit
     "items that are alike": (
         DATA + "\n\nclass Both(nn.Linear):\n    def forward(self, first, second):\n        return super().forward(first - second)\n\n\n"
@@ -767,7 +767,7 @@ def test_what_a_script_repeats_ends_with_the_same_weights(shell, name, tmp_path,
 @pytest.mark.parametrize("name", COUNTED)
 def test_a_loss_that_counts_labels_is_said(shell, name, tmp_path):
     run, _ = trained(
-        shell, tmp_path / "runs", LABELLED + COUNTED[name], "--accumulate 3 --batch-size 8", "--epochs 1"
+        shell, tmp_path / "runs", LABELED + COUNTED[name], "--accumulate 3 --batch-size 8", "--epochs 1"
     )
     (note,) = run.eject().notes
     assert "weighs each batch by the labels that its loss counts" in note

@@ -282,13 +282,13 @@ def default_argument_of_a_loss(seed):
 class CentredLoss(nn.Module):
     def __init__(self):
         super().__init__()
-        self.register_buffer("centre", torch.zeros(3))
+        self.register_buffer("center", torch.zeros(3))
         self.register_buffer("steps", torch.tensor(0), persistent=False)
 
     def forward(self, scores, targets):
-        self.centre.lerp_(scores.detach().mean(0), 0.2)
+        self.center.lerp_(scores.detach().mean(0), 0.2)
         self.steps += 1
-        return F.cross_entropy(scores - self.centre, targets) * (1 + 0.1 * self.steps)
+        return F.cross_entropy(scores - self.center, targets) * (1 + 0.1 * self.steps)
 
 
 @setting

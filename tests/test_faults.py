@@ -540,7 +540,7 @@ def test_a_collection_of_metrics_becomes_figures(tmp_path):
 # row 26: a last batch of one
 
 
-def test_a_last_batch_of_one_is_dropped_for_batch_normalisation(tmp_path):
+def test_a_last_batch_of_one_is_dropped_for_batch_normalization(tmp_path):
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
     run, said = run_of(tmp_path, model, (X[:65], Y[:65]), epochs=2, batch_size=32)
     assert run.state == "finished" and [e.samples for e in steps(run)] == [32, 32] * 2

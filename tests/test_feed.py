@@ -236,7 +236,7 @@ def test_a_run_resumes_exactly_in_the_middle_of_an_epoch(how, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
-def test_every_colour_mode_becomes_the_shape_that_is_asked_for(mode, tmp_path):
+def test_every_color_mode_becomes_the_shape_that_is_asked_for(mode, tmp_path):
     image = (
         Image.fromarray(np.full((6, 9), 30000, "uint16"))
         if mode == "I;16"

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import struct
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from trainopt_nb.task.train_options import TrainOptions
 X = torch.randn(600, 4, generator=torch.Generator().manual_seed(0))
 DATA = (X[:500], (X[:500, 0] > 0).long()), (X[500:], (X[500:, 0] > 0).long())
 KINDS = ("tensorboard", "mlflow", "wandb")
+BLOCK = 32768  # bytes
 
 
 @pytest.fixture(autouse=True)
@@ -67,16 +69,29 @@ def of_mlflow(run):
     return {n: history(n) for n in held.data.metrics}, held.data.tags["state"], held.data.params, parent
 
 
+def wandb_records(file):
+    "The records of a `.wandb` file: a header of 7 bytes, then blocks of 32 KiB with parts of records, as LevelDB's log has them"
+    data, place, record = file.read_bytes(), 7, b""
+    while place < len(data):
+        room = BLOCK - place % BLOCK
+        length, kind = struct.unpack_from("<HB", data, place + 4) if room >= 7 else (0, 0)
+        if not kind:  # the block ends
+            place += room
+            continue
+        record += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield record
+            record = b""
+
+
 def of_wandb(run):
-    datastore = pytest.importorskip("wandb.sdk.internal.datastore")
-    from wandb.proto.wandb_internal_pb2 import Record
+    Record = pytest.importorskip("wandb.proto.wandb_internal_pb2").Record
 
     values, summary, config, group = {}, {}, {}, None
     read = lambda items: {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
     for file in sorted(run.path.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime):
-        store = datastore.DataStore()
-        store.open_for_scan(str(file))
-        while (data := store.scan_data()) is not None:
+        for data in wandb_records(file):
             record = Record.FromString(data)
             row = read(record.history.item)
             for name, value in row.items():

@@ -159,12 +159,12 @@ class OwnLoss(nn.Module):
     def __init__(self):
         super().__init__()
         self.calls = 0
-        self.register_buffer("centre", torch.zeros(3))
+        self.register_buffer("center", torch.zeros(3))
 
     def forward(self, scores, targets):
         self.calls += 1
-        self.centre.lerp_(scores.detach().mean(0), 0.3)
-        return nn.functional.cross_entropy(scores - self.centre, targets)
+        self.center.lerp_(scores.detach().mean(0), 0.3)
+        return nn.functional.cross_entropy(scores - self.center, targets)
 
 
 class Values(pickle.Pickler):

@@ -204,7 +204,7 @@ def test_the_line_of_a_form_gives_exactly_its_options():
         "clip": 1.5,
         "milestones": (3.0, 6.0),
         "shuffle": False,
-        "augment": "flip colour:0.3",
+        "augment": "flip color:0.3",
         "loss": my_loss,
     }
     form = OptionsForm(

@@ -601,12 +601,12 @@ class Centres(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.centres = nn.Parameter(torch.randn(3, 4, generator=torch.Generator().manual_seed(1)))
+        self.centers = nn.Parameter(torch.randn(3, 4, generator=torch.Generator().manual_seed(1)))
         self.register_buffer("seen", torch.zeros(()))
 
     def forward(self, outputs, targets):
         self.seen += 1
-        return F.cross_entropy(8 * F.normalize(outputs) @ F.normalize(self.centres).T, targets)
+        return F.cross_entropy(8 * F.normalize(outputs) @ F.normalize(self.centers).T, targets)
 
 
 @pytest.mark.parametrize("loss, width", [(Temperature, 3), (Centres, 4)])

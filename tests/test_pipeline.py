@@ -215,7 +215,7 @@ def test_all_stages_see_the_same_samples(tmp_path):
     assert run.metrics["accuracy"] > 0.95
 
 
-def test_normalisation_over_the_batch_is_said(tmp_path):
+def test_normalization_over_the_batch_is_said(tmp_path):
     "Each micro-batch by itself; finding out shapes leaves no trace in the running statistics"
     make = lambda: net(0, nn.BatchNorm1d(16))
     how = {"epochs": 1, "batch_size": 32, "folder": tmp_path, "lr": 1e-9} | QUIET

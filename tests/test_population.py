@@ -143,7 +143,7 @@ def test_trials_of_one_other_seed_have_the_order_of_that_seed():
 PICTURES = torch.rand(96, 3, 8, 8, generator=G)
 
 
-@pytest.mark.parametrize("policy", ["crop flip colour:0.3", "rotate noise mixup cutmix"])
+@pytest.mark.parametrize("policy", ["crop flip color:0.3", "rotate noise mixup cutmix"])
 def test_trials_with_augmentation_see_what_they_see_alone(policy):
     "Each by the draws of its seed, in each epoch and batch"
     build = lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))

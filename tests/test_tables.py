@@ -415,10 +415,10 @@ def test_the_terminal_predicts_a_file(tmp_path):
     (tmp_path / "job.py").write_text(CELL.format(path=str(tmp_path / "train.csv")))
     done = trainopt("fit", "job.py", "--target", "rich", "--epochs", "1")
     assert done.returncode == 0, done.stderr
-    frame.drop(columns="rich").assign(colour=1).to_csv(tmp_path / "new.csv", index=False)
+    frame.drop(columns="rich").assign(color=1).to_csv(tmp_path / "new.csv", index=False)
     name = t.find_run(None, tmp_path / "runs").name
     done = trainopt("predict", name, "new.csv", "--out", "found.csv")
-    assert done.returncode == 0 and "no column colour" in done.stdout, done.stderr
+    assert done.returncode == 0 and "no column color" in done.stdout, done.stderr
     assert len(pd.read_csv(tmp_path / "found.csv")) == 120
     done = trainopt("predict", name, "none.csv")
     assert done.returncode == 1 and "There is no file" in done.stderr

@@ -216,7 +216,7 @@ PICTURES = {
 }
 
 
-def _fewer_colours(path):
+def _fewer_colors(path):
     "Keep 256 colors of a picture, which are enough for a panel"
     Image.open(path).quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
@@ -240,7 +240,7 @@ def main(
                     page = browser.new_page(viewport={"width": 1180, "height": 1500}, device_scale_factor=2)
                     shown = PICTURES[name](Lab(server, page, home))
                     shown.screenshot(path=folder / f"{name}{ending}.png")
-                    _fewer_colours(folder / f"{name}{ending}.png")
+                    _fewer_colors(folder / f"{name}{ending}.png")
                     page.close()
                     server.end_sessions()
                     shutil.rmtree(

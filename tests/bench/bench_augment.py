@@ -22,7 +22,7 @@ from trainopt_nb.augment.augment import Augment, find_values
 from trainopt_nb.augment.policy import read_policy
 
 KORNIA = {  # ours -> the same operations of kornia
-    "crop flip rotate:10 colour:0.3": lambda K: [
+    "crop flip rotate:10 color:0.3": lambda K: [
         K.RandomCrop((32, 32), padding=4),
         K.RandomHorizontalFlip(),
         K.RandomRotation(10.0),
@@ -38,7 +38,7 @@ KORNIA = {  # ours -> the same operations of kornia
 
 
 TORCHVISION = {  # ours -> the same operations of torchvision, for one sample
-    "crop flip rotate:10 colour:0.3": lambda v2: [
+    "crop flip rotate:10 color:0.3": lambda v2: [
         v2.RandomCrop(32, padding=4),
         v2.RandomHorizontalFlip(),
         v2.RandomRotation(10.0),

@@ -108,7 +108,7 @@ def run(seed, width, folder, found, short):
     note("new weights: teacher, changed at random", learn(deepcopy(new), **taught, **USUAL))
     note("the teacher's weights: labels alone", learn(deepcopy(cut)))
     pool = many[0][FEW:]
-    note("new weights: teacher, 837 images without labels", learn(deepcopy(new), unlabelled=pool, **taught))
+    note("new weights: teacher, 837 images without labels", learn(deepcopy(new), unlabeled=pool, **taught))
     note("mobile: labels alone", learn(anew(mobile, seed)))
     note("mobile: distill 4 student=mobile", step(big, few, judged, "distill 4 student=mobile", seed, folder))
     same = learn(network(width, 200 + seed), few, **USUAL)

@@ -97,7 +97,7 @@ def import_timm():
     return timm
 
 
-def labelled():
+def labeled():
     import torch
 
     return torch.arange(ROWS) % 10
@@ -114,11 +114,11 @@ def make(name):
         model = of_transformers(name)
     if name in TRANSFORMERS and name != "vit":
         words = lambda: {
-            "input_ids": torch.randint(1, 100, (ROWS, 16)), "attention_mask": torch.ones(ROWS, 16, dtype=torch.long), "labels": labelled(),
+            "input_ids": torch.randint(1, 100, (ROWS, 16)), "attention_mask": torch.ones(ROWS, 16, dtype=torch.long), "labels": labeled(),
         }  # fmt: skip
         return model, (words(), words())
     side = 32 if name == "vit" else SIDE
-    return model, tuple((torch.randn(ROWS, 3, side, side), labelled()) for _ in range(2))
+    return model, tuple((torch.randn(ROWS, 3, side, side), labeled()) for _ in range(2))
 
 
 def of_transformers(name):

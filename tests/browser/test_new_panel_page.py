@@ -36,7 +36,7 @@ export default panel(({ face, curves, texts, board }) => html`<${Frame} label="P
   <${Head} state=${face.state} name=${face.name} texts=${texts} />
   <${Figures} figures=${face.figures} />
   <${Charts} board=${board} single><${Chart} board=${board} title="Beats"
-    lines=${[{ curve: curves.beat ?? EMPTY, colour: "c1", name: "beat" }]} /><//>
+    lines=${[{ curve: curves.beat ?? EMPTY, color: "c1", name: "beat" }]} /><//>
   <${Foot}><span>a foot</span><//><//>`);
 """
 SHOW = """

@@ -231,8 +231,8 @@ def test_what_comes_before_the_first_step_is_told(open_panel):
     assert page.text(".tonb-step").startswith("epoch 1 of 12")
 
 
-def drawn(page, chart, colour):
-    "How many pixels of about `colour` the chart's canvas holds"
+def drawn(page, chart, color):
+    "How many pixels of about `color` the chart's canvas holds"
     page.frame()
     return page.page.evaluate(
         """([chart, [r, g, b]]) => {
@@ -243,7 +243,7 @@ def drawn(page, chart, colour):
             count += data[i + 3] > 200 && Math.abs(data[i] - r) + Math.abs(data[i + 1] - g) + Math.abs(data[i + 2] - b) < 60;
           return count;
         }""",
-        [chart, colour],
+        [chart, color],
     )
 
 
@@ -595,9 +595,9 @@ def test_a_kernel_that_does_not_answer_is_explained(open_panel, clocked):
 CONTRAST = """() => {
   const canvas = document.createElement("canvas"); canvas.width = canvas.height = 1;
   const ctx = canvas.getContext("2d", { willReadFrequently: true });
-  const over = (colours) => {  // the colour that is seen when they lie on each other
+  const over = (colors) => {  // the color that is seen when they lie on each other
     ctx.clearRect(0, 0, 1, 1);
-    for (const colour of colours) { ctx.fillStyle = colour; ctx.fillRect(0, 0, 1, 1); }
+    for (const color of colors) { ctx.fillStyle = color; ctx.fillRect(0, 0, 1, 1); }
     return [...ctx.getImageData(0, 0, 1, 1).data].slice(0, 3);
   };
   const light = (rgb) => rgb.map((v) => v / 255).map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))

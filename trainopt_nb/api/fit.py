@@ -27,14 +27,15 @@ def fit(
     train_data: object,  # a pair `(inputs, targets)` of arrays, a path, a Dataset, a DataLoader, an iterable of batches
     valid_data: object = None,  # the same, or None
     *,
-    unlabelled: object = None,  # inputs without targets, for training with a teacher
+    unlabeled: object = None,  # inputs without targets, for training with a teacher
     folder: str | Path = "runs",  # where runs are kept
     name: str = "",  # what the run is about
     write: Callable[[str], object] = print,  # called with one line for each epoch
     **options: object,  # any of `TrainOptions`
 ) -> Run:
     "Train a model. Raises `OptionError`, `DataError` or `TaskError` before the first step, `RunError` where training failed"
-    task, chosen = Task(model, train_data, valid_data, unlabelled=unlabelled), TrainOptions.of(**options)
+    unlabeled = options.pop("unlabelled", unlabeled)  # the former name
+    task, chosen = Task(model, train_data, valid_data, unlabeled=unlabeled), TrainOptions.of(**options)
     handle = begin_in_lines(lambda: run_task(task, chosen, Where(folder, name)), write)
     run = print_lines(handle, write)
     return _with_all(run, model, chosen)
@@ -46,15 +47,16 @@ def resume(
     train_data: object,  # as in `fit`
     valid_data: object = None,  # as in `fit`
     *,
-    unlabelled: object = None,  # as in `fit`
+    unlabeled: object = None,  # as in `fit`
     folder: str | Path = "runs",  # where runs are kept
     write: Callable[[str], object] = print,  # called with one line for each epoch
     **changes: object,  # options that change from now on, such as `epochs`
 ) -> Run:
     "Resume a run from its latest complete checkpoint. Raises `RunError` if there is nothing to resume, and the errors of `fit`"
+    unlabeled = changes.pop("unlabelled", unlabeled)
     run = run if isinstance(run, Run) else find_run(run, folder) if run else newest_run(folder, write)
     chosen = stored_options(run, changes)
-    task = Task(model, train_data, valid_data, unlabelled=unlabelled)
+    task = Task(model, train_data, valid_data, unlabeled=unlabeled)
     run = print_lines(begin_in_lines(lambda: run_task(task, chosen, resume=run), write), write)
     return _with_all(run, model, chosen)
 

@@ -68,7 +68,7 @@ def pack_task(
 ) -> bytes:
     "Pickle a task; raises `RunError` naming what cannot be pickled, `OptionError` for a teacher that is not found"
     parts = {"model": task.model, "train_data": task.train_data, "valid_data": task.valid_data}
-    parts["unlabelled"] = task.unlabelled
+    parts["unlabeled"] = task.unlabeled
     options = find_teachers(options, task.model)  # other processes have none of the user's models
     return pickle_parts(
         (task, options, torch.get_num_threads()),

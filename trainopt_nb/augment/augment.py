@@ -54,8 +54,8 @@ def find_values(
         return Values(0.0, 255.0, True, "from 0 to 255")
     if asked == "auto":
         low, high = float(images.min()), float(images.max())
-        asked = "normalised" if low < 0 or high > TOPS[-1] else str(next(top for top in TOPS if high <= top))
-    if asked == "normalised":
+        asked = "normalized" if low < 0 or high > TOPS[-1] else str(next(top for top in TOPS if high <= top))
+    if asked == "normalized":
         return Values(-2.0, 2.0, False, "normalized, mostly from -2 to 2")
     return Values(0.0, float(asked), True, f"from 0 to {asked}")
 

@@ -46,7 +46,7 @@ OURS = {
         "resize-crop": "moves:RESIZE_CROP",
         "flip": "moves:FLIP",
         "vertical-flip": "moves:VERTICAL_FLIP",
-        "colour": "pixels:COLOUR",
+        "color": "pixels:COLOR",
         "blur": "pixels:BLUR",
         "noise": "pixels:NOISE",
         "erase": "pixels:ERASE",
@@ -93,7 +93,7 @@ for _kind, _places in OURS.items():
 
 # %% ../../nbs/augment/02_policy.ipynb #c1b08fe4
 SPELLINGS = {
-    "color": "colour", "jitter": "colour", "color-jitter": "colour", "colour-jitter": "colour", "hflip": "flip",
+    "colour": "color", "jitter": "color", "color-jitter": "color", "colour-jitter": "color", "hflip": "flip",
     "horizontal-flip": "flip", "vflip": "vertical-flip", "rotation": "rotate", "cutout": "erase", "erasing": "erase",
     "random-erasing": "erase", "resized-crop": "resize-crop", "rand-augment": "randaugment", "trivial-augment": "trivialaugment",
     "gaussian-blur": "blur", "gaussian-noise": "noise", "time-shift": "shift", "volume": "gain", "pitch-shift": "pitch",
@@ -166,7 +166,7 @@ def kinds_of(
 
 # %% ../../nbs/augment/02_policy.ipynb #c49f8949
 def read_policy(
-    text: str,  # such as `crop flip colour:0.3`; also with `+` or commas between the operations
+    text: str,  # such as `crop flip color:0.3`; also with `+` or commas between the operations
     factor: float = 1.0,  # all strengths are multiplied by it, within their limits
     kind: str = "images",  # of data
     shape: Sequence[int] = (),  # of the inputs, where it says the kind

@@ -37,7 +37,7 @@ def composed(
     return total
 
 # %% ../../nbs/augment/03_warp.ipynb #bd17997e
-def _from_centre(size, like):
+def _from_center(size, like):
     "Return the places of rows and columns, from the center"
     kind = {"device": like.device, "dtype": like.dtype}
     return [torch.arange(count, **kind) - (count - 1) / 2 for count in size]
@@ -45,7 +45,7 @@ def _from_centre(size, like):
 
 def _sources(matrices, height, width):
     "Return where each pixel of the result is read, from the center: shape (samples, 2, height * width)"
-    y, x = _from_centre((height, width), matrices)
+    y, x = _from_center((height, width), matrices)
     grid = torch.stack([x.repeat(height), y.repeat_interleave(width)])
     return torch.baddbmm(matrices[:, :, 2:], matrices[:, :, :2], grid.expand(len(matrices), -1, -1))
 
@@ -68,7 +68,7 @@ def warp_exact(
 ) -> Tensor:  # of the same shape and type
     "Flip and shift images"
     height, width = images.shape[-2:]
-    down, across = _from_centre((height, width), matrices)
+    down, across = _from_center((height, width), matrices)
     x = _mirrored(matrices[:, 0, :1] * across + matrices[:, 0, 2:], width)
     y = _mirrored(matrices[:, 1, 1:2] * down + matrices[:, 1, 2:], height)
     return _read_pixels(images, (y.unsqueeze(2) * width + x.unsqueeze(1)).flatten(1))

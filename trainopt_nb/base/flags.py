@@ -33,7 +33,7 @@ def parse_flags(
 ) -> tuple[dict[str, object], list[str]]:  # values by keyword, and the words that are no flags
     "Read flags; an unknown or incomplete one raises `OptionError`"
     found = (o for cls in reversed(classes) for o in declared(cls).values())
-    known = {o.flag: o for o in found if not o.argument}
+    known = {flag: o for o in found if not o.argument for flag in _flags(o)}
     values, rest, words = {}, [], list(words)
     while words:
         word, equals, text = _in_full(words.pop(0), known).partition("=")
@@ -52,6 +52,11 @@ def parse_flags(
     return values, rest
 
 # %% ../../nbs/base/02b_flags.ipynb #95f1544b
+def _flags(option: Option) -> list[str]:
+    "Return the flag of an option, and those that it had before"
+    return [option.flag, *("--" + name.replace("_", "-") for name in option.former)]
+
+
 def _in_full(word: str, known: dict[str, Option]) -> str:
     "Return a flag in place of its letter: `-j4` and `-j=4` are `--jobs=4`"
     flag = next((flag for flag, o in known.items() if o.short and word.startswith(f"-{o.short}")), None)
@@ -62,9 +67,9 @@ def _in_full(word: str, known: dict[str, Option]) -> str:
 def _taken(words: list[str], option: Option) -> str:
     "Take the word behind a flag, or all words up to the next flag"
     taken = [words.pop(0)]
-    while option.type == "words" and words and not words[0].startswith("-"):
+    while (option.type == "words" or option.listed) and words and not words[0].startswith("-"):
         taken.append(words.pop(0))
-    return " ".join(taken)
+    return ",".join(word.strip(",") for word in taken) if option.listed else " ".join(taken)
 
 
 def _switched(word: str, words: list[str], known: dict[str, Option]) -> bool:

@@ -44,6 +44,7 @@ def _bool(option, value):
 
 def _choice(option, value):
     by_lower = {str(choice).lower().replace("_", "-"): choice for choice in option.choices}
+    by_lower |= dict(option.renamed)
     try:
         return by_lower[str(value).lower().replace("_", "-")]
     except KeyError:

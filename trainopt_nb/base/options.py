@@ -54,8 +54,11 @@ class Option(NamedTuple):
     optional: bool = False  # whether None is a value
     objects: bool = False  # whether a callable or a class may stand in for a name, from Python
     protocol: str = ""  # members of other objects that may stand in for a name, such as `prune`
+    listed: bool = False  # whether a flag takes all words up to the next one, as items of a list with commas
     dicts: bool = False  # whether a list of dicts may stand in for a name, each alone or before its result
     aliases: tuple = ()  # names under which people look for it
+    former: tuple = ()  # names that it had, which stored runs and scripts may still use
+    renamed: tuple = ()  # pairs (former word, choice)
     short: str = ""  # one letter that is typed in place of the flag, such as `j` for `-j`
     front: bool = False  # whether it is among those that people change first
     counts: Dependence | None = None  # with which values of another option it counts; None for all
@@ -197,6 +200,10 @@ class Options:
     ) -> "Options":  # an object of the class
         "Make the set from keywords. Raises `OptionError` with the nearest name for an unknown one"
         known = declared(cls)
+        before = {old: o.name for o in known.values() for old in o.former if old in values}
+        values = {new: values[old] for old, new in before.items()} | {
+            name: value for name, value in values.items() if name not in before
+        }
         for name in values:
             if name not in known:
                 raise OptionError(

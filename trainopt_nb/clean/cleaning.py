@@ -36,7 +36,7 @@ def _find(word, number, task, options, train, valid):
     if word == "outliers":
         return outliers(train, share=number)
     found, _ = finished(search_label_errors(task, options, train, repeats=int(number)))
-    if word == "mislabelled":
+    if word == "mislabeled":
         found = [f._replace(change=Change("drop", f.rows, why="labels")) for f in found]
     return found
 
@@ -67,7 +67,7 @@ def clean_note(
         if change is None:
             said.append(f"{word}: none found")
         else:
-            verb = "relabelled" if change.kind == "relabel" else "dropped"
+            verb = "relabeled" if change.kind == "relabel" else "dropped"
             said.append(f"{word}: {len(change.rows):,} of {rows:,} rows {verb}")
     return f"The training data are cleaned. {'; '.join(said)}."
 

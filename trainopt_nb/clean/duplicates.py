@@ -12,7 +12,7 @@ from hashlib import blake2b
 import numpy as np
 
 from .finding import Finding, said_part, say, say_count
-from .numbers import small_grey
+from .numbers import small_gray
 from .look import Part, as_images
 from ..data.changes import Change
 from ..data.tensors import is_frame
@@ -97,7 +97,7 @@ def _type(part):
 
 # %% ../../nbs/clean/04_duplicates.ipynb #fc540f81
 def _bits(images):
-    small = small_grey(images, 9)[:, :8]
+    small = small_gray(images, 9)[:, :8]
     return np.packbits((small[:, :, 1:] > small[:, :, :-1]).reshape(len(images), 64), axis=1)
 
 
@@ -118,7 +118,7 @@ def image_pairs(
 ) -> list[tuple[int, int, float]]:  # two places and how alike they are
     "Return pairs of images that are nearly equal"
     images = as_images(part.inputs)
-    marks, small = _bits(images), small_grey(images, 16).reshape(len(images), -1)
+    marks, small = _bits(images), small_gray(images, 16).reshape(len(images), -1)
     pairs = np.array(
         sorted(_candidates([[row.tobytes() for row in marks[:, i : i + 2]] for i in range(0, 8, 2)]))
     )

@@ -61,8 +61,8 @@ def classes_html(
     if not counts:
         return ""
     largest = max([*counts.values(), *beside.values()])
-    bar = lambda number, colour: (
-        f'<div style="height:{6 if beside else 8}px;width:{number / largest:.1%};background:{colour}"></div>'
+    bar = lambda number, color: (
+        f'<div style="height:{6 if beside else 8}px;width:{number / largest:.1%};background:{color}"></div>'
     )
     held = lambda name: bar(beside.get(name, 0), VALID) if beside else ""
     also = lambda name: f" · {beside.get(name, 0):,}" if beside else ""

@@ -79,7 +79,7 @@ def prepare_copy(
     with preserve_rng():
         model = on_cpu(task.model).requires_grad_(True)  # a task is tried as for a training
         options = options.replace(device="cpu", **ALONE, compile=False, channels_last=False)
-        copied = Task(model, task.train_data, task.valid_data, table=task.table, unlabelled=task.unlabelled)
+        copied = Task(model, task.train_data, task.valid_data, table=task.table, unlabeled=task.unlabeled)
         return prepare(copied, options)
 
 
@@ -91,7 +91,7 @@ class PassingTask:
         task: Task,  # whose model stays as it is
         options: TrainOptions = TrainOptions(),  # noqa: B008 a frozen value; loss, metrics and layout of the data
     ):
-        self._prepared = prepare_copy(replace(task, unlabelled=None), options.replace(**UNTAUGHT))
+        self._prepared = prepare_copy(replace(task, unlabeled=None), options.replace(**UNTAUGHT))
         self._model = self._prepared.model.eval()
         self.completes = LossOfScores(self._model.forward)
 

@@ -42,7 +42,7 @@ def _picture(progress, texts):
     alt = texts["alt"].format(
         name=name, n=len(c.candidates), taken=short_name(taken_of(c), texts["original"])
     )
-    legend = [(texts["dot"], ""), (texts["grey"], ""), (texts["ring"], VALID)]
+    legend = [(texts["dot"], ""), (texts["gray"], ""), (texts["ring"], VALID)]
     return [(title, alt, legend, pareto_picture(progress, texts))]
 
 

@@ -72,7 +72,7 @@ def taught(
 def _asked(task, options):
     "Return whether the user asked for a teacher"
     named = {"teacher", "distill"} & options.changed().keys() and not _is_off(options)
-    return bool(named) or task.unlabelled is not None
+    return bool(named) or task.unlabeled is not None
 
 
 def check_teacher(
@@ -88,7 +88,7 @@ def _start(work, module, options, train, valid, name):
     "Start the run; without a teacher where the task cannot have one and the user did not ask for it"
 
     def start(options):
-        extra = {} if options.teacher == "none" else {"unlabelled": work.task.unlabelled}
+        extra = {} if options.teacher == "none" else {"unlabeled": work.task.unlabeled}
         return run_task(Task(module, train, valid, **extra), options, Where(work.folder, name))
 
     try:

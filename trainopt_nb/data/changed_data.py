@@ -58,7 +58,7 @@ def _like(label, old):
     return torch.as_tensor(label, dtype=old.dtype) if isinstance(old, torch.Tensor) else label
 
 
-def _relabelled(data, labels):
+def _relabeled(data, labels):
     "Return data in memory with some labels replaced"
     rows, values = list(labels), list(labels.values())
     if isinstance(data, dict):
@@ -147,7 +147,7 @@ def _view(data, changes, labels, rows):
         return DatasetView(data, rows, labels)
     for change in filled:
         data = (imputed(data[0], change), data[1]) if is_pair(data) else imputed(data, change)
-    return take_rows(_relabelled(data, labels) if labels else data, rows)
+    return take_rows(_relabeled(data, labels) if labels else data, rows)
 
 # %% ../../nbs/data/12b_changed_data.ipynb #3838580a
 def viewed(data: object) -> object:

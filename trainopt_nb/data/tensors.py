@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Batch', 'LABELS', 'is_frame', 'is_array', 'stack_rows', 'plain_numbers', 'as_tensor', 'input_tensor', 'tree_map',
-           'WeightedBatch', 'PartLabelled', 'split_batch', 'leaves', 'listed_samples', 'size_of', 'to_device']
+           'WeightedBatch', 'PartLabeled', 'split_batch', 'leaves', 'listed_samples', 'size_of', 'to_device']
 
 # %% ../../nbs/data/01_tensors.ipynb #9dbaa1da
 from collections.abc import Callable, Mapping, Sequence
@@ -157,19 +157,19 @@ class WeightedBatch(NamedTuple):
     weight: torch.Tensor  # shape (samples,), by which the loss of a sample counts
 
 
-class PartLabelled(NamedTuple):
+class PartLabeled(NamedTuple):
     "A batch in which some samples have no targets: zeros stand in their place"
 
     inputs: Batch
     targets: torch.Tensor
-    labelled: torch.Tensor  # bool on the CPU, shape (samples,); those with targets come first
+    labeled: torch.Tensor  # bool on the CPU, shape (samples,); those with targets come first
 
 
 def split_batch(
     batch: Batch,
 ) -> tuple[Batch, Batch | None]:  # inputs as the model takes them, and targets (None where there are none)
     "Return the inputs and the targets of a batch"
-    if isinstance(batch, (WeightedBatch, PartLabelled)):
+    if isinstance(batch, (WeightedBatch, PartLabeled)):
         return batch.inputs, batch.targets
     if hasattr(batch, "keys"):
         return batch, next((batch[name] for name in LABELS if name in batch.keys()), None)

@@ -31,7 +31,7 @@ class ImageFacts(NamedTuple):
 
     height: int
     width: int
-    grey: bool  # whether it has no colors
+    gray: bool  # whether it has no colors
 
 
 def image_facts(
@@ -66,7 +66,7 @@ def _deep(image):
 def decode_image(
     data: bytes,  # of a file
     size: tuple[int, int],  # height and width that are wanted
-    grey: bool = False,  # whether one channel is wanted
+    gray: bool = False,  # whether one channel is wanted
 ) -> Tensor:  # float32 from 0 to 1, shape (1 or 3, height, width)
     "Decode an image. Raises an error of Pillow's, or `OSError`, where the file is broken"
     image = _pil().open(io.BytesIO(data))
@@ -75,14 +75,14 @@ def decode_image(
     if image.mode.startswith("I") or image.mode == "F":
         image = _deep(image)
     else:
-        image = _without_alpha(image).convert("L" if grey else "RGB")
+        image = _without_alpha(image).convert("L" if gray else "RGB")
     if image.size != size[::-1]:
         image = image.resize(size[::-1], _pil().Resampling.BILINEAR)
     pixels = np.array(image)
     tensor = torch.from_numpy(pixels if pixels.ndim == 3 else pixels[..., None]).permute(2, 0, 1)
     tensor = tensor.contiguous()
     tensor = tensor.float().div_(255) if tensor.dtype == torch.uint8 else tensor.float()
-    return tensor if grey or len(tensor) == 3 else tensor.expand(3, -1, -1).contiguous()
+    return tensor if gray or len(tensor) == 3 else tensor.expand(3, -1, -1).contiguous()
 
 # %% ../../nbs/feed/04_images.ipynb #63f637e3
 _SIDES = (224, 128, 64, 32)
@@ -118,10 +118,10 @@ class ImageDecoder(NamedTuple):
     "Decode images into one shape"
 
     size: tuple[int, int]  # height and width
-    grey: bool  # one channel rather than three
+    gray: bool  # one channel rather than three
 
     def __call__(self, data: bytes) -> Tensor:
-        return decode_image(data, self.size, self.grey)
+        return decode_image(data, self.size, self.gray)
 
 
 def is_whole(
@@ -136,19 +136,19 @@ def is_whole(
 def image_decoder(
     found: list[ImageFacts],  # of the training images
     size: str = "auto",  # the option image_size
-    mode: str = "auto",  # the option image_mode: `auto`, `grey` or `rgb`
+    mode: str = "auto",  # the option image_mode: `auto`, `gray` or `rgb`
 ) -> tuple[ImageDecoder, str, bool]:  # what it does in words, and whether nothing had to be chosen
     "Choose how images are decoded. Raises `DataError` where there are none"
     if not found:
         raise DataError("There is no image whose head can be read.")
-    grey = all(facts.grey for facts in found) if mode == "auto" else mode == "grey"
+    gray = all(facts.gray for facts in found) if mode == "auto" else mode == "gray"
     asked, (chosen, same) = parse_size(size), choose_size(found)
     height, width = asked or chosen
-    colours = "1 channel, gray" if grey else "3 channels, red, green, blue"
+    colors = "1 channel, gray" if gray else "3 channels, red, green, blue"
     sizes = Counter((facts.height, facts.width) for facts in found)
     if sizes.keys() == {(height, width)}:
         how = "as all of them are"
     else:
         how = f"resized and stretched from {counted(len(sizes), 'size')}"
-    text = f"{height} x {width} pixels, {how}; {colours}; values from 0 to 1"
-    return ImageDecoder((height, width), grey), text, same or asked is not None
+    text = f"{height} x {width} pixels, {how}; {colors}; values from 0 to 1"
+    return ImageDecoder((height, width), gray), text, same or asked is not None

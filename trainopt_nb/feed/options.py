@@ -39,7 +39,8 @@ class ImageOptions(TargetColumn):
     image_mode: str = option(
         "auto",
         "channels of images; auto is gray where no image has colors",
-        choices=("auto", "grey", "rgb"),
+        choices=("auto", "gray", "rgb"),
+        renamed=(("grey", "gray"),),
         group="Files",
     )
 

@@ -137,7 +137,7 @@ def _gets_table(given: Given, prepared: Prepared) -> bool:
 def _judge(read, options, most, names, fitted):
     "Judge a copy of the model of a task whose data were read"
     options = options.replace(**ALONE, **UNTAUGHT, compile=False, clean="none")
-    task = with_table(dataclasses.replace(read, model=_copied(read.model), unlabelled=None), options, fitted)
+    task = with_table(dataclasses.replace(read, model=_copied(read.model), unlabeled=None), options, fitted)
     prepared = prepare(task, options)
     _check_valid(prepared)
     collector, loss, metrics = collect(prepared, options, most)

@@ -57,9 +57,9 @@ def _cells(matrix):
     right = np.eye(len(matrix), dtype=bool)
     inks = [np.array([int(ink[i : i + 2], 16) / 255 for i in (1, 3, 5)]) for ink in (TRAIN, VALID)]
     strength = np.where(right, 0.25 + 0.6 * shares, 0.2 + 0.7 * np.sqrt(shares))[..., None]
-    colours = 1 - strength * (1 - np.where(right[..., None], *inks))
+    colors = 1 - strength * (1 - np.where(right[..., None], *inks))
     full = (matrix > 0)[..., None]
-    return np.concatenate([np.where(full, colours, 0.5), np.where(full, 1.0, 0.06)], -1)
+    return np.concatenate([np.where(full, colors, 0.5), np.where(full, 1.0, 0.06)], -1)
 
 
 def paint_confusion(

@@ -166,7 +166,7 @@ def _masks(results, rows, texts):
         pairs.append(f"<div>{said_samples(part, [2 * i, 2 * i + 1], [], [[], []], said, size=128)}</div>")
     labels = {int(label) for _, mask in part.source for label in np.unique(mask) if label > 0}
     key = " &nbsp; ".join(
-        f'<span style="color:{colour}">■</span> {escape(name)}' for name, colour in legend(part, labels)
+        f'<span style="color:{color}">■</span> {escape(name)}' for name, color in legend(part, labels)
     )
     return f'<div style="font-size:12px;padding-bottom:4px">{key}</div><div style="display:flex;flex-wrap:wrap;gap:8px 22px">{"".join(pairs)}</div>'
 

@@ -68,7 +68,7 @@ class Standing:
             return "dropped"
         filled = any(row == each for each, _ in self.filled)
         return (
-            "relabelled"
+            "relabeled"
             if row in self.labels
             else "filled"
             if filled
@@ -217,7 +217,7 @@ class SamplePages:
         ]
         return {
             "part": part.name, "kind": part.kind, "page": page, "pages": pages, "total": len(rows),
-            "legend": [[plain(name), colour] for name, colour in legend(part, {each for sample in samples for each in sample.pop("masks", ())})],
+            "legend": [[plain(name), color] for name, color in legend(part, {each for sample in samples for each in sample.pop("masks", ())})],
             "columns": len(columns_of(part)), "problem": shown.problem, "label": shown.label, "change": shown.change, "heads": heads, "samples": samples,
         }  # fmt: skip
 

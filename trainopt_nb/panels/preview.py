@@ -116,7 +116,7 @@ class _Rows(_Grid):
         if not hasattr(self._held, "legend"):
             return []
         self.rows()
-        return [[plain(name), colour] for name, colour in self._held.legend()]
+        return [[plain(name), color] for name, color in self._held.legend()]
 
     def _row(self, policy):
         try:

@@ -143,9 +143,9 @@ class SpectrogramRows(TensorRows):
         small = torch.nn.functional.adaptive_avg_pool2d(spectra[:, None], size)[:, 0].flip(1).numpy()
         low, high = self.span
         levels = ((small - low) / max(high - low, 1e-9)).clip(0, 1)
-        colours = np.stack([np.interp(levels, np.linspace(0, 1, 5), _RAMP[:, i]) for i in range(3)], -1)
+        colors = np.stack([np.interp(levels, np.linspace(0, 1, 5), _RAMP[:, i]) for i in range(3)], -1)
         return {
-            "url": picture_url(np.concatenate(list(colours), 1), WIDE * len(colours)),
+            "url": picture_url(np.concatenate(list(colors), 1), WIDE * len(colors)),
             "shape": [size[1], size[0]],
         }
 

@@ -241,7 +241,7 @@ def devices(
             (
                 compact(float(f"{load.samples / max(load.seconds, 1e-9):.3g}")),
                 f"{compact(float(f'{load.memory / 1e6:.3g}'))} MB",
-                ("" if load.utilisation is None else f"GPU {load.utilisation:.0%}, ")
+                ("" if load.utilization is None else f"GPU {load.utilization:.0%}, ")
                 + f"{load.processor:.2f}",
             ),
             uneven and wait == least,

@@ -99,8 +99,8 @@ def pictures_html(
     for title, alt, legend, picture in pictures:
         kind = "svg+xml" if picture.startswith(b"<svg") else "png"
         words = " &nbsp; ".join(
-            f'<span style="{f"color:{colour}" if colour else SOFT}">{escape(text)}</span>'
-            for text, colour in legend
+            f'<span style="{f"color:{color}" if color else SOFT}">{escape(text)}</span>'
+            for text, color in legend
         )
         cells.append(
             f'<div style="max-width:{widest}px;box-sizing:border-box;padding:10px 14px 6px">'

@@ -101,12 +101,12 @@ def _picture(lines, unit, end, share, axis, held=None, log=False):
         axes = canvas.add_axes(
             (0.1, 0.13, 0.862, 0.83), facecolor="none"
         )  # half of the last number sticks out
-        for x, y, colour, width, opacity, dot in lines:
+        for x, y, color, width, opacity, dot in lines:
             x = [value / unit for value in x]
             marker = "o" if len(x) == 1 else ""
-            axes.plot(x, y, color=colour, linewidth=width, alpha=opacity, marker=marker, clip_on=clip)
+            axes.plot(x, y, color=color, linewidth=width, alpha=opacity, marker=marker, clip_on=clip)
             if dot is not None:
-                axes.plot(x[dot], y[dot], "o", color=colour, markersize=4, clip_on=False)
+                axes.plot(x[dot], y[dot], "o", color=color, markersize=4, clip_on=False)
         for x, above in held.outside[:200]:
             axes.plot(x / unit, limits[above], _BEYOND[above], color=AXIS, markersize=3, clip_on=False)
         style_axes(axes, limits, end, share, log)

@@ -55,7 +55,7 @@ REFUSED = (
     "synthetic",
     "synthetic_share",
     "distill_layers",
-    "unlabelled_share",
+    "unlabeled_share",
 )
 # of a trial that was trained in one program with others
 TOGETHER = "The trial was trained together with others as one program, which adds in another order: the weights will be near, not equal."
@@ -164,8 +164,8 @@ def _no_augmentation(seen: dict) -> str:  # empty where a script can repeat it
 # %% ../../nbs/script/16_reasons.ipynb #c517b6a5
 def _no_teacher(seen: dict) -> str:  # empty where a script can repeat it
     "Say what about a teacher no script repeats"
-    if seen.get("unlabelled"):
-        return "The run learns from samples without labels, which no script repeats: leave --unlabelled out to have a script."
+    if seen.get("unlabeled"):
+        return "The run learns from samples without labels, which no script repeats: leave --unlabeled out to have a script."
     taught = seen.get("distill") or {}
     if taught.get("layers"):
         return "The run compares inner layers with those of a teacher, which no script repeats: imitate logits alone, --distill logits, to have a script."

@@ -66,9 +66,9 @@ def check_step_teacher(
     task: Task,
 ):
     "Raise `OptionError` for a teacher, or for samples without labels, beside a step of the user's own"
-    if task.unlabelled is not None:
+    if task.unlabeled is not None:
         raise OptionError(
-            "--unlabelled joins samples to the batches of a loss that the engine computes, and a training_step computes its own: give them to the step by train_data."
+            "--unlabeled joins samples to the batches of a loss that the engine computes, and a training_step computes its own: give them to the step by train_data."
         )
     if find_imitated(options) is not None:
         raise OptionError(

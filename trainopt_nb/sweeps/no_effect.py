@@ -37,7 +37,7 @@ def _unused(space, options, prepared, task):
     found = {name: "" for name in space if name in declared(TrainOptions)}
     for chosen in _combinations(space):
         o = options.replace(**chosen)
-        known = {"held_out": task.valid_data is None, "unlabelled": task.unlabelled is not None}
+        known = {"held_out": task.valid_data is None, "unlabeled": task.unlabeled is not None}
         unused = unused_names(o, prepared.task_type, task.train_data, prepared.data, **known)
         found = {name: unused[name] for name in found if name in unused}
     return found

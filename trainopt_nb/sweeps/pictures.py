@@ -187,8 +187,8 @@ def parallel_picture(
     def paint(canvas):
         sheet = canvas.add_axes((0.05, 0.12, 0.9, 0.7), facecolor="none")
         for row in sorted(rows, key=lambda row: row.number == sweep.best):
-            colour, width, opacity = (VALID, 1.6, 1) if row.number == sweep.best else (AXIS, 0.5, 0.45)
-            sheet.plot(places(row), color=colour, linewidth=width, alpha=opacity, clip_on=False)
+            color, width, opacity = (VALID, 1.6, 1) if row.number == sweep.best else (AXIS, 0.5, 0.45)
+            sheet.plot(places(row), color=color, linewidth=width, alpha=opacity, clip_on=False)
         ends = [*map(_ends, shown.values()), (figure(sweep.monitor, worst), figure(sweep.monitor, best))]
         _write_axes(sheet, [*shown, sweep.monitor], ends, list(shown.values()))
 

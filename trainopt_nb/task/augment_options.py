@@ -21,7 +21,7 @@ class PolicyOptions(Options):
 
     augment: str = option(
         "none",
-        "random changes of training samples, such as 'crop flip colour:0.3' of images or 'noise pitch' of sounds; default is the usual policy for the data",
+        "random changes of training samples, such as 'crop flip color:0.3' of images or 'noise pitch' of sounds; default is the usual policy for the data",
         type="text",
         search=("none", "default"),
         checked=check_policy,
@@ -39,8 +39,9 @@ class PolicyOptions(Options):
     )
     augment_values: str = option(
         "auto",
-        "what values images have: from 0 to this number, or normalised; auto reads it off the first ones",
-        choices=("auto", *map(str, TOPS), "normalised"),
+        "what values images have: from 0 to this number, or normalized; auto reads it off the first ones",
+        choices=("auto", *map(str, TOPS), "normalized"),
+        renamed=(("normalised", "normalized"),),
         group="Augmentation",
         counts=unless("augment", "none"),
     )

@@ -18,7 +18,7 @@ CLEANING = {  # word -> (default number, smallest, largest, what the number is);
     "near-duplicates": None,
     "outliers": (0.01, 1e-6, 0.5, "the share of samples to drop"),
     "labels": (1, 1, 20, "the number of cross-validations"),
-    "mislabelled": (1, 1, 20, "the number of cross-validations"),
+    "mislabeled": (1, 1, 20, "the number of cross-validations"),
 }
 
 
@@ -37,6 +37,7 @@ def parse_clean(
     found = {}
     for word in words:
         name, _, number = word.partition(":")
+        name = {"mislabelled": "mislabeled"}.get(name, name)
         if name not in CLEANING:
             raise _wrong(
                 f"takes words from {', '.join(CLEANING)}, or none, and got {name!r}.{nearest(name, CLEANING)}"
@@ -44,8 +45,8 @@ def parse_clean(
         if name in found:
             raise _wrong(f"names {name!r} twice: name it once.")
         found[name] = _number(name, number)
-    if "labels" in found and "mislabelled" in found:
-        raise _wrong("takes labels, which relabels, or mislabelled, which drops: choose one.")
+    if "labels" in found and "mislabeled" in found:
+        raise _wrong("takes labels, which relabels, or mislabeled, which drops: choose one.")
     return {name: found[name] for name in CLEANING if name in found}
 
 

@@ -122,11 +122,12 @@ class DistillOptions(Options):
         counts=when("distill", _compares_layers, why="--distill compares no layers"),
         aliases=("hint_layers", "feature_layers"),
     )
-    unlabelled_share: float = option(
+    unlabeled_share: float = option(
         0.5,
         "share of unlabeled samples in training batches, where unlabeled data are given",
         low=0,
         high=0.99,
         search=(0.0, 0.9),
         group="Distillation",
+        former=("unlabelled_share",),
     )

@@ -20,7 +20,7 @@ from ..data.targets import known_targets
 from ..base.errors import DataError, TaskError
 from ..data.tensors import LABELS, split_batch
 from .task_type import infer_task_type
-from .decide import Decision, Recognised, check_scores, decide_axis, recognise_loss
+from .decide import Decision, Recognized, check_scores, decide_axis, recognize_loss
 from .losses import Given
 from .loss_step import all_targets, target_check, ignore_index, is_strict
 from .train_options import TrainOptions
@@ -39,7 +39,7 @@ class Inferred(NamedTuple):
     balanced: bool  # whether classes have balanced weights
     scoring: Scoring = Scoring()  # what the scores are
     axis: Decision | None = None  # by what the axis of the classes was decided; None without classes
-    recognised: Recognised | None = (
+    recognized: Recognized | None = (
         None  # what a loss of the user's or the model's own computes, if that is known
     )
 
@@ -48,7 +48,7 @@ class Inferred(NamedTuple):
     @property
     def shift(self) -> int:
         "1 where the scores at a place are for the target at the next one"
-        return self.recognised.shift if self.recognised else 0
+        return self.recognized.shift if self.recognized else 0
 
 
 _OWN = {  # losses of PyTorch that a user may pass -> (type of the task, form of the scores)
@@ -66,14 +66,14 @@ _OWN = {  # losses of PyTorch that a user may pass -> (type of the task, form of
 def known_loss(
     loss: str | Callable,  # the option
     scores: Tensor | None,  # of one batch
-) -> Recognised | None:
+) -> Recognized | None:
     "Return what a loss of PyTorch, passed as an object or a function, computes"
     found = _OWN.get(type(loss)) or (_OWN.get(loss) if callable(loss) and loss.__hash__ else None)
     if found is None:
         return None
     task_type, form = found
     several = scores is not None and scores.dim() > 1 and scores.shape[1] > 1
-    return Recognised("multilabel" if task_type == "binary" and several else task_type, form=form)
+    return Recognized("multilabel" if task_type == "binary" and several else task_type, form=form)
 
 
 def _figures(options, out, targets, known, found):
@@ -107,7 +107,7 @@ def infer_task(
     found, axis = None, None
     if task_type in ("model", "custom"):
         value = out.loss if task_type == "model" else own
-        found = None if value is None else recognise_loss(value, out.scores, targets)
+        found = None if value is None else recognize_loss(value, out.scores, targets)
         found = found or known_loss(o.loss, out.scores)
         figures = _figures(o, out, targets, known["train"], found)
     if figures == "classification":
@@ -186,7 +186,7 @@ def _activation_notes(seen, observed):
     "Yield a sentence about a model that ends with a softmax or a sigmoid"
     name = observed.operation
     if seen.task_type in ("custom", "model"):
-        expects = seen.recognised.form if seen.recognised else "probabilities"
+        expects = seen.recognized.form if seen.recognized else "probabilities"
         if expects == "logits":
             yield f"The model ends with a {name}, and the loss applies one of its own: leave out the model's."
     elif seen.scoring.form == "logits":
@@ -204,7 +204,7 @@ def lacks_log_softmax(
     scores: Tensor | None,  # of one batch
 ) -> bool:
     "Return whether the loss takes log-probabilities and the model gives other scores"
-    found = seen.recognised
+    found = seen.recognized
     if scores is None or found is None or found.form != "log-probabilities":
         return False
     if observed.form == "log-probabilities":

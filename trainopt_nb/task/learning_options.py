@@ -141,9 +141,10 @@ class TargetOptions(LossOptions):
 
     metrics: str = option(
         "auto",
-        "validation metrics, separated by commas",
+        "validation metrics, separated by commas or spaces",
         type="text",
         objects=True,
+        listed=True,
         group="Objective",
     )
     task_type: str = option(

@@ -25,6 +25,6 @@ class Task:
     notes: Sequence[str] = ()  # notes on its origin, which the run shows
     read: ReadData | None = None  # facts about data that were read from files
     table: Table | None = None  # the preprocessed table, if the data were one
-    unlabelled: object = (
+    unlabeled: object = (
         None  # inputs without targets, as arrays or a Dataset, of which training batches get a share
     )

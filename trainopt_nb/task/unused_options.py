@@ -49,10 +49,10 @@ def _of_the_data(o, train_data, data, held_out):
         )
 
 # %% ../../nbs/task/05_unused_options.ipynb #9d0a2bd9
-def _of_the_teacher(o, unlabelled):
+def _of_the_teacher(o, unlabeled):
     "(options, reason) for those about a teacher"
-    if not unlabelled:
-        yield ("unlabelled_share",), "there is no --unlabelled"
+    if not unlabeled:
+        yield ("unlabeled_share",), "there is no --unlabeled"
     if not (isinstance(o.teacher, str) and o.teacher == "none") and read_distill(o.distill) == Imitated():
         yield ("teacher", "distill_weight", "distill_layers"), "--distill is none"
 
@@ -118,12 +118,12 @@ def unused_names(
     train_data: object,  # as the user passed it
     data: Data,  # as it was opened
     held_out: bool = False,  # whether the validation data were held out of the training data
-    unlabelled: bool = False,  # whether there are samples without labels
+    unlabeled: bool = False,  # whether there are samples without labels
 ) -> dict[str, str]:  # name of an option -> why
     "Return the options that change nothing beside these, whatever their own values"
     rules = (
         *_of_the_data(options, train_data, data, held_out),
-        *_of_the_teacher(options, unlabelled),
+        *_of_the_teacher(options, unlabeled),
         *_of_the_loss(options, task_type),
         *_of_the_optimizer(options),
         *_declared_so(options),
@@ -141,11 +141,11 @@ def unused_options(
     train_data: object,
     data: Data,
     held_out: bool = False,
-    unlabelled: bool = False,
+    unlabeled: bool = False,
 ) -> str:  # empty if every option has an effect
     "Return a sentence about the options that differ from their defaults and change nothing"
     changed, reasons = _typed(options), {}
-    for name, why in unused_names(options, task_type, train_data, data, held_out, unlabelled).items():
+    for name, why in unused_names(options, task_type, train_data, data, held_out, unlabeled).items():
         if name in changed:
             reasons.setdefault(why, []).append(changed[name])
     parts = [f"{', '.join(flags)} (because {why})" for why, flags in reasons.items()]

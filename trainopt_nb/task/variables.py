@@ -25,10 +25,11 @@ class TaskNames(Options):
     model: str = option("model", "variable that holds the model", group="Cell")
     train_data: str = option("train_data", "variable that holds the training data", group="Cell")
     valid_data: str = option("valid_data", "variable that holds the validation data", group="Cell")
-    unlabelled: str = option(
+    unlabeled: str = option(
         "",
         "variable that holds inputs without labels, from which a model with a teacher learns too",
         group="Cell",
+        former=("unlabelled",),
     )
 
 # %% ../../nbs/task/09_variables.ipynb #a1887d88
@@ -59,12 +60,12 @@ def _is_data(value: object) -> bool:
     ) or isinstance(value, (torch.utils.data.Dataset, torch.utils.data.DataLoader))
 
 
-def _unlabelled(names, wanted):
+def _unlabeled(names, wanted):
     "Return the samples without labels, where a flag names them"
     if not wanted:
         return None
     fits = lambda value: hasattr(value, "__getitem__") and hasattr(value, "shape")
-    return _find_variable(names, wanted, "--unlabelled", fits, "samples without labels", "unlab|pool")
+    return _find_variable(names, wanted, "--unlabeled", fits, "samples without labels", "unlab|pool")
 
 
 def find_task(
@@ -76,7 +77,7 @@ def find_task(
         names, cell.model, "--model", lambda v: isinstance(v, nn.Module), "the model", "model|net"
     )
     train = _find_variable(names, cell.train_data, "--train-data", _is_data, "the training data", "train")
-    task = Task(model, train, names.get(cell.valid_data), unlabelled=_unlabelled(names, cell.unlabelled))
+    task = Task(model, train, names.get(cell.valid_data), unlabeled=_unlabeled(names, cell.unlabeled))
     if cell.valid_data == declared(TaskNames)["valid_data"].default:
         return task
     other = lambda value: value is not train and _is_data(value)

@@ -45,7 +45,7 @@ def _task(o, inferred, sample):
         return Assumption("task", f"only what {_name(o, inferred)} measures", option)
     text, targets, certain = _kind(inferred.figures, inferred.columns), sample.targets, True
     if inferred.task_type in ("model", "custom"):
-        if inferred.recognised:
+        if inferred.recognized:
             return Assumption("task", f"{text}: {_name(o, inferred)} has the value of one", option)
         return Assumption("task", text, option, o.task_type != "auto")
     if targets.dtype.is_floating_point and o.loss == o.task_type == "auto":
@@ -101,7 +101,7 @@ def _scores(o, inferred, sample):
     why = f"the model ends with {ends}" if ends else "the model ends with no softmax or sigmoid"
     if doubt := sample.observed.doubt:
         why = f"although the model computes them from {doubt}"
-    if told := o.scores != "auto" or inferred.recognised is not None:
+    if told := o.scores != "auto" or inferred.recognized is not None:
         why = "as given" if o.scores != "auto" else "as the loss takes them"
     if lacks_log_softmax(inferred, sample.observed, sample.out.scores):
         return Assumption("scores", f"{form}: the loss takes them, and the model gives none", "--loss", False)
@@ -146,7 +146,7 @@ def _ignored(o, kind, sample):
 def _loss(o, inferred, sample):
     weighted = "weights of samples" if isinstance(sample.batch, WeightedBatch) else ""
     if inferred.task_type in ("model", "custom"):
-        weights, found = weighted or "their samples", inferred.recognised
+        weights, found = weighted or "their samples", inferred.recognized
         if found and not weighted:
             weights = f"their labels{_ignored(o, found.task_type, sample)}"
         text = f"{_name(o, inferred)}, mean over batches, weighted by {weights}"

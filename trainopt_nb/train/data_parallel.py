@@ -64,14 +64,14 @@ def _unused_weights(model, loss_step, batch):
 def _distribute_copies(strategy, model, device, sample, step_functions):
     "Put copies, shards or parts of layers on all ranks; evaluation goes without the exchange of gradients"
     loss_step, eval_step = step_functions(model)
-    normalised = nn.SyncBatchNorm.convert_sync_batchnorm(model) if device.type == "cuda" else model
+    normalized = nn.SyncBatchNorm.convert_sync_batchnorm(model) if device.type == "cuda" else model
     options = strategy.options
     plan = options.tensor_plan if isinstance(options.tensor_plan, dict) else None
     tried = isinstance(model, StepRunner)  # in training
     unused = bool(options.unfreeze) or (
         model.unused if tried else _unused_weights(model, loss_step, sample[0])
     )
-    strategy.trained = parallelize(normalised, strategy.ranks, plan, unused=unused, offload=options.offload)
+    strategy.trained = parallelize(normalized, strategy.ranks, plan, unused=unused, offload=options.offload)
     return step_functions(strategy.trained)[0], eval_step
 
 # %% ../../nbs/train/03b_data_parallel.ipynb #5d04cb3d

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base.errors import OptionError, TaskError
-from ..data.tensors import Batch, PartLabelled, WeightedBatch, split_batch, tree_map
+from ..data.tensors import Batch, PartLabeled, WeightedBatch, split_batch, tree_map
 from ..events.assumptions import Assumption
 from ..steps.imitated import find_imitated, teacher_answer, teacher_scores
 from ..steps.try_step import Place
@@ -116,9 +116,9 @@ class Distillation(Taught):
 
 def _hard(judge, outputs, batch):
     "Return the loss of the samples that have labels; 0 where none has"
-    if not isinstance(batch, PartLabelled):
+    if not isinstance(batch, PartLabeled):
         return judge(outputs, batch)[0]
-    count = int(batch.labelled.sum())
+    count = int(batch.labeled.sum())
     if not count:
         return 0.0
     rows = lambda t: t[:count]

@@ -96,7 +96,7 @@ class _Run:
         for topic, text in self.prepared.notes:
             level = (
                 "info"
-                if topic in ("data", "table", "task", "devices", "frozen", "teacher", "unlabelled", "threads")
+                if topic in ("data", "table", "task", "devices", "frozen", "teacher", "unlabeled", "threads")
                 else "warning"
             )
             yield from commands.emit(Note(level, text, self.state.step, topic))

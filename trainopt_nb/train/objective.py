@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..base.errors import TaskError
 from ..data.batches import MemoryBatches
 from ..data.source import Data
-from ..data.tensors import Batch, PartLabelled, WeightedBatch, size_of, split_batch
+from ..data.tensors import Batch, PartLabeled, WeightedBatch, size_of, split_batch
 from ..parallel.ranks import Ranks
 from ..augment.policy import mixes
 from ..augment.views import ViewMean
@@ -217,13 +217,13 @@ def choose_sample_weight(
     sample: Sample,
     inferred: Inferred,
     weight: Tensor | None,  # of the classes
-    unlabelled: bool = False,  # whether training batches hold samples without targets
+    unlabeled: bool = False,  # whether training batches hold samples without targets
 ) -> tuple[Callable[[Batch], float], list[tuple[str, str]]]:  # and notes as (topic, sentence)
     "Choose what a batch counts in a mean over batches; a note says where that is not known"
     counted, notes = _counted(options, ranks, sample, inferred, weight)
-    if counted is size_of or not unlabelled:
+    if counted is size_of or not unlabeled:
         return counted, notes
-    return lambda batch: size_of(batch) if isinstance(batch, PartLabelled) else counted(batch), notes
+    return lambda batch: size_of(batch) if isinstance(batch, PartLabeled) else counted(batch), notes
 
 
 def _counted(o, ranks, sample, inferred, weight):
@@ -233,7 +233,7 @@ def _counted(o, ranks, sample, inferred, weight):
         return partial(batch_weight, ignore=inferred.ignore), notes
     if inferred.task_type not in ("model", "custom"):
         return make_sample_weight(inferred.task_type, weight, *inferred.known.values()), notes
-    found = inferred.recognised.task_type if inferred.recognised else "custom"
+    found = inferred.recognized.task_type if inferred.recognized else "custom"
     counted, exact = own_sample_weight(o.loss, found, inferred.shift)
     parts = (
         f"{o.accumulate} batches" if o.accumulate > 1 else f"{ranks.world} devices" if ranks.world > 1 else ""

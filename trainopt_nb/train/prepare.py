@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from ..augment.unlabelled import Unlabelled
+from ..augment.unlabeled import Unlabeled
 from ..base.errors import TaskError
 from ..data.batches import MemoryBatches
 from ..data.device_transforms import DeviceTransform
@@ -31,7 +31,7 @@ from ..task.read_task import read_task
 from ..task.table_task import with_table
 from ..task.task import Task
 from ..task.train_options import TrainOptions
-from ..task.unlabelled_task import choose_unlabelled
+from ..task.unlabeled_task import choose_unlabeled
 from ..task.unused_options import unused_options
 from .assume import assume
 from .first_batch import Sample, batch_mover, move_transforms, try_task
@@ -76,7 +76,7 @@ def _held_out(task):
 def _notes(task, options, model, data, sample, inferred):
     "Sentences about the loss and the options, as (topic, sentence)"
     o, notes = options, loss_notes(inferred, sample.observed, sample.out.scores)
-    known = {"held_out": _held_out(task), "unlabelled": task.unlabelled is not None}
+    known = {"held_out": _held_out(task), "unlabeled": task.unlabeled is not None}
     if text := unused_options(o, inferred.task_type, task.train_data, data, **known):
         notes.append(("options", text))
     return notes + _dropout_notes(o, model)
@@ -138,7 +138,7 @@ def _try(place, sources, freezing, known):
         loss = choose_loss(model, o, data, place.device, place.to_device, sample, inferred, training, learned)
         metrics = choose_metrics(o, data, sample, inferred)
         place, said, rows = with_augmentation(place, sample.batch, inferred)
-        place, more = _with_unlabelled(place, sample, inferred)
+        place, more = _with_unlabeled(place, sample, inferred)
     if seen is None:
         known.add(Seen(sample, checked, inferred, loss.notes))
     notes += [("task", note) for note in task.notes] + checked
@@ -148,17 +148,17 @@ def _try(place, sources, freezing, known):
     return _Tried(place, sample, inferred, loss, metrics, [*notes, *said, *more], rows, learned)
 
 # %% ../../nbs/train/04_prepare.ipynb #ddc42261
-def _with_unlabelled(place, sample, inferred):
+def _with_unlabeled(place, sample, inferred):
     "Join samples without labels to the training batches"
-    if place.task.unlabelled is not None and inferred.task_type in ("model", "custom"):
+    if place.task.unlabeled is not None and inferred.task_type in ("model", "custom"):
         raise TaskError(
-            "--unlabelled needs a loss of PyTorch, which is computed for the samples with labels alone: name one, such as --loss cross-entropy."
+            "--unlabeled needs a loss of PyTorch, which is computed for the samples with labels alone: name one, such as --loss cross-entropy."
         )
     mover, shard = (
         batch_mover(place.device, place.options.channels_last, place.task.model),
         place.strategy.ranks.data_shard,
     )
-    found, notes = choose_unlabelled(
+    found, notes = choose_unlabeled(
         place.options, place.task, place.data, sample.first, mover, place.transforms, shard
     )
     return place if found is None else place._replace(transforms=(*place.transforms, found)), notes
@@ -168,7 +168,7 @@ def _record(taught, transforms):
     "Return what checkpoints say of the teachers and of the samples without labels"
     if taught is None:
         return None
-    found = next((each for each in transforms if isinstance(each, Unlabelled)), None)
+    found = next((each for each in transforms if isinstance(each, Unlabeled)), None)
     return TeacherRecord(taught.teachers.models, 0 if found is None else found.count)
 
 
@@ -177,14 +177,14 @@ def _put_together(tried, sources, freezing, notes):
     (task, o, strategy, device, data, _, transforms, hooks), sample, inferred, loss, metrics, found, rows = (
         tried[:7]
     )
-    taught, unlabelled = tried.distillation, task.unlabelled is not None
+    taught, unlabeled = tried.distillation, task.unlabeled is not None
     if taught is not None and taught.module is not None and strategy.ranks.world > 1:
         hooks = (adapter_exchange(taught.module, strategy.ranks), *hooks)
     seen = sample.batch, sample.outputs
     with freezing.for_good():
         steps = strategy.distribute(task.model, device, seen, inferred.task_type, loss.step_functions)
     strategy.sample_weight, more = choose_sample_weight(
-        o, strategy.ranks, sample, inferred, loss.weight, unlabelled
+        o, strategy.ranks, sample, inferred, loss.weight, unlabeled
     )
     shapes = tree_map(lambda tensor: tensor.detach().to("meta"), seen)
     prepared = Prepared(

@@ -41,7 +41,7 @@ def broadcast_command(
     return ranks.all_gather(command)[0] if sent else None, bool(ask)
 
 # %% ../../nbs/train/17_sync.ipynb #b6bc138f
-def _utilisation(device):
+def _utilization(device):
     "Return the utilization of a GPU, 0 to 1; None without nvidia-ml-py, or if the driver does not report it"
     try:
         return torch.cuda.utilization(device) / 100
@@ -76,7 +76,7 @@ class Load:
         self._before = now
         on_gpu = device.type == "cuda"
         memory = torch.cuda.max_memory_allocated(device) if on_gpu else self.process.memory_info().rss
-        busy = _utilisation(device) if on_gpu else None
+        busy = _utilization(device) if on_gpu else None
         head = self.loop.prepared.ranks.rank, os.getpid(), str(device), self.loop.state.step
         return [*head, samples, seconds, *parts, memory, used / max(seconds, 1e-9), busy]
 

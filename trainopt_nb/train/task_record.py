@@ -211,7 +211,7 @@ def task_record(
         "device": p.device.type,
         "changed": sorted(loop.options.changed()),
     }
-    facts |= {"distill": p.distilled, "unlabelled": task.unlabelled is not None}
+    facts |= {"distill": p.distilled, "unlabeled": task.unlabeled is not None}
     facts |= _loss_facts(p, loop.options.loss) | _augment_facts(p, loop.options)
     facts |= _batch_facts(batch, p.model) | _output_facts(outputs, split_batch(batch)[1])
     facts |= compared_facts(task, p.data, held_out)

@@ -160,15 +160,15 @@ class TeacherRecord:
     def __init__(
         self,
         teachers: Sequence[nn.Module] = (),
-        unlabelled: int = 0,  # samples
+        unlabeled: int = 0,  # samples
     ):
         self.names = [_name(each) for each in teachers]
         self.prints = [fingerprint(each) for each in teachers]
-        self.unlabelled = unlabelled
+        self.unlabeled = unlabeled
 
     def state_dict(self) -> dict:
         "Return what a checkpoint must hold"
-        return {"teachers": self.names, "fingerprints": self.prints, "unlabelled": self.unlabelled}
+        return {"teachers": self.names, "fingerprints": self.prints, "unlabeled": self.unlabeled}
 
     def load_state_dict(self, state: dict):
         "Raise `TaskError` for a checkpoint of a run with another teacher, or with other unlabeled samples"
@@ -178,10 +178,11 @@ class TeacherRecord:
                 f"The run learned from another teacher ({was}, weights {' and '.join(state['fingerprints'])}) than this one ({now}, weights "
                 f"{' and '.join(self.prints)}): pass the one it began with, or begin a new run with the weights of run.load(model)."
             )
-        if self.unlabelled != state["unlabelled"]:
+        held = state.get("unlabeled", state.get("unlabelled"))
+        if self.unlabeled != held:
             raise TaskError(
-                f"The run began with {state['unlabelled']} unlabeled samples, and has {self.unlabelled} now: pass those it began with, by "
-                "--unlabelled NAME (keyword unlabelled)."
+                f"The run began with {held} unlabeled samples, and has {self.unlabeled} now: pass those it began with, by "
+                "--unlabeled NAME (keyword unlabeled)."
             )
 
 # %% ../../nbs/train/03k_teachers.ipynb #a9511449

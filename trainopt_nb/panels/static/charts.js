@@ -196,7 +196,7 @@ class Plot {
   update(lines, share, best, log = false, marks = []) {
     const { unit, axis } = this.board;
     const seen = [unit, axis.end, share, log, best?.[0], best?.[1], ...marks,
-      ...lines.flatMap(({ curve, colour, fence = ANYWHERE }) => [curve, colour, ...fence])];
+      ...lines.flatMap(({ curve, color, fence = ANYWHERE }) => [curve, color, ...fence])];
     if (this.seen?.length === seen.length && seen.every((each, i) => each === this.seen[i])) return;
     Object.assign(this, { seen, lines, share, best, log, marks });
     cancelAnimationFrame(this.frame);
@@ -210,7 +210,7 @@ class Plot {
     this.data = tables.length ? uPlot.join(tables) : [[], []];
     this.fences = lines.map(({ fence = ANYWHERE }) => fence.map((edge) => this.high(edge)));
     board.theme();
-    const kind = JSON.stringify(lines.map(({ colour, faint, quiet }) => [colour, faint, quiet]));
+    const kind = JSON.stringify(lines.map(({ color, faint, quiet }) => [color, faint, quiet]));
     if (!this.uplot || this.kind !== kind) this.build(kind);
     else this.uplot.setData(this.data);
     if (board.place !== null) board.refresh(); // what is read under the cursor
@@ -268,10 +268,10 @@ class Plot {
 
   series(ink) {
     const single = (plot, row) => plot.data[row].filter((value) => value != null).length === 1;
-    return (this.lines.length ? this.lines : [{ colour: "c1" }]).map(({ colour, faint, quiet }) => ({
-      stroke: ink(faint ? `${colour}-faint` : colour),
+    return (this.lines.length ? this.lines : [{ color: "c1" }]).map(({ color, faint, quiet }) => ({
+      stroke: ink(faint ? `${color}-faint` : color),
       width: faint ? 1 : 1.6,
-      points: { show: (plot, row) => !faint && single(plot, row), size: 6, fill: ink(colour) },
+      points: { show: (plot, row) => !faint && single(plot, row), size: 6, fill: ink(color) },
       quiet,
     }));
   }
@@ -409,7 +409,7 @@ function Charts({ board, axis = {}, hidden, children }) {
   return html`<div class="tonb-charts" data-count=${[children].flat(2).filter(Boolean).length} style=${{ visibility: hidden ? "hidden" : "" }}>${children}</div>`;
 }
 
-// a line holds `curve` and `colour`; `name` for readers of the screen, `label` and `tone` for the legend; `quiet` is not read; values
+// a line holds `curve` and `color`; `name` for readers of the screen, `label` and `tone` for the legend; `quiet` is not read; values
 // outside its `fence` do not count for the range. With `tools` at the right of the title, the legend has a row of its own
 function Chart({ board, name = "", title, said = title, lines, share = false, best = null, log = false, marks, note = "", more, legend, tools, over, below, empty }) {
   const node = useRef(), plot = useRef();

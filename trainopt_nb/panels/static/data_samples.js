@@ -44,7 +44,7 @@ function Images({ shared, samples }) {
 
 // what the colors of masks stand for: [name, color]
 function Legend({ rows }) {
-  return rows?.length > 0 && html`<div class="tonb-masks">${rows.map(([name, colour]) => html`<span key=${name}><i style=${{ background: colour }}></i>${name}</span>`)}</div>`;
+  return rows?.length > 0 && html`<div class="tonb-masks">${rows.map(([name, color]) => html`<span key=${name}><i style=${{ background: color }}></i>${name}</span>`)}</div>`;
 }
 
 // ---- sounds: the kernel sends one when it is asked for

@@ -12,7 +12,7 @@ function Picture(shared) {
   const epochs = held.length > 0 && held.every((name) => curves[name].unit > 1); // else the axis counts steps
   const lines = having.map((name) => {
     const curve = curves[name].lines[ui.curve];
-    return { name, colour: ui.chosen.get(name), unit: epochs ? curves[name].unit : 1, curve: ui.curve === "train loss" ? smoothed(curve) : curve };
+    return { name, color: ui.chosen.get(name), unit: epochs ? curves[name].unit : 1, curve: ui.curve === "train loss" ? smoothed(curve) : curve };
   });
   const share = having.some((name) => curves[name].shares.includes(ui.curve));
   const end = Math.max(...lines.map(({ curve, unit }) => curve.x.at(-1) / unit), 1e-9);
@@ -23,8 +23,8 @@ function Picture(shared) {
   };
   const title = html`<select class="tonb-metric" aria-label=${texts.drawn} hidden=${!names.length} value=${ui.curve} onChange=${pick}>${names.map((name) =>
     html`<option key=${name} value=${name} selected=${name === ui.curve}>${titled(texts[name] ?? name)}</option>`)}</select>`;
-  const keys = (reading) => html`<div class="tonb-keys">${lines.map(({ name, colour, curve }, i) => html`<span class="tonb-key" key=${name}>
-    <i class="tonb-dot" data-ink=${colour}></i>${titleOf(shared, rowOf(shared, name))}${" "}<b>${written(reading ? reading.values[i] : curve.y.findLast((value) => value != null), share)}</b></span>`)}</div>`;
+  const keys = (reading) => html`<div class="tonb-keys">${lines.map(({ name, color, curve }, i) => html`<span class="tonb-key" key=${name}>
+    <i class="tonb-dot" data-ink=${color}></i>${titleOf(shared, rowOf(shared, name))}${" "}<b>${written(reading ? reading.values[i] : curve.y.findLast((value) => value != null), share)}</b></span>`)}</div>`;
   board.axis = { unit: epochs ? 0 : 1, end };
   return html`<div class="tonb-picture"><${Chart} board=${board} name="tonb-compared" title=${title} said=${ui.curve ?? ""} lines=${lines}
     share=${share} note=${note} legend=${false} below=${keys} empty=${!lines.length} /></div>`;

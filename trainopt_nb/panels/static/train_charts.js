@@ -54,9 +54,9 @@ function lossChart(shared, unit) {
   const names = ["train loss", "valid loss"], view = viewOf(shared, "loss", names, unit);
   const [train, valid] = names.map((name) => seen(shared, name)), [fence, other] = names.map((name) => view.fence(curves[name]));
   const lines = [
-    { curve: train, colour: "c1", faint: true, quiet: true, name: "train loss", fence },
-    { curve: smoothed(train, ui.smooth, fence), colour: "c1", label: texts.train, tone: "tonb-train" },
-    { curve: valid, colour: "c2", label: texts.valid, tone: "tonb-valid", name: "valid loss", fence: other },
+    { curve: train, color: "c1", faint: true, quiet: true, name: "train loss", fence },
+    { curve: smoothed(train, ui.smooth, fence), color: "c1", label: texts.train, tone: "tonb-train" },
+    { curve: valid, color: "c2", label: texts.valid, tone: "tonb-valid", name: "valid loss", fence: other },
   ];
   return html`<${Chart} key="loss" board=${board} name="tonb-loss" title=${texts.loss} lines=${lines} log=${view.log} note=${face.lowest ?? ""}
     over=${view.over} tools=${html`<${Smoothing} ...${shared} />${view.scale}`} />`;
@@ -66,7 +66,7 @@ function metricChart(shared, unit, place) {
   const { ui, face, curves, texts, board, refresh } = shared, { metrics, best } = face;
   const name = ui.metrics[place], share = face.shares.includes(name), left = metrics.filter((each) => !ui.metrics.includes(each));
   const view = viewOf(shared, name, [name], unit), curve = curves[name];
-  const line = { curve: seen(shared, name ?? ""), colour: "c2", tone: "tonb-valid", name, fence: share ? ANYWHERE : view.fence(curve) };
+  const line = { curve: seen(shared, name ?? ""), color: "c2", tone: "tonb-valid", name, fence: share ? ANYWHERE : view.fence(curve) };
   const choose = (chosen) => {
     const held = ui.metrics.indexOf(chosen);
     if (held >= 0) ui.metrics[held] = name; // the two change places
@@ -94,7 +94,7 @@ function rateChart(shared, unit) {
     return under && html`<span class="tonb-key tonb-valid">${fill(texts.lr_set, { lr: under[1], before: under[2] || "–" })}</span>`;
   };
   const note = base && factor && factor !== "1" ? `${face.lr} = ${fill(texts.lr_is, { base, factor })}` : face.lr;
-  return html`<${Chart} key="rate" board=${board} name="tonb-rate" title=${texts.lr_title} lines=${[{ curve: line, colour: "c1", tone: "tonb-train", name: texts.lr_long }]}
+  return html`<${Chart} key="rate" board=${board} name="tonb-rate" title=${texts.lr_title} lines=${[{ curve: line, color: "c1", tone: "tonb-train", name: texts.lr_long }]}
     marks=${marks} note=${note} more=${told} tools />`;
 }
 
