@@ -213,13 +213,13 @@ def measured(name, value, seconds, nbytes):
         (0.985, 0.0054, 100, "kept fp32: new is 0.74x here at batch 1"),
         (0.985, 0.001, 1100, "kept fp32: new takes 1.10 times the bytes"),
         (0.985, 0.004, 1000, "neither faster nor smaller"),
-        (0.981, 0.002, 400, "2.00x at batch 1, 0.40 of the bytes of fp32"),
+        (0.981, 0.002, 400, "2.00× at batch 1, 0.40 of the bytes of fp32"),
     ],
 )
 def test_a_candidate_is_kept_or_refused_with_the_reason(value, seconds, nbytes, said):
     dense = measured("fp32", 0.985, 0.004, 1000)
     verdict = judge_candidate(measured("new", value, seconds, nbytes), dense, dense, Floor.of("0.5%"), [1])
-    assert said in str(verdict) and verdict.kept == said.startswith("2.00x")
+    assert said in str(verdict) and verdict.kept == said.startswith("2.00×")
 
 
 @pytest.mark.parametrize("wrong", ["half", "0.5", True, "5%%", ""])

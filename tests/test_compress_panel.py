@@ -60,7 +60,7 @@ def candidate(number, parent, steps, engine, nbytes, one, many, speeds, metric, 
     fields = {
         "parameters": None if engine == "onnxruntime" else nbytes // 4, "macs": None if engine == "onnxruntime" else 7 * nbytes,
         "memory": 4 * nbytes, "kept": True, "under_floor": False, "notes": [], "seconds": 21.0, "time": 10.0 + 20 * number,
-        "reason": f"{speeds[0]:.2f}x at batch 1, {nbytes / 2_820_000:.2f} of the bytes of the original",
+        "reason": f"{speeds[0]:.2f}× at batch 1, {nbytes / 2_820_000:.2f} of the bytes of the original",
     } | more  # fmt: skip
     return CandidateMeasured(
         number, parent, steps, engine, nbytes, latency, {size: 0.96 * value for size, value in latency.items()},

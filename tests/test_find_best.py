@@ -183,7 +183,7 @@ def test_engines_that_compile_come_late_or_not_at_all(lab, session, monkeypatch,
     search._stages.pop(0)()
     assert search.proposals.planned == planned and search.later == later
     said = (
-        "quantize int8-dynamic engine=torchao (at most about 2.9x is expected of it here, and serve is 3.0x)"
+        "quantize int8-dynamic engine=torchao (at most about 2.9× is expected of it here, and serve is 3.0×)"
     )
     assert search.listed.left_out == ((said,) if aim == "fastest" else ())
 

@@ -86,11 +86,17 @@ def wandb_records(file):
 
 
 def of_wandb(run):
+    "Of its newest file, the end too, which a busy machine may write after the end of the run"
+    return until(lambda: read_wandb(run), "the end of the file of Weights & Biases", 120)
+
+
+def read_wandb(run):
     Record = pytest.importorskip("wandb.proto.wandb_internal_pb2").Record
 
-    values, summary, config, group = {}, {}, {}, None
+    values, summary, config, group, ended = {}, {}, {}, None, False
     read = lambda items: {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
     for file in sorted(run.path.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime):
+        ended = False
         for data in wandb_records(file):
             record = Record.FromString(data)
             row = read(record.history.item)
@@ -99,7 +105,8 @@ def of_wandb(run):
             summary |= read(record.summary.update)
             config |= read(record.run.config.update)
             group = record.run.run_group or group
-    return values, summary["state"], config, group
+            ended = record.HasField("exit")
+    return ended and (values, summary["state"], config, group)
 
 
 READERS = {"tensorboard": of_tensorboard, "mlflow": of_mlflow, "wandb": of_wandb}

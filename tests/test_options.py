@@ -17,7 +17,9 @@ from trainopt_nb.notebook.verbs import CellOptions
 from trainopt_nb.panels.form import OptionsForm, sections
 from trainopt_nb.panels.form_fields import field_text, read
 from trainopt_nb.panels.form_values import FormValues, line_of
+from trainopt_nb.task.clean_options import parse_clean
 from trainopt_nb.task.train_options import GROUPS, TrainOptions
+from trainopt_nb.task.variables import TaskNames
 
 OPTIONS = declared(TrainOptions)
 NAMES = pytest.mark.parametrize("name", OPTIONS)
@@ -290,3 +292,16 @@ def test_help_lists_every_flag(capsys):
     assert all(
         option.flag in said for cls in (CellOptions, TrainOptions) for option in declared(cls).values()
     )
+
+
+def test_former_names_and_words_are_still_read(tmp_path):
+    "As stored runs and scripts have them; the newer name counts where both stand"
+    line = "--unlabelled pool --unlabelled-share 0.2 --augment-values normalised --image-mode grey --metrics accuracy, f1 auroc"
+    values, rest = parse_flags(split(line), TaskNames, TrainOptions)
+    assert values == {
+        "unlabeled": "pool", "unlabeled_share": 0.2, "augment_values": "normalized", "image_mode": "gray", "metrics": "accuracy,f1,auroc"
+    } and not rest  # fmt: skip
+    assert TrainOptions.of(unlabelled_share=0.1, unlabeled_share=0.3).unlabeled_share == 0.3
+    assert TrainOptions.of(clean="mislabelled").clean == "mislabelled" and parse_clean("mislabelled") == {
+        "mislabeled": 1
+    }

@@ -66,7 +66,7 @@ def test_engines_that_compile_come_last_and_not_where_another_is_faster_than_the
     *_, found = drain(quantizing(model, batches, look=look))
     assert tried == ["quick", "slow"] and [each.engine for each in found] == list(known)
     assert found[1].reason.startswith(
-        "not tried, because at most about 2.5x is expected of it here and slow is 9.0x"
+        "not tried, because at most about 2.5× is expected of it here and slow is 9.0×"
     )
     assert "engine=later tries it" in found[3].reason and found[2].speedup == 3.0
     *_, found = drain(quantizing(model, batches))  # nothing is known of their speed

@@ -140,7 +140,7 @@ def fewer(found):
     first, *rest = found.candidates
     size = min(first.measurement.times)
     said = [
-        f"{each.name}: {first.measurement.macs / each.measurement.macs:.2f}x fewer multiplications, {each.speedups[size]:.2f}x at batch {size}."
+        f"{each.name}: {first.measurement.macs / each.measurement.macs:.2f}× fewer multiplications, {each.speedups[size]:.2f}× at batch {size}."
         for each in rest
         if each.measurement.macs
     ]

@@ -84,11 +84,8 @@ class Option(NamedTuple):
             return Dimension(self.type, *self.search, log=self.log)
         return Dimension("choice", choices=tuple(self.search)) if self.search else None
 
-    def check(
-        self,
-        value: object,  # given from Python
-    ) -> object:
-        "Return `value` in the option's own type, or raise `OptionError`"
+    def check(self, value: object) -> object:
+        "Return `value`, given from Python, in the option's own type, or raise `OptionError`"
         return _check(self, value)
 
     def parse(

@@ -163,7 +163,7 @@ def judge_candidate(
     for size in batch_sizes:
         ratio, _, high = new.speedup(parent, size)
         if ratio < _SLOWER and high < 1:
-            return Verdict(False, f"kept {parent.name}: {new.name} is {ratio:.2f}x here at batch {size}")
+            return Verdict(False, f"kept {parent.name}: {new.name} is {ratio:.2f}× here at batch {size}")
     if new.nbytes > _LARGER * parent.nbytes:
         return Verdict(
             False, f"kept {parent.name}: {new.name} takes {new.nbytes / parent.nbytes:.2f} times the bytes"
@@ -171,5 +171,5 @@ def judge_candidate(
     gains = [new.speedup(parent, size)[1] > 1 for size in batch_sizes]
     if not any(gains) and new.nbytes > parent.nbytes / _LARGER:
         return Verdict(False, f"kept {parent.name}: {new.name} is neither faster nor smaller here")
-    speed = " and ".join(f"{new.speedup(parent, size)[0]:.2f}x at batch {size}" for size in batch_sizes)
+    speed = " and ".join(f"{new.speedup(parent, size)[0]:.2f}× at batch {size}" for size in batch_sizes)
     return Verdict(True, f"{speed}, {new.nbytes / parent.nbytes:.2f} of the bytes of {parent.name}")

@@ -70,7 +70,7 @@ class _Ending(Trying):
             each = session.candidates[best]
             less = each.measurement.nbytes / session.candidates[0].measurement.nbytes
             said.append(
-                f"{self.aim.capitalize()} within the floor: {each.name}, {each.speedups[size]:.2f}x at batch {size}, {less:.2f} of the bytes, {each.measurement.figure.name} {each.measurement.figure}."
+                f"{self.aim.capitalize()} within the floor: {each.name}, {each.speedups[size]:.2f}× at batch {size}, {less:.2f} of the bytes, {each.measurement.figure.name} {each.measurement.figure}."
             )
         said += ["More recipes did not fit into the time that was left."] * bool(self.unfit)
         said += [f"Not tried here: {', '.join(self.listed.left_out)}."] * bool(self.listed.left_out)
@@ -105,7 +105,7 @@ class _Planning(_Ending):
         for finish, most in self.listed.compiled.items():
             if self.aim == "fastest" and most <= speed:
                 why = (
-                    f"{finish} (at most about {most:.1f}x is expected of it here, and {best} is {speed:.1f}x)"
+                    f"{finish} (at most about {most:.1f}× is expected of it here, and {best} is {speed:.1f}×)"
                 )
                 self.listed = self.listed._replace(left_out=(*self.listed.left_out, why))
             elif self.aim != "smallest" and most > _FAR * speed:

@@ -42,7 +42,7 @@ def _left_out(engine, wish, best):
     most = engine.most(wish) if engine.most and speed else 0.0
     if not speed or not engine.most or most > speed:
         return ""
-    return f"not tried, because at most about {most:.1f}x is expected of it here and {by} is {speed:.1f}x: engine={engine.library} tries it."
+    return f"not tried, because at most about {most:.1f}× is expected of it here and {by} is {speed:.1f}×: engine={engine.library} tries it."
 
 # %% ../../nbs/compression/45_quantize.ipynb #922732a9
 def _chosen(kind, engine):

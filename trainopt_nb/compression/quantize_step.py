@@ -224,7 +224,7 @@ def quantize_step(
     for each in made:
         look, chosen = looks.seen[each.served], ", chosen" * (each is made[best])
         work.notes.append(
-            f"{each.engine}: {look.speedup:.2f}x at batch {looks.size}, {look.judged.chooses}{chosen}."
+            f"{each.engine}: {look.speedup:.2f}× at batch {looks.size}, {look.judged.chooses}{chosen}."
         )
     work.notes += refused
     if not looks.seen[made[best].served].holds and options.epochs == 0:

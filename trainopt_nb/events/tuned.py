@@ -40,7 +40,7 @@ class TunedRow(NamedTuple):
         if not self.pairs:
             return ""
         reach = f"{self.low:.2f}–{self.high:.2f}" if 0 < self.low and self.high < 1e6 else "?"
-        return f"×{self.ratio:.2f} ({reach}, {self.pairs})"
+        return f"{self.ratio:.2f}× ({reach}, {self.pairs})"
 
 # %% ../../nbs/events/03f_tuned.ipynb #c8856e02
 def _keep(progress, event):

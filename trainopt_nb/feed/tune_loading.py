@@ -117,7 +117,7 @@ def tuning_table(
     rows = sorted(tried, key=lambda each: -each.rate)
     asked = tried[0].rate
     parts = [
-        f"{each.setting}: {each.rate:,.0f} samples/s ({each.rate / asked:.2f}x){' (asked for)' if each is tried[0] else ''}"
+        f"{each.setting}: {each.rate:,.0f} samples/s ({each.rate / asked:.2f}×){' (asked for)' if each is tried[0] else ''}"
         for each in rows
     ]
     kept = "which was asked for" if chosen is tried[0] else "the fastest"

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from ..base.texts import ENGLISH, wording
-from ..events.number_texts import in_bytes
+from ..events.number_texts import in_bytes, in_milliseconds
 from .memory_line import MemoryLine
 from .memory_room import Room
 from .memory_step import MemoryPoint
@@ -117,7 +117,7 @@ _STATES = {"fits": "finished", "does_not_fit": "failed", "uncertain": "warning"}
 
 def _row(point, texts, report):
     "Return the cells of a measured point"
-    pace = "–" if math.isnan(point.seconds) else f"{point.seconds:.2g} s"
+    pace = in_milliseconds(point.seconds)
     size = in_bytes(point.size) if point.fits else texts[f"out_{point.outcome}"]
     return [f"{point.batch} × {point.accumulate}" if point.accumulate > 1 else str(point.batch), size, pace]
 

@@ -26,7 +26,7 @@ class FineTuneOptions(CleanOptions):
 
     lr_for: tuple = option(
         (),
-        "learning rates of parameters by patterns of their names, such as backbone.*=1e-5, or backbone.*=0.1x for a tenth of lr; the last one that fits counts",
+        "learning rates of parameters by patterns of their names, such as backbone.*=1e-5, or backbone.*=0.1x for a tenth of the learning rate; the last one that fits counts",
         type="rates",
         low=1e-12,
         high=1000,

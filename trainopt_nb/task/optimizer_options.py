@@ -133,7 +133,7 @@ class ScheduleOptions(DecayOptions):
     )
     final_lr: float = option(
         0.0,
-        "linear and cosine: learning rate at the end, as a share of lr",
+        "linear and cosine: learning rate at the end, as a share of the learning rate",
         low=0,
         high=1,
         group="Optimizer",

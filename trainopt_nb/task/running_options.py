@@ -79,7 +79,7 @@ class DevicePlanOptions(SpeedOptions):
     )
     lr_rule: str = option(
         "none",
-        "batch-scope each: how lr grows with the number of devices",
+        "batch-scope each: how the learning rate grows with the number of devices",
         choices=("none", "linear", "sqrt"),
         group="Devices",
         counts=when("batch_scope", "each"),

@@ -219,11 +219,14 @@ function State({ state, texts, live }) {
     >${texts[shown] ?? shown}</span>`;
 }
 
+// a line breaks between its parts, not within them
+const inParts = (text) => String(text ?? "").split(" · ").flatMap((part, i) => [i ? " · " : "", html`<span class="tonb-part">${part}</span>`]);
+
 function Head({ state, name, step, texts, children }) {
   const spoken = state ? {} : { role: "status", "aria-live": "polite" };
   return html`<div class="tonb-head">
     ${state && html`<${State} state=${state} texts=${texts} live />`}
-    <b class="tonb-name" title=${name}>${name}</b><span class="tonb-step" ...${spoken}>${step}</span>${children}</div>`;
+    <b class="tonb-name" title=${name}>${name}</b><span class="tonb-step" ...${spoken}>${inParts(step)}</span>${children}</div>`;
 }
 
 function Button({ name, children, waits, ...rest }) {

@@ -79,9 +79,16 @@ function extent(x, rows, [from, to], fences = []) {
   return low <= high ? [low, high] : null;
 }
 
+// two values so far from each other that the numbers beside the chart differ
+function apart(low, high, share) {
+  const least = share ? 0.004 : 0.01 * Math.max(Math.abs(low), Math.abs(high));
+  if (low === high || high - low >= least) return [low, high];
+  return [(low + high - least) / 2, (low + high + least) / 2];
+}
+
 function valueRange(found, share, log) {
   if (!found) return [0, 1];
-  const [low, high] = found;
+  const [low, high] = log ? found : apart(...found, share);
   if (log) {
     const edge = Math.max((high - low) * 0.06, 0.04);
     return [low - edge, high + edge];

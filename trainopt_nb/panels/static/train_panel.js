@@ -14,7 +14,7 @@ function setRate({ ui, face, send }, value) {
 function RateQuestion({ ui, face, texts, send, refresh }) {
   const asked = ui.lr?.asked;
   if (!asked) return null;
-  const times = compact(Number((asked / Number(face.lr)).toPrecision(2)));
+  const times = Number((asked / Number(face.lr)).toPrecision(2)).toLocaleString("en", { maximumFractionDigits: 1 });
   const take = () => {
     ui.lr.asked = null;
     setRate({ ui, face, send }, asked);
