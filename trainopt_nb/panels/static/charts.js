@@ -80,7 +80,7 @@ function extent(x, rows, [from, to], fences = []) {
 }
 
 // two values so far from each other that the numbers beside the chart differ
-function apart(low, high, share) {
+function farApart(low, high, share) {
   const least = share ? 0.004 : 0.01 * Math.max(Math.abs(low), Math.abs(high));
   if (low === high || high - low >= least) return [low, high];
   return [(low + high - least) / 2, (low + high + least) / 2];
@@ -88,7 +88,7 @@ function apart(low, high, share) {
 
 function valueRange(found, share, log) {
   if (!found) return [0, 1];
-  const [low, high] = log ? found : apart(...found, share);
+  const [low, high] = log ? found : farApart(...found, share);
   if (log) {
     const edge = Math.max((high - low) * 0.06, 0.04);
     return [low - edge, high + edge];
