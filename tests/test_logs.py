@@ -86,7 +86,7 @@ def wandb_records(file):
 
 
 def of_wandb(run):
-    "Of its newest file, the end too, which a busy machine may write after the end of the run"
+    "Its files, the end of the newest included, which a busy machine may write after the end of the run"
     return until(lambda: read_wandb(run), "the end of the file of Weights & Biases", 120)
 
 
@@ -96,10 +96,12 @@ def read_wandb(run):
     values, summary, config, group, ended = {}, {}, {}, None, False
     read = lambda items: {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
     for file in sorted(run.path.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime):
-        ended = False
+        ended, done = False, max((step for rows in values.values() for step, _ in rows), default=-1)
         for data in wandb_records(file):
             record = Record.FromString(data)
             row = read(record.history.item)
+            if row and row["_step"] <= done:  # `wandb sync` passes over a step that it knows
+                continue
             for name, value in row.items():
                 values.setdefault(name, []).append((row["_step"], value))
             summary |= read(record.summary.update)

@@ -33,8 +33,9 @@ def _with_prefix(value, unit):
 def three_digits(
     value: float,  # not below 0
 ) -> str:  # such as `4.10`
-    "Write a number below 1000 in three digits"
-    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
+    "Write a number below 1000 in three digits, and a small one in two that count"
+    small = 0 < value < 0.0995
+    return f"{value:.2g}" if small else f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
 
 
 def in_milliseconds(

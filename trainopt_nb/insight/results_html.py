@@ -29,7 +29,7 @@ from trainopt_nb.insight.result_tables import (
     percent,
     wrong_rows,
 )
-from ..runs.card import Figure, titled
+from ..runs.card import Figure
 from trainopt_nb.runs.card_parts import (
     figures_html,
     foot_html,
@@ -193,7 +193,10 @@ def _figures(results, texts):
         Figure(f"{results.samples:,}", texts["samples"]),
         Figure(compact(results.loss), texts["valid loss"]),
     ]
-    found += [Figure(figure(name, value), titled(name)) for name, value in list(results.metrics.items())[:3]]
+    found += [
+        Figure(figure(name, value), name.replace("_", " "))
+        for name, value in list(results.metrics.items())[:3]
+    ]
     if results.calibration is not None and results.calibration.counts.any():
         found.append(Figure(percent(results.calibration.error), texts["error"]))
     if results.wrong_count is not None:
