@@ -6,7 +6,6 @@
 __all__ = ['MemoryReport', 'sentence', 'further', 'memory_html']
 
 # %% ../../nbs/insight/52_memory_report.ipynb #a1d68b85
-import math
 from dataclasses import dataclass
 
 from ..base.texts import ENGLISH, wording
