@@ -279,21 +279,19 @@ def test_a_sweep_goes_on_after_its_kernel_was_killed(tmp_path):
 def test_no_worker_outlives_its_sweep(task, tmp_path):
     import psutil
 
-    before = {p.pid for p in psutil.Process().children(recursive=True)}
+    def forked():  # by the process that workers are forked from, which itself stays
+        return {p for p in psutil.Process().children(recursive=True) if p.ppid() != os.getpid()}
+
+    before = forked()
     handle = started(tmp_path, task, LR, trials=50, epochs=3, jobs=2)
     for new in handle.events():
         if of_type(new, TrialEnded):
             break
+    workers = forked() - before
+    assert len(workers) >= 2
     handle.close()
-    until = time.monotonic() + 10
-    left = lambda: [
-        p
-        for p in psutil.Process().children(recursive=True)
-        if p.pid not in before and "serve_trials" in str(p)
-    ]
-    while left() and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not left() and Run(handle.run.path).state == "stopped"
+    assert not psutil.wait_procs(workers, timeout=10)[1]
+    assert Run(handle.run.path).state == "stopped"
     assert not [t for t in Sweep(handle.run).study.trials if t.state.name == "RUNNING"]
 
 
