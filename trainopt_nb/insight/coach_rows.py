@@ -6,21 +6,21 @@
 __all__ = ['PATIENCE', 'SPARED', 'SHARES', 'SWEPT', 'fit_line', 'measured_rows', 'stops_at', 'patience_row', 'data_row',
            'sweep_row']
 
-# %% ../../nbs/insight/77_coach_rows.ipynb #41a55dc1
+# %% ../../nbs/insight/77_coach_rows.ipynb #c6250580
 import math
 import time
 
 from ..base.errors import DataError, OptionError
 from ..base.flags import write_flags
 from ..events.format import figure
-from .coached import CoachRow
+from .coach_texts import CoachRow
 from .comparing import Arm, Bench
 from .data_curve import guess_double, share_of
 from .lr_find import as_written
 from .short_trainings import TimeUp
 from ..task.train_options import TrainOptions
 
-# %% ../../nbs/insight/77_coach_rows.ipynb #3a49135c
+# %% ../../nbs/insight/77_coach_rows.ipynb #a75b4bc7
 def fit_line(
     options: TrainOptions,
     verb: str = "fit",
@@ -77,7 +77,7 @@ def measured_rows(
     rest = [row for row in rows if row is not whole]
     return [whole, *rest] if whole.why == "better" and whole.mean > max(singles, default=-math.inf) else rest
 
-# %% ../../nbs/insight/77_coach_rows.ipynb #9803f685
+# %% ../../nbs/insight/77_coach_rows.ipynb #c2f07ae2
 PATIENCE = (3, 5, 8, 12, 20)  # epochs
 SPARED = 0.75  # share of the time from which early stopping is worth a line
 
@@ -115,32 +115,36 @@ def patience_row(
             return row if share < SPARED else None
     return None
 
-# %% ../../nbs/insight/77_coach_rows.ipynb #da845729
+# %% ../../nbs/insight/77_coach_rows.ipynb #04300ec6
 SHARES, SWEPT = (0.25, 0.5), 30  # shares of the samples; trials of the proposed sweep
 
 
-def _shares(bench, seeds):
+def _shares(bench, arm, seeds):
     "Return shares and figures in equally many updates; None where no time is left"
-    trainer, base = bench.trainer, bench.base
-    known, steps = [(1.0, base.done[seed].figure) for seed in seeds], next(iter(base.done.values())).steps
+    trainer, steps = bench.trainer, arm.done[seeds[0]].steps
+    known, epochs = (
+        [(1.0, arm.done[seed].figure) for seed in seeds],
+        arm.changes.get("epochs", trainer.options.epochs),
+    )
     for share in SHARES:
         for seed in seeds:
-            if bench.left() < bench.one:
+            if bench.left() < arm.seconds:
                 return None
             data = share_of(trainer.task.train_data, share, seed)
-            longer = {"max_steps": steps, "epochs": math.ceil(trainer.options.epochs / share) + 1}
-            end = time.perf_counter() + 4 * bench.one + 1
+            longer = {**arm.changes, "max_steps": steps, "epochs": math.ceil(epochs / share) + 1}
+            end = time.perf_counter() + 4 * arm.seconds + 1
             known.append((share, trainer(longer, seed, end=end, data=data).figure))
     return known
 
 
 def data_row(
     bench: Bench,
-    seeds: list[int],  # for which the training as it is was measured
+    arm: Arm,  # the best change, or the training as it is
 ) -> tuple[CoachRow, tuple] | None:  # and the note about it; None where shares cannot be trained
     "Return the guess for twice as many samples"
+    seeds = sorted(arm.done)[:2]
     try:
-        known = _shares(bench, seeds)
+        known = _shares(bench, arm, seeds)
     except (DataError, TimeUp):  # samples that cannot be counted, or reached by row
         return None
     guess = known and guess_double(bench.trainer.monitor, *zip(*known, strict=True))
@@ -149,13 +153,15 @@ def data_row(
     metric, sign, every = bench.trainer.monitor, 1 if bench.trainer.mode == "max" else -1, (*SHARES, 1.0)
     levels = [figure(metric, sign * sum(f for s, f in known if s == share) / len(seeds)) for share in every]
     said = {"shares": ", ".join(f"{share:.0%}" for share in every), "figures": ", ".join(levels)}
-    return CoachRow("data", {}, "guess", *guess, len(seeds)), ("coach_shares", said)
+    row = CoachRow("data", {}, "guess", *guess, len(seeds), more="" if arm is bench.base else "with")
+    return row, ("coach_shares", said)
 
 
 def sweep_row(
     bench: Bench,
     options: TrainOptions,  # with what was best
     classes: bool,  # whether the loss is cross-entropy
+    cost: float = 1.0,  # times as long as the training as it is
 ) -> CoachRow:
     "Return the row of a sweep around what is best, with the time that it takes here"
     lr, steps = options.lr, next(iter(bench.base.done.values())).steps
@@ -167,4 +173,6 @@ def sweep_row(
     )
     line = fit_line(kept, "sweep", f"--space {' '.join(space)} --trials {SWEPT}")
     whole = bench.total / max(1, steps) if bench.total else 1.0
-    return CoachRow("sweep", {"space": names, "trials": SWEPT}, "unmeasured", cost=SWEPT * whole, line=line)
+    return CoachRow(
+        "sweep", {"space": names, "trials": SWEPT}, "unmeasured", cost=SWEPT * whole * cost, line=line
+    )

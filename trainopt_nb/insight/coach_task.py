@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['coach_task']
 
-# %% ../../nbs/insight/78_coach_task.ipynb #09786971
+# %% ../../nbs/insight/78_coach_task.ipynb #2b8776cf
 import math
 import time
 from collections.abc import Callable
@@ -13,9 +13,11 @@ from dataclasses import replace
 
 from ..base.errors import OptionError, TaskError
 from .coach_rows import data_row, measured_rows, patience_row, sweep_row
-from .coach_signs import Signs, read_signs
-from .coached import Coached, CoachRow, Comparison
-from .comparing import SINGLES, Bench, best_of_each, confirm, join, screen
+from .coach_signs import read_signs
+from .coach_texts import Comparison
+from .coached import Coached
+from .choosing import SINGLES, best_of_each, confirm, join, screen
+from .comparing import Arm, Bench
 from .doctor import plain_copy
 from .ideas import Situation, proposals
 from .lr_find import find_lr
@@ -26,8 +28,9 @@ from ..task.read_task import read_task
 from ..task.table_task import with_table
 from ..task.task import Task
 from ..task.train_options import TrainOptions
+from ..train.torch_settings import torch_settings
 
-# %% ../../nbs/insight/78_coach_task.ipynb #ba540559
+# %% ../../nbs/insight/78_coach_task.ipynb #36c54ae7
 def _suggested(bench):
     "Return the learning rate of the learning rate test; 0 where there is no time for it, or no suggestion"
     trainer, steps = bench.trainer, next(iter(bench.base.done.values())).steps
@@ -37,7 +40,8 @@ def _suggested(bench):
     try:
         if trainer.redrawn:
             redraw(model, bench.seed)
-        return find_lr(replace(trainer.task, model=model), trainer.options).suggestion
+        with torch_settings(trainer.options):
+            return find_lr(replace(trainer.task, model=model), trainer.options).suggestion
     except Exception:  # the ideas do without it
         return 0.0
 
@@ -54,7 +58,7 @@ def _situation(bench, rows):
     known = trainer.task, trainer.options, trainer.prepared, _signs(bench, rows), steps
     return Situation(*known, trainer.steps is None, _suggested(bench))
 
-# %% ../../nbs/insight/78_coach_task.ipynb #0a8fee44
+# %% ../../nbs/insight/78_coach_task.ipynb #8b78e6a7
 class _Answer:
     "What is known so far; an interrupt leaves it as it is"
 
@@ -70,17 +74,33 @@ class _Answer:
         try:
             tell(f"Measuring {len(found)} changes, {self.bench.one:.2g} s a training.")
             better = best_of_each(self.bench, screen(self.bench, found, self.now))
-            whole = join(self.bench, better)
+            whole = join(self.bench, better, self._on_top(better))
             for arm in filter(None, (*better, whole)):
                 arm.why = "unconfirmed"
             if better:
                 tell(f"Confirming {len(better[:SINGLES])} changes by other seeds.")
                 self.seeds = confirm(self.bench, [*filter(None, [whole]), *better[:SINGLES]])
             self.extra = [each for each in [patience_row(self.bench, self.options)] if each]
-            if (more := data_row(self.bench, sorted(self.bench.base.done)[:2])) is not None:
+            rows = measured_rows(self.bench, self.options, self.seeds)
+            won = [
+                arm
+                for arm in self.bench.arms
+                if rows and rows[0].why == "better" and arm.changes == rows[0].changes
+            ]
+            if (more := data_row(self.bench, (won or [self.bench.base])[0])) is not None:
                 self.extra, self.notes = [*self.extra, more[0]], [*self.notes, more[1]]
         except KeyboardInterrupt:
             self.notes.append(("coach_interrupted", {}))
+
+    def _on_top(self, better: list[Arm]) -> list[Arm]:
+        "Return what is promising once the best change is made"
+        if not better:
+            return []
+        first, trainer = better[0].done[self.bench.seed], self.bench.trainer
+        signs = read_signs(first.rows, [trainer.figure([row]) for row in first.rows])
+        options = trainer.options.replace(**better[0].changes)
+        now = self.now._replace(options=options, signs=signs, updates=first.steps, lr=0.0)
+        return [Arm(name, each.changes, each.cost) for name, each in proposals(now)]
 
     def comparison(self) -> Comparison:
         bench, trainer = self.bench, self.bench.trainer
@@ -95,14 +115,15 @@ class _Answer:
         ready = [row for row in (*rows, *self.extra) if row.recommended]
         rest = [row for row in (*rows, *self.extra) if not row.recommended]
         best = Coached(tuple(ready), self.comparison()).best
-        swept = sweep_row(bench, self.options.replace(**(best.changes if best else {})), self.now.classes)
+        start = self.options if best is None else self.options.replace(**best.changes)
+        swept = sweep_row(bench, start, self.now.classes, 1.0 if best is None else best.cost)
         if any(row.why in ("time", "unconfirmed") for row in rows):
             self.notes.append(("coach_needs", {"n": math.ceil(2 * bench.seconds)}))
         if bench.trainer.redrawn:
             self.notes.append(("coach_redrawn", {}))
         return Coached((*ready, *rest, swept), self.comparison(), self.options, tuple(self.notes))
 
-# %% ../../nbs/insight/78_coach_task.ipynb #f6ef04aa
+# %% ../../nbs/insight/78_coach_task.ipynb #01815e1d
 def _check(task, options, seconds):
     if not isinstance(task, Task):
         raise TaskError(
