@@ -11,6 +11,7 @@ import argparse
 import gzip
 import re
 from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -27,7 +28,7 @@ def split(x, y, train, valid, test):
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[: train + valid + test]
     x, y = x[order], y[order]
     ends = (0, train, train + valid, train + valid + test)
-    return [(x[a:b], y[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+    return [(x[a:b], y[a:b]) for a, b in pairwise(ends)]
 
 
 def digits(train):
@@ -47,7 +48,7 @@ def mlp(inputs, width, outputs, layers=1):
 def adult(folder):
     import pandas as pd
 
-    frame = pd.read_csv(folder / "adult-train.csv.gz")
+    frame = pd.read_csv(folder / "adult-train.csv.gz", header=None)
     target = frame.columns[-1]
     y = torch.tensor(pd.factorize(frame[target], sort=True)[0])
     columns = pd.get_dummies(frame.drop(columns=target), dtype=float)

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SCREEN', 'JOIN', 'CONFIRM', 'CHOOSING', 'MOST', 'FOLLOWED', 'SINGLES', 'screen', 'best_of_each', 'join', 'confirm']
 
-# %% ../../nbs/insight/76b_choosing.ipynb #4b49e8d5
+# %% ../../nbs/insight/76b_choosing.ipynb #0edfb8c8
 from .comparing import Arm, Bench
 from .ideas import IDEAS, Proposal, Situation
 
-# %% ../../nbs/insight/76b_choosing.ipynb #77354e90
+# %% ../../nbs/insight/76b_choosing.ipynb #7c315ae0
 SCREEN, JOIN, CONFIRM = 0.4, 0.6, 0.9  # shares of the time after which each part has ended
 CHOOSING, MOST = 3, 8  # seeds that choose, and seeds that confirm at most
 FOLLOWED, SINGLES = 7, 3  # steps in one direction; changes that are confirmed beside all together
@@ -61,7 +61,7 @@ def screen(
             bench.measure(arm, seeds[-1])
     return sorted((arm for arm in alive if arm.done), key=lambda arm: -bench.mean(arm, seeds))
 
-# %% ../../nbs/insight/76b_choosing.ipynb #66a01457
+# %% ../../nbs/insight/76b_choosing.ipynb #db29cac6
 def best_of_each(bench: Bench, alive: list[Arm]) -> list[Arm]:
     "Return the best arm of each idea that is better so far, the best first"
     seeds, kept = list(bench.base.done), {}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ANSWER', 'kept_answer', 'keep_answer', 'coach_run', 'coach']
 
-# %% ../../nbs/insight/79_coach.ipynb #53705d97
+# %% ../../nbs/insight/79_coach.ipynb #e67b2b3f
 import time
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ from ..runs.run import Run
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 
-# %% ../../nbs/insight/79_coach.ipynb #4db623c7
+# %% ../../nbs/insight/79_coach.ipynb #9fa70963
 ANSWER = "coach.json"  # in the directory of a run
 
 
@@ -35,7 +35,7 @@ def keep_answer(run: Run, found: Coached):
     with run_errors(run.path / ANSWER):
         write_json(run.path / ANSWER, {"date": time.strftime("%Y-%m-%d"), **found.plain()})
 
-# %% ../../nbs/insight/79_coach.ipynb #fabe71ea
+# %% ../../nbs/insight/79_coach.ipynb #9573b808
 def coach_run(
     run: Run,
     task: Task | None = None,  # as the run began with it; None takes the one that this process gave the run

@@ -6,7 +6,7 @@
 __all__ = ['PATIENCE', 'SPARED', 'SHARES', 'SWEPT', 'fit_line', 'measured_rows', 'stops_at', 'patience_row', 'data_row',
            'sweep_row']
 
-# %% ../../nbs/insight/77_coach_rows.ipynb #c6250580
+# %% ../../nbs/insight/77_coach_rows.ipynb #65474bcb
 import math
 import time
 
@@ -20,7 +20,7 @@ from .lr_find import as_written
 from .short_trainings import TimeUp
 from ..task.train_options import TrainOptions
 
-# %% ../../nbs/insight/77_coach_rows.ipynb #a75b4bc7
+# %% ../../nbs/insight/77_coach_rows.ipynb #b8e8bb00
 def fit_line(
     options: TrainOptions,
     verb: str = "fit",
@@ -77,7 +77,7 @@ def measured_rows(
     rest = [row for row in rows if row is not whole]
     return [whole, *rest] if whole.why == "better" and whole.mean > max(singles, default=-math.inf) else rest
 
-# %% ../../nbs/insight/77_coach_rows.ipynb #c2f07ae2
+# %% ../../nbs/insight/77_coach_rows.ipynb #46e17ad1
 PATIENCE = (3, 5, 8, 12, 20)  # epochs
 SPARED = 0.75  # share of the time from which early stopping is worth a line
 
@@ -115,7 +115,7 @@ def patience_row(
             return row if share < SPARED else None
     return None
 
-# %% ../../nbs/insight/77_coach_rows.ipynb #04300ec6
+# %% ../../nbs/insight/77_coach_rows.ipynb #4a959849
 SHARES, SWEPT = (0.25, 0.5), 30  # shares of the samples; trials of the proposed sweep
 
 

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['LATE', 'GAP', 'RISE', 'FALL', 'Signs', 'read_signs']
 
-# %% ../../nbs/insight/71_coach_signs.ipynb #bd3ec501
+# %% ../../nbs/insight/71_coach_signs.ipynb #06ef268a
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..events.records import Epoch
 
-# %% ../../nbs/insight/71_coach_signs.ipynb #f9d66c9c
+# %% ../../nbs/insight/71_coach_signs.ipynb #d8a59586
 class Signs(NamedTuple):
     "What the curves of a training show"
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['coach_task']
 
-# %% ../../nbs/insight/78_coach_task.ipynb #2b8776cf
+# %% ../../nbs/insight/78_coach_task.ipynb #dc61bc68
 import math
 import time
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..train.torch_settings import torch_settings
 
-# %% ../../nbs/insight/78_coach_task.ipynb #36c54ae7
+# %% ../../nbs/insight/78_coach_task.ipynb #68bcfa83
 def _suggested(bench):
     "Return the learning rate of the learning rate test; 0 where there is no time for it, or no suggestion"
     trainer, steps = bench.trainer, next(iter(bench.base.done.values())).steps
@@ -58,7 +58,7 @@ def _situation(bench, rows):
     known = trainer.task, trainer.options, trainer.prepared, _signs(bench, rows), steps
     return Situation(*known, trainer.steps is None, _suggested(bench))
 
-# %% ../../nbs/insight/78_coach_task.ipynb #8b78e6a7
+# %% ../../nbs/insight/78_coach_task.ipynb #14caa363
 class _Answer:
     "What is known so far; an interrupt leaves it as it is"
 
@@ -123,7 +123,7 @@ class _Answer:
             self.notes.append(("coach_redrawn", {}))
         return Coached((*ready, *rest, swept), self.comparison(), self.options, tuple(self.notes))
 
-# %% ../../nbs/insight/78_coach_task.ipynb #01815e1d
+# %% ../../nbs/insight/78_coach_task.ipynb #3d7220d8
 def _check(task, options, seconds):
     if not isinstance(task, Task):
         raise TaskError(

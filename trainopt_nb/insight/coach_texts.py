@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CoachRow', 'Comparison', 'what_text', 'difference_text', 'gain_text', 'time_text']
 
-# %% ../../nbs/insight/75_coach_texts.ipynb #4ea39651
+# %% ../../nbs/insight/75_coach_texts.ipynb #8eaf2702
 import math
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from .gains import is_share
 from ..runs.query import value_text
 from ..task.train_options import TrainOptions
 
-# %% ../../nbs/insight/75_coach_texts.ipynb #58f59742
+# %% ../../nbs/insight/75_coach_texts.ipynb #7ef58dc7
 class CoachRow(NamedTuple):
     "One change that was measured, or is proposed without that"
 
@@ -56,7 +56,7 @@ class Comparison(NamedTuple):
         "Return whether the trainings had their full length"
         return self.total is None or self.steps >= self.total
 
-# %% ../../nbs/insight/75_coach_texts.ipynb #471569a9
+# %% ../../nbs/insight/75_coach_texts.ipynb #8ff0e252
 def what_text(
     row: CoachRow,
     texts: dict,  # of a language
@@ -108,7 +108,7 @@ def time_text(
     texts: dict,  # of a language
 ) -> str:
     "Write what a change costs"
-    if math.isnan(row.cost):
+    if row.idea != "sweep" and (not row.seeds or math.isnan(row.cost)):
         return ""
     if row.idea == "sweep":
         return texts["coach_about"].format(time=duration(row.cost * how.one))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Coached', 'summary_text', 'note_texts', 'coached_text', 'coached_html']
 
-# %% ../../nbs/insight/75b_coached.ipynb #3a673248
+# %% ../../nbs/insight/75b_coached.ipynb #0de24608
 import math
 from dataclasses import dataclass
 
@@ -22,12 +22,12 @@ from trainopt_nb.insight.coach_texts import (
     what_text,
 )
 from .gains import is_share
-from ..runs.card_parts import frame_html, notes_html, title_html
+from ..runs.card_parts import frame_html, title_html
 from ..runs.html_tables import LINE, table_html
-from ..runs.plain_text import plain
+from ..runs.plain_text import escape, plain
 from ..task.train_options import TrainOptions
 
-# %% ../../nbs/insight/75b_coached.ipynb #50fa27e4
+# %% ../../nbs/insight/75b_coached.ipynb #7c144b20
 @dataclass(frozen=True, repr=False)
 class Coached:
     "What to try next, each change measured on the task"
@@ -94,7 +94,7 @@ class Coached:
     def _repr_html_(self):
         return coached_html(self, wording("card"))
 
-# %% ../../nbs/insight/75b_coached.ipynb #bfb5fb21
+# %% ../../nbs/insight/75b_coached.ipynb #0508e665
 def summary_text(
     found: Coached,
     texts: dict,  # of a language
@@ -119,7 +119,8 @@ def summary_text(
         if 0.9 <= best.cost <= 1.1
         else texts["coach_times"].format(n=f"{best.cost:.1f}")
     )
-    return texts["coach_better"].format(**said, gain=gain_text(best, how, texts), time=time)
+    length = "" if how.whole else texts["coach_cut"].format(steps=f"{how.steps:,}")
+    return texts["coach_better"].format(**said, gain=gain_text(best, how, texts), time=time, length=length)
 
 
 def note_texts(
@@ -140,7 +141,7 @@ def note_texts(
     lines = [texts[key].format(**values) for key in said]
     return lines + [texts[key].format(**{**values, **more}) for key, more in found.notes]
 
-# %% ../../nbs/insight/75b_coached.ipynb #47c29156
+# %% ../../nbs/insight/75b_coached.ipynb #0308d2d8
 def _cells(row, how, texts):
     "Return the texts of a row"
     gain = gain_text(row, how, texts)
@@ -183,9 +184,9 @@ def coached_html(
     "Write the answer as a card; what did not help matters less"
     head = title_html(texts["coach_title"], summary_text(found, texts))
     soft = [place for place, row in enumerate(found.table) if not row.recommended]
-    table = table_html(
-        _heads(found.how, texts), [_cells(row, found.how, texts) for row in found.table], soft=soft, code=(4,)
-    )
-    body = f'<div style="padding:4px 14px 10px;border-top:{LINE}">{table}</div>' if found.table else ""
-    said = notes_html([("info", text) for text in note_texts(found, texts)], texts, most=20)
-    return frame_html(texts["coach_title"], head, body, said)
+    code = "font:12px ui-monospace,Menlo,Consolas,monospace;overflow-wrap:anywhere"
+    frame = f'<div style="padding:8px 14px;border-top:{LINE}">'
+    paste = f'{frame}<code style="{code}">{escape(found.line)}</code></div>' if found.line else ""
+    cells = [_cells(row, found.how, texts) for row in found.table]
+    table = table_html(_heads(found.how, texts), cells, note_texts(found, texts), soft, code=(4,))
+    return frame_html(texts["coach_title"], head, paste, f"{frame}{table}</div>")

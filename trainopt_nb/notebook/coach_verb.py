@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COACH', 'CoachOptions']
 
-# %% ../../nbs/notebook/06q_coach_verb.ipynb #3c549f1d
+# %% ../../nbs/notebook/06q_coach_verb.ipynb #0b8de497
 from dataclasses import dataclass
 
 from ..api.elsewhere import newest_run
@@ -26,7 +26,7 @@ from ..task.train_options import TrainOptions
 from ..task.variables import TaskNames, find_task, loss_and_metrics
 from ..train.teachers import named_teachers
 
-# %% ../../nbs/notebook/06q_coach_verb.ipynb #d682add9
+# %% ../../nbs/notebook/06q_coach_verb.ipynb #196f80b1
 @dataclass(frozen=True, repr=False)
 class CoachOptions(Options):
     "How long changes are measured"
