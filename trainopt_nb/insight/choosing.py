@@ -61,7 +61,7 @@ def screen(
             bench.measure(arm, seeds[-1])
     return sorted((arm for arm in alive if arm.done), key=lambda arm: -bench.mean(arm, seeds))
 
-# %% ../../nbs/insight/76b_choosing.ipynb #db29cac6
+# %% ../../nbs/insight/76b_choosing.ipynb #7d149318
 def best_of_each(bench: Bench, alive: list[Arm]) -> list[Arm]:
     "Return the best arm of each idea that is better so far, the best first"
     seeds, kept = list(bench.base.done), {}
@@ -102,7 +102,7 @@ def join(
     bench.arms = [arm for arm in bench.arms if arm.idea != "together" or arm is now]
     return now if now.idea == "together" else None
 
-
+# %% ../../nbs/insight/76b_choosing.ipynb #c8923862
 def confirm(
     bench: Bench,
     arms: list[Arm],  # the best first

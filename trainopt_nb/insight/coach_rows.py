@@ -115,7 +115,7 @@ def patience_row(
             return row if share < SPARED else None
     return None
 
-# %% ../../nbs/insight/77_coach_rows.ipynb #4a959849
+# %% ../../nbs/insight/77_coach_rows.ipynb #a1330b59
 SHARES, SWEPT = (0.25, 0.5), 30  # shares of the samples; trials of the proposed sweep
 
 
@@ -156,7 +156,7 @@ def data_row(
     row = CoachRow("data", {}, "guess", *guess, len(seeds), more="" if arm is bench.base else "with")
     return row, ("coach_shares", said)
 
-
+# %% ../../nbs/insight/77_coach_rows.ipynb #bd2d5137
 def sweep_row(
     bench: Bench,
     options: TrainOptions,  # with what was best

@@ -58,9 +58,9 @@ def _situation(bench, rows):
     known = trainer.task, trainer.options, trainer.prepared, _signs(bench, rows), steps
     return Situation(*known, trainer.steps is None, _suggested(bench))
 
-# %% ../../nbs/insight/78_coach_task.ipynb #14caa363
-class _Answer:
-    "What is known so far; an interrupt leaves it as it is"
+# %% ../../nbs/insight/78_coach_task.ipynb #560f6c50
+class _Known:
+    "What is measured, as long as it is not interrupted"
 
     def __init__(self, bench: Bench, options: TrainOptions, rows: tuple):
         self.bench, self.options, self.given = bench, options, rows
@@ -101,6 +101,10 @@ class _Answer:
         options = trainer.options.replace(**better[0].changes)
         now = self.now._replace(options=options, signs=signs, updates=first.steps, lr=0.0)
         return [Arm(name, each.changes, each.cost) for name, each in proposals(now)]
+
+# %% ../../nbs/insight/78_coach_task.ipynb #30f48467
+class _Answer(_Known):
+    "What is known so far; an interrupt leaves it as it is"
 
     def comparison(self) -> Comparison:
         bench, trainer = self.bench, self.bench.trainer

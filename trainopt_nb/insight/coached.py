@@ -27,7 +27,7 @@ from ..runs.html_tables import LINE, table_html
 from ..runs.plain_text import escape, plain
 from ..task.train_options import TrainOptions
 
-# %% ../../nbs/insight/75b_coached.ipynb #7c144b20
+# %% ../../nbs/insight/75b_coached.ipynb #c6f109d2
 @dataclass(frozen=True, repr=False)
 class Coached:
     "What to try next, each change measured on the task"

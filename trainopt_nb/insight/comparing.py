@@ -14,7 +14,7 @@ from .gains import Gain, filled, gain_of, least_gain, t_quantile
 from .short_trainings import TimeUp, Trainer, Training
 from ..train.faults import release_memory
 
-# %% ../../nbs/insight/76_comparing.ipynb #fa16db16
+# %% ../../nbs/insight/76_comparing.ipynb #2b4656d1
 UNITS, FULL = 26, 16  # trainings for which the time should suffice; at full length fewer will do
 FIRST = 10  # the first one may take this part of the time before it is cut
 FEWEST = 20  # updates of a training, at least
@@ -33,9 +33,9 @@ class Arm:
         "Return the seconds of one training"
         return median(each.seconds for each in self.done.values()) if self.done else math.nan
 
-
-class Bench:
-    "Trains with and without changes, each pair from the same start"
+# %% ../../nbs/insight/76_comparing.ipynb #fe53e600
+class _Plan:
+    "How long trainings may be, and what they gave"
 
     def __init__(self, trainer: Trainer, seconds: float, seed: int):
         self.trainer, self.began, self.seconds, self.seed = trainer, time.perf_counter(), seconds, seed
@@ -85,6 +85,10 @@ class Bench:
             text = str(error).strip().splitlines()
             arm.why, arm.more = "failed", text[0][:200] if text else type(error).__name__
             release_memory()
+
+# %% ../../nbs/insight/76_comparing.ipynb #4fe7ae93
+class Bench(_Plan):
+    "Trains with and without changes, each pair from the same start"
 
     def gain(self, arm: Arm, seeds: list[int], other: Arm | None = None) -> Gain | None:
         "Return the gain over the training as it is, or over another arm; None where there is no common seed"

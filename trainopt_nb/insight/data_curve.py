@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['share_of', 'Guess', 'guess_double']
 
-# %% ../../nbs/insight/74_data_curve.ipynb #597b847d
+# %% ../../nbs/insight/74_data_curve.ipynb #6cb81638
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from ..data.changed_data import ChangedData
 from ..data.changes import Change, row_count
 from .gains import is_share, t_quantile
 
-# %% ../../nbs/insight/74_data_curve.ipynb #facc801a
+# %% ../../nbs/insight/74_data_curve.ipynb #2b09d729
 def share_of(
     data: object,  # training data that can be reached by row
     share: float,  # from 0 to 1
@@ -28,7 +28,7 @@ def share_of(
     left_out = tuple(map(int, sorted(order[max(2, round(share * count)) :])))
     return ChangedData(data, (Change("drop", left_out),)).view()
 
-# %% ../../nbs/insight/74_data_curve.ipynb #8bfe65df
+# %% ../../nbs/insight/74_data_curve.ipynb #dc5ad637
 class Guess(NamedTuple):
     "What twice as many samples may give"
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SAMPLES', 'PART', 't_quantile', 'Gain', 'gain_of', 'is_share', 'least_gain', 'filled']
 
-# %% ../../nbs/insight/73_gains.ipynb #60887413
+# %% ../../nbs/insight/73_gains.ipynb #33f569b2
 import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
@@ -13,8 +13,20 @@ from typing import NamedTuple
 
 from ..events.format import SHARES
 
-# %% ../../nbs/insight/73_gains.ipynb #73bfa836
-_T = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201)  # by degrees of freedom, from 1
+# %% ../../nbs/insight/73_gains.ipynb #39210ef1
+_T = (
+    12.71,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+    2.228,
+    2.201,
+)  # by degrees of freedom, from 1
 
 
 def t_quantile(
@@ -45,7 +57,7 @@ def gain_of(
     reach = t_quantile(count - 1) * stdev(differences) / math.sqrt(count)
     return Gain(mean, mean - reach, mean + reach, count)
 
-# %% ../../nbs/insight/73_gains.ipynb #1c35bb9b
+# %% ../../nbs/insight/73_gains.ipynb #80769d80
 SAMPLES, PART = 4, 0.01  # the least gain that counts: held-out samples, or a share of the figure
 
 

@@ -79,7 +79,7 @@ def idea(
 
     return register
 
-# %% ../../nbs/insight/72_ideas.ipynb #057b34f0
+# %% ../../nbs/insight/72_ideas.ipynb #25ca0ed5
 STEP = math.sqrt(10)  # between two learning rates
 
 
@@ -121,7 +121,7 @@ def epochs(now: Situation) -> list[Proposal]:
     "Twice as many epochs; only where the training is compared at its full length"
     return [Proposal(_longer(now, 2), 6.0 if now.signs.improving else 1.5, 2.0)] if now.whole else []
 
-
+# %% ../../nbs/insight/72_ideas.ipynb #e5ba81d3
 @idea("schedule")
 def schedule(now: Situation) -> list[Proposal]:
     "A learning rate that falls to the end"

@@ -61,7 +61,7 @@ def redraw(
                 "(it has no reset_parameters): pass coach(Task(model, train_data, valid_data), options) with the model as it began."
             )
 
-# %% ../../nbs/insight/70_short_trainings.ipynb #432fbacf
+# %% ../../nbs/insight/70_short_trainings.ipynb #9148c874
 _ALONE = {
     "devices": 1,
     "restarts": 0,
@@ -80,9 +80,9 @@ _PLAIN = {
     "doctor": False,
 }
 
-
-class Trainer:
-    "Trains copies of a task, each with the same start for the same seed"
+# %% ../../nbs/insight/70_short_trainings.ipynb #e43afbff
+class _Start:
+    "Begins trainings of copies of a task"
 
     def __init__(
         self,
@@ -114,6 +114,10 @@ class Trainer:
         self._loop({}, 0, None)
         if self.options.threads is None and self.prepared.device.type == "cpu":
             self.options = self.options.replace(threads=threads_by_size(self.prepared, self.options))
+
+# %% ../../nbs/insight/70_short_trainings.ipynb #58ca706d
+class Trainer(_Start):
+    "Trains copies of a task, each with the same start for the same seed"
 
     def __call__(
         self,

@@ -113,7 +113,7 @@ def run_file(
         print(f"open it: jupyter lab {shlex.quote(str(path))}")
     return 0
 
-# %% ../../nbs/notebook/09_cli.ipynb #9b37aa2e
+# %% ../../nbs/notebook/09_cli.ipynb #6fec9f56
 _FITS = re.compile(r"%%trainopt(?: +fit\b)?(?= *$| +-)(.*)", re.MULTILINE)
 
 
@@ -159,6 +159,8 @@ def _file_command(verb: str, words: list[str]) -> int:
 FIT_FILE = Command(
     "FILE", "run a notebook or a Python file that defines model and train_data", partial(_file_command, "fit")
 )
+
+# %% ../../nbs/notebook/09_cli.ipynb #0fc6f563
 TUNE_FILE = Command(
     "FILE",
     "try faster settings of a notebook or a Python file, and print the table",

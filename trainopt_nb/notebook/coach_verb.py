@@ -26,7 +26,7 @@ from ..task.train_options import TrainOptions
 from ..task.variables import TaskNames, find_task, loss_and_metrics
 from ..train.teachers import named_teachers
 
-# %% ../../nbs/notebook/06q_coach_verb.ipynb #196f80b1
+# %% ../../nbs/notebook/06q_coach_verb.ipynb #d809c488
 @dataclass(frozen=True, repr=False)
 class CoachOptions(Options):
     "How long changes are measured"
@@ -64,7 +64,7 @@ def _began(call: Call, run: Run) -> tuple[Task | None, TrainOptions | None, bool
     )
     return task, options, task.model is known.get(variables.model)
 
-
+# %% ../../nbs/notebook/06q_coach_verb.ipynb #2318773c
 def _coach(call: Call) -> Coached:
     "Say what to try next"
     asked, names, held = call.options(CoachOptions), call.options(TaskNames), call.shell.user_ns
