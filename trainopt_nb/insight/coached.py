@@ -27,9 +27,41 @@ from ..runs.html_tables import LINE, table_html
 from ..runs.plain_text import escape, plain
 from ..task.train_options import TrainOptions
 
+# %% ../../nbs/insight/75b_coached.ipynb #7ac50b94
+class _Stored:
+    "An answer that a file can hold"
+
+    def plain(self) -> dict:
+        "Return it as JSON can hold it"
+        finite = lambda value: None if isinstance(value, float) and not math.isfinite(value) else value
+        rows = [[finite(value) for value in row] for row in self.table]
+        return {
+            "rows": rows,
+            "how": [finite(value) for value in self.how],
+            "notes": [list(note) for note in self.notes],
+        }
+
+    @classmethod
+    def of(
+        cls,
+        stored: dict,  # as from `plain`
+        date: str,
+    ) -> "_Stored":
+        "Return what was stored. Raises `TypeError` or `KeyError` for what another version wrote"
+        number = lambda value: math.nan if value is None else value
+        rows = tuple(CoachRow(*map(number, row)) for row in stored["rows"])
+        known = {*declared(TrainOptions), "space", "trials"}
+        if any(name not in known for row in rows for name in row.changes):
+            raise KeyError("another version wrote this")
+        total = Comparison._fields.index("total"), Comparison._fields.index("samples")
+        how = Comparison(
+            *(value if place in total else number(value) for place, value in enumerate(stored["how"]))
+        )
+        return cls(rows, how, None, tuple((key, values) for key, values in stored["notes"]), date)
+
 # %% ../../nbs/insight/75b_coached.ipynb #c6f109d2
 @dataclass(frozen=True, repr=False)
-class Coached:
+class Coached(_Stored):
     "What to try next, each change measured on the task"
 
     table: tuple  # of `CoachRow`s: first what is better, the largest gain for its time before the others
@@ -59,34 +91,6 @@ class Coached:
                 "These options were not kept with the answer: paste the line, or measure again."
             )
         return self.start if self.best is None else self.start.replace(**self.best.changes)
-
-    def plain(self) -> dict:
-        "Return it as JSON can hold it"
-        finite = lambda value: None if isinstance(value, float) and not math.isfinite(value) else value
-        rows = [[finite(value) for value in row] for row in self.table]
-        return {
-            "rows": rows,
-            "how": [finite(value) for value in self.how],
-            "notes": [list(note) for note in self.notes],
-        }
-
-    @classmethod
-    def of(
-        cls,
-        stored: dict,  # as from `plain`
-        date: str,
-    ) -> "Coached":
-        "Return what was stored. Raises `TypeError` or `KeyError` for what another version wrote"
-        number = lambda value: math.nan if value is None else value
-        rows = tuple(CoachRow(*map(number, row)) for row in stored["rows"])
-        known = {*declared(TrainOptions), "space", "trials"}
-        if any(name not in known for row in rows for name in row.changes):
-            raise KeyError("another version wrote this")
-        total = Comparison._fields.index("total"), Comparison._fields.index("samples")
-        how = Comparison(
-            *(value if place in total else number(value) for place, value in enumerate(stored["how"]))
-        )
-        return cls(rows, how, None, tuple((key, values) for key, values in stored["notes"]), date)
 
     def __repr__(self):
         return coached_text(self, wording("card", code=ENGLISH))
