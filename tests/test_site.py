@@ -32,6 +32,7 @@ from trainopt_nb.compression.steps import STEPS
 from trainopt_nb.notebook.compress_task import TaskSource
 from trainopt_nb.notebook.compress_verb import CompressCell
 from trainopt_nb.notebook.new import NewOptions
+from trainopt_nb.notebook.coach_verb import CoachOptions
 from trainopt_nb.notebook.tune_verb import TuneOptions
 from trainopt_nb.notebook.verb_help import verb_rows
 from trainopt_nb.notebook.verbs import VERBS
@@ -253,7 +254,7 @@ def option_sets():
     ]
     found = [cls for cls in found if any(not o.argument for o in declared(cls).values())]
     programs = {step.options: f"recipe-{name}" for name, step in STEPS.items()}
-    programs |= {NewOptions: "trainopt-new", TuneOptions: "trainopt-tune"}
+    programs |= {NewOptions: "trainopt-new", TuneOptions: "trainopt-tune", CoachOptions: "trainopt-coach"}
     programs |= {StudentOptions: "recipe-distill"} | dict.fromkeys(
         (StepOptions, CompressOptions, CompressCell, TaskSource), "trainopt-compress"
     )

@@ -24,6 +24,7 @@ from trainopt_nb.notebook.predict_verb import PredictOptions
 from trainopt_nb.notebook.profile_verb import ProfileOptions
 from trainopt_nb.notebook.runs_verb import RunsOptions
 from trainopt_nb.notebook.sweep_verbs import SpaceWords
+from trainopt_nb.notebook.coach_verb import CoachOptions
 from trainopt_nb.notebook.tune_verb import TuneOptions
 from trainopt_nb.notebook.verb_help import terminal_usage, verb_rows
 from trainopt_nb.notebook.verbs import CellOptions, Trust
@@ -161,6 +162,7 @@ def write_reference(
         "inspect options": _plain_options(InspectOptions),
         "doctor options": _plain_options(DoctorOptions),
         "tune options": _options(TuneOptions, "trainopt tune") + "\n\n```{program} None\n```",
+        "coach options": _options(CoachOptions, "trainopt coach") + "\n\n```{program} None\n```",
         "memory options": _plain_options(MemoryOptions),
         "data options": _plain_options(DataView),
         "convert options": _plain_options(ConvertArguments),

@@ -139,6 +139,7 @@ TERMINAL_COMMANDS.register("fit", "trainopt_nb.notebook.cli:FIT_FILE")
 TERMINAL_COMMANDS.register("sweep", "trainopt_nb.notebook.cli:SWEEP_FILE")
 TERMINAL_COMMANDS.register("doctor", "trainopt_nb.notebook.doctor_verb:DOCTOR_ENVIRONMENT")
 TERMINAL_COMMANDS.register("tune", "trainopt_nb.notebook.cli:TUNE_FILE")
+TERMINAL_COMMANDS.register("coach", "trainopt_nb.notebook.cli:COACH_FILE")
 VERBS = Registry("verb")
 for _name, _place in {
     "fit": "fit_verbs:FIT",
@@ -149,6 +150,7 @@ for _name, _place in {
     "doctor": "doctor_verb:DOCTOR",
     "tune": "tune_verb:TUNE",
     "memory": "memory_verb:MEMORY",
+    "coach": "coach_verb:COACH",
     "data": "data_verb:DATA",
     "compress": "compress_verb:COMPRESS",
     "runs": "runs_verb:RUNS",
@@ -175,6 +177,8 @@ NAMES = {  # what other programs call a verb -> its name here
     "infer": "predict",
     "interpret": "inspect",
     "diagnose": "doctor",
+    "advise": "coach",
+    "improve": "coach",
     "debug": "doctor",
     "fits": "memory",
     "mem": "memory",

@@ -15,6 +15,7 @@ from .pictures import TRAIN
 LINE = "1px solid rgba(128,128,128,.35)"  # between rows
 SOFT = "opacity:.7"  # of what matters less
 _ONE_LINE = 32  # letters of a cell that does not wrap, such as the name of a run
+_CODE = "font:12px ui-monospace,Menlo,Consolas,monospace;background:none;padding:0"
 
 # %% ../../nbs/runs/01c_html_tables.ipynb #2f5100de
 def table_html(
@@ -22,12 +23,17 @@ def table_html(
     rows: list[list[str]],  # text of the cells
     notes: Iterable[str] = (),  # sentences below it
     soft: Collection[int] = (),  # numbers of rows that matter less
+    code: Collection[int] = (),  # numbers of columns that hold what is pasted
 ) -> str:
     "A table that is readable in light and dark, every text escaped"
     cell = f"padding:3px 14px 3px 0;text-align:left;vertical-align:top;border-bottom:{LINE}"
     width = lambda text: "white-space:nowrap" if len(text) <= _ONE_LINE else "min-width:16em"
+    shown = lambda tag, text, place: (
+        f'<code style="{_CODE}">{escape(text)}</code>' if tag == "td" and place in code else escape(text)
+    )
     line = lambda tag, texts, more="": "".join(
-        f'<{tag} style="{cell};{width(text)};{more}">{escape(text)}</{tag}>' for text in texts
+        f'<{tag} style="{cell};{width(text)};{more}">{shown(tag, text, place)}</{tag}>'
+        for place, text in enumerate(texts)
     )
     body = "".join(
         f"<tr>{line('td', row, 'opacity:.55' if place in soft else '')}</tr>"
