@@ -41,7 +41,7 @@ class Room(NamedTuple):
     "Memory that a training may add"
 
     size: int  # bytes
-    kind: str  # what sets it: `machine`, `container`, `process`, `limit` or `gpu`
+    kind: str  # what sets it: `machine`, `container`, `process`, `limit`, `gpu` or `share`
 
     def __str__(self):
         return in_bytes(self.size)
