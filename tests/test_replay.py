@@ -162,7 +162,7 @@ class Hot(nn.Linear):
         return super().forward(x) + nn.functional.one_hot((x[:, 0] > 0).long(), 3)
 
 
-class Noisy(nn.Linear):
+class Drawn(nn.Linear):
     def forward(self, x):
         return super().forward(x) + torch.distributions.Normal(x[:, :3], 1.0).rsample()
 
@@ -231,7 +231,7 @@ def by_parts(scores, targets):
         (lambda: Writes(4, 3), {}, "no buffer (weight)"),
         (Mean, {}, "no buffer (means)"),
         (lambda: Hot(4, 3), {}, "F.one_hot looks at"),
-        (lambda: Noisy(4, 3), {}, "validate_args=False"),
+        (lambda: Drawn(4, 3), {}, "validate_args=False"),
         (Again, {}, "use_reentrant=False"),
         (hooked, {}, "0 has hooks"),
         (Sparse, {"optimizer": "sgd"}, "gives sparse tensors (aten::"),

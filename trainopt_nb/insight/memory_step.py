@@ -11,7 +11,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, takewhile
 from typing import NamedTuple
 
 import cloudpickle
@@ -31,9 +31,7 @@ from ..workers.processes import cause_of
 from ..workers.submit import submit
 
 UPDATES, VALIDATIONS = 3, 2  # of a round, which ends with a checkpoint as an epoch does
-_NEVER = (
-    86400.0  # seconds between checkpoints: the best epoch is held in memory meanwhile, which needs the most
-)
+_NEVER = 86400.0  # seconds between checkpoints: the best epoch is held in memory, which needs most
 _LOOK, _LOOK_SECONDS = 8, 2.0  # batches whose sizes are compared, and the time for it
 
 # %% ../../nbs/insight/50b_memory_step.ipynb #1b35835b
@@ -56,12 +54,10 @@ def _weight(batch):
 def _largest(batches):
     "Return the largest of the first batches, and whether they differ by more than their number of samples"
     best, shares, until = None, set(), time.monotonic() + _LOOK_SECONDS
-    for batch in islice(batches, _LOOK):
+    for batch in takewhile(lambda _: time.monotonic() < until, islice(batches, _LOOK)):
         if best is None or _weight(batch) > _weight(best):
             best = batch
         shares.add(round(_weight(batch) / max(1, size_of(batch))))
-        if time.monotonic() > until:
-            break
     return best, len(shares) > 1
 
 # %% ../../nbs/insight/50b_memory_step.ipynb #922d8a59
@@ -100,7 +96,9 @@ class MemoryPoint(NamedTuple):
     fixed: bool = False  # whether the batch could not be given another size
     sampled: bool = False  # whether short peaks may have been missed
     rounds: int = 0  # each with some updates, a validation and a checkpoint
-    least: bool = False  # whether blocks that the allocator would keep are left out, so that a run can need more
+    least: bool = (
+        False  # whether blocks that the allocator would keep are left out, so that a run can need more
+    )
 
     @property
     def fits(self) -> bool:
@@ -169,7 +167,7 @@ class _Rounds:
     def woke(self):
         "Nothing is timed here"
 
-    close = woke
+    close = woke = woke
 
 
 def _run(task, options, shared):
@@ -207,7 +205,9 @@ def _train(payload, size, room, most, exact):
             raise
         return point._replace(size=meter.added, outcome="refused")
     samples = seen.loop.prepared.data.train.samples
-    held = size if seen.train.size is not None else min(size, samples or size)  # a batch holds each sample once
+    held = (
+        size if seen.train.size is not None else min(size, samples or size)
+    )  # a batch holds each sample once
     return point._replace(
         batch=held, size=meter.added, seconds=seen.pace, outcome="refused" if seen.ran_out else "", rounds=seen.rounds,
         samples=samples, varied=seen.train.varied, fixed=seen.train.fixed,
@@ -215,13 +215,10 @@ def _train(payload, size, room, most, exact):
 
 
 _FAULTS = {signal.SIGSEGV, signal.SIGILL, signal.SIGFPE}  # which are no answer about memory
-
-
-def _crash(size, code):
-    return (
-        f"The training crashed at batch size {size}, in a process of its own: {cause_of(code)}. This says nothing about memory. "
-        "Compiled code of a package that model or data use did it: look for the call with python -X faulthandler, or try --device and --precision otherwise."
-    )
+_CRASH = (
+    "The training crashed at batch size {size}, in a process of its own: {cause}. This says nothing about memory. Compiled code of a package "
+    "that model or data use did it: look for the call with python -X faulthandler, or try another --device or --precision."
+)
 
 
 def measure_point(
@@ -243,7 +240,7 @@ def measure_point(
         except WorkerError as error:
             code = handle.process.exitcode or 0
             if not error.details and -code in _FAULTS:
-                raise WorkerError(_crash(size, code)) from None
+                raise WorkerError(_CRASH.format(size=size, cause=cause_of(code))) from None
             if not error.details and (code < 0 or code == 1):  # OpenMP ends a process that gets no thread
                 return known._replace(outcome="killed")
             if _ran_out(error):

@@ -54,7 +54,9 @@ class _Probe:
         except WorkerError:
             if not self.points:
                 raise
-            point = MemoryPoint(size, parts, 0, 0, math.nan, "crashed")  # smaller ones were measured: nothing is lost
+            point = MemoryPoint(
+                size, parts, 0, 0, math.nan, "crashed"
+            )  # smaller ones were measured: nothing is lost
         self.until += _START * (not self.points)  # the first process may have to import PyTorch
         self.points.append(point)
         return point
@@ -203,7 +205,10 @@ def will_it_fit(
         best, more = size, True
     if largest and "fixed" not in notes and room.size:
         best, more = _find_largest(
-            probe, size, point or MemoryPoint(size, 1, 0, 0, math.nan, "refused"), min(samples or 2**40, most or 2**40)
+            probe,
+            size,
+            point or MemoryPoint(size, 1, 0, 0, math.nan, "refused"),
+            min(samples or 2**40, most or 2**40),
         )
     if point is not None and not point.fits and best == 0 and verdict == "uncertain":
         best = None

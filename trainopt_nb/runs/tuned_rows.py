@@ -33,6 +33,8 @@ def tuned_facts(
         "heads": _heads(texts),
         "rows": rows,
         "taken": taken,
+        "flags": [TunedRow(*row).option if TunedRow(*row).pairs else "" for row in tuned.rows],
+        "all": tuned.flags,
     }
 
 # %% ../../nbs/runs/01g_tuned_rows.ipynb #af72236b

@@ -48,7 +48,9 @@ class DataOptions(LengthOptions):
 
     batch_size: int = option(
         64,
-        "samples a batch",
+        "samples a batch; auto measures the largest that fits before the first step",
+        type="int",
+        choices=("auto",),
         low=1,
         high=1_000_000,
         search=(8, 512),
@@ -57,6 +59,25 @@ class DataOptions(LengthOptions):
         group="Data",
         unit="samples",
         aliases=("bs",),
+    )
+    memory_share: float = option(
+        0.5,
+        "share of the free memory that --batch-size auto may take",
+        low=0.01,
+        high=1,
+        group="Data",
+        counts=when("batch_size", "auto"),
+    )
+    effective_batch: int | None = option(
+        None,
+        "samples of an update with --batch-size auto, which accumulates smaller batches where these do not fit",
+        type="int",
+        low=1,
+        high=1_000_000,
+        optional=True,
+        group="Data",
+        unit="samples",
+        counts=when("batch_size", "auto"),
     )
     shuffle: bool = option(True, "visit the training samples in a new order each epoch", group="Data")
     drop_last: bool = option(False, "leave out an incomplete last batch", group="Data")

@@ -63,9 +63,7 @@ class Call:
     "One kernel call: what it reads, changes and makes"
 
     def __init__(self, op, args, kwargs, out):
-        # as they are now: a later call may turn the axes of a tensor
-        self.op, self.out = op, tree_map_only(Tensor, Tensor.detach, out)
-        self.args, self.kwargs = tree_map_only(Tensor, Tensor.detach, (tuple(args), kwargs))
+        self.op, self.args, self.kwargs, self.out = op, args, kwargs, out
         self.reads = {place_of(t) for t in tensors_of((args, kwargs))}
         self.writes = {place_of(t) for t in written_by(op, args, kwargs)}
         self.makes = {place_of(t) for t in tensors_of(out)} - self.reads
@@ -138,7 +136,9 @@ class Recorder(TorchDispatchMode):
         self._made |= {place_of(t) for t in tensors_of(out)} - {
             place_of(t) for t in tensors_of((args, kwargs))
         }
-        self.calls.append(Call(op, args, kwargs or {}, out))
+        # intermediates as they are now: a later call may turn the axes of one
+        now = lambda t: t.detach() if place_of(t) in self._made else t
+        self.calls.append(Call(op, *tree_map_only(Tensor, now, (args, kwargs or {}, out))))
         return out
 
     @property

@@ -6,7 +6,6 @@
 __all__ = ['why_not', 'Marks', 'written', 'reruns']
 
 # %% ../../nbs/train/07bb_recordable.ipynb #1c3af402
-from collections.abc import Iterator
 from itertools import chain
 
 import torch
