@@ -67,7 +67,7 @@ def reading(
     if changes.get("in_memory") != "yes" or not batches.samples:
         return 0.0
     each = sides.best.waited / max(1, sides.now.batch_size * sides.now.accumulate)
-    return 1.2 * each * (batches.samples + AGAIN)
+    return 1.2 * each * (batches.samples + min(AGAIN, batches.samples))
 
 
 def _try(sides: Sides, name: str, each: Candidate, changes: dict):

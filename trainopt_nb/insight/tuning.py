@@ -15,7 +15,7 @@ from ..events.tuned import TEXTS, Tuned, TunedRow, tuned_summary
 from ..runs.card_parts import frame_html, title_html
 from ..runs.html_tables import LINE
 from ..runs.plain_text import escape
-from ..runs.tuned_rows import tuned_table
+from ..runs.tuned_rows import tuned_choices, tuned_table
 from ..task.train_options import TrainOptions
 from ..train.pairs import Compared
 
@@ -28,7 +28,7 @@ def _apply_html(tuning, texts):
     "Buttons that open the line to write, as they work without a kernel too: a click on the line selects it"
     lines = tuning.lines
     rows = "".join(
-        f'<details{" open" if not place else ""}><summary style="{_BUTTON}">{escape(name)}</summary>'
+        f'<details{" open" if tuning.line and not place else ""}><summary style="{_BUTTON}">{escape(name)}</summary>'
         f'<code style="{_CODE}">{escape(line)}</code></details>'
         for place, (name, line) in enumerate(lines)
     )
@@ -75,16 +75,9 @@ class Tuning(NamedTuple):
     @property
     def lines(self) -> list[tuple[str, str]]:  # what is applied, and the line
         "Return the first line of the cell for all that was taken, for each setting alone, and for none"
-        texts = wording("card")
-        each = [
-            (f"{row.setting} {row.after}", row.option)
-            for row in self.table
-            if row.pairs and row.why != "failed"
-        ]
-        chosen = [(texts["tuned_all"], self.line)] * bool(self.line) + each + [(texts["tuned_nothing"], "")]
-        return [
-            (name, " ".join(filter(None, ["%%trainopt fit", self.given, flags]))) for name, flags in chosen
-        ]
+        begin = ["%%trainopt fit", *filter(None, [self.given])]
+        choices = tuned_choices(self.event, wording("card"))
+        return [(name, " ".join([*begin, *filter(None, [flags])])) for name, flags in choices]
 
     @property
     def event(self) -> Tuned:

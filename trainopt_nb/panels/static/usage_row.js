@@ -27,10 +27,9 @@ function Tuned({ tuned, texts }) {
   return html`<div class="tonb-profiled tonb-tuned"><div class="tonb-assumed-head"><b class="tonb-title">${tuned.title}</b>
     <span class="tonb-assumed-line">${tuned.summary}</span>
     <button type="button" class="tonb-more" aria-expanded=${String(open)} onClick=${() => turn(!open)}>${open ? texts.hide : texts.show}</button></div>
-    <div hidden=${!open}><${Table} heads=${[...tuned.heads, ""]}>${tuned.rows.map((row, i) =>
-      html`<tr key=${i}>${row.map((text, j) => html`<td key=${j}>${tuned.taken[i] ? html`<b>${text}</b>` : text}</td>`)}
-        <td>${tuned.flags[i] && pick(texts.apply, tuned.flags[i])}</td></tr>`)}<//>
-      <div class="tonb-tuned-apply">${tuned.all && pick(texts.tuned_all, tuned.all)} ${pick(texts.tuned_nothing, "")}</div>
+    <div hidden=${!open}><${Table} heads=${tuned.heads}>${tuned.rows.map((row, i) =>
+      html`<tr key=${i}>${row.map((text, j) => html`<td key=${j}>${tuned.taken[i] ? html`<b>${text}</b>` : text}</td>`)}</tr>`)}<//>
+      <div class="tonb-tuned-apply"><span>${texts.apply}</span>${tuned.choices.map(([words, given]) => pick(words, given))}</div>
       ${flags !== null && html`<div class="tonb-tuned-line" role="status"><span>${flags ? texts.tuned_in_place : texts.tuned_leave}</span>
         ${flags && html`<code class="tonb-path">${flags}</code> <${Copy} text=${flags} texts=${texts} />`}</div>`}</div></div>`;
 }
