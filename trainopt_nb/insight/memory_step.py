@@ -213,7 +213,7 @@ def _train(payload, size, room, most, exact):
         samples=samples, varied=seen.train.varied, fixed=seen.train.fixed,
     )  # fmt: skip
 
-
+# %% ../../nbs/insight/50b_memory_step.ipynb #606ac18f
 _FAULTS = {signal.SIGSEGV, signal.SIGILL, signal.SIGFPE}  # which are no answer about memory
 _CRASH = (
     "The training crashed at batch size {size}, in a process of its own: {cause}. This says nothing about memory. Compiled code of a package "

@@ -19,7 +19,7 @@ from ..runs.tuned_rows import tuned_choices, tuned_table
 from ..task.train_options import TrainOptions
 from ..train.pairs import Compared
 
-# %% ../../nbs/insight/63_tuning.ipynb #dc9ccf0c
+# %% ../../nbs/insight/63_tuning.ipynb #92ab1cad
 _BUTTON = f"display:inline-block;cursor:pointer;border:{LINE};border-radius:4px;padding:1px 9px;margin:2px 0"
 _CODE = "display:block;user-select:all;overflow-wrap:anywhere;padding:3px 0 5px;font:12px ui-monospace,Menlo,Consolas,monospace;background:none"
 
@@ -35,7 +35,7 @@ def _apply_html(tuning, texts):
     said = f'<div style="padding-bottom:2px">{escape(texts["tuned_apply"])}</div>'
     return f'<div style="padding:8px 14px;border-top:{LINE}">{said}{rows}</div>' if len(lines) > 1 else ""
 
-
+# %% ../../nbs/insight/63_tuning.ipynb #dc9ccf0c
 class Tuning(NamedTuple):
     "Which settings make a training faster"
 

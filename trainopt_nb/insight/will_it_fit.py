@@ -15,7 +15,7 @@ from ..api.in_workers import pack_task
 from ..base.errors import OptionError, TaskError, WorkerError
 from .memory_line import MARGIN, first_sizes, fit_line, keep_effective
 from .memory_report import MemoryReport
-from .memory_room import Room, as_bytes, memory_room
+from .memory_room import as_bytes, memory_room
 from .memory_step import MemoryPoint, measure_point
 from ..parallel.device import find_device
 from ..task.check_valid import has_batchnorm
@@ -188,13 +188,11 @@ def will_it_fit(
     "Say whether a training fits into memory, and find the largest batch that does. Raises `TaskError`, `OptionError`, `RunError` or `WorkerError`"
     options, notes, device = _check(task, options)
     own = _own_size(task)
-    size = own or options.batch_size
-    room = memory_room(device, None if limit is None else as_bytes(limit))
-    room = room if share == 1 else Room(int(share * room.size), "share")
+    asked = own or options.batch_size
+    room = memory_room(device, None if limit is None else as_bytes(limit), share)
     probe = _Probe(task, options, room, seconds)
     least = 2 if has_batchnorm(task.model) else 1
-    asked = size
-    line, point, size = _first_point(probe, size, least)
+    line, point, size = _first_point(probe, asked, least)
     samples = next((p.samples for p in probe.points if p.samples), None)
     notes += ["few"] * (size < asked)
     notes += [key for key in ("varied", "fixed", "sampled") if any(getattr(p, key) for p in probe.points)]
@@ -204,12 +202,8 @@ def will_it_fit(
     if verdict == "fits":
         best, more = size, True
     if largest and "fixed" not in notes and room.size:
-        best, more = _find_largest(
-            probe,
-            size,
-            point or MemoryPoint(size, 1, 0, 0, math.nan, "refused"),
-            min(samples or 2**40, most or 2**40),
-        )
+        first = point or MemoryPoint(size, 1, 0, 0, math.nan, "refused")
+        best, more = _find_largest(probe, size, first, min(samples or 2**40, most or 2**40))
     if point is not None and not point.fits and best == 0 and verdict == "uncertain":
         best = None
     if verdict == "does_not_fit" and best:
