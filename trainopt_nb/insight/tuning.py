@@ -49,9 +49,7 @@ class Tuning(NamedTuple):
     @property
     def line(self) -> str:  # empty where nothing was clearly faster
         "Return what was taken as flags, to paste"
-        last = {
-            row.setting: row.option for row in self.table if row.taken
-        }  # a later one of the same setting wins
+        last = {row.setting: row.option for row in self.table if row.taken}  # the later of one setting
         return " ".join(last.values())
 
     @property
@@ -75,15 +73,15 @@ class Tuning(NamedTuple):
     @property
     def lines(self) -> list[tuple[str, str]]:  # what is applied, and the line
         "Return the first line of the cell for all that was taken, for each setting alone, and for none"
-        begin = ["%%trainopt fit", *filter(None, [self.given])]
-        choices = tuned_choices(self.event, wording("card"))
-        return [(name, " ".join([*begin, *filter(None, [flags])])) for name, flags in choices]
+        begin = f"%%trainopt fit {self.given}".strip()
+        return [
+            (name, f"{begin} {flags}".strip()) for name, flags in tuned_choices(self.event, wording("card"))
+        ]
 
     @property
     def event(self) -> Tuned:
         "Return it as the event of a run"
-        rows = [list(row) for row in self.table]
-        return Tuned(rows, self.line, *self.whole, self.seconds, self.date)
+        return Tuned([list(row) for row in self.table], self.line, *self.whole, self.seconds, self.date)
 
     def __repr__(self):
         lines = [f"  {name}: {line}" for name, line in self.lines] if len(self.lines) > 1 else []
@@ -92,10 +90,10 @@ class Tuning(NamedTuple):
     def _repr_html_(self):
         texts, event = wording("card"), self.event
         head = title_html(texts["tuned_title"], tuned_summary(event, texts))
-        table = f'<div style="padding:4px 14px 10px;border-top:{LINE}">{tuned_table(event, texts)}</div>'
-        return frame_html(texts["tuned_title"], head, table, _apply_html(self, texts))
+        table = f'<div style="padding:4px 14px 10px;border-top:{LINE}">{tuned_table(event, texts)}</div>{_apply_html(self, texts)}'
+        return frame_html(texts["tuned_title"], head, table)
 
-
+# %% ../../nbs/insight/63_tuning.ipynb #92cdad57
 def flags_of(changes: dict[str, object]) -> str:
     "Write values of options as flags"
     return write_flags(changes, TrainOptions)
