@@ -1,14 +1,16 @@
 "Will it fit: what is measured, what is said of it, and that nothing of the user's is touched"
 
 import math
+import signal
 
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
-from trainopt_nb import OptionError, Task, TrainOptions, will_it_fit
+from trainopt_nb import OptionError, Task, TrainOptions, fit, will_it_fit
 from trainopt_nb.api.in_workers import pack_task
+from trainopt_nb.base.errors import WorkerError
 from trainopt_nb.base.peak_memory import PeakMeter
 from trainopt_nb.insight.memory_line import first_sizes, fit_line, keep_effective
 from trainopt_nb.insight.memory_report import MemoryReport
@@ -52,7 +54,7 @@ def test_the_line_goes_through_the_larger_points_and_says_how_far_it_missed():
     assert first_sizes(256) == [16, 43, 102] and first_sizes(2, 2) == []
 
 
-@pytest.mark.parametrize("effective", range(1, 200, 7))
+@pytest.mark.parametrize("effective", (1, 7, 64, 100, 197))
 def test_a_cut_batch_keeps_the_effective_batch_as_nearly_as_it_can(effective):
     for most in (1, 3, 8, 50, 300):
         size, parts = keep_effective(effective, most)
@@ -91,6 +93,29 @@ def test_what_does_not_fit_is_an_answer_and_no_error():
     payload = pack_task(wide_task(), TrainOptions())
     found = measure_point(payload, 256, 1, room=2**26)
     assert found.outcome in ("refused", "killed") and not found.fits
+
+
+class Crashing(nn.Linear):
+    def forward(self, x):
+        signal.raise_signal(signal.SIGSEGV)
+
+
+def test_a_crash_is_an_error_and_no_answer_about_memory():
+    payload = pack_task(Task(Crashing(8, 2), (torch.randn(8, 8), torch.arange(8) % 2)), TrainOptions())
+    with pytest.raises(WorkerError, match=r"crashed at batch size 4.*SIGSEGV.*nothing about memory"):
+        measure_point(payload, 4, 1, room=2**30)
+
+
+def test_a_batch_holds_no_more_samples_than_there_are_and_auto_chooses_it(tmp_path):
+    x, y = torch.randn(3, 8), torch.arange(3) % 2
+    report = will_it_fit(Task(nn.Linear(8, 2), (x, y)), TrainOptions(batch_size=64), largest=False)
+    assert report.batch == 3 and "few" in report.notes and "the 3 samples of train_data" in repr(report)
+    how = {"folder": tmp_path, "device": "cpu", "write": lambda text: None}
+    run = fit(nn.Linear(8, 2), (x, y), epochs=1, batch_size="auto", effective_batch=2, **how)
+    assert (run.options["batch_size"], run.options["accumulate"]) == (2, 1)
+    assert any("--batch-size 2 settles it" in str(note.text) for note in run.progress.notes)
+    with pytest.raises(OptionError, match="batches of its own"):
+        fit(nn.Linear(8, 2), DataLoader(TensorDataset(x, y), 8), epochs=1, batch_size="auto", **how)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from trainopt_nb import Task, TrainOptions
 from trainopt_nb.api.fit import fit, resume
@@ -25,9 +26,10 @@ def mlp():
     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
 
 
-def cnn():
+def cnn(channels=4):
     return nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+        nn.Conv2d(1, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(4 * channels, 3),
     )  # fmt: skip
 
 
@@ -42,9 +44,9 @@ class Encoder(nn.Module):
 
 
 class Recurrent(nn.Module):
-    def __init__(self):
+    def __init__(self, kind=nn.LSTM):
         super().__init__()
-        self.cells, self.last = nn.LSTM(4, 8, batch_first=True), nn.Linear(8, 3)
+        self.cells, self.last = kind(4, 8, batch_first=True), nn.Linear(8, 3)
 
     def forward(self, x):
         return self.last(self.cells(x)[0][:, -1])
@@ -102,9 +104,10 @@ def assert_same(make, samples, **options):
         (mlp, (4,), {"optimizer": "sgd", "doctor": True}),
         (cnn, (1, 4, 4), {"label_smoothing": 0.1}),
         (cnn, (1, 4, 4), {"channels_last": True, "optimizer": "adam"}),
-        (cnn, (1, 4, 4), {"augment": "crop flip"}),
+        (lambda: cnn(16), (1, 4, 4), {"augment": "crop flip"}),
         (Encoder, (4, 8), {"clip": 1.0}),
         (Recurrent, (5, 4), {}),
+        (lambda: Recurrent(nn.GRU), (5, 4), {}),
         (Texts, (6,), {}),
     ],
 )
@@ -140,6 +143,37 @@ class Counts(nn.Linear):
     def forward(self, x):
         self.steps += self.training
         return super().forward(x) * (1 + self.steps)
+
+
+class Mean(nn.Linear):
+    "Keeps a mean in a tensor that is no buffer"
+
+    def __init__(self):
+        super().__init__(4, 3)
+        self.means = {"x": torch.zeros(4)}
+
+    def forward(self, x):
+        self.means["x"].mul_(0.9).add_(x.mean(0), alpha=0.1)
+        return super().forward(x - self.means["x"])
+
+
+class Hot(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) + nn.functional.one_hot((x[:, 0] > 0).long(), 3)
+
+
+class Drawn(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) + torch.distributions.Normal(x[:, :3], 1.0).rsample()
+
+
+class Again(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.last(checkpoint(self.first, x.requires_grad_(), use_reentrant=True))
 
 
 class Hidden(nn.Linear):
@@ -188,13 +222,17 @@ def by_parts(scores, targets):
 @pytest.mark.parametrize(
     "make, options, reason",
     [
-        (lambda: Reads(4, 3), {}, "reads values (aten::"),
+        (lambda: Reads(4, 3), {}, "reads values (in forward, line "),
         (lambda: Outside(4, 3), {}, "outside of PyTorch (Tensor.numpy)"),
         (lambda: Draws(4, 3), {}, "random numbers of Python"),
         (lambda: Counts(4, 3), {}, "changes Counts.steps"),
         (Hidden, {}, "gave another loss"),
         (lambda: Keeps(4, 3), {}, "changes Keeps.last"),
         (lambda: Writes(4, 3), {}, "no buffer (weight)"),
+        (Mean, {}, "no buffer (means)"),
+        (lambda: Hot(4, 3), {}, "F.one_hot looks at"),
+        (lambda: Drawn(4, 3), {}, "validate_args=False"),
+        (Again, {}, "use_reentrant=False"),
         (hooked, {}, "0 has hooks"),
         (Sparse, {"optimizer": "sgd"}, "gives sparse tensors (aten::"),
         (mlp, {"loss": by_parts}, "the loss is a dict"),
@@ -274,7 +312,7 @@ def test_a_wrong_label_in_a_replayed_step_is_explained():
 
 
 def test_other_devices_and_compiled_models_are_refused_before_the_first_step():
-    from trainopt_nb.train.recorded_step import why_not
+    from trainopt_nb.train.recordable import why_not
 
     options = TrainOptions(device="cpu", replay=True)
     prepared = prepare(Task(mlp(), data(4)), options)

@@ -20,7 +20,7 @@ QUIET = {"write": lambda text: None, "device": "cpu", "threads": 1}
 class Rows(Dataset):
     "Makes a tensor of each sample out of Python numbers"
 
-    def __init__(self, count=240, drawn=False):
+    def __init__(self, count=120, drawn=False):
         self.rows = torch.rand(count, 8, 8, generator=torch.Generator().manual_seed(0)).numpy()
         self.drawn = drawn
 
@@ -70,6 +70,9 @@ def test_rows_of_a_dataset_are_proposed_to_be_kept_and_nothing_of_the_user_chang
     assert task.model.training and torch.get_num_threads() == threads
     with pytest.raises(OptionError, match="workers"):
         found.apply("workers")
+    lines = dict(found._replace(given="--epochs 7").lines)
+    assert lines["All"] == lines["in_memory yes"] == "%%trainopt fit --epochs 7 --in-memory yes"
+    assert lines["None"] == "%%trainopt fit --epochs 7" and found._repr_html_().count("<details") == len(lines) == 3
 
 
 def test_kept_rows_train_to_the_same_weights_and_random_samples_are_refused(tmp_path):
@@ -127,7 +130,7 @@ def test_a_setting_that_fails_is_a_row_and_useless_ones_are_not_taken(only, monk
     try:
         x = torch.randn(256, 8, 8)
         options = TrainOptions(device="cpu", threads=1)
-        found = tune(Task(net(), (x, torch.arange(256) % 3)), options, seconds=5)
+        found = tune(Task(net(), (x, torch.arange(256) % 3)), options, seconds=3)
     finally:
         for name in ("breaks", "nothing"):
             CANDIDATES._entries.pop(name)
@@ -140,7 +143,7 @@ def test_larger_batches_that_learn_less_are_proposed_and_not_taken(only):
     only("batch_size")
     data = torch.randn(640, 8, 8), torch.arange(640) % 3
     options = TrainOptions(device="cpu", threads=1, batch_size=4)
-    found = tune(Task(net(), data), options, seconds=10)  # without validation data nothing is proved
+    found = tune(Task(net(), data), options, seconds=5)  # without validation data nothing is proved
     tried = [row for row in found.table if row.pairs]
     assert tried and all(row.why in ("unproven", "slower") for row in tried) and not found.line
     assert found.apply("batch_size").batch_size > 4

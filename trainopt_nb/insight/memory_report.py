@@ -108,7 +108,7 @@ def further(
         effective = report.keeps[0] * report.keeps[1]
         same = effective == report.batch * report.accumulate
         said.append(texts["says_keeps" if same else "says_nearly"].format(n=effective, flags=report.flags))
-    return said + [texts[f"note_{key}"] for key in report.notes]
+    return said + [texts[f"note_{key}"].format(n=report.batch) for key in report.notes]
 
 # %% ../../nbs/insight/52_memory_report.ipynb #f9be9c62
 _STATES = {"fits": "finished", "does_not_fit": "failed", "uncertain": "warning"}
@@ -117,7 +117,7 @@ _STATES = {"fits": "finished", "does_not_fit": "failed", "uncertain": "warning"}
 def _row(point, texts, report):
     "Return the cells of a measured point"
     pace = in_milliseconds(point.seconds)
-    size = in_bytes(point.size) if point.fits else texts[f"out_{point.outcome}"]
+    size = "≥ " * point.least + in_bytes(point.size) if point.fits else texts[f"out_{point.outcome}"]
     return [f"{point.batch} × {point.accumulate}" if point.accumulate > 1 else str(point.batch), size, pace]
 
 

@@ -41,7 +41,7 @@ class Room(NamedTuple):
     "Memory that a training may add"
 
     size: int  # bytes
-    kind: str  # what sets it: `machine`, `container`, `process`, `limit` or `gpu`
+    kind: str  # what sets it: `machine`, `container`, `process`, `limit`, `gpu` or `share`
 
     def __str__(self):
         return in_bytes(self.size)
@@ -66,8 +66,9 @@ def _on_cuda(device, limit):
 def memory_room(
     device: torch.device,  # on which the training runs
     limit: int | None = None,  # bytes that the process may hold in all, or on the GPU
+    share: float = 1.0,  # of what is free that it may take
 ) -> Room:
     "Return how much memory a training may add"
     found = _on_cuda(device, limit) if device.type == "cuda" else _on_cpu(limit)
     size, kind = min(found)
-    return Room(max(0, int(size)), kind)
+    return Room(max(0, int(share * size)), kind if share == 1 else "share")

@@ -7,10 +7,11 @@ __all__ = ['UPDATES', 'VALIDATIONS', 'in_size', 'MemoryPoint', 'measure_point']
 
 # %% ../../nbs/insight/50b_memory_step.ipynb #4e83eefe
 import math
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, takewhile
 from typing import NamedTuple
 
 import cloudpickle
@@ -26,12 +27,11 @@ from ..parallel.device import find_device
 from ..task.train_options import TrainOptions
 from ..train import sync
 from ..train.faults import is_out_of_memory
+from ..workers.processes import cause_of
 from ..workers.submit import submit
 
 UPDATES, VALIDATIONS = 3, 2  # of a round, which ends with a checkpoint as an epoch does
-_NEVER = (
-    86400.0  # seconds between checkpoints: the best epoch is held in memory meanwhile, which needs the most
-)
+_NEVER = 86400.0  # seconds between checkpoints: the best epoch is held in memory, which needs most
 _LOOK, _LOOK_SECONDS = 8, 2.0  # batches whose sizes are compared, and the time for it
 
 # %% ../../nbs/insight/50b_memory_step.ipynb #1b35835b
@@ -54,12 +54,10 @@ def _weight(batch):
 def _largest(batches):
     "Return the largest of the first batches, and whether they differ by more than their number of samples"
     best, shares, until = None, set(), time.monotonic() + _LOOK_SECONDS
-    for batch in islice(batches, _LOOK):
+    for batch in takewhile(lambda _: time.monotonic() < until, islice(batches, _LOOK)):
         if best is None or _weight(batch) > _weight(best):
             best = batch
         shares.add(round(_weight(batch) / max(1, size_of(batch))))
-        if time.monotonic() > until:
-            break
     return best, len(shares) > 1
 
 # %% ../../nbs/insight/50b_memory_step.ipynb #922d8a59
@@ -92,12 +90,15 @@ class MemoryPoint(NamedTuple):
     size: int  # bytes that were added at the peak
     base: int  # bytes that the process held before, with model and data
     seconds: float  # of an update
-    outcome: str = ""  # empty where it fitted; else `refused`, `killed` or `slow`
+    outcome: str = ""  # empty where it fitted; else `refused`, `killed`, `crashed` or `slow`
     samples: int | None = None  # of the training data
     varied: bool = False  # whether batches differ in shape
     fixed: bool = False  # whether the batch could not be given another size
     sampled: bool = False  # whether short peaks may have been missed
     rounds: int = 0  # each with some updates, a validation and a checkpoint
+    least: bool = (
+        False  # whether blocks that the allocator would keep are left out, so that a run can need more
+    )
 
     @property
     def fits(self) -> bool:
@@ -166,7 +167,7 @@ class _Rounds:
     def woke(self):
         "Nothing is timed here"
 
-    close = woke
+    close = woke = woke
 
 
 def _run(task, options, shared):
@@ -191,7 +192,7 @@ def _train(payload, size, room, most, exact):
     if exact:
         keep_no_blocks()
     meter = _meter(find_device(options.device), room)
-    point = MemoryPoint(size, options.accumulate, 0, meter.base, math.nan, sampled=meter.sampled)
+    point = MemoryPoint(size, options.accumulate, 0, meter.base, math.nan, sampled=meter.sampled, least=exact)
     options = options.replace(
         batch_size=size, epochs=most, max_steps=None, patience=None, save_seconds=_NEVER, save_steps=None, workers=0,
         log=(), compile=False, on_memory="stop", on_nonfinite="skip",
@@ -203,10 +204,21 @@ def _train(payload, size, room, most, exact):
         if not _ran_out(error) and meter.added < 0.8 * room:  # what is refused memory fails in its own ways
             raise
         return point._replace(size=meter.added, outcome="refused")
+    samples = seen.loop.prepared.data.train.samples
+    held = (
+        size if seen.train.size is not None else min(size, samples or size)
+    )  # a batch holds each sample once
     return point._replace(
-        size=meter.added, seconds=seen.pace, outcome="refused" if seen.ran_out else "", rounds=seen.rounds,
-        samples=seen.loop.prepared.data.train.samples, varied=seen.train.varied, fixed=seen.train.fixed,
+        batch=held, size=meter.added, seconds=seen.pace, outcome="refused" if seen.ran_out else "", rounds=seen.rounds,
+        samples=samples, varied=seen.train.varied, fixed=seen.train.fixed,
     )  # fmt: skip
+
+# %% ../../nbs/insight/50b_memory_step.ipynb #606ac18f
+_FAULTS = {signal.SIGSEGV, signal.SIGILL, signal.SIGFPE}  # which are no answer about memory
+_CRASH = (
+    "The training crashed at batch size {size}, in a process of its own: {cause}. This says nothing about memory. Compiled code of a package "
+    "that model or data use did it: look for the call with python -X faulthandler, or try another --device or --precision."
+)
 
 
 def measure_point(
@@ -227,6 +239,8 @@ def measure_point(
             return known._replace(outcome="slow")
         except WorkerError as error:
             code = handle.process.exitcode or 0
+            if not error.details and -code in _FAULTS:
+                raise WorkerError(_CRASH.format(size=size, cause=cause_of(code))) from None
             if not error.details and (code < 0 or code == 1):  # OpenMP ends a process that gets no thread
                 return known._replace(outcome="killed")
             if _ran_out(error):

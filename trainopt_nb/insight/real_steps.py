@@ -38,6 +38,7 @@ class _Steps:
         optimizer = optimizer_for(self.prepared.learned, options)
         self._stepper = make_stepper(self.prepared, optimizer, options)
         self._batches, self._waited, self._spent, self._least = self._endless(), 0.0, 0.0, 1
+        self.waited = 0.0  # seconds for the batches of the last step
 
     def _endless(self) -> Iterator:
         for epoch in count():
@@ -51,7 +52,8 @@ class _Steps:
     def _step(self):
         began = time.perf_counter()
         taken = list(islice(self._batches, self.options.accumulate))
-        self._waited += time.perf_counter() - began
+        self.waited = time.perf_counter() - began
+        self._waited += self.waited
         self._stepper(taken)
 
     def _now(self):

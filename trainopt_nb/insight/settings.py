@@ -83,7 +83,7 @@ def _compiled(sides: Sides, after: TrainOptions) -> tuple[Compared, str]:
         pair, spent, step = handle.result(room)
     pair = Compared(*pair)
     gain = (1 - 1 / max(pair.low, 1e-9)) * (step / sides.step) * (sides.left or math.inf)
-    return pair, "" if gain > 2 * spent else "compile"
+    return pair, "compile" if pair.faster and gain <= 2 * spent else ""
 
 
 def measure_setting(

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 
 from ..base.errors import OptionError, TaskError
+from ..data.kept_rows import AGAIN
 from ..data.snapshot import preserve_state
 from ..events.tuned import Tuned, TunedRow
 from .candidates import CANDIDATES, Candidate
@@ -57,6 +58,18 @@ def _values(options: TrainOptions, changes: dict) -> str:
     )
 
 
+def _reading(
+    sides: Sides,
+    changes: dict,  # values of options to try
+) -> float:  # seconds, about
+    "Return how long samples are read before the first step with these values"
+    batches = sides.best.prepared.data.train
+    if changes.get("in_memory") != "yes" or not batches.samples:
+        return 0.0
+    each = sides.best.waited / max(1, sides.now.batch_size * sides.now.accumulate)
+    return 1.2 * each * (batches.samples + min(AGAIN, batches.samples))
+
+
 def _try(sides: Sides, name: str, each: Candidate, changes: dict):
     "Try one setting, and note what came out"
     after = sides.now.replace(**changes)
@@ -64,7 +77,7 @@ def _try(sides: Sides, name: str, each: Candidate, changes: dict):
         name, _values(sides.now, changes), _values(after, changes), "time", option=flags_of(changes)
     )
     other = None
-    if sides.room() > 6 * sides.step:
+    if sides.room() > 6 * sides.step + _reading(sides, changes):
         try:
             pair, other, why = measure_setting(sides, each, after)
             row = row._replace(**pair._asdict(), why=why or "slower")

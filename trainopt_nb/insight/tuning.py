@@ -11,13 +11,29 @@ from typing import NamedTuple
 from ..base.errors import OptionError
 from ..base.flags import parse_flags, split, write_flags
 from ..base.texts import wording
-from ..events.tuned import Tuned, TunedRow, tuned_summary
+from ..events.tuned import TEXTS, Tuned, TunedRow, tuned_summary
 from ..runs.card_parts import frame_html, title_html
 from ..runs.html_tables import LINE
 from ..runs.plain_text import escape
-from ..runs.tuned_rows import tuned_table
+from ..runs.tuned_rows import tuned_choices, tuned_table
 from ..task.train_options import TrainOptions
 from ..train.pairs import Compared
+
+# %% ../../nbs/insight/63_tuning.ipynb #92ab1cad
+_BUTTON = f"display:inline-block;cursor:pointer;border:{LINE};border-radius:4px;padding:1px 9px;margin:2px 0"
+_CODE = "display:block;user-select:all;overflow-wrap:anywhere;padding:3px 0 5px;font:12px ui-monospace,Menlo,Consolas,monospace;background:none"
+
+
+def _apply_html(tuning, texts):
+    "Buttons that open the line to write, as they work without a kernel too: a click on the line selects it"
+    lines = tuning.lines
+    rows = "".join(
+        f'<details{" open" if tuning.line and not place else ""}><summary style="{_BUTTON}">{escape(name)}</summary>'
+        f'<code style="{_CODE}">{escape(line)}</code></details>'
+        for place, (name, line) in enumerate(lines)
+    )
+    said = f'<div style="padding-bottom:2px">{escape(texts["tuned_apply"])}</div>'
+    return f'<div style="padding:8px 14px;border-top:{LINE}">{said}{rows}</div>' if len(lines) > 1 else ""
 
 # %% ../../nbs/insight/63_tuning.ipynb #dc9ccf0c
 class Tuning(NamedTuple):
@@ -28,13 +44,12 @@ class Tuning(NamedTuple):
     whole: Compared  # all that was taken, against the start
     seconds: float  # that it took
     date: str = ""  # of an earlier measurement whose answer this is
+    given: str = ""  # other flags of the line, such as `--epochs 5`
 
     @property
     def line(self) -> str:  # empty where nothing was clearly faster
         "Return what was taken as flags, to paste"
-        last = {
-            row.setting: row.option for row in self.table if row.taken
-        }  # a later one of the same setting wins
+        last = {row.setting: row.option for row in self.table if row.taken}  # the later of one setting
         return " ".join(last.values())
 
     @property
@@ -56,24 +71,29 @@ class Tuning(NamedTuple):
         return self.start.replace(**parse_flags(split(flags), TrainOptions)[0])
 
     @property
+    def lines(self) -> list[tuple[str, str]]:  # what is applied, and the line
+        "Return the first line of the cell for all that was taken, for each setting alone, and for none"
+        begin = f"%%trainopt fit {self.given}".strip()
+        return [
+            (name, f"{begin} {flags}".strip()) for name, flags in tuned_choices(self.event, wording("card"))
+        ]
+
+    @property
     def event(self) -> Tuned:
         "Return it as the event of a run"
-        rows = [list(row) for row in self.table]
-        return Tuned(rows, self.line, *self.whole, self.seconds, self.date)
+        return Tuned([list(row) for row in self.table], self.line, *self.whole, self.seconds, self.date)
 
     def __repr__(self):
-        return str(self.event)
+        lines = [f"  {name}: {line}" for name, line in self.lines] if len(self.lines) > 1 else []
+        return "\n".join([str(self.event), *([TEXTS["tuned_apply"], *lines] if lines else [])])
 
     def _repr_html_(self):
         texts, event = wording("card"), self.event
-        code = "font:12px ui-monospace,Menlo,Consolas,monospace"
         head = title_html(texts["tuned_title"], tuned_summary(event, texts))
-        table = f'<div style="padding:4px 14px 10px;border-top:{LINE}">{tuned_table(event, texts)}</div>'
-        line = f"%%trainopt fit {self.line}"
-        paste = f'<div style="padding:8px 14px;border-top:{LINE}"><code style="{code}">{escape(line)}</code></div>'
-        return frame_html(texts["tuned_title"], head, table, paste if self.line else "")
+        table = f'<div style="padding:4px 14px 10px;border-top:{LINE}">{tuned_table(event, texts)}</div>{_apply_html(self, texts)}'
+        return frame_html(texts["tuned_title"], head, table)
 
-
+# %% ../../nbs/insight/63_tuning.ipynb #92cdad57
 def flags_of(changes: dict[str, object]) -> str:
     "Write values of options as flags"
     return write_flags(changes, TrainOptions)

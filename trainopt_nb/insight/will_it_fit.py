@@ -12,7 +12,7 @@ import time
 import torch
 
 from ..api.in_workers import pack_task
-from ..base.errors import OptionError, TaskError
+from ..base.errors import OptionError, TaskError, WorkerError
 from .memory_line import MARGIN, first_sizes, fit_line, keep_effective
 from .memory_report import MemoryReport
 from .memory_room import as_bytes, memory_room
@@ -49,7 +49,14 @@ class _Probe:
         if parts not in self._packed:
             self._packed[parts] = pack_task(self.task, self.options.replace(accumulate=parts))
         seconds = max(5.0, self.left) + _START * (not self.points)
-        point = measure_point(self._packed[parts], size, parts, self.room.size, most, seconds, exact)
+        try:
+            point = measure_point(self._packed[parts], size, parts, self.room.size, most, seconds, exact)
+        except WorkerError:
+            if not self.points:
+                raise
+            point = MemoryPoint(
+                size, parts, 0, 0, math.nan, "crashed"
+            )  # smaller ones were measured: nothing is lost
         self.until += _START * (not self.points)  # the first process may have to import PyTorch
         self.points.append(point)
         return point
@@ -122,31 +129,34 @@ def _round(guess, best, over):
 
 # %% ../../nbs/insight/53_will_it_fit.ipynb #f35afbf9
 def _first_point(probe, size, least):
-    "Measure small batches, then this one unless it is far too large; returns the line and the point at this size"
+    "Measure small batches, then this one unless it is far too large; returns the line, the point at this size, and the size: a batch holds no more samples than there are"
     line = None
     if not probe.room.size:  # not even a process could start
-        return line, None
+        return line, None, size
     for small in first_sizes(size, least):
         point = probe.measure(small, 2, exact=True)
+        if point.samples and point.samples < size:
+            return _first_point(probe, point.samples, least)
         if point.fixed:  # its tensors do not have one row a sample
             break
         if point.outcome == "slow":
-            return line, point._replace(batch=size)
+            return line, point._replace(batch=size), size
         if not point.fits:
-            return line, None
+            return line, None, size
         line = fit_line(probe.points)
         if line.at(size) > (1 + line.error + MARGIN) * probe.room.size and len(probe.points) > 1:
-            return line, None
+            return line, None, size
     probe.until = time.monotonic() + probe.seconds
     if probe.expected(size) > probe.left:
-        return line, MemoryPoint(size, probe.options.accumulate, 0, 0, math.nan, "slow")
-    return line, probe.measure(size, CONFIRM)
+        return line, MemoryPoint(size, probe.options.accumulate, 0, 0, math.nan, "slow"), size
+    point = probe.measure(size, CONFIRM)
+    return line, point, min(size, point.samples or size)
 
 
 def _verdict(probe, point):
     if point is None:
         return "does_not_fit"
-    if point.outcome == "slow":
+    if point.outcome in ("slow", "crashed"):
         return "uncertain"
     if point.fits and point.size <= (1 - MARGIN) * probe.room.size:
         return "fits"
@@ -170,18 +180,21 @@ def will_it_fit(
     options: TrainOptions = TrainOptions(),  # noqa: B008 a frozen value; batch size, accumulation, precision, device
     *,
     limit: str | int | None = None,  # memory that the process, or the GPU, may hold in all, such as `2GB`
+    share: float = 1.0,  # of what is free that the training may take
     seconds: float = 60.0,  # time for small batches, and again for this one and larger ones, about
     largest: bool = True,  # whether the largest batch that fits is looked for
+    most: int | None = None,  # samples of a batch up to which it is looked for
 ) -> MemoryReport:
     "Say whether a training fits into memory, and find the largest batch that does. Raises `TaskError`, `OptionError`, `RunError` or `WorkerError`"
     options, notes, device = _check(task, options)
     own = _own_size(task)
-    size = own or options.batch_size
-    room = memory_room(device, None if limit is None else as_bytes(limit))
+    asked = own or options.batch_size
+    room = memory_room(device, None if limit is None else as_bytes(limit), share)
     probe = _Probe(task, options, room, seconds)
     least = 2 if has_batchnorm(task.model) else 1
-    line, point = _first_point(probe, size, least)
+    line, point, size = _first_point(probe, asked, least)
     samples = next((p.samples for p in probe.points if p.samples), None)
+    notes += ["few"] * (size < asked)
     notes += [key for key in ("varied", "fixed", "sampled") if any(getattr(p, key) for p in probe.points)]
     verdict, best, more, keeps = _verdict(probe, point), None, False, None
     if verdict == "fits" and "varied" in notes:
@@ -189,9 +202,8 @@ def will_it_fit(
     if verdict == "fits":
         best, more = size, True
     if largest and "fixed" not in notes and room.size:
-        best, more = _find_largest(
-            probe, size, point or MemoryPoint(size, 1, 0, 0, math.nan, "refused"), samples or 2**40
-        )
+        first = point or MemoryPoint(size, 1, 0, 0, math.nan, "refused")
+        best, more = _find_largest(probe, size, first, min(samples or 2**40, most or 2**40))
     if point is not None and not point.fits and best == 0 and verdict == "uncertain":
         best = None
     if verdict == "does_not_fit" and best:

@@ -82,6 +82,9 @@ def _shell() -> InteractiveShell:
     return shell
 
 
+_MEASURES = ("tune", "memory", "coach")  # verbs that look at the first cell that is fitted, and train nothing
+
+
 def run_file(
     path: Path,  # a notebook or a Python file
     flags: list[str],  # options that win over those of the file
@@ -94,7 +97,7 @@ def run_file(
     cells = code_cells(path)
     if verb == "sweep":
         cells = _searched(cells, path)
-    elif verb in ("tune", "coach"):
+    elif verb in _MEASURES:
         cells = _turned(cells, verb)
     elif not any(map(_TRAINS.search, cells)):
         cells.append("%trainopt fit")
@@ -103,7 +106,7 @@ def run_file(
     if "sweep" in shell.user_ns and verb == "sweep":
         print(f"\n{shell.user_ns['sweep']!r}\nsweep: {shell.user_ns['sweep'].path}")
     run = shell.user_ns.get("run")
-    if run is not None and verb not in ("tune", "coach"):
+    if run is not None and verb not in _MEASURES:
         best = run.progress.best
         print(f"\nbest epoch: {best.epoch}" if best else "")
         for name, value in run.metrics.items():

@@ -48,5 +48,4 @@ MEMORY = Verb(
     _memory,
     (MemoryOptions, TaskNames, TrainOptions),
     cell=True,
-    terminal=False,
 )

@@ -8,7 +8,8 @@ __all__ = ['TUNE', 'TuneOptions']
 # %% ../../nbs/notebook/06p_tune_verb.ipynb #45d61f9f
 from dataclasses import dataclass
 
-from ..base.options import Options, option
+from ..base.flags import write_flags
+from ..base.options import Options, declared, option
 from ..insight.tune import tune
 from ..insight.tuning import Tuning
 from .fit_verbs import told_task
@@ -29,7 +30,10 @@ class TuneOptions(Options):
 def _tune(call: Call) -> Tuning:
     "Try faster settings of the task"
     task, options = told_task(call)
-    found = tune(task, options, seconds=call.options(TuneOptions).seconds)
+    known = declared(TaskNames) | declared(TrainOptions)
+    named = {name: value for name, value in call.values.items() if name in known and name != "tune"}
+    given = write_flags(named, TaskNames, TrainOptions, names=call.shell.user_ns)
+    found = tune(task, options, seconds=call.options(TuneOptions).seconds)._replace(given=given)
     call.shell.user_ns["tuning"] = found
     return found
 

@@ -139,6 +139,7 @@ TERMINAL_COMMANDS.register("fit", "trainopt_nb.notebook.cli:FIT_FILE")
 TERMINAL_COMMANDS.register("sweep", "trainopt_nb.notebook.cli:SWEEP_FILE")
 TERMINAL_COMMANDS.register("doctor", "trainopt_nb.notebook.doctor_verb:DOCTOR_ENVIRONMENT")
 TERMINAL_COMMANDS.register("tune", "trainopt_nb.notebook.cli:TUNE_FILE")
+TERMINAL_COMMANDS.register("memory", "trainopt_nb.notebook.cli:MEMORY_FILE")
 TERMINAL_COMMANDS.register("coach", "trainopt_nb.notebook.cli:COACH_FILE")
 VERBS = Registry("verb")
 for _name, _place in {

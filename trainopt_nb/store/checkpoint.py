@@ -178,6 +178,7 @@ def _losses(damaged, used, which, wanted):
 def load_checkpoint(
     folder: str | Path,  # holds the checkpoints of one run
     which: str | int = "last",  # `last`, `best` (the newest that was marked so) or a step
+    weights_only: bool = False,  # whether `training` may be empty, which needs less memory
 ) -> tuple:  # (Checkpoint, model_state, training, sentences that say what was lost)
     "Load a checkpoint, or the newest intact one if it is damaged. Raises CheckpointError where there is none"
     folder, damaged = Path(folder), []
@@ -186,7 +187,7 @@ def load_checkpoint(
         if wrong := damage(checkpoint.folder, required=FILES):
             damaged.append((checkpoint, wrong))
             continue
-        model_state, training = put_together(checkpoint.folder)
+        model_state, training = put_together(checkpoint.folder, weights_only)
         return checkpoint, model_state, training, _losses(damaged, checkpoint, which, wanted)
     reasons = "; ".join(f"{checkpoint.folder.name}: {wrong}" for checkpoint, wrong in damaged)
     raise CheckpointError(f"No checkpoint in {folder} is whole ({reasons}); start the run anew.")

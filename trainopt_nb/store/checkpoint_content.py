@@ -63,22 +63,27 @@ def read_state(
     return read_object(folder / "state.json", math.inf)  # as large as what a training holds
 
 
+def _is_tensor(value):
+    return isinstance(value, dict) and "#tensor" in value
+
+
 def put_together(
     folder: Path,  # a checkpoint whose files are not damaged
+    weights_only: bool = False,  # whether everything else is left out, which takes the memory of an optimizer
 ) -> tuple[OrderedDict, dict]:  # the model's state_dict, and everything else
     "Read a checkpoint back. Raises `CheckpointError` where another version wrote it"
     try:
         state = read_state(folder)
         weights = read_safetensors(folder / "model.safetensors")
-        rest = read_safetensors(folder / "training.safetensors")
+        alone = weights_only and all(map(_is_tensor, state["model"].values()))
+        rest = {} if alone else read_safetensors(folder / "training.safetensors")
         model_state = OrderedDict()
         for name, value in state["model"].items():
-            direct = isinstance(value, dict) and "#tensor" in value
-            model_state[name] = unpack(value, weights if direct else rest)
+            model_state[name] = unpack(value, weights if _is_tensor(value) else rest)
         model_state._metadata = OrderedDict(
             unpack(state["versions"], rest)
         )  # versions of modules, for PyTorch
-        return model_state, unpack(state["training"], rest)
+        return model_state, {} if alone else unpack(state["training"], rest)
     except (
         ValueError,
         LookupError,

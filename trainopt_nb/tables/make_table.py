@@ -63,7 +63,8 @@ def _parts(train_data, valid_data, choices):
         return whole(train), whole(valid), [held_out_note(choices.valid_fraction, choices.seed)]
     if valid_data is None:
         return train, None, []
-    if not (is_table(valid_data) or (isinstance(valid_data, tuple) and len(valid_data) == 2)):
+    images = getattr(valid_data[0], "ndim", 2) != 2 if isinstance(valid_data, tuple) and valid_data else False
+    if images or not (is_table(valid_data) or (isinstance(valid_data, tuple) and len(valid_data) == 2)):
         raise DataError(f"valid_data must be a table like train_data, and is {describe(valid_data)}.")
     return train, split_target(valid_data, choices.target, "valid_data"), []
 

@@ -6,13 +6,14 @@
 __all__ = ['tensors_of', 'place_of', 'name_of', 'written_by', 'Unreplayable', 'Call', 'Recorder', 'needed']
 
 # %% ../../nbs/train/06b_record.ipynb #b113723e
+import sys
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..base.errors import TaskError
 from ..base.texts import note
@@ -23,6 +24,7 @@ _NORMS = (
     "cudnn_batch_norm",
     "miopen_batch_norm",
 )  # which do not declare that they change running statistics
+_MOVES = ("resize_", "set_")  # which give a tensor other memory
 _FACTORIES = (
     "empty", "zeros", "ones", "full", "arange", "scalar_tensor", "new_", "empty_like", "zeros_like", "ones_like", "full_like"
 )  # fmt: skip
@@ -45,6 +47,8 @@ def name_of(op: torch._ops.OpOverload) -> str:
 
 def written_by(op: torch._ops.OpOverload, args: Sequence, kwargs: dict) -> list[Tensor]:
     "Return the arguments that a kernel changes"
+    if torch.Tag.inplace_view in op.tags and name_of(op) not in _MOVES:  # turns axes, and changes no number
+        return []
     known = op._schema.arguments
     given = {a.name: v for a, v in zip(known, args, strict=False)} | kwargs  # `out=` is a keyword
     found = [given.get(a.name) for a in known if a.alias_info is not None and a.alias_info.is_write]
@@ -68,12 +72,26 @@ class Call:
         self.grad = torch.is_grad_enabled()  # some kernels prepare a backward pass only then
 
 
+def _asked_at():
+    "Return the reason for which numbers are read, and the innermost function and line that are not PyTorch's or ours"
+    frame, key = sys._getframe(1), "replay_reads"
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module.startswith("torch.distributions."):
+            key = "replay_distributions"
+        if module.partition(".")[0] not in ("torch", "trainopt_nb"):
+            return key, frame.f_code.co_name, frame.f_lineno
+        frame = frame.f_back
+    return key, "?", 0
+
+
 def _check(op, args, kwargs, random):
     "Raise `Unreplayable` for a kernel that reads values, or draws random numbers where it may not"
     by_mask = lambda: any(t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1])
     masks = op != torch.ops.aten.index.Tensor or by_mask()
     if torch.Tag.data_dependent_output in op.tags or (torch.Tag.dynamic_output_shape in op.tags and masks):
-        raise Unreplayable(note("replay_reads", kernel=op.name()))
+        key, place, line = _asked_at()
+        raise Unreplayable(note(key, place=place, line=line))
     if any(isinstance(v, torch.Generator) for v in (*args, *kwargs.values())):
         raise Unreplayable(note("replay_generator"))
     if not random and torch.Tag.nondeterministic_seeded in op.tags:
@@ -81,6 +99,7 @@ def _check(op, args, kwargs, random):
 
 
 _OUTSIDE = {getattr(Tensor, name): name for name in "numpy __array__ tolist data_ptr apply_ map_".split()}
+_CHECKS = {torch.nn.functional.one_hot: "one_hot"}  # functions that look at the numbers themselves
 
 
 class _NoLooks(TorchFunctionMode):
@@ -89,6 +108,8 @@ class _NoLooks(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function in _OUTSIDE:
             raise Unreplayable(note("replay_outside", method=_OUTSIDE[function]))
+        if function in _CHECKS:
+            raise Unreplayable(note(f"replay_{_CHECKS[function]}"))
         return function(*args, **(kwargs or {}))
 
 # %% ../../nbs/train/06b_record.ipynb #e398c7e7
@@ -115,7 +136,9 @@ class Recorder(TorchDispatchMode):
         self._made |= {place_of(t) for t in tensors_of(out)} - {
             place_of(t) for t in tensors_of((args, kwargs))
         }
-        self.calls.append(Call(op, args, kwargs or {}, out))
+        # intermediates as they are now: a later call may turn the axes of one
+        now = lambda t: t.detach() if place_of(t) in self._made else t
+        self.calls.append(Call(op, *tree_map_only(Tensor, now, (args, kwargs or {}, out))))
         return out
 
     @property

@@ -7,40 +7,18 @@ __all__ = ['Homes', 'Places', 'Replay']
 
 # %% ../../nbs/train/06c_replay.ipynb #027dff6a
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from .kernel_calls import repeated, variant_of
 from .record import Call, Recorder, name_of, needed, place_of, tensors_of
 
 # %% ../../nbs/train/06c_replay.ipynb #c1f9822d
-_ZEROS = ("zeros", "zeros_like", "new_zeros")
-
-
-def _out_overload(op):
-    "Return the overload that writes its results where it is told, by a kernel of its own, and the names of those arguments"
-    wanted = [(a.name, str(a.type)) for a in op._schema.arguments]
-    packet = getattr(getattr(torch.ops, op.namespace), name_of(op))
-    for overload in (getattr(packet, n) for n in packet.overloads()):
-        outs = [a.name for a in overload._schema.arguments if a.is_out]
-        if torch.Tag.generated in overload.tags or not len(outs) == len(op._schema.returns) > 0:
-            continue
-        if [(a.name, str(a.type)) for a in overload._schema.arguments if not a.is_out] == wanted:
-            return overload, outs
-    return None
-
-
 def _form(t):
     return t.size(), t.stride(), t.storage_offset(), t.dtype, t.untyped_storage().nbytes()
-
-
-def _copied(op, homes, *args, **kwargs):
-    "Call a kernel that only returns new memory, and copy its results to their places"
-    for home, new in zip(homes, tensors_of(op(*args, **kwargs)), strict=True):
-        home.copy_(new)
 
 
 def is_dense(t: Tensor) -> bool:
@@ -127,31 +105,6 @@ class Places(Homes):
                 yield i, n, j, None if same else (t.size(), t.stride(), t.storage_offset())
 
 # %% ../../nbs/train/06c_replay.ipynb #3766518a
-def _repeated(c, variant, args, kwargs, outs):
-    "Return what repeats a call whose results have homes: (function, arguments, keywords); None where nothing is to do"
-    name = name_of(c.op)
-    if not c.makes:
-        return c.op, args, kwargs
-    if variant:
-        filled = dict(zip(variant[1], outs, strict=True))
-        return variant[0], (*args, 0) if name == "relu" else args, {**kwargs, **filled}
-    if name == "clone":
-        return Tensor.copy_, (outs[0], args[0]), {}
-    if name.startswith(("empty", "new_empty")):
-        return None
-    if name in _ZEROS:
-        return Tensor.zero_, (outs[0],), {}
-    return partial(_copied, c.op, outs), args, kwargs
-
-
-def _variant(c):
-    "Return the overload that writes where it is told, with the names of its outputs; None where there is none"
-    if name_of(c.op) == "relu":  # has none, and is a clamp
-        return torch.ops.aten.clamp_min.out, ["out"]
-    found = _out_overload(c.op) if c.makes else None
-    return found if found is not None and len(tensors_of(c.out)) == len(found[1]) else None
-
-
 class _Entry(NamedTuple):
     "A line of the tape"
 
@@ -165,7 +118,7 @@ class _Entry(NamedTuple):
 # %% ../../nbs/train/06c_replay.ipynb #f9039239
 def _entry(places, n, c):
     "Return the line that repeats a call; None where nothing is to do"
-    variant, name = _variant(c), name_of(c.op)
+    variant, name = variant_of(c), name_of(c.op)
     in_slot = c.makes and not (variant or c.factory or name == "clone" or c.makes & places.copied)
     late, taken = [*places.late(c.args)], None if in_slot else places.settle(n, c)
     fix = lambda tree: tree_map(lambda v: places.fixed(v) if isinstance(v, Tensor) else v, tree)
@@ -174,7 +127,7 @@ def _entry(places, n, c):
         made = c.op, args, kwargs
         places.slots.update({place_of(t): (n, j) for j, t in enumerate(_parts(c.out)) if t is not None})
     else:
-        made = _repeated(c, variant, args, kwargs, outs)
+        made = repeated(c, variant, args, kwargs, outs)
     if name == "clone" and not in_slot:
         late = [(1, *where) for _, *where in late]  # the source is the second argument of a copy
     ended = {places.slots[s][0] for s in c.reads if s in places.slots}

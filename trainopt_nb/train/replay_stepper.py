@@ -17,7 +17,8 @@ from ..data.snapshot import preserve_state
 from ..task.train_options import TrainOptions
 from .prepare import Prepared
 from .record import Unreplayable
-from .recorded_step import Marks, RecordedStep, form_of, why_not
+from .recordable import Marks, why_not
+from .recorded_step import RecordedStep, form_of
 from .update import Stepper, make_step
 
 # %% ../../nbs/train/08a_replay_stepper.ipynb #cab5cee0

@@ -91,6 +91,7 @@ class EpochSaver(CheckpointWriter):
         if self._held is not None:
             position, *state = self._held
             event, written = self._write(position[0], *state, best=True)
+            del state  # the memory of a whole copy, before another one is written
             if written:
                 self._saved, self._held = (position, True), None
             if event:
@@ -152,7 +153,7 @@ class _RestoringSaver(EpochSaver):
                 text = "The best epoch lies before this process began, so the last weights are kept."
                 return self.state.state_dict()[0], [text]
             return self._memory["best"][0], []
-        _, model_state, _, lost = load_checkpoint(self.folder, "best")
+        _, model_state, _, lost = load_checkpoint(self.folder, "best", weights_only=True)
         return model_state, lost
 
     def roll_back(self) -> list[str]:  # sentences about what is damaged on the disk

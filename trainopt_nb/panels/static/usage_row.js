@@ -18,13 +18,18 @@ function Usage({ ui, face, texts, live, send, refresh, waits }) {
       ${profile.path && html`<div class="tonb-assumed-line">${fill(texts.trace, profile)}</div>`}</div></div>`}`;
 }
 
-// What was tried before the run to make it faster.
+// What was tried before the run to make it faster, and the flags that settle it: of all, of one setting, or of none.
 function Tuned({ tuned, texts }) {
-  const [open, turn] = useState(false);
+  const [open, turn] = useState(false), [flags, choose] = useState(null);
   if (!tuned) return null;
+  const pick = (words, given) => html`<button type="button" class="tonb-button tonb-small" aria-pressed=${String(flags === given)}
+    onClick=${() => choose(flags === given ? null : given)}>${words}</button>`;
   return html`<div class="tonb-profiled tonb-tuned"><div class="tonb-assumed-head"><b class="tonb-title">${tuned.title}</b>
     <span class="tonb-assumed-line">${tuned.summary}</span>
     <button type="button" class="tonb-more" aria-expanded=${String(open)} onClick=${() => turn(!open)}>${open ? texts.hide : texts.show}</button></div>
     <div hidden=${!open}><${Table} heads=${tuned.heads}>${tuned.rows.map((row, i) =>
-      html`<tr key=${i}>${row.map((text, j) => html`<td key=${j}>${tuned.taken[i] ? html`<b>${text}</b>` : text}</td>`)}</tr>`)}<//></div></div>`;
+      html`<tr key=${i}>${row.map((text, j) => html`<td key=${j}>${tuned.taken[i] ? html`<b>${text}</b>` : text}</td>`)}</tr>`)}<//>
+      <div class="tonb-tuned-apply"><span>${texts.apply}</span>${tuned.choices.map(([words, given]) => pick(words, given))}</div>
+      ${flags !== null && html`<div class="tonb-tuned-line" role="status"><span>${flags ? texts.tuned_in_place : texts.tuned_leave}</span>
+        ${flags && html`<code class="tonb-path">${flags}</code> <${Copy} text=${flags} texts=${texts} />`}</div>`}</div></div>`;
 }
