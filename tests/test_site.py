@@ -29,10 +29,10 @@ from trainopt_nb.base.options import Options, declared
 from trainopt_nb.compression.distill_step import StudentOptions
 from trainopt_nb.compression.options import CompressOptions, StepOptions
 from trainopt_nb.compression.steps import STEPS
+from trainopt_nb.notebook.coach_verb import CoachOptions
 from trainopt_nb.notebook.compress_task import TaskSource
 from trainopt_nb.notebook.compress_verb import CompressCell
 from trainopt_nb.notebook.new import NewOptions
-from trainopt_nb.notebook.coach_verb import CoachOptions
 from trainopt_nb.notebook.tune_verb import TuneOptions
 from trainopt_nb.notebook.verb_help import verb_rows
 from trainopt_nb.notebook.verbs import VERBS

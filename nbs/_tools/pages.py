@@ -13,6 +13,7 @@ from trainopt_nb.base.texts import wording
 from trainopt_nb.compression.options import CompressOptions, StepOptions
 from trainopt_nb.compression.steps import STEPS
 from trainopt_nb.events.records import COMMANDS, EVENTS, Step
+from trainopt_nb.notebook.coach_verb import CoachOptions
 from trainopt_nb.notebook.compress_verb import CompressCell
 from trainopt_nb.notebook.convert_verb import ConvertArguments
 from trainopt_nb.notebook.data_verb import DataView
@@ -24,7 +25,6 @@ from trainopt_nb.notebook.predict_verb import PredictOptions
 from trainopt_nb.notebook.profile_verb import ProfileOptions
 from trainopt_nb.notebook.runs_verb import RunsOptions
 from trainopt_nb.notebook.sweep_verbs import SpaceWords
-from trainopt_nb.notebook.coach_verb import CoachOptions
 from trainopt_nb.notebook.tune_verb import TuneOptions
 from trainopt_nb.notebook.verb_help import terminal_usage, verb_rows
 from trainopt_nb.notebook.verbs import CellOptions, Trust
