@@ -72,7 +72,10 @@ def test_rows_of_a_dataset_are_proposed_to_be_kept_and_nothing_of_the_user_chang
         found.apply("workers")
     lines = dict(found._replace(given="--epochs 7").lines)
     assert lines["All"] == lines["in_memory yes"] == "%%trainopt fit --epochs 7 --in-memory yes"
-    assert lines["None"] == "%%trainopt fit --epochs 7" and found._repr_html_().count("<details") == len(lines) == 3
+    assert (
+        lines["None"] == "%%trainopt fit --epochs 7"
+        and found._repr_html_().count("<details") == len(lines) == 3
+    )
 
 
 def test_kept_rows_train_to_the_same_weights_and_random_samples_are_refused(tmp_path):
