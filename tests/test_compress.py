@@ -210,7 +210,7 @@ def measured(name, value, seconds, nbytes):
     ("value", "seconds", "nbytes", "said"),
     [
         (0.979, 0.001, 100, "under the floor: accuracy 97.9%"),
-        (0.985, 0.0054, 100, "kept fp32: new is 0.74x here at batch 1"),
+        (0.985, 0.0054, 100, "kept fp32: new is 0.74× here at batch 1"),
         (0.985, 0.001, 1100, "kept fp32: new takes 1.10 times the bytes"),
         (0.985, 0.004, 1000, "neither faster nor smaller"),
         (0.981, 0.002, 400, "2.00× at batch 1, 0.40 of the bytes of fp32"),

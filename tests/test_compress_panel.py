@@ -95,7 +95,7 @@ def recorded():
     yield candidate(3, 0, ["lowrank 0.7"], "torch", 710_000, 1.19, 22, (3.4, 3.2), 0.967, kept=False, under_floor=True,
                     reason="under the floor: accuracy 96.7% ± 1.0, original 98.6% ± 1.0, floor 1%")  # fmt: skip
     yield candidate(4, 0, ["quantize int8-weights engine=torchao"], "torchao", 740_000, 5.41, 76, (0.76, 0.93), 0.986,
-                    kept=False, reason="kept original: int8 weights is 0.76x here at batch 1")  # fmt: skip
+                    kept=False, reason="kept original: int8 weights is 0.76× here at batch 1")  # fmt: skip
     yield StepRefused(
         "distill small",
         "This model has 64 inputs, and the zoo has networks for images only: pass a student of your own.",

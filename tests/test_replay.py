@@ -164,7 +164,7 @@ class Hot(nn.Linear):
 
 class Drawn(nn.Linear):
     def forward(self, x):
-        return super().forward(x) + torch.distributions.Normal(x[:, :3], 1.0).rsample()
+        return super().forward(x) + torch.distributions.Normal(x[:, :3], 1.0, validate_args=True).rsample()
 
 
 class Again(nn.Module):

@@ -276,20 +276,41 @@ def test_a_sweep_goes_on_after_its_kernel_was_killed(tmp_path):
     assert len(set(values)) == 40 and found.directory.state == "finished"
 
 
+class Signed(torch.utils.data.Dataset):
+    "Samples that leave a file named after each process that reads them"
+
+    def __init__(self, x, y, folder):
+        self.x, self.y, self.folder = x, y, folder
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        (self.folder / str(os.getpid())).touch()
+        return self.x[index], self.y[index]
+
+
 def test_no_worker_outlives_its_sweep(task, tmp_path):
     import psutil
 
-    def forked():  # by the process that workers are forked from, which itself stays
-        return {p for p in psutil.Process().children(recursive=True) if p.ppid() != os.getpid()}
-
-    before = forked()
-    handle = started(tmp_path, task, LR, trials=50, epochs=3, jobs=2)
-    for new in handle.events():
-        if of_type(new, TrialEnded):
-            break
-    workers = forked() - before
-    assert len(workers) >= 2
-    handle.close()
+    x, y = task.train_data
+    handle = started(
+        tmp_path / "runs",
+        Task(task.model, Signed(x, y, tmp_path), task.valid_data),
+        LR,
+        trials=50,
+        epochs=3,
+        jobs=2,
+    )
+    try:
+        for new in handle.events():
+            if of_type(new, TrialEnded):
+                break
+        workers = [psutil.Process(int(sign.name)) for sign in tmp_path.glob("[0-9]*")]
+    finally:
+        handle.close()
+    workers = [worker for worker in workers if worker.pid != os.getpid()]  # which looks at the first sample
+    assert workers
     assert not psutil.wait_procs(workers, timeout=10)[1]
     assert Run(handle.run.path).state == "stopped"
     assert not [t for t in Sweep(handle.run).study.trials if t.state.name == "RUNNING"]

@@ -320,6 +320,7 @@ class Lab:
         self.errors = []  # uncaught errors of the page
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.console = deque(maxlen=30)  # what the page warned of
+        self.heard, self.ear = deque(maxlen=200), None  # messages between page and kernels, after `hear`
         page.on("console", lambda said: said.type in ("warning", "error") and self.console.append(said.text))
         page.on("dialog", lambda dialog: dialog.accept())  # leave a page with unsaved changes
         self.name = None
@@ -346,6 +347,10 @@ class Lab:
         return self._show(nbformat.read(path, as_version=4), kernel)
 
     def _show(self, book, kernel):
+        if self.ear:
+            self.page.remove_listener("websocket", self.ear)
+        self.heard.clear()
+        self.ear = None
         self.name = f"{kernel}-{secrets.token_hex(4)}.ipynb"
         book.metadata.kernelspec = {"name": kernel, "display_name": kernel, "language": "python"}
         nbformat.write(book, self.server.work / self.name)
@@ -419,6 +424,33 @@ class Lab:
         "Save the notebook"
         self.command("docmanager:save")
 
+    def hear(self):
+        "Keep the newest messages of kernels to the page from its next load on, for the report of a failed test"
+        began = time.monotonic()
+
+        def listen(socket):
+            def keep(way, data):
+                raw = data if isinstance(data, bytes) else data.encode()
+                types, state = (
+                    re.findall(rb'"msg_type":\s*"(\w+)"', raw),
+                    re.search(rb'"execution_state":\s*"(\w+)"', raw),
+                )
+                words = [word.decode() for word in (*types[:2], *(state.groups() if state else ()))]
+                self.heard.append(
+                    f"{time.monotonic() - began:.2f} {way} {id(socket) % 1000} {' '.join(words)}"
+                )
+
+            self.heard.append(f"{time.monotonic() - began:.2f} opens {id(socket) % 1000}")
+            socket.on("framereceived", lambda data: keep("gets", data))
+            socket.on("framesent", lambda data: keep("sends", data))
+            socket.on(
+                "close",
+                lambda _: self.heard.append(f"{time.monotonic() - began:.2f} closes {id(socket) % 1000}"),
+            )
+
+        self.ear = listen
+        self.page.on("websocket", listen)
+
     def refresh(self):
         "Load the page again; waits for the notebook, not for its kernel"
         self.page.reload()
@@ -434,7 +466,7 @@ class Lab:
 
     def complaints(self):
         "How the page, the kernel and the server are, for the report of a failed test"
-        said = [str(self.page.evaluate(CONNECTION)), *self.errors, *self.console]
+        said = [str(self.page.evaluate(CONNECTION)), *self.errors, *self.console, *self.heard]
         logs = sorted(self.server.work.glob("**/events.jsonl"), key=lambda path: path.stat().st_mtime)
         for log in logs[-1:]:  # whether the kernel goes on
             line = log.read_text(errors="replace").splitlines()[-1:]

@@ -104,6 +104,7 @@ def test_panel_answers_while_the_cell_trains(lab, server, kernel, undisturbed):
     lab.wait_for(looks_busy, "a kernel that looks busy after clicks")
     lab.save()
     shown, at = points(lab), step(lab)
+    lab.hear()
     lab.refresh()
     trains(lab)
     lab.wait_for(looks_busy, "a kernel that looks busy for a page that was loaded anew")

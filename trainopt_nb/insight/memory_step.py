@@ -167,7 +167,7 @@ class _Rounds:
     def woke(self):
         "Nothing is timed here"
 
-    close = woke = woke
+    close = woke
 
 
 def _run(task, options, shared):

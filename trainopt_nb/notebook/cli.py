@@ -135,9 +135,9 @@ def _searched(cells: list[str], path: Path) -> list[str]:
 
 def _turned(
     cells: list[str],
-    verb: str,  # `tune` or `coach`
+    verb: str,  # one of `_MEASURES`
 ) -> list[str]:
-    "Return cells of which the first one that is fitted is tuned or coached instead, and ends the file"
+    "Return cells of which the first one that is fitted is measured instead, and ends the file"
     for number, cell in enumerate(cells):
         if _FITS.match(cell):
             return [*cells[:number], _FITS.sub(rf"%%trainopt {verb}\1", cell, count=1)]

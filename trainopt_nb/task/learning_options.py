@@ -62,7 +62,7 @@ class BatchOptions(LengthOptions):
     )
     memory_share: float = option(
         0.5,
-        "share of the free memory that --batch-size auto may take",
+        "share of the free memory that a batch size of auto may take",
         low=0.01,
         high=1,
         group="Data",
@@ -70,7 +70,7 @@ class BatchOptions(LengthOptions):
     )
     effective_batch: int | None = option(
         None,
-        "samples of an update with --batch-size auto, which accumulates smaller batches where these do not fit",
+        "samples of an update where the batch size is auto, which accumulates smaller batches where these do not fit",
         type="int",
         low=1,
         high=1_000_000,

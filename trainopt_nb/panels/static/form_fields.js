@@ -41,7 +41,7 @@ function Control({ fact, text, set, shared: attributes, id, texts }) {
   if (kind === "list") return html`<select ...${attributes} class="tonb-lr tonb-entry" value=${text} onChange=${(event) => set(event.target.value, true)}>
     ${choices.map((each) => html`<option key=${each} value=${each} selected=${each === text}>${each}</option>`)}</select>`;
   if (kind !== "buttons") return html`<${Entry} ...${{ fact, text, set, shared: attributes, id, texts }} />`;
-  return html`<span class="tonb-segments" role="radiogroup" aria-labeledby=${`${id}-label`} aria-describedby=${attributes["aria-describedby"]}>
+  return html`<span class="tonb-segments" role="radiogroup" aria-labelledby=${`${id}-label`} aria-describedby=${attributes["aria-describedby"]}>
     ${choices.map((each, i) => html`<label key=${each} class="tonb-segment"><input type="radio" name=${id} id=${i ? undefined : id} value=${each} checked=${each === text} disabled=${attributes.disabled}
       onChange=${() => set(each, true)} /><span>${each}</span></label>`)}</span>`;
 }

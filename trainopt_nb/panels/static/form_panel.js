@@ -167,7 +167,7 @@ export default panel((shared) => {
   return html`<${Frame} name="tonb-form" label=${texts.group} data=${{ version: store.seq, state: face.state }}><form onSubmit=${start} onKeyDown=${key} novalidate>
     <${Head} name=${face.name} step=${gone ? texts.lost : face.headline} texts=${texts}><${FormControls} ...${all} /><//><div class="tonb-rule"></div><${Say} text=${gone ? texts.gone : ""} />
     <div class="tonb-form-body"><${Sections} ...${all} />
-      <div class="tonb-form-main" id=${`${ui.id}-fields`} ...${filter ? {} : { role: "tabpanel", "aria-labeledby": `${ui.id}-${ui.section}` }}>${filter ? html`<${Found} ...${all} />`
+      <div class="tonb-form-main" id=${`${ui.id}-fields`} ...${filter ? {} : { role: "tabpanel", "aria-labelledby": `${ui.id}-${ui.section}` }}>${filter ? html`<${Found} ...${all} />`
         : html`<${Fields} shared=${all} names=${counting(shared, open[2]).map((name) => [name, ""])} words=${[]} />`}</div></div>
     <${Wrong} ...${all} />
     <div class="tonb-form-end"><div class="tonb-form-line">${refused.length === 0 && html`<${Line} face=${face} texts=${texts} />`}</div><span class="tonb-answers"><${Button} name="cancel" disabled=${!live} onClick=${() => send({ do: "cancel" })}>${texts.cancel}<//>
