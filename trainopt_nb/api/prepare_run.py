@@ -36,7 +36,7 @@ from ..train.known_task import KnownTask
 from ..train.loop import Loop
 from ..train.prepare import prepare
 from ..train.sync import synced_events, watchers_of
-from ..train.task_data import SIZES, sized, tuned, tuned_settings
+from ..train.task_data import sized, tuned, tuned_settings
 from ..train.task_record import task_record
 from ..data.generators import seed_torch
 from ..train.threads import choose_threads
@@ -84,9 +84,9 @@ def _loop(task, options, ranks=SINGLE, known=None, shared=False):
     task, opened, changes = clean_task(read_task(task, options), options, ranks)
     seed_torch(options.seed)
     task, told = with_table(task, opened), change_events(changes.get("changes"))
-    if not shared:
-        task, options = sized(task, options, ranks)
-        opened = opened.replace(**{name: getattr(options, name) for name in SIZES})
+    if options.batch_size == "auto" and not shared:
+        task, size = sized(task, options, ranks)
+        options, opened = (each.replace(**size) for each in (options, opened))
     opened, here = (each.on(ranks.data_shard[1]) for each in (opened, options))
     if options.tune and not shared:
         task, options, more = tuned_settings(task, options, ranks)

@@ -19,6 +19,10 @@ from ..train.task_data import open_task_data
 
 UPDATES, USUAL = 20, 64  # updates that an epoch keeps, and the batch below which it need not
 SECONDS = 30.0  # for small batches, and again for larger ones, about
+_SETTLED = {
+    "memory_share": 0.5,
+    "effective_batch": None,
+}  # defaults of what counts only while the batch size is open
 
 # %% ../../nbs/insight/54_choose_batch.ipynb #90fe013c
 def largest_sensible(
@@ -32,9 +36,9 @@ def largest_sensible(
 def choose_batch(
     task: Task,  # whose data were read
     options: TrainOptions,  # with `--batch-size auto`
-) -> tuple[TrainOptions, Sentence]:  # options with numbers, and what was chosen
+) -> tuple[dict[str, object], Sentence]:  # changes of the options, and what was chosen
     "Measure the largest batch that fits. Raises `OptionError` where none was confirmed"
-    o = options.replace(batch_size=USUAL, memory_share=0.5, effective_batch=None, tune=False)
+    o = options.replace(batch_size=USUAL, tune=False, **_SETTLED)
     if isinstance(viewed(task.train_data), DataLoader):
         raise OptionError(
             "--batch-size auto has nothing to choose: the DataLoader has batches of its own. Leave it out, or pass the dataset."
@@ -53,10 +57,9 @@ def choose_batch(
     size, parts = (
         keep_effective(effective, report.largest) if effective else (report.largest, options.accumulate)
     )
-    chosen = o.replace(batch_size=size, accumulate=parts, tune=options.tune)
     limit = "memory" if report.largest < most else "wish" if effective else "samples"
     key = "batch_varied" if "varied" in report.notes else f"batch_by_{limit}"
     flags = f"--batch-size {size}" + f" --accumulate {parts}" * (parts > 1)
-    return chosen, note(
+    return {"batch_size": size, "accumulate": parts, **_SETTLED}, note(
         key, size=size, parts=parts, flags=flags, room=str(report.room), share=f"{options.memory_share:.0%}"
     )

@@ -23,7 +23,7 @@ from trainopt_nb.insight.coach_texts import (
 )
 from .gains import is_share
 from ..runs.card_parts import frame_html, title_html
-from ..runs.html_tables import LINE, table_html
+from ..runs.html_tables import CODE, LINE, table_html
 from ..runs.plain_text import escape, plain
 from ..task.train_options import TrainOptions
 
@@ -188,7 +188,7 @@ def coached_html(
     "Write the answer as a card; what did not help matters less"
     head = title_html(texts["coach_title"], summary_text(found, texts))
     soft = [place for place, row in enumerate(found.table) if not row.recommended]
-    code = "font:12px ui-monospace,Menlo,Consolas,monospace;overflow-wrap:anywhere"
+    code = f"{CODE};overflow-wrap:anywhere"
     frame = f'<div style="padding:8px 14px;border-top:{LINE}">'
     paste = f'{frame}<code style="{code}">{escape(found.line)}</code></div>' if found.line else ""
     cells = [_cells(row, found.how, texts) for row in found.table]

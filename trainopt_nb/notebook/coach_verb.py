@@ -8,19 +8,16 @@ __all__ = ['COACH', 'CoachOptions']
 # %% ../../nbs/notebook/06q_coach_verb.ipynb #0b8de497
 from dataclasses import dataclass
 
-from ..api.elsewhere import newest_run
 from ..api.prepare_run import stored_options
-from ..base.options import Options, declared, option
+from ..base.options import Options, option
 from ..data.generators import preserve_rng
 from ..insight.coach import coach_run, kept_answer
 from ..insight.coach_task import coach_task
 from ..insight.coached import Coached
-from .execute_cell import execute_cell
 from .fit_verbs import told_task
-from .stored_cell import stored_cell, stored_names
+from .stored_task import cell_names, stored_variables, trained_run
 from .verbs import Call, RunArgument, RunFolder, Trust, Verb
 from ..runs.run import Run
-from ..runs.table import find_run
 from ..task.task import Task
 from ..task.train_options import TrainOptions
 from ..task.variables import TaskNames, find_task, loss_and_metrics
@@ -37,32 +34,18 @@ class CoachOptions(Options):
     again: bool = option(False, "measure, although an answer is kept with the run", group="Cell")
 
 
-def _run(call: Call) -> Run:
-    "Return the run that is named, the one of this notebook, or the newest"
-    asked, folder, held = (
-        call.options(RunArgument).run,
-        call.options(RunFolder).runs,
-        call.shell.user_ns.get("run"),
-    )
-    if not asked and isinstance(held, Run) and held.run_type in ("train", "trial"):
-        return held
-    return find_run(asked, folder) if asked else newest_run(folder, print)
-
-
 def _began(call: Call, run: Run) -> tuple[Task | None, TrainOptions | None, bool]:
     "Return the task and the options of a run, and whether its model is trained already, by its stored cell where there is one"
     if not run.cell:
         return None, None, True
-    stored, known = run.facts.get("names", {}), call.shell.user_ns
-    variables = TaskNames.of(**{part: stored[part] for part in declared(TaskNames) if part in stored})
-    names, cell = dict(known), stored_cell(run, call.options(Trust).trust, print, call.verb.name)
-    with stored_names(run, known), preserve_rng():
-        execute_cell(call.shell, cell, seed=run.options.get("seed", 0), names=names)
+    variables = stored_variables(run)
+    with preserve_rng():
+        names = cell_names(call, run)
     task = find_task(names, variables)
     options = (
         run.given[1] if run.given else named_teachers(stored_options(run, loss_and_metrics(names, {})), names)
     )
-    return task, options, task.model is known.get(variables.model)
+    return task, options, task.model is call.shell.user_ns.get(variables.model)
 
 # %% ../../nbs/notebook/06q_coach_verb.ipynb #2318773c
 def _coach(call: Call) -> Coached:
@@ -72,7 +55,7 @@ def _coach(call: Call) -> Coached:
     if call.cell is not None or (not named and {names.model, names.train_data} <= held.keys()):
         found = coach_task(*told_task(call), seconds=asked.seconds, tell=print)
     else:
-        run = _run(call)
+        run = trained_run(call)
         found = None if asked.again else kept_answer(run)
         if found is None:
             task, options, redrawn = _began(call, run)

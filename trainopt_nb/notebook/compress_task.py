@@ -15,9 +15,8 @@ from ..api.elsewhere import newest_run
 from ..api.prepare_run import stored_options
 from ..base.errors import RunError, TaskError
 from ..base.options import declared, nearest, option
-from .execute_cell import execute_cell
-from .stored_cell import stored_cell, stored_names
-from .verbs import Call, RunFolder, Trust
+from .stored_task import cell_names, stored_variables
+from .verbs import Call, RunFolder
 from ..runs.run import Run
 from ..runs.table import find_run, list_runs
 from ..task.task import Task
@@ -62,16 +61,10 @@ def task_of_run(
             f"No cell is stored with {run.name}, so its model and data are not known here: define model, train_data and valid_data, then "
             "%trainopt compress model."
         )
-    cell = stored_cell(run, call.options(Trust).trust, print, call.verb.name)
-    names = dict(call.shell.user_ns)
-    with stored_names(run, names):
-        execute_cell(call.shell, cell, seed=run.options.get("seed", 0), names=names)
+    names = cell_names(call, run)
     taken = loss_and_metrics(names, call.values)
     options = named_teachers(stored_options(run, _changes(call) | taken), names)
-    stored = run.facts.get("names", {})
-    task = find_task(
-        names, TaskNames.of(**{part: stored[part] for part in declared(TaskNames) if part in stored})
-    )
+    task = find_task(names, stored_variables(run))
     run.load(task.model)
     said = f"Model and data are those of {run.name}: its stored cell was executed, and the model has the weights that it saved."
     return FoundTask(task, options, (said,), {"compressed_run": run.name})

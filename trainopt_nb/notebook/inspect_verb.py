@@ -10,19 +10,16 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..api.elsewhere import newest_run
 from ..api.prepare_run import stored_options
 from ..base.errors import OptionError, RunError
-from ..base.options import Options, declared, option
+from ..base.options import Options, option
 from ..data.generators import preserve_rng
 from ..insight.inspect_run import inspect_run
 from ..insight.results import Results
-from .execute_cell import execute_cell
-from .stored_cell import stored_cell, stored_names
+from .stored_task import cell_names, stored_variables, trained_run
 from .verbs import Call, RunArgument, RunFolder, Trust, Verb
 from ..runs.run import Run
-from ..runs.table import find_run
-from ..task.variables import TaskNames, find_task, loss_and_metrics
+from ..task.variables import find_task, loss_and_metrics
 from ..train.teachers import named_teachers
 
 # %% ../../nbs/notebook/06k_inspect_verb.ipynb #098e6a30
@@ -39,18 +36,6 @@ class InspectOptions(Options):
         group="Cell",
     )
     class_names: str = option("", "variable that holds the names of the classes", group="Cell")
-
-
-def _run(call: Call) -> Run:
-    "Return the run that is named, the one of this notebook, or the newest"
-    asked, folder, held = (
-        call.options(RunArgument).run,
-        call.options(RunFolder).runs,
-        call.shell.user_ns.get("run"),
-    )
-    if not asked and isinstance(held, Run) and held.run_type in ("train", "trial"):
-        return held
-    return find_run(asked, folder) if asked else newest_run(folder, print)
 
 
 def class_names(names: dict, variable: str) -> tuple[str, ...]:  # empty where none is named
@@ -73,19 +58,15 @@ def with_data(call: Call, run: Run) -> Run:
     "Give a run its task, from the variables or from its stored cell. Raises `RunError` where neither has it"
     if run.given or run.run_type not in ("train", "trial"):
         return run
-    stored = run.facts.get("names", {})
-    variables = TaskNames.of(**{part: stored[part] for part in declared(TaskNames) if part in stored})
-    names = call.shell.user_ns
+    variables, names = stored_variables(run), call.shell.user_ns
     if not {variables.model, variables.train_data} <= names.keys():
         if not run.cell:
             raise RunError(
                 f"No cell is stored with {run.name}, so its data are not known here: define {variables.model}, {variables.train_data} and "
                 f"{variables.valid_data}, then %trainopt inspect {run.name}."
             )
-        cell = stored_cell(run, call.options(Trust).trust, print, call.verb.name)
-        known, names = names, dict(names)
-        with stored_names(run, known), preserve_rng():
-            execute_cell(call.shell, cell, seed=run.options.get("seed", 0), names=names)
+        with preserve_rng():
+            names = cell_names(call, run)
     task = find_task(names, variables)
     run.given = task, named_teachers(stored_options(run, loss_and_metrics(names, {})), names)
     return run
@@ -93,7 +74,7 @@ def with_data(call: Call, run: Run) -> Run:
 
 def _inspect(call: Call) -> Results:
     "Report what a run learned"
-    options, run = call.options(InspectOptions), with_data(call, _run(call))
+    options, run = call.options(InspectOptions), with_data(call, trained_run(call))
     named = class_names(call.shell.user_ns, options.class_names)
     model = run.given[0].model if run.given else None
     found = inspect_run(

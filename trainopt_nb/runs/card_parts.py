@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 
 from .card import Figure, escape, short_path
-from .html_tables import LINE, SOFT
+from .html_tables import CODE, LINE, SOFT
 from .pictures import TRAIN
 
 # %% ../../nbs/runs/01d_card_parts.ipynb #5c1b5ba3
@@ -137,7 +137,7 @@ def foot_html(
     parts: Iterable[str],  # short facts; empty ones are left out
 ) -> str:
     "Return the foot: places and short facts"
-    code = f'<code style="font:12px ui-monospace,Menlo,Consolas,monospace;background:none;padding:0" title="{escape(run_path)}">{escape(short_path(run_path))}</code>'
+    code = f'<code style="{CODE}" title="{escape(run_path)}">{escape(short_path(run_path))}</code>'
     shown = [f"{escape(word)} {code}" if run_path else "", *map(escape, parts)]
     spans = " ".join(f'<span style="overflow-wrap:anywhere">{part}</span>' for part in shown if part)
     return (

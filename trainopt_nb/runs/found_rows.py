@@ -12,7 +12,7 @@ from ..base.texts import wording
 from ..events.format import compact, figure
 from ..events.found import Found, told_of
 from ..events.progress import Progress
-from .html_tables import LINE, SOFT
+from .html_tables import CODE, LINE, SOFT
 from .pictures import TRAIN
 from .plain_text import escape, plain
 
@@ -114,9 +114,6 @@ def found_text(
     ]
 
 
-_CODE = "font:12px ui-monospace,Menlo,Consolas,monospace;background:none;padding:0"
-
-
 def _bars(picture):
     "Draw the numbers of a finding"
     cell = "padding:1px 10px 1px 0;white-space:nowrap"
@@ -138,7 +135,7 @@ def found_html(
     "Write the findings as rows of the card; each unfolds its evidence"
     rows = []
     for row in found_rows(progress, texts):
-        option = f' <code style="{_CODE}">{escape(row["option"])}</code>' if row["option"] else ""
+        option = f' <code style="{CODE}">{escape(row["option"])}</code>' if row["option"] else ""
         line = f'<b style="font-weight:600">{escape(row["sure"])}</b> {escape(row["text"])} {escape(row["change"])}{option}'
         tried = f'<div style="padding-top:3px;{SOFT}">{escape(row["tried"])}</div>' if row["tried"] else ""
         pictures = "".join(_bars(each) for each in row["pictures"])
