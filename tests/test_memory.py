@@ -114,6 +114,7 @@ def test_a_batch_holds_no_more_samples_than_there_are_and_auto_chooses_it(tmp_pa
     run = fit(nn.Linear(8, 2), (x, y), epochs=1, batch_size="auto", effective_batch=2, **how)
     assert (run.options["batch_size"], run.options["accumulate"]) == (2, 1)
     assert any("--batch-size 2 settles it" in str(note.text) for note in run.progress.notes)
+    assert run.given[1].batch_size == 2 and "accuracy" in run.inspect(valid_data=(x, y)).metrics
     with pytest.raises(OptionError, match="batches of its own"):
         fit(nn.Linear(8, 2), DataLoader(TensorDataset(x, y), 8), epochs=1, batch_size="auto", **how)
 

@@ -112,4 +112,4 @@ def time_text(
         return ""
     if row.idea == "sweep":
         return texts["coach_about"].format(time=duration(row.cost * how.one))
-    return texts["coach_same"] if 0.9 <= row.cost <= 1.1 else f"×{row.cost:.1f}"
+    return texts["coach_same"] if 0.9 <= row.cost <= 1.1 else f"{row.cost:.1f}×"

@@ -179,6 +179,14 @@ class _ReportedRun(_CommandedRun):
         return RUN_ACTIONS["inspect"](self, train_data, valid_data, **how)
 
 # %% ../../nbs/runs/07_run.ipynb #50f821a6
+_MEASURED = (
+    "batch_size",
+    "accumulate",
+    "memory_share",
+    "effective_batch",
+)  # which `--batch-size auto` settles
+
+
 class Run(_ReportedRun):
     "A run on the disk: its options, its events, its weights"
 
@@ -189,7 +197,19 @@ class Run(_ReportedRun):
         "Open a run; raises `RunError` where the directory holds none"
         super().__init__(path)
         self.trained = None  # the model that this process trained, for `predict`
-        self.given: tuple = ()  # the task and the options that this process began the run with, for `inspect`
+        self.given = ()
+
+    @property
+    def given(self) -> tuple:  # empty where another process began the run
+        "Return the task and the options that this process began the run with; a batch size that was measured is the one that the run stored"
+        if self._given and self._given[1].batch_size == "auto":
+            (task, options), stored = self._given, self.options
+            return task, options.replace(**{name: stored[name] for name in _MEASURED if name in stored})
+        return self._given
+
+    @given.setter
+    def given(self, task_and_options: tuple):
+        self._given = task_and_options
 
     @classmethod
     def create(
