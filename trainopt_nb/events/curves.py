@@ -10,6 +10,7 @@ import math
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
+from operator import itemgetter
 from typing import NamedTuple
 
 # %% ../../nbs/events/02_curves.ipynb #948bc8bc
@@ -26,8 +27,15 @@ def extremes(
     return sorted(dict.fromkeys(ends + gaps), key=lambda p: p[0])
 
 # %% ../../nbs/events/02_curves.ipynb #0583bc75
+_VALUE, _MEAN = itemgetter(1), itemgetter(2)
+
+
 def _thinned(bucket):
     "Return the points that stand for a bucket of (x, y, mean), in their order"
+    if math.isfinite(sum(map(_VALUE, bucket))) and math.isfinite(total := sum(map(_MEAN, bucket))):
+        mean, low, high = total / len(bucket), min(bucket, key=_VALUE), max(bucket, key=_VALUE)
+        ends = (low,) if low is high else (low, high) if low[0] <= high[0] else (high, low)
+        return [(x, y, mean) for x, y, _ in ends]
     means = [mean for _, _, mean in bucket if math.isfinite(mean)]
     mean = sum(means) / len(means) if means else math.nan
     return [(x, y, mean) for x, y in extremes([(x, y) for x, y, _ in bucket])]
@@ -58,7 +66,9 @@ class _Thinned:
     ):
         "Append one value"
         if self.stride == 1:
-            self._extend([(x, y, y)])
+            self.x.append(x)
+            self.y.append(y)
+            self.mean.append(y)
         else:
             self._bucket.append((x, y, y))
             if len(self._bucket) < 2 * self.stride:
