@@ -30,6 +30,7 @@ from trainopt_nb.compression.sensitivity import layers_to_keep, sensitivity
 from trainopt_nb.compression.served import OnnxServed, TorchServed, require_engine
 from trainopt_nb.compression.to_onnx import to_onnx
 from trainopt_nb.compression.torchao import called_layers, quantized_linear, torchao_program
+from trainopt_nb.tables.feature_words import read_words
 from trainopt_nb.tables.features import Known, fit_features
 
 
@@ -394,11 +395,11 @@ def outputs(data, batches):
 # exports
 
 
-def run_script(folder, tmp_path):
+def run_script(folder, tmp_path, given="example.npz"):
     "Run `run.py` in a process that cannot import this package; its outputs"
     block = "import sys; sys.modules['trainopt_nb'] = None; sys.argv = sys.argv[1:]; import os, runpy; sys.path.insert(0, os.path.dirname(sys.argv[0])); runpy.run_path(sys.argv[0])"
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = run_warm(["-c", block, folder / "run.py", folder / "example.npz"], tmp_path, env)
+    done = run_warm(["-c", block, folder / "run.py", folder / given], tmp_path, env)
     assert done.returncode == 0, done.stderr[-2000:]
     found, expected = np.load(tmp_path / "outputs.npz"), np.load(folder / "expected.npz")
     assert list(found) == list(expected)
@@ -449,17 +450,38 @@ def test_a_failed_export_leaves_nothing_and_an_earlier_one_is_kept(tmp_path):
         export(model, tmp_path / "other", batches, overwrite=True)
 
 
-def test_fitted_preprocessing_goes_along(tmp_path):
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ("onnx", ""),
+        ("onnx", "bins:age:3 cross:city:kind poly:2 target:city"),
+        ("torch.export", "quantile"),
+        ("safetensors", "power ordinal:city pca:3"),
+    ],
+)
+def test_fitted_preprocessing_goes_along_and_needs_nothing_of_ours(form, words, tmp_path):
     pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame({"age": [1.0, 2, 3, 4], "city": ["a", "b", "a", "b"]})
-    features, x, _ = fit_features(frame, Known(np.array([0, 1, 0, 1]), 2))
-    net = nn.Linear(x.shape[1], 2)
-    export(net, tmp_path / "model", torch.from_numpy(x), features=features)
-    from trainopt_nb.tables.stored import stored_features
-
-    again = stored_features(tmp_path / "model").transform(frame)
-    np.testing.assert_array_equal(again, x)
-    assert (
-        "run.py does not apply it"
-        in json.loads((tmp_path / "model/provenance.json").read_text())["preprocessing"]
+    draw = np.random.default_rng(0)
+    frame = pandas.DataFrame(
+        {
+            "age": draw.normal(40, 9, 60).round(1),
+            "pay": draw.lognormal(7, 1, 60).round(),
+            "city": draw.choice(["Oslo", "Rome", "Łódź"], 60),
+            "kind": draw.choice(["a", "b", None], 60),
+            "since": pandas.date_range("2024-01-30", periods=60).astype(str),
+        }
     )
+    frame.loc[:5, "age"] = np.nan
+    known = Known(draw.integers(0, 2, 60), 2)
+    features, x, _ = fit_features(frame, known, read_words(words))
+    net = nn.Linear(x.shape[1], 2)
+    export(net, tmp_path / "model", torch.from_numpy(x), form=form, features=features)
+    run_script(tmp_path / "model", tmp_path, "example.csv")
+    rows = pandas.read_csv(tmp_path / "model/example.csv")
+    expected = net(torch.from_numpy(features.transform(rows))).detach()
+    np.testing.assert_allclose(np.load(tmp_path / "outputs.npz")["arr_0"], expected, atol=1e-4, rtol=1e-4)
+    if words:
+        return
+    frame.drop(columns="pay").to_csv(tmp_path / "short.csv")
+    with pytest.raises(AssertionError, match="DataError: the table lacks the column pay"):
+        run_script(tmp_path / "model", tmp_path, tmp_path / "short.csv")

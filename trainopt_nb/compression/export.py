@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import nn
 from ..base.errors import CompressError
 from ..base.registry import Registry
@@ -26,8 +27,8 @@ from .to_onnx import to_onnx
 from .torchao import TorchaoServed
 from ..data.tensors import leaves
 from ..store.folders import new_folder
+from .table_code import EXAMPLE_ROWS, table_needs, write_table_code
 from ..tables.features import Features
-from ..tables.stored import store_features
 
 # %% ../../nbs/compression/51_export.ipynb #b08c5c3b
 class Shipped(NamedTuple):
@@ -149,6 +150,21 @@ def _check_target(folder, overwrite):
         )
 
 # %% ../../nbs/compression/51_export.ipynb #c9860387
+_READ = 'inputs = np.load(sys.argv[1] if sys.argv[1:] else here / "example.npz")\n'
+
+
+def _of_rows(text, name):
+    "Return a script that takes rows of a table"
+    text = text.replace(
+        "on arrays from a file: python run.py inputs.npz", "on rows of a table: python run.py rows.csv"
+    )
+    text = text.replace(
+        "import numpy as np\n", "import numpy as np\nimport pandas as pd\nfrom features import transform\n"
+    )
+    rows = _READ.replace("inputs = np.load", "rows = pd.read_csv").replace("example.npz", EXAMPLE_ROWS)
+    return text.replace(_READ, f"{rows}inputs = {{{name!r}: transform(rows)}}\n")
+
+
 def _script(text, names, positional):
     "Fill in how the model is called"
     taken = [f"torch.from_numpy(inputs[{name!r}])" for name in names]
@@ -160,19 +176,22 @@ def _script(text, names, positional):
     )
 
 
-def _write(served, folder, batches, facts):
+def _write(served, folder, batches, features, facts):
     "Write all files of a folder"
     kind = SHIPPED[type(served)]
-    files, trial = served.save(folder), made_up(batches[0])
+    files, script, needs, trial = served.save(folder), kind.script, kind.needs, made_up(batches[0])
     tensors = (*trial.args, *trial.kwargs.values())
     names = getattr(served, "inputs", None) or trial.names(getattr(served, "module", nn.Identity()))
+    if features is not None:
+        trial = Arguments((torch.from_numpy(write_table_code(folder, features)),), {})
+        tensors, script, needs = trial.args, _of_rows(script, names[0]), f"{needs} {table_needs(features)}"
     write_arrays(folder / "example.npz", dict(zip(names, tensors, strict=True)))
     outputs = leaves(served(*trial.args, **trial.kwargs))
     write_arrays(folder / "expected.npz", {f"arr_{i}": each for i, each in enumerate(outputs)})
-    (folder / "run.py").write_text(_script(kind.script, names, len(trial.args)))
+    (folder / "run.py").write_text(_script(script, names, len(trial.args)))
     facts = {
         "model": served.name,
-        "run it": f"pip install {kind.needs}; python run.py",
+        "run it": f"pip install {' '.join(dict.fromkeys(needs.split()))}; python run.py",
         "inputs": described(batches[0], names),
         **facts,
     }
@@ -196,14 +215,11 @@ def export(
     served = _to_ship(model, batches, form)
     if features is not None:
         facts["preprocessing"] = (
-            "The inputs are the numbers that the fitted preprocessing in features.json makes of a table; run.py does not apply it, "
-            "trainopt_nb.tables.stored.stored_features(folder).transform(frame) does."
+            "features.py makes the inputs of the rows of a table, by what features.json and features.safetensors hold of the training rows."
         )
         facts["columns"] = features.columns
     with new_folder(folder, 2 * served.nbytes) as writing:
-        again = _write(served, writing, batches, facts)
-        if features is not None:
-            store_features(writing, features)
+        again = _write(served, writing, batches, features, facts)
         found = agreement(again, served, batches)
         if not found.error <= 1e-3:
             raise CompressError(

@@ -9,7 +9,6 @@ __all__ = ['need_sklearn', 'fit_fill', 'fill', 'fit_scale', 'scale', 'bin_edges'
 from itertools import combinations_with_replacement
 
 import numpy as np
-import torch
 
 from ..base.errors import DataError
 from .feature_words import Impute
@@ -89,6 +88,8 @@ _EDGE = 1e-7  # shares below this and above 1 - this stand for the ends of a nor
 
 def _ranks(x, quantiles):
     "Turn each column into ranks from 0 to 1, and those into a normal distribution"
+    import torch
+
     shares = np.linspace(0, 1, len(quantiles))
     out = np.empty_like(x)
     for i in range(x.shape[1]):
