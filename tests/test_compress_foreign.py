@@ -1,5 +1,6 @@
 "Models as others write them: what they do differently is compressed, or refused with the reason"
 
+import threading
 from http import HTTPStatus
 
 import pytest
@@ -245,3 +246,29 @@ def test_members_of_an_enumeration_and_infinite_numbers_are_rebuilt(tmp_path):
     served = CodeServed(Holds(), "safetensors")
     served.save(tmp_path)
     assert torch.equal(read_code(tmp_path)(X), served(X))
+
+
+class Settings:
+    def __init__(self, width):
+        self.width, self.act, self.layers = width, nn.functional.silu, {"first": [width, None]}
+
+
+class Configured(nn.Module):
+    def __init__(self, settings, inner=None):
+        super().__init__()
+        self.settings, self.inner = settings, inner
+
+    def forward(self, x):
+        x = self.settings.act(x) * self.settings.width
+        return self.inner(x) if self.inner else x
+
+
+def test_objects_that_modules_share_are_written_once(tmp_path):
+    settings = Settings(3)
+    served = CodeServed(Configured(settings, Configured(settings)), "safetensors")
+    served.save(tmp_path)
+    again = read_code(tmp_path)
+    assert torch.equal(again(X), served(X)) and again.module.settings is again.module.inner.settings
+    settings.lock = threading.Lock()
+    with pytest.raises(CompressError, match="holds a lock, which no code can rebuild: use torch.export"):
+        served.save(tmp_path)

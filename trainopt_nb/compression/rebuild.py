@@ -52,8 +52,9 @@ def _globals(code):
 def plain_code(
     value: object,  # of an attribute
     name: Callable[[object], str],  # of a class or function in the code
+    thing: Callable[[object], str] | None = None,  # of any other object, in the code
 ) -> str:
-    "Return a plain value as code. Raises `CompressError` for any other"
+    "Return a plain value as code. Raises `CompressError` for any other, unless `thing` names it"
     if isinstance(value, enum.Enum):
         return f"{name(type(value))}[{value.name!r}]"
     if isinstance(value, float) and not math.isfinite(value):
@@ -64,20 +65,39 @@ def plain_code(
         return f"torch.device({str(value)!r})"
     if type(value) in (list, tuple, set, torch.Size):
         kind = "tuple" if type(value) is torch.Size else type(value).__name__
-        return f"{kind}([{', '.join(plain_code(each, name) for each in value)}])"
+        return f"{kind}([{', '.join(plain_code(each, name, thing) for each in value)}])"
     if type(value) is dict:
-        pairs = (f"{plain_code(k, name)}: {plain_code(v, name)}" for k, v in value.items())
+        pairs = (f"{plain_code(k, name, thing)}: {plain_code(v, name, thing)}" for k, v in value.items())
         return "{" + ", ".join(pairs) + "}"
     if inspect.isfunction(value) or inspect.isclass(value):
         return name(value)
-    if inspect.isbuiltin(value) and getattr(torch, value.__name__, None) is value:
-        return f"torch.{value.__name__}"
+    if inspect.isbuiltin(value):
+        for place in (torch, nn.functional):
+            if getattr(place, value.__name__, None) is value:
+                return f"{place.__name__}.{value.__name__}"
+    if thing is not None and _is_thing(value):
+        return thing(value)
     raise CompressError(
         f"An attribute holds a {type(value).__name__}, which no code can rebuild: use torch.export."
     )
 
+
+def _is_thing(value):
+    "Return whether an object is its attributes and nothing else, as a configuration is"
+    own, plain = type(value), object
+    usual = own.__new__ is plain.__new__ and own.__reduce__ is plain.__reduce__
+    return usual and hasattr(value, "__dict__") and not isinstance(value, (nn.Module, torch.Tensor))
+
 # %% ../../nbs/compression/42_rebuild.ipynb #be86ed79
 _OWN = frozenset(vars(nn.Module()))  # attributes that every module has
+
+
+_THING = """def thing(kind, values):
+    "Make an object without its constructor"
+    made = kind.__new__(kind)
+    vars(made).update(values)
+    return made
+"""
 
 
 class _Code:
@@ -86,6 +106,7 @@ class _Code:
     def __init__(self, ours=of_user, imports=("import torch", "from torch import nn")):
         self.ours = ours  # whether the code of a module is written down, not imported
         self.imports, self.defined = set(imports), {}  # name -> source
+        self._things = {}  # id of an object -> name of the variable that holds it
 
     def name(self, thing):
         "Return the name of a class or function in the code"
@@ -100,6 +121,17 @@ class _Code:
             del self.defined[thing.__name__]  # after what it needs
             self.defined[thing.__name__] = source
         return thing.__name__
+
+    def thing(self, value):
+        "Return the name of the variable that holds an object, which several modules may share"
+        if id(value) not in self._things:
+            own = type(value)
+            self._things[id(value)] = f"{own.__name__.lower()}_{len(self._things) + 1}"
+            attributes = plain_code(vars(value), self.name, self.thing)
+            self.defined.setdefault("thing", _THING)
+            known = self._things[id(value)]
+            self.defined[known] = f"{known} = thing({self.name(own)}, {attributes})\n"
+        return self._things[id(value)]
 
     def _needs(self, thing):
         "Collect the global variables that a class or function reads"
@@ -205,7 +237,7 @@ def _written(module, code, depth=1):
         if each is not None
     )
     empty |= {name: None for name, each in module._modules.items() if each is None}
-    return f"new({code.name(type(module))}, {plain_code({**values, **empty}, code.name)}, {tensors!r}, {{{inside}}})"
+    return f"new({code.name(type(module))}, {plain_code({**values, **empty}, code.name, code.thing)}, {tensors!r}, {{{inside}}})"
 
 
 def model_code(
