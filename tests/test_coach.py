@@ -130,7 +130,7 @@ def test_the_answer_is_kept_with_the_run_and_a_damaged_one_is_not_shown(only, tm
     )
     found = coach(run, seconds=LONG)
     assert any(key == "coach_redrawn" for key, _ in found.notes)
-    again = coach(run)
+    again = run.coach()
     assert again.date and again.line == found.line and again.best.mean == found.best.mean
     with pytest.raises(OptionError, match="not kept"):
         again.options  # noqa: B018
@@ -139,7 +139,7 @@ def test_the_answer_is_kept_with_the_run_and_a_damaged_one_is_not_shown(only, tm
     (run.path / ANSWER).write_text(json.dumps(stored))
     run.given = ()
     with pytest.raises(RunError, match="not known here"):
-        coach(run)
+        run.coach()
 
 
 def test_early_stopping_is_read_off_curves_and_only_where_no_seed_loses():

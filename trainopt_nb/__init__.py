@@ -59,6 +59,7 @@ _LATER = {  # they import Optuna, or what measures, inspects, watches and change
 
 RUN_REPORTS.register("sweep", "trainopt_nb.sweeps.report:sweep_bundle")
 RUN_REPORTS.register("compress", "trainopt_nb.compression.report:compress_bundle")
+RUN_ACTIONS.register("coach", "trainopt_nb.insight.coach:coach")
 RUN_ACTIONS.register("eject", "trainopt_nb.script.write:write_script")
 RUN_ACTIONS.register("inspect", "trainopt_nb.insight.inspect_run:inspect_run")
 RUN_ACTIONS.register("log", "trainopt_nb.runs.write_logs:write_logs")

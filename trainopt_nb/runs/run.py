@@ -178,6 +178,10 @@ class _ReportedRun(_CommandedRun):
         "Report where the model errs, on its own data or on those that are passed; `how` is n, classes, model. Raises `RunError`, `DataError` or `TaskError`"
         return RUN_ACTIONS["inspect"](self, train_data, valid_data, **how)
 
+    def coach(self, **how: object) -> object:  # `Coached`
+        "Say what to try after the run, measured on its task; `how` is seconds, again, options. Raises `RunError`, `DataError` or `OptionError`"
+        return RUN_ACTIONS["coach"](self, **how)
+
 # %% ../../nbs/runs/07_run.ipynb #50f821a6
 _MEASURED = (
     "batch_size",
