@@ -17,15 +17,18 @@ def test_looks_at_a_finished_run_stand_below_the_panel_and_in_the_file(lab):
     lab.wait_for(lambda: panel(lab).get_attribute("data-state") == "finished", "the end", 120)
     row = panel(lab).locator(".tonb-looks")
     row.wait_for(timeout=20_000)
-    assert [lab.read(button) for button in row.locator("button").all()] == ["Inspect", "Doctor"]
+    assert [lab.read(button) for button in row.locator("button").all()] == ["Inspect", "Doctor", "Coach"]
     lab.screenshot("looks")
     look(lab, "inspect", "(?i)confusion|most wrong")
     lab.screenshot("looks-inspect")
     look(lab, "doctor", "(?i)fault|healthy|nothing|updates")
     lab.screenshot("looks-doctor")
+    look(lab, "coach", "Another process measures")
+    lab.wait_text(1, "As it is, accuracy is", 240)
+    lab.screenshot("looks-coach")
     lab.save()
     kept = "".join(str(output) for output in lab.saved().cells[1].outputs)
-    assert "updates" in kept and panel(lab).count() == 1
+    assert "As it is, accuracy is" in kept and panel(lab).count() == 1
     lab.restart()
     panel(lab).locator(".tonb-inspect").click()
     lab.wait_for(lambda: "%trainopt inspect" in lab.read(row), "the sentence about the lost kernel", 30)

@@ -78,7 +78,7 @@ class _Closer:
         return {"piece": {"range": list(asked), "curves": sent}}
 
 # %% ../../nbs/panels/02_train_panel.ipynb #d1ad3f16
-LOOKS = ("inspect", "doctor")  # what a panel offers when its run has ended
+LOOKS = ("inspect", "doctor", "coach")  # what a panel offers when its run has ended
 
 
 class _Looks:
