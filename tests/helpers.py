@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
@@ -26,6 +27,28 @@ from trainopt_nb.train.loop import train
 DEVICE = os.environ.get(
     "TRAINOPT_TEST_DEVICE", "cpu"
 )  # on which tests train, where they compare what is computed
+
+# --- which tests are quick
+
+
+def some_quick(
+    values,  # of a parameter
+    *quick,  # those that stand for all of them in the quick set
+) -> list:
+    "Return the values of a parameter, of which all but a few run with the slow tests"
+    assert all(any(each is value or each == value for value in values) for each in quick), quick
+    keep = [any(each is value or each == value for each in quick) for value in values]
+    return [v if k else pytest.param(v, marks=pytest.mark.slow) for v, k in zip(values, keep, strict=True)]
+
+
+# sources that start processes at each epoch: one of them is in the quick set, "dataset in two workers"
+LONG = (
+    "the same in two workers",
+    "loader with two workers",
+    "stateful loader with two workers",
+    "weighted sampler with two workers",
+)
+
 
 # --- waiting
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import follow, losses, quiet, run_until_killed, until, weights
+from helpers import follow, losses, quiet, run_until_killed, some_quick, until, weights
 from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
@@ -225,7 +225,7 @@ class Rows(Dataset):
         return self.data[0][index], self.data[1][index]
 
 
-@pytest.mark.parametrize("kind", ["sounds", "spectrograms"])
+@pytest.mark.parametrize("kind", some_quick(["sounds", "spectrograms"], "spectrograms"))
 def test_workers_change_nothing(kind, tmp_path):
     found, (data, _) = [], task_data(kind)
     for given_, workers in ((data, 0), (Rows(data), 0), (Rows(data), 2)):
@@ -235,7 +235,7 @@ def test_workers_change_nothing(kind, tmp_path):
     assert torch.equal(found[0], found[1]) and torch.equal(found[1], found[2])
 
 
-@pytest.mark.parametrize("kind", ["sounds", "tables"])
+@pytest.mark.parametrize("kind", some_quick(["sounds", "tables"], "tables"))
 def test_devices_change_nothing(kind, tmp_path):
     "Pitch has a test of its own: it follows the rounding of Fourier transforms, which depends on the processor"
     data, policy = task_data(kind), MANY[kind].replace("pitch ", "")
@@ -244,7 +244,7 @@ def test_devices_change_nothing(kind, tmp_path):
     assert torch.allclose(losses(runs[0]), losses(runs[1]), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", list(SHAPES))
+@pytest.mark.parametrize("kind", some_quick(SHAPES, "spectrograms", "tables"))
 def test_stopped_and_resumed_is_uninterrupted(kind, tmp_path):
     options, data, whole = TrainOptions(**options_of(kind, epochs=3)), task_data(kind), net(kind)
     follow(train(Task(whole, *data), options))
@@ -265,6 +265,7 @@ fit(net("sounds"), *task_data("sounds"), folder=sys.argv[1], save_steps=1, write
 """
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_uninterrupted(tmp_path):
     run_until_killed(KILLED, tmp_path / "killed")
     run = until(lambda: find_run(None, tmp_path / "killed"), "the killed run")

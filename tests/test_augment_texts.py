@@ -57,7 +57,7 @@ def flags(**more):
 # --- the effects
 
 
-@examples(100)
+@examples(40)
 @given(st.sampled_from(NAMES), st.text(max_size=60), st.floats(0, 1), st.integers(0, 2**32 - 1))
 def test_any_text_and_strength(name, text, strength, seed):
     change = TextAugment(read_policy(f"{name}:{strength}", kind="texts"), seed, MEANS)
@@ -107,6 +107,7 @@ def test_only_training_texts_are_changed(tmp_path):
 # --- one seed gives one result
 
 
+@pytest.mark.slow
 def test_workers_and_packing_change_nothing(tmp_path):
     folder = write_texts(tmp_path / "data")
     for packed in (False, True):
@@ -142,6 +143,7 @@ fit(Bag(), sys.argv[1], folder=sys.argv[2], save_steps=1, write=quiet, **flags(e
 """
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_uninterrupted(tmp_path):
     folder = write_texts(tmp_path / "data")
     run_until_killed(KILLED, folder, tmp_path / "killed")

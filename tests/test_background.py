@@ -12,7 +12,7 @@ from contextlib import suppress
 import psutil
 import pytest
 import torch
-from helpers import assert_still, moving, over, quiet, until
+from helpers import assert_still, moving, over, quiet, some_quick, until
 from starts import launch
 from torch import nn
 from warm_python import python
@@ -213,7 +213,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("how", ["killed", "ends"])
+@pytest.mark.parametrize("how", some_quick(["killed", "ends"], "ends"))
 def test_it_outlives_its_parent(tmp_path, how):
     (tmp_path / "parent.py").write_text(textwrap.dedent(PARENT))
     # the warm process gives each process a group of its own; started cold, the forkserver is in that of the parent

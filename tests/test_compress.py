@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import some_quick
 from safetensors.torch import load_file
 from sklearn.datasets import load_diabetes, load_digits
 from torch import nn
@@ -532,7 +533,10 @@ def test_a_teacher_that_was_asked_for_is_refused_before_anything_starts(
 
 @pytest.mark.parametrize(
     "more",
-    [{"distill": "logits:2"}, {"distill": "features:0.1", "distill_layers": "1"}, {"unlabeled": True}],
+    some_quick(
+        [{"distill": "logits:2"}, {"distill": "features:0.1", "distill_layers": "1"}, {"unlabeled": True}],
+        {"unlabeled": True},
+    ),
 )
 def test_a_recipe_takes_the_options_that_the_model_was_distilled_with(digits, trained, tmp_path, more):
     (x, y), valid = digits

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from helpers import some_quick
 from onnx import numpy_helper
 from sklearn.datasets import load_digits
 from torch import nn
@@ -407,7 +408,9 @@ def run_script(folder, tmp_path, given="example.npz"):
         np.testing.assert_allclose(found[name], expected[name], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("form", ["onnx", "onnx int8", "torch.export", "safetensors"])
+@pytest.mark.parametrize(
+    "form", some_quick(["onnx", "onnx int8", "torch.export", "safetensors"], "onnx", "safetensors")
+)
 def test_the_script_of_an_export_runs_without_this_package(form, tmp_path):
     model, batches = trained(Encoder)
     found = export(model, tmp_path / "model", batches, form=form, metric={"accuracy": 0.9}, run="digits")
@@ -454,8 +457,8 @@ def test_a_failed_export_leaves_nothing_and_an_earlier_one_is_kept(tmp_path):
     ("form", "words"),
     [
         ("onnx", ""),
-        ("onnx", "bins:age:3 cross:city:kind poly:2 target:city"),
-        ("torch.export", "quantile"),
+        pytest.param("onnx", "bins:age:3 cross:city:kind poly:2 target:city", marks=pytest.mark.slow),
+        pytest.param("torch.export", "quantile", marks=pytest.mark.slow),
         ("safetensors", "power ordinal:city pca:3"),
     ],
 )

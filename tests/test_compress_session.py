@@ -189,6 +189,7 @@ def test_a_recipe_goes_on_after_a_step_that_fails(trained, digits, tmp_path, ste
         compress(trained, digits, "refuses, library", write=lines.append, **more)
 
 
+@pytest.mark.slow
 def test_the_code_of_a_recipe_makes_the_model_again(trained, digits, tmp_path, steps, always_kept):
     more = {"floor": "3%", "seconds": 0.05, "device": "cpu", "folder": str(tmp_path), "batch": (2, 4)}
     found = compress(trained, digits, "narrow, narrow", write=lambda line: None, lr=0.002, **more)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import Wire
+from helpers import Wire, some_quick
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
@@ -698,7 +698,7 @@ FORMS = ("tensors", "arrays", "set", "dataset", "frames", "frame", "polars", "fi
 
 
 @pytest.mark.parametrize("held_out", [False, True], ids=["whole", "held_out"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", some_quick(FORMS, "tensors", "dataset", "polars", "files"))
 def test_a_cell_that_runs_twice_gives_the_same_data(tmp_path, form, held_out):
     x, y = table(60)
     frame = pd.DataFrame(x, columns=list("abc")).assign(label=y)

@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import alive, assert_still, losses, over, quiet, ranks_of, small_table, until, weights
+from helpers import (
+    alive,
+    assert_still,
+    losses,
+    over,
+    quiet,
+    ranks_of,
+    small_table,
+    some_quick,
+    until,
+    weights,
+)
 from starts import launch, leave
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
@@ -118,8 +129,22 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("plan", PLANS)
+QUICK = {
+    ("data", "momentum, weighted classes"),
+    ("data", "accumulated, clipped, averaged"),
+    ("shard", "groups, frozen"),
+    ("tensor", "plain"),
+}
+
+
+@pytest.mark.parametrize(
+    ("plan", "recipe"),
+    [
+        pytest.param(plan, recipe, marks=[] if (plan, recipe) in QUICK else [pytest.mark.slow])
+        for plan in PLANS
+        for recipe in RECIPES
+    ],
+)
 def test_two_devices_compute_what_one_does(plan, recipe, tmp_path):
     how = {"epochs": 2, "batch_size": 32, "lr": 0.01} | RECIPES[recipe]
     assert_same(*both(tmp_path, net, lambda: TRAIN, spread=PLANS[plan], **how))
@@ -250,6 +275,7 @@ def losses_of_ranks(folder, *runs, world=2):
     return [[torch.tensor(values) for values in run] for run in json.loads(said[0])]
 
 
+@pytest.mark.slow
 def test_device_transforms_on_several_ranks(tmp_path):
     "Every strategy applies them; ranks that share each batch draw the same random numbers for it, whatever the stage"
     (alone,) = losses_of_ranks(tmp_path, ("data", False), world=1)
@@ -295,7 +321,7 @@ def test_a_checkpoint_knows_no_devices(plan, tmp_path):
     assert torch.allclose(losses(run), losses(whole), rtol=1e-5)
 
 
-@pytest.mark.parametrize("plan", ["data", "shard"])
+@pytest.mark.parametrize("plan", some_quick(["data", "shard"], "data"))
 def test_a_resume_with_running_statistics_is_exact(plan, tmp_path):
     "Each device has them of its own samples, and a checkpoint holds those of the first"
 
@@ -343,7 +369,9 @@ class Forgetful(torch.utils.data.Dataset):
 Forgetful.__module__ = "__main__"  # as in a notebook
 
 
-@pytest.mark.parametrize("source", [lambda: TRAIN, Forgetful], ids=["tensors", "dataset"])
+@pytest.mark.parametrize(
+    "source", some_quick([Forgetful, lambda: TRAIN], Forgetful), ids=["dataset", "tensors"]
+)
 def test_random_numbers_of_each_rank_go_on(source, tmp_path):
     "Dropout draws what it would have drawn, to the last bit, where a run goes on in the middle of an epoch"
 
@@ -487,7 +515,7 @@ def whole(tmp_path_factory):
     return over(launch_two(tmp_path_factory.mktemp("whole")))
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", some_quick([0, 1], 1))
 def test_a_killed_rank_is_replaced(victim, whole, tmp_path):
     "The run goes on from its newest checkpoint and ends as if nothing had happened"
     run = launch_two(tmp_path)

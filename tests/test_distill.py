@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import follow, quiet, run_until_killed, until, weights
+from helpers import follow, quiet, run_until_killed, some_quick, until, weights
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -306,7 +306,7 @@ MORE = {
 }
 
 
-@pytest.mark.parametrize("name", MORE)
+@pytest.mark.parametrize("name", some_quick(MORE, "mixup", "features", "focal"))
 @pytest.mark.parametrize("unlabeled", [False, True])
 def test_stopped_and_resumed_is_uninterrupted(name, unlabeled, tmp_path):
     options = TrainOptions(**flags(epochs=3, batch_size=16, teacher=Pixels(8, seed=5), **MORE[name]))
@@ -356,6 +356,7 @@ def test_accumulated_is_one_large_batch():
     assert torch.allclose(*ends, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_compiled_is_near(tmp_path, monkeypatch):
     monkeypatch.setattr(
         torch, "compile", partial(torch.compile, backend="aot_eager")

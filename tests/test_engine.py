@@ -338,6 +338,7 @@ def test_precision_that_the_device_lacks_is_refused(precision):
         events_of(net(), pair()[0], precision=precision)
 
 
+@pytest.mark.slow
 def test_compile_gives_the_same_model():
     plain = losses(events_of(net(), pair()[0], epochs=1))
     model = net()

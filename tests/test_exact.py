@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import Epochs, Stream, follow, options, outcome, seeded
+from helpers import LONG, Epochs, Stream, follow, options, outcome, seeded
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
@@ -595,7 +595,8 @@ def kills():
     for number, name in enumerate(SETTINGS):
         places = PLACES if "accumulate" in name or name in ("history of a loss",) else PLACES + LATER
         for other, (place, check) in enumerate(places):
-            marks = [] if other == (number * 3 + 2) % len(places) else [pytest.mark.slow]
+            short = other == (number * 3 + 2) % len(places) and name not in LONG
+            marks = [] if short else [pytest.mark.slow]
             yield pytest.param(name, check, marks=marks, id=f"{name}-{place}")
 
 

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from helpers import some_quick
 from torch import nn
 
 import trainopt_nb
@@ -201,12 +202,15 @@ class Slow(nn.Module):
 
 @pytest.mark.parametrize(
     "how",
-    [
-        {"in_memory": "no"},
-        {"in_memory": "no", "workers": 2},
+    some_quick(
+        [
+            {"in_memory": "no"},
+            {"in_memory": "no", "workers": 2},
+            {"pack_by_length": True},
+            {"pack_by_length": True, "workers": 2},
+        ],
         {"pack_by_length": True},
-        {"pack_by_length": True, "workers": 2},
-    ],
+    ),
 )
 def test_a_run_resumes_exactly_in_the_middle_of_an_epoch(how, tmp_path):
     data = folder_of(tmp_path / "data", "text")

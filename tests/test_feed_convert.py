@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from helpers import some_quick
 from torch import nn
 from torch.utils.data import Dataset
 from warm_python import python
@@ -68,7 +69,7 @@ class Ends(Dataset):
 
 
 @ALL_FORMS
-@pytest.mark.parametrize("at", [300, 1700, 2490])
+@pytest.mark.parametrize("at", some_quick([300, 1700, 2490], 1700))
 def test_an_interrupted_conversion_goes_on(form, at, tmp_path):
     x, y = numbers()
     target, said = tmp_path / f"a.{FORMS[form]}", []

@@ -70,6 +70,7 @@ def test_run_all_leaves_the_run_and_static_outputs(executed, way):
     assert not any("widget-view" in kind for o in found for kind in o.get("data", {}))
 
 
+@pytest.mark.slow
 def test_both_leave_the_same_run(executed):
     "The same notebook gives the same weights and the same events, whoever runs it"
     told = []

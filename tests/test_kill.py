@@ -129,7 +129,7 @@ def serve(root, source, kills, seed):
 @pytest.mark.parametrize(
     "source, kills",
     [
-        *((source, 3) for source in SOURCES),
+        ("memory", 3),
         *(pytest.param(source, kills, marks=pytest.mark.slow) for source, kills in SOURCES.items()),
     ],
 )

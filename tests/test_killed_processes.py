@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from helpers import alive, lock_owner, moving, over, quiet, ranks_of, small_table, until
+from helpers import alive, lock_owner, moving, over, quiet, ranks_of, small_table, some_quick, until
 from starts import leave
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
@@ -241,7 +241,7 @@ class Fails(nn.Module):
         Log.take = take
 
 
-@pytest.mark.parametrize("where", ["step", "log"])
+@pytest.mark.parametrize("where", some_quick(["step", "log"], "log"))
 @pytest.mark.parametrize("plan", [{}, {"shard": True}], ids=["data", "shard"])
 def test_an_error_on_the_rank_that_writes_ends_all_of_them(where, plan, tmp_path):
     "The others wait in a collective, and a checkpoint would be another one"
@@ -346,7 +346,7 @@ def reporting_loaders(folder):
     return first, DataLoader(rows, 64, worker_init_fn=Report(f"{folder}/valid.pid"), **more)
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("method", some_quick(["fork", "forkserver", "spawn"], "forkserver"))
 @pytest.mark.parametrize("background", [False, True], ids=["cell", "background"])
 def test_no_worker_of_a_loader_outlives_a_killed_trainer(method, background, tmp_path):
     "Whatever starts processes; a forkserver, the default from Python 3.14 on, lives on and is the parent that PyTorch's workers look for"

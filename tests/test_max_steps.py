@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 import torch
-from helpers import RECIPES, SOURCES, X, Y, follow, go_on, options, outcome, quiet, record, task
+from helpers import LONG, RECIPES, SOURCES, X, Y, follow, go_on, options, outcome, quiet, record, task
 from test_exact import DATA, SETTINGS
 from test_exact import go_on as go_on_with
 from test_exact import made as setting
@@ -54,7 +54,8 @@ def cases():
     "Every case at every end; all but one end of each case may take long"
     for number, (source, recipe) in enumerate(CASES):
         for other, end in enumerate(ENDS):
-            marks = [pytest.mark.slow] if (other - number) % len(ENDS) else []
+            short = (other - number) % len(ENDS) == 0 and source not in LONG
+            marks = [] if short else [pytest.mark.slow]
             yield pytest.param(source, recipe, ENDS[end], marks=marks, id=f"{source}-{recipe}-{end}")
 
 
@@ -74,7 +75,11 @@ def of_settings():
     "Every place where the user's code keeps state, at one end; the others may take long"
     for number, name in enumerate(SETTINGS):
         for end in (3, 5, 7):  # of five updates each
-            short = name in (*DATA, "BufferMadeLate", "buffers of a loss") and end == (3, 5, 7)[number % 3]
+            short = (
+                name not in LONG
+                and name in (*DATA, "BufferMadeLate", "buffers of a loss")
+                and end == (3, 5, 7)[number % 3]
+            )
             yield pytest.param(name, end, marks=[] if short else [pytest.mark.slow], id=f"{name}-{end}")
 
 

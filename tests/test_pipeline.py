@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from helpers import assert_still, losses, over, quiet, ranks_of, small_table, until, weights
+from helpers import assert_still, losses, over, quiet, ranks_of, small_table, some_quick, until, weights
 from starts import launch
 from torch import nn
 from torch.nn import functional as F
@@ -150,7 +150,9 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe", some_quick(RECIPES, "accumulated, clipped, averaged", "kept by the computer")
+)
 def test_two_stages_compute_what_one_process_does(recipe, tmp_path):
     both(tmp_path, net, **RECIPES[recipe])
 
@@ -174,7 +176,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", some_quick(CASES, "three stages, odd batches", "labels that are passed over", "no validation")
+)
 def test_however_it_is_cut(case, tmp_path):
     both(tmp_path, **{"make": net, "epochs": 1} | CASES[case])
 
@@ -240,7 +244,7 @@ def _leaves(tree, path=()):
         yield path, tree
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adagrad", "nesterov"])
+@pytest.mark.parametrize("optimizer", some_quick(["adamw", "adagrad", "nesterov"], "adamw"))
 def test_a_checkpoint_is_that_of_one_process(optimizer, tmp_path):
     "The same names in the same order, of the same shape and type, whoever wrote it"
     make = lambda: net(0, nn.LayerNorm(16))

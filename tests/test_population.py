@@ -6,6 +6,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
+from helpers import some_quick
 from torch import nn
 from torch.nn import functional as F
 
@@ -217,7 +218,7 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", some_quick(LAYERS, "batch norm", "layer norm", "encoder", "rnn"))
 def test_layers_with_weights_are_trained_as_alone(name):
     task, options = task_of(LAYERS[name], valid=False), TrainOptions(epochs=2, batch_size=40, lr=0.01)
     trials = [{"lr": 0.03}, {"dropout": 0.4, "lr": 0.003}, {"seed": 5}]

@@ -64,6 +64,17 @@ HEAVY = (
 POISONED = {"torchvision", "torchaudio", "timm", "lightning", "pytorch-lightning"}
 
 
+LONG = {  # notebooks that take seconds, by their folder: they run with the slow tests
+    "compression": "21b_session 34_to_onnx 35_onnx_int8 36_program 37_compiled 39_openvino 40_onnx_engines 51_export 69_find 79_start",
+    "guides": "71_your_model 72_learning_rate 74_background 75_eject 77_images 80d_python 81b_augment 81d_clean_data 81e_see_data 81f_augment_other 82b_distill 82c_cpu_server 82d_onnx 82e_floor 82f_recipe 85d_doctor 86b_sweep_budget 86c_sweep_pruning 86d_sweep_goals 86e_sweep_workers 86f_sweep_function 87b_devices 88_without_a_page 88b_several_hosts 88c_files 89e_time 89f_logs 89h_tune 89i_coach 92_responsive",
+    "insight": "02_loading 15_monitor 40_environment 40c_import_check 50b_memory_step 53_will_it_fit 64_tune 78_coach_task 79_coach",
+    "notebook": "06q_coach_verb",
+    "panels": "08c_label_search",
+    "search": "15a_pruned_gp 18a_patient_storage",
+    "sweeps": "23b_trial_ranks",
+}
+
+
 def call(*words, cwd=ROOT, **environment):
     "Run a command; its output, or a failure that shows it"
     env = {**os.environ, "NO_COLOR": "1", **environment}
@@ -124,12 +135,15 @@ def test_the_tool_that_takes_pictures_starts():
 
 
 def notebooks():
-    "Those that run"
+    "Those that run, the long ones marked so"
+    long = {f"nbs/{folder}/{name}.ipynb" for folder, names in LONG.items() for name in names.split()}
+    assert not [name for name in long if not (ROOT / name).exists()], "LONG names notebooks that are not there"
     for path in sorted(ROOT.glob("nbs/**/*.ipynb")):
         place = path.relative_to(ROOT)
         of_runs = "runs" in place.parts[2:]  # folders that notebooks made; `nbs/runs` is a room
         if not of_runs and not any(part.startswith((".", "_")) for part in place.parts):
-            yield place
+            marks = [pytest.mark.slow] if place.as_posix() in long else []
+            yield pytest.param(place, marks=marks, id=str(place))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +161,7 @@ def warm_commands(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("notebook", [*notebooks()], ids=str)
+@pytest.mark.parametrize("notebook", [*notebooks()])
 def test_notebook_runs(copy, notebook, warm_kernel, warm_commands, tmp_path):
     "As `nbdev_test` runs it, but for processes that it starts as `sys.executable` and commands beside that, which start warm"
     flags = settings()["tst_flags"].split()

@@ -173,6 +173,7 @@ print(list_runs(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_logs_are_utf8_whatever_the_locale(tmp_path):
     plain = {
         **os.environ,
@@ -361,7 +362,7 @@ print(step, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 102
 """
 
 
-@pytest.mark.parametrize("megabytes", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("megabytes", [5, pytest.param(200, marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_a_log(tmp_path, megabytes):
     run, step = long_log(tmp_path, megabytes)
     done = subprocess.run(

@@ -457,7 +457,9 @@ def test_the_pruner_follows_the_budget(reports, trainings, objectives, name):
     assert found == name and reason.endswith(".")
 
 
-@pytest.mark.parametrize("direction, sign", [("minimize", 1), ("maximize", -1)])
+@pytest.mark.parametrize(
+    "direction, sign", [("minimize", 1), pytest.param("maximize", -1, marks=pytest.mark.slow)]
+)
 def test_a_gaussian_process_learns_from_trials_that_were_ended_early(direction, sign):
     def ended(sampler):
         "Return how many of ten trials are where each trial is ended early"

@@ -8,6 +8,7 @@ import warnings
 
 import optuna
 import pytest
+from helpers import some_quick
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 
@@ -401,7 +402,15 @@ def searched(sampler, trials, study=None):
 
 
 @pytest.mark.parametrize(
-    "kind", [TPESampler, RandomSampler, QMCSampler, NSGAIISampler, GPSampler], ids=lambda k: k.__name__
+    "kind",
+    some_quick(
+        [TPESampler, RandomSampler, QMCSampler, NSGAIISampler, GPSampler],
+        TPESampler,
+        RandomSampler,
+        QMCSampler,
+        NSGAIISampler,
+    ),
+    ids=lambda k: k.__name__,
 )
 def test_every_sampler_follows_a_space_that_changes(kind):
     more = (

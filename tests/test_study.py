@@ -20,7 +20,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from helpers import until
+from helpers import some_quick, until
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
@@ -467,7 +467,7 @@ def check_carried(storage, trials):
     assert [t.value for t in study.trials[:trials]] == queued
 
 
-@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+@pytest.mark.parametrize("kind", some_quick(["journal", "sqlite"], "journal"))
 def test_two_processes_carry_one_study(folder, kind):
     storage = str(folder / "study.log") if kind == "journal" else f"sqlite:///{folder}/sweeps.db"
     open_study(storage, "digits", ["maximize"], folder=folder)
@@ -518,7 +518,7 @@ def test_trials_of_a_killed_process_come_again_once(folder):
     leased.end()
 
 
-@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+@pytest.mark.parametrize("kind", some_quick(["journal", "sqlite"], "journal"))
 def test_two_processes_that_recover_at_once_do_it_once(folder, kind):
     storage = str(folder / "study.log") if kind == "journal" else f"sqlite:///{folder}/sweeps.db"
     study = open_study(storage, "digits", ["maximize"], folder=folder)
@@ -793,6 +793,7 @@ def test_two_processes_carry_one_study_in_postgresql(folder, postgres):
     assert all("me:***@127.0.0.1" in str(e.value) and "\n" not in str(e.value) for e in (wrong, gone))
 
 
+@pytest.mark.slow
 def test_the_dashboard_of_optuna_opens_a_journal(folder):
     if find_spec("optuna_dashboard") is None:
         pytest.skip("needs pip install optuna-dashboard")

@@ -14,7 +14,7 @@ import optuna
 import psutil
 import pytest
 import torch
-from helpers import alive, magic, quiet, until, weights
+from helpers import alive, magic, quiet, some_quick, until, weights
 from torch import nn
 from torch.utils.data import Dataset
 from warm_python import python
@@ -136,7 +136,9 @@ def test_trials_on_two_devices_equal_fit_on_two(tmp_path):
     assert not list(found.path.rglob(".meeting"))
 
 
-@pytest.mark.parametrize("plan", [{"shard": True}, {"tensor_plan": "auto"}, {"pipeline_plan": "auto"}])
+@pytest.mark.parametrize(
+    "plan", some_quick([{"shard": True}, {"tensor_plan": "auto"}, {"pipeline_plan": "auto"}], {"shard": True})
+)
 def test_every_plan_trains_one_trial_after_the_other(plan, tmp_path):
     "The third trial meets what the process group of the first two left behind"
     found = search(Task(net(dropout=0), DATA, DATA), tmp_path, trials=3, goal="accuracy,parameters", **plan)
@@ -267,7 +269,7 @@ def test_a_killed_first_rank(tmp_path):
     assert_gone(tmp_path)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", some_quick([0, 1], 1))
 def test_an_error_on_one_rank_fails_its_trial_and_others_train_the_next(rank, tmp_path):
     task = Task(Acts("fail", tmp_path, rank), Slow(tmp_path, 0), DATA)
     found = search(task, tmp_path, trials=2, batch_size=16)

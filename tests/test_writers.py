@@ -566,7 +566,10 @@ NO_ROOT = ["setpriv", "--ruid", "65534", "--bounding-set=-sys_resource,-sys_admi
 
 @pytest.mark.parametrize(
     ("before", "cause"),
-    [(FILES, "Too many open files"), (PROCESSES, "temporarily unavailable")],
+    [
+        (FILES, "Too many open files"),
+        pytest.param(PROCESSES, "temporarily unavailable", marks=pytest.mark.slow),
+    ],
     ids=["files", "processes"],
 )
 def test_a_process_that_cannot_be_started_is_said_at_once(before, cause, tmp_path):

@@ -8,6 +8,7 @@ import time
 
 import pytest
 from harness import Plain
+from helpers import some_quick
 
 from trainopt_nb.events.assumptions import Assumption, Assumptions
 from trainopt_nb.events.curves import Curve
@@ -271,7 +272,10 @@ def test_charts_follow_a_theme_that_is_switched(open_panel):
     assert drawn(page, ".tonb-loss", BLUE["dark"]) > 100
 
 
-@pytest.mark.parametrize("typed", ["fast", "-1", "0", "1e999", "0x10", "1,5", "", "NaN", "<b>"])
+@pytest.mark.parametrize(
+    "typed",
+    some_quick(["fast", "-1", "0", "1e999", "0x10", "1,5", "", "NaN", "<b>"], "fast", "-1", "", "1e999"),
+)
 def test_wrong_learning_rate_is_refused_with_a_sentence(open_panel, typed):
     page = open_panel()
     page.tell(*run_events(3))
