@@ -137,7 +137,9 @@ def test_the_tool_that_takes_pictures_starts():
 def notebooks():
     "Those that run, the long ones marked so"
     long = {f"nbs/{folder}/{name}.ipynb" for folder, names in LONG.items() for name in names.split()}
-    assert not [name for name in long if not (ROOT / name).exists()], "LONG names notebooks that are not there"
+    assert not [name for name in long if not (ROOT / name).exists()], (
+        "LONG names notebooks that are not there"
+    )
     for path in sorted(ROOT.glob("nbs/**/*.ipynb")):
         place = path.relative_to(ROOT)
         of_runs = "runs" in place.parts[2:]  # folders that notebooks made; `nbs/runs` is a room

@@ -1,4 +1,4 @@
-"The documentation site: built once, complete, and looked at in a browser"
+"The documentation site: its sources, and with the slow tests the site itself, built once, complete, and looked at in a browser"
 
 import importlib
 import inspect
@@ -68,6 +68,16 @@ ASKED = {  # what people type -> the page that answers, among the first three
     "pip behind a proxy": "how-to/troubleshooting",
     "vs code": "how-to/install",
 }
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory, give_way):
+    "What Sphinx makes the site of: it raises for a link that leads nowhere, and takes a fifth of the time"
+    folder = tmp_path_factory.mktemp("sources") / "source"
+    code = f"import sys; sys.path.insert(0, {str(BUILDER.parent)!r}); from pathlib import Path; import docs; docs.write_sources(Path({str(folder)!r}))"
+    done = run_warm(["-c", code], ROOT, dict(os.environ), 900, watch=give_way)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -200,6 +210,7 @@ def documented(site):
     }
 
 
+@pytest.mark.slow
 def test_every_public_name_is_documented(site):
     missing = public().keys() - documented(site).keys()
     assert not missing
@@ -213,6 +224,7 @@ def plain(text):
 SOURCE = re.compile(r'<a [^>]*\bhref="[^"]+"[^>]*><span class="viewcode-link">')
 
 
+@pytest.mark.slow
 def test_every_parameter_is_in_its_signature_and_every_comment_on_the_page(site):
     places, seen = documented(site), 0
     for name, value in public().items():
@@ -234,6 +246,7 @@ def test_every_parameter_is_in_its_signature_and_every_comment_on_the_page(site)
     assert seen > 100
 
 
+@pytest.mark.slow
 def test_errors_are_named(site):
     places = documented(site)
     for name, error in (
@@ -261,6 +274,7 @@ def option_sets():
     return {cls: programs.get(cls, "") for cls in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", option_sets())
 def test_every_option_is_documented(site, cls):
     places, program = inventory(site)["std:cmdoption"], option_sets()[cls]
@@ -280,6 +294,7 @@ def test_every_option_is_documented(site, cls):
             assert name.replace("--", "--no-") in places
 
 
+@pytest.mark.slow
 def test_every_verb_is_documented(site):
     page = soup(site / "reference/magics.html")
     for verb, text in ((name, verb.help) for name, verb in VERBS.items()):
@@ -288,6 +303,7 @@ def test_every_verb_is_documented(site):
         assert plain(text).lower() in plain(words(section)).lower()
 
 
+@pytest.mark.slow
 def test_verbs_take_a_cell_where_the_page_says_so(site, tmp_path, monkeypatch):
     from IPython.core.error import UsageError
     from IPython.core.interactiveshell import InteractiveShell
@@ -307,12 +323,14 @@ def test_verbs_take_a_cell_where_the_page_says_so(site, tmp_path, monkeypatch):
     assert takes == {row.name for row in verb_rows() if row.cell}
 
 
+@pytest.mark.slow
 def test_everything_that_is_shown_stands_among_the_panels(site):
     listed = {link.get_text() for link in soup(site / "reference/panels.html").select("table a.reference")}
     shown = {v.__name__ for v in public().values() if inspect.isclass(v) and "_repr_mimebundle_" in vars(v)}
     assert shown and shown <= listed
 
 
+@pytest.mark.slow
 def test_every_guide_has_a_page_and_a_place(site):
     listed = {
         room: {link["href"] for link in soup(site / room / "index.html").select("article a.reference")}
@@ -327,6 +345,29 @@ def test_every_guide_has_a_page_and_a_place(site):
     assert "measured.html" in listed["explanation"]
 
 
+def test_every_page_of_the_reference_is_written(sources):
+    text = {path.stem: path.read_text(encoding="utf-8") for path in (sources / "reference").glob("*.md")}
+    assert not [path for path in text if "{{" in text[path]]
+    entries = {entry.partition("\n")[0]: entry for entry in text["python"].split("\n:canonical: ")[1:]}
+    assert entries.keys() == {f"trainopt_nb.{name}" for name in trainopt_nb.__all__}
+    assert not [name for name, entry in entries.items() if "\nExample:\n\n```ipython3" not in entry]
+    for verb in VERBS:
+        assert f"\n### {verb}\n" in text["magics"], verb
+    shown = "\n".join(text.values())
+    for cls, program in option_sets().items():
+        flags = [row["keyword" if program.startswith("recipe-") else "flag"] for row in rows(cls)]
+        assert not [
+            flag for flag in flags if not re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", shown)
+        ], cls
+
+
+def test_every_notebook_has_a_source(sources):
+    every = (path.relative_to(sources) for path in sources.rglob("*.ipynb"))
+    made = {path for path in every if path.parts[0] != "files"}  # those that readers download
+    notebooks = [path for path in ROOT.glob("nbs/*/[0-9]*.ipynb") if not path.parent.name.startswith("_")]
+    assert len(made) == len(notebooks) > 700
+
+
 def test_code_in_guides_and_templates_is_run():
     "Code stands in cells, which the tests run; a block in a text would be read and never tried"
     blocks = re.compile(r"^```[ \t]*(python|ipython3?|py|bash|sh|console|shell)\b", re.M)
@@ -339,6 +380,7 @@ def test_code_in_guides_and_templates_is_run():
         assert path.name.startswith("README") or not blocks.search(text), path
 
 
+@pytest.mark.slow
 def test_every_name_that_users_import_has_an_example(site):
     page, places = soup(site / "reference/python.html"), documented(site)
     for name in trainopt_nb.__all__:
@@ -347,6 +389,7 @@ def test_every_name_that_users_import_has_an_example(site):
         assert name in words(example) and "ipython3" in str(example["class"]), name
 
 
+@pytest.mark.slow
 def test_guides_can_be_downloaded_and_leave_assertions_out(site):
     for guide in (ROOT / "nbs/guides").glob("[789]*.ipynb"):
         name = re.sub(r"^\d+[a-z]?_", "", guide.stem).replace("_", "-")
@@ -418,6 +461,7 @@ def faults(path, files):
             yield source
 
 
+@pytest.mark.slow
 def test_links_lead_somewhere_and_pictures_have_a_text(site):
     files = {str(path) for path in site.rglob("*") if path.is_file()}
     wrong = [
@@ -428,6 +472,7 @@ def test_links_lead_somewhere_and_pictures_have_a_text(site):
     assert not wrong, wrong[:20]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["inside/train/strategy", "inside/train/index", "genindex"])
 def test_sidebar_marks_the_page_and_opens_those_above_it(site, name):
     page = BeautifulSoup((site / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
@@ -444,6 +489,7 @@ def test_sidebar_marks_the_page_and_opens_those_above_it(site, name):
     assert shown | itself == every - {str(site / "index.html")}
 
 
+@pytest.mark.slow
 def test_front_page_says_what_readme_says(site):
     page = words(soup(site / "index.html").article)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -556,6 +602,7 @@ def rooms(site):
     return {room: sorted(room.glob("*.html")) for room in folders}
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_pages_open_without_errors_and_fit_a_phone(site, watch):
     "Of the notebooks of each room the longest; all other pages"
@@ -572,6 +619,7 @@ def test_every_notebook_opens_without_errors_and_fits_a_phone(site, watch):
     fit_for_a_phone(site, watch, [path for found in rooms(site).values() for path in found])
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize(
     ("how", "word"),
@@ -600,6 +648,7 @@ def test_search_finds(site, server, watch, how, word):
         assert word in page.locator("#search-results").inner_text().lower()
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_questions_are_answered(site, watch):
     page = watch(place(site)).open("search.html?q=resume")
@@ -609,6 +658,7 @@ def test_questions_are_answered(site, watch):
     assert not {query: found[query] for query in ASKED if ASKED[query] not in found[query]}
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_the_sidebar_stays_where_it_was(site, watch):
     page = watch(place(site), viewport={"width": 1200, "height": 700}).open("how-to/resume.html")
@@ -620,6 +670,7 @@ def test_the_sidebar_stays_where_it_was(site, watch):
     assert page.url.endswith("several-hosts.html") and abs(below.bounding_box()["y"] - before) < 2
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_light_and_dark(site, watch):
     grounds = {}
