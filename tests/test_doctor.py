@@ -303,3 +303,28 @@ def test_what_cannot_be_watched_is_told_in_one_sentence():
     with watch(model, torch.optim.SGD(model.parameters(), lr=0.1)) as w:
         pass
     assert w.prove((d.x, d.y), (d.vx, d.vy)) == []
+
+
+@pytest.mark.parametrize(
+    "loss, why",
+    [
+        (lambda s, t: F.cross_entropy(s, t), ""),
+        (lambda s, t: F.cross_entropy(s, t) + 0.1 * F.mse_loss(s, torch.zeros_like(s)), "several terms"),
+        (lambda s, t: F.cross_entropy(2 * s, t), "cross_entropy gets something else than the model returns"),
+    ],
+)
+def test_a_loss_that_a_trial_cannot_repeat_is_told_and_can_be_passed(loss, why):
+    d = plants.digits()
+    made = plants.Plant(d, plants.mlp(d, 10))
+    made.refit(nn.Sequential(*made.model, nn.Softmax(1)))
+    made.loss = loss
+    w, _ = made.run(60)
+    assert "probabilities_to_cross_entropy" in w.diagnosis.found
+    pairs = (d.x, d.y), (d.vx, d.vy)
+    if why:
+        with pytest.raises(TaskError, match=f"{why}.*Pass the loss to watch, as loss=function"):
+            w.prove(*pairs)
+    w.loss = loss
+    assert w.prove(*pairs, steps=20, seeds=2, seconds=2)
+    task = Task(made.model, (d.x, d.y), (d.vx, d.vy))
+    assert doctor(task, TrainOptions(loss=loss, lr=0.1), steps=20, seconds=2).untried == ""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 
 from .card import Figure, escape, short_path
-from .html_tables import CODE, LINE, SOFT
+from .html_tables import CODE, LINE, SOFT, sentence_html
 from .pictures import TRAIN
 
 # %% ../../nbs/runs/01d_card_parts.ipynb #5c1b5ba3
@@ -56,7 +56,7 @@ def title_html(
     "Return the head of a card that belongs to no run"
     return (
         f'<div style="padding:10px 14px"><b>{escape(title)}</b> '
-        f'<span style="{SOFT};overflow-wrap:anywhere">{escape(said)}</span></div>'
+        f'<span style="{SOFT};overflow-wrap:anywhere">{sentence_html(said)}</span></div>'
     )
 
 
@@ -122,7 +122,7 @@ def notes_html(
     rows = [
         f'<div style="padding:8px 14px;border-top:{LINE};overflow-wrap:anywhere;white-space:pre-wrap;{_tint(level, ".1")}">'
         + (f"<b>{escape(texts[level])}</b> " if level in ("warning", "error") else "")
-        + f"{escape(text)}</div>"
+        + f"{sentence_html(text)}</div>"
         for level, text in notes[-most:]
     ]
     if len(notes) > most:
