@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import trainopt_nb
-from trainopt_nb.base.errors import TrainoptError
+from trainopt_nb.base.errors import TaskError, TrainoptError
 from trainopt_nb.insight.detectors import DETECTORS, detector
 from trainopt_nb.insight.doctor import doctor
 from trainopt_nb.insight.finding import Change, Finding
@@ -314,17 +314,18 @@ def test_what_cannot_be_watched_is_told_in_one_sentence():
     ],
 )
 def test_a_loss_that_a_trial_cannot_repeat_is_told_and_can_be_passed(loss, why):
-    d = plants.digits()
-    made = plants.Plant(d, plants.mlp(d, 10))
-    made.refit(nn.Sequential(*made.model, nn.Softmax(1)))
-    made.loss = loss
-    w, _ = made.run(60)
-    assert "probabilities_to_cross_entropy" in w.diagnosis.found
-    pairs = (d.x, d.y), (d.vx, d.vy)
+    made = plants.Program(d := plants.digits())
+    made.loss, pairs = loss, ((d.x, d.y), (d.vx, d.vy))
+    w, _ = made.run(2)
     if why:
         with pytest.raises(TaskError, match=f"{why}.*Pass the loss to watch, as loss=function"):
-            w.prove(*pairs)
-    w.loss = loss
-    assert w.prove(*pairs, steps=20, seeds=2, seconds=2)
-    task = Task(made.model, (d.x, d.y), (d.vx, d.vy))
-    assert doctor(task, TrainOptions(loss=loss, lr=0.1), steps=20, seconds=2).untried == ""
+            w.trial(*pairs)
+        w.loss = loss
+    assert w.trial(*pairs).loss in (loss, F.cross_entropy)
+
+
+def test_the_doctor_takes_the_loss_of_the_task():
+    d, own = plants.digits(), lambda s, t: F.cross_entropy(s, t) + 0.1 * F.mse_loss(s, torch.zeros_like(s))
+    model = nn.Sequential(nn.Linear(d.width, d.classes), nn.Softmax(1))
+    found = doctor(Task(model, (d.x, d.y), (d.vx, d.vy)), TrainOptions(loss=own), steps=4, seconds=1)
+    assert found.findings and found.untried == ""

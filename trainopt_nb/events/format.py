@@ -52,7 +52,7 @@ def compact(
             return f"{value / size:.3g}{unit}" if abs(value) < 999.5e9 else digits(value, 3)
     return digits(value, 4)
 
-
+# %% ../../nbs/events/00e_format.ipynb #55dca2f6
 SHARES = ("accuracy", "precision", "recall", "f1", "auroc", "top5")  # metrics shown as a percentage
 
 

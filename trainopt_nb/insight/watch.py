@@ -61,7 +61,7 @@ def _state_of(model, optimizers):
             return copy.deepcopy((model.state_dict(), [each.state_dict() for each in optimizers]))
     return None
 
-
+# %% ../../nbs/insight/29_watch.ipynb #9700f82a
 _WAY = "Pass the loss to watch, as loss=function, where the function takes what the model returns and the targets."
 
 
@@ -74,7 +74,7 @@ def _why_untried(call, own):
         "(such as the result of a softmax outside the model), which a trial can't repeat."
     )
 
-
+# %% ../../nbs/insight/29_watch.ipynb #03155830
 def _trial(w, state, train_data, valid_data):
     "Return what a watched loop does as a trial"
     call = next((call for look in w.seen.looks[::-1] for call in look.calls), None)

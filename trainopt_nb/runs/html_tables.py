@@ -61,7 +61,9 @@ def table_html(
         f"<tr>{line('td', row, 'opacity:.65' if place in soft else '')}</tr>"
         for place, row in enumerate(rows)
     )
-    below = "".join(f'<div style="padding-top:6px;font-size:12px">{sentence_html(note)}</div>' for note in notes)
+    below = "".join(
+        f'<div style="padding-top:6px;font-size:12px">{sentence_html(note)}</div>' for note in notes
+    )
     return (
         f'<div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums">'
         f"<thead><tr>{line('th', head, 'font-weight:600')}</tr></thead><tbody>{body}</tbody></table>{below}</div>"
