@@ -148,7 +148,8 @@ def note_texts(
 def _cells(row, how, texts):
     "Return the texts of a row"
     gain = gain_text(row, how, texts)
-    if (key := f"coach_is_{row.why}") in texts:
+    low = "_low" * (row.why == "dropped" and row.mean <= 0)
+    if (key := f"coach_is_{row.why}{low}") in texts:
         gain = texts[key].format(gain=gain, more=row.more).strip(" ,，")
     return [
         plain(text)

@@ -74,16 +74,16 @@ def bar_html(
 def figures_html(
     items: Iterable[Figure],
 ) -> str:
-    "Return the figures in a row that wraps"
+    "Return the figures in a row that wraps; without styles, as on GitHub, value and label share a line"
     cells = []
     for item in items:
         tone = "color:#43a047" if item.better else SOFT
         change = f' <span style="{tone}">{escape(item.change)}</span>' if item.change else ""
         cells.append(
-            f'<div style="flex:1 1 105px;padding:9px 14px"><div style="font-size:19px;font-weight:600;'
-            f'font-variant-numeric:tabular-nums;line-height:1.4;white-space:nowrap">{escape(item.value)}</div>'
-            f'<div style="font-size:11px"><span style="{SOFT};overflow-wrap:anywhere">{escape(item.label)}</span>{change}'
-            "</div></div>"
+            f'<div style="flex:1 1 105px;padding:9px 14px"><b style="display:block;font-size:19px;font-weight:600;'
+            f'font-variant-numeric:tabular-nums;line-height:1.4;white-space:nowrap">{escape(item.value)}</b> '
+            f'<span style="display:block;font-size:11px"><span style="{SOFT};overflow-wrap:anywhere">{escape(item.label)}</span>{change}'
+            "</span></div>"
         )
     return f'<div style="display:flex;flex-wrap:wrap;border-bottom:{LINE}">{"".join(cells)}</div>'
 
