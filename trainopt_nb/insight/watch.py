@@ -124,8 +124,7 @@ class Watch(Observer):
     ):
         super().__init__(model, optimizer)
         self.loss, self.show, self.diagnosis = loss, show, Diagnosis()
-        self.way = _WAY  # what to do where the loss can't be repeated
-        self._state = None
+        self._state, self.way = None, _WAY  # the last: what to do where the loss can't be repeated
 
     def __enter__(self):
         self._state = _state_of(self.model, self.optimizers)

@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -201,7 +202,7 @@ def main(
 ) -> int:  # exit status
     "Run the command `trainopt`"
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        with suppress(AttributeError, OSError):  # of a stream that is no terminal
             stream.reconfigure(errors=TERMINAL)  # a terminal that is not UTF-8
     try:
         status = _command(sys.argv[1:] if words is None else words)
