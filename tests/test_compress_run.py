@@ -373,7 +373,7 @@ def test_the_verb_without_a_page(shell, capsys):
         "compress model --prune 0.5 macs epochs=0 --floor none --seconds 0.02 --export served --export-form safetensors",
     )
     compressed, printed = shell.user_ns["compressed"], capsys.readouterr().out
-    assert "kept" in printed and "x at batch 1" in printed and "exported to" in printed
+    assert "kept" in printed and "× at batch 1" in printed and "exported to" in printed
     assert abs(compressed.candidates[0].metric - trained) < 0.05  # of one half of the validation data
     assert os.path.exists("served/run.py") and str(compressed.recipe) == "prune 0.5 macs epochs=0"
     assert (

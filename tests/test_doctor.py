@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import trainopt_nb
-from trainopt_nb.base.errors import TrainoptError
+from trainopt_nb.base.errors import TaskError, TrainoptError
 from trainopt_nb.insight.detectors import DETECTORS, detector
 from trainopt_nb.insight.doctor import doctor
 from trainopt_nb.insight.finding import Change, Finding
@@ -303,3 +303,29 @@ def test_what_cannot_be_watched_is_told_in_one_sentence():
     with watch(model, torch.optim.SGD(model.parameters(), lr=0.1)) as w:
         pass
     assert w.prove((d.x, d.y), (d.vx, d.vy)) == []
+
+
+@pytest.mark.parametrize(
+    "loss, why",
+    [
+        (lambda s, t: F.cross_entropy(s, t), ""),
+        (lambda s, t: F.cross_entropy(s, t) + 0.1 * F.mse_loss(s, torch.zeros_like(s)), "several terms"),
+        (lambda s, t: F.cross_entropy(2 * s, t), "cross_entropy gets something else than the model returns"),
+    ],
+)
+def test_a_loss_that_a_trial_cannot_repeat_is_told_and_can_be_passed(loss, why):
+    made = plants.Program(d := plants.digits())
+    made.loss, pairs = loss, ((d.x, d.y), (d.vx, d.vy))
+    w, _ = made.run(2)
+    if why:
+        with pytest.raises(TaskError, match=f"{why}.*Pass the loss to watch, as loss=function"):
+            w.trial(*pairs)
+        w.loss = loss
+    assert w.trial(*pairs).loss in (loss, F.cross_entropy)
+
+
+def test_the_doctor_takes_the_loss_of_the_task():
+    d, own = plants.digits(), lambda s, t: F.cross_entropy(s, t) + 0.1 * F.mse_loss(s, torch.zeros_like(s))
+    model = nn.Sequential(nn.Linear(d.width, d.classes), nn.Softmax(1))
+    found = doctor(Task(model, (d.x, d.y), (d.vx, d.vy)), TrainOptions(loss=own), steps=4, seconds=1)
+    assert found.findings and found.untried == ""

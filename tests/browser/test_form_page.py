@@ -194,6 +194,9 @@ def test_errors_stand_at_their_field_and_lose_nothing(form):
         == "%%trainopt fit --name digits --lr 0.002 --dropout 0.3"
     )
     assert form.root.get_by_role("button").all_inner_texts() == ["Copy"]
+    assert (
+        form.page.evaluate("document.activeElement.innerText") == "Copy"
+    )  # the button that had the focus is gone
 
 
 def test_the_keyboard_is_enough(form):

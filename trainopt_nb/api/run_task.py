@@ -14,6 +14,7 @@ from .in_workers import Where, start_in_workers
 from .prepare_run import new_run, resume_in, start, start_in, stored_options
 from ..base.phases import phases_watched
 from ..base.interrupts import interrupts
+from ..base.terminal_letters import in_ascii
 from ..events.preparing import PhaseLines, phase_text
 from ..events.progress import event_line
 from ..events.step_lines import StepLines
@@ -109,7 +110,7 @@ def _write(line, write):
     try:
         write(line)
     except UnicodeEncodeError:
-        write(line.encode("ascii", "backslashreplace").decode())
+        write(in_ascii(line))
 
 
 def begin_in_lines(

@@ -113,7 +113,7 @@ def short_name(
 def candidate_line(
     progress: Progress,  # with the candidate taken in
     each: CandidateMeasured,
-) -> str:  # such as `quantize int8   0.86 ms  4.8x at batch 1   0.77 MB  3.7x   accuracy 98.4%  -0.2   kept`
+) -> str:  # such as `quantize int8   0.86 ms  4.80× at batch 1   770 kB  3.70×   accuracy 98.4%  −0.2   kept`
     "Write the line of a candidate"
     c = compression_of(progress)
     if c.started is None:
@@ -130,7 +130,7 @@ def candidate_line(
     change, _ = metric_change(c, each)
     parts.append(f"{c.monitor.replace('_', ' ')} {metric_text(c, each.metric)}{change and '  '}{change}")
     parts += [verdict_text(each, TEXTS)] if each.number else []
-    return plain("   ".join(parts)).replace("×", "x").replace("−", "-")  # as it is typed
+    return plain("   ".join(parts))
 
 
 def _started_line(_, e):

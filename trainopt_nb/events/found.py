@@ -8,6 +8,7 @@ __all__ = ['SHOWN', 'Found', 'Tell', 'told_of']
 # %% ../../nbs/events/03e_found.ipynb #a3306adc
 from typing import Literal, NamedTuple
 
+from .format import figure
 from .registry import command, event
 
 # %% ../../nbs/events/03e_found.ipynb #8084a09c
@@ -49,9 +50,10 @@ class Found(NamedTuple):
     def __str__(self):
         tried = ""
         if self.proof:
-            before, after = (sum(self.proof[side]) / len(self.proof[side]) for side in ("before", "after"))
+            metric, sides = self.proof["metric"], (self.proof[side] for side in ("before", "after"))
+            before, after = (figure(metric, sum(side) / len(side)) for side in sides)
             tried = (
-                f" Tried: {self.proof['metric']} {before:.3g} as it is, {after:.3g} changed "
+                f" Tried: {metric} {before} as it is, {after} changed "
                 f"({self.proof['steps']} steps, {len(self.proof['before'])} seeds)."
             )
         option = f" (option {self.option})" if self.option else ""

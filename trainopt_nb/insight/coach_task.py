@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..base.errors import OptionError, TaskError
+from ..events.format import counted
 from .coach_rows import data_row, measured_rows, patience_row, sweep_row
 from .coach_signs import read_signs
 from .coach_texts import Comparison
@@ -72,13 +73,13 @@ class _Known:
         self.notes += [(f"coach_signs_{name}", {}) for name in self.now.signs.names]
         found = proposals(self.now)
         try:
-            tell(f"Measuring {len(found)} changes, {self.bench.one:.2g} s a training.")
+            tell(f"Measuring {counted(len(found), 'change')}, {self.bench.one:.2g} s a training.")
             better = best_of_each(self.bench, screen(self.bench, found, self.now))
             whole = join(self.bench, better, self._on_top(better))
             for arm in filter(None, (*better, whole)):
                 arm.why = "unconfirmed"
             if better:
-                tell(f"Confirming {len(better[:SINGLES])} changes by other seeds.")
+                tell(f"Confirming {counted(len(better[:SINGLES]), 'change')} by other seeds.")
                 self.seeds = confirm(self.bench, [*filter(None, [whole]), *better[:SINGLES]])
             self.extra = [each for each in [patience_row(self.bench, self.options)] if each]
             rows = measured_rows(self.bench, self.options, self.seeds)

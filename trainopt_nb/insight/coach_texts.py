@@ -12,8 +12,7 @@ from typing import NamedTuple
 from ..base.option_texts import option_label
 from ..base.options import declared
 from ..base.texts import ENGLISH
-from ..events.format import compact, duration
-from .gains import is_share
+from ..events.format import compact, duration, is_share
 from ..runs.query import value_text
 from ..task.train_options import TrainOptions
 

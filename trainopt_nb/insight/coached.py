@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..base.errors import OptionError
 from ..base.options import declared
 from ..base.texts import ENGLISH, wording
-from ..events.format import figure
+from ..events.format import figure, is_share
 from trainopt_nb.insight.coach_texts import (
     CoachRow,
     Comparison,
@@ -21,10 +21,9 @@ from trainopt_nb.insight.coach_texts import (
     time_text,
     what_text,
 )
-from .gains import is_share
 from ..runs.card_parts import frame_html, title_html
-from ..runs.html_tables import CODE, LINE, table_html
-from ..runs.plain_text import escape, plain
+from ..runs.html_tables import LINE, code_html, table_html
+from ..runs.plain_text import plain
 from ..task.train_options import TrainOptions
 
 # %% ../../nbs/insight/75b_coached.ipynb #7ac50b94
@@ -149,7 +148,8 @@ def note_texts(
 def _cells(row, how, texts):
     "Return the texts of a row"
     gain = gain_text(row, how, texts)
-    if (key := f"coach_is_{row.why}") in texts:
+    low = "_low" * (row.why == "dropped" and row.mean <= 0)
+    if (key := f"coach_is_{row.why}{low}") in texts:
         gain = texts[key].format(gain=gain, more=row.more).strip(" ,，")
     return [
         plain(text)
@@ -188,9 +188,10 @@ def coached_html(
     "Write the answer as a card; what did not help matters less"
     head = title_html(texts["coach_title"], summary_text(found, texts))
     soft = [place for place, row in enumerate(found.table) if not row.recommended]
-    code = f"{CODE};overflow-wrap:anywhere"
     frame = f'<div style="padding:8px 14px;border-top:{LINE}">'
-    paste = f'{frame}<code style="{code}">{escape(found.line)}</code></div>' if found.line else ""
+    paste = f"{frame}{code_html(found.line)}</div>" if found.line else ""
     cells = [_cells(row, found.how, texts) for row in found.table]
-    table = table_html(_heads(found.how, texts), cells, note_texts(found, texts), soft, code=(4,))
+    for row, shown in zip(found.table, cells, strict=True):
+        shown[4] = texts["coach_above"] if row is found.best else shown[4]
+    table = table_html(_heads(found.how, texts), cells, note_texts(found, texts), soft, code="%%")
     return frame_html(texts["coach_title"], head, paste, f"{frame}{table}</div>")

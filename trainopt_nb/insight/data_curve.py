@@ -14,7 +14,8 @@ import numpy as np
 
 from ..data.changed_data import ChangedData
 from ..data.changes import Change, row_count
-from .gains import is_share, t_quantile
+from ..events.format import is_share
+from .gains import t_quantile
 
 # %% ../../nbs/insight/74_data_curve.ipynb #2b09d729
 def share_of(

@@ -14,7 +14,7 @@ from ..events.format import compact, figure
 from .finding import Figure, Finding
 from .result_pictures import short_name
 from ..runs.card_parts import frame_html, pictures_html, title_html
-from ..runs.html_tables import CODE, LINE, SOFT
+from ..runs.html_tables import LINE, SOFT, code_html
 from ..runs.pictures import AXIS, TRAIN, sketch
 from ..runs.plain_text import escape
 
@@ -99,7 +99,7 @@ def finding_html(
     "Return one finding as HTML"
     badge = f'<span style="color:{_TONES[finding.confidence]};font-weight:600">{escape(texts[finding.confidence])}</span>'
     option = finding.change.option
-    code = f' <code style="{CODE}">{escape(option)}</code>' if option else ""
+    code = f" {code_html(option)}" if option else ""
     lines = [
         f'<div>{badge} &nbsp;<b style="font-weight:600">{escape(finding.text)}</b></div>',
         f'<div style="padding-top:3px">{escape(finding.change.text)}{code}</div>',

@@ -70,7 +70,9 @@ def _train(prepared, options, steps, until=lambda w: False):
     optimizer = optimizer_for(prepared.learned, options)
     stepper = Stepper(prepared, optimizer, options)
     prepared.freezing.train()
-    with Watch(prepared.learned, optimizer, show=False) as w:
+    own = options.loss if callable(options.loss) else None
+    with Watch(prepared.learned, optimizer, own, show=False) as w:
+        w.way = "Make the change and compare two runs."
         w.free = math.inf  # there is nothing that looks could slow down
         try:
             for batch in _batches(prepared, steps):

@@ -16,6 +16,7 @@ import torch
 from ..base.errors import OptionError, TaskError
 from ..data.kept_rows import AGAIN
 from ..data.snapshot import preserve_state
+from ..events.format import figure
 from ..events.tuned import Tuned, TunedRow
 from .candidates import CANDIDATES, Candidate
 from .same_quality import compare_quality, is_as_good
@@ -40,10 +41,8 @@ def _quality(sides: Sides, after: TrainOptions) -> tuple[str, str]:
         proof = compare_quality(sides.task, sides.now, after, sides.step, sides.room())
     except TaskError as error:
         return "unproven", str(error)
-    before, now = (sum(side) / len(side) for side in proof[:2])
-    said = (
-        f"{proof.metric} {abs(before):.4g} → {abs(now):.4g}, {proof.steps} steps, {len(proof.before)} seeds"
-    )
+    before, now = (figure(proof.metric, abs(sum(side) / len(side))) for side in proof[:2])
+    said = f"{proof.metric} {before} → {now}, {proof.steps} steps, {len(proof.before)} seeds"
     return ("proven" if is_as_good(proof) else "worse"), said
 
 

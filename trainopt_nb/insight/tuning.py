@@ -13,7 +13,7 @@ from ..base.flags import parse_flags, split, write_flags
 from ..base.texts import wording
 from ..events.tuned import TEXTS, Tuned, TunedRow, tuned_summary
 from ..runs.card_parts import frame_html, title_html
-from ..runs.html_tables import CODE, LINE
+from ..runs.html_tables import LINE, code_html
 from ..runs.plain_text import escape
 from ..runs.tuned_rows import tuned_choices, tuned_table
 from ..task.train_options import TrainOptions
@@ -21,7 +21,7 @@ from ..train.pairs import Compared
 
 # %% ../../nbs/insight/63_tuning.ipynb #92ab1cad
 _BUTTON = f"display:inline-block;cursor:pointer;border:{LINE};border-radius:4px;padding:1px 9px;margin:2px 0"
-_LINE_CODE = f"{CODE};display:block;user-select:all;overflow-wrap:anywhere;padding:3px 0 5px"
+_OWN_LINE = "display:block;user-select:all;padding:3px 0 5px"
 
 
 def _apply_html(tuning, texts):
@@ -29,7 +29,7 @@ def _apply_html(tuning, texts):
     lines = tuning.lines
     rows = "".join(
         f'<details{" open" if tuning.line and not place else ""}><summary style="{_BUTTON}">{escape(name)}</summary>'
-        f'<code style="{_LINE_CODE}">{escape(line)}</code></details>'
+        f"{code_html(line, _OWN_LINE)}</details>"
         for place, (name, line) in enumerate(lines)
     )
     said = f'<div style="padding-bottom:2px">{escape(texts["tuned_apply"])}</div>'

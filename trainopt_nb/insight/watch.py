@@ -61,16 +61,27 @@ def _state_of(model, optimizers):
             return copy.deepcopy((model.state_dict(), [each.state_dict() for each in optimizers]))
     return None
 
+# %% ../../nbs/insight/29_watch.ipynb #9700f82a
+_WAY = "Pass the loss to watch, as loss=function, where the function takes what the model returns and the targets."
 
+
+def _why_untried(call, own):
+    "Say why a trial cannot repeat the loss of the loop"
+    if call is None or own:
+        return "Changes can't be tried, because the loss is computed by several terms or by code of its own, which a trial can't repeat."
+    return (
+        f"Changes can't be tried, because {call.name} gets something else than the model returns "
+        "(such as the result of a softmax outside the model), which a trial can't repeat."
+    )
+
+# %% ../../nbs/insight/29_watch.ipynb #03155830
 def _trial(w, state, train_data, valid_data):
     "Return what a watched loop does as a trial"
     call = next((call for look in w.seen.looks[::-1] for call in look.calls), None)
     direct = call is not None and call.direct and not w.seen.own
     loss = w.loss or (getattr(F, call.name) if direct else None)
     if loss is None:
-        raise TaskError(
-            "Changes can't be tried with a loss that is not PyTorch's: pass loss=, a function of (scores, targets)."
-        )
+        raise TaskError(f"{_why_untried(call, w.seen.own)} {w.way}")
     if len(w.optimizers) != 1:
         raise TaskError("Changes can't be tried with several optimizers.")
     train, valid = pair_of(train_data), pair_of(valid_data)
@@ -113,7 +124,7 @@ class Watch(Observer):
     ):
         super().__init__(model, optimizer)
         self.loss, self.show, self.diagnosis = loss, show, Diagnosis()
-        self._state = None
+        self._state, self.way = None, _WAY  # the last: what to do where the loss can't be repeated
 
     def __enter__(self):
         self._state = _state_of(self.model, self.optimizers)

@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from .. import __version__
 
 from ..base.errors import Interrupted, OptionError
 from ..base.options import nearest
+from ..base.terminal_letters import TERMINAL
 from ..events.progress import figure
 from .execute_cell import run_cells
 from .magics import FAILURES, FLAGS, FLAGS_VERB, load
@@ -199,8 +201,9 @@ def main(
     words: list[str] | None = None,  # arguments; those of the command line where None
 ) -> int:  # exit status
     "Run the command `trainopt`"
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError):  # of a stream that is no terminal
+            stream.reconfigure(errors=TERMINAL)  # a terminal that is not UTF-8
     try:
         status = _command(sys.argv[1:] if words is None else words)
         sys.stdout.flush()

@@ -9,7 +9,7 @@ __all__ = ['TEXTS', 'OVER', 'usual_options', 'other_options', 'run_row', 'run_cu
 from functools import cache
 
 from ..base.texts import wording
-from ..events.format import compact, duration, figure
+from ..events.format import compact, duration, figure, is_share
 from ..events.progress import ENDED, Progress
 from .protocol import finite
 from ..runs import card
@@ -101,6 +101,6 @@ def run_curves(
         if curve.x
     }
     unit = (started and started.steps_per_epoch) or 1
-    shares = [name for name in lines if card.is_share(name)]
+    shares = [name for name in lines if is_share(name)]
     monitor = card.plain(started.monitor.replace("_loss", " loss")) if started else ""
     return {"unit": unit, "monitor": monitor, "shares": shares, "lines": lines}

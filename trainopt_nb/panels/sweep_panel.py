@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from ..base.errors import CheckpointError, OptionError, RunError
 from ..base.texts import wording
+from ..events.format import is_share
 from ..events.progress import LIVE, Progress
 from .base import Panel, read_static
 from .protocol import finite
@@ -57,7 +58,7 @@ def sweep_facts(
         "planned": s.planned,
         "epochs": e.epochs if e else None,
         "objectives": [
-            [n, way, card.is_share(n), UNITS.get(n, "")] for n, way in zip(names, ways, strict=False)
+            [n, way, is_share(n), UNITS.get(n, "")] for n, way in zip(names, ways, strict=False)
         ],
         "best": s.best,
         "front": list(s.front),

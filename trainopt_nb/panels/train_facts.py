@@ -9,6 +9,7 @@ __all__ = ['TEXTS', 'standing', 'standing_key', 'preparing_fact', 'moving']
 import math
 
 from ..base.texts import wording
+from ..events.format import is_share
 from ..events.preparing import phase_text, preparing
 from ..events.progress import Progress, digits
 from .protocol import finite
@@ -75,7 +76,7 @@ def standing(
         "machine": card.plain(card.machine(progress, texts)),
         "saved": {"step": saved.step, "time": finite(saved.time)} if saved else None,
         "metrics": [card.plain(name) for name in metrics],
-        "shares": [card.plain(name) for name in metrics if card.is_share(name)],
+        "shares": [card.plain(name) for name in metrics if is_share(name)],
         "best": _best(progress, texts),
         "lowest": card.best_loss(progress, texts),
         "assumed": [list(row) for row in card.assumed(progress, texts)],

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 
 from .card import Figure, escape, short_path
-from .html_tables import CODE, LINE, SOFT
+from .html_tables import CODE, LINE, SOFT, sentence_html
 from .pictures import TRAIN
 
 # %% ../../nbs/runs/01d_card_parts.ipynb #5c1b5ba3
@@ -56,7 +56,7 @@ def title_html(
     "Return the head of a card that belongs to no run"
     return (
         f'<div style="padding:10px 14px"><b>{escape(title)}</b> '
-        f'<span style="{SOFT};overflow-wrap:anywhere">{escape(said)}</span></div>'
+        f'<span style="{SOFT};overflow-wrap:anywhere">{sentence_html(said)}</span></div>'
     )
 
 
@@ -74,16 +74,16 @@ def bar_html(
 def figures_html(
     items: Iterable[Figure],
 ) -> str:
-    "Return the figures in a row that wraps"
+    "Return the figures in a row that wraps; without styles, as on GitHub, value and label share a line"
     cells = []
     for item in items:
         tone = "color:#43a047" if item.better else SOFT
         change = f' <span style="{tone}">{escape(item.change)}</span>' if item.change else ""
         cells.append(
-            f'<div style="flex:1 1 105px;padding:9px 14px"><div style="font-size:19px;font-weight:600;'
-            f'font-variant-numeric:tabular-nums;line-height:1.4;white-space:nowrap">{escape(item.value)}</div>'
-            f'<div style="font-size:11px"><span style="{SOFT};overflow-wrap:anywhere">{escape(item.label)}</span>{change}'
-            "</div></div>"
+            f'<div style="flex:1 1 105px;padding:9px 14px"><b style="display:block;font-size:19px;font-weight:600;'
+            f'font-variant-numeric:tabular-nums;line-height:1.4;white-space:nowrap">{escape(item.value)}</b> '
+            f'<span style="display:block;font-size:11px"><span style="{SOFT};overflow-wrap:anywhere">{escape(item.label)}</span>{change}'
+            "</span></div>"
         )
     return f'<div style="display:flex;flex-wrap:wrap;border-bottom:{LINE}">{"".join(cells)}</div>'
 
@@ -122,7 +122,7 @@ def notes_html(
     rows = [
         f'<div style="padding:8px 14px;border-top:{LINE};overflow-wrap:anywhere;white-space:pre-wrap;{_tint(level, ".1")}">'
         + (f"<b>{escape(texts[level])}</b> " if level in ("warning", "error") else "")
-        + f"{escape(text)}</div>"
+        + f"{sentence_html(text)}</div>"
         for level, text in notes[-most:]
     ]
     if len(notes) > most:

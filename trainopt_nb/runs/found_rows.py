@@ -12,7 +12,7 @@ from ..base.texts import wording
 from ..events.format import compact, figure
 from ..events.found import Found, told_of
 from ..events.progress import Progress
-from .html_tables import CODE, LINE, SOFT
+from .html_tables import LINE, SOFT, code_html, sentence_html
 from .pictures import TRAIN
 from .plain_text import escape, plain
 
@@ -135,8 +135,8 @@ def found_html(
     "Write the findings as rows of the card; each unfolds its evidence"
     rows = []
     for row in found_rows(progress, texts):
-        option = f' <code style="{CODE}">{escape(row["option"])}</code>' if row["option"] else ""
-        line = f'<b style="font-weight:600">{escape(row["sure"])}</b> {escape(row["text"])} {escape(row["change"])}{option}'
+        option = f" {code_html(row['option'])}" if row["option"] else ""
+        line = f'<b style="font-weight:600">{escape(row["sure"])}</b> {sentence_html(row["text"])} {sentence_html(row["change"])}{option}'
         tried = f'<div style="padding-top:3px;{SOFT}">{escape(row["tried"])}</div>' if row["tried"] else ""
         pictures = "".join(_bars(each) for each in row["pictures"])
         frame = f"padding:8px 14px;border-top:{LINE};background:rgba(230,126,0,.1);overflow-wrap:anywhere"

@@ -10,10 +10,10 @@ import io
 import math
 from collections.abc import Callable
 
-from ..events.format import compact, figure
+from ..events.format import compact, figure, is_share
 from ..events.progress import Progress
 from .axes import smooth, x_scale
-from .card import TEXTS, best_loss, best_text, is_share, metric_curves, titled
+from .card import TEXTS, best_loss, best_text, metric_curves, titled
 from .scales import Bounds, bounds, fence, is_log
 
 # %% ../../nbs/runs/01b_pictures.ipynb #7b8168c4

@@ -9,10 +9,10 @@ __all__ = ['TEXTS', 'sweep_headline', 'gain', 'gain_text', 'sweep_figures', 'bes
 import math
 
 from ..base.texts import wording
-from ..events.format import compact, digits, duration
+from ..events.format import compact, digits, duration, is_share
 from ..events.preparing import preparing_text
 from ..events.progress import LIVE, Progress
-from ..runs.card import Figure, is_share
+from ..runs.card import Figure
 from .lines import measured_text, method_title
 from .progress import SweepProgress, sweep_of
 from .trial_rows import TrialRow

@@ -9,8 +9,8 @@ __all__ = ['ENOUGH', 'FAR', 'fence', 'best_picture', 'front_picture', 'importanc
 import math
 from collections.abc import Mapping
 
-from ..events.format import compact, figure
-from ..runs.card import is_share, plain
+from ..events.format import compact, figure, is_share
+from ..runs.card import plain
 from ..runs.pictures import AXIS, TRAIN, VALID, sketch, style_axes
 from .axes import Axis
 from .progress import SweepProgress

@@ -23,13 +23,13 @@ function compact(value) {
   return (digits !== 0 && Math.abs(digits) < 1e-3 ? digits.toExponential() : String(digits)) + sign;
 }
 
+// as `figure` in format.py: a metric has as many digits wherever it stands
 function written(value, share) {
   if (value == null) return "–";
-  return share ? `${Number((value * 100).toFixed(1))}%` : compact(value);
+  return share ? `${(value * 100).toFixed(1)}%` : compact(value);
 }
 
-// as `figure` in format.py: in a column all shares have as many digits
-const tabled = (value, share) => (share && value != null ? `${(value * 100).toFixed(1)}%` : written(value, share));
+const ticked = (value, share) => (share ? `${Number((value * 100).toFixed(1))}%` : compact(value)); // beside an axis
 const withUnit = (text, unit) => (unit && text !== "–" ? `${text} ${unit}` : text);
 const unitName = ([name, , , unit]) => (unit ? `${name}, ${unit}` : name);
 
@@ -266,7 +266,7 @@ class Plot {
       axes: [
         { ...axis, size: 24, space: 48, incrs: () => this.places(), grid: { show: false }, values: (_, all) => all.map(compact) },
         { ...axis, size: GUTTER, space: 36, grid: { stroke: ink("grid"), width: 1 }, splits: (...of) => this.heights(...of),
-          values: (_, all) => all.map((value) => (this.filled() ? written(this.valueAt(value), this.share) : "")) },
+          values: (_, all) => all.map((value) => (this.filled() ? ticked(this.valueAt(value), this.share) : "")) },
       ],
       series: [{}, ...this.series(ink)],
       hooks: { setCursor: [(plot) => this.hovered(plot)], setSelect: [(plot) => this.selected(plot)], draw: [(plot) => this.mark(plot)] },

@@ -108,7 +108,7 @@ function Pareto(shared) {
   const beside = (row) => row.beside[size];
   const shown = order.filter((row) => beside(row) > 0 && row.metric !== null);
   const x = { ...latencyScale(shared, shown.map((row) => beside(row) * 1000), width), write: compact, name: "ms" };
-  const y = { range: metricRange(shared), write: (value) => written(value, face.share), name: "" };
+  const y = { range: metricRange(shared), write: (value) => ticked(value, face.share), name: "" };
   const sx = (x.log ? logarithmic : linear)(x.range, SPARE.left, width - SPARE.right);
   x.numbers &&= x.numbers.filter((each) => sx(each) > SPARE.left + 16); // the name of the axis stands there
   y.numbers = places(...y.range).filter((at) => !face.share || at <= 1.0001);

@@ -119,7 +119,10 @@ function Wrong({ face, rows, texts, go, refused }) {
 }
 
 // what is left when the training starts
-function Left({ store, face, texts, ui }) {
+function Left({ store, face, texts, ui, board }) {
+  useLayoutEffect(() => { // the button that had the focus is gone
+    if (ui.answered && document.activeElement === document.body) board.root.querySelector(".tonb-copy")?.focus({ preventScroll: true });
+  }, []);
   return html`<${Frame} name="tonb-form tonb-form-done" label=${texts.group} data=${{ version: store.seq, state: face.state }}>
     <${Head} state=${face.state} name=${face.name} step=${face.headline} texts=${texts} /><div class="tonb-rule"></div><${Line} face=${face} texts=${texts} /><//>`;
 }
@@ -152,6 +155,7 @@ export default panel((shared) => {
   const all = { ...shared, go, filter, words, count, refused, id: ui.id };
   const start = (event) => {
     event.preventDefault();
+    ui.answered = true;
     if (live) send({ do: "start", set: [...ui.typed].map(([name, { text, token }]) => [name, text, token, true]) });
   };
   const key = (event) => {

@@ -86,7 +86,7 @@ function Row({ row, face, texts, on, best, live, gone, choose, act, stop, takeUp
   const from = texts[`from_${row.origin}`], ended = LEFT.includes(row.state);
   return html`<tr class=${classes(on && "tonb-chosen", row.state !== "done" && row.state !== "training" && "tonb-off")} data-trial=${row.number} data-state=${row.state} onClick=${pick}>
     <td>${row.number}</td><td><span class="tonb-state" data-state=${row.state === "training" ? "training" : row.state === "failed" ? "failed" : row.state === "done" ? "finished" : "waiting"} title=${row.why}>${texts[`trial_${row.state}`]}</span></td>
-    ${face.objectives.map(([name, , share], i) => html`<td class="tonb-number" key=${name}>${best ? html`<b>${tabled(valueOf(row, i), share)}</b>` : tabled(valueOf(row, i), share)}</td>`)}
+    ${face.objectives.map(([name, , share], i) => html`<td class="tonb-number" key=${name}>${best ? html`<b>${written(valueOf(row, i), share)}</b>` : written(valueOf(row, i), share)}</td>`)}
     <td data-column="epochs">${face.epochs ? `${row.epochs}/${face.epochs}` : row.epochs || "–"}</td><td class="tonb-number" data-column="time">${row.seconds ? spell(row.seconds) : ""}</td>
     <td class="tonb-cell-changed"><span title=${[told, row.why].filter(Boolean).join("; ")}>${told}</span>${from && html`<small class="tonb-origin">${from}</small>`}</td>
     <td class="tonb-cell-acts">${face.offers.includes("open") && row.run && does("open", () => act("open", row.number), texts.open_tip)}

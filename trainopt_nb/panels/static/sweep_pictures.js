@@ -69,7 +69,7 @@ function BestValue(shared) {
   const { face, texts, order } = shared, [node, width] = useWidth(), [, way, share] = face.objectives[0] ?? ["", "max", false];
   const shown = order.filter((row) => valueOf(row) !== null && row.state !== "failed" && row.state !== "lost");
   const x = { range: [0, room((order.at(-1)?.number ?? 0) + 1, face.planned)], write: compact, name: texts.trial };
-  const y = { range: fence(measured(shown), way, share), write: (value) => written(value, share) };
+  const y = { range: fence(measured(shown), way, share), write: (value) => ticked(value, share) };
   const sx = linear(x.range, SPARE.left, width - SPARE.right), sy = linear(y.range, TALL - SPARE.bottom, SPARE.top);
   const points = shown.map((row) => ({ row, x: sx(row.number), y: sy(valueOf(row)) }));
   const off = ({ row }) => (way === "max" ? valueOf(row) < y.range[0] : valueOf(row) > y.range[1]); // an arrow at the edge stands for it
@@ -98,7 +98,7 @@ function Front(shared) {
   // no trial of the front lies beyond the fence
   const scale = ([, way, share], which) => {
     const range = fence(measured(shown, which), way, share), front = shown.filter((row) => face.front.includes(row.number)).map((row) => valueOf(row, which));
-    return { range: [Math.min(range[0], ...front), Math.max(range[1], ...front)], write: (value) => written(value, share), name: "" };
+    return { range: [Math.min(range[0], ...front), Math.max(range[1], ...front)], write: (value) => ticked(value, share), name: "" };
   };
   const x = scale(second, 1), y = scale(first, 0);
   const sx = linear(x.range, SPARE.left, width - SPARE.right), sy = linear(y.range, TALL - SPARE.bottom, SPARE.top);
@@ -129,7 +129,7 @@ function Curves(shared) {
   const shown = order.filter((row) => row.reports.some(([, value]) => value !== null));
   const end = Math.max(face.epochs ?? 0, ...shown.map((row) => row.reports.at(-1)[0]), 1);
   const x = { range: [0, end], write: compact, name: face.epochs ? texts.axis_epoch : texts.axis_step };
-  const y = { range: fence(measured(shown), way, share), write: (value) => written(value, share) };
+  const y = { range: fence(measured(shown), way, share), write: (value) => ticked(value, share) };
   const sx = linear(x.range, SPARE.left, width - SPARE.right), sy = straight(y.range, TALL - SPARE.bottom, SPARE.top);
   const drawn = shown.map((row) => ({ row, points: row.reports.filter(([, value]) => value !== null).map(([step, value]) => ({ row, x: sx(step), y: sy(value) })) }));
   const paths = (test) => drawn.filter(({ row }) => test(row)).map(({ points }) => (points.length > 1 ? line(points) : dots(points, 1.5))).join("");
