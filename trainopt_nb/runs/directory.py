@@ -127,6 +127,7 @@ class RunFacts:
     ):
         self.path = _run_path(path)
         self.name = self.path.name
+        self._type = ""  # of a run that this process has made
 
     @property
     def facts(self) -> dict:
@@ -136,7 +137,7 @@ class RunFacts:
     @property
     def run_type(self) -> str:  # such as `train`
         "What the run is"
-        return _text(self.facts.get("type")) or "train"
+        return self._type or _text(self.facts.get("type")) or "train"
 
     @property
     def parent(self) -> str | None:

@@ -7,6 +7,7 @@ __all__ = ['Checkpoint', 'checkpoints', 'save_checkpoint', 'load_checkpoint', 'k
 
 # %% ../../nbs/store/05_checkpoint.ipynb #ab2b43b3
 import contextlib
+import os
 import re
 import time
 from dataclasses import dataclass, replace
@@ -122,8 +123,8 @@ _seen_whole = {}  # folder -> what its files looked like then
 
 
 def _signature(folder):
-    files = sorted(folder.iterdir())
-    return [(file.name, (s := file.stat()).st_size, s.st_mtime_ns, s.st_ino) for file in files]
+    with os.scandir(folder) as files:
+        return sorted((each.name, (s := each.stat()).st_size, s.st_mtime_ns, s.st_ino) for each in files)
 
 
 def _is_whole(folder):

@@ -152,6 +152,13 @@ class StudyTrials(_Trials):
         made = self.running[number]
         return self.may_lag(made) and made.trial.should_prune()
 
+    def foresee(self, message: Report):
+        "Choose the values of the next trial where the only one is about to end; they count if it ends so"
+        made, sampler = self.running.get(message.number), self.study.sampler
+        known = made is not None and made.trial is not None and not made.end and message.final
+        if known and isinstance(sampler, SpaceSampler) and not self.lazy:
+            sampler.foresee(self.study, message.number, message.final)
+
 # %% ../../nbs/sweeps/26_study_trials.ipynb #ff7e931c
 class _Ending(StudyTrials):
     "How trials end"

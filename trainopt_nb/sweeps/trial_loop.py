@@ -157,8 +157,10 @@ class _Answering(_Beginning):
             if not each.end and self.trials.lags(each.number):
                 each.end, each.reason = "pruned", "it lagged behind the other trials"
         self.workers.answer(worker, [each.reason for each in made])
-        for number, step, values, seconds in message.reports:
-            yield TrialReport(number, step, values, seconds)
+        for report in message.reports:
+            yield TrialReport(*report[:4])
+        if self.left != 0:
+            self.trials.foresee(message.reports[-1])  # while the worker saves what it has
 
     def on_attribute(self, worker: int, message: Attribute) -> Generator:
         self.trials.note(message)
