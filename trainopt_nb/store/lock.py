@@ -233,8 +233,9 @@ def lock_log(
                 if time.monotonic() > until:
                     raise RunError(_refusal(path)) from None
                 time.sleep(0.02)
-    if file is not None:
-        with contextlib.suppress(OSError):  # a name for messages
+    owns = (mine := _held.get(path)) is not None and mine.pid == os.getpid()
+    if file is not None and not owns:  # else the record names this process
+        with contextlib.suppress(OSError):
             os.truncate(file.fileno(), 0)
             file.write(str(os.getpid()).encode())
     return file
