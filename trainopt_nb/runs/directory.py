@@ -127,7 +127,6 @@ class RunFacts:
     ):
         self.path = _run_path(path)
         self.name = self.path.name
-        self._type = ""  # of a run that this process has made
 
     @property
     def facts(self) -> dict:
@@ -137,7 +136,7 @@ class RunFacts:
     @property
     def run_type(self) -> str:  # such as `train`
         "What the run is"
-        return self._type or _text(self.facts.get("type")) or "train"
+        return _text(self.facts.get("type")) or "train"
 
     @property
     def parent(self) -> str | None:

@@ -224,9 +224,7 @@ class Run(_ReportedRun):
         **more: object,  # further plain facts for run.json
     ) -> "Run":
         "Make the directory of a new run; raises `RunError` where that is not possible"
-        run = cls(make_directory(folder, name, options, cell, dated, type=type, parent=parent, **more))
-        run._type = type
-        return run
+        return cls(make_directory(folder, name, options, cell, dated, type=type, parent=parent, **more))
 
     def delete(self):
         "Remove the run with everything in it; raises `RunError` while a process writes it"

@@ -207,7 +207,9 @@ class SweepLoop(_TimedLoop):
         yield from self._emit(self.look())
         yield from self._emit(self.say_notes())
         yield from self._emit(self.begin_trials())
-        if not self.newest:  # while the workers train: one that has ended a trial is about to ask for the next
+        if (
+            not self.newest
+        ):  # while the workers train: one that has ended a trial is about to ask for the next
             settle(self.trials.study)
         self.newest = []
         self.end_deaf()

@@ -97,6 +97,7 @@ class _Beginning(_TrialLoop):
         made = self._ask(worker) if self._may_begin else [self.trials.repeat(*self.repeats.popleft(), worker)]
         specs = [self._spec(each) for each in made]
         self.workers.answer(worker, specs[0] if len(specs) == 1 else self.batching.batch(specs))
+        self.trials.write_down()
         yield from self._started(worker, made)
 
     def _ask(self, worker):
