@@ -8,6 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from optuna.pruners import NopPruner
+from optuna.samplers import TPESampler
+from optuna.trial import TrialState, create_trial
 from torch import nn
 
 from trainopt_nb import Task, TrainOptions
@@ -19,15 +22,20 @@ from trainopt_nb.events.progress import Progress
 from trainopt_nb.events.records import Epoch, Note, Step, Stop
 from trainopt_nb.runs.run import Run
 from trainopt_nb.runs.writer import LogWriter
+from trainopt_nb.search.foresight import Foreseen
+from trainopt_nb.search.leased_study import LeasedStudy
 from trainopt_nb.search.options import Goal, SweepOptions
-from trainopt_nb.search.study_storage import join_study
+from trainopt_nb.search.parse_space import as_space
+from trainopt_nb.search.space_sampler import SpaceSampler
+from trainopt_nb.search.study_storage import join_study, open_study
 from trainopt_nb.store.checkpoint import load_checkpoint
 from trainopt_nb.sweeps.line import Line, WorkerLine
-from trainopt_nb.sweeps.messages import Answer, EndTrial, Ready, Reports, TrialSpec
+from trainopt_nb.sweeps.messages import Answer, EndTrial, Outcome, Ready, Report, Reports, TrialSpec
 from trainopt_nb.sweeps.objective import TaskObjective
 from trainopt_nb.sweeps.records import TrialEnded, TrialReport, TrialStarted
 from trainopt_nb.sweeps.run_sweep import plan_sweep, start_sweep
 from trainopt_nb.sweeps.run_trial import Place, run_trial
+from trainopt_nb.sweeps.study_trials import EndingTrials
 from trainopt_nb.train import prepare as preparing
 from trainopt_nb.train import saver as saving
 from trainopt_nb.train.known_task import WITHOUT_EFFECT, KnownTask
@@ -281,3 +289,86 @@ def test_events_that_are_taken_wait_for_the_disk_no_longer_than_they_may(tmp_pat
         log.take()
         assert len(run.events()) == (12 if seconds > 0.1 else 10 if wait else 11)
     run.stop_writing()
+
+
+def test_the_last_report_of_a_trial_says_with_which_values_it_ends(tmp_path):
+    told = []
+
+    class Told(Silent):
+        def ask(self, question):
+            told.extend(question.reports)
+            return [""]
+
+    objective = TaskObjective(Task(net(), data(), data(48)), TrainOptions(epochs=4, lr=0.3))
+    outcome = run_trial(TrialSpec(0, {}, {}, str(tmp_path / "0")), objective, PLACE, Told())
+    assert [report.final for report in told] == [None, None, None, outcome.values]
+
+
+SPACE = as_space({"lr": (1e-4, 1e-1, "log"), "width": [32, 64]})
+
+
+def searched(folder, foresees, between):
+    "What trials tried whose sampler chose before the trial in front had ended, or when it had"
+    folder.mkdir()
+    sampler = SpaceSampler(lambda space, changes: TPESampler(seed=3 + changes), SPACE)
+    study = open_study("", "s", ["maximize"], sampler, NopPruner(), folder=folder)
+    trials = EndingTrials(LeasedStudy(study, folder, lambda params: trials.again(params)), SPACE)
+    tried = []
+    for _ in range(17):
+        made = trials.ask(0)
+        tried.append(made.values)
+        values = [-abs(made.values["lr"] - 0.01)]
+        if foresees:
+            trials.foresee(Report(made.number, 1, values, 0.1, values))
+        between(trials, made, folder)
+        if made.number in trials.running:
+            trials.tell(Outcome(made.number, "done", values, 1, 0.1, ""))
+    return tried
+
+
+def at_some(act):
+    return lambda trials, made, folder: (
+        act(trials, made.number, folder) if made.number in (4, 11, 14) else None
+    )
+
+
+def add_another(trials, number, folder):
+    "Add the trial of another process"
+    params = {name: trials.values(number)[name] for name in ("lr", "width")}
+    dims = trials.study.trials[number].distributions
+    other = create_trial(
+        state=TrialState.COMPLETE, value=1.0, params=params | {"lr": 0.05}, distributions=dims
+    )
+    join_study(folder).add_trial(other)
+
+
+END = Outcome(0, "done", [0.5], 1, 0.1, "")
+
+
+@pytest.mark.parametrize(
+    ("act", "used"),
+    [
+        (lambda trials, number, folder: None, 16),
+        (lambda trials, number, folder: trials.tell(END._replace(number=number)), 13),
+        (
+            lambda trials, number, folder: trials.tell(
+                END._replace(number=number, state="failed", reason="x")
+            ),
+            13,
+        ),
+        (lambda trials, number, folder: trials.queue({"lr": 0.05, "width": 64}), 13),
+        (lambda trials, number, folder: trials.change(trials.space.narrow("lr", high=0.2 / number)), 4),
+        (add_another, 13),
+    ],
+    ids=["as foreseen", "another value", "failed", "queued", "changed", "of another process"],
+)
+def test_what_is_foreseen_counts_only_where_it_comes_and_no_trial_is_another(
+    tmp_path, monkeypatch, act, used
+):
+    found, holds = [], Foreseen.holds
+    monkeypatch.setattr(
+        Foreseen, "holds", lambda self, trials: found.append(holds(self, trials)) or found[-1]
+    )
+    ahead = searched(tmp_path / "ahead", True, at_some(act))
+    assert sum(found) == used
+    assert ahead == searched(tmp_path / "now", False, at_some(act)) and len({x["lr"] for x in ahead}) > 13

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..base.errors import CheckpointError
-from ..base.guarded_files import is_regular, open_regular
+from ..base.guarded_files import open_regular
 from ..events.records import to_lines
 from ..runs.files import INBOX, CELL, LOCK, LOG
 from ..runs.run import Run
@@ -27,10 +27,14 @@ _SMALL = 1 << 20  # bytes; what is larger is no description of a run
 
 def _small_files(path):
     "Return the content of the files that say what a run is"
-    found = [
-        file for file in path.iterdir() if is_regular(file) and file.name[0] != "." and file.name not in _OWN
-    ]
-    return {file.name: file.read_bytes() for file in found if file.stat().st_size <= _SMALL}
+    with os.scandir(path) as inside:
+        files = [each for each in inside if each.is_file(follow_symlinks=False) and each.name[0] != "."]
+    found = {}
+    for each in files:
+        if each.name not in _OWN and each.stat().st_size <= _SMALL:
+            with open_regular(each.path) as file:
+                found[each.name] = file.read()
+    return found
 
 
 def _own_cell(path):

@@ -27,6 +27,14 @@ from ..store.lock import claim_lock, lock_log, release_lock, take_lock, unlock_l
 EVERY = 0.5  # seconds between two summaries of a run that goes on
 BEHIND = 1 << 20  # bytes of the log after which there is another one, so that a reader has little to read
 
+# %% ../../nbs/runs/06b_writer.ipynb #7b91a590
+def _progress_of(path: Path) -> Progress:
+    "Return how the log of a run that goes on stands; a summary needs no curves"
+    earlier = follow_summary(path, read_summary(path))
+    earlier.update()
+    earlier.progress.state, earlier.progress.reason = earlier.logged
+    return earlier.progress
+
 # %% ../../nbs/runs/06b_writer.ipynb #527ffacc
 class LogWriter:
     "The open log of a run, which no other process writes"
@@ -46,10 +54,7 @@ class LogWriter:
             with run_errors(path / LOG):
                 self.lines = LineFile(path / LOG)
             self.file = self.lines.file
-            earlier = follow_summary(path, read_summary(path))  # a summary needs no curves
-            earlier.update()
-            self.progress: Progress = earlier.progress
-            self.progress.state, self.progress.reason = earlier.logged
+            self.progress = _progress_of(path) if self.lines.size else Progress(path.name)
         except BaseException:
             self.close()
             raise

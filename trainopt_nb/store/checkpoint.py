@@ -7,6 +7,7 @@ __all__ = ['Checkpoint', 'checkpoints', 'save_checkpoint', 'load_checkpoint', 'k
 
 # %% ../../nbs/store/05_checkpoint.ipynb #ab2b43b3
 import contextlib
+import os
 import re
 import time
 from dataclasses import dataclass, replace
@@ -103,15 +104,17 @@ def save_checkpoint(
     content, model, rest = take_apart(model_state, training)
     with disk_errors(folder, 0):
         content["order"] = max((c.order for c in checkpoints(folder)), default=0) + 1
-    content.update(format=1, step=step, time=time.time(), torch=torch.__version__, passing=passing)
-    needed = model.bytes + rest.bytes + len(as_json(content)) + 5 * 4096  # files fill whole blocks
+    content.update(format=1, step=step, time=time.time(), torch=torch.__version__, passing=passing, best=best)
+    text = as_json(content)
+    needed = model.bytes + rest.bytes + len(text) + 5 * 4096  # files fill whole blocks
     with new_folder(target, needed) as writing:
         files = {
             "model.safetensors": write_safetensors(writing / "model.safetensors", model),
             "training.safetensors": write_safetensors(writing / "training.safetensors", rest),
         }
-        content["best"] = best or _was_best(target, files["model.safetensors"])
-        files["state.json"] = write_hashed(writing / "state.json", [as_json(content)])
+        if not best and _was_best(target, files["model.safetensors"]):
+            content["best"], text = True, as_json({**content, "best": True})
+        files["state.json"] = write_hashed(writing / "state.json", [text])
         write_manifest(writing, files)
     _seen_whole[target] = seen = _signature(target)
     size = sum(size for _, size, *_ in seen)
@@ -122,8 +125,8 @@ _seen_whole = {}  # folder -> what its files looked like then
 
 
 def _signature(folder):
-    files = sorted(folder.iterdir())
-    return [(file.name, (s := file.stat()).st_size, s.st_mtime_ns, s.st_ino) for file in files]
+    with os.scandir(folder) as files:
+        return sorted((each.name, (s := each.stat()).st_size, s.st_mtime_ns, s.st_ino) for each in files)
 
 
 def _is_whole(folder):

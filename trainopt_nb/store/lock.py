@@ -19,6 +19,7 @@ import psutil
 from ..base.errors import RunError, run_errors
 from ..base.guarded_files import read_object
 from .os_lock import is_locked, lock_file, unlock_file
+from .private import write_private
 from .process_record import describe_process, is_running, same_boot
 
 # %% ../../nbs/store/06_lock.ipynb #9d623fe4
@@ -47,7 +48,7 @@ def _read(path):
 def _write(path, pid, token, locked):
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        temporary.write_text(json.dumps({**describe_process(pid), "token": token, "locked": locked}))
+        write_private(temporary, json.dumps({**describe_process(pid), "token": token, "locked": locked}))
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)
@@ -232,8 +233,9 @@ def lock_log(
                 if time.monotonic() > until:
                     raise RunError(_refusal(path)) from None
                 time.sleep(0.02)
-    if file is not None:
-        with contextlib.suppress(OSError):  # a name for messages
+    owns = (mine := _held.get(path)) is not None and mine.pid == os.getpid()
+    if file is not None and not owns:  # else the record names this process
+        with contextlib.suppress(OSError):
             os.truncate(file.fileno(), 0)
             file.write(str(os.getpid()).encode())
     return file

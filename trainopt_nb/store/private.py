@@ -12,6 +12,7 @@ from pathlib import Path
 
 # %% ../../nbs/store/00_private.ipynb #3f8713f6
 PRIVATE_FOLDER = 0o700  # mode of a folder that only its owner may open
+_REPLACE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
 
 
 def private(
@@ -27,8 +28,12 @@ def write_private(
     text: str,  # written as UTF-8
 ):
     "Write a text file that only its owner may read. Raises OSError"
-    with open(path, "w", encoding="utf-8", opener=private) as file:
-        file.write(text)
+    left, handle = memoryview(text.encode()), private(path, _REPLACE)  # `open` would ask the file for more
+    try:
+        while left:
+            left = left[os.write(handle, left) :]
+    finally:
+        os.close(handle)
 
 
 def replace_private(

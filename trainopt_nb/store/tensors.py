@@ -23,6 +23,7 @@ from safetensors import safe_open
 from ..base.guarded_files import open_regular, read_object
 from .private import private
 from .synced import sync_to_disk
+from .tensor_bytes import PIECE, SHORT, identity, is_reordered, pieces_of
 
 # %% ../../nbs/store/02_tensors.ipynb #14dde076
 _TYPES = {
@@ -44,8 +45,6 @@ _TYPES = {
     torch.float8_e5m2: "F8_E5M2",
 }
 _OURS = "trainopt_nb"  # key of our notes in the metadata
-_PIECE = 8 << 20  # bytes written and hashed at a time
-_SHORT = 64 << 10  # bytes that are hashed sooner than a thread starts
 
 
 class Layout(NamedTuple):
@@ -55,24 +54,6 @@ class Layout(NamedTuple):
     tensors: list  # in the order of the file
     bytes: int  # size of the whole file
 
-
-def _identity(tensor):
-    "Return a key that is equal for tensors with the same memory, shape and strides"
-    if tensor.numel() == 0:
-        return id(tensor)
-    start = tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.device
-    return (*start, tensor.dtype, tensor.shape, tensor.stride(), tensor.is_conj(), tensor.is_neg())
-
-
-def _is_reordered(tensor):
-    "Return whether a tensor is dense but not contiguous, such as channels last"
-    usual = 1
-    for size, stride in sorted(zip(tensor.shape, tensor.stride(), strict=True), key=lambda d: (d[1], d[0])):
-        if size > 1 and stride != usual:
-            return False  # gaps, or an expanded dimension: stored in the usual order
-        usual *= size
-    return usual > 0 and tensor.stride() != torch.empty(tensor.shape, device="meta").stride()
-
 # %% ../../nbs/store/02_tensors.ipynb #ea5afe35
 def lay_out(
     tensors: dict,  # name -> dense tensor, on any device
@@ -80,7 +61,7 @@ def lay_out(
     "Compute the offsets of tensors in a file; tensors that overlap only in part are stored twice"
     first, same, types, strides, kept = {}, {}, {}, {}, []
     for name, tensor in tensors.items():
-        known = first.setdefault(_identity(tensor), name)
+        known = first.setdefault(identity(tensor), name)
         if known != name:
             same[name] = known
         else:
@@ -88,7 +69,7 @@ def lay_out(
     kept.sort(key=lambda item: -item[1].element_size())  # keeps every tensor aligned
     header, end = {}, 0
     for name, tensor in kept:
-        if _is_reordered(tensor):
+        if is_reordered(tensor):
             strides[name] = tensor.stride()
         code, shape, begin = _TYPES.get(tensor.dtype), list(tensor.shape), end
         if code is None:
@@ -102,17 +83,6 @@ def lay_out(
     text += b" " * (-len(text) % 8)
     return Layout(len(text).to_bytes(8, "little") + text, [tensor for _, tensor in kept], 8 + len(text) + end)
 
-
-def _pieces(layout):
-    "Yield the bytes of a layout; each tensor is copied to the CPU only when it is reached"
-    yield memoryview(layout.header)
-    for tensor in layout.tensors:
-        plain = tensor.detach().resolve_conj().resolve_neg().to("cpu").contiguous()
-        plain = plain.as_strided((plain.numel(),), (1,))  # contiguous tensors may have odd strides too
-        data = memoryview(plain.view(torch.uint8).numpy())
-        for start in range(0, len(data), _PIECE):
-            yield data[start : start + _PIECE]
-
 # %% ../../nbs/store/02_tensors.ipynb #6293d884
 def write_hashed(
     path: str | Path,  # a file that does not exist yet
@@ -122,7 +92,7 @@ def write_hashed(
     digest, size, waiting = hashlib.sha256(), 0, deque()
     with open(path, "xb", buffering=0, opener=private) as file, ThreadPoolExecutor(1) as hasher:
         for piece in pieces:
-            if waiting or len(piece) > _SHORT:
+            if waiting or len(piece) > SHORT:
                 waiting.append(hasher.submit(digest.update, piece))
             else:  # a thread would take longer to start
                 digest.update(piece)
@@ -141,7 +111,8 @@ def write_safetensors(
     tensors: dict | Layout,  # name -> tensor, or what `lay_out` made of it
 ) -> dict:  # {"bytes": size, "sha256": hexadecimal}
     "Write tensors as safetensors and sync the file to the disk. Raises OSError"
-    return write_hashed(path, _pieces(tensors if isinstance(tensors, Layout) else lay_out(tensors)))
+    layout = tensors if isinstance(tensors, Layout) else lay_out(tensors)
+    return write_hashed(path, pieces_of(layout.header, layout.tensors))
 
 # %% ../../nbs/store/02_tensors.ipynb #0c9c19b7
 def _tensors_of(path):
@@ -202,7 +173,7 @@ def write_manifest(
 
 def _sha256(file):
     digest = hashlib.sha256()
-    while piece := file.read(_PIECE):
+    while piece := file.read(PIECE):
         digest.update(piece)
     return digest.hexdigest()
 

@@ -79,6 +79,7 @@ class Report(NamedTuple):
     step: int  # epochs complete, or the step that the objective itself counts
     values: list[float]  # of the objectives
     seconds: float  # since the trial began
+    final: list[float] | None = None  # with which it is about to end; None where it goes on
 
 
 class Reports(NamedTuple):

@@ -126,7 +126,8 @@ def _train(handle: LocalRun, trial: WorkerTrial, options: TrainOptions, goals: S
     for new in handle.events(asked):
         for epoch in [event for event in new if isinstance(event, Epoch)]:
             values, last = goal_values(goals, epoch), epoch.epoch >= options.epochs
-            if values and trial.report_values(values, epoch.epoch, last) and not last:
+            final = goal_values(goals, handle.progress.best or epoch) if last else None
+            if values and trial.report_values(values, epoch.epoch, final) and not last:
                 handle.send(Stop(trial.end))
 
 

@@ -109,7 +109,6 @@ class StudyTrials(_Trials):
         with patiently(self.study):
             for name in (each for each in self.space or () if each not in self.lazy):
                 made.values[name] = self.space.suggest(trial, name)
-        settle(self.study, 0.0)  # should this process be killed while it is trained, its values are known
         return made
 
     def suggest(self, question: Suggest) -> object:
@@ -154,7 +153,18 @@ class StudyTrials(_Trials):
 
 # %% ../../nbs/sweeps/26_study_trials.ipynb #ff7e931c
 class _Ending(StudyTrials):
-    "How trials end"
+    "How trials end, and what is known before"
+
+    def write_down(self):
+        "Have the study keep the values of the trials that have begun: should this process be killed, they are known"
+        settle(self.study, 0.0)
+
+    def foresee(self, message: Report):
+        "Choose the values of the next trial where the only one is about to end; they count if it ends so"
+        made, sampler = self.running.get(message.number), self.study.sampler
+        known = made is not None and made.trial is not None and not made.end and message.final
+        if known and isinstance(sampler, SpaceSampler) and not self.lazy:
+            sampler.foresee(self.study, message.number, message.final)
 
     def tell(self, outcome: Outcome) -> tuple[RunningTrial, str]:
         "Tell the study how a trial ended, and return the trial and its state: `done`, `pruned`, `stopped` or `failed`"

@@ -207,7 +207,10 @@ class SweepLoop(_TimedLoop):
         yield from self._emit(self.look())
         yield from self._emit(self.say_notes())
         yield from self._emit(self.begin_trials())
-        settle(self.trials.study)  # while the workers train
+        if (
+            not self.newest
+        ):  # while the workers train: one that has ended a trial is about to ask for the next
+            settle(self.trials.study)
         self.newest = []
         self.end_deaf()
         yield from self._emit(self.hear(_NAP))

@@ -97,6 +97,7 @@ class _Beginning(_TrialLoop):
         made = self._ask(worker) if self._may_begin else [self.trials.repeat(*self.repeats.popleft(), worker)]
         specs = [self._spec(each) for each in made]
         self.workers.answer(worker, specs[0] if len(specs) == 1 else self.batching.batch(specs))
+        self.trials.write_down()
         yield from self._started(worker, made)
 
     def _ask(self, worker):
@@ -157,8 +158,10 @@ class _Answering(_Beginning):
             if not each.end and self.trials.lags(each.number):
                 each.end, each.reason = "pruned", "it lagged behind the other trials"
         self.workers.answer(worker, [each.reason for each in made])
-        for number, step, values, seconds in message.reports:
-            yield TrialReport(number, step, values, seconds)
+        for report in message.reports:
+            yield TrialReport(*report[:4])
+        if self.left != 0:
+            self.trials.foresee(message.reports[-1])  # while the worker saves what it has
 
     def on_attribute(self, worker: int, message: Attribute) -> Generator:
         self.trials.note(message)

@@ -140,11 +140,12 @@ class _ReportingTrial(_AskingTrial):
         self,
         values: list[float],  # of all objectives
         step: int,  # 0 or more
-        last: bool = False,  # whether the trial is complete with it, so that no pruner needs to look at it
+        final: list[float]
+        | None = None,  # with which the trial is about to end, so that no pruner needs to look at it
     ) -> str:  # empty where the trial goes on
         "Report how the trial stands, and return why it is to end"
-        report = Reports([Report(self.number, step, values, self.seconds)])
-        if last or not self.spec.may_lag:
+        report = Reports([Report(self.number, step, values, self.seconds, final)])
+        if final or not self.spec.may_lag:
             self.line.ask_ahead(report)
             return self.poll()
         self.end = self.line.ask(report)[0] or self.end

@@ -22,7 +22,7 @@ import cloudpickle
 
 from ..base.errors import RunError, WorkerError
 from ..base.forks import close_in_forks
-from .channel import STOP, Channel, open_channel
+from .channel import STOP, Channel, open_channel, plain_bytes
 from trainopt_nb.workers.processes import (
     cause_of,
     describe_error,
@@ -64,7 +64,7 @@ def _serve(payload, pipe):
 
     def send(kind, value, *more):
         advice = "return numbers, tensors or other plain values"
-        data = pickle_parts(value, {kind: value}, advice, registered=False)
+        data = plain_bytes(value) or pickle_parts(value, {kind: value}, advice, registered=False)
         with sending:
             pipe.send((kind, data, *more))
 
