@@ -33,12 +33,15 @@ def code_html(
     text: str,  # one line, such as flags
     more: str = "",  # further styles
 ) -> str:
-    "Return a line to paste; it breaks between words, and not after the dashes of a flag"
-    words = (
-        f'<span style="white-space:nowrap">{escape(word)}</span>' if len(word) <= _ONE_LINE else escape(word)
-        for word in text.split(" ")
+    "Return a line to paste; it breaks before a flag rather than before its value, and not after the dashes of one"
+    kept = lambda part: (
+        f'<span style="white-space:nowrap">{escape(part)}</span>' if len(part) <= _ONE_LINE else ""
     )
-    return f'<code style="{CODE};overflow-wrap:anywhere{more and ";"}{more}">{" ".join(words)}</code>'
+    shown = [
+        kept(part) or " ".join(kept(word) or escape(word) for word in part.split(" "))
+        for part in re.split(r" (?=--)", text)
+    ]
+    return f'<code style="{CODE};overflow-wrap:anywhere{more and ";"}{more}">{" ".join(shown)}</code>'
 
 
 def table_html(
@@ -51,7 +54,7 @@ def table_html(
     "A table that is readable in light and dark, every text escaped"
     cell = f"padding:3px 14px 3px 0;text-align:left;vertical-align:top;border-bottom:{LINE}"
     pasted = lambda text: bool(code) and text.startswith(code)
-    least = lambda text: "min-width:30em" if pasted(text) else "min-width:16em"
+    least = lambda text: "min-width:18em" if pasted(text) else "min-width:16em"
     width = lambda text: "white-space:nowrap" if len(text) <= _ONE_LINE else least(text)
     shown = lambda text: code_html(text) if pasted(text) else sentence_html(text)
     line = lambda tag, texts, more="": "".join(
