@@ -17,6 +17,7 @@ from .pictures import TRAIN
 LINE = "1px solid rgba(128,128,128,.35)"  # between rows
 SOFT = "opacity:.7"  # of what matters less
 _ONE_LINE = 32  # letters of a cell that does not wrap, such as the name of a run
+_ONE_FLAG = 24  # letters of a flag with its value that are not parted, which fit beside the figures of a card
 CODE = (
     "font:12px ui-monospace,Menlo,Consolas,monospace;background:none;padding:0"  # of what is typed or pasted
 )
@@ -35,7 +36,7 @@ def code_html(
 ) -> str:
     "Return a line to paste; it breaks before a flag rather than before its value, and not after the dashes of one"
     kept = lambda part: (
-        f'<span style="white-space:nowrap">{escape(part)}</span>' if len(part) <= _ONE_LINE else ""
+        f'<span style="white-space:nowrap">{escape(part)}</span>' if len(part) <= _ONE_FLAG else ""
     )
     shown = [
         kept(part) or " ".join(kept(word) or escape(word) for word in part.split(" "))
@@ -54,7 +55,7 @@ def table_html(
     "A table that is readable in light and dark, every text escaped"
     cell = f"padding:3px 14px 3px 0;text-align:left;vertical-align:top;border-bottom:{LINE}"
     pasted = lambda text: bool(code) and text.startswith(code)
-    least = lambda text: "min-width:18em" if pasted(text) else "min-width:16em"
+    least = lambda text: "min-width:14em" if pasted(text) else "min-width:16em"
     width = lambda text: "white-space:nowrap" if len(text) <= _ONE_LINE else least(text)
     shown = lambda text: code_html(text) if pasted(text) else sentence_html(text)
     line = lambda tag, texts, more="": "".join(
