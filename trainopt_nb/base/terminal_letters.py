@@ -21,7 +21,9 @@ def _spelled(error):
     if not isinstance(error, UnicodeEncodeError):
         raise error
     letters = error.object[error.start : error.end]
-    return "".join(_LETTERS.get(c) or c.encode("ascii", "backslashreplace").decode() for c in letters), error.end
+    return "".join(
+        _LETTERS.get(c) or c.encode("ascii", "backslashreplace").decode() for c in letters
+    ), error.end
 
 
 codecs.register_error(TERMINAL, _spelled)

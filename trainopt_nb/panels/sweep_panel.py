@@ -57,9 +57,7 @@ def sweep_facts(
         "workers": s.workers,
         "planned": s.planned,
         "epochs": e.epochs if e else None,
-        "objectives": [
-            [n, way, is_share(n), UNITS.get(n, "")] for n, way in zip(names, ways, strict=False)
-        ],
+        "objectives": [[n, way, is_share(n), UNITS.get(n, "")] for n, way in zip(names, ways, strict=False)],
         "best": s.best,
         "front": list(s.front),
         "best_said": card.plain(best_sentence(progress, texts)),

@@ -156,7 +156,9 @@ def find_columns(
     return [
         *(Column(key, title, key) for key, title in fixed),
         *(Column(name, plain(name.replace("_", " ")), "metric") for name in metrics),
-        *(Column(name, plain(name), "option") for name in differing(entries) if name != "epochs"),  # `done` has them
+        *(
+            Column(name, plain(name), "option") for name in differing(entries) if name != "epochs"
+        ),  # `done` has them
         *(Column(key, title, key) for key, title in shown),
     ]
 
