@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..base.errors import CompressError
-from .rebuild import function_code
+from .written_code import function_code
 from ..tables.features import Features, transform_rows
 from ..tables.stored import ARRAYS, PLAIN, store_features, with_arrays
 

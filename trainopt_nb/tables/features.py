@@ -23,7 +23,7 @@ from trainopt_nb.tables.categories import (
     fit_ordinal,
     fit_target,
 )
-from .columns import listed, plan_columns, read_columns
+from .columns import listed, plan_columns, read_columns, refuse_gaps
 from .feature_words import ENCODERS, REDUCERS, SCALES, Impute, Word
 from .numbers import bin_edges, fill, fit_fill, fit_scale, multiply, products, scale
 from .reduce import fit_reduce, reduce, reduced_names
@@ -83,16 +83,6 @@ def _apply(state, numbers, texts, folds):
 def _fill_texts(values, mode):
     return values if mode is None else np.array([mode if v is None else v for v in values], dtype=object)
 
-
-def _refuse_gaps(values, name):
-    "Raise `DataError` for a missing value where the training rows with one were dropped"
-    for column, found in values.items():
-        gaps = [i for i, value in enumerate(found) if value is None or value != value]
-        if gaps:
-            raise DataError(
-                f"Column {column!r} of {name} has no value in {counted(len(gaps), 'row')}, first in row {gaps[0]}, and --impute drop taught the model only whole rows: leave such rows out, or train with another --impute."
-            )
-
 # %% ../../nbs/tables/07_features.ipynb #23e8ff43
 def transform_rows(
     state: dict,  # of `Features`
@@ -103,7 +93,7 @@ def transform_rows(
     "Return the numbers of rows. Raises `DataError` for a column that is missing or holds something else"
     numbers, texts = read_columns(frame, state["columns"], name)
     if state["impute"] == "drop":
-        _refuse_gaps(numbers | texts, name)
+        refuse_gaps(numbers | texts, name)
     x = _apply(state, numbers, texts, folds)
     for each in state["reduce"]:
         x = reduce(each, x)
