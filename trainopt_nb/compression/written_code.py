@@ -94,8 +94,44 @@ _THING = """def thing(kind, values):
     return made
 """
 
+# %% ../../nbs/compression/41b_written_code.ipynb #55ff6821
+class _Reads:
+    "Collects what a class or function reads"
+
+    def _needs(self, thing):
+        "Collect the global variables that a class or function reads"
+        for base in getattr(thing, "__bases__", ()):
+            if base is not object and self.ours(base.__module__):
+                self.name(base)
+        functions = (
+            [thing]
+            if inspect.isfunction(thing)
+            else [f for f in vars(thing).values() if inspect.isfunction(f)]
+        )
+        for function in functions:
+            if set(function.__code__.co_freevars) - {"__class__"}:
+                raise CompressError(
+                    f"{thing.__qualname__} reads variables of a function around it, so no code can rebuild it: use torch.export."
+                )
+            for name in _globals(function.__code__):
+                if name in function.__globals__:
+                    self._variable(name, function.__globals__[name], thing)
+
+    def _variable(self, name, value, reader):
+        if name == getattr(reader, "__name__", "") or name in ("torch", "nn"):
+            return
+        if inspect.ismodule(value):
+            self.imports.add(f"import {value.__name__} as {name}")
+        elif inspect.isclass(value) or inspect.isfunction(value):
+            if self.ours(value.__module__):
+                self.name(value)
+            else:
+                self.imports.add(f"from {value.__module__} import {value.__name__} as {name}")
+        else:
+            self.defined.setdefault(name, f"{name} = {plain_code(value, self.name)}\n")
+
 # %% ../../nbs/compression/41b_written_code.ipynb #be86ed79
-class Code:
+class Code(_Reads):
     "Collects imports and definitions while a model or a function is written down"
 
     def __init__(
@@ -131,38 +167,6 @@ class Code:
             known = self._things[id(value)]
             self.defined[known] = f"{known} = thing({self.name(own)}, {attributes})\n"
         return self._things[id(value)]
-
-    def _needs(self, thing):
-        "Collect the global variables that a class or function reads"
-        for base in getattr(thing, "__bases__", ()):
-            if base is not object and self.ours(base.__module__):
-                self.name(base)
-        functions = (
-            [thing]
-            if inspect.isfunction(thing)
-            else [f for f in vars(thing).values() if inspect.isfunction(f)]
-        )
-        for function in functions:
-            if set(function.__code__.co_freevars) - {"__class__"}:
-                raise CompressError(
-                    f"{thing.__qualname__} reads variables of a function around it, so no code can rebuild it: use torch.export."
-                )
-            for name in _globals(function.__code__):
-                if name in function.__globals__:
-                    self._variable(name, function.__globals__[name], thing)
-
-    def _variable(self, name, value, reader):
-        if name == getattr(reader, "__name__", "") or name in ("torch", "nn"):
-            return
-        if inspect.ismodule(value):
-            self.imports.add(f"import {value.__name__} as {name}")
-        elif inspect.isclass(value) or inspect.isfunction(value):
-            if self.ours(value.__module__):
-                self.name(value)
-            else:
-                self.imports.add(f"from {value.__module__} import {value.__name__} as {name}")
-        else:
-            self.defined.setdefault(name, f"{name} = {plain_code(value, self.name)}\n")
 
 # %% ../../nbs/compression/41b_written_code.ipynb #0a0a6c26
 def function_code(
