@@ -290,35 +290,23 @@ OTHERS = {  # near the run, not bit for bit, and said so: name -> (cell, flags)
 
 FOR_GPU = "batch norm"  # the case whose script is also written for a GPU
 SLOW = {
-    "compiled",
-    "rprop",
-    "cosine to",
-    "plateau",
-    "frozen by name",
-    "many labels",
+    *("compiled", "rprop", "cosine to", "plateau", "frozen by name", "many labels"),
     *(
         "no validation",
-        "nesterov",
-        "linear",
-        "step",
         "exponential",
-        "ema, last",
-        "drop last",
-        "metrics",
         "frozen",
-    ),
-    *(
         "teacher of numbers",
         "teacher of answers",
         "binary",
         "float64",
         "tensor dataset",
         "two inputs",
-        "sequences",
+        "augment, bytes",
+        "augment, masks",
+        "augment, sounds",
+        "target by name",
     ),
-    *("probabilities", "answers as numbers", "augment, focal", "augment, bytes", "augment, masks", "steps"),
-    *("augment, sounds", "a layout", "weights", "held out", "target by name"),
-}  # PyTorch's compiler takes long, and others stand for the rest
+}  # PyTorch's compiler takes long, and other cases stand for the rest
 
 
 def rows(table):
