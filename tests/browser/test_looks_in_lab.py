@@ -12,11 +12,20 @@ def look(lab, name, pattern):
 
 
 def test_looks_at_a_finished_run_stand_below_the_panel_and_in_the_file(lab):
-    lab.open("%load_ext trainopt_nb", training_cell(2))
+    heights = []
+
+    def ended():
+        state = panel(lab).get_attribute("data-state")
+        if state == "training":
+            heights.append(panel(lab).bounding_box()["height"])
+        return state == "finished"
+
+    lab.open("%load_ext trainopt_nb", training_cell(6))
     lab.run_all()
-    lab.wait_for(lambda: panel(lab).get_attribute("data-state") == "finished", "the end", 120)
+    lab.wait_for(ended, "the end", 120)
     row = panel(lab).locator(".tonb-looks")
     row.wait_for(timeout=20_000)
+    assert abs(panel(lab).bounding_box()["height"] - heights[-1]) < 3, heights  # what stands below stays
     assert [lab.read(button) for button in row.locator("button").all()] == ["Inspect", "Doctor", "Coach"]
     lab.screenshot("looks")
     look(lab, "inspect", "(?i)confusion|most wrong")

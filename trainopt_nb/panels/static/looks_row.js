@@ -1,4 +1,4 @@
-// The looks at a run that has ended: what they show stands below the panel.
+// The looks at a run that has ended, in the place of its controls: what they show stands below the panel.
 
 function Looks({ ui, face, texts, gone, send, refresh }) {
   const looks = face.looks ?? [], from = face.looked;
@@ -12,7 +12,8 @@ function Looks({ ui, face, texts, gone, send, refresh }) {
     }
     refresh();
   };
-  return html`<div class="tonb-looks">${looks.map((name) => html`<${Button} key=${name} name=${name} waits=${ui.look?.name === name}
-      disabled=${Boolean(ui.look)} onClick=${press(name)}>${texts[name]}<//>`)}
-    <span class="tonb-look-text" role="status">${ui.lookLost ? fill(texts.look_lost, { name: face.name }) : ui.look ? texts.looking : texts.looks}</span></div>`;
+  const said = ui.lookLost ? fill(texts.look_lost, { name: face.name }) : ui.look ? texts.looking : "";
+  return html`<div class="tonb-controls tonb-looks" role="group" aria-label=${texts.looks} title=${texts.looks}>
+    <span class="tonb-look-text" role="status">${said}</span>${looks.map((name) => html`<${Button} key=${name} name=${name}
+      waits=${ui.look?.name === name} disabled=${Boolean(ui.look)} onClick=${press(name)}>${texts[name]}<//>`)}</div>`;
 }

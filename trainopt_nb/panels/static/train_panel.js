@@ -109,7 +109,7 @@ export default panel((shared) => {
   if (!live) ui.lr = null;
   return html`<${Frame} label=${texts.group} data=${{ state: face.state, step: face.step }}>
     <${Head} state=${lost ? "lost" : face.state} name=${face.name} step=${headline(shared)} texts=${texts}>
-      <${Controls} ...${shared} waits=${waits} /><//>
+      <${face.looks?.length ? Looks : Controls} ...${shared} waits=${waits} /><//>
     <${Bar} fraction=${face.fraction} label=${texts.progress} />
     <${Say} text=${lost ? texts.gone : ui.lr?.refused || (slow && texts.slow) || ""} />
     <${RateQuestion} ...${shared} />
@@ -117,7 +117,6 @@ export default panel((shared) => {
     <${Pictures} ...${shared} />
     <${FoundRows} ...${shared} />
     <${Usage} ...${shared} waits=${waits} />
-    <${Looks} ...${shared} />
     <${Devices} devices=${face.devices} texts=${texts} />
     <${Tuned} tuned=${face.tuned} texts=${texts} />
     <${Assumed} rows=${face.assumed} texts=${texts} />
