@@ -271,7 +271,7 @@ def test_what_is_no_better_than_the_original_is_not_the_pick(lab, session, monke
     monkeypatch.setattr(search_module, "latencies", latencies)
     list(session.step(Recipe.of("serve")[0]))
     assert session.taken == 1
-    *_, ended = find(session, minutes=0.1, aim=aim)
+    *_, ended = find(session, minutes=1, aim=aim)
     smaller = [
         each
         for each in session.candidates
